@@ -1,0 +1,10 @@
+//! vstar teaches a text-to-image model a user's own concepts and serves images of them.
+//!
+//! Uploaded photos belong to a **concept**, a **training** turns them into a **delta**, deltas are **merged**, and
+//! the base model with a delta draws **samples**. Every layer spells the same nouns:
+//!
+//! - [`domain`]: the nouns and their rules, no I/O;
+//! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service.
+
+pub mod domain;
+pub mod engine;
