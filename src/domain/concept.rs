@@ -11,7 +11,9 @@ pub struct ModifierToken(String);
 
 /// A text that cannot be a modifier token.
 #[derive(Debug, thiserror::Error)]
-#[error("`{0}` is not a modifier token: write a lower-case word of at most 32 letters, digits, - or _ in angle brackets, such as <rex>")]
+#[error(
+    "`{0}` is not a modifier token: write a lower-case word of at most 32 letters, digits, - or _ in angle brackets, such as <rex>"
+)]
 pub struct InvalidModifierToken(pub String);
 
 impl ModifierToken {
@@ -47,5 +49,7 @@ impl std::fmt::Display for ModifierToken {
 
 fn is_short_lowercase_word(word: &str) -> bool {
     (1..=32).contains(&word.len())
-        && word.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+        && word
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
 }

@@ -43,13 +43,16 @@ pub struct TrainingRecipe {
     pub horizontal_flip: bool,
     /// Keeps the first token's outer product out of the K/V gradients (reference implementations' stop-gradient).
     pub detach_first_token: bool,
+    /// Entries of the vocabulary whose rows the concepts' modifier rows start from, in turn; rare ones, so that
+    /// they bring no meaning of their own. Raw entries: `ktn` is a piece within a word, `ktn</w>` a whole word.
+    pub initializer_tokens: Vec<String>,
 }
 
 impl TrainingRecipe {
-    /// Preset `paper`: Custom Diffusion, CVPR 2023, for `concepts` concepts trained jointly.
-    pub fn paper(concepts: usize) -> Self {
+    /// Preset `paper`: Custom Diffusion, CVPR 2023, for one concept.
+    pub fn paper() -> Self {
         Self {
-            max_train_steps: 250 * concepts.max(1),
+            max_train_steps: 250,
             instance_batch_size: 4,
             class_batch_size: 4,
             learning_rate: 8e-5,
@@ -65,6 +68,12 @@ impl TrainingRecipe {
             large_prefixes: vec!["zoomed in ".into(), "close up ".into()],
             horizontal_flip: true,
             detach_first_token: true,
+            initializer_tokens: vec!["ktn".into(), "pll".into(), "ucd".into()],
         }
+    }
+
+    /// The same recipe for `concepts` concepts trained jointly: that many times the steps, as in the paper.
+    pub fn for_concepts(self, concepts: usize) -> Self {
+        Self { max_train_steps: self.max_train_steps * concepts.max(1), ..self }
     }
 }

@@ -11,7 +11,7 @@ mod linear;
 mod norm;
 mod resample;
 
-pub use activation::{gelu, geglu, quick_gelu, silu};
+pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use attention::attention;
 pub use conv::{FrozenConv2d, Padding};
 pub use linear::FrozenLinear;

@@ -8,7 +8,13 @@ use candle_core::{D, Result, Tensor};
 /// - `key`, `value`: `(batch, heads, keys, head_dim)`
 /// - `bias`: added to the logits, broadcast to `(batch, heads, queries, keys)`; it takes no gradient
 /// - returns `(batch, heads, queries, head_dim)`
-pub fn attention(query: &Tensor, key: &Tensor, value: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn attention(
+    query: &Tensor,
+    key: &Tensor,
+    value: &Tensor,
+    scale: f64,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
     let logits = (query.contiguous()?.matmul(&key.transpose(2, 3)?.contiguous()?)? * scale)?;
     let logits = match bias {
         Some(bias) => logits.broadcast_add(bias)?,

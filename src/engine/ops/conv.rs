@@ -29,7 +29,12 @@ pub struct FrozenConv2d {
 impl FrozenConv2d {
     /// - `weight`: `(out_channels, in_channels, kernel, kernel)`
     /// - `bias`: `(out_channels,)`
-    pub fn new(weight: Tensor, bias: Option<Tensor>, stride: usize, padding: Padding) -> Result<Self> {
+    pub fn new(
+        weight: Tensor,
+        bias: Option<Tensor>,
+        stride: usize,
+        padding: Padding,
+    ) -> Result<Self> {
         Ok(Self { weight, bias, stride, padding })
     }
 

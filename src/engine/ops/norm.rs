@@ -21,7 +21,8 @@ impl GroupNorm {
         let shape = x.dims().to_vec();
         let flat = x.reshape((shape[0], self.groups, ()))?;
         let y = normalize_last_dim(&flat, self.eps)?.reshape(shape)?;
-        y.broadcast_mul(&self.weight.reshape((1, (), 1, 1))?)?.broadcast_add(&self.bias.reshape((1, (), 1, 1))?)
+        y.broadcast_mul(&self.weight.reshape((1, (), 1, 1))?)?
+            .broadcast_add(&self.bias.reshape((1, (), 1, 1))?)
     }
 
     /// [`Self::forward`] followed by SiLU, in one pass.
