@@ -2,7 +2,15 @@
 //!
 //! Synchronous, and without HTTP, SQL, storage or jobs: it takes images, numbers and domain values.
 
+pub mod base_model;
+pub mod clip;
+pub mod conditioning;
+pub mod device;
+mod layers;
 pub mod ops;
+pub mod unet;
+pub mod vae;
+pub mod weights;
 
 /// Why the engine could not finish what it was asked to do.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,112 @@
+//! A Stable Diffusion as it was published: loaded once, then shared and never changed.
+
+use std::path::Path;
+
+use candle_core::Device;
+use sha2::{Digest, Sha256};
+
+use super::{
+    EngineError, Result,
+    clip::{ClipTextEncoder, ClipTokenizer},
+    device::compute_dtype,
+    unet::UNet2DConditionModel,
+    vae::AutoencoderKl,
+    weights::WeightFiles,
+};
+
+/// All parts of a diffusers folder that drawing and training need.
+pub struct BaseModel {
+    pub tokenizer: ClipTokenizer,
+    pub text_encoder: ClipTextEncoder,
+    pub unet: UNet2DConditionModel,
+    pub vae: AutoencoderKl,
+    pub device: Device,
+    /// SHA-256 in hex over configs, vocabulary and weights: a delta names the base model it belongs to by this.
+    pub digest: String,
+}
+
+impl BaseModel {
+    /// Loads a folder of the diffusers layout.
+    pub fn load(dir: &Path, device: &Device) -> Result<Self> {
+        let dtype = compute_dtype(device);
+        let open =
+            |folder: &str, stem: &str| WeightFiles::open(&dir.join(folder), stem, device, dtype);
+        let text_files = open("text_encoder", "model")?;
+        let unet_files = open("unet", "diffusion_pytorch_model")?;
+        let vae_files = open("vae", "diffusion_pytorch_model")?;
+
+        let base = Self {
+            tokenizer: ClipTokenizer::load(&dir.join("tokenizer"))?,
+            text_encoder: ClipTextEncoder::load(&dir.join("text_encoder"), &text_files)?,
+            unet: UNet2DConditionModel::load(&dir.join("unet"), &unet_files)?,
+            vae: AutoencoderKl::load(&dir.join("vae"), &vae_files)?,
+            device: device.clone(),
+            digest: digest(dir, &[&text_files, &unet_files, &vae_files])?,
+        };
+        base.check(dir)?;
+        Ok(base)
+    }
+
+    /// The parts must fit each other.
+    fn check(&self, dir: &Path) -> Result<()> {
+        let mismatch =
+            |reason: String| EngineError::ModelFile { path: dir.display().to_string(), reason };
+        let (text, cross) =
+            (self.text_encoder.hidden_size(), self.unet.config().cross_attention_dim());
+        if text != cross {
+            return Err(mismatch(format!(
+                "the text encoder has width {text}, the unet's cross-attention {cross}"
+            )));
+        }
+        let (limit, positions) =
+            (self.tokenizer.max_length(), self.text_encoder.max_position_embeddings());
+        if limit > positions {
+            return Err(mismatch(format!(
+                "the tokenizer's limit is {limit}, the text encoder has {positions} positions"
+            )));
+        }
+        let (vocabulary, rows) = (self.tokenizer.vocab_size(), self.text_encoder.vocab_size());
+        if vocabulary != rows {
+            return Err(mismatch(format!(
+                "the vocabulary has {vocabulary} entries, the token table {rows} rows"
+            )));
+        }
+        let (latent, sample) = (self.vae.config().latent_channels, self.unet.config().in_channels);
+        if latent != sample || latent != self.unet.config().out_channels {
+            return Err(mismatch(format!(
+                "the vae has {latent} latent channels, the unet {sample}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What the answer of the model depends on, in a fixed order.
+fn digest(dir: &Path, weights: &[&WeightFiles]) -> Result<String> {
+    let mut digest = Sha256::new();
+    for name in [
+        "text_encoder/config.json",
+        "unet/config.json",
+        "vae/config.json",
+        "scheduler/scheduler_config.json",
+        "tokenizer/vocab.json",
+        "tokenizer/merges.txt",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+    ] {
+        let path = dir.join(name);
+        if path.is_file() {
+            let bytes = std::fs::read(&path).map_err(|error| EngineError::ModelFile {
+                path: path.display().to_string(),
+                reason: error.to_string(),
+            })?;
+            digest.update(name);
+            digest.update((bytes.len() as u64).to_le_bytes());
+            digest.update(bytes);
+        }
+    }
+    for files in weights {
+        files.update_digest(&mut digest);
+    }
+    Ok(data_encoding::HEXLOWER.encode(&digest.finalize()))
+}

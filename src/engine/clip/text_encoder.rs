@@ -1,0 +1,268 @@
+//! CLIP's text transformer.
+
+use std::path::Path;
+
+use candle_core::{D, DType, Tensor};
+use serde::Deserialize;
+
+use crate::engine::{
+    EngineError, Result,
+    layers::{layer_norm, linear},
+    ops::{self, FrozenLinear, LayerNorm},
+    weights::{WeightFiles, Weights, read_json},
+};
+
+/// `text_encoder/config.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ClipTextConfig {
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_attention_heads: usize,
+    pub num_hidden_layers: usize,
+    pub vocab_size: usize,
+    #[serde(default = "default_max_position_embeddings")]
+    pub max_position_embeddings: usize,
+    #[serde(default)]
+    pub hidden_act: HiddenAct,
+    #[serde(default = "default_layer_norm_eps")]
+    pub layer_norm_eps: f64,
+}
+
+/// The activation between the two layers of each MLP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HiddenAct {
+    #[default]
+    QuickGelu,
+    Gelu,
+}
+
+fn default_max_position_embeddings() -> usize {
+    77
+}
+
+fn default_layer_norm_eps() -> f64 {
+    1e-5
+}
+
+/// Turns token ids into the features that cross-attention reads.
+///
+/// `h = E[ids] + P`; per layer `h += attn(LN1 h)`, `h += mlp(LN2 h)`, where a token attends to itself and to earlier
+/// ones; last, `LN_f h`. Rows of the token table beyond the vocabulary are the modifier rows of the caller.
+///
+/// | weight                                               | shape                          |
+/// |------------------------------------------------------|--------------------------------|
+/// | `embeddings.token_embedding.weight`                  | `(vocab_size, hidden_size)`    |
+/// | `embeddings.position_embedding.weight`               | `(max_position_embeddings, hidden_size)` |
+/// | `encoder.layers.N.*`                                 | see [`EncoderLayer`]           |
+/// | `final_layer_norm.weight`, `.bias`                   | `(hidden_size,)`               |
+///
+/// Older checkpoints have all of these below `text_model.`.
+pub struct ClipTextEncoder {
+    config: ClipTextConfig,
+    token_embedding: Tensor,
+    position_embedding: Tensor,
+    layers: Vec<EncoderLayer>,
+    final_layer_norm: LayerNorm,
+}
+
+impl ClipTextEncoder {
+    /// Reads the config and takes the weights.
+    pub fn load(dir: &Path, files: &WeightFiles) -> Result<Self> {
+        let config: ClipTextConfig = read_json(&dir.join("config.json"))?;
+        if config.num_attention_heads == 0
+            || !config.hidden_size.is_multiple_of(config.num_attention_heads)
+        {
+            return Err(EngineError::ModelFile {
+                path: dir.join("config.json").display().to_string(),
+                reason: format!(
+                    "`num_attention_heads` {} does not divide `hidden_size`",
+                    config.num_attention_heads
+                ),
+            });
+        }
+        let root = files.root();
+        let prefixed = root.at("text_model");
+        let weights = if prefixed.has("final_layer_norm.weight") { prefixed } else { root };
+        let dim = config.hidden_size;
+
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| EncoderLayer::load(&config, &weights.at("encoder.layers").at(i)))
+            .collect::<Result<_>>()?;
+        let embeddings = weights.at("embeddings");
+        Ok(Self {
+            token_embedding: embeddings.get("token_embedding.weight", &[config.vocab_size, dim])?,
+            position_embedding: embeddings
+                .get("position_embedding.weight", &[config.max_position_embeddings, dim])?,
+            layers,
+            final_layer_norm: layer_norm(
+                &weights.at("final_layer_norm"),
+                dim,
+                config.layer_norm_eps,
+            )?,
+            config,
+        })
+    }
+
+    /// Encodes a batch of prompts of equal length.
+    ///
+    /// - `ids`: one list per prompt; id `vocab_size + i` is row `i` of `modifier_rows`
+    /// - `modifier_rows`: `(n, hidden_size)`, in any float dtype; the gradient of the result reaches them
+    /// - returns `(batch, tokens, hidden_size)`, after the final layer norm
+    pub fn forward(&self, ids: &[Vec<u32>], modifier_rows: Option<&Tensor>) -> Result<Tensor> {
+        let tokens = self.check_lengths(ids)?;
+        let embedded = self.embed(ids, modifier_rows)?; // (batch·tokens, dim)
+        let embedded = embedded.reshape((ids.len(), tokens, self.config.hidden_size))?; // (batch, tokens, dim)
+        let mut hidden_states =
+            embedded.broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)?;
+
+        let mask = self.causal_mask(tokens)?;
+        for layer in &self.layers {
+            hidden_states = layer.forward(&hidden_states, &mask)?;
+        }
+        Ok(self.final_layer_norm.forward(&hidden_states)?)
+    }
+
+    /// One row of the token table, in f32: what a modifier token starts from.
+    pub fn token_row(&self, id: u32) -> Result<Vec<f32>> {
+        if id as usize >= self.config.vocab_size {
+            return Err(EngineError::InvalidInput(format!("token {id} is not in the vocabulary")));
+        }
+        let row = self.token_embedding.get(id as usize)?.to_dtype(DType::F32)?;
+        Ok(row.to_vec1()?)
+    }
+
+    /// Width of the features.
+    pub fn hidden_size(&self) -> usize {
+        self.config.hidden_size
+    }
+
+    /// Rows of the token table.
+    pub fn vocab_size(&self) -> usize {
+        self.config.vocab_size
+    }
+
+    /// The longest input that the position table covers.
+    pub fn max_position_embeddings(&self) -> usize {
+        self.config.max_position_embeddings
+    }
+
+    fn check_lengths(&self, ids: &[Vec<u32>]) -> Result<usize> {
+        let tokens = ids.first().map_or(0, Vec::len);
+        if tokens == 0 || ids.iter().any(|row| row.len() != tokens) {
+            return Err(EngineError::InvalidInput(
+                "prompts of one batch must have the same number of tokens".into(),
+            ));
+        }
+        let limit = self.config.max_position_embeddings;
+        if tokens > limit {
+            return Err(EngineError::InvalidInput(format!(
+                "{tokens} tokens are more than the text encoder's {limit}"
+            )));
+        }
+        Ok(tokens)
+    }
+
+    /// Looks up `(batch·tokens, dim)` rows, those beyond the vocabulary in `modifier_rows`.
+    fn embed(&self, ids: &[Vec<u32>], modifier_rows: Option<&Tensor>) -> Result<Tensor> {
+        let vocab_size = self.config.vocab_size;
+        let modifiers = modifier_rows.map_or(Ok(0), |rows| rows.dim(0))?;
+        let flat: Vec<u32> = ids.iter().flatten().copied().collect();
+        if let Some(id) = flat.iter().find(|id| **id as usize >= vocab_size + modifiers) {
+            return Err(EngineError::InvalidInput(format!(
+                "token {id} has no row: neither vocabulary nor modifier"
+            )));
+        }
+        let device = self.token_embedding.device();
+        let in_table: Vec<u32> =
+            flat.iter().map(|id| if (*id as usize) < vocab_size { *id } else { 0 }).collect();
+        let rows = self.token_embedding.index_select(&Tensor::new(in_table, device)?, 0)?;
+        let Some(modifier_rows) =
+            modifier_rows.filter(|_| flat.iter().any(|id| *id as usize >= vocab_size))
+        else {
+            return Ok(rows);
+        };
+        // The table itself stays off the tape: its gradient would be dense. Only the rows that this batch has looked
+        // up are joined with the modifier rows, and picked from once more.
+        let count = flat.len();
+        let joined = Tensor::cat(&[&rows, &modifier_rows.to_dtype(rows.dtype())?], 0)?; // (batch·tokens + n, dim)
+        let pick = |(at, id): (usize, &u32)| match (*id as usize).checked_sub(vocab_size) {
+            Some(modifier) => (count + modifier) as u32,
+            None => at as u32,
+        };
+        let picked: Vec<u32> = flat.iter().enumerate().map(pick).collect();
+        Ok(joined.index_select(&Tensor::new(picked, device)?, 0)?)
+    }
+
+    /// `(1, 1, tokens, tokens)`: the lowest number where a key comes after the query, else 0.
+    fn causal_mask(&self, tokens: usize) -> Result<Tensor> {
+        let value = |at: usize| if at % tokens > at / tokens { f32::MIN } else { 0.0 };
+        let mask: Vec<f32> = (0..tokens * tokens).map(value).collect();
+        let mask = Tensor::from_vec(mask, (1, 1, tokens, tokens), self.token_embedding.device())?;
+        Ok(mask.to_dtype(self.token_embedding.dtype())?)
+    }
+}
+
+/// One block of the transformer.
+///
+/// | weight                                                       | shape                           |
+/// |--------------------------------------------------------------|---------------------------------|
+/// | `self_attn.{q,k,v,out}_proj.weight`, `.bias`                 | `(dim, dim)`, `(dim,)`          |
+/// | `layer_norm1`, `layer_norm2`: `.weight`, `.bias`             | `(dim,)`                        |
+/// | `mlp.fc1.weight`, `.bias`                                    | `(intermediate_size, dim)`, `(intermediate_size,)` |
+/// | `mlp.fc2.weight`, `.bias`                                    | `(dim, intermediate_size)`, `(dim,)` |
+struct EncoderLayer {
+    layer_norm1: LayerNorm,
+    q_proj: FrozenLinear,
+    k_proj: FrozenLinear,
+    v_proj: FrozenLinear,
+    out_proj: FrozenLinear,
+    layer_norm2: LayerNorm,
+    fc1: FrozenLinear,
+    fc2: FrozenLinear,
+    hidden_act: HiddenAct,
+    heads: usize,
+}
+
+impl EncoderLayer {
+    fn load(config: &ClipTextConfig, weights: &Weights<'_>) -> Result<Self> {
+        let (dim, intermediate) = (config.hidden_size, config.intermediate_size);
+        let attention = weights.at("self_attn");
+        Ok(Self {
+            layer_norm1: layer_norm(&weights.at("layer_norm1"), dim, config.layer_norm_eps)?,
+            q_proj: linear(&attention.at("q_proj"), dim, dim)?,
+            k_proj: linear(&attention.at("k_proj"), dim, dim)?,
+            v_proj: linear(&attention.at("v_proj"), dim, dim)?,
+            out_proj: linear(&attention.at("out_proj"), dim, dim)?,
+            layer_norm2: layer_norm(&weights.at("layer_norm2"), dim, config.layer_norm_eps)?,
+            fc1: linear(&weights.at("mlp.fc1"), intermediate, dim)?,
+            fc2: linear(&weights.at("mlp.fc2"), dim, intermediate)?,
+            hidden_act: config.hidden_act,
+            heads: config.num_attention_heads,
+        })
+    }
+
+    /// `(batch, tokens, dim)` → the same.
+    fn forward(&self, hidden_states: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let normed = self.layer_norm1.forward(hidden_states)?;
+        let query = self.split_heads(&self.q_proj.forward(&normed)?)?; // (batch, heads, tokens, head_dim)
+        let key = self.split_heads(&self.k_proj.forward(&normed)?)?;
+        let value = self.split_heads(&self.v_proj.forward(&normed)?)?;
+        let scale = (query.dim(D::Minus1)? as f64).powf(-0.5);
+        let gathered = ops::attention(&query, &key, &value, scale, Some(mask))?;
+        let gathered = gathered.transpose(1, 2)?.flatten_from(2)?; // (batch, tokens, dim)
+        let hidden_states = (hidden_states + self.out_proj.forward(&gathered)?)?;
+
+        let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)
+        let activated = match self.hidden_act {
+            HiddenAct::QuickGelu => ops::quick_gelu(&expanded)?,
+            HiddenAct::Gelu => ops::gelu(&expanded)?,
+        };
+        Ok((hidden_states + self.fc2.forward(&activated)?)?)
+    }
+
+    fn split_heads(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, dim) = x.dims3()?;
+        Ok(x.reshape((batch, tokens, self.heads, dim / self.heads))?.transpose(1, 2)?)
+    }
+}

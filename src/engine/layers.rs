@@ -1,0 +1,89 @@
+//! Our operations with weights out of a checkpoint: the small steps that all three networks share.
+
+use serde_json::Value;
+
+use super::{
+    EngineError, Result,
+    ops::{FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding},
+    weights::Weights,
+};
+
+/// `weight` `(rows, columns)` and `bias` `(rows,)`.
+pub(crate) fn linear(weights: &Weights<'_>, rows: usize, columns: usize) -> Result<FrozenLinear> {
+    let bias = weights.get("bias", &[rows])?;
+    Ok(FrozenLinear::new(weights.matrix("weight", rows, columns)?, Some(bias))?)
+}
+
+/// `weight` `(rows, columns)` alone.
+pub(crate) fn linear_without_bias(
+    weights: &Weights<'_>,
+    rows: usize,
+    columns: usize,
+) -> Result<FrozenLinear> {
+    Ok(FrozenLinear::new(weights.matrix("weight", rows, columns)?, None)?)
+}
+
+/// `weight` `(out_channels, in_channels, kernel, kernel)` and `bias` `(out_channels,)`.
+pub(crate) fn conv(
+    weights: &Weights<'_>,
+    (out_channels, in_channels): (usize, usize),
+    kernel: usize,
+    stride: usize,
+    padding: Padding,
+) -> Result<FrozenConv2d> {
+    let weight = weights.get("weight", &[out_channels, in_channels, kernel, kernel])?;
+    let bias = weights.get("bias", &[out_channels])?;
+    Ok(FrozenConv2d::new(weight, Some(bias), stride, padding)?)
+}
+
+/// A convolution that keeps height and width.
+pub(crate) fn conv_same(
+    weights: &Weights<'_>,
+    channels: (usize, usize),
+    kernel: usize,
+) -> Result<FrozenConv2d> {
+    conv(weights, channels, kernel, 1, Padding::same(kernel / 2))
+}
+
+/// `weight`, `bias`: `(channels,)`.
+pub(crate) fn group_norm(
+    weights: &Weights<'_>,
+    channels: usize,
+    groups: usize,
+    eps: f64,
+) -> Result<GroupNorm> {
+    if groups == 0 || !channels.is_multiple_of(groups) {
+        let name = format!("{}.weight", weights.prefix());
+        return Err(EngineError::WeightShape {
+            name,
+            expected: vec![groups],
+            actual: vec![channels],
+        });
+    }
+    let (weight, bias) = (weights.get("weight", &[channels])?, weights.get("bias", &[channels])?);
+    Ok(GroupNorm::new(weight, bias, groups, eps)?)
+}
+
+/// `weight`, `bias`: `(dim,)`.
+pub(crate) fn layer_norm(weights: &Weights<'_>, dim: usize, eps: f64) -> Result<LayerNorm> {
+    Ok(LayerNorm::new(weights.get("weight", &[dim])?, weights.get("bias", &[dim])?, eps)?)
+}
+
+/// Fails for a config value that would change the architecture in a way that is not built here.
+///
+/// A field that is absent or one of `supported` is fine: what a newer diffusers adds defaults to what there was.
+pub(crate) fn require(
+    path: &std::path::Path,
+    config: &Value,
+    field: &str,
+    supported: &[Value],
+) -> Result<()> {
+    match config.get(field) {
+        Some(value) if !supported.contains(value) => {
+            let known = supported.iter().map(Value::to_string).collect::<Vec<_>>().join(" or ");
+            let reason = format!("`{field}` is {value}, only {known} is supported");
+            Err(EngineError::ModelFile { path: path.display().to_string(), reason })
+        }
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,199 @@
+//! The denoiser of Stable Diffusion, as a function of latents, timesteps and K/V.
+
+mod blocks;
+mod config;
+mod embeddings;
+mod resnet;
+mod transformer;
+
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+
+use self::{
+    blocks::{DownBlock, MidBlock, UpBlock},
+    embeddings::TimestepEmbedding,
+};
+use super::{
+    EngineError, Result,
+    conditioning::{Conditioning, KeyValue},
+    layers::{conv_same, group_norm},
+    ops::{self, FrozenConv2d, FrozenLinear, GroupNorm},
+    weights::WeightFiles,
+};
+
+pub use config::UNet2DConditionConfig;
+
+/// `to_k` and `to_v` of one cross-attention layer: what Custom Diffusion trains.
+pub struct CrossAttentionKv {
+    /// The layer as in the checkpoint, such as `down_blocks.0.attentions.0.transformer_blocks.0.attn2`.
+    pub name: String,
+    /// `(inner, cross_attention_dim)`.
+    pub to_k: Tensor,
+    /// `(inner, cross_attention_dim)`.
+    pub to_v: Tensor,
+    frozen_k: FrozenLinear,
+    frozen_v: FrozenLinear,
+}
+
+/// Predicts the noise (or v) in `noisy_latents`.
+///
+/// `h₀ = conv_in(x)`; every down block keeps its results; `mid`; every up block reads one kept result per resnet,
+/// joined to its input along the channels; last `conv_out(silu(norm(h)))`.
+/// It never sees text or deltas: K and V of its cross-attention layers come in a [`Conditioning`], one per row.
+///
+/// | weight                                         | shape, with `c = block_out_channels`          |
+/// |------------------------------------------------|-----------------------------------------------|
+/// | `conv_in.weight`, `.bias`                      | `(c₀, in_channels, 3, 3)`, `(c₀,)`            |
+/// | `time_embedding.linear_{1,2}`                  | see [`TimestepEmbedding`]                     |
+/// | `down_blocks.N.*`, `up_blocks.N.*`, `mid_block.*` | see [`blocks`]                             |
+/// | `conv_norm_out.weight`, `.bias`                | `(c₀,)`                                       |
+/// | `conv_out.weight`, `.bias`                     | `(out_channels, c₀, 3, 3)`, `(out_channels,)` |
+pub struct UNet2DConditionModel {
+    config: UNet2DConditionConfig,
+    conv_in: FrozenConv2d,
+    time_embedding: TimestepEmbedding,
+    down_blocks: Vec<DownBlock>,
+    mid_block: Option<MidBlock>,
+    up_blocks: Vec<UpBlock>,
+    conv_norm_out: GroupNorm,
+    conv_out: FrozenConv2d,
+    cross_attention: Vec<CrossAttentionKv>,
+    dtype: DType,
+}
+
+impl UNet2DConditionModel {
+    /// Reads the config and takes the weights.
+    pub fn load(dir: &Path, files: &WeightFiles) -> Result<Self> {
+        let config = UNet2DConditionConfig::read(&dir.join("config.json"))?;
+        let weights = files.root();
+        let channels = config.block_out_channels[0];
+        let (eps, groups) = (config.norm_eps, config.norm_num_groups);
+
+        // In the order in which diffusers registers them: down, up, mid. It is the order of all lists of layers.
+        let mut cross_attention = Vec::new();
+        let down_blocks = (0..config.levels())
+            .map(|i| {
+                DownBlock::load(&config, i, &weights.at("down_blocks").at(i), &mut cross_attention)
+            })
+            .collect::<Result<_>>()?;
+        let up_blocks = (0..config.levels())
+            .map(|i| {
+                UpBlock::load(&config, i, &weights.at("up_blocks").at(i), &mut cross_attention)
+            })
+            .collect::<Result<_>>()?;
+        let mid_block = match config.mid_block {
+            true => Some(MidBlock::load(&config, &weights.at("mid_block"), &mut cross_attention)?),
+            false => None,
+        };
+        let model = Self {
+            conv_in: conv_same(
+                &weights.at("conv_in"),
+                (channels, config.in_channels),
+                config.conv_in_kernel,
+            )?,
+            time_embedding: TimestepEmbedding::load(&config, &weights.at("time_embedding"))?,
+            down_blocks,
+            mid_block,
+            up_blocks,
+            conv_norm_out: group_norm(&weights.at("conv_norm_out"), channels, groups, eps)?,
+            conv_out: conv_same(
+                &weights.at("conv_out"),
+                (config.out_channels, channels),
+                config.conv_out_kernel,
+            )?,
+            cross_attention,
+            dtype: files.dtype(),
+            config,
+        };
+        Ok(model)
+    }
+
+    /// Predicts one denoising direction per row.
+    ///
+    /// - `noisy_latents`: `(batch, in_channels, height, width)`, any height and width
+    /// - `timesteps`: one per row
+    /// - `conditioning`: `batch` rows
+    /// - returns `(batch, out_channels, height, width)` in the type of `noisy_latents`
+    pub fn forward(
+        &self,
+        noisy_latents: &Tensor,
+        timesteps: &[f32],
+        conditioning: &Conditioning,
+    ) -> Result<Tensor> {
+        self.check(noisy_latents, timesteps, conditioning)?;
+        let input_dtype = noisy_latents.dtype();
+        // Every resnet begins with SiLU of the time embedding: it is taken once.
+        let embedding =
+            ops::silu(&self.time_embedding.forward(timesteps)?)?.to_dtype(self.dtype)?; // (batch, time_dim)
+
+        let mut hidden_states = self.conv_in.forward(&noisy_latents.to_dtype(self.dtype)?)?; // (batch, c₀, h, w)
+        let mut skips = vec![hidden_states.clone()];
+        for block in &self.down_blocks {
+            hidden_states = block.forward(&hidden_states, &embedding, conditioning, &mut skips)?;
+        }
+        if let Some(block) = &self.mid_block {
+            hidden_states = block.forward(&hidden_states, &embedding, conditioning)?;
+        }
+        for block in &self.up_blocks {
+            hidden_states = block.forward(&hidden_states, &embedding, conditioning, &mut skips)?;
+        }
+        let hidden_states = self.conv_norm_out.forward_silu(&hidden_states)?; // (batch, c₀, h, w)
+        Ok(self.conv_out.forward(&hidden_states)?.to_dtype(input_dtype)?)
+    }
+
+    /// The layers that K and V belong to, in the order of [`Conditioning::layers`].
+    pub fn cross_attention(&self) -> &[CrossAttentionKv] {
+        &self.cross_attention
+    }
+
+    /// K and V of the base model for encoded prompts.
+    ///
+    /// - `encoder_hidden_states`: `(batch, tokens, cross_attention_dim)`; gradients flow into it
+    pub fn project(&self, encoder_hidden_states: &Tensor) -> Result<Conditioning> {
+        let text = encoder_hidden_states.to_dtype(self.dtype)?;
+        let project = |layer: &CrossAttentionKv| -> Result<KeyValue> {
+            Ok(KeyValue {
+                key: layer.frozen_k.forward(&text)?,
+                value: layer.frozen_v.forward(&text)?,
+            })
+        };
+        Ok(Conditioning {
+            layers: self.cross_attention.iter().map(project).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The published config.
+    pub fn config(&self) -> &UNet2DConditionConfig {
+        &self.config
+    }
+
+    /// The type of activations, and of K and V.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn check(
+        &self,
+        noisy_latents: &Tensor,
+        timesteps: &[f32],
+        conditioning: &Conditioning,
+    ) -> Result<()> {
+        let (batch, channels, _, _) = noisy_latents.dims4()?;
+        let complain = |text: String| Err(EngineError::InvalidInput(text));
+        if channels != self.config.in_channels {
+            return complain(format!(
+                "latents have {channels} channels, the model {}",
+                self.config.in_channels
+            ));
+        }
+        if timesteps.len() != batch {
+            return complain(format!("{} timesteps for {batch} rows", timesteps.len()));
+        }
+        if conditioning.layers.len() != self.cross_attention.len() {
+            let (given, wanted) = (conditioning.layers.len(), self.cross_attention.len());
+            return complain(format!("a conditioning of {given} layers for a model of {wanted}"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,187 @@
+//! The autoencoder between images and latents.
+
+mod coder;
+
+use std::path::Path;
+
+use candle_core::{DType, Tensor};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::coder::{Decoder, Encoder};
+use super::{
+    EngineError, Result,
+    layers::{conv_same, require},
+    ops::FrozenConv2d,
+    weights::{WeightFiles, read_json},
+};
+
+/// `vae/config.json`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct AutoencoderKlConfig {
+    #[serde(default = "three")]
+    pub in_channels: usize,
+    #[serde(default = "three")]
+    pub out_channels: usize,
+    #[serde(default = "default_latent_channels")]
+    pub latent_channels: usize,
+    pub block_out_channels: Vec<usize>,
+    #[serde(default = "one")]
+    pub layers_per_block: usize,
+    #[serde(default = "default_norm_num_groups")]
+    pub norm_num_groups: usize,
+    /// Height and width of the images that the model was trained on.
+    #[serde(default)]
+    pub sample_size: Option<usize>,
+    /// Latents times this have a variance of about one: what the UNet sees.
+    #[serde(default = "default_scaling_factor")]
+    pub scaling_factor: f64,
+    #[serde(default = "yes")]
+    pub use_quant_conv: bool,
+    #[serde(default = "yes")]
+    pub use_post_quant_conv: bool,
+    #[serde(default = "yes")]
+    pub mid_block_add_attention: bool,
+}
+
+/// Where an image lies among the latents: a normal distribution per number, both `(batch, latent_channels, h, w)`.
+#[derive(Clone, Debug)]
+pub struct Posterior {
+    pub mean: Tensor,
+    pub std: Tensor,
+}
+
+/// Encodes images to latents and decodes latents to images.
+///
+/// `[μ, log σ²] = quant_conv(encoder(x))` with `log σ²` clamped to [−30, 20]; `x̂ = decoder(post_quant_conv(z))`.
+/// Latents here are unscaled: the caller multiplies by [`Self::scaling_factor`] on the way to the UNet.
+///
+/// | weight                               | shape, with `l = latent_channels`      |
+/// |--------------------------------------|----------------------------------------|
+/// | `encoder.*`, `decoder.*`             | see [`coder`]                          |
+/// | `quant_conv.weight`, `.bias`         | `(2l, 2l, 1, 1)`, `(2l,)`              |
+/// | `post_quant_conv.weight`, `.bias`    | `(l, l, 1, 1)`, `(l,)`                 |
+pub struct AutoencoderKl {
+    config: AutoencoderKlConfig,
+    encoder: Encoder,
+    quant_conv: Option<FrozenConv2d>,
+    post_quant_conv: Option<FrozenConv2d>,
+    decoder: Decoder,
+    dtype: DType,
+}
+
+impl AutoencoderKl {
+    /// Reads the config and takes the weights.
+    pub fn load(dir: &Path, files: &WeightFiles) -> Result<Self> {
+        let config = read_config(&dir.join("config.json"))?;
+        let weights = files.root();
+        let latent = config.latent_channels;
+        let quant_conv = match config.use_quant_conv {
+            true => Some(conv_same(&weights.at("quant_conv"), (2 * latent, 2 * latent), 1)?),
+            false => None,
+        };
+        let post_quant_conv = match config.use_post_quant_conv {
+            true => Some(conv_same(&weights.at("post_quant_conv"), (latent, latent), 1)?),
+            false => None,
+        };
+        Ok(Self {
+            encoder: Encoder::load(&config, &weights.at("encoder"))?,
+            quant_conv,
+            post_quant_conv,
+            decoder: Decoder::load(&config, &weights.at("decoder"))?,
+            dtype: files.dtype(),
+            config,
+        })
+    }
+
+    /// - `images`: `(batch, 3, H, W)` in [−1, 1], H and W multiples of [`Self::factor`]
+    /// - returns mean and deviation of the unscaled latents, `(batch, latent_channels, H/factor, W/factor)`
+    pub fn encode(&self, images: &Tensor) -> Result<Posterior> {
+        let (_, channels, height, width) = images.dims4()?;
+        let factor = self.factor();
+        if channels != self.config.in_channels
+            || !height.is_multiple_of(factor)
+            || !width.is_multiple_of(factor)
+        {
+            return Err(EngineError::InvalidInput(format!(
+                "an image of {channels} channels, {width}×{height}, does not fit: {} channels and multiples of {factor}",
+                self.config.in_channels
+            )));
+        }
+        let mut moments = self.encoder.forward(&images.to_dtype(self.dtype)?)?; // (batch, 2·latent, h, w)
+        if let Some(conv) = &self.quant_conv {
+            moments = conv.forward(&moments)?;
+        }
+        let moments = moments.to_dtype(images.dtype())?;
+        let halves = moments.chunk(2, 1)?;
+        let log_variance = halves[1].clamp(-30.0, 20.0)?;
+        Ok(Posterior { mean: halves[0].contiguous()?, std: (log_variance * 0.5)?.exp()? })
+    }
+
+    /// - `latents`: unscaled, `(batch, latent_channels, h, w)`
+    /// - returns `(batch, 3, h·factor, w·factor)`, about [−1, 1]
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        let mut hidden_states = latents.to_dtype(self.dtype)?;
+        if let Some(conv) = &self.post_quant_conv {
+            hidden_states = conv.forward(&hidden_states)?;
+        }
+        Ok(self.decoder.forward(&hidden_states)?.to_dtype(latents.dtype())?)
+    }
+
+    /// What latents are multiplied by before the UNet sees them.
+    pub fn scaling_factor(&self) -> f64 {
+        self.config.scaling_factor
+    }
+
+    /// Pixels per latent cell, in height and in width.
+    pub fn factor(&self) -> usize {
+        1 << (self.config.block_out_channels.len() - 1)
+    }
+
+    /// The published config.
+    pub fn config(&self) -> &AutoencoderKlConfig {
+        &self.config
+    }
+}
+
+fn read_config(path: &Path) -> Result<AutoencoderKlConfig> {
+    let json: Value = read_json(path)?;
+    for field in ["latents_mean", "latents_std"] {
+        require(path, &json, field, &[json!(null)])?;
+    }
+    require(path, &json, "shift_factor", &[json!(null), json!(0), json!(0.0)])?;
+    require(path, &json, "act_fn", &[json!("silu"), json!("swish")])?;
+    let levels = json["block_out_channels"].as_array().map_or(0, Vec::len);
+    let failed =
+        |reason: String| EngineError::ModelFile { path: path.display().to_string(), reason };
+    if levels == 0 {
+        return Err(failed("`block_out_channels` is empty".into()));
+    }
+    require(path, &json, "down_block_types", &[json!(vec!["DownEncoderBlock2D"; levels])])?;
+    require(path, &json, "up_block_types", &[json!(vec!["UpDecoderBlock2D"; levels])])?;
+    serde_json::from_value(json).map_err(|error| failed(error.to_string()))
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> usize {
+    1
+}
+
+fn three() -> usize {
+    3
+}
+
+fn default_latent_channels() -> usize {
+    4
+}
+
+fn default_norm_num_groups() -> usize {
+    32
+}
+
+fn default_scaling_factor() -> f64 {
+    0.18215
+}

@@ -1,0 +1,296 @@
+//! Cases recorded from diffusers, run against the engine.
+//!
+//! `GOLDEN_DIR=<folder> cargo test --release --test golden [FILTER]` runs every case of every model folder below
+//! `GOLDEN_DIR` (default `tests/golden`), prints the largest error of each beside its bound, and fails beyond it.
+//! `README.md` in that folder describes the format. FILTER keeps the cases whose `model/name` contains it.
+
+mod merging;
+mod models;
+mod sampling;
+mod schedulers;
+mod training;
+
+use std::{
+    cell::OnceCell,
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use serde_json::Value;
+use vstar::engine::base_model::BaseModel;
+
+/// A folder with a model and what diffusers answered for it.
+pub(crate) struct GoldenModel {
+    name: String,
+    dir: PathBuf,
+    device: Device,
+    tensors: HashMap<String, Tensor>,
+    base: OnceCell<BaseModel>,
+}
+
+impl GoldenModel {
+    /// The diffusers folder itself.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.dir.join("model")
+    }
+
+    pub(crate) fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The whole model, loaded when the first case asks for it.
+    pub(crate) fn base(&self) -> Result<&BaseModel> {
+        if self.base.get().is_none() {
+            let base = BaseModel::load(&self.folder(), &self.device)
+                .context("the model folder does not load")?;
+            let _ = self.base.set(base);
+        }
+        self.base.get().context("unreachable: it was just set")
+    }
+
+    /// A recorded tensor by its name in `cases.safetensors`, on the CPU in the type it was recorded in.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Tensor> {
+        self.tensors
+            .get(name)
+            .cloned()
+            .with_context(|| format!("cases.safetensors has no `{name}`"))
+    }
+}
+
+/// One entry of `cases.json`.
+pub(crate) struct Case<'a> {
+    pub(crate) model: &'a GoldenModel,
+    pub(crate) json: &'a Value,
+}
+
+impl Case<'_> {
+    pub(crate) fn str(&self, key: &str) -> Result<&str> {
+        self.json[key].as_str().with_context(|| format!("`{key}` is not a string"))
+    }
+
+    pub(crate) fn f64(&self, key: &str) -> Result<f64> {
+        self.json[key].as_f64().with_context(|| format!("`{key}` is not a number"))
+    }
+
+    pub(crate) fn usize(&self, key: &str) -> Result<usize> {
+        Ok(self.json[key].as_u64().with_context(|| format!("`{key}` is not a natural number"))?
+            as usize)
+    }
+
+    pub(crate) fn bool(&self, key: &str) -> Result<bool> {
+        self.json[key].as_bool().with_context(|| format!("`{key}` is not true or false"))
+    }
+
+    pub(crate) fn tolerance(&self) -> Result<f64> {
+        self.f64("tolerance")
+    }
+
+    /// The tensor that `key` names, as it was recorded.
+    pub(crate) fn tensor(&self, key: &str) -> Result<Tensor> {
+        self.model.tensor(self.str(key)?)
+    }
+
+    /// The tensor that `key` names, in f32 on the model's device.
+    pub(crate) fn input(&self, key: &str) -> Result<Tensor> {
+        Ok(self.tensor(key)?.to_dtype(DType::F32)?.to_device(&self.model.device)?)
+    }
+
+    /// The token ids that `key` names: a list in the JSON, or a tensor of one row per prompt.
+    pub(crate) fn ids(&self, key: &str) -> Result<Vec<Vec<u32>>> {
+        Ok(self.tensor(key)?.to_dtype(DType::U32)?.to_vec2()?)
+    }
+
+    /// Ours against the recorded tensor that `key` names.
+    pub(crate) fn compare(&self, key: &str, ours: &Tensor) -> Result<Measured> {
+        compare(key, ours, &self.tensor(key)?, self.tolerance()?)
+    }
+}
+
+/// How far one result lies from the recorded one.
+pub(crate) struct Measured {
+    pub(crate) what: String,
+    pub(crate) error: f64,
+    pub(crate) tolerance: f64,
+}
+
+impl Measured {
+    /// False for NaN too.
+    fn holds(&self) -> bool {
+        self.error <= self.tolerance
+    }
+}
+
+/// The README's rule: the largest absolute difference over the largest absolute value of the reference.
+pub(crate) fn compare(
+    what: &str,
+    ours: &Tensor,
+    reference: &Tensor,
+    tolerance: f64,
+) -> Result<Measured> {
+    ensure!(
+        ours.dims() == reference.dims(),
+        "`{what}` is {:?}, recorded {:?}",
+        ours.dims(),
+        reference.dims()
+    );
+    let (ours, reference) = (to_f64(ours)?, to_f64(reference)?);
+    ensure!(ours.iter().all(|value| value.is_finite()), "`{what}` has values that are not finite");
+    let difference = ours.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    let scale = reference.iter().map(|value| value.abs()).fold(0.0, f64::max);
+    Ok(Measured { what: what.to_owned(), error: relative(difference, scale), tolerance })
+}
+
+/// The README's rule for updates: `‖ΔW − ΔW_ref‖₂ / ‖ΔW_ref‖₂`.
+pub(crate) fn compare_norm(
+    what: &str,
+    ours: &Tensor,
+    reference: &Tensor,
+    tolerance: f64,
+) -> Result<Measured> {
+    ensure!(
+        ours.dims() == reference.dims(),
+        "`{what}` is {:?}, recorded {:?}",
+        ours.dims(),
+        reference.dims()
+    );
+    let (ours, reference) = (to_f64(ours)?, to_f64(reference)?);
+    let difference = ours.iter().zip(&reference).map(|(a, b)| (a - b).powi(2)).sum::<f64>().sqrt();
+    let scale = reference.iter().map(|value| value.powi(2)).sum::<f64>().sqrt();
+    Ok(Measured { what: what.to_owned(), error: relative(difference, scale), tolerance })
+}
+
+/// The same rule for a single number.
+pub(crate) fn compare_number(what: &str, ours: f64, reference: f64, tolerance: f64) -> Measured {
+    Measured {
+        what: what.to_owned(),
+        error: relative((ours - reference).abs(), reference.abs()),
+        tolerance,
+    }
+}
+
+fn relative(difference: f64, scale: f64) -> f64 {
+    if difference > 0.0 { difference / scale } else { difference }
+}
+
+fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?)
+}
+
+/// Every kind of the README; one that is not here fails, so that nothing is skipped unseen.
+fn run(case: &Case<'_>) -> Result<Vec<Measured>> {
+    match case.str("kind")? {
+        "tokenize" => models::tokenize(case),
+        "text_encoder" => models::text_encoder(case),
+        "vae_encode" => models::vae_encode(case),
+        "vae_decode" => models::vae_decode(case),
+        "unet" => models::unet(case),
+        "scheduler" => schedulers::scheduler(case),
+        "merge" => merging::merge(case),
+        "sample" => sampling::sample(case),
+        "train_gradients" => training::train_gradients(case),
+        "train_steps" => training::train_steps(case),
+        kind => bail!("there is no runner for kind `{kind}`"),
+    }
+}
+
+/// Folders with a `cases.json`, at any depth, in the order of their names.
+fn model_folders(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
+    if dir.join("cases.json").is_file() {
+        found.push(dir.to_owned());
+    }
+    let entries =
+        std::fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    let mut entries = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
+    entries.sort();
+    entries
+        .into_iter()
+        .filter(|path| path.is_dir())
+        .try_for_each(|path| model_folders(&path, found))
+}
+
+/// Runs the cases of one folder and returns how many ran and how many failed.
+fn run_folder(
+    name: &str,
+    dir: &Path,
+    filter: Option<&str>,
+    device: &Device,
+) -> Result<(usize, usize)> {
+    let json: Value = serde_json::from_slice(&std::fs::read(dir.join("cases.json"))?)?;
+    let model = GoldenModel {
+        name: name.to_owned(),
+        dir: dir.to_owned(),
+        device: device.clone(),
+        tensors: candle_core::safetensors::load(dir.join("cases.safetensors"), &Device::Cpu)?,
+        base: OnceCell::new(),
+    };
+    let (mut ran, mut failed) = (0, 0);
+    for json in json["cases"].as_array().context("`cases` is not a list")? {
+        let case = Case { model: &model, json };
+        let label = format!("{}/{}", model.name, json["name"].as_str().unwrap_or("?"));
+        if filter.is_some_and(|filter| !label.contains(filter)) {
+            continue;
+        }
+        ran += 1;
+        failed += usize::from(!report(&label, run(&case)));
+    }
+    Ok((ran, failed))
+}
+
+/// Prints the worst of what a case measured, relative to its bound; returns whether all of it holds.
+fn report(label: &str, result: Result<Vec<Measured>>) -> bool {
+    let (holds, text) = match result {
+        Err(error) => (false, format!("{error:#}")),
+        Ok(measured) if measured.is_empty() => (false, "nothing was compared".to_owned()),
+        Ok(measured) => {
+            let holds = measured.iter().all(Measured::holds);
+            // NaN sorts last, as the worst.
+            let ratio =
+                |m: &Measured| if m.tolerance > 0.0 { m.error / m.tolerance } else { m.error };
+            let worst = measured.iter().max_by(|a, b| ratio(a).total_cmp(&ratio(b)));
+            let text =
+                worst.map(|m| format!("{:9.2e}  of {:8.1e}  {}", m.error, m.tolerance, m.what));
+            (holds, text.unwrap_or_default())
+        }
+    };
+    println!("{}  {label:<32}  {text}", if holds { "ok  " } else { "FAIL" });
+    holds
+}
+
+fn run_all(root: &Path, filter: Option<&str>, device: &Device) -> Result<ExitCode> {
+    let mut folders = Vec::new();
+    model_folders(root, &mut folders)?;
+    ensure!(!folders.is_empty(), "no folder below {} has a cases.json", root.display());
+
+    let (mut ran, mut failed) = (0, 0);
+    for dir in &folders {
+        let name = match dir.strip_prefix(root) {
+            Ok(path) if !path.as_os_str().is_empty() => path.display().to_string(),
+            _ => root.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        };
+        let (here, bad) =
+            run_folder(&name, dir, filter, device).with_context(|| dir.display().to_string())?;
+        ran += here;
+        failed += bad;
+    }
+    println!("{ran} cases of {} models, {failed} failed", folders.len());
+    Ok(if failed == 0 && (ran > 0 || filter.is_some()) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Other programs list tests before they run them; there are none of libtest's kind here.
+    if arguments.iter().any(|argument| argument == "--list") {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let root =
+        std::env::var_os("GOLDEN_DIR").map_or_else(|| PathBuf::from("tests/golden"), PathBuf::from);
+    run_all(&root, filter.map(String::as_str), &Device::Cpu)
+}
