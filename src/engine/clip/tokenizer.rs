@@ -49,7 +49,7 @@ pub struct TokenIds {
 /// |--------------------------------------------|-----------------------------------------------------------|
 /// | `vocab.json`, `merges.txt`                 | byte-level BPE (or both out of `tokenizer.json`)          |
 /// | `tokenizer_config.json`                    | `model_max_length`, `bos_token`, `eos_token`, `unk_token`, `pad_token`, `added_tokens_decoder` |
-/// | `special_tokens_map.json`                  | special tokens that the config leaves out                 |
+/// | `special_tokens_map.json`                  | special tokens, unless the config has `added_tokens_decoder` |
 pub struct ClipTokenizer {
     model: BPE,
     normalizer: NormalizerWrapper,
@@ -107,10 +107,13 @@ impl ClipTokenizer {
     pub fn load(dir: &Path) -> Result<Self> {
         let config: TokenizerConfig = read_json_or_default(&dir.join("tokenizer_config.json"))?;
         let map: SpecialTokens = read_json_or_default(&dir.join("special_tokens_map.json"))?;
+        // As in transformers: the map wins over a config that does not list its added tokens.
+        let map_wins = config.added_tokens_decoder.is_empty();
         let token = |config: &Option<TokenOrText>, map: &Option<TokenOrText>, default: &str| {
-            config
+            let (first, second) = if map_wins { (map, config) } else { (config, map) };
+            first
                 .clone()
-                .or_else(|| map.clone())
+                .or_else(|| second.clone())
                 .unwrap_or_else(|| TokenOrText::Text(default.to_owned()))
         };
         let special = &config.special;
