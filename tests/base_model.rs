@@ -1,0 +1,177 @@
+//! What a model folder that does not fit says about itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use candle_core::Device;
+use serde_json::{Value, json};
+use vstar::engine::{
+    EngineError, base_model::BaseModel, clip::ClipTokenizer, device::device_named,
+};
+
+fn golden(model: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model).join("model")
+}
+
+/// A copy of a golden model's folder, to be damaged.
+fn copy(model: &str) -> tempfile::TempDir {
+    let target = tempfile::tempdir().unwrap();
+    for part in ["text_encoder", "tokenizer", "unet", "vae", "scheduler"] {
+        fs::create_dir(target.path().join(part)).unwrap();
+        for file in fs::read_dir(golden(model).join(part)).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), target.path().join(part).join(file.file_name())).unwrap();
+        }
+    }
+    target
+}
+
+fn edit(path: &Path, field: &str, value: Value) {
+    let mut json: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    json[field] = value;
+    fs::write(path, json.to_string()).unwrap();
+}
+
+fn load_error(dir: &Path) -> EngineError {
+    match BaseModel::load(dir, &Device::Cpu) {
+        Ok(_) => panic!("the damaged folder loads"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn a_published_folder_loads_and_keeps_its_digest() {
+    let first = BaseModel::load(&golden("sd1"), &Device::Cpu).unwrap();
+    let copied = copy("sd1");
+    let again = BaseModel::load(copied.path(), &Device::Cpu).unwrap();
+    let other = BaseModel::load(&golden("sd2"), &Device::Cpu).unwrap();
+
+    assert_eq!(first.digest, again.digest);
+    assert_ne!(first.digest, other.digest);
+    assert_eq!(first.digest.len(), 64);
+    let layers = first.unet.cross_attention();
+    assert_eq!(layers.len(), 16);
+    assert_eq!(layers[0].name, "down_blocks.0.attentions.0.transformer_blocks.0.attn2");
+    assert_eq!(layers[15].name, "mid_block.attentions.0.transformer_blocks.0.attn2");
+}
+
+#[test]
+fn a_weight_that_is_missing_is_named_with_its_folder() {
+    let dir = copy("sd1");
+    edit(&dir.path().join("vae/config.json"), "layers_per_block", json!(3));
+
+    let error = load_error(dir.path());
+
+    let EngineError::WeightMissing { name, file } = error else { panic!("{error}") };
+    assert_eq!(name, "encoder.down_blocks.0.resnets.2.norm1.weight");
+    assert!(file.ends_with("vae"), "{file}");
+}
+
+#[test]
+fn a_weight_of_another_shape_is_named_with_both_shapes() {
+    let dir = copy("sd1");
+    edit(&dir.path().join("text_encoder/config.json"), "intermediate_size", json!(161));
+
+    let error = load_error(dir.path());
+
+    let EngineError::WeightShape { name, expected, actual } = error else { panic!("{error}") };
+    assert_eq!(name, "encoder.layers.0.mlp.fc1.bias");
+    assert_eq!((expected, actual), (vec![161], vec![160]));
+}
+
+#[test]
+fn an_architecture_that_is_not_built_here_is_refused_by_file_and_field() {
+    for (file, field, value) in [
+        ("unet/config.json", "class_embed_type", json!("timestep")),
+        ("unet/config.json", "addition_embed_type", json!("text_time")),
+        (
+            "unet/config.json",
+            "down_block_types",
+            json!(["AttnDownBlock2D", "DownBlock2D", "DownBlock2D", "DownBlock2D"]),
+        ),
+        ("unet/config.json", "block_out_channels", json!([16, 24])),
+        ("unet/config.json", "attention_head_dim", json!(0)),
+        ("vae/config.json", "latents_mean", json!([0.0, 0.0, 0.0, 0.0])),
+        ("text_encoder/config.json", "hidden_act", json!("relu")),
+        ("text_encoder/config.json", "num_attention_heads", json!(3)),
+    ] {
+        let dir = copy("sd1");
+        edit(&dir.path().join(file), field, value.clone());
+
+        let error = load_error(dir.path());
+
+        let EngineError::ModelFile { path, reason } = error else { panic!("{field}: {error}") };
+        assert!(path.ends_with(file), "{field}: {path}");
+        let culprit = value.as_array().map_or(value.to_string(), |list| list[0].to_string());
+        assert!(
+            reason.contains(field) || reason.contains(culprit.trim_matches('"')),
+            "{field}: {reason}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_was_cut_off_is_refused() {
+    let dir = copy("sd1");
+    let path = dir.path().join("unet/diffusion_pytorch_model.safetensors");
+    let length = fs::metadata(&path).unwrap().len();
+    fs::File::options().write(true).open(&path).unwrap().set_len(length - 100).unwrap();
+
+    let error = load_error(dir.path());
+
+    let EngineError::ModelFile { path: named, .. } = error else { panic!("{error}") };
+    assert!(named.contains("unet"), "{named}");
+}
+
+#[test]
+fn parts_of_different_models_are_refused_together() {
+    let dir = copy("sd1");
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(
+            golden("sd2").join("text_encoder").join(file),
+            dir.path().join("text_encoder").join(file),
+        )
+        .unwrap();
+    }
+
+    let error = load_error(dir.path());
+
+    assert!(
+        matches!(&error, EngineError::ModelFile { reason, .. } if reason.contains("width 48")),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_length_of_a_prompt_is_reported_before_it_is_cut() {
+    let tokenizer = ClipTokenizer::load(&golden("sd1").join("tokenizer")).unwrap();
+
+    let short = tokenizer.encode("a photo", &[]).unwrap();
+    let long = tokenizer.encode(&"a ".repeat(100), &[]).unwrap();
+
+    assert_eq!((short.length, short.ids.len()), (4, 77));
+    assert_eq!((long.length, long.ids.len()), (102, 77));
+}
+
+#[test]
+fn added_tokens_follow_the_vocabulary_in_their_order() {
+    let tokenizer = ClipTokenizer::load(&golden("sd1").join("tokenizer")).unwrap();
+    let first = tokenizer.vocab_size() as u32;
+
+    let ids = tokenizer.encode("<REX> beside <gate>", &["<gate>", "<rex>"]).unwrap().ids;
+
+    assert_eq!(ids[1], first + 1);
+    assert!(ids.contains(&first));
+    assert_eq!(tokenizer.token_id("a</w>"), Some(320));
+    assert_eq!(tokenizer.token_id("<rex>"), None);
+}
+
+#[test]
+fn devices_are_picked_by_name() {
+    assert!(device_named("cpu").unwrap().is_cpu());
+    assert!(
+        matches!(device_named("tpu"), Err(EngineError::InvalidInput(text)) if text.contains("tpu"))
+    );
+}
