@@ -21,6 +21,8 @@ pub struct TrainingRecipe {
     pub instance_batch_size: usize,
     /// Rows with class images in one step; 0 trains without class images.
     pub class_batch_size: usize,
+    /// At most so many class images per concept are used.
+    pub num_class_images: usize,
     /// Absolute AdamW rate for the key and value projections.
     pub learning_rate: f64,
     /// The modifier row's rate is `learning_rate` times this; 1 is the paper's.
@@ -55,6 +57,7 @@ impl TrainingRecipe {
             max_train_steps: 250,
             instance_batch_size: 4,
             class_batch_size: 4,
+            num_class_images: 200,
             learning_rate: 8e-5,
             token_learning_rate_factor: 1.0,
             learning_rate_schedule: LearningRateSchedule::Constant,

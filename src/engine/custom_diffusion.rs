@@ -1,0 +1,11 @@
+//! Custom Diffusion (Kumari et al., CVPR 2023): what is learnt, how, and what is done with the result.
+//!
+//! Only the key and value projections of the text cross-attention and one embedding row per concept are trained;
+//! the result is a [`delta::Delta`], and several deltas merge in closed form.
+
+pub mod adamw;
+pub mod dataset;
+pub mod loss;
+pub mod parameters;
+pub mod tokens;
+pub mod train;

@@ -1,0 +1,55 @@
+//! AdamW and gradient clipping, as PyTorch defines them.
+
+use candle_core::{Result, Tensor};
+
+/// Decoupled weight decay after Loshchilov and Hutter, with the state of one parameter.
+///
+/// `θ ← θ (1 − ηλ) − η · m̂ / (√v̂ + ε)` with the bias-corrected moments `m̂` and `v̂` of the gradient.
+pub struct AdamW {
+    betas: (f64, f64),
+    epsilon: f64,
+    weight_decay: f64,
+    first_moment: Tensor,
+    second_moment: Tensor,
+    step: i32,
+}
+
+impl AdamW {
+    /// Starts with zero moments for a parameter of the shape of `parameter`; β = (0.9, 0.999) and ε = 1e-8.
+    pub fn new(parameter: &Tensor, weight_decay: f64) -> Result<Self> {
+        Ok(Self {
+            betas: (0.9, 0.999),
+            epsilon: 1e-8,
+            weight_decay,
+            first_moment: parameter.zeros_like()?,
+            second_moment: parameter.zeros_like()?,
+            step: 0,
+        })
+    }
+
+    /// Returns the parameter after one step along `gradient` (same shape) at the rate `learning_rate`.
+    pub fn step(&mut self, parameter: &Tensor, gradient: &Tensor, learning_rate: f64) -> Result<Tensor> {
+        let (beta1, beta2) = self.betas;
+        self.step += 1;
+        self.first_moment = ((&self.first_moment * beta1)? + (gradient * (1.0 - beta1))?)?;
+        self.second_moment = ((&self.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
+        let first = learning_rate / (1.0 - beta1.powi(self.step));
+        let second = (1.0 - beta2.powi(self.step)).sqrt().recip();
+        let direction = (&self.first_moment / ((self.second_moment.sqrt()? * second)? + self.epsilon)?)?;
+        (parameter * (1.0 - learning_rate * self.weight_decay))? - (direction * first)?
+    }
+}
+
+/// The global L2 norm of several gradients.
+pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
+    let mut sum = 0.0;
+    for gradient in gradients {
+        sum += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
+    }
+    Ok(sum.sqrt())
+}
+
+/// The factor that brings gradients of global norm `norm` down to at most `max_norm`.
+pub fn clip_factor(norm: f64, max_norm: f64) -> f64 {
+    (max_norm / (norm + 1e-6)).min(1.0)
+}

@@ -1,0 +1,214 @@
+//! Everything of a training that is computed once, before its loop: latents of all images, token ids of all captions.
+
+use candle_core::Tensor;
+
+use crate::domain::training::TrainingRecipe;
+use crate::engine::base_model::BaseModel;
+use crate::engine::custom_diffusion::augment::{Canvas, PreparedImage, augment_instance, prepare_class_image};
+use crate::engine::custom_diffusion::parameters::Batch;
+use crate::engine::custom_diffusion::tokens::{concept_name, modifier_tokens};
+use crate::engine::custom_diffusion::train::{TrainingConcept, TrainingInput};
+use crate::engine::random::{Purpose, Random};
+use crate::engine::{EngineError, Flow, Result};
+
+/// Augmented versions of each instance image that are encoded; every step draws from this pool.
+const AUGMENTATIONS_PER_IMAGE: usize = 48;
+/// Images that pass the VAE together.
+const ENCODE_BATCH: usize = 8;
+
+/// The images of a training as VAE posteriors, with the captions that they may be drawn with.
+pub struct Dataset {
+    concepts: Vec<ConceptData>,
+    /// Channels, height and width of a latent.
+    latent_shape: [usize; 3],
+    scaling_factor: f32,
+}
+
+/// One concept's drawable images.
+struct ConceptData {
+    instances: Vec<Encoded>,
+    class_images: Vec<Encoded>,
+}
+
+/// One image as the VAE sees it: a Gaussian over latents, so that each draw samples it anew.
+struct Encoded {
+    mean: Vec<f32>,
+    std: Vec<f32>,
+    /// 1 where a latent cell counts in the loss.
+    mask: Vec<f32>,
+    /// The captions it may be drawn with, as padded token ids.
+    captions: Vec<Vec<u32>>,
+}
+
+impl Dataset {
+    /// Augments and encodes the images of `input`; `observe` hears how many of how many are encoded.
+    pub fn encode(
+        base: &BaseModel,
+        input: &TrainingInput,
+        observe: &mut dyn FnMut(usize, usize) -> Flow,
+    ) -> Result<Self> {
+        let recipe = &input.recipe;
+        let canvas = Canvas { resolution: base.resolution(), factor: base.vae.factor() };
+        let tokens = modifier_tokens(&input.concepts);
+        let plan: Vec<Vec<Planned>> = input
+            .concepts
+            .iter()
+            .enumerate()
+            .map(|(index, concept)| plan_concept(recipe, input.seed, index, concept))
+            .collect();
+        let total = plan.iter().map(Vec::len).sum();
+        let mut done = 0;
+        let mut concepts = Vec::new();
+        for (concept, planned) in input.concepts.iter().zip(&plan) {
+            let mut data = ConceptData { instances: Vec::new(), class_images: Vec::new() };
+            for chunk in planned.chunks(ENCODE_BATCH) {
+                let prepared: Vec<PreparedImage> =
+                    chunk.iter().map(|planned| planned.prepare(recipe, input.seed, concept, canvas)).collect();
+                for ((planned, prepared), (mean, std)) in chunk.iter().zip(&prepared).zip(posteriors(base, &prepared, canvas)?) {
+                    let captions = planned.captions(recipe, concept, &prepared.caption_prefix);
+                    let captions = captions
+                        .iter()
+                        .map(|caption| token_ids(base, caption, &tokens, planned))
+                        .collect::<Result<_>>()?;
+                    let encoded = Encoded { mean, std, mask: prepared.mask.clone(), captions };
+                    match planned {
+                        Planned::Instance { .. } => data.instances.push(encoded),
+                        Planned::Class { .. } => data.class_images.push(encoded),
+                    }
+                }
+                done += chunk.len();
+                if observe(done, total) == Flow::Stop {
+                    return Err(EngineError::Stopped);
+                }
+            }
+            concepts.push(data);
+        }
+        let side = canvas.resolution / canvas.factor;
+        let latent_shape = [base.vae.latent_channels(), side, side];
+        Ok(Self { concepts, latent_shape, scaling_factor: base.vae.scaling_factor() as f32 })
+    }
+
+    /// The batch of one step: instance rows, then class rows, both taking turns between the concepts.
+    ///
+    /// A row's draws depend on the seed, the step and its place alone.
+    pub fn batch(&self, base: &BaseModel, recipe: &TrainingRecipe, seed: u64, step: usize) -> Result<Batch> {
+        let with_class_images = self.concepts.iter().all(|concept| !concept.class_images.is_empty());
+        let class_rows = if with_class_images { recipe.class_batch_size } else { 0 };
+        let rows = recipe.instance_batch_size + class_rows;
+        let [channels, height, width] = self.latent_shape;
+        let size = channels * height * width;
+
+        let mut latents = vec![0.0; rows * size];
+        let mut noise = vec![0.0; rows * size];
+        let mut mask = Vec::with_capacity(rows * height * width);
+        let mut timesteps = Vec::with_capacity(rows);
+        let mut input_ids = Vec::with_capacity(rows);
+        let mut is_class_image = Vec::with_capacity(rows);
+        for row in 0..rows {
+            let draw = |purpose| Random::new(seed, purpose, step as u64, row as u64);
+            let is_class = row >= recipe.instance_batch_size;
+            let turn = if is_class { row - recipe.instance_batch_size } else { row };
+            let concept = &self.concepts[(step * recipe.instance_batch_size + turn) % self.concepts.len()];
+            let pool = if is_class { &concept.class_images } else { &concept.instances };
+            let mut order = draw(Purpose::DataOrder);
+            let image = &pool[order.below(pool.len())];
+            input_ids.push(image.captions[order.below(image.captions.len())].clone());
+
+            let latent = &mut latents[row * size..(row + 1) * size];
+            draw(Purpose::Posterior).normals(latent);
+            for ((value, mean), std) in latent.iter_mut().zip(&image.mean).zip(&image.std) {
+                *value = (mean + std * *value) * self.scaling_factor;
+            }
+            draw(Purpose::Noise).normals(&mut noise[row * size..(row + 1) * size]);
+            timesteps.push(draw(Purpose::Timestep).below(base.scheduler.num_train_timesteps) as u32);
+            mask.extend_from_slice(&image.mask);
+            is_class_image.push(is_class);
+        }
+        let shape = (rows, channels, height, width);
+        Ok(Batch {
+            latents: Tensor::from_vec(latents, shape, &base.device)?,
+            noise: Tensor::from_vec(noise, shape, &base.device)?,
+            timesteps,
+            input_ids,
+            mask: Tensor::from_vec(mask, (rows, 1, height, width), &base.device)?,
+            is_class_image,
+        })
+    }
+}
+
+/// One image to encode, by its place in the concept.
+enum Planned {
+    Instance { image: usize, draw: u64 },
+    Class { image: usize, flip: bool },
+}
+
+impl Planned {
+    fn prepare(&self, recipe: &TrainingRecipe, seed: u64, concept: &TrainingConcept, canvas: Canvas) -> PreparedImage {
+        match *self {
+            Self::Instance { image, draw } => {
+                let mut random = Random::new(seed, Purpose::Augmentation, image as u64, draw);
+                augment_instance(&concept.images[image], canvas, recipe, &mut random)
+            }
+            Self::Class { image, flip } => prepare_class_image(&concept.class_images[image].image, canvas, flip),
+        }
+    }
+
+    fn captions(&self, recipe: &TrainingRecipe, concept: &TrainingConcept, prefix: &str) -> Vec<String> {
+        match *self {
+            Self::Instance { .. } => {
+                let name = concept_name(concept);
+                recipe.instance_templates.iter().map(|t| format!("{prefix}{}", t.replace("{}", &name))).collect()
+            }
+            Self::Class { image, .. } => vec![concept.class_images[image].caption.clone()],
+        }
+    }
+}
+
+/// Which images of a concept are encoded: many augmentations of each photo, each class image and its mirror image.
+fn plan_concept(recipe: &TrainingRecipe, seed: u64, index: usize, concept: &TrainingConcept) -> Vec<Planned> {
+    let draws = recipe.max_train_steps * recipe.instance_batch_size;
+    let pool = draws.min(AUGMENTATIONS_PER_IMAGE * concept.images.len()).max(concept.images.len());
+    let instances = (0..pool).map(|i| {
+        // Concepts of a joint training draw apart from one another.
+        let draw = ((index as u64) << 32) + (i / concept.images.len()) as u64;
+        Planned::Instance { image: i % concept.images.len(), draw }
+    });
+    let mut class_images: Vec<usize> = (0..concept.class_images.len()).collect();
+    if recipe.class_batch_size == 0 {
+        class_images.clear();
+    }
+    // A random choice of the folder, the same for the same seed.
+    let mut random = Random::new(seed, Purpose::DataOrder, u64::MAX, index as u64);
+    for i in 0..class_images.len().min(recipe.num_class_images) {
+        let j = i + random.below(class_images.len() - i);
+        class_images.swap(i, j);
+    }
+    class_images.truncate(recipe.num_class_images);
+    let flips: &[bool] = if recipe.horizontal_flip { &[false, true] } else { &[false] };
+    let class_images = class_images
+        .into_iter()
+        .flat_map(|image| flips.iter().map(move |&flip| Planned::Class { image, flip }));
+    instances.chain(class_images).collect()
+}
+
+/// Mean and standard deviation of each image's latent, flat.
+fn posteriors(base: &BaseModel, images: &[PreparedImage], canvas: Canvas) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
+    let side = canvas.resolution;
+    let pixels: Vec<f32> = images.iter().flat_map(|image| image.pixels.iter().copied()).collect();
+    let posterior = base.vae.encode(&Tensor::from_vec(pixels, (images.len(), 3, side, side), &base.device)?)?;
+    let rows = |tensor: &Tensor| tensor.to_dtype(candle_core::DType::F32)?.flatten_from(1)?.to_vec2::<f32>();
+    Ok(rows(&posterior.mean)?.into_iter().zip(rows(&posterior.std)?).collect())
+}
+
+fn token_ids(base: &BaseModel, caption: &str, tokens: &[&str], planned: &Planned) -> Result<Vec<u32>> {
+    let encoded = base.tokenizer.encode(caption, tokens);
+    let limit = base.tokenizer.max_length();
+    match planned {
+        // A caption from the web is cut, as in the reference implementations; one that we make must be whole.
+        Planned::Instance { .. } if encoded.length > limit => Err(EngineError::InvalidInput(format!(
+            "the caption `{caption}` has {} tokens, the model takes {limit}: use a shorter class noun",
+            encoded.length
+        ))),
+        Planned::Instance { .. } | Planned::Class { .. } => Ok(encoded.ids),
+    }
+}

@@ -1,0 +1,41 @@
+//! The training objective.
+
+use candle_core::{Result, Tensor};
+
+/// Weights that turn squared errors into the loss by one product and one sum.
+///
+/// A row's loss is the mean of its squared errors over the latent cells that its mask keeps and over all channels;
+/// the loss is the mean over instance rows plus `prior_loss_weight` times the mean over class rows, which is the
+/// paper's balance (reference implementations differ by the number of channels, unintentionally).
+///
+/// - `mask`: `(batch, 1, height, width)`, 1 where a cell counts
+/// - returns the same shape; a row whose mask is empty weighs nothing
+pub fn error_weights(
+    mask: &Tensor,
+    is_class_image: &[bool],
+    channels: usize,
+    prior_loss_weight: f64,
+) -> Result<Tensor> {
+    let class_rows = is_class_image.iter().filter(|&&class| class).count();
+    let instance_rows = is_class_image.len() - class_rows;
+    let cells: Vec<f32> = mask.flatten_from(1)?.sum(1)?.to_vec1()?;
+    let weights: Vec<f32> = is_class_image
+        .iter()
+        .zip(cells)
+        .map(|(&class, cells)| {
+            let (share, rows) = if class { (prior_loss_weight, class_rows) } else { (1.0, instance_rows) };
+            if cells > 0.0 { (share / (rows as f64 * channels as f64 * f64::from(cells))) as f32 } else { 0.0 }
+        })
+        .collect();
+    let weights = Tensor::from_vec(weights, (is_class_image.len(), 1, 1, 1), mask.device())?;
+    mask.broadcast_mul(&weights)
+}
+
+/// `Σ weights · (model_pred − target)²`, a scalar in f32.
+///
+/// - `model_pred`, `target`: `(batch, channels, height, width)`
+/// - `weights`: `(batch, 1, height, width)`, from [`error_weights`]
+pub fn weighted_squared_error(model_pred: &Tensor, target: &Tensor, weights: &Tensor) -> Result<Tensor> {
+    let error = (model_pred.to_dtype(candle_core::DType::F32)? - target)?;
+    error.sqr()?.broadcast_mul(weights)?.sum_all()
+}
