@@ -44,6 +44,7 @@ pub struct Batch {
 /// What of the objective is not data.
 #[derive(Clone, Copy, Debug)]
 pub struct Objective {
+    pub prediction_type: PredictionType,
     pub prior_loss_weight: f64,
     pub detach_first_token: bool,
 }
@@ -101,7 +102,7 @@ impl Parameters {
         let captions = Captions::encode(base, &batch.input_ids, modifier_rows.as_ref(), frozen)?;
         let (leaves, conditioning) = self.key_value_leaves(&captions.features, base)?;
 
-        let (noisy_latents, target) = diffuse(base, batch)?;
+        let (noisy_latents, target) = diffuse(base, batch, objective.prediction_type)?;
         let timesteps: Vec<f32> = batch.timesteps.iter().map(|&t| t as f32).collect();
         let model_pred = base.unet.forward(&noisy_latents, &timesteps, &conditioning)?;
         let channels = batch.latents.dim(1)?;
@@ -237,7 +238,7 @@ impl FrozenFeatures {
 }
 
 /// `x_t = √ᾱ x₀ + √(1−ᾱ) ε`, and what the model is asked to predict from it.
-fn diffuse(base: &BaseModel, batch: &Batch) -> Result<(Tensor, Tensor)> {
+fn diffuse(base: &BaseModel, batch: &Batch, prediction_type: PredictionType) -> Result<(Tensor, Tensor)> {
     let alphas_cumprod = base.scheduler.alphas_cumprod();
     let column = |f: &dyn Fn(f64) -> f64| {
         let values: Vec<f32> = batch.timesteps.iter().map(|&t| f(alphas_cumprod[t as usize]) as f32).collect();
@@ -246,7 +247,7 @@ fn diffuse(base: &BaseModel, batch: &Batch) -> Result<(Tensor, Tensor)> {
     let signal = column(&f64::sqrt)?;
     let noise = column(&|alpha| (1.0 - alpha).sqrt())?;
     let noisy_latents = (batch.latents.broadcast_mul(&signal)? + batch.noise.broadcast_mul(&noise)?)?;
-    let target = match base.scheduler.prediction_type {
+    let target = match prediction_type {
         PredictionType::Epsilon => batch.noise.clone(),
         PredictionType::VPrediction => (batch.noise.broadcast_mul(&signal)? - batch.latents.broadcast_mul(&noise)?)?,
         PredictionType::Sample => batch.latents.clone(),

@@ -125,6 +125,7 @@ impl Trainer {
         let parameters = Parameters::new(base, modifier_rows)?;
         Ok(Self {
             objective: Objective {
+                prediction_type: base.scheduler.prediction_type,
                 prior_loss_weight: recipe.prior_loss_weight,
                 detach_first_token: recipe.detach_first_token,
             },

@@ -1,0 +1,108 @@
+//! A training on the tiny base model: deterministic, stoppable, and it changes what it should.
+
+use std::path::Path;
+
+use candle_core::Device;
+use image::{Rgb, RgbImage};
+use vstar::domain::concept::ModifierToken;
+use vstar::domain::training::TrainingRecipe;
+use vstar::engine::base_model::BaseModel;
+use vstar::engine::custom_diffusion::delta::DeltaWeights;
+use vstar::engine::custom_diffusion::train::{CaptionedImage, TrainingConcept, TrainingInput, TrainingPhase, train};
+use vstar::engine::{EngineError, Flow};
+
+fn tiny() -> BaseModel {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    BaseModel::load(&folder, &Device::Cpu).unwrap()
+}
+
+fn photo(shade: u8) -> RgbImage {
+    RgbImage::from_fn(80, 64, |x, y| Rgb([shade, (x * 3) as u8, (y * 4) as u8]))
+}
+
+fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput {
+    let concept = TrainingConcept {
+        modifier_token: modifier_token.map(|token| ModifierToken::try_from(token.to_owned()).unwrap()),
+        class_noun: "dog".into(),
+        images: (0..4).map(|i| photo(60 * i)).collect(),
+        class_images: vec![CaptionedImage { image: photo(128), caption: "a dog on the beach".into() }],
+    };
+    let recipe = TrainingRecipe {
+        max_train_steps: steps,
+        instance_batch_size: 2,
+        class_batch_size: 1,
+        learning_rate: 1e-3,
+        initializer_tokens: vec!["ktn</w>".into()],
+        ..TrainingRecipe::paper()
+    };
+    TrainingInput { concepts: vec![concept], recipe, seed }
+}
+
+#[test]
+fn the_same_training_gives_the_same_bytes() {
+    let base = tiny();
+    let run = |seed| {
+        let delta = train(&base, &input(Some("<rex>"), 3, seed), &mut |_| Flow::Continue).unwrap();
+        delta.to_safetensors().unwrap()
+    };
+
+    let (first, again, other_seed) = (run(7), run(7), run(8));
+
+    assert!(first == again, "two runs with one seed differ");
+    assert!(first != other_seed, "the seed changes nothing");
+}
+
+#[test]
+fn a_training_moves_every_projection_and_the_modifier_row() {
+    let base = tiny();
+
+    let delta = train(&base, &input(Some("<rex>"), 2, 7), &mut |_| Flow::Continue).unwrap();
+
+    let DeltaWeights::Dense(weights) = &delta.weights else { panic!("a training's delta is dense") };
+    for layer in base.unet.cross_attention() {
+        for (name, before) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
+            let after = &weights[&format!("{}.{name}.weight", layer.name)];
+            let moved = (after - before).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(moved > 1e-5, "{}.{name} moved by {moved}", layer.name);
+        }
+    }
+    let initial = base.text_encoder.token_row(base.tokenizer.token_id("ktn</w>").unwrap()).unwrap();
+    assert_ne!(delta.concepts[0].token_row.as_ref().unwrap(), &initial);
+}
+
+#[test]
+fn a_concept_without_a_modifier_has_no_token_row() {
+    let base = tiny();
+
+    let delta = train(&base, &input(None, 1, 7), &mut |_| Flow::Continue).unwrap();
+
+    assert!(delta.concepts[0].token_row.is_none());
+    assert_eq!(delta.concepts[0].class_noun, "dog");
+}
+
+#[test]
+fn a_training_stops_at_the_step_where_its_observer_says_so() {
+    let base = tiny();
+    let mut last = 0;
+
+    let result = train(&base, &input(Some("<rex>"), 50, 7), &mut |progress| {
+        if progress.phase == TrainingPhase::Optimizing {
+            last = progress.step;
+        }
+        if last == 2 { Flow::Stop } else { Flow::Continue }
+    });
+
+    assert!(matches!(result, Err(EngineError::Stopped)));
+    assert_eq!(last, 2);
+}
+
+#[test]
+fn an_initializer_outside_the_vocabulary_is_named() {
+    let base = tiny();
+    let mut input = input(Some("<rex>"), 1, 7);
+    input.recipe.initializer_tokens = vec!["zebra-crossing".into()];
+
+    let error = train(&base, &input, &mut |_| Flow::Continue).err().unwrap();
+
+    assert!(error.to_string().contains("`zebra-crossing`"), "{error}");
+}
