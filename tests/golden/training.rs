@@ -4,7 +4,6 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 use vstar::domain::training::TrainingRecipe;
-use vstar::engine::base_model::BaseModel;
 use vstar::engine::custom_diffusion::parameters::{Batch, FrozenFeatures, Objective, Parameters};
 use vstar::engine::custom_diffusion::train::Trainer;
 use vstar::engine::schedulers::PredictionType;
@@ -13,7 +12,7 @@ use super::{Case, Measured, compare, compare_norm, compare_number};
 
 pub(crate) fn train_gradients(case: &Case<'_>) -> Result<Vec<Measured>> {
     let base = case.model.base()?;
-    let parameters = Parameters::new(base, initial_rows(case)?)?;
+    let parameters = Parameters::new(base.into(), initial_rows(case)?)?;
     let objective = Objective {
         prediction_type: prediction_type(case)?,
         prior_loss_weight: case.f64("prior_loss_weight")?,
@@ -21,7 +20,7 @@ pub(crate) fn train_gradients(case: &Case<'_>) -> Result<Vec<Measured>> {
     };
 
     let batch = batch(case, case.json)?;
-    let gradient = parameters.loss_gradient(base, &batch, objective, &mut FrozenFeatures::default())?;
+    let gradient = parameters.loss_gradient(base.into(), &batch, objective, &mut FrozenFeatures::default())?;
 
     let tolerance = case.tolerance()?;
     let mut measured = vec![compare_number("loss", gradient.loss.into(), case.f64("loss")?, tolerance)];
@@ -49,7 +48,7 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
         ..TrainingRecipe::paper()
     };
     let before = initial_rows(case)?.context("the case has no modifier token")?;
-    let mut trainer = Trainer::new(base, &recipe, Some(before.clone()))?;
+    let mut trainer = Trainer::new(base.into(), &recipe, Some(before.clone()))?;
     let initial = trainer.parameters.by_name(&trainer.parameters.projections)?;
 
     let batches = case.json["batches"].as_array().context("`batches` is not a list")?;
@@ -58,7 +57,7 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
     let tolerance = case.tolerance()?;
     let mut measured = Vec::new();
     for (step, (json, loss)) in batches.iter().zip(losses).enumerate() {
-        let report = trainer.step(base, &batch(case, json)?, number("learning_rate")?)?;
+        let report = trainer.step(base.into(), &batch(case, json)?, number("learning_rate")?)?;
         let loss = loss.as_f64().context("a loss is not a number")?;
         measured.push(compare_number(&format!("loss {step}"), report.loss.into(), loss, tolerance));
         if let Some(norm) = json["grad_norm"].as_f64() {

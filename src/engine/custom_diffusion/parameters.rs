@@ -5,10 +5,26 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::{DType, Tensor, Var};
 
 use crate::engine::base_model::BaseModel;
+use crate::engine::clip::ClipTextEncoder;
 use crate::engine::conditioning::{Conditioning, KeyValue};
 use crate::engine::custom_diffusion::loss::{error_weights, weighted_squared_error};
-use crate::engine::schedulers::PredictionType;
+use crate::engine::schedulers::{PredictionType, SchedulerConfig};
+use crate::engine::unet::UNet2DConditionModel;
 use crate::engine::{EngineError, Result};
+
+/// The parts of a base model that a training differentiates through without changing them.
+#[derive(Clone, Copy)]
+pub struct FrozenModel<'a> {
+    pub unet: &'a UNet2DConditionModel,
+    pub text_encoder: &'a ClipTextEncoder,
+    pub scheduler: &'a SchedulerConfig,
+}
+
+impl<'a> From<&'a BaseModel> for FrozenModel<'a> {
+    fn from(base: &'a BaseModel) -> Self {
+        Self { unet: &base.unet, text_encoder: &base.text_encoder, scheduler: &base.scheduler }
+    }
+}
 
 /// The trainable numbers: every cross-attention's key and value projection, and one row per modifier token.
 pub struct Parameters {
@@ -62,7 +78,7 @@ pub struct FrozenFeatures(HashMap<Vec<u32>, Tensor>);
 
 impl Parameters {
     /// Starts from the base model's projections and the given `(modifier tokens, text_dim)` rows.
-    pub fn new(base: &BaseModel, modifier_rows: Option<Tensor>) -> Result<Self> {
+    pub fn new(base: FrozenModel<'_>, modifier_rows: Option<Tensor>) -> Result<Self> {
         let mut layers = Vec::new();
         let mut stack = Vec::new();
         let mut start = 0;
@@ -93,7 +109,7 @@ impl Parameters {
     /// captions that hold a modifier token.
     pub fn loss_gradient(
         &self,
-        base: &BaseModel,
+        base: FrozenModel<'_>,
         batch: &Batch,
         objective: Objective,
         frozen: &mut FrozenFeatures,
@@ -140,7 +156,7 @@ impl Parameters {
     }
 
     /// K and V of every layer as fresh leaves, in the order of the stack, and as the UNet takes them.
-    fn key_value_leaves(&self, features: &Tensor, base: &BaseModel) -> Result<(Vec<Var>, Conditioning)> {
+    fn key_value_leaves(&self, features: &Tensor, base: FrozenModel<'_>) -> Result<(Vec<Var>, Conditioning)> {
         let (batch, tokens, width) = features.dims3()?;
         let all = features.reshape((batch * tokens, width))?.matmul(&self.projections.t()?)?;
         let all = all.reshape((batch, tokens, ()))?; // (batch, tokens, Σ 2·inner)
@@ -169,12 +185,12 @@ struct Captions {
 
 impl Captions {
     fn encode(
-        base: &BaseModel,
+        base: FrozenModel<'_>,
         input_ids: &[Vec<u32>],
         modifier_rows: Option<&Var>,
         frozen: &mut FrozenFeatures,
     ) -> Result<Self> {
-        let vocab_size = base.tokenizer.vocab_size() as u32;
+        let vocab_size = base.text_encoder.vocab_size() as u32;
         let mut distinct: Vec<Vec<u32>> = Vec::new();
         let live_of_row: Vec<Option<usize>> = input_ids
             .iter()
@@ -227,7 +243,7 @@ impl Captions {
 }
 
 impl FrozenFeatures {
-    fn of(&mut self, base: &BaseModel, ids: &[u32]) -> Result<Tensor> {
+    fn of(&mut self, base: FrozenModel<'_>, ids: &[u32]) -> Result<Tensor> {
         if let Some(features) = self.0.get(ids) {
             return Ok(features.clone());
         }
@@ -238,7 +254,7 @@ impl FrozenFeatures {
 }
 
 /// `x_t = √ᾱ x₀ + √(1−ᾱ) ε`, and what the model is asked to predict from it.
-fn diffuse(base: &BaseModel, batch: &Batch, prediction_type: PredictionType) -> Result<(Tensor, Tensor)> {
+fn diffuse(base: FrozenModel<'_>, batch: &Batch, prediction_type: PredictionType) -> Result<(Tensor, Tensor)> {
     let alphas_cumprod = base.scheduler.alphas_cumprod();
     let column = |f: &dyn Fn(f64) -> f64| {
         let values: Vec<f32> = batch.timesteps.iter().map(|&t| f(alphas_cumprod[t as usize]) as f32).collect();

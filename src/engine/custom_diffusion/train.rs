@@ -10,7 +10,7 @@ use crate::engine::base_model::BaseModel;
 use crate::engine::custom_diffusion::adamw::{AdamW, clip_factor, global_norm};
 use crate::engine::custom_diffusion::dataset::Dataset;
 use crate::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
-use crate::engine::custom_diffusion::parameters::{Batch, FrozenFeatures, Objective, Parameters};
+use crate::engine::custom_diffusion::parameters::{Batch, FrozenFeatures, FrozenModel, Objective, Parameters};
 use crate::engine::custom_diffusion::tokens::{initial_rows, initializer, modifier_tokens};
 use crate::engine::{EngineError, Flow, Result};
 
@@ -72,7 +72,7 @@ pub fn train(
 ) -> Result<Delta> {
     let recipe = &input.recipe;
     let tokens = modifier_tokens(&input.concepts).len();
-    let mut trainer = Trainer::new(base, recipe, initial_rows(base, recipe, tokens)?)?;
+    let mut trainer = Trainer::new(base.into(), recipe, initial_rows(base, recipe, tokens)?)?;
     let dataset = Dataset::encode(base, input, &mut |step, total_steps| {
         let phase = TrainingPhase::Encoding;
         observe(&TrainingProgress { phase, step, total_steps, loss: 0.0, grad_norm: 0.0, learning_rate: 0.0 })
@@ -81,7 +81,7 @@ pub fn train(
     for step in 0..recipe.max_train_steps {
         let batch = dataset.batch(base, recipe, input.seed, step)?;
         let learning_rate = learning_rate_at(recipe, step);
-        let StepReport { loss, grad_norm } = trainer.step(base, &batch, learning_rate)?;
+        let StepReport { loss, grad_norm } = trainer.step(base.into(), &batch, learning_rate)?;
         if !loss.is_finite() {
             return Err(EngineError::Diverged { step: step + 1, loss });
         }
@@ -121,7 +121,7 @@ pub struct StepReport {
 
 impl Trainer {
     /// Starts from the base model and `(modifier tokens, text_dim)` initial rows. Modifier rows do not decay.
-    pub fn new(base: &BaseModel, recipe: &TrainingRecipe, modifier_rows: Option<candle_core::Tensor>) -> Result<Self> {
+    pub fn new(base: FrozenModel<'_>, recipe: &TrainingRecipe, modifier_rows: Option<candle_core::Tensor>) -> Result<Self> {
         let parameters = Parameters::new(base, modifier_rows)?;
         Ok(Self {
             objective: Objective {
@@ -139,7 +139,7 @@ impl Trainer {
     }
 
     /// One optimiser step on `batch`.
-    pub fn step(&mut self, base: &BaseModel, batch: &Batch, learning_rate: f64) -> Result<StepReport> {
+    pub fn step(&mut self, base: FrozenModel<'_>, batch: &Batch, learning_rate: f64) -> Result<StepReport> {
         let gradient = self.parameters.loss_gradient(base, batch, self.objective, &mut self.frozen)?;
         let grad_norm = global_norm([&gradient.projections].into_iter().chain(&gradient.modifier_rows))?;
         let clip = clip_factor(grad_norm, self.max_grad_norm);
