@@ -16,10 +16,12 @@ use crate::engine::clip::ClipTextEncoder;
 use crate::engine::conditioning::Conditioning;
 use crate::engine::custom_diffusion::parameters::{Batch, FrozenModel};
 use crate::engine::custom_diffusion::train::Trainer;
+use crate::engine::device::compute_dtype;
 use crate::engine::random::{Purpose, Random};
 use crate::engine::schedulers::SchedulerConfig;
 use crate::engine::unet::UNet2DConditionModel;
 use crate::engine::vae::AutoencoderKl;
+use crate::engine::weights::{WeightFiles, read_json};
 
 /// Times one piece of the engine's work and prints one JSON line.
 #[derive(Debug, Args)]
@@ -79,8 +81,14 @@ struct Report {
 /// # Errors
 /// A folder that does not load, or a size that the model does not take.
 pub fn run(args: &BenchArgs) -> Result<()> {
-    ensure!(args.repeat > 0 && args.batch > 0 && args.latent > 0, "--batch, --latent and --repeat start at 1");
-    rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global().context("thread pool")?;
+    ensure!(
+        args.repeat > 0 && args.batch > 0 && args.latent > 0,
+        "--batch, --latent and --repeat start at 1"
+    );
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(args.threads)
+        .build_global()
+        .context("thread pool")?;
     let mut call = prepare(args)?;
     call()?;
     let mut seconds = Vec::with_capacity(args.repeat);
@@ -110,21 +118,36 @@ fn prepare(args: &BenchArgs) -> Result<Box<dyn FnMut() -> Result<()>>> {
     let device = Device::Cpu;
     let (batch, latent) = (args.batch, args.latent);
     let folder = |name: &str| args.model.join(name);
+    let files = |name: &str, stem: &str| {
+        WeightFiles::open(&folder(name), stem, &device, compute_dtype(&device))
+    };
+    let unet =
+        || UNet2DConditionModel::load(&folder("unet"), &files("unet", "diffusion_pytorch_model")?);
+    let vae = || AutoencoderKl::load(&folder("vae"), &files("vae", "diffusion_pytorch_model")?);
+    let text_encoder =
+        || ClipTextEncoder::load(&folder("text_encoder"), &files("text_encoder", "model")?);
     Ok(match args.what {
         Work::Denoise => {
-            let unet = UNet2DConditionModel::load(&folder("unet"), &device)?;
-            let features = normal(0, &[batch, 77, unet.config().cross_attention_dim])?;
+            let unet = unet()?;
+            let features = normal(0, &[batch, 77, unet.config().cross_attention_dim()])?;
             let conditioning = unet.project(&features)?;
             let latents = normal(1, &[batch, unet.config().in_channels, latent, latent])?;
-            let timesteps: Vec<f32> = timesteps(batch, 1000).into_iter().map(|t| t as f32).collect();
+            let timesteps: Vec<f32> =
+                timesteps(batch, 1000).into_iter().map(|t| t as f32).collect();
             Box::new(move || denoise(&unet, &latents, &timesteps, &conditioning))
         }
         Work::Train => {
-            let unet = UNet2DConditionModel::load(&folder("unet"), &device)?;
-            let text_encoder = ClipTextEncoder::load(&folder("text_encoder"), &device)?;
-            let scheduler = SchedulerConfig::load(&folder("scheduler"))?;
-            let row = Tensor::from_vec(text_encoder.token_row(0)?, (1, text_encoder.hidden_size()), &device)?;
-            let frozen = FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
+            let unet = unet()?;
+            let text_encoder = text_encoder()?;
+            let scheduler =
+                read_json::<SchedulerConfig>(&folder("scheduler").join("scheduler_config.json"))?;
+            let row = Tensor::from_vec(
+                text_encoder.token_row(0)?,
+                (1, text_encoder.hidden_size()),
+                &device,
+            )?;
+            let frozen =
+                FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
             let mut trainer = Trainer::new(frozen, &TrainingRecipe::paper(), Some(row))?;
             let shape = [batch, unet.config().in_channels, latent, latent];
             let batch = Batch {
@@ -136,24 +159,25 @@ fn prepare(args: &BenchArgs) -> Result<Box<dyn FnMut() -> Result<()>>> {
                 is_class_image: vec![false; batch],
             };
             Box::new(move || {
-                let frozen = FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
+                let frozen =
+                    FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
                 trainer.step(frozen, &batch, 8e-5)?;
                 Ok(())
             })
         }
         Work::VaeEncode => {
-            let vae = AutoencoderKl::load(&folder("vae"), &device)?;
+            let vae = vae()?;
             let side = latent * vae.factor();
             let images = normal(1, &[batch, 3, side, side])?;
             Box::new(move || Ok(drop(vae.encode(&images)?)))
         }
         Work::VaeDecode => {
-            let vae = AutoencoderKl::load(&folder("vae"), &device)?;
-            let latents = normal(1, &[batch, vae.latent_channels(), latent, latent])?;
+            let vae = vae()?;
+            let latents = normal(1, &[batch, vae.config().latent_channels, latent, latent])?;
             Box::new(move || Ok(drop(vae.decode(&latents)?)))
         }
         Work::Text => {
-            let text_encoder = ClipTextEncoder::load(&folder("text_encoder"), &device)?;
+            let text_encoder = text_encoder()?;
             let mut ids = captions(&text_encoder, batch);
             for row in &mut ids {
                 row[4] = 0; // no modifier token
@@ -190,8 +214,9 @@ fn captions(text_encoder: &ClipTextEncoder, batch: usize) -> Vec<Vec<u32>> {
     let vocab_size = text_encoder.vocab_size();
     (0..batch)
         .map(|row| {
-            let mut ids: Vec<u32> =
-                (0..text_encoder.max_length()).map(|_| random.below(vocab_size - 3) as u32).collect();
+            let mut ids: Vec<u32> = (0..text_encoder.max_position_embeddings())
+                .map(|_| random.below(vocab_size - 3) as u32)
+                .collect();
             if row < (batch / 2).max(1) {
                 ids[4] = vocab_size as u32;
             }

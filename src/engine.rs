@@ -5,9 +5,12 @@
 pub mod base_model;
 pub mod clip;
 pub mod conditioning;
+pub mod custom_diffusion;
 pub mod device;
 mod layers;
 pub mod ops;
+pub mod random;
+pub mod schedulers;
 pub mod unet;
 pub mod vae;
 pub mod weights;

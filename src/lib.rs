@@ -6,5 +6,6 @@
 //! - [`domain`]: the nouns and their rules, no I/O;
 //! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service.
 
+pub mod bench;
 pub mod domain;
 pub mod engine;

@@ -9,9 +9,10 @@ use super::{
     EngineError, Result,
     clip::{ClipTextEncoder, ClipTokenizer},
     device::compute_dtype,
+    schedulers::SchedulerConfig,
     unet::UNet2DConditionModel,
     vae::AutoencoderKl,
-    weights::WeightFiles,
+    weights::{WeightFiles, read_json},
 };
 
 /// All parts of a diffusers folder that drawing and training need.
@@ -20,6 +21,7 @@ pub struct BaseModel {
     pub text_encoder: ClipTextEncoder,
     pub unet: UNet2DConditionModel,
     pub vae: AutoencoderKl,
+    pub scheduler: SchedulerConfig,
     pub device: Device,
     /// SHA-256 in hex over configs, vocabulary and weights: a delta names the base model it belongs to by this.
     pub digest: String,
@@ -40,11 +42,18 @@ impl BaseModel {
             text_encoder: ClipTextEncoder::load(&dir.join("text_encoder"), &text_files)?,
             unet: UNet2DConditionModel::load(&dir.join("unet"), &unet_files)?,
             vae: AutoencoderKl::load(&dir.join("vae"), &vae_files)?,
+            scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
             device: device.clone(),
             digest: digest(dir, &[&text_files, &unet_files, &vae_files])?,
         };
         base.check(dir)?;
         Ok(base)
+    }
+
+    /// Height and width of the images that the model was trained on, in pixels.
+    pub fn resolution(&self) -> usize {
+        // 64 latent cells is what diffusers' pipelines assume where a config is silent.
+        self.unet.config().sample_size.unwrap_or(64) * self.vae.factor()
     }
 
     /// The parts must fit each other.

@@ -4,7 +4,9 @@
 //! the result is a [`delta::Delta`], and several deltas merge in closed form.
 
 pub mod adamw;
+pub mod augment;
 pub mod dataset;
+pub mod delta;
 pub mod loss;
 pub mod parameters;
 pub mod tokens;

@@ -20,10 +20,12 @@ pub(crate) fn train_gradients(case: &Case<'_>) -> Result<Vec<Measured>> {
     };
 
     let batch = batch(case, case.json)?;
-    let gradient = parameters.loss_gradient(base.into(), &batch, objective, &mut FrozenFeatures::default())?;
+    let gradient =
+        parameters.loss_gradient(base.into(), &batch, objective, &mut FrozenFeatures::default())?;
 
     let tolerance = case.tolerance()?;
-    let mut measured = vec![compare_number("loss", gradient.loss.into(), case.f64("loss")?, tolerance)];
+    let mut measured =
+        vec![compare_number("loss", gradient.loss.into(), case.f64("loss")?, tolerance)];
     let ours = parameters.by_name(&gradient.projections)?;
     for (name, reference) in named_tensors(case, "gradients")? {
         let ours = ours.get(&name).with_context(|| format!("no gradient for `{name}`"))?;
@@ -37,7 +39,9 @@ pub(crate) fn train_gradients(case: &Case<'_>) -> Result<Vec<Measured>> {
 pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
     let base = case.model.base()?;
     let optimizer = &case.json["optimizer"];
-    let number = |key: &str| optimizer[key].as_f64().with_context(|| format!("`optimizer.{key}` is not a number"));
+    let number = |key: &str| {
+        optimizer[key].as_f64().with_context(|| format!("`optimizer.{key}` is not a number"))
+    };
     ensure!(number("weight_decay_modifier_tokens")? <= 0.0, "modifier rows do not decay here");
     let recipe = TrainingRecipe {
         prior_loss_weight: case.f64("prior_loss_weight")?,
@@ -61,7 +65,12 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
         let loss = loss.as_f64().context("a loss is not a number")?;
         measured.push(compare_number(&format!("loss {step}"), report.loss.into(), loss, tolerance));
         if let Some(norm) = json["grad_norm"].as_f64() {
-            measured.push(compare_number(&format!("grad_norm {step}"), report.grad_norm, norm, tolerance));
+            measured.push(compare_number(
+                &format!("grad_norm {step}"),
+                report.grad_norm,
+                norm,
+                tolerance,
+            ));
         }
     }
 
@@ -73,17 +82,26 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
     }
     let rows = trainer.parameters.modifier_rows.context("no modifier rows")?;
     let reference = case.input("modifier_token_rows")?;
-    measured.push(compare_norm("modifier_token_rows", &(rows - &before)?, &(reference - &before)?, tolerance)?);
+    measured.push(compare_norm(
+        "modifier_token_rows",
+        &(rows - &before)?,
+        &(reference - &before)?,
+        tolerance,
+    )?);
     Ok(measured)
 }
 
 /// The embedding rows of `initializer_token_ids`.
 fn initial_rows(case: &Case<'_>) -> Result<Option<Tensor>> {
     let base = case.model.base()?;
-    let ids = case.json["initializer_token_ids"].as_array().context("`initializer_token_ids` is not a list")?;
+    let ids = case.json["initializer_token_ids"]
+        .as_array()
+        .context("`initializer_token_ids` is not a list")?;
     let mut rows = Vec::new();
     for id in ids {
-        rows.extend(base.text_encoder.token_row(id.as_u64().context("an id is not a number")? as u32)?);
+        rows.extend(
+            base.text_encoder.token_row(id.as_u64().context("an id is not a number")? as u32)?,
+        );
     }
     if ids.is_empty() {
         return Ok(None);
@@ -114,11 +132,15 @@ fn prediction_type(case: &Case<'_>) -> Result<PredictionType> {
 /// The recorded tensors of an object `{weight name: tensor name}`.
 fn named_tensors(case: &Case<'_>, key: &str) -> Result<Vec<(String, Tensor)>> {
     let names = case.json[key].as_object().with_context(|| format!("`{key}` is not an object"))?;
-    ensure!(names.len() == 2 * case.model.base()?.unet.cross_attention().len(), "`{key}` misses weights");
+    ensure!(
+        names.len() == 2 * case.model.base()?.unet.cross_attention().len(),
+        "`{key}` misses weights"
+    );
     names
         .iter()
         .map(|(name, tensor)| {
-            let tensor = case.model.tensor(tensor.as_str().context("a tensor's name is not a string")?)?;
+            let tensor =
+                case.model.tensor(tensor.as_str().context("a tensor's name is not a string")?)?;
             Ok((name.clone(), tensor.to_dtype(DType::F32)?.to_device(case.model.device())?))
         })
         .collect()

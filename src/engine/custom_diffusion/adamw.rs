@@ -28,14 +28,20 @@ impl AdamW {
     }
 
     /// Returns the parameter after one step along `gradient` (same shape) at the rate `learning_rate`.
-    pub fn step(&mut self, parameter: &Tensor, gradient: &Tensor, learning_rate: f64) -> Result<Tensor> {
+    pub fn step(
+        &mut self,
+        parameter: &Tensor,
+        gradient: &Tensor,
+        learning_rate: f64,
+    ) -> Result<Tensor> {
         let (beta1, beta2) = self.betas;
         self.step += 1;
         self.first_moment = ((&self.first_moment * beta1)? + (gradient * (1.0 - beta1))?)?;
         self.second_moment = ((&self.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
         let first = learning_rate / (1.0 - beta1.powi(self.step));
         let second = (1.0 - beta2.powi(self.step)).sqrt().recip();
-        let direction = (&self.first_moment / ((self.second_moment.sqrt()? * second)? + self.epsilon)?)?;
+        let direction =
+            (&self.first_moment / ((self.second_moment.sqrt()? * second)? + self.epsilon)?)?;
         (parameter * (1.0 - learning_rate * self.weight_decay))? - (direction * first)?
     }
 }

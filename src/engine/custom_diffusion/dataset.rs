@@ -4,7 +4,9 @@ use candle_core::Tensor;
 
 use crate::domain::training::TrainingRecipe;
 use crate::engine::base_model::BaseModel;
-use crate::engine::custom_diffusion::augment::{Canvas, PreparedImage, augment_instance, prepare_class_image};
+use crate::engine::custom_diffusion::augment::{
+    Canvas, PreparedImage, augment_instance, prepare_class_image,
+};
 use crate::engine::custom_diffusion::parameters::Batch;
 use crate::engine::custom_diffusion::tokens::{concept_name, modifier_tokens};
 use crate::engine::custom_diffusion::train::{TrainingConcept, TrainingInput};
@@ -62,9 +64,13 @@ impl Dataset {
         for (concept, planned) in input.concepts.iter().zip(&plan) {
             let mut data = ConceptData { instances: Vec::new(), class_images: Vec::new() };
             for chunk in planned.chunks(ENCODE_BATCH) {
-                let prepared: Vec<PreparedImage> =
-                    chunk.iter().map(|planned| planned.prepare(recipe, input.seed, concept, canvas)).collect();
-                for ((planned, prepared), (mean, std)) in chunk.iter().zip(&prepared).zip(posteriors(base, &prepared, canvas)?) {
+                let prepared: Vec<PreparedImage> = chunk
+                    .iter()
+                    .map(|planned| planned.prepare(recipe, input.seed, concept, canvas))
+                    .collect();
+                for ((planned, prepared), (mean, std)) in
+                    chunk.iter().zip(&prepared).zip(posteriors(base, &prepared, canvas)?)
+                {
                     let captions = planned.captions(recipe, concept, &prepared.caption_prefix);
                     let captions = captions
                         .iter()
@@ -84,15 +90,22 @@ impl Dataset {
             concepts.push(data);
         }
         let side = canvas.resolution / canvas.factor;
-        let latent_shape = [base.vae.latent_channels(), side, side];
+        let latent_shape = [base.vae.config().latent_channels, side, side];
         Ok(Self { concepts, latent_shape, scaling_factor: base.vae.scaling_factor() as f32 })
     }
 
     /// The batch of one step: instance rows, then class rows, both taking turns between the concepts.
     ///
     /// A row's draws depend on the seed, the step and its place alone.
-    pub fn batch(&self, base: &BaseModel, recipe: &TrainingRecipe, seed: u64, step: usize) -> Result<Batch> {
-        let with_class_images = self.concepts.iter().all(|concept| !concept.class_images.is_empty());
+    pub fn batch(
+        &self,
+        base: &BaseModel,
+        recipe: &TrainingRecipe,
+        seed: u64,
+        step: usize,
+    ) -> Result<Batch> {
+        let with_class_images =
+            self.concepts.iter().all(|concept| !concept.class_images.is_empty());
         let class_rows = if with_class_images { recipe.class_batch_size } else { 0 };
         let rows = recipe.instance_batch_size + class_rows;
         let [channels, height, width] = self.latent_shape;
@@ -108,7 +121,8 @@ impl Dataset {
             let draw = |purpose| Random::new(seed, purpose, step as u64, row as u64);
             let is_class = row >= recipe.instance_batch_size;
             let turn = if is_class { row - recipe.instance_batch_size } else { row };
-            let concept = &self.concepts[(step * recipe.instance_batch_size + turn) % self.concepts.len()];
+            let concept =
+                &self.concepts[(step * recipe.instance_batch_size + turn) % self.concepts.len()];
             let pool = if is_class { &concept.class_images } else { &concept.instances };
             let mut order = draw(Purpose::DataOrder);
             let image = &pool[order.below(pool.len())];
@@ -120,7 +134,8 @@ impl Dataset {
                 *value = (mean + std * *value) * self.scaling_factor;
             }
             draw(Purpose::Noise).normals(&mut noise[row * size..(row + 1) * size]);
-            timesteps.push(draw(Purpose::Timestep).below(base.scheduler.num_train_timesteps) as u32);
+            timesteps
+                .push(draw(Purpose::Timestep).below(base.scheduler.num_train_timesteps) as u32);
             mask.extend_from_slice(&image.mask);
             is_class_image.push(is_class);
         }
@@ -143,21 +158,38 @@ enum Planned {
 }
 
 impl Planned {
-    fn prepare(&self, recipe: &TrainingRecipe, seed: u64, concept: &TrainingConcept, canvas: Canvas) -> PreparedImage {
+    fn prepare(
+        &self,
+        recipe: &TrainingRecipe,
+        seed: u64,
+        concept: &TrainingConcept,
+        canvas: Canvas,
+    ) -> PreparedImage {
         match *self {
             Self::Instance { image, draw } => {
                 let mut random = Random::new(seed, Purpose::Augmentation, image as u64, draw);
                 augment_instance(&concept.images[image], canvas, recipe, &mut random)
             }
-            Self::Class { image, flip } => prepare_class_image(&concept.class_images[image].image, canvas, flip),
+            Self::Class { image, flip } => {
+                prepare_class_image(&concept.class_images[image].image, canvas, flip)
+            }
         }
     }
 
-    fn captions(&self, recipe: &TrainingRecipe, concept: &TrainingConcept, prefix: &str) -> Vec<String> {
+    fn captions(
+        &self,
+        recipe: &TrainingRecipe,
+        concept: &TrainingConcept,
+        prefix: &str,
+    ) -> Vec<String> {
         match *self {
             Self::Instance { .. } => {
                 let name = concept_name(concept);
-                recipe.instance_templates.iter().map(|t| format!("{prefix}{}", t.replace("{}", &name))).collect()
+                recipe
+                    .instance_templates
+                    .iter()
+                    .map(|t| format!("{prefix}{}", t.replace("{}", &name)))
+                    .collect()
             }
             Self::Class { image, .. } => vec![concept.class_images[image].caption.clone()],
         }
@@ -165,7 +197,12 @@ impl Planned {
 }
 
 /// Which images of a concept are encoded: many augmentations of each photo, each class image and its mirror image.
-fn plan_concept(recipe: &TrainingRecipe, seed: u64, index: usize, concept: &TrainingConcept) -> Vec<Planned> {
+fn plan_concept(
+    recipe: &TrainingRecipe,
+    seed: u64,
+    index: usize,
+    concept: &TrainingConcept,
+) -> Vec<Planned> {
     let draws = recipe.max_train_steps * recipe.instance_batch_size;
     let pool = draws.min(AUGMENTATIONS_PER_IMAGE * concept.images.len()).max(concept.images.len());
     let instances = (0..pool).map(|i| {
@@ -192,23 +229,37 @@ fn plan_concept(recipe: &TrainingRecipe, seed: u64, index: usize, concept: &Trai
 }
 
 /// Mean and standard deviation of each image's latent, flat.
-fn posteriors(base: &BaseModel, images: &[PreparedImage], canvas: Canvas) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
+fn posteriors(
+    base: &BaseModel,
+    images: &[PreparedImage],
+    canvas: Canvas,
+) -> Result<Vec<(Vec<f32>, Vec<f32>)>> {
     let side = canvas.resolution;
     let pixels: Vec<f32> = images.iter().flat_map(|image| image.pixels.iter().copied()).collect();
-    let posterior = base.vae.encode(&Tensor::from_vec(pixels, (images.len(), 3, side, side), &base.device)?)?;
-    let rows = |tensor: &Tensor| tensor.to_dtype(candle_core::DType::F32)?.flatten_from(1)?.to_vec2::<f32>();
+    let posterior =
+        base.vae.encode(&Tensor::from_vec(pixels, (images.len(), 3, side, side), &base.device)?)?;
+    let rows = |tensor: &Tensor| {
+        tensor.to_dtype(candle_core::DType::F32)?.flatten_from(1)?.to_vec2::<f32>()
+    };
     Ok(rows(&posterior.mean)?.into_iter().zip(rows(&posterior.std)?).collect())
 }
 
-fn token_ids(base: &BaseModel, caption: &str, tokens: &[&str], planned: &Planned) -> Result<Vec<u32>> {
-    let encoded = base.tokenizer.encode(caption, tokens);
+fn token_ids(
+    base: &BaseModel,
+    caption: &str,
+    tokens: &[&str],
+    planned: &Planned,
+) -> Result<Vec<u32>> {
+    let encoded = base.tokenizer.encode(caption, tokens)?;
     let limit = base.tokenizer.max_length();
     match planned {
         // A caption from the web is cut, as in the reference implementations; one that we make must be whole.
-        Planned::Instance { .. } if encoded.length > limit => Err(EngineError::InvalidInput(format!(
-            "the caption `{caption}` has {} tokens, the model takes {limit}: use a shorter class noun",
-            encoded.length
-        ))),
+        Planned::Instance { .. } if encoded.length > limit => {
+            Err(EngineError::InvalidInput(format!(
+                "the caption `{caption}` has {} tokens, the model takes {limit}: use a shorter class noun",
+                encoded.length
+            )))
+        }
         Planned::Instance { .. } | Planned::Class { .. } => Ok(encoded.ids),
     }
 }

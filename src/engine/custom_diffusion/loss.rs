@@ -23,8 +23,13 @@ pub fn error_weights(
         .iter()
         .zip(cells)
         .map(|(&class, cells)| {
-            let (share, rows) = if class { (prior_loss_weight, class_rows) } else { (1.0, instance_rows) };
-            if cells > 0.0 { (share / (rows as f64 * channels as f64 * f64::from(cells))) as f32 } else { 0.0 }
+            let (share, rows) =
+                if class { (prior_loss_weight, class_rows) } else { (1.0, instance_rows) };
+            if cells > 0.0 {
+                (share / (rows as f64 * channels as f64 * f64::from(cells))) as f32
+            } else {
+                0.0
+            }
         })
         .collect();
     let weights = Tensor::from_vec(weights, (is_class_image.len(), 1, 1, 1), mask.device())?;
@@ -35,7 +40,11 @@ pub fn error_weights(
 ///
 /// - `model_pred`, `target`: `(batch, channels, height, width)`
 /// - `weights`: `(batch, 1, height, width)`, from [`error_weights`]
-pub fn weighted_squared_error(model_pred: &Tensor, target: &Tensor, weights: &Tensor) -> Result<Tensor> {
+pub fn weighted_squared_error(
+    model_pred: &Tensor,
+    target: &Tensor,
+    weights: &Tensor,
+) -> Result<Tensor> {
     let error = (model_pred.to_dtype(candle_core::DType::F32)? - target)?;
     error.sqr()?.broadcast_mul(weights)?.sum_all()
 }

@@ -96,8 +96,14 @@ impl Parameters {
     pub fn by_name(&self, projections: &Tensor) -> Result<BTreeMap<String, Tensor>> {
         let mut named = BTreeMap::new();
         for LayerRows { name, start, inner } in &self.layers {
-            named.insert(format!("{name}.to_k.weight"), projections.narrow(0, *start, *inner)?.copy()?);
-            named.insert(format!("{name}.to_v.weight"), projections.narrow(0, start + inner, *inner)?.copy()?);
+            named.insert(
+                format!("{name}.to_k.weight"),
+                projections.narrow(0, *start, *inner)?.copy()?,
+            );
+            named.insert(
+                format!("{name}.to_v.weight"),
+                projections.narrow(0, start + inner, *inner)?.copy()?,
+            );
         }
         Ok(named)
     }
@@ -122,14 +128,21 @@ impl Parameters {
         let timesteps: Vec<f32> = batch.timesteps.iter().map(|&t| t as f32).collect();
         let model_pred = base.unet.forward(&noisy_latents, &timesteps, &conditioning)?;
         let channels = batch.latents.dim(1)?;
-        let weights = error_weights(&batch.mask, &batch.is_class_image, channels, objective.prior_loss_weight)?;
+        let weights = error_weights(
+            &batch.mask,
+            &batch.is_class_image,
+            channels,
+            objective.prior_loss_weight,
+        )?;
         let loss = weighted_squared_error(&model_pred, &target, &weights)?;
 
         let gradients = loss.backward()?;
         let mut parts = Vec::with_capacity(leaves.len());
         for leaf in &leaves {
             let gradient = gradients.get(leaf).ok_or_else(|| {
-                EngineError::InvalidInput("a cross-attention layer does not reach the prediction".into())
+                EngineError::InvalidInput(
+                    "a cross-attention layer does not reach the prediction".into(),
+                )
             })?;
             parts.push(gradient.detach().to_dtype(DType::F32)?);
         }
@@ -156,7 +169,11 @@ impl Parameters {
     }
 
     /// K and V of every layer as fresh leaves, in the order of the stack, and as the UNet takes them.
-    fn key_value_leaves(&self, features: &Tensor, base: FrozenModel<'_>) -> Result<(Vec<Var>, Conditioning)> {
+    fn key_value_leaves(
+        &self,
+        features: &Tensor,
+        base: FrozenModel<'_>,
+    ) -> Result<(Vec<Var>, Conditioning)> {
         let (batch, tokens, width) = features.dims3()?;
         let all = features.reshape((batch * tokens, width))?.matmul(&self.projections.t()?)?;
         let all = all.reshape((batch, tokens, ()))?; // (batch, tokens, Σ 2·inner)
@@ -164,9 +181,13 @@ impl Parameters {
         let mut leaves = Vec::with_capacity(2 * self.layers.len());
         let mut layers = Vec::with_capacity(self.layers.len());
         for LayerRows { start, inner, .. } in &self.layers {
-            let key = Var::from_tensor(&all.narrow(2, *start, *inner)?.contiguous()?.to_dtype(dtype)?)?;
-            let value = Var::from_tensor(&all.narrow(2, start + inner, *inner)?.contiguous()?.to_dtype(dtype)?)?;
-            layers.push(KeyValue { key: key.as_tensor().clone(), value: value.as_tensor().clone() });
+            let key =
+                Var::from_tensor(&all.narrow(2, *start, *inner)?.contiguous()?.to_dtype(dtype)?)?;
+            let value = Var::from_tensor(
+                &all.narrow(2, start + inner, *inner)?.contiguous()?.to_dtype(dtype)?,
+            )?;
+            layers
+                .push(KeyValue { key: key.as_tensor().clone(), value: value.as_tensor().clone() });
             leaves.extend([key, value]);
         }
         Ok((leaves, Conditioning { layers }))
@@ -254,18 +275,26 @@ impl FrozenFeatures {
 }
 
 /// `x_t = √ᾱ x₀ + √(1−ᾱ) ε`, and what the model is asked to predict from it.
-fn diffuse(base: FrozenModel<'_>, batch: &Batch, prediction_type: PredictionType) -> Result<(Tensor, Tensor)> {
+fn diffuse(
+    base: FrozenModel<'_>,
+    batch: &Batch,
+    prediction_type: PredictionType,
+) -> Result<(Tensor, Tensor)> {
     let alphas_cumprod = base.scheduler.alphas_cumprod();
     let column = |f: &dyn Fn(f64) -> f64| {
-        let values: Vec<f32> = batch.timesteps.iter().map(|&t| f(alphas_cumprod[t as usize]) as f32).collect();
+        let values: Vec<f32> =
+            batch.timesteps.iter().map(|&t| f(alphas_cumprod[t as usize]) as f32).collect();
         Tensor::from_vec(values, (batch.timesteps.len(), 1, 1, 1), batch.latents.device())
     };
     let signal = column(&f64::sqrt)?;
     let noise = column(&|alpha| (1.0 - alpha).sqrt())?;
-    let noisy_latents = (batch.latents.broadcast_mul(&signal)? + batch.noise.broadcast_mul(&noise)?)?;
+    let noisy_latents =
+        (batch.latents.broadcast_mul(&signal)? + batch.noise.broadcast_mul(&noise)?)?;
     let target = match prediction_type {
         PredictionType::Epsilon => batch.noise.clone(),
-        PredictionType::VPrediction => (batch.noise.broadcast_mul(&signal)? - batch.latents.broadcast_mul(&noise)?)?,
+        PredictionType::VPrediction => {
+            (batch.noise.broadcast_mul(&signal)? - batch.latents.broadcast_mul(&noise)?)?
+        }
         PredictionType::Sample => batch.latents.clone(),
     };
     Ok((noisy_latents.to_dtype(base.unet.dtype())?, target))

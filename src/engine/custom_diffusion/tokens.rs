@@ -9,7 +9,10 @@ use crate::engine::{EngineError, Result};
 
 /// The modifier tokens of the concepts that have one, in order: token `i` has the id `vocab_size + i`.
 pub fn modifier_tokens(concepts: &[TrainingConcept]) -> Vec<&str> {
-    concepts.iter().filter_map(|concept| concept.modifier_token.as_ref().map(|token| token.as_str())).collect()
+    concepts
+        .iter()
+        .filter_map(|concept| concept.modifier_token.as_ref().map(|token| token.as_str()))
+        .collect()
 }
 
 /// How a caption names the concept: `<modifier> noun`, or the noun alone.
@@ -24,13 +27,19 @@ pub fn concept_name(concept: &TrainingConcept) -> String {
 ///
 /// # Errors
 /// [`EngineError::InvalidInput`] if an initializer is not an entry of the model's vocabulary.
-pub fn initial_rows(base: &BaseModel, recipe: &TrainingRecipe, tokens: usize) -> Result<Option<Tensor>> {
+pub fn initial_rows(
+    base: &BaseModel,
+    recipe: &TrainingRecipe,
+    tokens: usize,
+) -> Result<Option<Tensor>> {
     if tokens == 0 {
         return Ok(None);
     }
     let mut rows = Vec::new();
     for token in 0..tokens {
-        rows.extend(base.text_encoder.token_row(initializer_id(base, initializer(recipe, token)?)?)?);
+        rows.extend(
+            base.text_encoder.token_row(initializer_id(base, initializer(recipe, token)?)?)?,
+        );
     }
     let width = rows.len() / tokens;
     Ok(Some(Tensor::from_vec(rows, (tokens, width), &base.device)?))
@@ -40,13 +49,17 @@ pub fn initial_rows(base: &BaseModel, recipe: &TrainingRecipe, tokens: usize) ->
 pub fn initializer(recipe: &TrainingRecipe, token: usize) -> Result<&str> {
     let names = &recipe.initializer_tokens;
     match names.len() {
-        0 => Err(EngineError::InvalidInput("initializer_tokens is empty: name at least one vocabulary entry".into())),
+        0 => Err(EngineError::InvalidInput(
+            "initializer_tokens is empty: name at least one vocabulary entry".into(),
+        )),
         count => Ok(&names[token % count]),
     }
 }
 
 fn initializer_id(base: &BaseModel, name: &str) -> Result<u32> {
     base.tokenizer.token_id(name).ok_or_else(|| {
-        EngineError::InvalidInput(format!("initializer_tokens: `{name}` is not an entry of the model's vocabulary"))
+        EngineError::InvalidInput(format!(
+            "initializer_tokens: `{name}` is not an entry of the model's vocabulary"
+        ))
     })
 }

@@ -10,7 +10,9 @@ use crate::engine::base_model::BaseModel;
 use crate::engine::custom_diffusion::adamw::{AdamW, clip_factor, global_norm};
 use crate::engine::custom_diffusion::dataset::Dataset;
 use crate::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
-use crate::engine::custom_diffusion::parameters::{Batch, FrozenFeatures, FrozenModel, Objective, Parameters};
+use crate::engine::custom_diffusion::parameters::{
+    Batch, FrozenFeatures, FrozenModel, Objective, Parameters,
+};
 use crate::engine::custom_diffusion::tokens::{initial_rows, initializer, modifier_tokens};
 use crate::engine::{EngineError, Flow, Result};
 
@@ -75,7 +77,14 @@ pub fn train(
     let mut trainer = Trainer::new(base.into(), recipe, initial_rows(base, recipe, tokens)?)?;
     let dataset = Dataset::encode(base, input, &mut |step, total_steps| {
         let phase = TrainingPhase::Encoding;
-        observe(&TrainingProgress { phase, step, total_steps, loss: 0.0, grad_norm: 0.0, learning_rate: 0.0 })
+        observe(&TrainingProgress {
+            phase,
+            step,
+            total_steps,
+            loss: 0.0,
+            grad_norm: 0.0,
+            learning_rate: 0.0,
+        })
     })?;
 
     for step in 0..recipe.max_train_steps {
@@ -121,7 +130,11 @@ pub struct StepReport {
 
 impl Trainer {
     /// Starts from the base model and `(modifier tokens, text_dim)` initial rows. Modifier rows do not decay.
-    pub fn new(base: FrozenModel<'_>, recipe: &TrainingRecipe, modifier_rows: Option<candle_core::Tensor>) -> Result<Self> {
+    pub fn new(
+        base: FrozenModel<'_>,
+        recipe: &TrainingRecipe,
+        modifier_rows: Option<candle_core::Tensor>,
+    ) -> Result<Self> {
         let parameters = Parameters::new(base, modifier_rows)?;
         Ok(Self {
             objective: Objective {
@@ -132,25 +145,45 @@ impl Trainer {
             max_grad_norm: recipe.max_grad_norm,
             token_learning_rate_factor: recipe.token_learning_rate_factor,
             projections_optimizer: AdamW::new(&parameters.projections, recipe.weight_decay)?,
-            modifier_rows_optimizer: parameters.modifier_rows.as_ref().map(|rows| AdamW::new(rows, 0.0)).transpose()?,
+            modifier_rows_optimizer: parameters
+                .modifier_rows
+                .as_ref()
+                .map(|rows| AdamW::new(rows, 0.0))
+                .transpose()?,
             parameters,
             frozen: FrozenFeatures::default(),
         })
     }
 
     /// One optimiser step on `batch`.
-    pub fn step(&mut self, base: FrozenModel<'_>, batch: &Batch, learning_rate: f64) -> Result<StepReport> {
-        let gradient = self.parameters.loss_gradient(base, batch, self.objective, &mut self.frozen)?;
-        let grad_norm = global_norm([&gradient.projections].into_iter().chain(&gradient.modifier_rows))?;
+    pub fn step(
+        &mut self,
+        base: FrozenModel<'_>,
+        batch: &Batch,
+        learning_rate: f64,
+    ) -> Result<StepReport> {
+        let gradient =
+            self.parameters.loss_gradient(base, batch, self.objective, &mut self.frozen)?;
+        let grad_norm =
+            global_norm([&gradient.projections].into_iter().chain(&gradient.modifier_rows))?;
         let clip = clip_factor(grad_norm, self.max_grad_norm);
 
         let parameters = &mut self.parameters;
-        parameters.projections =
-            self.projections_optimizer.step(&parameters.projections, &(gradient.projections * clip)?, learning_rate)?;
-        if let (Some(rows), Some(gradient), Some(optimizer)) =
-            (&mut parameters.modifier_rows, gradient.modifier_rows, &mut self.modifier_rows_optimizer)
-        {
-            *rows = optimizer.step(rows, &(gradient * clip)?, learning_rate * self.token_learning_rate_factor)?;
+        parameters.projections = self.projections_optimizer.step(
+            &parameters.projections,
+            &(gradient.projections * clip)?,
+            learning_rate,
+        )?;
+        if let (Some(rows), Some(gradient), Some(optimizer)) = (
+            &mut parameters.modifier_rows,
+            gradient.modifier_rows,
+            &mut self.modifier_rows_optimizer,
+        ) {
+            *rows = optimizer.step(
+                rows,
+                &(gradient * clip)?,
+                learning_rate * self.token_learning_rate_factor,
+            )?;
         }
         Ok(StepReport { loss: gradient.loss, grad_norm })
     }
@@ -193,7 +226,8 @@ fn delta(base: &BaseModel, input: &TrainingInput, parameters: &Parameters) -> Re
             class_noun: concept.class_noun.clone(),
         });
     }
-    let weights = parameters.by_name(&parameters.projections.to_device(&candle_core::Device::Cpu)?)?;
+    let weights =
+        parameters.by_name(&parameters.projections.to_device(&candle_core::Device::Cpu)?)?;
     Ok(Delta {
         base_digest: base.digest.clone(),
         concepts,
