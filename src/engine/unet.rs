@@ -45,8 +45,8 @@ pub struct CrossAttentionKv {
 /// | weight                                         | shape, with `c = block_out_channels`          |
 /// |------------------------------------------------|-----------------------------------------------|
 /// | `conv_in.weight`, `.bias`                      | `(c₀, in_channels, 3, 3)`, `(c₀,)`            |
-/// | `time_embedding.linear_{1,2}`                  | see [`TimestepEmbedding`]                     |
-/// | `down_blocks.N.*`, `up_blocks.N.*`, `mid_block.*` | see [`blocks`]                             |
+/// | `time_embedding.linear_{1,2}`                  | see `TimestepEmbedding`                       |
+/// | `down_blocks.N.*`, `up_blocks.N.*`, `mid_block.*` | see `unet/blocks.rs`                            |
 /// | `conv_norm_out.weight`, `.bias`                | `(c₀,)`                                       |
 /// | `conv_out.weight`, `.bias`                     | `(out_channels, c₀, 3, 3)`, `(out_channels,)` |
 pub struct UNet2DConditionModel {

@@ -58,7 +58,7 @@ pub struct Posterior {
 ///
 /// | weight                               | shape, with `l = latent_channels`      |
 /// |--------------------------------------|----------------------------------------|
-/// | `encoder.*`, `decoder.*`             | see [`coder`]                          |
+/// | `encoder.*`, `decoder.*`             | see `vae/coder.rs`                         |
 /// | `quant_conv.weight`, `.bias`         | `(2l, 2l, 1, 1)`, `(2l,)`              |
 /// | `post_quant_conv.weight`, `.bias`    | `(l, l, 1, 1)`, `(l,)`                 |
 pub struct AutoencoderKl {

@@ -3,6 +3,7 @@
 //! `GOLDEN_DIR=<folder> cargo test --release --test golden [FILTER]` runs every case of every model folder below
 //! `GOLDEN_DIR` (default `tests/golden`), prints the largest error of each beside its bound, and fails beyond it.
 //! `README.md` in that folder describes the format. FILTER keeps the cases whose `model/name` contains it.
+//! `GOLDEN_DEVICE=cuda:0` runs them there, in f32. `record_variants.py` makes further folders for `GOLDEN_DIR`.
 
 mod merging;
 mod models;
@@ -20,7 +21,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
-use vstar::engine::base_model::BaseModel;
+use vstar::engine::{base_model::BaseModel, device::device_named};
 
 /// A folder with a model and what diffusers answered for it.
 pub(crate) struct GoldenModel {
@@ -44,7 +45,7 @@ impl GoldenModel {
     /// The whole model, loaded when the first case asks for it.
     pub(crate) fn base(&self) -> Result<&BaseModel> {
         if self.base.get().is_none() {
-            let base = BaseModel::load(&self.folder(), &self.device)
+            let base = BaseModel::load_as(&self.folder(), &self.device, DType::F32)
                 .context("the model folder does not load")?;
             let _ = self.base.set(base);
         }
@@ -292,5 +293,7 @@ fn main() -> Result<ExitCode> {
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let root =
         std::env::var_os("GOLDEN_DIR").map_or_else(|| PathBuf::from("tests/golden"), PathBuf::from);
-    run_all(&root, filter.map(String::as_str), &Device::Cpu)
+    let device =
+        device_named(&std::env::var("GOLDEN_DEVICE").unwrap_or_else(|_| "cpu".to_owned()))?;
+    run_all(&root, filter.map(String::as_str), &device)
 }

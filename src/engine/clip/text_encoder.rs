@@ -54,7 +54,7 @@ fn default_layer_norm_eps() -> f64 {
 /// |------------------------------------------------------|--------------------------------|
 /// | `embeddings.token_embedding.weight`                  | `(vocab_size, hidden_size)`    |
 /// | `embeddings.position_embedding.weight`               | `(max_position_embeddings, hidden_size)` |
-/// | `encoder.layers.N.*`                                 | see [`EncoderLayer`]           |
+/// | `encoder.layers.N.*`                                 | see `EncoderLayer`             |
 /// | `final_layer_norm.weight`, `.bias`                   | `(hidden_size,)`               |
 ///
 /// Older checkpoints have all of these below `text_model.`.

@@ -4,10 +4,7 @@
 //! lower-cased. What is left is split into words, contractions, single digits and runs of signs; each piece is
 //! written in byte symbols and merged pair by pair, the last symbol of a piece carrying `</w>`.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -249,7 +246,7 @@ fn read_bpe(dir: &Path, unk_token: &str) -> Result<BPE> {
         .map_err(|error| failed(dir, error))
 }
 
-fn read_merges(path: &PathBuf) -> Result<Vec<(String, String)>> {
+fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(path, error))?;
     let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
     lines
@@ -262,7 +259,7 @@ fn read_merges(path: &PathBuf) -> Result<Vec<(String, String)>> {
 
 type VocabularyAndMerges = (BTreeMap<String, u32>, Vec<(String, String)>);
 
-fn read_tokenizer_json(path: &PathBuf) -> Result<VocabularyAndMerges> {
+fn read_tokenizer_json(path: &Path) -> Result<VocabularyAndMerges> {
     #[derive(Deserialize)]
     struct File {
         model: BpeModel,
