@@ -10,6 +10,7 @@ pub mod device;
 mod layers;
 pub mod ops;
 pub mod random;
+pub mod sampler;
 pub mod schedulers;
 pub mod unet;
 pub mod vae;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -30,7 +30,11 @@ pub struct BaseModel {
 impl BaseModel {
     /// Loads a folder of the diffusers layout.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        let dtype = compute_dtype(device);
+        Self::load_as(dir, device, compute_dtype(device))
+    }
+
+    /// Loads it in another dtype than the device's own, such as f32 on a GPU to compare with references.
+    pub fn load_as(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
         let open =
             |folder: &str, stem: &str| WeightFiles::open(&dir.join(folder), stem, device, dtype);
         let text_files = open("text_encoder", "model")?;

@@ -1,8 +1,14 @@
 //! Prompt and deltas to K and V per layer: all that the UNet sees of either.
 
-use candle_core::Tensor;
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::{EngineError, Result};
+use candle_core::{DType, Tensor};
+
+use super::{
+    EngineError, Result,
+    base_model::BaseModel,
+    custom_diffusion::delta::{Delta, DeltaWeights},
+};
 
 /// What one cross-attention layer attends to.
 #[derive(Clone, Debug)]
@@ -49,4 +55,171 @@ impl Conditioning {
         };
         Ok(Self { layers: self.layers.iter().map(rows).collect::<Result<_>>()? })
     }
+}
+
+/// A delta in a request, and how much of it.
+#[derive(Clone)]
+pub struct ConceptUse {
+    pub delta: Arc<Delta>,
+    /// Multiplies the delta's ΔW: 0 is the base model, 1 the delta as it was learnt.
+    pub strength: f64,
+}
+
+/// The concepts of one request, resolved once for all of its prompts.
+///
+/// `K_l = W₀ c + Σ strength · ΔW_l c`, likewise V, where `c` is the prompt encoded with the concepts' token rows.
+pub struct ConceptSet {
+    tokens: Vec<String>,
+    rows: Option<Tensor>,
+    changes: Vec<LayerChange>,
+}
+
+/// What the concepts add to one cross-attention layer, in f32 on the device.
+struct LayerChange {
+    key: Option<WeightChange>,
+    value: Option<WeightChange>,
+}
+
+enum WeightChange {
+    /// The whole matrix in place of the base's, `(inner, text_dim)`.
+    Replaced(Tensor),
+    /// `E`, `(inner, s)`, and `P`, `(s, text_dim)`: `ΔW = E P`.
+    LowRank(Tensor, Tensor),
+}
+
+impl ConceptSet {
+    /// Checks that the concepts belong to this base model, and gathers their tokens and weights.
+    ///
+    /// Two or more deltas are merged by the caller: what they change overlaps, so their sum would be wrong.
+    pub fn new(base: &BaseModel, concepts: &[ConceptUse]) -> Result<Self> {
+        if concepts.len() > 1 {
+            let text =
+                format!("{} deltas must be merged before they are used together", concepts.len());
+            return Err(EngineError::InvalidInput(text));
+        }
+        let mut tokens = Vec::new();
+        let mut rows = Vec::new();
+        let mut changes = Vec::new();
+        for concept in concepts {
+            concept.delta.check_base(base)?;
+            for learnt in &concept.delta.concepts {
+                if let (Some(token), Some(row)) = (&learnt.modifier_token, &learnt.token_row) {
+                    tokens.push(token.as_str().to_owned());
+                    rows.push(Tensor::new(row.as_slice(), &base.device)?);
+                }
+            }
+            changes = layer_changes(base, concept)?;
+        }
+        let rows = if rows.is_empty() { None } else { Some(Tensor::stack(&rows, 0)?) }; // (tokens, dim)
+        Ok(Self { tokens, rows, changes })
+    }
+
+    /// Encodes a prompt and projects it: K and V of one row.
+    pub fn condition(&self, base: &BaseModel, prompt: &str) -> Result<Conditioning> {
+        let text = self.encode(base, prompt)?; // (1, tokens, dim)
+        let mut conditioning = base.unet.project(&text)?;
+        let text = text.to_dtype(DType::F32)?.squeeze(0)?; // (tokens, dim)
+        for (kv, change) in conditioning.layers.iter_mut().zip(&self.changes) {
+            kv.key = apply(&kv.key, change.key.as_ref(), &text)?;
+            kv.value = apply(&kv.value, change.value.as_ref(), &text)?;
+        }
+        Ok(conditioning)
+    }
+
+    /// The features of a prompt, `(1, tokens, dim)`, with the concepts' token rows spliced in.
+    fn encode(&self, base: &BaseModel, prompt: &str) -> Result<Tensor> {
+        let added: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
+        check_words(prompt, &added)?;
+        let tokens = base.tokenizer.encode(prompt, &added)?;
+        let limit = base.tokenizer.max_length();
+        if tokens.length > limit {
+            return Err(EngineError::InvalidInput(format!(
+                "prompt `{prompt}` is {} tokens long with its begin and end marks, the limit is {limit}",
+                tokens.length
+            )));
+        }
+        base.text_encoder.forward(&[tokens.ids], self.rows.as_ref())
+    }
+}
+
+/// K and V of one prompt with its concepts.
+pub fn condition_prompt(
+    base: &BaseModel,
+    prompt: &str,
+    concepts: &[ConceptUse],
+) -> Result<Conditioning> {
+    ConceptSet::new(base, concepts)?.condition(base, prompt)
+}
+
+/// Refuses `<words>` that no concept of the request has: they would fall apart into ordinary tokens.
+fn check_words(prompt: &str, known: &[&str]) -> Result<()> {
+    for (start, _) in prompt.match_indices('<') {
+        let rest = &prompt[start + 1..];
+        let Some(end) = rest.find('>') else { continue };
+        let word = &rest[..end];
+        let like_a_token = !word.is_empty()
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let token = format!("<{word}>");
+        if like_a_token && !known.iter().any(|known| known.eq_ignore_ascii_case(&token)) {
+            let text =
+                format!("prompt `{prompt}` names {token}, which no concept of this request has");
+            return Err(EngineError::InvalidInput(text));
+        }
+    }
+    Ok(())
+}
+
+fn layer_changes(base: &BaseModel, concept: &ConceptUse) -> Result<Vec<LayerChange>> {
+    let device = &base.device;
+    let on_device =
+        |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(DType::F32)?.to_device(device)?) };
+    let low_rank = match &concept.delta.weights {
+        DeltaWeights::LowRank { p, .. } => Some(on_device(p)?),
+        DeltaWeights::Dense(_) => None,
+    };
+    let change = |name: String, base_weight: &Tensor| -> Result<Option<WeightChange>> {
+        let of_layer: &BTreeMap<String, Tensor> = match &concept.delta.weights {
+            DeltaWeights::Dense(weights) => weights,
+            DeltaWeights::LowRank { e, .. } => e,
+        };
+        let Some(learnt) = of_layer.get(&name) else { return Ok(None) };
+        let learnt = on_device(learnt)?;
+        Ok(Some(match &low_rank {
+            Some(p) => WeightChange::LowRank((learnt * concept.strength)?, p.clone()),
+            None => WeightChange::Replaced(blend(
+                &base_weight.to_dtype(DType::F32)?,
+                learnt,
+                concept.strength,
+            )?),
+        }))
+    };
+    let layer = |kv: &super::unet::CrossAttentionKv| -> Result<LayerChange> {
+        Ok(LayerChange {
+            key: change(format!("{}.to_k.weight", kv.name), &kv.to_k)?,
+            value: change(format!("{}.to_v.weight", kv.name), &kv.to_v)?,
+        })
+    };
+    base.unet.cross_attention().iter().map(layer).collect()
+}
+
+/// `W₀ + strength (W − W₀)`, which is `W` itself, without rounding, at full strength.
+fn blend(base: &Tensor, learnt: Tensor, strength: f64) -> Result<Tensor> {
+    if (strength - 1.0).abs() < f64::EPSILON {
+        return Ok(learnt);
+    }
+    Ok((base + ((learnt - base)? * strength)?)?)
+}
+
+/// - `projected`: `(1, tokens, inner)` of the base model
+/// - `text`: `(tokens, text_dim)` in f32
+fn apply(projected: &Tensor, change: Option<&WeightChange>, text: &Tensor) -> Result<Tensor> {
+    let changed = match change {
+        None => return Ok(projected.clone()),
+        Some(WeightChange::Replaced(weight)) => text.matmul(&weight.t()?)?,
+        Some(WeightChange::LowRank(e, p)) => {
+            let added = text.matmul(&p.t()?)?.matmul(&e.t()?)?; // (tokens, s), then (tokens, inner)
+            (projected.squeeze(0)?.to_dtype(DType::F32)? + added)?
+        }
+    };
+    Ok(changed.unsqueeze(0)?.to_dtype(projected.dtype())?)
 }

@@ -8,7 +8,9 @@ use vstar::domain::concept::ModifierToken;
 use vstar::domain::training::TrainingRecipe;
 use vstar::engine::base_model::BaseModel;
 use vstar::engine::custom_diffusion::delta::DeltaWeights;
-use vstar::engine::custom_diffusion::train::{CaptionedImage, TrainingConcept, TrainingInput, TrainingPhase, train};
+use vstar::engine::custom_diffusion::train::{
+    CaptionedImage, TrainingConcept, TrainingInput, TrainingPhase, train,
+};
 use vstar::engine::{EngineError, Flow};
 
 fn tiny() -> BaseModel {
@@ -22,10 +24,14 @@ fn photo(shade: u8) -> RgbImage {
 
 fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput {
     let concept = TrainingConcept {
-        modifier_token: modifier_token.map(|token| ModifierToken::try_from(token.to_owned()).unwrap()),
+        modifier_token: modifier_token
+            .map(|token| ModifierToken::try_from(token.to_owned()).unwrap()),
         class_noun: "dog".into(),
         images: (0..4).map(|i| photo(60 * i)).collect(),
-        class_images: vec![CaptionedImage { image: photo(128), caption: "a dog on the beach".into() }],
+        class_images: vec![CaptionedImage {
+            image: photo(128),
+            caption: "a dog on the beach".into(),
+        }],
     };
     let recipe = TrainingRecipe {
         max_train_steps: steps,
@@ -58,11 +64,20 @@ fn a_training_moves_every_projection_and_the_modifier_row() {
 
     let delta = train(&base, &input(Some("<rex>"), 2, 7), &mut |_| Flow::Continue).unwrap();
 
-    let DeltaWeights::Dense(weights) = &delta.weights else { panic!("a training's delta is dense") };
+    let DeltaWeights::Dense(weights) = &delta.weights else {
+        panic!("a training's delta is dense")
+    };
     for layer in base.unet.cross_attention() {
         for (name, before) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
             let after = &weights[&format!("{}.{name}.weight", layer.name)];
-            let moved = (after - before).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            let moved = (after - before)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .max_all()
+                .unwrap()
+                .to_scalar::<f32>()
+                .unwrap();
             assert!(moved > 1e-5, "{}.{name} moved by {moved}", layer.name);
         }
     }

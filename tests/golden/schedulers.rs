@@ -8,13 +8,7 @@ use vstar::engine::schedulers::{Scheduler, SchedulerConfig};
 use super::{Case, Measured, compare, compare_number};
 
 pub(crate) fn scheduler(case: &Case<'_>) -> Result<Vec<Measured>> {
-    let config: SchedulerConfig = serde_json::from_value(case.json["scheduler_config"].clone())?;
-    // The recorded names say DDIM's η too.
-    let name: SchedulerName = match case.str("scheduler")? {
-        "ddim_eta1" => SchedulerName::Ddim,
-        name => serde_json::from_value(name.into())?,
-    };
-    let eta = case.json["step_kwargs"]["eta"].as_f64().unwrap_or(0.0);
+    let (name, config, eta) = scheduler_of(case)?;
     let rows = |key: &str| -> Result<Vec<Vec<f32>>> {
         Ok(case.tensor(key)?.to_dtype(DType::F32)?.flatten_from(1)?.to_vec2()?)
     };
@@ -55,4 +49,15 @@ pub(crate) fn scheduler(case: &Case<'_>) -> Result<Vec<Measured>> {
         tolerance,
     )?);
     Ok(measured)
+}
+
+/// Name, config and η of a case's scheduler; the recorded names say DDIM's η too.
+pub(crate) fn scheduler_of(case: &Case<'_>) -> Result<(SchedulerName, SchedulerConfig, f64)> {
+    let config: SchedulerConfig = serde_json::from_value(case.json["scheduler_config"].clone())?;
+    let (name, eta) = match case.str("scheduler")? {
+        "ddim_eta1" => (SchedulerName::Ddim, 1.0),
+        name => (serde_json::from_value(name.into())?, 0.0),
+    };
+    let eta = case.json["step_kwargs"]["eta"].as_f64().unwrap_or(eta);
+    Ok((name, config, eta))
 }
