@@ -1,6 +1,15 @@
 //! The nouns of vstar and their rules, without any I/O.
+//!
+//! A request is parsed once, at the edge; from there on the types here are the proof that it is in order.
 
 pub mod base_model;
 pub mod concept;
+pub mod delta;
+pub mod id;
+pub mod image;
+pub mod invalid;
+pub mod job;
+pub mod merge;
+pub mod model_card;
 pub mod sample;
 pub mod training;

@@ -4,8 +4,14 @@
 //! the base model with a delta draws **samples**. Every layer spells the same nouns:
 //!
 //! - [`domain`]: the nouns and their rules, no I/O;
-//! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service.
+//! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service;
+//! - [`http`]: requests in, responses out;
+//! - [`db`]: the catalog in Postgres, the only place with SQL;
+//! - [`storage`]: photos, deltas and pictures in an object store.
 
 pub mod bench;
+pub mod db;
 pub mod domain;
 pub mod engine;
+pub mod http;
+pub mod storage;

@@ -2,8 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::id::DeltaId;
+use super::invalid::{Checks, Invalid};
+use super::model_card::ModelCard;
+
 /// The rule by which a denoising step goes from one noise level to the next, named as in the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum SchedulerName {
     Ddim,
@@ -18,4 +22,93 @@ pub enum SchedulerName {
     #[serde(rename = "unipc")]
     UniPc,
     Lcm,
+}
+
+impl SchedulerName {
+    /// Every scheduler, in the order of the documentation.
+    pub const ALL: [Self; 9] = [
+        Self::Ddim,
+        Self::Ddpm,
+        Self::Pndm,
+        Self::Euler,
+        Self::EulerA,
+        Self::Dpmpp2m,
+        Self::Dpmpp2mKarras,
+        Self::UniPc,
+        Self::Lcm,
+    ];
+}
+
+/// Pictures that one request can ask for.
+pub const MAX_IMAGES: usize = 16;
+
+/// Deltas that one picture can combine.
+pub const MAX_DELTAS: usize = 8;
+
+/// The largest seed: every JSON client holds integers up to here exactly.
+pub const MAX_SEED: u64 = (1 << 53) - 1;
+
+/// How to draw, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SampleSettings {
+    /// Pictures to draw; picture `i` is the same whatever this number is.
+    pub n: usize,
+    pub seed: u64,
+    pub num_inference_steps: usize,
+    /// Weight of the prompt against the negative prompt; 1 and below draws without guidance.
+    pub guidance_scale: f64,
+    pub scheduler: SchedulerName,
+    /// DDIM's share of fresh noise per step, 0 to 1; other schedulers have no use for it.
+    pub eta: f64,
+    pub width: usize,
+    pub height: usize,
+}
+
+impl SampleSettings {
+    /// Refuses what the base model cannot draw.
+    pub fn check(&self, model: &ModelCard) -> Result<(), Invalid> {
+        let mut checks = Checks::default();
+        checks.in_range(self.n, 1..=MAX_IMAGES, "/n");
+        checks.in_range(self.seed, 0..=MAX_SEED, "/seed");
+        checks.in_range(
+            self.num_inference_steps,
+            1..=model.num_train_timesteps,
+            "/num_inference_steps",
+        );
+        checks.in_range(self.guidance_scale, 0.0..=100.0, "/guidance_scale");
+        checks.in_range(self.eta, 0.0..=1.0, "/eta");
+        for (side, pointer) in [(self.width, "/width"), (self.height, "/height")] {
+            let multiple = model.size_multiple;
+            checks.in_range(side, multiple..=model.max_size(), pointer);
+            checks.require(side.is_multiple_of(multiple), pointer, "not_a_multiple", || {
+                format!(
+                    "{side} is not a multiple of {multiple}; {} is",
+                    side.div_ceil(multiple).max(1) * multiple
+                )
+            });
+        }
+        checks.finish()
+    }
+}
+
+/// How much a delta changes the base model: 0 not at all, 1 as trained.
+pub const STRENGTHS: std::ops::RangeInclusive<f64> = 0.0..=2.0;
+
+/// A delta that takes part in a sample or a merge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeltaUse {
+    pub delta_id: DeltaId,
+    pub storage_key: String,
+    pub strength: f64,
+}
+
+/// Draw this prompt with these deltas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SampleTask {
+    /// Refuses a worker that has another base model.
+    pub base_digest: String,
+    pub prompt: String,
+    pub negative_prompt: String,
+    pub settings: SampleSettings,
+    pub deltas: Vec<DeltaUse>,
 }

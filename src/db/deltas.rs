@@ -1,0 +1,132 @@
+//! Tables `delta` and `delta_concept`: results of trainings and merges, never changed once written.
+
+use sqlx::PgExecutor;
+
+use super::Page;
+use crate::domain::concept::{ClassNoun, Handle, ModifierToken};
+use crate::domain::delta::{Delta, DeltaConcept};
+use crate::domain::id::{ConceptId, DeltaId, JobId};
+use crate::domain::job::JobKind;
+
+/// A delta that has just been stored.
+#[derive(Debug)]
+pub struct NewDelta<'a> {
+    pub delta_id: DeltaId,
+    pub job_id: JobId,
+    pub base_digest: &'a str,
+    pub storage_key: &'a str,
+    pub size_bytes: i64,
+    pub sha256: &'a str,
+}
+
+/// Records a delta whose object is already stored.
+pub async fn record(db: impl PgExecutor<'_>, delta: NewDelta<'_>) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256)
+        values ($1, $2, $3, $4, $5, $6)",
+        delta.delta_id.0,
+        delta.job_id.0,
+        delta.base_digest,
+        delta.storage_key,
+        delta.size_bytes,
+        delta.sha256,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Records which concepts a delta contains, in their order.
+pub async fn record_concepts(
+    db: impl PgExecutor<'_>,
+    delta_id: DeltaId,
+    concepts: &[ConceptId],
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into delta_concept (delta_id, concept_id, position)
+        select $1, concept_id, position from unnest($2::uuid[]) with ordinality as given (concept_id, position)",
+        delta_id.0,
+        &concepts.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Finds deltas by id, in no particular order.
+pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<Vec<Delta>> {
+    sqlx::query_as!(
+        Delta,
+        r#"
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+            storage_key, size_bytes, sha256, delta.created_at
+        from delta join job using (job_id)
+        where delta_id = any($1)
+        "#,
+        &deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Lists deltas, newest first; those that contain `concept_id`, if one is given.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    concept_id: Option<ConceptId>,
+    page: Page,
+) -> sqlx::Result<Vec<Delta>> {
+    sqlx::query_as!(
+        Delta,
+        r#"
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+            storage_key, size_bytes, sha256, delta.created_at
+        from delta join job using (job_id)
+        where ($1::uuid is null or delta_id < $1)
+            and ($2::uuid is null
+                or exists (select from delta_concept as part where part.delta_id = delta.delta_id and concept_id = $2))
+        order by delta_id desc
+        limit $3
+        "#,
+        page.before,
+        concept_id.map(|id| id.0),
+        page.limit,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Lists what these deltas contain, in the order within each delta.
+pub async fn concepts_of(
+    db: impl PgExecutor<'_>,
+    deltas: &[DeltaId],
+) -> sqlx::Result<Vec<DeltaConcept>> {
+    sqlx::query_as!(
+        DeltaConcept,
+        r#"
+        select delta_id as "delta_id: DeltaId", concept_id as "concept_id: ConceptId", handle as "handle: Handle",
+            modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun"
+        from delta_concept join concept using (concept_id)
+        where delta_id = any($1)
+        order by delta_id, position
+        "#,
+        &deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Finds the deltas that these jobs made; a job that made none is left out.
+pub async fn of_jobs(
+    db: impl PgExecutor<'_>,
+    jobs: &[JobId],
+) -> sqlx::Result<Vec<(JobId, DeltaId)>> {
+    let rows = sqlx::query!(
+        r#"
+        select job_id as "job_id: JobId", delta_id as "delta_id: DeltaId" from delta where job_id = any($1)
+        "#,
+        &jobs.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.job_id, row.delta_id)).collect())
+}

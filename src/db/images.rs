@@ -1,0 +1,171 @@
+//! Table `image`: photos of concepts and pictures of samples.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+
+use super::Page;
+use crate::domain::id::{ConceptId, ImageId, SampleId};
+use crate::domain::image::{Image, ImageSource};
+
+/// Constraint that the same photo breaks when a concept gets it twice.
+pub const PHOTO_IS_UNIQUE: &str = "photo_of_a_concept_is_unique";
+
+struct ImageRow {
+    image_id: ImageId,
+    concept_id: Option<ConceptId>,
+    file_name: Option<String>,
+    sample_id: Option<SampleId>,
+    index: Option<i32>,
+    width: i32,
+    height: i32,
+    size_bytes: i64,
+    sha256: String,
+    storage_key: String,
+    created_at: DateTime<Utc>,
+}
+
+impl From<ImageRow> for Image {
+    fn from(row: ImageRow) -> Self {
+        let source = match (row.concept_id, row.sample_id, row.index) {
+            (Some(concept_id), _, _) => ImageSource::Photo { concept_id, file_name: row.file_name },
+            (None, Some(sample_id), Some(index)) => ImageSource::Sample { sample_id, index },
+            (None, _, _) => unreachable!("constraint an_image_is_a_photo_or_a_sample"),
+        };
+        Self {
+            image_id: row.image_id,
+            source,
+            width: row.width,
+            height: row.height,
+            size_bytes: row.size_bytes,
+            sha256: row.sha256,
+            storage_key: row.storage_key,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// Records an image whose object is already stored.
+pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> {
+    let (concept_id, file_name, sample_id, index) = match &image.source {
+        ImageSource::Photo { concept_id, file_name } => {
+            (Some(concept_id.0), file_name.as_deref(), None, None)
+        }
+        ImageSource::Sample { sample_id, index } => (None, None, Some(sample_id.0), Some(*index)),
+    };
+    sqlx::query!(
+        "insert into image (image_id, concept_id, file_name, sample_id, index, width, height, size_bytes, sha256,
+            storage_key, created_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        image.image_id.0,
+        concept_id,
+        file_name,
+        sample_id,
+        index,
+        image.width,
+        image.height,
+        image.size_bytes,
+        image.sha256,
+        image.storage_key,
+        image.created_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Returns one image.
+pub async fn find(db: impl PgExecutor<'_>, image_id: ImageId) -> sqlx::Result<Option<Image>> {
+    let row = sqlx::query_as!(
+        ImageRow,
+        r#"
+        select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+        from image where image_id = $1
+        "#,
+        image_id.0,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(Image::from))
+}
+
+/// Lists the photos of a concept, newest first.
+pub async fn list_of_concept(
+    db: impl PgExecutor<'_>,
+    concept_id: ConceptId,
+    page: Page,
+) -> sqlx::Result<Vec<Image>> {
+    let rows = sqlx::query_as!(
+        ImageRow,
+        r#"
+        select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+        from image
+        where concept_id = $1 and ($2::uuid is null or image_id < $2)
+        order by image_id desc
+        limit $3
+        "#,
+        concept_id.0,
+        page.before,
+        page.limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Image::from).collect())
+}
+
+/// Lists all photos of these concepts, oldest first.
+pub async fn of_concepts(
+    db: impl PgExecutor<'_>,
+    concepts: &[ConceptId],
+) -> sqlx::Result<Vec<Image>> {
+    let rows = sqlx::query_as!(
+        ImageRow,
+        r#"
+        select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+        from image
+        where concept_id = any($1)
+        order by image_id
+        "#,
+        &concepts.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Image::from).collect())
+}
+
+/// Lists all pictures of these samples, in the order in which they were asked for.
+pub async fn of_samples(db: impl PgExecutor<'_>, samples: &[SampleId]) -> sqlx::Result<Vec<Image>> {
+    let rows = sqlx::query_as!(
+        ImageRow,
+        r#"
+        select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+        from image
+        where sample_id = any($1)
+        order by sample_id, index
+        "#,
+        &samples.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Image::from).collect())
+}
+
+/// Counts the photos of each of these concepts; one without photos is left out.
+pub async fn count_of_concepts(
+    db: impl PgExecutor<'_>,
+    concepts: &[ConceptId],
+) -> sqlx::Result<Vec<(ConceptId, i64)>> {
+    let rows = sqlx::query!(
+        r#"
+        select concept_id as "concept_id!: ConceptId", count(*) as "count!"
+        from image where concept_id = any($1) group by concept_id
+        "#,
+        &concepts.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(|row| (row.concept_id, row.count)).collect())
+}

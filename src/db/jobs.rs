@@ -1,0 +1,344 @@
+//! Table `job`: the queue, and the record of all work.
+//!
+//! A job is taken while its lease lasts, not while a transaction is open. Each lease has a number, the fence; what a
+//! worker writes names its fence, so that a worker which lost its lease without noticing changes nothing any more.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+use sqlx::types::Json;
+
+use super::Page;
+use crate::domain::id::JobId;
+use crate::domain::job::{
+    Failure, Job, JobKind, JobState, JobStatus, LeasedJob, Phase, Progress, Task,
+};
+
+/// The channel on which waiting workers hear of new jobs.
+pub const QUEUED_CHANNEL: &str = "job_queued";
+
+struct JobRow {
+    job_id: JobId,
+    task: Json<Task>,
+    state: JobState,
+    cancel_requested: bool,
+    attempts: i32,
+    phase: Option<Phase>,
+    progress: Option<Json<Progress>>,
+    error: Option<Json<Failure>>,
+    queue_position: Option<i64>,
+    revision: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+    started_at: Option<DateTime<Utc>>,
+    finished_at: Option<DateTime<Utc>>,
+}
+
+impl From<JobRow> for Job {
+    fn from(row: JobRow) -> Self {
+        Self {
+            job_id: row.job_id,
+            task: row.task.0,
+            state: row.state,
+            cancel_requested: row.cancel_requested,
+            attempts: row.attempts,
+            phase: row.phase,
+            progress: row.progress.map(|progress| progress.0),
+            error: row.error.map(|error| error.0),
+            queue_position: row.queue_position,
+            revision: row.revision,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            started_at: row.started_at,
+            finished_at: row.finished_at,
+        }
+    }
+}
+
+/// Puts a task at the end of the queue.
+pub async fn enqueue(db: impl PgExecutor<'_>, job_id: JobId, task: &Task) -> sqlx::Result<()> {
+    sqlx::query!(
+        "insert into job (job_id, kind, task) values ($1, $2, $3)",
+        job_id.0,
+        task.kind() as JobKind,
+        Json(task) as Json<&Task>,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Wakes idle workers once the surrounding transaction commits; the polling that goes on anyway is the net below.
+pub async fn announce(db: impl PgExecutor<'_>) -> sqlx::Result<()> {
+    sqlx::query!("select pg_notify($1, '')", QUEUED_CHANNEL).execute(db).await?;
+    Ok(())
+}
+
+/// Returns the job of this id if it is of this kind.
+pub async fn find(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    kind: JobKind,
+) -> sqlx::Result<Option<Job>> {
+    let row = sqlx::query_as!(
+        JobRow,
+        r#"
+        select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
+            attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
+            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, finished_at,
+            case when state = 'queued' then (
+                select count(*) from job as ahead
+                where ahead.state = 'queued' and ahead.kind = job.kind and ahead.job_id < job.job_id
+            ) end as queue_position
+        from job
+        where job_id = $1 and kind = $2
+        "#,
+        job_id.0,
+        kind as JobKind,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(Job::from))
+}
+
+/// Lists the jobs of one kind, newest first.
+pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::Result<Vec<Job>> {
+    let rows = sqlx::query_as!(
+        JobRow,
+        r#"
+        select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
+            attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
+            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, finished_at,
+            case when state = 'queued' then (
+                select count(*) from job as ahead
+                where ahead.state = 'queued' and ahead.kind = job.kind and ahead.job_id < job.job_id
+            ) end as queue_position
+        from job
+        where kind = $1 and ($2::uuid is null or job_id < $2)
+        order by job_id desc
+        limit $3
+        "#,
+        kind as JobKind,
+        page.before,
+        page.limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Job::from).collect())
+}
+
+/// Leases the oldest queued job of these kinds, or returns `None` if there is nothing to do.
+///
+/// A training runs for long, a transaction must not: the job is held by a lease that its worker renews.
+pub async fn lease_next(
+    db: impl PgExecutor<'_>,
+    worker: &str,
+    kinds: &[JobKind],
+    lease: Duration,
+) -> sqlx::Result<Option<LeasedJob>> {
+    struct LeasedRow {
+        job_id: JobId,
+        task: Json<Task>,
+        attempts: i32,
+        fence: i64,
+    }
+    let row = sqlx::query_as!(
+        LeasedRow,
+        r#"
+        update job
+        set state = 'running', worker = $1, attempts = attempts + 1, fence = fence + 1,
+            lease_expires_at = now() + make_interval(secs => $3), phase = 'fetching', progress = null,
+            started_at = coalesce(started_at, now())
+        where job_id = (
+            select job_id from job
+            where state = 'queued' and kind = any($2) and run_at <= now()
+            order by job_id limit 1
+            for update skip locked
+        )
+        returning job_id as "job_id: JobId", task as "task: Json<Task>", attempts, fence
+        "#,
+        worker,
+        &kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
+        lease.as_secs_f64(),
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| LeasedJob {
+        job_id: row.job_id,
+        task: row.task.0,
+        attempts: row.attempts,
+        fence: row.fence,
+    }))
+}
+
+/// Renews a lease and returns whether the job has been asked to stop, or `None` if the lease is lost.
+pub async fn renew_lease(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    lease: Duration,
+) -> sqlx::Result<Option<bool>> {
+    sqlx::query_scalar!(
+        "update job set lease_expires_at = now() + make_interval(secs => $3)
+        where job_id = $1 and fence = $2 and state = 'running'
+        returning cancel_requested",
+        job_id.0,
+        fence,
+        lease.as_secs_f64(),
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Records how far a job is; returns whether the lease still holds.
+pub async fn report(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    phase: Phase,
+    progress: Option<&Progress>,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "update job set phase = $3, progress = $4 where job_id = $1 and fence = $2 and state = 'running'",
+        job_id.0,
+        fence,
+        phase as Phase,
+        progress.map(Json) as Option<Json<&Progress>>,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends a job well; returns whether the lease still held, without which nothing changed.
+pub async fn succeed(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "update job set state = 'succeeded', lease_expires_at = null, phase = null, finished_at = now()
+        where job_id = $1 and fence = $2 and state = 'running'",
+        job_id.0,
+        fence,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends a job badly; returns whether the lease still held, without which nothing changed.
+pub async fn fail(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    failure: &Failure,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "update job set state = 'failed', lease_expires_at = null, finished_at = now(), error = $3
+        where job_id = $1 and fence = $2 and state = 'running'",
+        job_id.0,
+        fence,
+        Json(failure) as Json<&Failure>,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Ends a job that was asked to stop; returns whether the lease still held, without which nothing changed.
+pub async fn stop(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "update job set state = 'canceled', lease_expires_at = null, finished_at = now()
+        where job_id = $1 and fence = $2 and state = 'running'",
+        job_id.0,
+        fence,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Queues a job again after an error that may pass, if it has attempts left; returns whether it was queued.
+pub async fn retry(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    delay: Duration,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "update job set state = 'queued', lease_expires_at = null, phase = null, progress = null,
+            run_at = now() + make_interval(secs => $3)
+        where job_id = $1 and fence = $2 and state = 'running' and attempts < max_attempts and not cancel_requested",
+        job_id.0,
+        fence,
+        delay.as_secs_f64(),
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Gives a job back untried, because its worker shuts down; returns whether the lease still held.
+pub async fn hand_back(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "update job set state = 'queued', lease_expires_at = null, phase = null, progress = null,
+            attempts = attempts - 1
+        where job_id = $1 and fence = $2 and state = 'running' and not cancel_requested",
+        job_id.0,
+        fence,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Asks a job to stop: one that waits ends here, one that runs at its next step. Returns its status, or `None` if
+/// there is no such job of this kind.
+pub async fn cancel(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    kind: JobKind,
+) -> sqlx::Result<Option<JobStatus>> {
+    struct StateRow {
+        state: JobState,
+        cancel_requested: bool,
+    }
+    let row = sqlx::query_as!(
+        StateRow,
+        r#"
+        update job
+        set cancel_requested = cancel_requested or state in ('queued', 'running'),
+            state = case when state = 'queued' then 'canceled' else state end,
+            finished_at = case when state = 'queued' then now() else finished_at end
+        where job_id = $1 and kind = $2
+        returning state as "state: JobState", cancel_requested
+        "#,
+        job_id.0,
+        kind as JobKind,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| JobStatus::new(row.state, row.cancel_requested)))
+}
+
+/// Takes back the jobs of workers that stopped renewing: queued again, or ended when they were asked to stop or have
+/// no attempts left. Returns how many.
+pub async fn recover_expired(db: impl PgExecutor<'_>, failure: &Failure) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "
+        update job
+        set lease_expires_at = null, phase = null,
+            state = case
+                when cancel_requested then 'canceled' when attempts < max_attempts then 'queued' else 'failed'
+            end,
+            error = case when not cancel_requested and attempts >= max_attempts then $1::jsonb end,
+            finished_at = case when cancel_requested or attempts >= max_attempts then now() end
+        where job_id in (
+            select job_id from job where state = 'running' and lease_expires_at < now()
+            for update skip locked
+        )
+        ",
+        Json(failure) as Json<&Failure>,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}

@@ -1,0 +1,33 @@
+//! A delta: what a training changed, or what several deltas became by a merge.
+
+use chrono::{DateTime, Utc};
+
+use super::concept::{ClassNoun, Handle, ModifierToken};
+use super::id::{ConceptId, DeltaId, JobId};
+use super::job::JobKind;
+
+/// A delta as the catalog has it; its weights are an object in the store.
+#[derive(Clone, Debug)]
+pub struct Delta {
+    pub delta_id: DeltaId,
+    /// The training or merge that made it.
+    pub job_id: JobId,
+    pub made_by: JobKind,
+    /// The base model that it belongs to.
+    pub base_digest: String,
+    pub storage_key: String,
+    pub size_bytes: i64,
+    /// SHA-256 of the object, in hex.
+    pub sha256: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A concept that a delta contains.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeltaConcept {
+    pub delta_id: DeltaId,
+    pub concept_id: ConceptId,
+    pub handle: Handle,
+    pub modifier_token: Option<ModifierToken>,
+    pub class_noun: ClassNoun,
+}

@@ -1,0 +1,153 @@
+//! Ids: one type per noun, so that a training can never be looked up by the id of a concept.
+//!
+//! In the database an id is a UUID of version 7. Clients see a prefix and 26 base32 characters (`cpt_0193…`), which
+//! sort like the UUIDs do: by creation time. That is why ids double as keyset cursors.
+
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+/// A text that is not an id of the wanted kind.
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}` is not an id of the form {prefix}_ and 26 letters or digits")]
+pub struct InvalidId {
+    pub text: String,
+    pub prefix: &'static str,
+}
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident, $prefix:literal, $pattern:literal;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, sqlx::Type, utoipa::ToSchema)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        #[sqlx(transparent)]
+        #[schema(value_type = String, pattern = $pattern)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// What stands before the underscore in the published form.
+            pub const PREFIX: &'static str = $prefix;
+
+            /// An id that sorts after all ids made before.
+            pub fn generate() -> Self {
+                Self(Uuid::now_v7())
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                write!(f, "{}_{}", $prefix, encode(self.0.as_u128()))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidId;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                text.strip_prefix(concat!($prefix, "_"))
+                    .and_then(decode)
+                    .map(|bits| Self(Uuid::from_u128(bits)))
+                    .ok_or_else(|| InvalidId { text: text.to_owned(), prefix: $prefix })
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidId;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.to_string()
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A thing that a user teaches.
+    ConceptId, "cpt", "^cpt_[0-9a-hjkmnp-tv-z]{26}$";
+    /// An uploaded photo or a drawn picture.
+    ImageId, "img", "^img_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A row of the queue; every training, merge and sample is one, with the same UUID.
+    JobId, "job", "^job_[0-9a-hjkmnp-tv-z]{26}$";
+    TrainingId, "trn", "^trn_[0-9a-hjkmnp-tv-z]{26}$";
+    MergeId, "mrg", "^mrg_[0-9a-hjkmnp-tv-z]{26}$";
+    SampleId, "smp", "^smp_[0-9a-hjkmnp-tv-z]{26}$";
+    /// The result of a training or a merge.
+    DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";
+}
+
+macro_rules! ids_of_jobs {
+    ($($name:ident)*) => {$(
+        impl From<JobId> for $name {
+            fn from(job: JobId) -> Self {
+                Self(job.0)
+            }
+        }
+
+        impl From<$name> for JobId {
+            fn from(id: $name) -> Self {
+                Self(id.0)
+            }
+        }
+    )*};
+}
+
+ids_of_jobs! { TrainingId MergeId SampleId }
+
+/// Crockford's base32 in lower case: no `i`, `l`, `o`, `u`.
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+const LENGTH: usize = 26;
+
+fn encode(mut bits: u128) -> String {
+    let mut text = [0; LENGTH];
+    for place in text.iter_mut().rev() {
+        *place = ALPHABET[(bits & 31) as usize];
+        bits >>= 5;
+    }
+    text.iter().map(|&byte| char::from(byte)).collect()
+}
+
+fn decode(text: &str) -> Option<u128> {
+    if text.len() != LENGTH || text.as_bytes()[0] > b'7' {
+        return None; // 26 · 5 = 130 bits: the first character has room for three only
+    }
+    text.bytes().try_fold(0_u128, |bits, byte| {
+        let digit = ALPHABET.iter().position(|&letter| letter == byte)?;
+        Some(bits << 5 | digit as u128)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_published_form() {
+        let id = ConceptId::generate();
+
+        assert_eq!(id.to_string().parse::<ConceptId>().unwrap(), id);
+        assert_eq!(encode(u128::MAX), "7zzzzzzzzzzzzzzzzzzzzzzzzz");
+        assert_eq!(decode("7zzzzzzzzzzzzzzzzzzzzzzzzz"), Some(u128::MAX));
+    }
+
+    #[test]
+    fn ids_of_other_kinds_and_shapes_are_refused() {
+        let training = TrainingId::generate().to_string();
+
+        for text in [
+            training.as_str(),
+            "cpt_",
+            "cpt_8zzzzzzzzzzzzzzzzzzzzzzzzz",
+            "cpt_0000000000000000000000000u",
+            "rex",
+        ] {
+            assert!(text.parse::<ConceptId>().is_err(), "{text}");
+        }
+    }
+}

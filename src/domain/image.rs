@@ -1,0 +1,43 @@
+//! Images: photos that users upload and pictures that samples draw.
+
+use chrono::{DateTime, Utc};
+
+use super::id::{ConceptId, ImageId, SampleId};
+
+/// Photos that one concept can have.
+pub const MAX_PHOTOS: usize = 100;
+
+/// The largest file of a photo.
+pub const MAX_PHOTO_BYTES: usize = 20 * 1024 * 1024;
+
+/// The longest side of a photo, in pixels.
+pub const MAX_PHOTO_SIDE: u32 = 8_192;
+
+/// The most pixels of a photo.
+pub const MAX_PHOTO_PIXELS: u64 = 50_000_000;
+
+/// The shortest side of a photo, in pixels.
+pub const MIN_PHOTO_SIDE: u32 = 32;
+
+/// An image as the catalog has it; its PNG is an object in the store.
+#[derive(Clone, Debug)]
+pub struct Image {
+    pub image_id: ImageId,
+    pub source: ImageSource,
+    pub width: i32,
+    pub height: i32,
+    pub size_bytes: i64,
+    /// SHA-256 of the PNG, in hex.
+    pub sha256: String,
+    pub storage_key: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// Where an image comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ImageSource {
+    /// A user's photo of a concept.
+    Photo { concept_id: ConceptId, file_name: Option<String> },
+    /// Picture `index` of a sample.
+    Sample { sample_id: SampleId, index: i32 },
+}

@@ -1,0 +1,63 @@
+//! The base model that is served, as requests are checked against it: names and limits, no weights.
+
+use super::base_model::SamplingDefaults;
+use super::concept::ModifierToken;
+use super::invalid::FieldError;
+use super::training::TrainingRecipe;
+
+/// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
+pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
+
+/// What the service knows about its base model without its weights.
+pub struct ModelCard {
+    pub name: String,
+    /// SHA-256 over configs and weights: which deltas fit.
+    pub digest: String,
+    /// Width and height of a sample are multiples of this.
+    pub size_multiple: usize,
+    /// The side that the model was trained on, in pixels; the default width and height.
+    pub native_size: usize,
+    /// Tokens that fit into a prompt, with begin and end.
+    pub max_prompt_tokens: usize,
+    /// Noise levels that the model was trained on: the most steps that a sample can have.
+    pub num_train_timesteps: usize,
+    /// The default recipe of one concept; see [`TrainingRecipe::for_concepts`].
+    pub recipe: TrainingRecipe,
+    pub sampling: SamplingDefaults,
+    pub count_tokens: CountTokens,
+}
+
+impl ModelCard {
+    /// The longest side of a sample.
+    pub fn max_size(&self) -> usize {
+        4 * self.native_size
+    }
+
+    /// Refuses a text that would be cut: that would drop words from the picture without telling.
+    pub fn check_prompt_length(
+        &self,
+        text: &str,
+        modifier_tokens: &[ModifierToken],
+        pointer: &str,
+    ) -> Result<(), FieldError> {
+        let added: Vec<&str> = modifier_tokens.iter().map(ModifierToken::as_str).collect();
+        let tokens = (self.count_tokens)(text, &added);
+        if tokens <= self.max_prompt_tokens {
+            return Ok(());
+        }
+        let detail = format!(
+            "{tokens} tokens with begin and end, and {} fit: shorten the text",
+            self.max_prompt_tokens
+        );
+        Err(FieldError::new(pointer, "prompt_too_long", detail))
+    }
+}
+
+impl std::fmt::Debug for ModelCard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ModelCard")
+            .field("name", &self.name)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}

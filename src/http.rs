@@ -1,0 +1,50 @@
+//! Requests in, responses out: one file per resource.
+//!
+//! A handler validates, runs one transaction and answers. Whatever takes longer is a job for a worker; whatever needs
+//! a tensor is the engine's.
+
+mod body;
+mod concepts;
+mod content;
+mod error;
+mod extract;
+mod health;
+mod images;
+mod photos;
+mod router;
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::domain::model_card::ModelCard;
+use crate::storage::Storage;
+
+pub use error::problem_of;
+pub use router::{openapi, router};
+
+/// What every handler needs.
+#[derive(Clone, Debug)]
+pub struct App {
+    pub db: PgPool,
+    pub storage: Storage,
+    pub model: Arc<ModelCard>,
+    /// Cancelled when the process is asked to end: event streams close, and `/readyz` says so.
+    pub shutdown: CancellationToken,
+    /// Photos decoded at once: as many as there are cores, so that uploads cannot take all the memory.
+    decoders: Arc<Semaphore>,
+}
+
+impl App {
+    pub fn new(
+        db: PgPool,
+        storage: Storage,
+        model: Arc<ModelCard>,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { db, storage, model, shutdown, decoders: Arc::new(Semaphore::new(cores)) }
+    }
+}

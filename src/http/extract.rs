@@ -1,0 +1,181 @@
+//! Extractors whose every refusal is a problem.
+
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::{HeaderMap, StatusCode, header, request::Parts};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+use crate::domain::invalid::FieldError;
+
+/// The largest JSON body.
+pub(crate) const MAX_JSON_BYTES: usize = 1024 * 1024;
+
+/// A JSON body in which every field is known.
+#[derive(Debug)]
+pub(crate) struct Json<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if !is_json(request.headers()) {
+            let detail = "send the body with content-type: application/json".to_owned();
+            return Err(ApiError::UnsupportedMediaType(detail));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(from_bytes_rejection)?;
+        from_json(&bytes).map(Self)
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|text| text.split(';').next()).map(str::trim);
+    essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
+}
+
+fn from_bytes_rejection(rejection: BytesRejection) -> ApiError {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        ApiError::BodyTooLarge { limit_bytes: MAX_JSON_BYTES }
+    } else {
+        ApiError::Malformed("the body ended early".to_owned())
+    }
+}
+
+fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    use serde_json::error::Category;
+
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let pointer = pointer_to(error.path());
+        match error.inner().classify() {
+            Category::Syntax | Category::Eof | Category::Io => {
+                ApiError::Malformed(format!("the body is not JSON: {}", error.inner()))
+            }
+            Category::Data => field_error(&pointer, &error.into_inner().to_string()).into(),
+        }
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| ApiError::Malformed(format!("the body is not JSON: {error}")))?;
+    Ok(value)
+}
+
+fn pointer_to(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } => pointer.push_str(&format!("/{}", escaped(key))),
+            Segment::Enum { variant } => pointer.push_str(&format!("/{}", escaped(variant))),
+            Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// Tells apart what serde says in words only: a field too many, a field too few, a wrong value.
+fn field_error(pointer: &str, message: &str) -> FieldError {
+    // "… at line 1 column 20" says nothing that the pointer does not say better.
+    let detail = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
+    let name = detail.split('`').nth(1).unwrap_or_default();
+    let at = |name: &str| {
+        let last = format!("/{}", escaped(name));
+        if pointer.ends_with(&last) { pointer.to_owned() } else { format!("{pointer}{last}") }
+    };
+    if detail.starts_with("unknown field") {
+        FieldError::new(at(name), "unknown_field", detail)
+    } else if detail.starts_with("missing field") {
+        FieldError::new(at(name), "missing_field", detail)
+    } else {
+        FieldError::new(pointer, "invalid_value", detail)
+    }
+}
+
+/// The parameters in a path; what is not an id of the right kind names nothing, so it is "not found".
+#[derive(Debug)]
+pub(crate) struct Path<T>(pub(crate) T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let path = axum::extract::Path::from_request_parts(parts, state).await;
+        path.map(|axum::extract::Path(value)| Self(value))
+            .map_err(|_: PathRejection| ApiError::NoRoute(parts.uri.path().to_owned()))
+    }
+}
+
+/// The query parameters, in which every name is known.
+#[derive(Debug)]
+pub(crate) struct Query<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = axum::extract::Query::from_request_parts(parts, state).await;
+        query.map(|axum::extract::Query(value)| Self(value)).map_err(|rejection: QueryRejection| {
+            let text = rejection.body_text();
+            let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(&text);
+            let (name, message) = match text.split_once(": ") {
+                Some((name, message)) if !name.contains(' ') => (name, message),
+                Some(_) | None => ("", text),
+            };
+            field_error(name, message).into()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[expect(dead_code, reason = "only its parsing is of interest")]
+        inner: Vec<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Inner {
+        #[expect(dead_code, reason = "only its parsing is of interest")]
+        steps: usize,
+    }
+
+    fn refusal(body: &str) -> (String, &'static str) {
+        match from_json::<Outer>(body.as_bytes()).unwrap_err() {
+            ApiError::Invalid(invalid) => (invalid.0[0].pointer.clone(), invalid.0[0].code),
+            other => (
+                String::new(),
+                if matches!(other, ApiError::Malformed(_)) { "malformed" } else { "?" },
+            ),
+        }
+    }
+
+    #[test]
+    fn a_refusal_points_at_the_field() {
+        for (body, pointer, code) in [
+            (r#"{"inner":[{"steps":1}],"cfg_scale":7}"#, "/cfg_scale", "unknown_field"),
+            (r#"{"inner":[{"steps":1,"cfg":7}]}"#, "/inner/0/cfg", "unknown_field"),
+            (r#"{"inner":[{}]}"#, "/inner/0/steps", "missing_field"),
+            (r#"{"inner":[{"steps":-1}]}"#, "/inner/0/steps", "invalid_value"),
+            (r#"{"inner":[{"steps":"#, "", "malformed"),
+            (r#"{"inner":[]} trailing"#, "", "malformed"),
+            ("", "", "malformed"),
+        ] {
+            assert_eq!(refusal(body), (pointer.to_owned(), code), "{body}");
+        }
+    }
+}

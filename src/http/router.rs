@@ -1,0 +1,68 @@
+//! Paths to handlers, and what surrounds every handler.
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, Uri};
+use axum::middleware::from_fn;
+use tower::ServiceBuilder;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
+use tower_http::trace::TraceLayer;
+use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::error::{ApiError, from_panic, write_problem};
+use super::extract::MAX_JSON_BYTES;
+use super::images::MAX_UPLOAD_BYTES;
+use super::{App, concepts, health, images};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The whole service as one tower service.
+pub fn router(app: App) -> Router {
+    let (routes, document) = documented_routes().split_for_parts();
+    // Compiled in and constant: write it once.
+    let document = bytes::Bytes::from(document.to_json().unwrap_or_default());
+    let json = [("content-type", "application/json")];
+    routes
+        .route("/openapi.json", axum::routing::get(async move || (json, document)))
+        .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
+        .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
+        .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
+        .layer(
+            ServiceBuilder::new()
+                .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
+                .layer(PropagateRequestIdLayer::new(REQUEST_ID))
+                .layer(TraceLayer::new_for_http())
+                .layer(from_fn(write_problem))
+                .layer(CatchPanicLayer::custom(from_panic)),
+        )
+        .with_state(app)
+}
+
+/// The published description of every path.
+pub fn openapi() -> OpenApi {
+    documented_routes().into_openapi()
+}
+
+fn documented_routes() -> OpenApiRouter<App> {
+    let info = InfoBuilder::new()
+        .title("vstar")
+        .version(env!("CARGO_PKG_VERSION"))
+        .description(Some(
+            "Teaches a text-to-image model your own concepts and serves images of them. Errors are RFC 9457 \
+             problems with a `code`; lists are newest first and go on with `after`.",
+        ));
+    let uploads = OpenApiRouter::new()
+        .routes(routes!(images::upload_images, images::list_concept_images))
+        .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
+    OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
+        .routes(routes!(concepts::create_concept, concepts::list_concepts))
+        .routes(routes!(concepts::get_concept))
+        .merge(uploads)
+        .routes(routes!(images::get_image))
+        .routes(routes!(images::get_image_content))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+}
