@@ -7,6 +7,7 @@ use candle_core::{DType, Tensor};
 use super::{
     EngineError, Result,
     base_model::BaseModel,
+    clip::TokenIds,
     custom_diffusion::delta::{Delta, DeltaWeights},
 };
 
@@ -116,7 +117,27 @@ impl ConceptSet {
 
     /// Encodes a prompt and projects it: K and V of one row.
     pub fn condition(&self, base: &BaseModel, prompt: &str) -> Result<Conditioning> {
-        let text = self.encode(base, prompt)?; // (1, tokens, dim)
+        self.check_words(prompt)?;
+        let tokens = self.tokenize(base, prompt)?;
+        let limit = base.tokenizer.max_length();
+        if tokens.length > limit {
+            return Err(EngineError::InvalidInput(format!(
+                "prompt `{prompt}` is {} tokens long with its begin and end marks, the limit is {limit}",
+                tokens.length
+            )));
+        }
+        self.condition_tokens(base, tokens)
+    }
+
+    /// Tokenizes a prompt with the concepts' modifier tokens beside the vocabulary.
+    pub fn tokenize(&self, base: &BaseModel, prompt: &str) -> Result<TokenIds> {
+        let added: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
+        base.tokenizer.encode(prompt, &added)
+    }
+
+    /// K and V of a prompt that [`Self::tokenize`] has taken apart, and cut if it was too long.
+    pub fn condition_tokens(&self, base: &BaseModel, tokens: TokenIds) -> Result<Conditioning> {
+        let text = base.text_encoder.forward(&[tokens.ids], self.rows.as_ref())?; // (1, tokens, dim)
         let mut conditioning = base.unet.project(&text)?;
         let text = text.to_dtype(DType::F32)?.squeeze(0)?; // (tokens, dim)
         for (kv, change) in conditioning.layers.iter_mut().zip(&self.changes) {
@@ -126,19 +147,22 @@ impl ConceptSet {
         Ok(conditioning)
     }
 
-    /// The features of a prompt, `(1, tokens, dim)`, with the concepts' token rows spliced in.
-    fn encode(&self, base: &BaseModel, prompt: &str) -> Result<Tensor> {
-        let added: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
-        check_words(prompt, &added)?;
-        let tokens = base.tokenizer.encode(prompt, &added)?;
-        let limit = base.tokenizer.max_length();
-        if tokens.length > limit {
-            return Err(EngineError::InvalidInput(format!(
-                "prompt `{prompt}` is {} tokens long with its begin and end marks, the limit is {limit}",
-                tokens.length
-            )));
+    /// Refuses `<words>` that no concept of the request has: they would fall apart into ordinary tokens.
+    fn check_words(&self, prompt: &str) -> Result<()> {
+        for (start, _) in prompt.match_indices('<') {
+            let rest = &prompt[start + 1..];
+            let Some(end) = rest.find('>') else { continue };
+            let word = &rest[..end];
+            let like_a_token = !word.is_empty()
+                && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+            let token = format!("<{word}>");
+            if like_a_token && !self.tokens.iter().any(|known| known.eq_ignore_ascii_case(&token)) {
+                return Err(EngineError::InvalidInput(format!(
+                    "prompt `{prompt}` names {token}, which no concept of this request has"
+                )));
+            }
         }
-        base.text_encoder.forward(&[tokens.ids], self.rows.as_ref())
+        Ok(())
     }
 }
 
@@ -149,24 +173,6 @@ pub fn condition_prompt(
     concepts: &[ConceptUse],
 ) -> Result<Conditioning> {
     ConceptSet::new(base, concepts)?.condition(base, prompt)
-}
-
-/// Refuses `<words>` that no concept of the request has: they would fall apart into ordinary tokens.
-fn check_words(prompt: &str, known: &[&str]) -> Result<()> {
-    for (start, _) in prompt.match_indices('<') {
-        let rest = &prompt[start + 1..];
-        let Some(end) = rest.find('>') else { continue };
-        let word = &rest[..end];
-        let like_a_token = !word.is_empty()
-            && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-        let token = format!("<{word}>");
-        if like_a_token && !known.iter().any(|known| known.eq_ignore_ascii_case(&token)) {
-            let text =
-                format!("prompt `{prompt}` names {token}, which no concept of this request has");
-            return Err(EngineError::InvalidInput(text));
-        }
-    }
-    Ok(())
 }
 
 fn layer_changes(base: &BaseModel, concept: &ConceptUse) -> Result<Vec<LayerChange>> {

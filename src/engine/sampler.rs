@@ -33,6 +33,13 @@ pub struct SampleRequest {
     pub height: usize,
 }
 
+impl SampleRequest {
+    /// Whether the model answers twice a step, as diffusers decides it.
+    pub fn is_guided(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+}
+
 /// Draws a batch of images, together and yet each as if alone.
 ///
 /// `observe` is told after each step of how many, and may answer stop.
@@ -95,17 +102,22 @@ impl Row {
     /// A row at its first step, its noise drawn from the seed.
     pub fn new(base: &BaseModel, request: &SampleRequest) -> Result<Self> {
         let (channels, height, width) = latent_shape(base, request)?;
+        let conditioning = condition(base, request)?;
         let mut latents = vec![0.0; channels * height * width];
         Random::new(request.seed, Purpose::InitialLatents, request.image_index, 0)
             .normals(&mut latents);
-        Self::with_latents(base, &base.scheduler, request, latents)
+        Self::start(base, &base.scheduler, request, conditioning, latents)
     }
 
-    /// A row at its first step from given standard normal latents.
-    pub fn with_latents(
+    /// A row at its first step, from given parts.
+    ///
+    /// - `conditioning`: of the negative prompt and the prompt, or without guidance of the prompt alone
+    /// - `latents`: `channels · height · width` standard normal numbers
+    pub fn start(
         base: &BaseModel,
         config: &SchedulerConfig,
         request: &SampleRequest,
+        conditioning: Conditioning,
         mut latents: Vec<f32>,
     ) -> Result<Self> {
         let shape = latent_shape(base, request)?;
@@ -115,24 +127,13 @@ impl Row {
                 latents.len()
             )));
         }
-        let scheduler =
-            Scheduler::new(request.scheduler, config, request.num_inference_steps, request.eta)?;
+        let (name, steps) = (request.scheduler, request.num_inference_steps);
+        let scheduler = Scheduler::new(name, config, steps, request.eta)?;
         let sigma = scheduler.init_noise_sigma();
         latents.iter_mut().for_each(|value| *value *= sigma);
-
-        let concepts = ConceptSet::new(base, &request.concepts)?;
-        let prompt = concepts.condition(base, &request.prompt)?;
-        // The guidance half sees the same concepts, as in the paper.
-        let guided = request.guidance_scale > 1.0;
-        let conditioning = match guided {
-            true => {
-                Conditioning::cat(&[&concepts.condition(base, &request.negative_prompt)?, &prompt])?
-            }
-            false => prompt,
-        };
         Ok(Self {
             conditioning,
-            guidance_scale: guided.then_some(request.guidance_scale),
+            guidance_scale: request.is_guided().then_some(request.guidance_scale),
             scheduler,
             latents,
             shape,
@@ -210,6 +211,16 @@ fn step_alike(base: &BaseModel, rows: &mut [&mut Row]) -> Result<()> {
         rest = others;
     }
     Ok(())
+}
+
+/// K and V of the request's prompts; the guidance half sees the same concepts, as in the paper.
+fn condition(base: &BaseModel, request: &SampleRequest) -> Result<Conditioning> {
+    let concepts = ConceptSet::new(base, &request.concepts)?;
+    let prompt = concepts.condition(base, &request.prompt)?;
+    match request.is_guided() {
+        true => Conditioning::cat(&[&concepts.condition(base, &request.negative_prompt)?, &prompt]),
+        false => Ok(prompt),
+    }
 }
 
 fn latent_shape(base: &BaseModel, request: &SampleRequest) -> Result<(usize, usize, usize)> {

@@ -194,6 +194,14 @@ impl UNet2DConditionModel {
             let (given, wanted) = (conditioning.layers.len(), self.cross_attention.len());
             return complain(format!("a conditioning of {given} layers for a model of {wanted}"));
         }
+        for kv in &conditioning.layers {
+            let rows = kv.key.dim(0)?;
+            if rows != batch {
+                return complain(format!(
+                    "a conditioning of {rows} rows for {batch} rows of latents"
+                ));
+            }
+        }
         Ok(())
     }
 }

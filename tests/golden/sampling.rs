@@ -7,7 +7,8 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 use vstar::engine::{
     Flow,
-    conditioning::ConceptUse,
+    base_model::BaseModel,
+    conditioning::{ConceptSet, ConceptUse, Conditioning},
     custom_diffusion::delta::{Delta, DeltaWeights},
     sampler::{Row, SampleRequest, denoise},
 };
@@ -40,7 +41,8 @@ pub(crate) fn sample(case: &Case<'_>) -> Result<Vec<Measured>> {
             height: height * base.vae.factor(),
         };
         let latents: Vec<f32> = init_latents.get(i)?.flatten_all()?.to_vec1()?;
-        Ok(Row::with_latents(base, &config, &request, latents)?)
+        let conditioning = condition(base, &request)?;
+        Ok(Row::start(base, &config, &request, conditioning, latents)?)
     };
     let mut rows = requests.iter().enumerate().map(row).collect::<Result<Vec<_>>>()?;
 
@@ -48,6 +50,19 @@ pub(crate) fn sample(case: &Case<'_>) -> Result<Vec<Measured>> {
 
     let images = rows.iter().map(|row| Ok(row.decode(base)?)).collect::<Result<Vec<_>>>()?;
     Ok(vec![case.compare("images", &Tensor::stack(&images, 0)?)?])
+}
+
+/// Like the sampler, except that prompts beyond the model's limit are cut, as the reference did.
+fn condition(base: &BaseModel, request: &SampleRequest) -> Result<Conditioning> {
+    let concepts = ConceptSet::new(base, &request.concepts)?;
+    let of_prompt = |prompt: &str| -> Result<Conditioning> {
+        Ok(concepts.condition_tokens(base, concepts.tokenize(base, prompt)?)?)
+    };
+    let prompt = of_prompt(&request.prompt)?;
+    match request.is_guided() {
+        true => Ok(Conditioning::cat(&[&of_prompt(&request.negative_prompt)?, &prompt])?),
+        false => Ok(prompt),
+    }
 }
 
 /// A delta of the case: whole matrices by their names in the checkpoint.
