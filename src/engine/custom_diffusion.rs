@@ -5,6 +5,7 @@
 
 pub mod adamw;
 pub mod augment;
+pub mod closed_form;
 pub mod dataset;
 pub mod delta;
 pub mod loss;

@@ -1,0 +1,205 @@
+//! The merge as a constrained least-squares problem (paper §3.3, equations 4 and 5).
+//!
+//! With captions' features `C_reg` and target features `C` whose values `V` are given, each projection becomes the
+//! `W` that minimises `‖(W − W₀) C_regᵀ‖²` subject to `W Cᵀ = V`, or, with the soft constraint of weight μ,
+//! `‖(W − W₀) C_regᵀ‖² + μ ‖W Cᵀ − V‖²`. Both have the solution
+//!
+//! `ΔW = E P`, `P = (S + μ⁻¹ I)⁻¹ D`, `D = C G⁻¹`, `S = D Cᵀ`, `G = C_regᵀ C_reg`, `E = V − W₀ Cᵀ`
+//!
+//! (μ⁻¹ = 0 if the constraint is hard). Only `E` depends on the layer, so all layers share `P`.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use nalgebra::{Cholesky, DMatrix, Dyn};
+
+use crate::engine::{EngineError, Result};
+
+/// Features of ordinary captions, reduced to what a merge needs of them: computed once per base model.
+pub struct Regularization {
+    factor: Cholesky<f64, Dyn>,
+    text_dim: usize,
+}
+
+/// Rows of text features and what each projection is to make of them.
+pub struct Targets {
+    /// `C`, `(rows, text_dim)`.
+    pub features: Tensor,
+    /// `E = V − W₀ Cᵀ`, `(inner, rows)`, by matrix name.
+    pub changes: BTreeMap<String, Tensor>,
+}
+
+/// `ΔW = E P` for every matrix, and how well the problem was posed.
+pub struct Solution {
+    /// `(rows, text_dim)`, f32 on the CPU.
+    pub p: Tensor,
+    /// `(inner, rows)` by matrix name, f32 on the CPU.
+    pub e: BTreeMap<String, Tensor>,
+    /// Condition number of `S + μ⁻¹ I`.
+    pub condition: f64,
+}
+
+impl Regularization {
+    /// Takes the features of captions, `(rows, text_dim)`.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] if they do not span the text space: too few captions.
+    pub fn new(features: &Tensor) -> Result<Self> {
+        let text_dim = features.dim(1)?;
+        let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let gram = to_matrix(&features.t()?.matmul(&features)?)?;
+        let factor = Cholesky::new(gram).ok_or_else(|| {
+            EngineError::InvalidInput(format!(
+                "the regularization captions do not span the model's {text_dim} text dimensions: give more captions"
+            ))
+        })?;
+        Ok(Self { factor, text_dim })
+    }
+
+    /// `C G⁻¹`, row by row.
+    fn solve(&self, features: &DMatrix<f64>) -> DMatrix<f64> {
+        self.factor.solve(&features.transpose()).transpose()
+    }
+
+    /// The cosines of the principal angles between the row spaces of two sets of features, largest first, in the
+    /// metric in which captions are white: 1 means that the two sets ask for the same rows.
+    pub fn overlap(&self, a: &Tensor, b: &Tensor) -> Result<f64> {
+        let basis = |features: &Tensor| -> Result<DMatrix<f64>> {
+            let rows = to_matrix(&features.to_dtype(DType::F64)?)?;
+            let white = self.factor.l().solve_lower_triangular(&rows.transpose());
+            Ok(white.unwrap_or_else(|| rows.transpose()).qr().q())
+        };
+        let cosines = (basis(a)?.transpose() * basis(b)?).singular_values();
+        Ok(cosines.max().min(1.0))
+    }
+}
+
+/// Solves the merge for all matrices at once.
+///
+/// `constraint_weight` is μ; `None` asks for equality.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] if μ is not positive, or if equality is asked of rows that depend on one another.
+pub fn solve(
+    regularization: &Regularization,
+    targets: &Targets,
+    constraint_weight: Option<f64>,
+) -> Result<Solution> {
+    let softness = match constraint_weight {
+        None => 0.0,
+        Some(weight) if weight > 0.0 && weight.is_finite() => 1.0 / weight,
+        Some(weight) => {
+            return Err(EngineError::InvalidInput(format!(
+                "constraint_weight is {weight}: it must be above 0"
+            )));
+        }
+    };
+    let features = to_matrix(&targets.features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?)?;
+    let rows = features.nrows();
+    let d = regularization.solve(&features);
+    let s = &d * features.transpose() + DMatrix::identity(rows, rows) * softness;
+    let s = (&s + s.transpose()) * 0.5; // symmetric but for rounding
+
+    let eigenvalues = s.clone().symmetric_eigenvalues();
+    let condition = eigenvalues.max() / eigenvalues.min().max(f64::MIN_POSITIVE);
+    let factor = Cholesky::new(s).filter(|_| condition < 1e14).ok_or_else(|| {
+        EngineError::InvalidInput(
+            "the concepts' target features depend on one another, so they cannot all be kept exactly: \
+             give a constraint_weight"
+                .into(),
+        )
+    })?;
+    let p = factor.solve(&d);
+    let p = Tensor::from_iter(p.transpose().iter().map(|&value| value as f32), &Device::Cpu)?;
+    let e = targets
+        .changes
+        .iter()
+        .map(|(name, change)| Ok((name.clone(), change.to_dtype(DType::F32)?)))
+        .collect::<Result<_>>()?;
+    Ok(Solution { p: p.reshape((rows, regularization.text_dim))?, e, condition })
+}
+
+/// Row-major tensor to matrix.
+fn to_matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
+    let (rows, columns) = tensor.dims2()?;
+    let values: Vec<f64> = tensor.flatten_all()?.to_vec1()?;
+    Ok(DMatrix::from_row_slice(rows, columns, &values))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn random(rows: usize, columns: usize, seed: u64) -> Tensor {
+        let mut values = vec![0.0; rows * columns];
+        crate::engine::random::Random::new(seed, crate::engine::random::Purpose::Noise, 0, 0)
+            .normals(&mut values);
+        Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
+    }
+
+    fn problem() -> (Regularization, Targets) {
+        let changes = BTreeMap::from([("w".to_owned(), random(5, 4, 3))]);
+        (
+            Regularization::new(&random(60, 8, 1)).unwrap(),
+            Targets { features: random(4, 8, 2), changes },
+        )
+    }
+
+    fn residual(targets: &Targets, solution: &Solution) -> f32 {
+        let change = solution.e["w"].matmul(&solution.p).unwrap();
+        let kept = change.matmul(&targets.features.t().unwrap()).unwrap();
+        (kept - &targets.changes["w"])
+            .unwrap()
+            .abs()
+            .unwrap()
+            .max_all()
+            .unwrap()
+            .to_scalar()
+            .unwrap()
+    }
+
+    #[test]
+    fn a_hard_constraint_is_met() {
+        let (regularization, targets) = problem();
+
+        let solution = solve(&regularization, &targets, None).unwrap();
+
+        assert!(residual(&targets, &solution) < 1e-4);
+    }
+
+    #[test]
+    fn a_soft_constraint_approaches_the_hard_one_as_its_weight_grows() {
+        let (regularization, targets) = problem();
+        let at =
+            |weight| residual(&targets, &solve(&regularization, &targets, Some(weight)).unwrap());
+
+        assert!(at(1e6) < 1e-3);
+        assert!(at(1.0) > at(100.0) && at(100.0) > at(1e6));
+    }
+
+    #[test]
+    fn equality_on_repeated_rows_is_refused_and_says_what_to_do() {
+        let (regularization, mut targets) = problem();
+        targets.features = Tensor::cat(&[&targets.features, &targets.features], 0).unwrap();
+        targets.changes.insert("w".into(), random(5, 8, 4));
+
+        let error = solve(&regularization, &targets, None).err().unwrap().to_string();
+
+        assert!(error.contains("give a constraint_weight"), "{error}");
+        assert!(solve(&regularization, &targets, Some(10.0)).is_ok());
+    }
+
+    #[test]
+    fn too_few_captions_are_refused() {
+        assert!(Regularization::new(&random(3, 8, 1)).is_err());
+    }
+
+    #[test]
+    fn overlap_is_one_for_the_same_rows_and_small_for_other_ones() {
+        let regularization = Regularization::new(&random(400, 64, 1)).unwrap();
+        let (a, b) = (random(2, 64, 5), random(2, 64, 6));
+
+        assert!((regularization.overlap(&a, &a).unwrap() - 1.0).abs() < 1e-6);
+        assert!(regularization.overlap(&a, &b).unwrap() < 0.6);
+    }
+}
