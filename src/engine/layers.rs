@@ -1,5 +1,6 @@
 //! Our operations with weights out of a checkpoint: the small steps that all three networks share.
 
+use candle_core::Tensor;
 use serde_json::Value;
 
 use super::{
@@ -67,6 +68,22 @@ pub(crate) fn group_norm(
 /// `weight`, `bias`: `(dim,)`.
 pub(crate) fn layer_norm(weights: &Weights<'_>, dim: usize, eps: f64) -> Result<LayerNorm> {
     Ok(LayerNorm::new(weights.get("weight", &[dim])?, weights.get("bias", &[dim])?, eps)?)
+}
+
+/// `x + y` at the end of a residual branch, any shape.
+pub(crate) fn add_residual(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    Ok((x + y)?)
+}
+
+/// `(batch, channels, h, w) + (batch, channels)`, where the second takes no gradient.
+pub(crate) fn add_per_channel(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    let (batch, channels) = shift.dims2()?;
+    Ok(x.broadcast_add(&shift.reshape((batch, channels, 1, 1))?)?)
+}
+
+/// `(batch, a, h, w)` and `(batch, b, h, w)` → `(batch, a + b, h, w)`.
+pub(crate) fn concat_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    Ok(Tensor::cat(&[x, y], 1)?)
 }
 
 /// Fails for a config value that would change the architecture in a way that is not built here.

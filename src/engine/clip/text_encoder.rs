@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::engine::{
     EngineError, Result,
-    layers::{layer_norm, linear},
+    layers::{add_residual, layer_norm, linear},
     ops::{self, FrozenLinear, LayerNorm},
     weights::{WeightFiles, Weights, read_json},
 };
@@ -251,14 +251,14 @@ impl EncoderLayer {
         let scale = (query.dim(D::Minus1)? as f64).powf(-0.5);
         let gathered = ops::attention(&query, &key, &value, scale, Some(mask))?;
         let gathered = gathered.transpose(1, 2)?.flatten_from(2)?; // (batch, tokens, dim)
-        let hidden_states = (hidden_states + self.out_proj.forward(&gathered)?)?;
+        let hidden_states = add_residual(hidden_states, &self.out_proj.forward(&gathered)?)?;
 
         let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)
         let activated = match self.hidden_act {
             HiddenAct::QuickGelu => ops::quick_gelu(&expanded)?,
             HiddenAct::Gelu => ops::gelu(&expanded)?,
         };
-        Ok((hidden_states + self.fc2.forward(&activated)?)?)
+        add_residual(&hidden_states, &self.fc2.forward(&activated)?)
     }
 
     fn split_heads(&self, x: &Tensor) -> Result<Tensor> {

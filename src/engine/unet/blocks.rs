@@ -16,7 +16,7 @@ use super::{
 use crate::engine::{
     EngineError, Result,
     conditioning::Conditioning,
-    layers::{conv, conv_same},
+    layers::{concat_channels, conv, conv_same},
     ops::{self, FrozenConv2d, Padding},
     weights::Weights,
 };
@@ -186,7 +186,7 @@ impl UpBlock {
         let mut hidden_states = hidden_states.clone();
         for (resnet, attention) in &self.layers {
             let skip = skips.pop().ok_or_else(too_few_skips)?;
-            let joined = Tensor::cat(&[&hidden_states, &skip], 1)?; // (batch, in + skipped, h, w)
+            let joined = concat_channels(&hidden_states, &skip)?; // (batch, in + skipped, h, w)
             hidden_states = resnet.forward(&joined, embedding)?;
             if let Some(attention) = attention {
                 hidden_states = attention.forward(&hidden_states, conditioning)?;

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use super::config::UNet2DConditionConfig;
 use crate::engine::{
     Result,
-    layers::{conv_same, group_norm, linear},
+    layers::{add_per_channel, add_residual, conv_same, group_norm, linear},
     ops::{FrozenConv2d, FrozenLinear, GroupNorm},
     weights::Weights,
 };
@@ -63,14 +63,8 @@ impl ResnetBlock {
         let inner = add_per_channel(&inner, &time)?;
         let inner = self.conv2.forward(&self.norm2.forward_silu(&inner)?)?;
         match &self.conv_shortcut {
-            Some(conv) => Ok((conv.forward(hidden_states)? + inner)?),
-            None => Ok((hidden_states + inner)?),
+            Some(conv) => add_residual(&conv.forward(hidden_states)?, &inner),
+            None => add_residual(hidden_states, &inner),
         }
     }
-}
-
-/// `(batch, channels, h, w) + (batch, channels)`, which takes no gradient: timesteps are given.
-fn add_per_channel(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    let (batch, channels) = shift.dims2()?;
-    Ok(x.broadcast_add(&shift.reshape((batch, channels, 1, 1))?)?)
 }

@@ -6,7 +6,7 @@ use super::{CrossAttentionKv, config::UNet2DConditionConfig};
 use crate::engine::{
     Result,
     conditioning::{Conditioning, KeyValue},
-    layers::{conv_same, group_norm, layer_norm, linear, linear_without_bias},
+    layers::{add_residual, conv_same, group_norm, layer_norm, linear, linear_without_bias},
     ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm},
     weights::Weights,
 };
@@ -89,7 +89,7 @@ impl Transformer {
             Projection::Conv(conv) => conv.forward(&as_image(&positions, height, width)?)?, // (batch, channels, h, w)
             Projection::Linear(linear) => as_image(&linear.forward(&positions)?, height, width)?,
         };
-        Ok((image + hidden_states)?)
+        add_residual(hidden_states, &image)
     }
 }
 
@@ -169,15 +169,15 @@ impl TransformerBlock {
     /// `(batch, h·w, inner)` → the same.
     fn forward(&self, hidden_states: &Tensor, conditioning: &Conditioning) -> Result<Tensor> {
         let attended = self.attn1.forward(&self.norm1.forward(hidden_states)?)?;
-        let hidden_states = (hidden_states + attended)?;
+        let hidden_states = add_residual(hidden_states, &attended)?;
 
         let kv = &conditioning.layers[self.attn2.layer];
         let attended = self.attn2.forward(&self.norm2.forward(&hidden_states)?, kv)?;
-        let hidden_states = (hidden_states + attended)?;
+        let hidden_states = add_residual(&hidden_states, &attended)?;
 
         let expanded = self.ff_proj.forward(&self.norm3.forward(&hidden_states)?)?; // (batch, h·w, 8·inner)
         let gated = ops::geglu(&expanded)?; // (batch, h·w, 4·inner)
-        Ok((hidden_states + self.ff_out.forward(&gated)?)?)
+        add_residual(&hidden_states, &self.ff_out.forward(&gated)?)
     }
 }
 

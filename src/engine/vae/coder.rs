@@ -12,7 +12,7 @@ use candle_core::Tensor;
 use super::AutoencoderKlConfig;
 use crate::engine::{
     Result,
-    layers::{conv, conv_same, group_norm},
+    layers::{self, add_residual, conv, conv_same, group_norm},
     ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, Padding},
     weights::Weights,
 };
@@ -234,8 +234,8 @@ impl Resnet {
         let inner = self.conv1.forward(&self.norm1.forward_silu(hidden_states)?)?;
         let inner = self.conv2.forward(&self.norm2.forward_silu(&inner)?)?;
         match &self.conv_shortcut {
-            Some(conv) => Ok((conv.forward(hidden_states)? + inner)?),
-            None => Ok((hidden_states + inner)?),
+            Some(conv) => add_residual(&conv.forward(hidden_states)?, &inner),
+            None => add_residual(hidden_states, &inner),
         }
     }
 }
@@ -260,7 +260,7 @@ impl MidAttention {
         let linear = |name: &str, old_name: &str| {
             let old = weights.at(old_name);
             let weights = if old.has("weight") { old } else { weights.at(name) };
-            crate::engine::layers::linear(&weights, channels, channels)
+            layers::linear(&weights, channels, channels)
         };
         Ok(Self {
             group_norm: group_norm(
@@ -289,6 +289,6 @@ impl MidAttention {
         let projected = self.to_out.forward(&gathered)?; // (batch, h·w, c)
         let image =
             projected.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?;
-        Ok((hidden_states + image)?)
+        add_residual(hidden_states, &image)
     }
 }
