@@ -9,6 +9,7 @@ pub mod closed_form;
 pub mod dataset;
 pub mod delta;
 pub mod loss;
+pub mod merge;
 pub mod parameters;
 pub mod tokens;
 pub mod train;

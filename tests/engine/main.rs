@@ -1,3 +1,4 @@
 //! Tests of the engine alone.
 
+mod merging;
 mod training;
