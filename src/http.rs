@@ -3,15 +3,23 @@
 //! A handler validates, runs one transaction and answers. Whatever takes longer is a job for a worker; whatever needs
 //! a tensor is the engine's.
 
+mod binding;
 mod body;
+mod capabilities;
 mod concepts;
 mod content;
+mod deltas;
 mod error;
+mod events;
 mod extract;
 mod health;
 mod images;
+mod jobs;
+mod merges;
 mod photos;
 mod router;
+mod samples;
+mod trainings;
 
 use std::sync::Arc;
 
@@ -22,7 +30,6 @@ use tokio_util::sync::CancellationToken;
 use crate::domain::model_card::ModelCard;
 use crate::storage::Storage;
 
-pub use error::problem_of;
 pub use router::{openapi, router};
 
 /// What every handler needs.

@@ -24,6 +24,8 @@ pub struct ModelCard {
     /// The default recipe of one concept; see [`TrainingRecipe::for_concepts`].
     pub recipe: TrainingRecipe,
     pub sampling: SamplingDefaults,
+    /// Whether there is a folder of class images.
+    pub has_class_images: bool,
     pub count_tokens: CountTokens,
 }
 

@@ -46,6 +46,11 @@ fn default_limit() -> i64 {
 }
 
 impl ListQuery {
+    /// The same question from a resource that has further parameters.
+    pub(crate) fn new(limit: Option<i64>, after: Option<String>) -> Self {
+        Self { limit: limit.unwrap_or_else(default_limit), after }
+    }
+
     /// The page that is asked for and one more row, by which a list knows whether it goes on.
     pub(crate) fn page(&self) -> Result<Page, ApiError> {
         if !(1..=100).contains(&self.limit) {
@@ -81,6 +86,19 @@ impl<T> ListBody<T> {
         let next_cursor =
             if has_more { rows.last().map(|row| encode_cursor(id(row))) } else { None };
         Self { object: "list", data: rows.into_iter().map(body).collect(), has_more, next_cursor }
+    }
+}
+
+impl<T, E> ListBody<Result<T, E>> {
+    /// The list if all its bodies could be made.
+    pub(crate) fn transpose(self) -> Result<ListBody<T>, E> {
+        let Self { object, data, has_more, next_cursor } = self;
+        Ok(ListBody {
+            object,
+            data: data.into_iter().collect::<Result<_, E>>()?,
+            has_more,
+            next_cursor,
+        })
     }
 }
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
 
+use crate::domain::id::JobId;
 use crate::domain::invalid::{FieldError, Invalid};
-use crate::domain::job::Failure;
 use crate::storage::StorageError;
 
 /// Why a request was not done: one variant per kind of answer.
@@ -66,6 +66,11 @@ impl From<FieldError> for ApiError {
 impl ApiError {
     pub(crate) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Self {
         Self::NotFound { what, id: id.to_string() }
+    }
+
+    /// A row of the catalog that contradicts itself.
+    pub(crate) fn wrong_task(job_id: JobId) -> Self {
+        Self::Internal(format!("the task of {job_id} is not of its kind").into())
     }
 
     fn status(&self) -> StatusCode {
@@ -175,19 +180,13 @@ impl From<&FieldError> for ProblemField {
     }
 }
 
-fn problem_type(code: &str) -> String {
+/// The URI of a kind of problem.
+pub(crate) fn problem_type(code: &str) -> String {
     format!("urn:vstar:problem:{code}")
 }
 
 fn title(status: StatusCode) -> &'static str {
     status.canonical_reason().unwrap_or("Error")
-}
-
-/// The problem object of a job that failed, as clients see it.
-pub fn problem_of(failure: &Failure) -> serde_json::Value {
-    let mut problem = serde_json::json!(failure);
-    problem["type"] = problem_type(&failure.code).into();
-    problem
 }
 
 impl IntoResponse for ApiError {

@@ -15,7 +15,9 @@ use utoipa_axum::routes;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::images::MAX_UPLOAD_BYTES;
-use super::{App, concepts, health, images};
+use super::{
+    App, capabilities, concepts, deltas, events, health, images, merges, samples, trainings,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -63,6 +65,23 @@ fn documented_routes() -> OpenApiRouter<App> {
         .merge(uploads)
         .routes(routes!(images::get_image))
         .routes(routes!(images::get_image_content))
+        .routes(routes!(trainings::start_training, trainings::list_trainings))
+        .routes(routes!(trainings::get_training))
+        .routes(routes!(trainings::cancel_training))
+        .routes(routes!(trainings::get_training_metrics))
+        .routes(routes!(events::stream_training_events))
+        .routes(routes!(deltas::list_deltas))
+        .routes(routes!(deltas::get_delta))
+        .routes(routes!(deltas::get_delta_content))
+        .routes(routes!(merges::start_merge, merges::list_merges))
+        .routes(routes!(merges::get_merge))
+        .routes(routes!(merges::cancel_merge))
+        .routes(routes!(events::stream_merge_events))
+        .routes(routes!(samples::start_sample, samples::list_samples))
+        .routes(routes!(samples::get_sample))
+        .routes(routes!(samples::cancel_sample))
+        .routes(routes!(events::stream_sample_events))
+        .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
 }

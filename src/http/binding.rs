@@ -1,0 +1,270 @@
+//! From the names in a request to the deltas that they mean.
+//!
+//! A request names concepts in two ways: by modifier tokens in a prompt, and in its `concepts` list, which can also
+//! fix the delta and the strength. Everything that does not resolve is refused here: a prompt that silently means
+//! less than it says would be drawn by the base model alone.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use sqlx::PgConnection;
+use utoipa::ToSchema;
+
+use super::error::ApiError;
+use crate::db;
+use crate::domain::concept::{Concept, ConceptRef, ModifierToken, modifier_tokens_in};
+use crate::domain::delta::{Delta, DeltaConcept};
+use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::model_card::ModelCard;
+use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS};
+
+/// A concept that takes part, with its delta and strength.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ConceptUse {
+    /// Id or handle. Can be left out if `delta` is given: then all concepts of that delta take part.
+    #[schema(value_type = Option<String>, examples("rex"))]
+    concept: Option<ConceptRef>,
+    /// The concept's current delta if left out.
+    delta: Option<DeltaId>,
+    /// 0 is the base model, 1 the concept as trained; up to 2.
+    #[schema(minimum = 0, maximum = 2, default = 1.0)]
+    strength: Option<f64>,
+}
+
+/// A modifier token and the field in which it stands.
+#[derive(Debug)]
+pub(crate) struct NamedToken {
+    token: ModifierToken,
+    pointer: &'static str,
+}
+
+/// Reads the modifier tokens of a prompt.
+pub(crate) fn tokens_of(
+    prompt: &str,
+    pointer: &'static str,
+) -> Result<Vec<NamedToken>, FieldError> {
+    let tokens = modifier_tokens_in(prompt)
+        .map_err(|error| FieldError::new(pointer, "unknown_concept", error.to_string()))?;
+    Ok(tokens.into_iter().map(|token| NamedToken { token, pointer }).collect())
+}
+
+/// The deltas that a request means.
+#[derive(Debug, Default)]
+pub(crate) struct Binding {
+    pub(crate) deltas: Vec<DeltaUse>,
+    /// What the deltas contain, in their order.
+    pub(crate) concepts: Vec<DeltaConcept>,
+}
+
+impl Binding {
+    /// The modifier tokens that have a meaning.
+    pub(crate) fn modifier_tokens(&self) -> Vec<ModifierToken> {
+        self.concepts.iter().filter_map(|concept| concept.modifier_token.clone()).collect()
+    }
+
+    fn covers(&self, token: &ModifierToken) -> bool {
+        self.concepts.iter().any(|concept| concept.modifier_token.as_ref() == Some(token))
+    }
+
+    /// Adds a delta once; naming it again is fine as long as both say the same strength.
+    fn add(
+        &mut self,
+        delta: &Delta,
+        strength: f64,
+        contents: &[DeltaConcept],
+        model: &ModelCard,
+        pointer: &str,
+    ) -> Result<(), FieldError> {
+        if delta.base_digest != model.digest {
+            let detail = format!(
+                "`{}` was made for base model {:.12}, this service has {} ({:.12}): train the concept again",
+                delta.delta_id, delta.base_digest, model.name, model.digest
+            );
+            return Err(FieldError::new(pointer, "base_model_mismatch", detail));
+        }
+        if let Some(known) = self.deltas.iter().find(|known| known.delta_id == delta.delta_id) {
+            if known.strength.to_bits() == strength.to_bits() {
+                return Ok(());
+            }
+            let detail = format!("`{}` is one delta and has one strength", delta.delta_id);
+            return Err(FieldError::new(pointer, "ambiguous_strength", detail));
+        }
+        let new = contents.iter().filter(|concept| concept.delta_id == delta.delta_id);
+        for concept in new {
+            let twice = self.concepts.iter().find(|known| known.concept_id == concept.concept_id);
+            if let Some(known) = twice {
+                let detail = format!(
+                    "concept `{}` is in `{}` and in `{}`: name one delta for it",
+                    concept.handle, known.delta_id, delta.delta_id
+                );
+                return Err(FieldError::new(pointer, "ambiguous_concept", detail));
+            }
+            self.concepts.push(concept.clone());
+        }
+        self.deltas.push(DeltaUse {
+            delta_id: delta.delta_id,
+            storage_key: delta.storage_key.clone(),
+            strength,
+        });
+        if self.deltas.len() > MAX_DELTAS {
+            let detail = format!("at most {MAX_DELTAS} deltas can be combined");
+            return Err(FieldError::new(pointer, "too_many_deltas", detail));
+        }
+        Ok(())
+    }
+}
+
+/// Resolves a `concepts` list, then the tokens that it has left without a meaning.
+pub(crate) async fn bind(
+    db: &mut PgConnection,
+    model: &ModelCard,
+    uses: &[ConceptUse],
+    tokens: &[NamedToken],
+) -> Result<Binding, ApiError> {
+    let mut binding = Binding::default();
+
+    let concepts = named_concepts(db, uses.iter().filter_map(|one| one.concept.as_ref())).await?;
+    let wanted = uses.iter().enumerate().map(|(index, one)| resolve(index, one, &concepts));
+    let wanted: Vec<Wanted> = all_or_errors(wanted)?;
+    let (deltas, contents) = load(db, wanted.iter().map(|wanted| wanted.delta_id)).await?;
+    for wanted in &wanted {
+        let delta = deltas.get(&wanted.delta_id).ok_or_else(|| {
+            let detail = format!("no delta `{}`", wanted.delta_id);
+            FieldError::new(format!("{}/delta", wanted.pointer), "unknown_delta", detail)
+        })?;
+        if let Some(concept) = wanted.concept_id
+            && !contents
+                .iter()
+                .any(|part| part.delta_id == delta.delta_id && part.concept_id == concept)
+        {
+            let detail = format!("`{}` is not a delta of this concept", delta.delta_id);
+            let pointer = format!("{}/delta", wanted.pointer);
+            return Err(FieldError::new(pointer, "delta_of_another_concept", detail).into());
+        }
+        binding.add(delta, wanted.strength, &contents, model, &wanted.pointer)?;
+    }
+
+    let open: Vec<&NamedToken> =
+        tokens.iter().filter(|named| !binding.covers(&named.token)).collect();
+    let names: Vec<ModifierToken> = open.iter().map(|named| named.token.clone()).collect();
+    let concepts = db::concepts::find(&mut *db, &[], &[], &names).await?;
+    let current = all_or_errors(open.iter().map(|named| resolve_token(named, &concepts)))?;
+    let (deltas, contents) = load(db, current.iter().copied()).await?;
+    for (named, delta_id) in open.iter().zip(&current) {
+        if binding.covers(&named.token) {
+            continue; // by the delta of a token before it: they were trained jointly
+        }
+        let delta = deltas.get(delta_id).ok_or_else(|| ApiError::not_found("delta", delta_id))?;
+        binding.add(delta, 1.0, &contents, model, named.pointer)?;
+    }
+    Ok(binding)
+}
+
+/// Finds the concepts that are named by id or by handle.
+pub(crate) async fn named_concepts(
+    db: &mut PgConnection,
+    names: impl Iterator<Item = &ConceptRef>,
+) -> sqlx::Result<Vec<Concept>> {
+    let (mut ids, mut handles) = (Vec::new(), Vec::new());
+    for name in names {
+        match name {
+            ConceptRef::Id(id) => ids.push(*id),
+            ConceptRef::Handle(handle) => handles.push(handle.as_str().to_owned()),
+        }
+    }
+    db::concepts::find(db, &ids, &handles, &[]).await
+}
+
+/// Finds one of them again, or says which field names nothing.
+pub(crate) fn concept_named<'a>(
+    name: &ConceptRef,
+    concepts: &'a [Concept],
+    pointer: &str,
+) -> Result<&'a Concept, FieldError> {
+    concepts.iter().find(|concept| name.names(concept)).ok_or_else(|| {
+        let detail = format!("no concept `{name}`: create it with POST /v1/concepts");
+        FieldError::new(pointer, "unknown_concept", detail)
+    })
+}
+
+/// A delta that an entry of a `concepts` list asks for.
+struct Wanted {
+    pointer: String,
+    concept_id: Option<ConceptId>,
+    delta_id: DeltaId,
+    strength: f64,
+}
+
+fn resolve(index: usize, one: &ConceptUse, concepts: &[Concept]) -> Result<Wanted, FieldError> {
+    let pointer = format!("/concepts/{index}");
+    let strength = one.strength.unwrap_or(1.0);
+    if !STRENGTHS.contains(&strength) {
+        let detail = format!("{strength} is outside {} to {}", STRENGTHS.start(), STRENGTHS.end());
+        return Err(FieldError::new(format!("{pointer}/strength"), "out_of_range", detail));
+    }
+    let concept = match &one.concept {
+        Some(name) => Some(concept_named(name, concepts, &format!("{pointer}/concept"))?),
+        None => None,
+    };
+    let delta_id = match (one.delta, concept) {
+        (Some(delta_id), _) => delta_id,
+        (None, Some(concept)) => current_delta(concept, &pointer)?,
+        (None, None) => {
+            return Err(FieldError::new(
+                pointer,
+                "missing_field",
+                "name a concept, a delta or both",
+            ));
+        }
+    };
+    Ok(Wanted {
+        pointer,
+        concept_id: concept.map(|concept| concept.concept_id),
+        delta_id,
+        strength,
+    })
+}
+
+fn resolve_token(named: &NamedToken, concepts: &[Concept]) -> Result<DeltaId, FieldError> {
+    let token = &named.token;
+    let concept = concepts.iter().find(|concept| concept.modifier_token.as_ref() == Some(token));
+    let concept = concept.ok_or_else(|| {
+        let detail = format!("no concept has the modifier token `{token}`: create and train one, or leave the word out");
+        FieldError::new(named.pointer, "unknown_concept", detail)
+    })?;
+    current_delta(concept, named.pointer)
+}
+
+fn current_delta(concept: &Concept, pointer: &str) -> Result<DeltaId, FieldError> {
+    concept.current_delta.ok_or_else(|| {
+        let detail =
+            format!("concept `{}` has not been trained: POST /v1/trainings first", concept.handle);
+        FieldError::new(pointer, "concept_not_trained", detail)
+    })
+}
+
+async fn load(
+    db: &mut PgConnection,
+    deltas: impl Iterator<Item = DeltaId>,
+) -> sqlx::Result<(HashMap<DeltaId, Delta>, Vec<DeltaConcept>)> {
+    let ids: Vec<DeltaId> = deltas.collect();
+    let deltas = db::deltas::find(&mut *db, &ids).await?;
+    let contents = db::deltas::concepts_of(&mut *db, &ids).await?;
+    Ok((deltas.into_iter().map(|delta| (delta.delta_id, delta)).collect(), contents))
+}
+
+/// All values, or all errors at once.
+pub(crate) fn all_or_errors<T>(
+    results: impl Iterator<Item = Result<T, FieldError>>,
+) -> Result<Vec<T>, Invalid> {
+    let (mut values, mut errors) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(values) } else { Err(Invalid(errors)) }
+}

@@ -1,0 +1,144 @@
+//! Merges: several deltas become one.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::App;
+use super::binding::{ConceptUse, bind};
+use super::body::{ListBody, ListQuery, location};
+use super::error::{ApiError, Problem};
+use super::extract::{Json, Path, Query};
+use super::jobs::{JobBody, cancel_job, find_job, job_path};
+use super::samples::DeltaUseBody;
+use crate::db;
+use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
+use crate::domain::invalid::FieldError;
+use crate::domain::job::{Job, JobKind, Task};
+use crate::domain::merge::MergeTask;
+
+/// A merge to start.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StartMerge {
+    /// What to merge: at least two different deltas.
+    #[schema(min_items = 2, max_items = 8)]
+    concepts: Vec<ConceptUse>,
+}
+
+/// A merge and where it stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MergeBody {
+    id: MergeId,
+    #[schema(value_type = String, examples("merge"))]
+    object: &'static str,
+    /// What is merged.
+    deltas: Vec<DeltaUseBody>,
+    /// The concepts that the result contains.
+    concepts: Vec<ConceptId>,
+    /// The result, once the merge has succeeded.
+    delta: Option<DeltaId>,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+impl MergeBody {
+    fn new(job: Job, deltas: &[(JobId, DeltaId)]) -> Result<Self, ApiError> {
+        let body = JobBody::from(&job);
+        let Task::Merge(task) = job.task else { return Err(ApiError::wrong_task(job.job_id)) };
+        Ok(Self {
+            id: job.job_id.into(),
+            object: "merge",
+            deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
+            concepts: task.concepts,
+            delta: deltas
+                .iter()
+                .find(|(made_by, _)| *made_by == job.job_id)
+                .map(|(_, delta)| *delta),
+            job: body,
+        })
+    }
+}
+
+/// Merges deltas into a new one that answers to the words of all their concepts.
+///
+/// The merge keeps what each delta does to its own captions and otherwise stays as close to the base model as it can
+/// (closed form, no training). The concepts keep their current deltas; name the merged one in a sample's `concepts`.
+/// A sample that names several concepts merges them on the way, without this.
+#[utoipa::path(post, path = "/v1/merges", tag = "merges", request_body = StartMerge,
+    responses(
+        (status = 202, body = MergeBody, headers(("location" = String))),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`unknown_concept`, `concept_not_trained`, `base_model_mismatch`, `too_few_deltas`, …"),
+    ))]
+pub(crate) async fn start_merge(
+    State(app): State<App>,
+    Json(body): Json<StartMerge>,
+) -> Result<impl IntoResponse, ApiError> {
+    let mut tx = app.db.begin().await?;
+    let binding = bind(&mut tx, &app.model, &body.concepts, &[]).await?;
+    if binding.deltas.len() < 2 {
+        let detail = "a merge needs at least two different deltas";
+        return Err(FieldError::new("/concepts", "too_few_deltas", detail).into());
+    }
+    let task = MergeTask {
+        base_digest: app.model.digest.clone(),
+        deltas: binding.deltas,
+        concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
+    };
+    let job_id = JobId::generate();
+    db::jobs::enqueue(&mut *tx, job_id, &Task::Merge(task)).await?;
+    db::jobs::announce(&mut *tx).await?;
+    tx.commit().await?;
+
+    let job = find_job(&app, job_id, JobKind::Merge).await?;
+    let place = location(&job_path(job_id, JobKind::Merge));
+    Ok((StatusCode::ACCEPTED, place, axum::Json(MergeBody::new(job, &[])?)))
+}
+
+/// Returns a merge and where it stands.
+#[utoipa::path(get, path = "/v1/merges/{merge_id}", tag = "merges", params(("merge_id" = MergeId, Path)),
+    responses(
+        (status = 200, body = MergeBody),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(crate) async fn get_merge(
+    State(app): State<App>,
+    Path(merge_id): Path<MergeId>,
+) -> Result<axum::Json<MergeBody>, ApiError> {
+    let job = find_job(&app, merge_id.into(), JobKind::Merge).await?;
+    let deltas = db::deltas::of_jobs(&app.db, &[job.job_id]).await?;
+    Ok(axum::Json(MergeBody::new(job, &deltas)?))
+}
+
+/// Lists merges, newest first.
+#[utoipa::path(get, path = "/v1/merges", tag = "merges", params(ListQuery),
+    responses((status = 200, body = ListBody<MergeBody>)))]
+pub(crate) async fn list_merges(
+    State(app): State<App>,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<ListBody<MergeBody>>, ApiError> {
+    let jobs = db::jobs::list(&app.db, JobKind::Merge, query.page()?).await?;
+    let ids: Vec<JobId> = jobs.iter().map(|job| job.job_id).collect();
+    let deltas = db::deltas::of_jobs(&app.db, &ids).await?;
+    let list = ListBody::new(jobs, &query, |job| job.job_id.0, |job| MergeBody::new(job, &deltas));
+    Ok(axum::Json(list.transpose()?))
+}
+
+/// Stops a merge; one that has ended stays as it is.
+#[utoipa::path(post, path = "/v1/merges/{merge_id}/cancel", tag = "merges", params(("merge_id" = MergeId, Path)),
+    responses(
+        (status = 200, body = MergeBody),
+        (status = 202, body = MergeBody),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+    ))]
+pub(crate) async fn cancel_merge(
+    State(app): State<App>,
+    Path(merge_id): Path<MergeId>,
+) -> Result<impl IntoResponse, ApiError> {
+    let (status, job) = cancel_job(&app, merge_id.into(), JobKind::Merge).await?;
+    let deltas = db::deltas::of_jobs(&app.db, &[job.job_id]).await?;
+    Ok((status, axum::Json(MergeBody::new(job, &deltas)?)))
+}
