@@ -4,7 +4,7 @@
 
 Needs torch, diffusers and transformers. The models are random and small; each stretches one thing: the number of
 levels, heads per level, odd latent sizes, half precision, sharded files, old names of weights, special tokens.
-Kinds: tokenize, text_encoder, vae_encode, vae_decode, unet (see README.md).
+Kinds: tokenize, text_encoder, vae_encode, vae_decode, unet, sample (see README.md).
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -164,7 +164,7 @@ def record_model(out: Path, unet={}, vae={}, text={}, limit=77, dtype=torch.floa
         "block_out_channels": (16, 32), "down_block_types": (CROSS_DOWN, DOWN), "up_block_types": (UP, CROSS_UP),
         "layers_per_block": 1, "attention_head_dim": 2, "norm_num_groups": 8, "cross_attention_dim": text["hidden_size"],
     } | unet  # fmt: skip
-    vae = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4} | vae
+    vae = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "scaling_factor": 0.7} | vae
     levels = len(vae["block_out_channels"])
     vae |= {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
     unet_model, vae_model = UNet2DConditionModel(**unet), AutoencoderKL(**vae)
@@ -197,7 +197,43 @@ def record_model(out: Path, unet={}, vae={}, text={}, limit=77, dtype=torch.floa
             given["encoder_hidden_states"] = torch.randn(batch, tokens, text["hidden_size"])
             prediction = unet_model(sample, given["timesteps"], given["encoder_hidden_states"]).sample
             record("unet", given, {"model_pred": prediction}, 1e-4)
+        record_sample(cases, tensors, models, CLIPTokenizer.from_pretrained(folder / "tokenizer"))
     write(out, cases, tensors)
+
+
+def record_sample(cases: list[dict], tensors: dict, models: dict, tokenizer) -> None:
+    """Three images in a batch, the second with a delta, prompts cut to the model's limit."""
+    unet, vae, limit = models["unet"], models["vae"], tokenizer.model_max_length
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    config |= {"prediction_type": random.choice(["epsilon", "v_prediction"]), "clip_sample": False}
+    base = {name: value.clone() for name, value in unet.state_dict().items()}
+    delta = {n: v + 0.2 * torch.randn_like(v) for n, v in base.items() if "attn2.to_k" in n or "attn2.to_v" in n}
+    requests = [("photo of a dog", "", None), ("a cat and a <word>", "a chair", 0), ("painting " * 8, "", None)]
+
+    latents = torch.randn(3, unet.config.in_channels, 9, 12)
+    images = []
+    for i, (prompt, negative_prompt, uses) in enumerate(requests):
+        unet.load_state_dict(base | (delta if uses is not None else {}))
+        prompts = [negative_prompt, prompt]
+        ids = tokenizer(prompts, padding="max_length", max_length=limit, truncation=True, return_tensors="pt").input_ids
+        hidden = models["text_encoder"](ids).last_hidden_state
+        scheduler = DDIMScheduler.from_config(config)
+        scheduler.set_timesteps(5)
+        sample = latents[i : i + 1] * scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            negative, positive = unet(torch.cat([sample, sample]), t, hidden).sample.chunk(2)
+            sample = scheduler.step(negative + 3 * (positive - negative), t, sample).prev_sample
+        images.append((vae.decode(sample / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1))
+    unet.load_state_dict(base)
+    tensors |= {"sample.latents": latents, "sample.images": torch.cat(images)}
+    tensors |= {f"sample.{name}": value for name, value in delta.items()}
+    keys = ["prompt", "negative_prompt", "delta"]
+    cases.append({
+        "kind": "sample", "name": "sample.0", "requests": [dict(zip(keys, request)) for request in requests],
+        "deltas": [{name: f"sample.{name}" for name in delta}], "scheduler": "ddim", "scheduler_config": config,
+        "num_inference_steps": 5, "guidance_scale": 3.0, "init_latents": "sample.latents", "images": "sample.images",
+        "tolerance": 1e-3,
+    })  # fmt: skip
 
 
 def randomize(model):
