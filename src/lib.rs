@@ -6,6 +6,7 @@
 //! - [`domain`]: the nouns and their rules, no I/O;
 //! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service;
 //! - [`http`]: requests in, responses out;
+//! - [`worker`]: takes a job, feeds the engine, records the result;
 //! - [`db`]: the catalog in Postgres, the only place with SQL;
 //! - [`storage`]: photos, deltas and pictures in an object store.
 
@@ -15,3 +16,4 @@ pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod storage;
+pub mod worker;

@@ -191,24 +191,28 @@ pub async fn renew_lease(
     .await
 }
 
-/// Records how far a job is; returns whether the lease still holds.
+/// Records how far a job is and renews its lease; returns whether the job has been asked to stop, or `None` if the
+/// lease is lost.
 pub async fn report(
     db: impl PgExecutor<'_>,
     job_id: JobId,
     fence: i64,
     phase: Phase,
     progress: Option<&Progress>,
-) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set phase = $3, progress = $4 where job_id = $1 and fence = $2 and state = 'running'",
+    lease: Duration,
+) -> sqlx::Result<Option<bool>> {
+    sqlx::query_scalar!(
+        "update job set phase = $3, progress = $4, lease_expires_at = now() + make_interval(secs => $5)
+        where job_id = $1 and fence = $2 and state = 'running'
+        returning cancel_requested",
         job_id.0,
         fence,
         phase as Phase,
         progress.map(Json) as Option<Json<&Progress>>,
+        lease.as_secs_f64(),
     )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
+    .fetch_optional(db)
+    .await
 }
 
 /// Ends a job well; returns whether the lease still held, without which nothing changed.

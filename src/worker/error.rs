@@ -1,0 +1,109 @@
+//! Why a job did not succeed, and whether trying again can help.
+
+use crate::domain::job::Failure;
+use crate::engine::EngineError;
+use crate::storage::StorageError;
+
+/// Why a job did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum JobError {
+    /// Somebody asked the job, or the worker, to stop.
+    #[error("stopped")]
+    Stopped,
+    /// Another worker has the job: whatever this one would write is void.
+    #[error("the lease is lost")]
+    LeaseLost,
+    /// The job was meant for a worker with another base model.
+    #[error("the job needs base model {wanted:.12}, this worker has {actual:.12}")]
+    BaseModelMismatch { wanted: String, actual: String },
+    /// The engine cannot do what the job asks for.
+    #[error("the engine failed")]
+    Engine(#[source] EngineError),
+    /// The engine's thread gave no answer: it panicked.
+    #[error("the engine broke off")]
+    EnginePanicked,
+    /// A stored object is not what its row says.
+    #[error("object `{key}` is damaged")]
+    DamagedObject { key: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the class images cannot be read")]
+    ClassImages(#[source] std::io::Error),
+    #[error("the object store failed")]
+    Storage(#[from] StorageError),
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+}
+
+impl From<EngineError> for JobError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Stopped => Self::Stopped,
+            other => Self::Engine(other),
+        }
+    }
+}
+
+impl JobError {
+    /// Whether the same job may succeed at another time or on another worker.
+    pub(crate) fn retryable(&self) -> bool {
+        match self {
+            Self::Storage(_)
+            | Self::Database(_)
+            | Self::EnginePanicked
+            | Self::BaseModelMismatch { .. } => true,
+            Self::Engine(EngineError::Tensor(_)) => true,
+            Self::Stopped
+            | Self::LeaseLost
+            | Self::Engine(_)
+            | Self::DamagedObject { .. }
+            | Self::ClassImages(_) => false,
+        }
+    }
+
+    /// What clients are told: the reason if it is about their request, else that it is not.
+    pub(crate) fn failure(&self) -> Failure {
+        let (code, title) = match self {
+            Self::Engine(EngineError::InvalidInput(_)) => {
+                ("invalid_input", "The engine refused the request")
+            }
+            Self::Engine(EngineError::Diverged { .. }) => {
+                ("training_diverged", "The training diverged")
+            }
+            Self::Engine(_) | Self::EnginePanicked => ("engine_error", "The engine failed"),
+            Self::BaseModelMismatch { .. } => ("base_model_mismatch", "The base model has changed"),
+            Self::DamagedObject { .. } | Self::Storage(_) => {
+                ("storage_unavailable", "An object could not be read or written")
+            }
+            Self::ClassImages(_) => {
+                ("class_images_unavailable", "The class images could not be read")
+            }
+            Self::Database(_) => ("database_unavailable", "The database could not be reached"),
+            Self::Stopped | Self::LeaseLost => ("stopped", "Stopped"),
+        };
+        let detail = match self {
+            Self::Engine(error @ EngineError::InvalidInput(_)) => error.to_string(),
+            Self::Engine(error @ EngineError::Diverged { .. }) => {
+                format!("{error}: try a smaller learning_rate")
+            }
+            Self::Engine(_) | Self::EnginePanicked => {
+                "the cause is in the server's log under the id of this job".to_owned()
+            }
+            other => other.to_string(),
+        };
+        Failure {
+            title: title.to_owned(),
+            code: code.to_owned(),
+            detail,
+            retryable: self.retryable(),
+        }
+    }
+}
+
+/// What is recorded with a job whose workers all died.
+pub(crate) fn worker_lost() -> Failure {
+    Failure {
+        title: "The worker was lost".to_owned(),
+        code: "worker_lost".to_owned(),
+        detail: "every worker that began this job stopped answering: it may need more memory than there is".to_owned(),
+        retryable: true,
+    }
+}

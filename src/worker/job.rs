@@ -1,0 +1,181 @@
+//! A job in hand: its lease, its progress, and the word that it shall stop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::error::JobError;
+use super::runner::Worker;
+use crate::db;
+use crate::domain::id::JobId;
+use crate::domain::job::{Metric, Phase, Progress};
+use crate::engine::Flow;
+
+/// How often progress is written, the lease renewed and a wish to cancel noticed.
+const BEAT: Duration = Duration::from_millis(500);
+/// Weight of a new loss in the smoothed one: about the mean of the last twenty.
+const SMOOTHING: f64 = 0.1;
+
+/// What a job's code works with.
+#[derive(Clone)]
+pub(crate) struct JobContext {
+    pub(crate) worker: Worker,
+    pub(crate) job_id: JobId,
+    pub(crate) fence: i64,
+    live: Arc<Live>,
+}
+
+/// What the device's thread tells and is told while it works.
+#[derive(Default)]
+struct Live {
+    stop: AtomicBool,
+    lease_lost: AtomicBool,
+    canceled: AtomicBool,
+    news: Mutex<News>,
+}
+
+#[derive(Default)]
+struct News {
+    phase: Option<Phase>,
+    phase_began: Option<Instant>,
+    progress: Option<Progress>,
+    metrics: Vec<Metric>,
+    /// Something has changed since it was last written.
+    fresh: bool,
+}
+
+/// A step that was taken, for the loss curve.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StepLoss {
+    pub(crate) loss: f64,
+    pub(crate) grad_norm: f64,
+}
+
+impl JobContext {
+    pub(crate) fn new(worker: Worker, job_id: JobId, fence: i64) -> Self {
+        Self { worker, job_id, fence, live: Arc::default() }
+    }
+
+    /// Enters a phase.
+    pub(crate) fn enter(&self, phase: Phase) {
+        let mut news = self.news();
+        *news = News {
+            phase: Some(phase),
+            phase_began: Some(Instant::now()),
+            progress: None,
+            metrics: std::mem::take(&mut news.metrics),
+            fresh: true,
+        };
+    }
+
+    /// Notes a step of the phase, entering it first if need be, and says whether to go on.
+    pub(crate) fn step(
+        &self,
+        phase: Phase,
+        step: usize,
+        total_steps: usize,
+        loss: Option<StepLoss>,
+    ) -> Flow {
+        if self.news().phase != Some(phase) {
+            self.enter(phase);
+        }
+        let mut news = self.news();
+        let elapsed = news.phase_began.map_or(0.0, |began| began.elapsed().as_secs_f64());
+        let steps_per_second = (step > 0 && elapsed > 0.0).then(|| step as f64 / elapsed);
+        let before = news.progress.as_ref().and_then(|progress| progress.loss);
+        news.progress = Some(Progress {
+            step,
+            total_steps,
+            loss: loss.map(|now| {
+                before.map_or(now.loss, |before| before + SMOOTHING * (now.loss - before))
+            }),
+            steps_per_second,
+            eta_seconds: steps_per_second
+                .map(|rate| total_steps.saturating_sub(step) as f64 / rate),
+        });
+        if let Some(loss) = loss {
+            news.metrics.push(Metric {
+                step: i32::try_from(step).unwrap_or(i32::MAX),
+                loss: loss.loss,
+                grad_norm: loss.grad_norm.is_finite().then_some(loss.grad_norm),
+            });
+        }
+        news.fresh = true;
+        if self.live.stop.load(Ordering::Relaxed) { Flow::Stop } else { Flow::Continue }
+    }
+
+    /// Asks the job to stop at its next step.
+    pub(crate) fn stop(&self) {
+        self.live.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a client asked for that.
+    pub(crate) fn is_canceled(&self) -> bool {
+        self.live.canceled.load(Ordering::Relaxed)
+    }
+
+    /// An error if the job has been asked to stop: for the places between two pieces of work.
+    pub(crate) fn check(&self) -> Result<(), JobError> {
+        if self.live.lease_lost.load(Ordering::Relaxed) {
+            return Err(JobError::LeaseLost);
+        }
+        if self.live.stop.load(Ordering::Relaxed) { Err(JobError::Stopped) } else { Ok(()) }
+    }
+
+    /// Refuses a job that was meant for another base model.
+    pub(crate) fn check_base(&self, digest: &str) -> Result<(), JobError> {
+        let actual = self.worker.base_digest();
+        if digest == actual {
+            return Ok(());
+        }
+        Err(JobError::BaseModelMismatch { wanted: digest.to_owned(), actual: actual.to_owned() })
+    }
+
+    /// Writes progress and renews the lease until dropped or the lease is lost.
+    ///
+    /// While the database is away the job goes on: if the lease runs out in the meantime the next beat says so.
+    pub(crate) async fn beat(&self) {
+        let mut ticks = tokio::time::interval(BEAT);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            match self.write_news().await {
+                Ok(Some(false)) => {}
+                Ok(Some(true)) => {
+                    self.live.canceled.store(true, Ordering::Relaxed);
+                    self.stop();
+                }
+                Ok(None) => {
+                    tracing::warn!(job.id = %self.job_id, "lost the lease");
+                    self.live.lease_lost.store(true, Ordering::Relaxed);
+                    self.stop();
+                    return;
+                }
+                Err(error) => tracing::warn!(job.id = %self.job_id, %error, "progress not written"),
+            }
+        }
+    }
+
+    /// Writes what is new, and returns whether the job shall stop, or `None` if it is another worker's.
+    pub(crate) async fn write_news(&self) -> sqlx::Result<Option<bool>> {
+        let (phase, progress, metrics, fresh) = {
+            let mut news = self.news();
+            let fresh = std::mem::take(&mut news.fresh);
+            (news.phase, news.progress.clone(), std::mem::take(&mut news.metrics), fresh)
+        };
+        let (db, lease) = (&self.worker.db, self.worker.config.lease);
+        if !metrics.is_empty() {
+            db::metrics::record(db, self.job_id, self.fence, &metrics).await?;
+        }
+        match phase {
+            Some(phase) if fresh => {
+                db::jobs::report(db, self.job_id, self.fence, phase, progress.as_ref(), lease).await
+            }
+            Some(_) | None => db::jobs::renew_lease(db, self.job_id, self.fence, lease).await,
+        }
+    }
+
+    fn news(&self) -> std::sync::MutexGuard<'_, News> {
+        self.live.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

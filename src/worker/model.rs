@@ -1,0 +1,85 @@
+//! A base model, loaded: what the API knows about it, and what the device's thread works with.
+
+use std::cell::OnceCell;
+use std::path::Path;
+
+use super::class_images::ClassImageFolder;
+use crate::domain::base_model::BaseModelProfile;
+use crate::domain::model_card::ModelCard;
+use crate::engine::base_model::BaseModel;
+use crate::engine::clip::ClipTokenizer;
+use crate::engine::custom_diffusion::merge::MergeBase;
+use crate::engine::device::device_named;
+use crate::engine::weights::read_json;
+use crate::engine::{EngineError, Result};
+
+/// A base model's folder, loaded.
+pub struct LoadedModel {
+    pub card: ModelCard,
+    pub engine: Engine,
+    pub class_images: ClassImageFolder,
+}
+
+impl LoadedModel {
+    /// Loads a folder of the diffusers layout onto a device such as `cpu` or `cuda:0`.
+    ///
+    /// Its own `vstar.json`, where there is one, has the default recipe, sampling defaults and class images.
+    pub fn load(dir: &Path, device: &str) -> Result<Self> {
+        let profile_path = dir.join("vstar.json");
+        let profile: BaseModelProfile = if profile_path.is_file() {
+            read_json(&profile_path)?
+        } else {
+            BaseModelProfile::default()
+        };
+        let class_images = match &profile.class_images {
+            Some(folder) => ClassImageFolder::open(&dir.join(folder)).map_err(|error| {
+                EngineError::ModelFile {
+                    path: dir.join(folder).display().to_string(),
+                    reason: error.to_string(),
+                }
+            })?,
+            None => ClassImageFolder::default(),
+        };
+        let base = BaseModel::load(dir, &device_named(device)?)?;
+        let tokenizer = ClipTokenizer::load(&dir.join("tokenizer"))?;
+        let card = ModelCard {
+            name: dir
+                .file_name()
+                .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            digest: base.digest.clone(),
+            size_multiple: base.vae.factor(),
+            native_size: base.resolution(),
+            max_prompt_tokens: base.tokenizer.max_length(),
+            num_train_timesteps: base.scheduler.num_train_timesteps,
+            recipe: profile.training,
+            sampling: profile.sampling,
+            has_class_images: !class_images.is_empty(),
+            count_tokens: Box::new(move |text, added| {
+                // A text that cannot be encoded at all is too long for any model.
+                tokenizer.encode(text, added).map_or(usize::MAX, |tokens| tokens.length)
+            }),
+        };
+        let captions = class_images.captions();
+        let engine = Engine { base, captions, merge_base: OnceCell::new() };
+        Ok(Self { card, engine, class_images })
+    }
+}
+
+/// What the device's thread owns.
+pub struct Engine {
+    pub(crate) base: BaseModel,
+    /// Ordinary prompts, over which merges are solved.
+    captions: Vec<String>,
+    merge_base: OnceCell<MergeBase>,
+}
+
+impl Engine {
+    /// What all merges have in common; the first one computes it.
+    pub(crate) fn merge_base(&self) -> Result<&MergeBase> {
+        if let Some(merge_base) = self.merge_base.get() {
+            return Ok(merge_base);
+        }
+        let merge_base = MergeBase::new(&self.base, &self.captions)?;
+        Ok(self.merge_base.get_or_init(|| merge_base))
+    }
+}

@@ -1,0 +1,242 @@
+//! Claims jobs, one per lane at a time, and brings each to its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use sqlx::postgres::PgListener;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::class_images::ClassImageFolder;
+use super::deltas::DeltaCache;
+use super::error::{JobError, worker_lost};
+use super::gpu::Gpu;
+use super::job::JobContext;
+use super::model::LoadedModel;
+use super::{merging, sampling, training};
+use crate::db;
+use crate::domain::job::{JobKind, LeasedJob, Task};
+use crate::storage::Storage;
+
+/// How a worker deals with the queue.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Says in the catalog who has a job.
+    pub name: String,
+    /// How long a job stays with a worker that has stopped renewing.
+    pub lease: Duration,
+    /// How often the queue is looked at if no word of new jobs comes.
+    pub poll: Duration,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            name: format!("worker-{}", std::process::id()),
+            lease: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+        }
+    }
+}
+
+/// How often jobs of dead workers are looked for.
+const RECOVERY: Duration = Duration::from_secs(5);
+
+/// A worker with one device.
+#[derive(Clone)]
+pub struct Worker {
+    pub(crate) db: PgPool,
+    pub(crate) storage: Storage,
+    pub(crate) gpu: Gpu,
+    pub(crate) config: Arc<WorkerConfig>,
+    pub(crate) class_images: Arc<ClassImageFolder>,
+    pub(crate) deltas: DeltaCache,
+    base_digest: Arc<str>,
+}
+
+impl Worker {
+    /// Takes over a loaded model; [`Worker::run`] does the rest.
+    ///
+    /// # Errors
+    /// If the device's thread cannot be started.
+    pub fn new(
+        db: PgPool,
+        storage: Storage,
+        model: LoadedModel,
+        config: WorkerConfig,
+    ) -> std::io::Result<Self> {
+        Ok(Self {
+            db,
+            storage,
+            config: Arc::new(config),
+            class_images: Arc::new(model.class_images),
+            deltas: DeltaCache::default(),
+            base_digest: model.card.digest.as_str().into(),
+            gpu: Gpu::start(model.engine)?,
+        })
+    }
+
+    pub(crate) fn base_digest(&self) -> &str {
+        &self.base_digest
+    }
+
+    /// Works until `shutdown` is cancelled; jobs in hand stop at their next step and go back into the queue.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let wake = Arc::new(Notify::new());
+        tokio::join!(
+            self.lane(&[JobKind::Training], &wake, &shutdown),
+            self.lane(&[JobKind::Sample, JobKind::Merge], &wake, &shutdown),
+            listen(&self.db, &wake, &shutdown),
+            self.recover(&wake, &shutdown),
+        );
+    }
+
+    /// Takes job after job of these kinds.
+    async fn lane(&self, kinds: &[JobKind], wake: &Notify, shutdown: &CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let woken = wake.notified(); // from here on no word is missed
+            match db::jobs::lease_next(&self.db, &self.config.name, kinds, self.config.lease).await
+            {
+                Ok(Some(job)) => {
+                    self.execute(job, shutdown).await;
+                    continue;
+                }
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the queue cannot be read"),
+            }
+            tokio::select! {
+                () = woken => {}
+                () = tokio::time::sleep(self.config.poll) => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+    }
+
+    /// Brings one job to an end, or back into the queue.
+    async fn execute(&self, leased: LeasedJob, shutdown: &CancellationToken) {
+        let job = JobContext::new(self.clone(), leased.job_id, leased.fence);
+        tracing::info!(job.id = %job.job_id, kind = leased.task.kind().as_str(), attempt = leased.attempts, "began");
+        let work = async {
+            match leased.task {
+                Task::Training(task) => training::run(&job, task).await,
+                Task::Merge(task) => merging::run(&job, task).await,
+                Task::Sample(task) => sampling::run(&job, task).await,
+            }
+        };
+        // The work is not dropped when the others end: it stops by itself at its next step.
+        let stop_on_shutdown = async {
+            shutdown.cancelled().await;
+            job.stop();
+            std::future::pending::<()>().await;
+        };
+        let beat = async {
+            job.beat().await;
+            std::future::pending::<()>().await;
+        };
+        let result = tokio::select! {
+            result = work => result,
+            () = stop_on_shutdown => Err(JobError::Stopped),
+            () = beat => Err(JobError::LeaseLost),
+        };
+        if let Err(error) = self.conclude(&job, leased.attempts, result).await {
+            // The lease runs out, and the job is taken up again.
+            tracing::error!(job.id = %job.job_id, %error, "the job's end was not written");
+        }
+    }
+
+    /// Writes how a job ended, where its own code has not done so.
+    async fn conclude(
+        &self,
+        job: &JobContext,
+        attempts: i32,
+        result: Result<(), JobError>,
+    ) -> sqlx::Result<()> {
+        let (db, job_id, fence) = (&self.db, job.job_id, job.fence);
+        let error = match result {
+            Ok(()) => {
+                tracing::info!(job.id = %job_id, "succeeded");
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        match &error {
+            JobError::LeaseLost => {
+                tracing::warn!(job.id = %job_id, "dropped: another worker has it")
+            }
+            JobError::Stopped => {
+                let canceled = job.is_canceled();
+                // A wish to cancel that comes this late keeps the job out of the queue as well.
+                if canceled || !db::jobs::hand_back(db, job_id, fence).await? {
+                    db::jobs::stop(db, job_id, fence).await?;
+                }
+                tracing::info!(job.id = %job_id, canceled, "stopped");
+            }
+            _ => {
+                let sources = with_sources(&error);
+                let delay = Duration::from_secs(5 << attempts.clamp(0, 6));
+                if error.retryable() && db::jobs::retry(db, job_id, fence, delay).await? {
+                    tracing::warn!(job.id = %job_id, error = sources, "failed, will be tried again");
+                } else {
+                    tracing::error!(job.id = %job_id, error = sources, "failed");
+                    db::jobs::fail(db, job_id, fence, &error.failure()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the jobs of workers that died.
+    async fn recover(&self, wake: &Notify, shutdown: &CancellationToken) {
+        loop {
+            match db::jobs::recover_expired(&self.db, &worker_lost()).await {
+                Ok(0) => {}
+                Ok(jobs) => {
+                    tracing::warn!(jobs, "took back jobs of workers that stopped answering");
+                    wake.notify_waiters();
+                }
+                Err(error) => tracing::warn!(%error, "jobs of dead workers cannot be looked for"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(RECOVERY) => {}
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// Wakes the lanes when a job is queued; without a connection they still poll.
+async fn listen(db: &PgPool, wake: &Notify, shutdown: &CancellationToken) {
+    while !shutdown.is_cancelled() {
+        let heard = async {
+            let mut listener = PgListener::connect_with(db).await?;
+            listener.listen(db::jobs::QUEUED_CHANNEL).await?;
+            loop {
+                listener.recv().await?;
+                wake.notify_waiters();
+            }
+        };
+        let broken: sqlx::Result<()> = tokio::select! {
+            result = heard => result,
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(error) = broken {
+            tracing::warn!(%error, "cannot hear of new jobs, polling instead");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = shutdown.cancelled() => return,
+        }
+    }
+}
+
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
