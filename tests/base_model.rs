@@ -115,6 +115,22 @@ fn an_architecture_that_is_not_built_here_is_refused_by_file_and_field() {
 }
 
 #[test]
+fn weights_that_no_layer_asks_for_are_listed() {
+    let dir = copy("sd1");
+    let path = dir.path().join("text_encoder/model.safetensors");
+    let mut weights = candle_core::safetensors::load(&path, &Device::Cpu).unwrap();
+    let extra = weights["final_layer_norm.weight"].clone();
+    weights.insert("text_projection.weight".into(), extra);
+    candle_core::safetensors::save(&weights, &path).unwrap();
+
+    let plain = BaseModel::load(&golden("sd1"), &Device::Cpu).unwrap();
+    let with_extra = BaseModel::load(dir.path(), &Device::Cpu).unwrap();
+
+    assert!(plain.unexpected_weights.is_empty(), "{:?}", plain.unexpected_weights);
+    assert_eq!(with_extra.unexpected_weights, ["text_encoder/text_projection.weight"]);
+}
+
+#[test]
 fn a_file_that_was_cut_off_is_refused() {
     let dir = copy("sd1");
     let path = dir.path().join("unet/diffusion_pytorch_model.safetensors");

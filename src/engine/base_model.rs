@@ -25,6 +25,8 @@ pub struct BaseModel {
     pub device: Device,
     /// SHA-256 in hex over configs, vocabulary and weights: a delta names the base model it belongs to by this.
     pub digest: String,
+    /// Weights of the folder that no layer has asked for, such as `text_encoder/text_projection.weight`.
+    pub unexpected_weights: Vec<String>,
 }
 
 impl BaseModel {
@@ -41,7 +43,7 @@ impl BaseModel {
         let unet_files = open("unet", "diffusion_pytorch_model")?;
         let vae_files = open("vae", "diffusion_pytorch_model")?;
 
-        let base = Self {
+        let mut base = Self {
             tokenizer: ClipTokenizer::load(&dir.join("tokenizer"))?,
             text_encoder: ClipTextEncoder::load(&dir.join("text_encoder"), &text_files)?,
             unet: UNet2DConditionModel::load(&dir.join("unet"), &unet_files)?,
@@ -49,7 +51,14 @@ impl BaseModel {
             scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
             device: device.clone(),
             digest: digest(dir, &[&text_files, &unet_files, &vae_files])?,
+            unexpected_weights: Vec::new(),
         };
+        for (folder, files) in
+            [("text_encoder", &text_files), ("unet", &unet_files), ("vae", &vae_files)]
+        {
+            base.unexpected_weights
+                .extend(files.unexpected().into_iter().map(|name| format!("{folder}/{name}")));
+        }
         base.check(dir)?;
         Ok(base)
     }

@@ -91,7 +91,10 @@ enum WeightChange {
 impl ConceptSet {
     /// Checks that the concepts belong to this base model, and gathers their tokens and weights.
     ///
-    /// Two or more deltas are merged by the caller: what they change overlaps, so their sum would be wrong.
+    /// Two or more deltas are first merged by the caller, by [`merge`]: what they change overlaps, so their sum would
+    /// be wrong.
+    ///
+    /// [`merge`]: super::custom_diffusion::merge::merge
     pub fn new(base: &BaseModel, concepts: &[ConceptUse]) -> Result<Self> {
         if concepts.len() > 1 {
             let text =
