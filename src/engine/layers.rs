@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     EngineError, Result,
-    ops::{FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding},
+    ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding},
     weights::Weights,
 };
 
@@ -72,18 +72,17 @@ pub(crate) fn layer_norm(weights: &Weights<'_>, dim: usize, eps: f64) -> Result<
 
 /// `x + y` at the end of a residual branch, any shape.
 pub(crate) fn add_residual(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    Ok((x + y)?)
+    Ok(ops::add(x, y)?)
 }
 
 /// `(batch, channels, h, w) + (batch, channels)`, where the second takes no gradient.
 pub(crate) fn add_per_channel(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    let (batch, channels) = shift.dims2()?;
-    Ok(x.broadcast_add(&shift.reshape((batch, channels, 1, 1))?)?)
+    Ok(ops::add_per_channel(x, shift)?)
 }
 
 /// `(batch, a, h, w)` and `(batch, b, h, w)` → `(batch, a + b, h, w)`.
 pub(crate) fn concat_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    Ok(Tensor::cat(&[x, y], 1)?)
+    Ok(ops::concat_channels(x, y)?)
 }
 
 /// Fails for a config value that would change the architecture in a way that is not built here.

@@ -198,7 +198,7 @@ impl ClipTextEncoder {
     fn causal_mask(&self, tokens: usize) -> Result<Tensor> {
         let value = |at: usize| if at % tokens > at / tokens { f32::MIN } else { 0.0 };
         let mask: Vec<f32> = (0..tokens * tokens).map(value).collect();
-        let mask = Tensor::from_vec(mask, (1, 1, tokens, tokens), self.token_embedding.device())?;
+        let mask = Tensor::from_vec(mask, (tokens, tokens), self.token_embedding.device())?;
         Ok(mask.to_dtype(self.token_embedding.dtype())?)
     }
 }
@@ -245,12 +245,11 @@ impl EncoderLayer {
     /// `(batch, tokens, dim)` → the same.
     fn forward(&self, hidden_states: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let normed = self.layer_norm1.forward(hidden_states)?;
-        let query = self.split_heads(&self.q_proj.forward(&normed)?)?; // (batch, heads, tokens, head_dim)
-        let key = self.split_heads(&self.k_proj.forward(&normed)?)?;
-        let value = self.split_heads(&self.v_proj.forward(&normed)?)?;
-        let scale = (query.dim(D::Minus1)? as f64).powf(-0.5);
-        let gathered = ops::attention(&query, &key, &value, scale, Some(mask))?;
-        let gathered = gathered.transpose(1, 2)?.flatten_from(2)?; // (batch, tokens, dim)
+        let query = self.q_proj.forward(&normed)?; // (batch, tokens, dim)
+        let key = self.k_proj.forward(&normed)?;
+        let value = self.v_proj.forward(&normed)?;
+        let scale = ((query.dim(D::Minus1)? / self.heads) as f64).powf(-0.5);
+        let gathered = ops::attention(&query, &key, &value, self.heads, scale, Some(mask))?;
         let hidden_states = add_residual(hidden_states, &self.out_proj.forward(&gathered)?)?;
 
         let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)
@@ -259,10 +258,5 @@ impl EncoderLayer {
             HiddenAct::Gelu => ops::gelu(&expanded)?,
         };
         add_residual(&hidden_states, &self.fc2.forward(&activated)?)
-    }
-
-    fn split_heads(&self, x: &Tensor) -> Result<Tensor> {
-        let (batch, tokens, dim) = x.dims3()?;
-        Ok(x.reshape((batch, tokens, self.heads, dim / self.heads))?.transpose(1, 2)?)
     }
 }

@@ -95,13 +95,13 @@ impl Transformer {
 
 /// `(batch, channels, h, w)` → `(batch, h·w, channels)`.
 fn list_positions(x: &Tensor) -> Result<Tensor> {
-    Ok(x.flatten_from(2)?.transpose(1, 2)?.contiguous()?)
+    Ok(ops::transpose_last(&x.flatten_from(2)?)?)
 }
 
 /// `(batch, h·w, channels)` → `(batch, channels, h, w)`.
 fn as_image(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (batch, _, channels) = x.dims3()?;
-    Ok(x.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?)
+    Ok(ops::transpose_last(x)?.reshape((batch, channels, height, width))?)
 }
 
 /// `x += attn1(norm1 x)`, `x += attn2(norm2 x, K, V)`, `x += ff(norm3 x)`.
@@ -232,12 +232,6 @@ impl CrossAttention {
 
 /// `(batch, queries, inner)` and twice `(batch, keys, inner)` → `(batch, queries, inner)`.
 fn attend(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
-    let split = |x: &Tensor| -> Result<Tensor> {
-        let (batch, tokens, inner) = x.dims3()?;
-        Ok(x.reshape((batch, tokens, heads, inner / heads))?.transpose(1, 2)?) // (batch, heads, tokens, head_dim)
-    };
-    let (query, key, value) = (split(query)?, split(key)?, split(value)?);
-    let scale = (query.dim(D::Minus1)? as f64).powf(-0.5);
-    let gathered = ops::attention(&query, &key, &value, scale, None)?; // (batch, heads, queries, head_dim)
-    Ok(gathered.transpose(1, 2)?.flatten_from(2)?)
+    let head_dim = query.dim(D::Minus1)? / heads;
+    Ok(ops::attention(query, key, value, heads, (head_dim as f64).powf(-0.5), None)?)
 }

@@ -280,15 +280,14 @@ impl MidAttention {
     fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
         let (batch, channels, height, width) = hidden_states.dims4()?;
         let normed = self.group_norm.forward(hidden_states)?;
-        let positions = normed.flatten_from(2)?.transpose(1, 2)?.contiguous()?; // (batch, h·w, c)
-        let query = self.to_q.forward(&positions)?.unsqueeze(1)?; // (batch, 1, h·w, c)
-        let key = self.to_k.forward(&positions)?.unsqueeze(1)?;
-        let value = self.to_v.forward(&positions)?.unsqueeze(1)?;
-        let gathered =
-            ops::attention(&query, &key, &value, (channels as f64).powf(-0.5), None)?.squeeze(1)?;
+        let positions = ops::transpose_last(&normed.flatten_from(2)?)?; // (batch, h·w, c)
+        let query = self.to_q.forward(&positions)?;
+        let key = self.to_k.forward(&positions)?;
+        let value = self.to_v.forward(&positions)?;
+        let scale = (channels as f64).powf(-0.5);
+        let gathered = ops::attention(&query, &key, &value, 1, scale, None)?;
         let projected = self.to_out.forward(&gathered)?; // (batch, h·w, c)
-        let image =
-            projected.transpose(1, 2)?.contiguous()?.reshape((batch, channels, height, width))?;
+        let image = ops::transpose_last(&projected)?.reshape((batch, channels, height, width))?;
         add_residual(hidden_states, &image)
     }
 }

@@ -1,0 +1,154 @@
+//! What the CPU kernels share: access to candle's storage, vectorised functions, pointers for parallel writes.
+
+use candle_core::{CpuStorage, DType, Layout, Result, Tensor, bail};
+
+/// The values of a contiguous f32 argument.
+pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let values = storage.as_slice::<f32>()?;
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("an operation's argument is not contiguous"),
+    }
+}
+
+/// Whether our CPU kernels apply: f32 on the CPU. Everything else goes through candle's own operations.
+pub(super) fn applies(x: &Tensor) -> bool {
+    x.device().is_cpu() && x.dtype() == DType::F32
+}
+
+/// A pointer whose threads write to places of their own.
+#[derive(Clone, Copy)]
+pub(super) struct Shared(*mut f32);
+
+// SAFETY: users of `at` promise that no two threads touch the same place.
+unsafe impl Send for Shared {}
+// SAFETY: likewise.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    pub(super) fn new(values: &mut [f32]) -> Self {
+        Self(values.as_mut_ptr())
+    }
+
+    /// The address of element `index`, which must be inside.
+    pub(super) fn at(self, index: usize) -> *mut f32 {
+        self.0.wrapping_add(index)
+    }
+}
+
+/// Compiles a function once for each instruction set and picks the best at run time.
+///
+/// The body is ordinary Rust, which the compiler vectorises for each.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$meta])*
+        fn $name($($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
+                fn avx512($($arg: $type),*) $(-> $out)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $type),*) $(-> $out)? { body($($arg),*) }
+                if std::arch::is_x86_feature_detected!("avx512dq") && std::arch::is_x86_feature_detected!("avx512vl") {
+                    // SAFETY: the features were detected.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the features were detected.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(super) use vectorized;
+
+/// `eˣ` to 1 unit in the last place or so, without branches.
+#[inline(always)]
+pub(super) fn exp(x: f32) -> f32 {
+    // Beyond these the result is 0 or so large that no caller meets it.
+    let x = x.clamp(-87.0, 88.0);
+    // x = n ln 2 + r with |r| ≤ ln 2 / 2; adding and taking away 1.5·2²³ rounds to an integer.
+    const ROUND: f32 = 12_582_912.0;
+    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
+    let p = 1.987_569_1e-4;
+    let p = p * r + 1.398_2e-3;
+    let p = p * r + 8.333_452e-3;
+    let p = p * r + 4.166_579_6e-2;
+    let p = p * r + 1.666_666_5e-1;
+    let p = p * r + 0.5;
+    let e = p * r * r + r + 1.0;
+    let scale = f32::from_bits((((n as i32) + 127) as u32) << 23);
+    e * scale
+}
+
+/// `1 / (1 + e^{−x})`.
+#[inline(always)]
+pub(super) fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
+#[inline(always)]
+pub(super) fn erf(x: f32) -> f32 {
+    let a = x.abs();
+    let t = 1.0 / (1.0 + 0.327_591_1 * a);
+    let p = ((((1.061_405_4 * t - 1.453_152_1) * t + 1.421_413_8) * t - 0.284_496_72) * t
+        + 0.254_829_6)
+        * t;
+    let y = 1.0 - p * exp(-a * a);
+    y.copysign(x)
+}
+
+/// The sum of `f` over a slice in 16 interleaved parts: one order, on every machine.
+#[inline(always)]
+pub(super) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let chunks = values.chunks_exact(16);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (sum, &x) in sums.iter_mut().zip(chunk) {
+            *sum += f(x);
+        }
+    }
+    for (sum, &x) in sums.iter_mut().zip(rest) {
+        *sum += f(x);
+    }
+    sums.iter().sum()
+}
+
+/// [`sum_of`] over two slices of the same length.
+#[inline(always)]
+pub(super) fn sum_of_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut sums = [0.0f32; 16];
+    let (chunks, others) = (a.chunks_exact(16), b.chunks_exact(16));
+    let (rest, other) = (chunks.remainder(), others.remainder());
+    for (chunk, other) in chunks.zip(others) {
+        for ((sum, &x), &y) in sums.iter_mut().zip(chunk).zip(other) {
+            *sum += f(x, y);
+        }
+    }
+    for ((sum, &x), &y) in sums.iter_mut().zip(rest).zip(other) {
+        *sum += f(x, y);
+    }
+    sums.iter().sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_and_erf_are_close_to_the_exact_ones() {
+        for i in -4000..4000 {
+            let x = i as f32 * 0.01;
+            let exact = f64::from(x).exp();
+            assert!((f64::from(exp(x)) / exact - 1.0).abs() < 3e-7, "exp({x})");
+            assert!((f64::from(erf(x)) - libm::erf(f64::from(x))).abs() < 4e-7, "erf({x})");
+        }
+    }
+}
