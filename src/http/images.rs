@@ -80,7 +80,7 @@ impl From<Image> for ImageBody {
 #[expect(dead_code, reason = "describes the form; the parts are read one by one")]
 pub(crate) struct UploadForm {
     /// PNG, JPEG or WebP files, at most 20 MiB, 50 million pixels and 8192 pixels a side each.
-    #[schema(value_type = Vec<String>, format = Binary, content_media_type = "application/octet-stream")]
+    #[schema(value_type = Vec<String>, format = Binary)]
     files: Vec<Vec<u8>>,
 }
 

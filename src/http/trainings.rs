@@ -31,7 +31,7 @@ use crate::domain::training::{
 #[serde(deny_unknown_fields)]
 pub(crate) struct StartTraining {
     /// Ids or handles. Several are learnt jointly and share the delta.
-    #[schema(value_type = Vec<String>, min_items = 1, max_items = 8, examples(json!(["rex"])))]
+    #[schema(value_type = Vec<String>, min_items = 1, max_items = 8)]
     concepts: Vec<ConceptRef>,
     /// Where the recipe starts from.
     #[serde(default)]

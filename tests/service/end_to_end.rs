@@ -1,0 +1,215 @@
+//! Photos in, pictures out: the whole service with its worker, a few steps on the tiny base model.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use vstar::worker::{LoadedModel, Worker, WorkerConfig};
+
+use crate::harness::{Answer, Service, tiny};
+
+/// A service with a worker.
+struct Whole {
+    service: Service,
+    stop_worker: CancellationToken,
+    worker: tokio::task::JoinHandle<()>,
+}
+
+impl Whole {
+    async fn start(db: PgPool) -> Self {
+        let model = LoadedModel::load(&tiny(), "cpu").unwrap();
+        // The API has a card of its own: in production it may be another process than the worker.
+        let card = LoadedModel::load(&tiny(), "cpu").unwrap().card;
+        let service = Service::with_model(db.clone(), card).await;
+        let config = WorkerConfig { poll: Duration::from_millis(100), ..WorkerConfig::default() };
+        let worker = Worker::new(db, service.storage.clone(), model, config).unwrap();
+        let stop_worker = CancellationToken::new();
+        let worker = tokio::spawn(worker.run(stop_worker.clone()));
+        Self { service, stop_worker, worker }
+    }
+
+    /// Creates a concept with the photos of a folder of the demo.
+    async fn concept(&self, folder: &str, modifier_token: Option<&str>) {
+        self.service.concept(folder, modifier_token, folder).await;
+        let dir = tiny().join("../../demo/concepts").join(folder);
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(dir).unwrap() {
+            files.push(("photo.jpg", std::fs::read(entry.unwrap().path()).unwrap()));
+        }
+        let answer = self.service.upload(&format!("/v1/concepts/{folder}/images"), files).await;
+        assert_eq!(answer.body["rejected"], 0, "{answer:?}");
+    }
+
+    /// Starts a job and waits until it has ended.
+    async fn run(&self, path: &str, body: Value) -> Answer {
+        let started = self.service.post(path, body).await;
+        assert_eq!(started.status, 202, "{started:?}");
+        self.wait(started.header("location"), |status| status != "queued" && status != "running")
+            .await
+    }
+
+    async fn wait(&self, path: &str, until: impl Fn(&str) -> bool) -> Answer {
+        let began = Instant::now();
+        loop {
+            let job = self.service.get(path).await;
+            if until(&job.text("status")) {
+                return job;
+            }
+            assert!(began.elapsed() < Duration::from_secs(240), "{job:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn train(&self, concepts: Value) -> Answer {
+        let recipe = json!({
+            "max_train_steps": 3, "instance_batch_size": 2, "class_batch_size": 2, "num_class_images": 8,
+        });
+        let training = self
+            .run("/v1/trainings", json!({ "concepts": concepts, "recipe": recipe, "seed": 1 }))
+            .await;
+        assert_eq!(training.text("status"), "succeeded", "{training:?}");
+        training
+    }
+
+    async fn end(self) {
+        self.stop_worker.cancel();
+        tokio::time::timeout(Duration::from_secs(30), self.worker).await.unwrap().unwrap();
+    }
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn photos_become_a_concept_and_a_concept_becomes_pictures(db: PgPool) {
+    let whole = Whole::start(db).await;
+    whole.concept("dog", Some("<rex>")).await;
+    whole.concept("gate", None).await;
+
+    let dog = whole.train(json!(["dog"])).await;
+    let gate = whole.train(json!(["gate"])).await;
+
+    // The training says what it did, and its delta is the concept's.
+    let delta = dog.text("delta");
+    let curve = whole.service.get(&format!("/v1/trainings/{}/metrics", dog.text("id"))).await;
+    let steps: Vec<_> = curve.body["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|point| point["step"].as_i64().unwrap())
+        .collect();
+    assert_eq!(steps, [1, 2, 3]);
+    assert_eq!(whole.service.get("/v1/concepts/dog").await.body["current_delta"], delta.as_str());
+    let content = whole.service.get(&format!("/v1/deltas/{delta}/content")).await;
+    assert_eq!(content.header("content-type"), "application/vnd.safetensors");
+    vstar::engine::custom_diffusion::delta::Delta::from_safetensors(&content.bytes).unwrap();
+
+    // Alone, merged on the way, and merged for good.
+    let draw = |prompt: &str, concepts: Value| {
+        let body = json!({
+            "prompt": prompt, "concepts": concepts, "num_inference_steps": 2, "n": 2, "seed": 5, "width": 48,
+        });
+        whole.run("/v1/samples", body)
+    };
+    let alone = draw("photo of a <rex> dog", json!([])).await;
+    let both = draw("a <rex> dog in front of a gate", json!([{ "concept": "gate" }])).await;
+    let merge = json!({ "concepts": [{ "delta": delta }, { "delta": gate.text("delta") }] });
+    let merge = whole.run("/v1/merges", merge).await;
+    assert_eq!(merge.text("status"), "succeeded", "{merge:?}");
+    let merged =
+        draw("a <rex> dog in front of a gate", json!([{ "delta": merge.text("delta") }])).await;
+    for sample in [&alone, &both, &merged] {
+        assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
+        let images = sample.body["images"].as_array().unwrap();
+        assert_eq!(images.len(), 2);
+        for image in images {
+            let content = whole.service.get(image["url"].as_str().unwrap()).await;
+            let picture = image::load_from_memory(&content.bytes).unwrap();
+            assert_eq!((picture.width(), picture.height()), (48, 64));
+        }
+    }
+
+    // The same request gives the same bytes.
+    let again = draw("photo of a <rex> dog", json!([])).await;
+    for index in 0..2 {
+        assert_eq!(again.body["images"][index]["sha256"], alone.body["images"][index]["sha256"]);
+    }
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn two_concepts_are_learnt_jointly(db: PgPool) {
+    let whole = Whole::start(db).await;
+    whole.concept("dog", Some("<rex>")).await;
+    whole.concept("cat", Some("<tom>")).await;
+
+    let training = whole.train(json!(["dog", "cat"])).await;
+
+    let delta = whole.service.get(&format!("/v1/deltas/{}", training.text("delta"))).await;
+    assert_eq!(delta.body["concepts"].as_array().unwrap().len(), 2);
+    let body = json!({ "prompt": "a <rex> dog next to a <tom> cat", "num_inference_steps": 1 });
+    let sample = whole.run("/v1/samples", body).await;
+    assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
+    assert_eq!(sample.body["deltas"].as_array().unwrap().len(), 1, "one delta holds both");
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_running_training_lets_samples_in_and_stops_when_asked(db: PgPool) {
+    let whole = Whole::start(db).await;
+    whole.concept("dog", Some("<rex>")).await;
+    let recipe = json!({ "max_train_steps": 100_000, "num_class_images": 8 });
+    let started =
+        whole.service.post("/v1/trainings", json!({ "concepts": ["dog"], "recipe": recipe })).await;
+    let path = started.header("location").to_owned();
+    whole.wait(&path, |status| status == "running").await;
+
+    let sample =
+        whole.run("/v1/samples", json!({ "prompt": "a dog", "num_inference_steps": 1 })).await;
+    assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
+    assert_eq!(whole.service.get(&path).await.text("status"), "running");
+    whole.service.post(&format!("{path}/cancel"), json!({})).await;
+    let ended = whole.wait(&path, |status| status != "running" && status != "canceling").await;
+
+    assert_eq!(ended.text("status"), "canceled");
+    assert_eq!(ended.body["delta"], json!(null));
+    assert_eq!(whole.service.get("/v1/concepts/dog").await.body["current_delta"], json!(null));
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_worker_that_ends_hands_its_training_back(db: PgPool) {
+    let whole = Whole::start(db).await;
+    whole.concept("dog", Some("<rex>")).await;
+    let recipe = json!({ "max_train_steps": 100_000, "num_class_images": 8 });
+    let started =
+        whole.service.post("/v1/trainings", json!({ "concepts": ["dog"], "recipe": recipe })).await;
+    let path = started.header("location").to_owned();
+    whole.wait(&path, |status| status == "running").await;
+
+    whole.stop_worker.cancel();
+    let training = whole.wait(&path, |status| status != "running").await;
+
+    assert_eq!(
+        (training.text("status").as_str(), training.body["attempt"].as_i64()),
+        ("queued", Some(0))
+    );
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_training_that_the_engine_refuses_keeps_its_error(db: PgPool) {
+    let whole = Whole::start(db).await;
+    whole.concept("dog", Some("<rex>")).await;
+
+    let recipe = json!({ "max_train_steps": 1, "initializer_tokens": ["nosuchpieceofaword"] });
+    let training =
+        whole.run("/v1/trainings", json!({ "concepts": ["dog"], "recipe": recipe })).await;
+
+    assert_eq!(training.text("status"), "failed", "{training:?}");
+    assert_eq!(training.body["error"]["code"], "invalid_input");
+    assert_eq!(training.body["error"]["retryable"], false);
+    assert!(
+        training.body["error"]["detail"].as_str().unwrap().contains("nosuchpieceofaword"),
+        "{training:?}"
+    );
+    whole.end().await;
+}

@@ -1,0 +1,82 @@
+//! Errors: every refusal is a problem, whoever refuses.
+
+use reqwest::Method;
+use serde_json::json;
+use sqlx::PgPool;
+
+use crate::harness::Service;
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn every_refusal_is_a_problem(db: PgPool) {
+    let service = Service::start(db).await;
+    let send = |method: Method, path: &str| service.request(method, path);
+
+    let no_path = service.get("/v1/nothing").await;
+    let no_method = service.send(send(Method::DELETE, "/v1/concepts")).await;
+    let no_json = service.send(send(Method::POST, "/v1/concepts").body("{}")).await;
+    let broken = send(Method::POST, "/v1/concepts")
+        .header("content-type", "application/json")
+        .body("{\"handle\":");
+    let broken = service.send(broken).await;
+    let huge = service.post("/v1/samples", json!({ "prompt": "x".repeat(2 * 1024 * 1024) })).await;
+
+    assert_eq!(no_path.problem(), (404, "no_such_path", vec![]));
+    assert_eq!(no_method.problem(), (405, "method_not_allowed", vec![]));
+    assert_eq!(no_json.problem(), (415, "unsupported_media_type", vec![]));
+    assert_eq!(broken.problem(), (400, "malformed_body", vec![]));
+    assert_eq!(huge.problem(), (413, "body_too_large", vec![]));
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn ids_that_name_nothing_are_not_found(db: PgPool) {
+    let service = Service::start(db).await;
+
+    for path in [
+        "/v1/concepts/rex",
+        "/v1/concepts/cpt_00000000000000000000000000",
+        "/v1/concepts/rex/images",
+        "/v1/trainings/trn_00000000000000000000000000",
+        "/v1/trainings/trn_00000000000000000000000000/events",
+        "/v1/trainings/trn_00000000000000000000000000/metrics",
+        "/v1/trainings/7",
+        "/v1/trainings/smp_00000000000000000000000000",
+        "/v1/deltas/dlt_00000000000000000000000000",
+        "/v1/deltas/dlt_00000000000000000000000000/content",
+        "/v1/merges/mrg_00000000000000000000000000",
+        "/v1/samples/smp_00000000000000000000000000",
+        "/v1/images/img_00000000000000000000000000",
+        "/v1/images/img_00000000000000000000000000/content",
+    ] {
+        assert_eq!(service.get(path).await.problem().0, 404, "{path}");
+    }
+    let cancel =
+        service.post("/v1/trainings/trn_00000000000000000000000000/cancel", json!({})).await;
+    assert_eq!(cancel.problem().0, 404);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_request_keeps_the_id_that_its_client_gave_it(db: PgPool) {
+    let service = Service::start(db).await;
+
+    let request = service.request(Method::GET, "/v1/nothing").header("x-request-id", "mine-7");
+    let answer = service.send(request).await;
+
+    assert_eq!(
+        (answer.header("x-request-id"), answer.body["request_id"].as_str()),
+        ("mine-7", Some("mine-7"))
+    );
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn the_service_says_whether_it_is_ready(db: PgPool) {
+    let service = Service::start(db).await;
+
+    assert_eq!(service.get("/livez").await.status, 200);
+    assert_eq!(service.get("/readyz").await.status, 200);
+    assert_eq!(service.get("/v1/capabilities").await.body["base_model"]["max_prompt_tokens"], 32);
+
+    service.shutdown().cancel();
+    let going = service.get("/readyz").await;
+    assert_eq!((going.status, going.text("status").as_str()), (503, "shutting_down"));
+    assert_eq!(service.get("/livez").await.status, 200);
+}

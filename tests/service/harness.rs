@@ -1,0 +1,254 @@
+//! A running service and a client for it.
+
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use image::{ImageFormat, RgbImage};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use reqwest::header::HeaderMap;
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
+use vstar::db;
+use vstar::domain::base_model::SamplingDefaults;
+use vstar::domain::id::{ConceptId, DeltaId, JobId};
+use vstar::domain::job::{JobKind, Task};
+use vstar::domain::model_card::ModelCard;
+use vstar::domain::training::TrainingRecipe;
+use vstar::engine::clip::ClipTokenizer;
+use vstar::http::{App, router};
+use vstar::storage::Storage;
+
+/// Digest of the base model that the tests without an engine pretend to have.
+pub(crate) const DIGEST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+pub(crate) fn tiny() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny")
+}
+
+/// A service on a port of its own; it ends with the test.
+pub(crate) struct Service {
+    pub(crate) db: PgPool,
+    pub(crate) storage: Storage,
+    objects: Arc<InMemory>,
+    client: reqwest::Client,
+    address: String,
+    shutdown: CancellationToken,
+}
+
+/// What the service answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Vec<u8>,
+    /// The body if it is JSON, else null.
+    pub(crate) body: Value,
+}
+
+impl Answer {
+    /// The answer's `code` and the pointers of its errors.
+    pub(crate) fn problem(&self) -> (u16, &str, Vec<&str>) {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        assert_eq!(self.body["status"], self.status, "{self:?}");
+        assert_eq!(self.body["request_id"].as_str(), Some(self.header("x-request-id")), "{self:?}");
+        assert!(!self.body["detail"].as_str().unwrap().is_empty(), "{self:?}");
+        let errors = self.body["errors"].as_array().unwrap();
+        let pointers = errors.iter().map(|error| error["pointer"].as_str().unwrap()).collect();
+        (self.status, self.body["code"].as_str().unwrap(), pointers)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    pub(crate) fn text(&self, name: &str) -> String {
+        self.body[name].as_str().unwrap_or_else(|| panic!("{name} of {self:?}")).to_owned()
+    }
+}
+
+impl Service {
+    /// A service without a worker, on the tokenizer and limits of the tiny model.
+    pub(crate) async fn start(db: PgPool) -> Self {
+        let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
+        let card = ModelCard {
+            name: "tiny".to_owned(),
+            digest: DIGEST.to_owned(),
+            size_multiple: 4,
+            native_size: 64,
+            max_prompt_tokens: tokenizer.max_length(),
+            num_train_timesteps: 1000,
+            recipe: TrainingRecipe::paper(),
+            sampling: SamplingDefaults::paper(),
+            has_class_images: true,
+            count_tokens: Box::new(move |text, added| {
+                tokenizer.encode(text, added).unwrap().length
+            }),
+        };
+        Self::with_model(db, card).await
+    }
+
+    /// A service for a given model; the caller runs the worker.
+    pub(crate) async fn with_model(db: PgPool, card: ModelCard) -> Self {
+        let objects = Arc::new(InMemory::new());
+        let storage = Storage::new(objects.clone());
+        let shutdown = CancellationToken::new();
+        let app = App::new(db.clone(), storage.clone(), Arc::new(card), shutdown.clone());
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router(app)).await });
+        Self { db, storage, objects, client: reqwest::Client::new(), address, shutdown }
+    }
+
+    pub(crate) fn shutdown(&self) -> CancellationToken {
+        self.shutdown.clone()
+    }
+
+    pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        self.client.request(method, format!("{}{path}", self.address))
+    }
+
+    pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        let bytes = response.bytes().await.unwrap().to_vec();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Answer { status, headers, bytes, body }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(self.request(reqwest::Method::GET, path)).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: Value) -> Answer {
+        self.send(self.request(reqwest::Method::POST, path).json(&body)).await
+    }
+
+    /// Uploads files under their names.
+    pub(crate) async fn upload(&self, path: &str, files: Vec<(&str, Vec<u8>)>) -> Answer {
+        let form = files.into_iter().fold(Form::new(), |form, (name, file)| {
+            form.part("files", Part::bytes(file).file_name(name.to_owned()))
+        });
+        self.send(self.request(reqwest::Method::POST, path).multipart(form)).await
+    }
+
+    /// Creates a concept and returns its id.
+    pub(crate) async fn concept(
+        &self,
+        handle: &str,
+        modifier_token: Option<&str>,
+        class_noun: &str,
+    ) -> String {
+        let body =
+            json!({ "handle": handle, "modifier_token": modifier_token, "class_noun": class_noun });
+        let answer = self.post("/v1/concepts", body).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.text("id")
+    }
+
+    /// Creates a concept with so many photos and returns its id.
+    pub(crate) async fn concept_with_photos(&self, handle: &str, photos: u8) -> String {
+        let id = self.concept(handle, Some(&format!("<{handle}>")), "dog").await;
+        let files = (0..photos).map(|shade| ("photo.png", png(64, 48, shade))).collect();
+        let answer = self.upload(&format!("/v1/concepts/{id}/images"), files).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        id
+    }
+
+    /// Creates a concept that has been trained, for a base model, without training it.
+    pub(crate) async fn trained_concept(
+        &self,
+        handle: &str,
+        base_digest: &str,
+    ) -> (String, String) {
+        let id = self.concept_with_photos(handle, 4).await;
+        let answer = self.post("/v1/trainings", json!({ "concepts": [handle] })).await;
+        let delta_id = self.finish_training(&answer.text("id"), &id, base_digest).await;
+        (id, delta_id.to_string())
+    }
+
+    /// Does what a worker does at the end of a training.
+    async fn finish_training(
+        &self,
+        training_id: &str,
+        concept_id: &str,
+        base_digest: &str,
+    ) -> DeltaId {
+        let job_id: JobId = training_id.parse::<vstar::domain::id::TrainingId>().unwrap().into();
+        let concept_id: ConceptId = concept_id.parse().unwrap();
+        let leased = lease(&self.db, "test", std::time::Duration::from_secs(60)).await.unwrap();
+        assert_eq!(leased.job_id, job_id);
+        let delta_id = DeltaId::generate();
+        assert!(db::jobs::succeed(&self.db, job_id, leased.fence).await.unwrap());
+        let row = db::deltas::NewDelta {
+            delta_id,
+            job_id,
+            base_digest,
+            storage_key: &format!("jobs/{job_id}/delta"),
+            size_bytes: 3,
+            sha256: "abc",
+        };
+        db::deltas::record(&self.db, row).await.unwrap();
+        db::deltas::record_concepts(&self.db, delta_id, &[concept_id]).await.unwrap();
+        db::concepts::set_current_delta(&self.db, &[concept_id], delta_id).await.unwrap();
+        delta_id
+    }
+
+    /// Everything that a request could have changed: the number of rows per table, and of objects.
+    pub(crate) async fn contents(&self) -> Vec<(&'static str, i64)> {
+        let mut contents = Vec::new();
+        for (table, query) in [
+            ("concept", "select count(*) from concept"),
+            ("image", "select count(*) from image"),
+            ("job", "select count(*) from job"),
+            ("job_event", "select count(*) from job_event"),
+            ("delta", "select count(*) from delta"),
+        ] {
+            let count: i64 = sqlx::query_scalar(query).fetch_one(&self.db).await.unwrap();
+            contents.push((table, count));
+        }
+        let objects: Vec<_> = self.objects.list(None).try_collect().await.unwrap();
+        contents.push(("objects", objects.len() as i64));
+        contents
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// A PNG that differs from those of other shades.
+pub(crate) fn png(width: u32, height: u32, shade: u8) -> Vec<u8> {
+    encoded(width, height, shade, ImageFormat::Png)
+}
+
+pub(crate) fn encoded(width: u32, height: u32, shade: u8, format: ImageFormat) -> Vec<u8> {
+    let image = RgbImage::from_fn(width, height, |x, y| image::Rgb([shade, x as u8, y as u8]));
+    let mut file = Cursor::new(Vec::new());
+    image.write_to(&mut file, format).unwrap();
+    file.into_inner()
+}
+
+/// Leases the next job of any kind.
+pub(crate) async fn lease(
+    db: &PgPool,
+    worker: &str,
+    lease: std::time::Duration,
+) -> Option<vstar::domain::job::LeasedJob> {
+    let kinds = [JobKind::Training, JobKind::Merge, JobKind::Sample];
+    db::jobs::lease_next(db, worker, &kinds, lease).await.unwrap()
+}
+
+/// A job that nobody will run.
+pub(crate) fn any_task() -> Task {
+    serde_json::from_value(
+        json!({ "kind": "merge", "base_digest": DIGEST, "deltas": [], "concepts": [] }),
+    )
+    .unwrap()
+}

@@ -1,0 +1,15 @@
+//! The service from outside: real HTTP on a real Postgres, objects in memory.
+//!
+//! `DATABASE_URL` names a server on which the tests may create databases; each test has one of its own.
+
+mod concepts;
+mod end_to_end;
+mod errors;
+mod events;
+mod harness;
+mod merges;
+mod openapi;
+mod photos;
+mod queue;
+mod samples;
+mod trainings;

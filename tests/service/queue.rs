@@ -1,0 +1,181 @@
+//! The queue: leases, fences, attempts, cancellation.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use vstar::db;
+use vstar::domain::id::JobId;
+use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase};
+
+use crate::harness::{any_task, lease};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn enqueue(db: &PgPool) -> JobId {
+    let job_id = JobId::generate();
+    db::jobs::enqueue(db, job_id, &any_task()).await.unwrap();
+    job_id
+}
+
+async fn state(db: &PgPool, job_id: JobId) -> JobState {
+    db::jobs::find(db, job_id, JobKind::Merge).await.unwrap().unwrap().state
+}
+
+fn failure() -> Failure {
+    Failure { title: "t".into(), code: "worker_lost".into(), detail: "d".into(), retryable: true }
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn jobs_are_leased_once_and_in_order(db: PgPool) {
+    let (first, second) = (enqueue(&db).await, enqueue(&db).await);
+
+    let leased = [
+        lease(&db, "gpu-0", MINUTE).await.map(|job| job.job_id),
+        lease(&db, "gpu-1", MINUTE).await.map(|job| job.job_id),
+        lease(&db, "gpu-2", MINUTE).await.map(|job| job.job_id),
+    ];
+
+    assert_eq!(leased, [Some(first), Some(second), None]);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn many_workers_never_share_a_job(db: PgPool) {
+    for _ in 0..20 {
+        enqueue(&db).await;
+    }
+
+    let workers = (0..4).map(|_| {
+        let db = db.clone();
+        tokio::spawn(async move {
+            let mut taken = Vec::new();
+            while let Some(job) = lease(&db, "gpu", MINUTE).await {
+                taken.push(job.job_id);
+            }
+            taken
+        })
+    });
+    let mut taken: Vec<JobId> = Vec::new();
+    for worker in workers.collect::<Vec<_>>() {
+        taken.extend(worker.await.unwrap());
+    }
+
+    taken.sort();
+    taken.dedup();
+    assert_eq!(taken.len(), 20);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_job_of_a_dead_worker_is_leased_again_and_the_dead_one_changes_nothing(db: PgPool) {
+    let job_id = enqueue(&db).await;
+    let dead = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
+
+    assert_eq!(db::jobs::recover_expired(&db, &failure()).await.unwrap(), 1);
+    let next = lease(&db, "gpu-1", MINUTE).await.unwrap();
+
+    assert_eq!((next.job_id, next.attempts, dead.attempts), (job_id, 2, 1));
+    assert!(next.fence > dead.fence);
+    assert_eq!(db::jobs::renew_lease(&db, job_id, dead.fence, MINUTE).await.unwrap(), None);
+    assert_eq!(
+        db::jobs::report(&db, job_id, dead.fence, Phase::Storing, None, MINUTE).await.unwrap(),
+        None
+    );
+    assert!(!db::jobs::succeed(&db, job_id, dead.fence).await.unwrap());
+    assert!(!db::jobs::fail(&db, job_id, dead.fence, &failure()).await.unwrap());
+    assert!(!db::jobs::hand_back(&db, job_id, dead.fence).await.unwrap());
+    assert_eq!(state(&db, job_id).await, JobState::Running);
+    assert!(db::jobs::succeed(&db, job_id, next.fence).await.unwrap());
+    assert!(!db::jobs::succeed(&db, job_id, next.fence).await.unwrap(), "a job ends once");
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_job_that_kills_its_workers_fails_after_three_attempts(db: PgPool) {
+    let job_id = enqueue(&db).await;
+
+    for attempt in 1..=3 {
+        let leased = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
+        assert_eq!(leased.attempts, attempt);
+        db::jobs::recover_expired(&db, &failure()).await.unwrap();
+    }
+
+    assert!(lease(&db, "gpu-0", MINUTE).await.is_none());
+    let job = db::jobs::find(&db, job_id, JobKind::Merge).await.unwrap().unwrap();
+    assert_eq!((job.state, job.error), (JobState::Failed, Some(failure())));
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_lease_that_is_renewed_is_not_taken_back(db: PgPool) {
+    let job_id = enqueue(&db).await;
+    let leased = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
+
+    assert_eq!(
+        db::jobs::renew_lease(&db, job_id, leased.fence, MINUTE).await.unwrap(),
+        Some(false)
+    );
+
+    assert_eq!(db::jobs::recover_expired(&db, &failure()).await.unwrap(), 0);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_retry_waits_and_runs_out_of_attempts(db: PgPool) {
+    let job_id = enqueue(&db).await;
+
+    let first = lease(&db, "gpu-0", MINUTE).await.unwrap();
+    assert!(db::jobs::retry(&db, job_id, first.fence, MINUTE).await.unwrap());
+    assert!(lease(&db, "gpu-0", MINUTE).await.is_none(), "not before its time");
+    sqlx::query("update job set run_at = now()").execute(&db).await.unwrap();
+    let second = lease(&db, "gpu-0", MINUTE).await.unwrap();
+    assert!(db::jobs::retry(&db, job_id, second.fence, Duration::ZERO).await.unwrap());
+    let third = lease(&db, "gpu-0", MINUTE).await.unwrap();
+
+    assert!(!db::jobs::retry(&db, job_id, third.fence, Duration::ZERO).await.unwrap());
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_job_handed_back_has_lost_no_attempt(db: PgPool) {
+    let job_id = enqueue(&db).await;
+    let leased = lease(&db, "gpu-0", MINUTE).await.unwrap();
+
+    assert!(db::jobs::hand_back(&db, job_id, leased.fence).await.unwrap());
+
+    let again = lease(&db, "gpu-1", MINUTE).await.unwrap();
+    assert_eq!((again.attempts, again.fence), (1, leased.fence + 1));
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_canceled_job_of_a_dead_worker_is_not_run_again(db: PgPool) {
+    let job_id = enqueue(&db).await;
+    lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
+
+    let status = db::jobs::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+    db::jobs::recover_expired(&db, &failure()).await.unwrap();
+
+    assert_eq!(status, Some(JobStatus::Canceling));
+    assert_eq!(state(&db, job_id).await, JobState::Canceled);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn canceling_twice_changes_nothing_the_second_time(db: PgPool) {
+    let job_id = enqueue(&db).await;
+
+    for _ in 0..2 {
+        let status = db::jobs::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+        assert_eq!(status, Some(JobStatus::Canceled));
+    }
+
+    let events = db::events::after(&db, job_id, 0, 10).await.unwrap();
+    assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(
+        db::jobs::cancel(&db, job_id, JobKind::Sample).await.unwrap(),
+        None,
+        "of another kind"
+    );
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn the_schema_refuses_a_running_job_without_a_lease(db: PgPool) {
+    enqueue(&db).await;
+
+    let error = sqlx::query("update job set state = 'running'").execute(&db).await.unwrap_err();
+
+    assert_eq!(db::broken_constraint(&error), Some("a_job_is_leased_while_it_runs"));
+}
