@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{applies, erf, exp, sigmoid, values, vectorized};
+use super::cpu::{applies, erf, exp, filled, sigmoid, values, vectorized};
 
 /// Values of one task.
 const CHUNK: usize = 8192;
@@ -55,11 +55,12 @@ impl CustomOp1 for Function {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| match self {
-            Self::Silu => silu_of(x, y),
-            Self::Gelu => gelu_of(x, y),
-            Self::QuickGelu => quick_gelu_of(x, y),
+        let y = filled(x.len(), |y| {
+            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| match self {
+                Self::Silu => silu_of(x, y),
+                Self::Gelu => gelu_of(x, y),
+                Self::QuickGelu => quick_gelu_of(x, y),
+            });
         });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
@@ -82,14 +83,15 @@ impl CustomOp2 for Slope {
         dy_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, dy) = (values(x, x_layout)?, values(dy, dy_layout)?);
-        let mut dx = vec![0.0; x.len()];
-        dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
-            |((dx, x), dy)| match self.0 {
-                Function::Silu => silu_gradient(x, dy, dx),
-                Function::Gelu => gelu_gradient(x, dy, dx),
-                Function::QuickGelu => quick_gelu_gradient(x, dy, dx),
-            },
-        );
+        let dx = filled(x.len(), |dx| {
+            dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
+                |((dx, x), dy)| match self.0 {
+                    Function::Silu => silu_gradient(x, dy, dx),
+                    Function::Gelu => gelu_gradient(x, dy, dx),
+                    Function::QuickGelu => quick_gelu_gradient(x, dy, dx),
+                },
+            );
+        });
         Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
     }
 }
@@ -115,11 +117,12 @@ impl CustomOp1 for Geglu {
             }
             Some(_) | None => bail!("{:?} does not split in halves", layout.dims()),
         };
-        let mut y = vec![0.0; x.len() / 2];
-        let rows = (CHUNK / width).max(1);
-        y.par_chunks_mut(rows * width)
-            .zip(x.par_chunks(2 * rows * width))
-            .for_each(|(y, x)| geglu_of(x, y, width));
+        let y = filled(x.len() / 2, |y| {
+            let rows = (CHUNK / width).max(1);
+            y.par_chunks_mut(rows * width)
+                .zip(x.par_chunks(2 * rows * width))
+                .for_each(|(y, x)| geglu_of(x, y, width));
+        });
         Ok((CpuStorage::F32(y), shape.into()))
     }
 
@@ -142,12 +145,13 @@ impl CustomOp2 for GegluBack {
     ) -> Result<(CpuStorage, Shape)> {
         let (x, dy) = (values(x, x_layout)?, values(dy, dy_layout)?);
         let width = x_layout.dims().last().map_or(1, |last| last / 2);
-        let mut dx = vec![0.0; x.len()];
-        let rows = (CHUNK / width).max(1);
-        let parts = dx.par_chunks_mut(2 * rows * width).zip(x.par_chunks(2 * rows * width));
-        parts
-            .zip(dy.par_chunks(rows * width))
-            .for_each(|((dx, x), dy)| geglu_gradient(x, dy, dx, width));
+        let dx = filled(x.len(), |dx| {
+            let rows = (CHUNK / width).max(1);
+            let parts = dx.par_chunks_mut(2 * rows * width).zip(x.par_chunks(2 * rows * width));
+            parts
+                .zip(dy.par_chunks(rows * width))
+                .for_each(|((dx, x), dy)| geglu_gradient(x, dy, dx, width));
+        });
         Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
     }
 }

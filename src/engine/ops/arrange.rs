@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{applies, values};
+use super::cpu::{applies, filled, values};
 
 /// Values of one task.
 const CHUNK: usize = 16384;
@@ -57,12 +57,13 @@ impl CustomOp2 for Sum {
         y_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, y) = (values(x, x_layout)?, values(y, y_layout)?);
-        let mut sum = vec![0.0; x.len()];
-        sum.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(y.par_chunks(CHUNK)).for_each(
-            |((sum, x), y)| {
-                sum.iter_mut().zip(x).zip(y).for_each(|((sum, x), y)| *sum = x + y);
-            },
-        );
+        let sum = filled(x.len(), |sum| {
+            sum.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(y.par_chunks(CHUNK)).for_each(
+                |((sum, x), y)| {
+                    sum.iter_mut().zip(x).zip(y).for_each(|((sum, x), y)| *sum = x + y);
+                },
+            );
+        });
         Ok((CpuStorage::F32(sum), x_layout.shape().clone()))
     }
 
@@ -90,13 +91,16 @@ impl CustomOp1 for Shift {
         if self.0.len() != batch * channels {
             bail!("{} shifts for {batch}×{channels} channels", self.0.len());
         }
-        let mut y = vec![0.0; x.len()];
-        let pixels = height * width;
-        y.par_chunks_mut(pixels).zip(x.par_chunks(pixels)).zip(&self.0).with_min_len(8).for_each(
-            |((y, x), shift)| {
-                y.iter_mut().zip(x).for_each(|(y, x)| *y = x + shift);
-            },
-        );
+        let y = filled(x.len(), |y| {
+            let pixels = height * width;
+            y.par_chunks_mut(pixels)
+                .zip(x.par_chunks(pixels))
+                .zip(&self.0)
+                .with_min_len(8)
+                .for_each(|((y, x), shift)| {
+                    y.iter_mut().zip(x).for_each(|(y, x)| *y = x + shift);
+                });
+        });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -126,15 +130,16 @@ impl CustomOp2 for Join {
         }
         let (x, y) = (values(x, x_layout)?, values(y, y_layout)?);
         let (first, second) = (a * height * width, b * height * width);
-        let mut joined = vec![0.0; x.len() + y.len()];
-        joined
-            .par_chunks_mut(first + second)
-            .zip(x.par_chunks(first))
-            .zip(y.par_chunks(second))
-            .for_each(|((joined, x), y)| {
-                joined[..first].copy_from_slice(x);
-                joined[first..].copy_from_slice(y);
-            });
+        let joined = filled(x.len() + y.len(), |joined| {
+            joined
+                .par_chunks_mut(first + second)
+                .zip(x.par_chunks(first))
+                .zip(y.par_chunks(second))
+                .for_each(|((joined, x), y)| {
+                    joined[..first].copy_from_slice(x);
+                    joined[first..].copy_from_slice(y);
+                });
+        });
         Ok((CpuStorage::F32(joined), (batch, a + b, height, width).into()))
     }
 
@@ -163,17 +168,20 @@ impl CustomOp1 for Transpose {
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
         let (batch, rows, columns) = layout.shape().dims3()?;
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(rows * columns).zip(x.par_chunks(rows * columns)).for_each(|(y, x)| {
-            for row in (0..rows).step_by(SQUARE) {
-                for column in (0..columns).step_by(SQUARE) {
-                    for c in column..columns.min(column + SQUARE) {
-                        for r in row..rows.min(row + SQUARE) {
-                            y[c * rows + r] = x[r * columns + c];
+        let y = filled(x.len(), |y| {
+            y.par_chunks_mut(rows * columns).zip(x.par_chunks(rows * columns)).for_each(
+                |(y, x)| {
+                    for row in (0..rows).step_by(SQUARE) {
+                        for column in (0..columns).step_by(SQUARE) {
+                            for c in column..columns.min(column + SQUARE) {
+                                for r in row..rows.min(row + SQUARE) {
+                                    y[c * rows + r] = x[r * columns + c];
+                                }
+                            }
                         }
                     }
-                }
-            }
+                },
+            );
         });
         Ok((CpuStorage::F32(y), (batch, columns, rows).into()))
     }

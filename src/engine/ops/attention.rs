@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Shared, applies, exp, sum_of_pairs, values, vectorized};
+use super::cpu::{Shared, applies, exp, filled, sum_of_pairs, values, vectorized};
 use super::product::{Add, Left, Panels, multiply, multiply_into};
 
 /// Queries of one block: their logits over all keys are held at once, never those of all queries.
@@ -140,8 +140,8 @@ impl CustomOp3 for Attend {
                 let first = block * QUERIES;
                 let rows = QUERIES.min(queries - first);
                 let left = rows_from(q, first, rows, inner);
-                let mut weights = vec![0.0; rows * keys];
-                self.weights(left, &k, keys, first, &mut weights);
+                let weights =
+                    filled(rows * keys, |weights| self.weights(left, &k, keys, first, weights));
                 let left = Left { data: &weights, rows, row_stride: keys, depth_stride: 1 };
                 let place = (row * queries + first) * inner + h * head_dim;
                 // SAFETY: each block writes its own rows of its own head's columns, inside `out`.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Shared, applies, values};
+use super::cpu::{Shared, applies, filled, values};
 use super::product::{Add, Left, PANEL, Panels, multiply_into};
 
 /// Output pixels of one task: enough for a product that keeps the filters busy, few enough to share out an image.
@@ -255,14 +255,11 @@ fn convolve(
     let pixels = height * width;
     let image = frame.channels * frame.height * frame.width;
     let depth = frame.channels * frame.kernel * frame.kernel;
-    let mut y = vec![0.0; batch * count * pixels];
-    let out = Shared::new(&mut y);
-
     let tiles = pixels.div_ceil(PIXELS);
     // Filters are shared out only where an image is a single small tile: each part gathers the pixels anew.
     let parts = if tiles == 1 && count >= 4 * FILTERS { count.div_ceil(FILTERS * 4) } else { 1 };
     let per_part = count.div_ceil(parts);
-    let task = |index: usize| {
+    let task = |index: usize, out: Shared| {
         let (part, rest) = (index % parts, index / parts);
         let (tile, row) = (rest % tiles, rest / tiles);
         let first = tile * PIXELS;
@@ -283,12 +280,15 @@ fn convolve(
         unsafe { multiply_into(left, &panels, add, out.at(place), pixels) };
     };
     let tasks = batch * tiles * parts;
-    if tasks * count * depth * PIXELS.min(pixels) < 200_000 {
-        (0..tasks).for_each(task);
-    } else {
-        (0..tasks).into_par_iter().for_each(task);
-    }
-    y
+    let is_small = batch * pixels * count * depth < 200_000;
+    filled(batch * count * pixels, |y| {
+        let out = Shared::new(y);
+        if is_small {
+            (0..tasks).for_each(|index| task(index, out));
+        } else {
+            (0..tasks).into_par_iter().for_each(|index| task(index, out));
+        }
+    })
 }
 
 /// The pixels under the kernel for output pixels `first..first + count`, as panels of depth `channels · kernel²`.
@@ -322,8 +322,7 @@ fn gather(x: &[f32], frame: &Frame, first: usize, count: usize) -> Panels {
         }
     }
 
-    let mut panels = Panels::zeros(channels * kernel * kernel, count);
-    for panel in 0..count.div_ceil(PANEL) {
+    Panels::filled(channels * kernel * kernel, count, |panel, to| {
         let lanes = PANEL.min(count - panel * PANEL);
         // Where each lane's kernel begins, and runs of lanes that lie side by side.
         let mut runs: Vec<(usize, usize, usize)> = Vec::with_capacity(4);
@@ -340,7 +339,9 @@ fn gather(x: &[f32], frame: &Frame, first: usize, count: usize) -> Panels {
                 Some(_) | None => runs.push((lane, place, 1)),
             }
         }
-        let to = panels.panel_mut(panel);
+        if lanes < PANEL {
+            to.fill(0.0);
+        }
         let mut k = 0;
         for channel in 0..channels {
             for ky in 0..kernel {
@@ -359,6 +360,5 @@ fn gather(x: &[f32], frame: &Frame, first: usize, count: usize) -> Panels {
                 }
             }
         }
-    }
-    panels
+    })
 }

@@ -11,6 +11,21 @@ pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
     }
 }
 
+/// A new row of values that `fill` writes, every one of them.
+///
+/// Zeroing it first would cost as much as many of the operations themselves.
+pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
+    let mut values: Vec<f32> = Vec::with_capacity(len);
+    // SAFETY: the capacity is there; `fill` only writes, and all of it, before anybody reads; every bit pattern is a
+    // valid f32.
+    #[expect(clippy::uninit_vec, reason = "the values are written before they are read")]
+    unsafe {
+        values.set_len(len);
+    }
+    fill(&mut values);
+    values
+}
+
 /// Whether our CPU kernels apply: f32 on the CPU. Everything else goes through candle's own operations.
 pub(super) fn applies(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
@@ -71,9 +86,10 @@ pub(super) use vectorized;
 pub(super) fn exp(x: f32) -> f32 {
     // Beyond these the result is 0 or so large that no caller meets it.
     let x = x.clamp(-87.0, 88.0);
-    // x = n ln 2 + r with |r| ≤ ln 2 / 2; adding and taking away 1.5·2²³ rounds to an integer.
+    // x = n ln 2 + r with |r| ≤ ln 2 / 2; adding 1.5·2²³ rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
-    let n = (x * std::f32::consts::LOG2_E + ROUND) - ROUND;
+    let rounded = x * std::f32::consts::LOG2_E + ROUND;
+    let n = rounded - ROUND;
     let r = x - n * 0.693_359_4 - n * -2.121_944_4e-4;
     let p = 1.987_569_1e-4;
     let p = p * r + 1.398_2e-3;
@@ -82,8 +98,7 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p * r + 1.666_666_5e-1;
     let p = p * r + 0.5;
     let e = p * r * r + r + 1.0;
-    let scale = f32::from_bits((((n as i32) + 127) as u32) << 23);
-    e * scale
+    e * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
 /// `1 / (1 + e^{−x})`.

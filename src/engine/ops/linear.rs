@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{applies, values};
+use super::cpu::{applies, filled, values};
 use super::product::{Add, Left, Panels, multiply};
 
 /// Rows of one task.
@@ -94,16 +94,17 @@ impl CustomOp1 for Multiply {
         };
 
         let rows = x.len() / depth;
-        let mut y = vec![0.0; rows * width];
         let task = |(y, x): (&mut [f32], &[f32])| {
             let left = Left { data: x, rows: x.len() / depth, row_stride: depth, depth_stride: 1 };
             multiply(left, panels, add, y, width);
         };
-        if rows * depth * width < 200_000 {
-            task((&mut y, x));
-        } else {
-            y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * depth)).for_each(task);
-        }
+        let y = filled(rows * width, |y| {
+            if rows * depth * width < 200_000 {
+                task((y, x));
+            } else {
+                y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * depth)).for_each(task);
+            }
+        });
         Ok((CpuStorage::F32(y), shape.into()))
     }
 

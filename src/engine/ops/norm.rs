@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{applies, sigmoid, sum_of, sum_of_pairs, values, vectorized};
+use super::cpu::{applies, filled, sigmoid, sum_of, sum_of_pairs, values, vectorized};
 
 /// Normalises groups of channels of an image, then scales and shifts each channel.
 ///
@@ -119,38 +119,38 @@ impl CustomOp1 for Normalize {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = values(storage, layout)?;
-        let mut y = vec![0.0; x.len()];
-        let Scale { weights, biases, groups, eps, .. } = &*self.scale;
-        let (groups, eps) = (*groups, *eps as f32);
-        match self.over {
-            Over::Groups { silu } => {
-                let (_, channels, height, width) = layout.shape().dims4()?;
-                let (pixels, per_group) = (height * width, channels / groups);
-                let size = per_group * pixels;
-                y.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(
-                    |(index, (y, x))| {
-                        let first = index % groups * per_group;
-                        let range = first..first + per_group;
-                        normalize_group(
-                            x,
-                            y,
-                            &weights[range.clone()],
-                            &biases[range],
-                            pixels,
-                            eps,
-                            silu,
-                        );
-                    },
-                );
+        let y = filled(x.len(), |y| {
+            let Scale { weights, biases, groups, eps, .. } = &*self.scale;
+            let (groups, eps) = (*groups, *eps as f32);
+            match self.over {
+                Over::Groups { silu } => {
+                    let (pixels, per_group) = (pixels_of(layout), weights.len() / groups);
+                    let size = per_group * pixels;
+                    y.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(
+                        |(index, (y, x))| {
+                            let first = index % groups * per_group;
+                            let range = first..first + per_group;
+                            normalize_group(
+                                x,
+                                y,
+                                &weights[range.clone()],
+                                &biases[range],
+                                pixels,
+                                eps,
+                                silu,
+                            );
+                        },
+                    );
+                }
+                Over::LastDim => {
+                    let dim = weights.len();
+                    let rows = 32 * dim;
+                    y.par_chunks_mut(rows)
+                        .zip(x.par_chunks(rows))
+                        .for_each(|(y, x)| normalize_rows(x, y, weights, biases, eps));
+                }
             }
-            Over::LastDim => {
-                let dim = weights.len();
-                let rows = 32 * dim;
-                y.par_chunks_mut(rows)
-                    .zip(x.par_chunks(rows))
-                    .for_each(|(y, x)| normalize_rows(x, y, weights, biases, eps));
-            }
-        }
+        });
         Ok((CpuStorage::F32(y), layout.shape().clone()))
     }
 
@@ -173,40 +173,45 @@ impl CustomOp2 for NormalizeBack {
         gradient_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (x, dy) = (values(x, x_layout)?, values(gradient, gradient_layout)?);
-        let mut dx = vec![0.0; x.len()];
-        let Scale { weights, biases, groups, eps, .. } = &*self.scale;
-        let (groups, eps) = (*groups, *eps as f32);
-        match self.over {
-            Over::Groups { silu } => {
-                let (_, channels, height, width) = x_layout.shape().dims4()?;
-                let (pixels, per_group) = (height * width, channels / groups);
-                let size = per_group * pixels;
-                let parts =
-                    dx.par_chunks_mut(size).zip(x.par_chunks(size)).zip(dy.par_chunks(size));
-                parts.enumerate().for_each(|(index, ((dx, x), dy))| {
-                    let first = index % groups * per_group;
-                    let range = first..first + per_group;
-                    group_gradient(
-                        x,
-                        dy,
-                        dx,
-                        &weights[range.clone()],
-                        &biases[range],
-                        pixels,
-                        eps,
-                        silu,
-                    );
-                });
+        let dx = filled(x.len(), |dx| {
+            let Scale { weights, biases, groups, eps, .. } = &*self.scale;
+            let (groups, eps) = (*groups, *eps as f32);
+            match self.over {
+                Over::Groups { silu } => {
+                    let (pixels, per_group) = (pixels_of(x_layout), weights.len() / groups);
+                    let size = per_group * pixels;
+                    let parts =
+                        dx.par_chunks_mut(size).zip(x.par_chunks(size)).zip(dy.par_chunks(size));
+                    parts.enumerate().for_each(|(index, ((dx, x), dy))| {
+                        let first = index % groups * per_group;
+                        let range = first..first + per_group;
+                        group_gradient(
+                            x,
+                            dy,
+                            dx,
+                            &weights[range.clone()],
+                            &biases[range],
+                            pixels,
+                            eps,
+                            silu,
+                        );
+                    });
+                }
+                Over::LastDim => {
+                    let rows = 32 * weights.len();
+                    let parts =
+                        dx.par_chunks_mut(rows).zip(x.par_chunks(rows)).zip(dy.par_chunks(rows));
+                    parts.for_each(|((dx, x), dy)| rows_gradient(x, dy, dx, weights, eps));
+                }
             }
-            Over::LastDim => {
-                let rows = 32 * weights.len();
-                let parts =
-                    dx.par_chunks_mut(rows).zip(x.par_chunks(rows)).zip(dy.par_chunks(rows));
-                parts.for_each(|((dx, x), dy)| rows_gradient(x, dy, dx, weights, eps));
-            }
-        }
+        });
         Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
     }
+}
+
+/// Pixels of one channel of `(batch, channels, …)`.
+fn pixels_of(layout: &Layout) -> usize {
+    layout.dims()[2..].iter().product()
 }
 
 /// Mean and `1 / √(var + ε)`.

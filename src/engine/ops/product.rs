@@ -4,6 +4,8 @@
 //! The depth is cut in blocks of fixed length and each element of `C` is summed in one order, whatever the number of
 //! rows, columns or threads: a row computed alone has the same bits as among others.
 
+use super::cpu::filled;
+
 /// Columns of a panel.
 pub(super) const PANEL: usize = 16;
 /// Depth of a block: three panels of it fit the first-level cache.
@@ -22,43 +24,49 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    /// All zeros; [`Self::panel_mut`] fills it.
-    pub(super) fn zeros(depth: usize, width: usize) -> Self {
-        Self { data: vec![0.0; width.div_ceil(PANEL) * depth * PANEL], depth, width }
+    /// Panels that `fill` writes, each `(depth, PANEL)`; columns beyond the width may hold anything finite.
+    pub(super) fn filled(
+        depth: usize,
+        width: usize,
+        mut fill: impl FnMut(usize, &mut [f32]),
+    ) -> Self {
+        let data = filled(width.div_ceil(PANEL) * depth * PANEL, |data| {
+            data.chunks_exact_mut((depth * PANEL).max(1))
+                .enumerate()
+                .for_each(|(index, panel)| fill(index, panel));
+        });
+        Self { data, depth, width }
     }
 
     /// From row-major `(depth, width)` rows that lie `stride` apart.
     pub(super) fn from_rows(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
-        let mut panels = Self::zeros(depth, width);
-        for (index, panel) in panels.data.chunks_exact_mut(depth * PANEL).enumerate() {
+        Self::filled(depth, width, |index, panel| {
             let start = index * PANEL;
             let columns = PANEL.min(width - start);
             for (k, to) in panel.chunks_exact_mut(PANEL).enumerate() {
                 to[..columns]
                     .copy_from_slice(&source[k * stride + start..k * stride + start + columns]);
+                to[columns..].fill(0.0);
             }
-        }
-        panels
+        })
     }
 
     /// From the transpose: row-major `(width, depth)` rows that lie `stride` apart.
     pub(super) fn from_columns(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
-        let mut panels = Self::zeros(depth, width);
-        for (index, panel) in panels.data.chunks_exact_mut(depth * PANEL).enumerate() {
+        Self::filled(depth, width, |index, panel| {
             let start = index * PANEL;
-            for column in 0..PANEL.min(width - start) {
+            let columns = PANEL.min(width - start);
+            for column in 0..PANEL {
+                if column >= columns {
+                    panel.iter_mut().skip(column).step_by(PANEL).for_each(|value| *value = 0.0);
+                    continue;
+                }
                 let from = &source[(start + column) * stride..(start + column) * stride + depth];
-                for (k, &value) in from.iter().enumerate() {
-                    panel[k * PANEL + column] = value;
+                for (to, &value) in panel.iter_mut().skip(column).step_by(PANEL).zip(from) {
+                    *to = value;
                 }
             }
-        }
-        panels
-    }
-
-    /// `(depth, PANEL)` of one panel, to be filled.
-    pub(super) fn panel_mut(&mut self, index: usize) -> &mut [f32] {
-        &mut self.data[index * self.depth * PANEL..(index + 1) * self.depth * PANEL]
+        })
     }
 }
 
@@ -128,14 +136,21 @@ pub(super) unsafe fn multiply_into(
                     panel_stride: b.depth * PANEL,
                     depth,
                 };
-                // SAFETY: the caller vouches for `a`; `b` holds `panels` panels of the whole depth from here on.
-                unsafe { kernel.run(&left, rows, panels, &mut tile) };
+                // SAFETY: `row` and `column` lie within what the caller vouched for.
+                let place = unsafe { c.add(row * stride + column) };
+                if matches!(add, Add::Nothing) && columns == panels * PANEL {
+                    // SAFETY: the caller vouches for `a` and for these rows and columns of `c`; `b` holds `panels`
+                    // panels of the whole depth from here on.
+                    unsafe { kernel.run(&left, rows, panels, place, stride) };
+                    continue;
+                }
+                // SAFETY: as above; the tile has room for all rows and panels.
+                unsafe { kernel.run(&left, rows, panels, tile.as_mut_ptr(), TILE) };
                 for r in 0..rows {
                     let tile = &tile[r * TILE..r * TILE + columns];
                     // SAFETY: row and columns lie within what the caller vouched for.
-                    let out = unsafe {
-                        std::slice::from_raw_parts_mut(c.add((row + r) * stride + column), columns)
-                    };
+                    let out =
+                        unsafe { std::slice::from_raw_parts_mut(place.add(r * stride), columns) };
                     match add {
                         Add::Nothing => out.copy_from_slice(tile),
                         Add::PerRow(bias) => {
@@ -196,30 +211,34 @@ impl Kernel {
         Self::Portable
     }
 
-    /// Computes `rows × panels` of the tile.
+    /// Computes `rows` of `panels` panels' columns.
     ///
     /// # Safety
-    /// The block must hold that many rows and panels over its depth.
+    /// The block must hold that many rows and panels over its depth, and `out` have room for them, rows `stride` apart.
     unsafe fn run(
         self,
         block: &Block<'_>,
         rows: usize,
         panels: usize,
-        tile: &mut [f32; ROWS * TILE],
+        out: *mut f32,
+        stride: usize,
     ) {
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the feature was detected; the caller vouches for the block.
-            Self::Avx512 => unsafe { x86::run_avx512(block, rows, panels, tile) },
+            Self::Avx512 => unsafe { x86::run_avx512(block, rows, panels, out, stride) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            Self::Avx2 => unsafe { x86::run_avx2(block, rows, panels, tile) },
-            Self::Portable => portable(block, rows, panels, tile),
+            Self::Avx2 => unsafe { x86::run_avx2(block, rows, panels, out, stride) },
+            // SAFETY: as above.
+            Self::Portable => unsafe { portable(block, rows, panels, out, stride) },
         }
     }
 }
 
-fn portable(block: &Block<'_>, rows: usize, panels: usize, tile: &mut [f32; ROWS * TILE]) {
+/// # Safety
+/// As for [`Kernel::run`].
+unsafe fn portable(block: &Block<'_>, rows: usize, panels: usize, out: *mut f32, stride: usize) {
     for row in 0..rows {
         for panel in 0..panels {
             let mut sums = [0.0f32; PANEL];
@@ -228,7 +247,14 @@ fn portable(block: &Block<'_>, rows: usize, panels: usize, tile: &mut [f32; ROWS
                 let b = &block.b[panel * block.panel_stride + k * PANEL..][..PANEL];
                 sums.iter_mut().zip(b).for_each(|(sum, b)| *sum = a.mul_add(*b, *sum));
             }
-            tile[row * TILE + panel * PANEL..][..PANEL].copy_from_slice(&sums);
+            // SAFETY: the caller's.
+            unsafe {
+                std::ptr::copy_nonoverlapping(
+                    sums.as_ptr(),
+                    out.add(row * stride + panel * PANEL),
+                    PANEL,
+                )
+            };
         }
     }
 }
@@ -237,16 +263,17 @@ fn portable(block: &Block<'_>, rows: usize, panels: usize, tile: &mut [f32; ROWS
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Block, PANEL, ROWS, TILE};
+    use super::{Block, PANEL};
 
     /// # Safety
-    /// AVX-512F; the block must hold `rows` rows and `panels` panels over its depth.
+    /// AVX-512F, and as for [`super::Kernel::run`].
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn run_avx512(
         block: &Block<'_>,
         rows: usize,
         panels: usize,
-        tile: &mut [f32; ROWS * TILE],
+        out: *mut f32,
+        stride: usize,
     ) {
         macro_rules! dispatch {
             ($($rows:literal)*) => {
@@ -254,9 +281,9 @@ mod x86 {
                 unsafe {
                     match (rows, panels) {
                         $(
-                            ($rows, 1) => avx512::<$rows, 1>(block, tile),
-                            ($rows, 2) => avx512::<$rows, 2>(block, tile),
-                            ($rows, _) => avx512::<$rows, 3>(block, tile),
+                            ($rows, 1) => avx512::<$rows, 1>(block, out, stride),
+                            ($rows, 2) => avx512::<$rows, 2>(block, out, stride),
+                            ($rows, _) => avx512::<$rows, 3>(block, out, stride),
                         )*
                         _ => {}
                     }
@@ -269,7 +296,8 @@ mod x86 {
     #[target_feature(enable = "avx512f")]
     unsafe fn avx512<const R: usize, const P: usize>(
         block: &Block<'_>,
-        tile: &mut [f32; ROWS * TILE],
+        out: *mut f32,
+        stride: usize,
     ) {
         let mut sums = [[_mm512_setzero_ps(); P]; R];
         let (mut a, mut b) = (block.a.as_ptr(), block.b.as_ptr());
@@ -292,20 +320,21 @@ mod x86 {
         }
         for (r, sums) in sums.iter().enumerate() {
             for (p, sum) in sums.iter().enumerate() {
-                // SAFETY: r < ROWS and p < PANELS, so the 16 floats lie inside the tile.
-                unsafe { _mm512_storeu_ps(tile.as_mut_ptr().add(r * TILE + p * PANEL), *sum) };
+                // SAFETY: the caller's room for R rows and P panels.
+                unsafe { _mm512_storeu_ps(out.add(r * stride + p * PANEL), *sum) };
             }
         }
     }
 
     /// # Safety
-    /// AVX2 and FMA; the block must hold `rows` rows and `panels` panels over its depth.
+    /// AVX2 and FMA, and as for [`super::Kernel::run`].
     #[target_feature(enable = "avx2,fma")]
     pub(super) unsafe fn run_avx2(
         block: &Block<'_>,
         rows: usize,
         panels: usize,
-        tile: &mut [f32; ROWS * TILE],
+        out: *mut f32,
+        stride: usize,
     ) {
         for panel in 0..panels {
             let mut row = 0;
@@ -313,10 +342,10 @@ mod x86 {
                 // SAFETY: the caller's; both parts stay inside the block and the tile.
                 unsafe {
                     if rows - row >= 4 {
-                        avx2::<4>(block, row, panel, tile);
+                        avx2::<4>(block, row, panel, out, stride);
                         row += 4;
                     } else {
-                        avx2::<1>(block, row, panel, tile);
+                        avx2::<1>(block, row, panel, out, stride);
                         row += 1;
                     }
                 }
@@ -329,7 +358,8 @@ mod x86 {
         block: &Block<'_>,
         row: usize,
         panel: usize,
-        tile: &mut [f32; ROWS * TILE],
+        out: *mut f32,
+        stride: usize,
     ) {
         let mut sums = [[_mm256_setzero_ps(); 2]; R];
         let mut a = block.a.as_ptr().wrapping_add(row * block.row_stride);
@@ -348,9 +378,9 @@ mod x86 {
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: the 16 floats lie inside the tile.
+            // SAFETY: the caller's room for the rows and the panel.
             unsafe {
-                let to = tile.as_mut_ptr().add((row + r) * TILE + panel * PANEL);
+                let to = out.add((row + r) * stride + panel * PANEL);
                 _mm256_storeu_ps(to, sums[0]);
                 _mm256_storeu_ps(to.add(8), sums[1]);
             }
