@@ -8,6 +8,9 @@ use super::training::TrainingRecipe;
 /// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
 pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
 
+/// More than any model's token limit has room for; longer texts are not even counted.
+const MAX_PROMPT_BYTES: usize = 8 * 1024;
+
 /// What the service knows about its base model without its weights.
 pub struct ModelCard {
     pub name: String,
@@ -36,12 +39,23 @@ impl ModelCard {
     }
 
     /// Refuses a text that would be cut: that would drop words from the picture without telling.
-    pub fn check_prompt_length(
+    pub fn check_prompt(
         &self,
         text: &str,
         modifier_tokens: &[ModifierToken],
         pointer: &str,
     ) -> Result<(), FieldError> {
+        if text.contains('\0') {
+            return Err(FieldError::new(
+                pointer,
+                "invalid_value",
+                "a text cannot contain the character U+0000",
+            ));
+        }
+        if text.len() > MAX_PROMPT_BYTES {
+            let detail = format!("the text has more than {MAX_PROMPT_BYTES} bytes: shorten it");
+            return Err(FieldError::new(pointer, "prompt_too_long", detail));
+        }
         let added: Vec<&str> = modifier_tokens.iter().map(ModifierToken::as_str).collect();
         let tokens = (self.count_tokens)(text, &added);
         if tokens <= self.max_prompt_tokens {

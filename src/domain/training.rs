@@ -166,8 +166,10 @@ impl TrainingRecipe {
         for (name, texts) in texts {
             let bracketed =
                 |text: &String| text.contains(['<', '>']) && name != "initializer_tokens";
-            let fits =
-                texts.len() <= 32 && texts.iter().all(|text| text.len() <= 200 && !bracketed(text));
+            let fits = texts.len() <= 32
+                && texts
+                    .iter()
+                    .all(|text| text.len() <= 200 && !text.contains('\0') && !bracketed(text));
             checks.require(fits, &format!("/recipe/{name}"), "invalid_value", || {
                 "at most 32 texts of 200 bytes, without < and >".to_owned()
             });

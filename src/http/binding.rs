@@ -101,6 +101,13 @@ impl Binding {
                 );
                 return Err(FieldError::new(pointer, "ambiguous_concept", detail));
             }
+            if let Some(known) = self.concepts.iter().find(|known| same_word(known, concept)) {
+                let detail = format!(
+                    "`{}` and `{}` both teach the bare noun `{}`: give one a modifier token, or train them jointly",
+                    known.handle, concept.handle, concept.class_noun
+                );
+                return Err(FieldError::new(pointer, "ambiguous_concept", detail));
+            }
             self.concepts.push(concept.clone());
         }
         self.deltas.push(DeltaUse {
@@ -114,6 +121,14 @@ impl Binding {
         }
         Ok(())
     }
+}
+
+/// Whether a prompt could not tell these two apart.
+fn same_word(a: &DeltaConcept, b: &DeltaConcept) -> bool {
+    a.delta_id != b.delta_id
+        && a.modifier_token.is_none()
+        && b.modifier_token.is_none()
+        && a.class_noun == b.class_noun
 }
 
 /// Resolves a `concepts` list, then the tokens that it has left without a meaning.

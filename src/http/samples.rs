@@ -148,8 +148,7 @@ pub(crate) async fn start_sample(
     let mut checks = Checks::default();
     for (text, pointer) in [(&body.prompt, "/prompt"), (&body.negative_prompt, "/negative_prompt")]
     {
-        if let Err(error) = app.model.check_prompt_length(text, &binding.modifier_tokens(), pointer)
-        {
+        if let Err(error) = app.model.check_prompt(text, &binding.modifier_tokens(), pointer) {
             checks.push(error);
         }
     }

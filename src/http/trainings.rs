@@ -249,7 +249,7 @@ fn check_captions(task: &TrainingTask, model: &ModelCard) -> Result<(), ApiError
         for (index, template) in task.recipe.instance_templates.iter().enumerate() {
             let caption = template.replace("{}", &subject);
             let pointer = format!("/recipe/instance_templates/{index}");
-            if let Err(error) = model.check_prompt_length(&caption, &tokens, &pointer) {
+            if let Err(error) = model.check_prompt(&caption, &tokens, &pointer) {
                 checks.push(error);
             }
         }

@@ -15,8 +15,11 @@ use crate::engine::custom_diffusion::delta::Delta;
 use crate::engine::custom_diffusion::merge;
 use crate::storage::StorageKey;
 
-/// μ of the soft constraints: high enough to keep each concept as it was learnt, and solvable where equality is not,
-/// since rows that two concepts share may ask for two things.
+/// μ of the soft constraints.
+///
+/// Chosen by pictures on `tiny`, a dog with a modifier and a gate without one, 250 steps each: at 1 and 25 the concepts
+/// fade (constraint error 0.90 and 0.51), at 1e5 other prompts break (drift 0.98), equality is noise (drift 16). At 1e3
+/// both concepts look as they do alone (0.19) and a cat stays the base model's (0.31).
 const CONSTRAINT_WEIGHT: f64 = 1e3;
 
 /// Merges the deltas and records the result.

@@ -53,6 +53,7 @@ pub struct Worker {
     pub(crate) class_images: Arc<ClassImageFolder>,
     pub(crate) deltas: DeltaCache,
     base_digest: Arc<str>,
+    resolution: usize,
 }
 
 impl Worker {
@@ -73,12 +74,18 @@ impl Worker {
             class_images: Arc::new(model.class_images),
             deltas: DeltaCache::default(),
             base_digest: model.card.digest.as_str().into(),
+            resolution: model.card.native_size,
             gpu: Gpu::start(model.engine)?,
         })
     }
 
     pub(crate) fn base_digest(&self) -> &str {
         &self.base_digest
+    }
+
+    /// The side that the base model was trained on, in pixels.
+    pub(crate) fn resolution(&self) -> usize {
+        self.resolution
     }
 
     /// Works until `shutdown` is cancelled; jobs in hand stop at their next step and go back into the queue.

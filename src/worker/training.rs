@@ -1,6 +1,7 @@
 //! Trainings: from photos in the store to a delta in the store.
 
 use image::RgbImage;
+use image::imageops::FilterType;
 
 use super::error::JobError;
 use super::job::{JobContext, StepLoss};
@@ -69,15 +70,20 @@ async fn read_concept(
     concept: &TaskConcept,
     class_images: ClassImages,
 ) -> Result<TrainingConcept, JobError> {
+    // Training resizes every photo to about the model's size: what goes far beyond it would only take memory.
+    let max_side = (4 * job.worker.resolution()).max(1024) as u32;
     let mut images: Vec<RgbImage> = Vec::new();
     for image in &concept.images {
         let key = StorageKey::stored(&image.storage_key);
         let bytes = job.worker.storage.read(&key).await?;
-        let image = image::load_from_memory(&bytes).map_err(|error| JobError::DamagedObject {
-            key: key.as_str().to_owned(),
-            source: error.into(),
-        })?;
-        images.push(image.to_rgb8());
+        let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_side)).await;
+        let decoded = decoded.map_err(image_error).and_then(|image| image.map_err(image_error));
+        images.push(
+            decoded.map_err(|source| JobError::DamagedObject {
+                key: key.as_str().to_owned(),
+                source,
+            })?,
+        );
         job.check()?;
     }
     let class_images = match class_images {
@@ -96,4 +102,18 @@ async fn read_concept(
         images,
         class_images,
     })
+}
+
+fn image_error(
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> Box<dyn std::error::Error + Send + Sync> {
+    Box::new(error)
+}
+
+fn decode(png: &[u8], max_side: u32) -> image::ImageResult<RgbImage> {
+    let image = image::load_from_memory(png)?;
+    if image.width().max(image.height()) <= max_side {
+        return Ok(image.to_rgb8());
+    }
+    Ok(image.resize(max_side, max_side, FilterType::Lanczos3).to_rgb8())
 }

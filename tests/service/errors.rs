@@ -80,3 +80,14 @@ async fn the_service_says_whether_it_is_ready(db: PgPool) {
     assert_eq!((going.status, going.text("status").as_str()), (503, "shutting_down"));
     assert_eq!(service.get("/livez").await.status, 200);
 }
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn the_service_hands_out_its_own_description(db: PgPool) {
+    let service = Service::start(db).await;
+
+    let document = service.get("/openapi.json").await;
+
+    assert_eq!(document.header("content-type"), "application/json");
+    assert_eq!(document.text("openapi"), "3.1.0");
+    assert!(document.body["paths"]["/v1/trainings"]["post"].is_object());
+}

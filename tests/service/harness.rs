@@ -159,16 +159,22 @@ impl Service {
         id
     }
 
-    /// Creates a concept that has been trained, for a base model, without training it.
+    /// Creates a concept that has been trained, for a base model, without training it; returns it and its delta.
     pub(crate) async fn trained_concept(
         &self,
         handle: &str,
         base_digest: &str,
     ) -> (String, String) {
         let id = self.concept_with_photos(handle, 4).await;
-        let answer = self.post("/v1/trainings", json!({ "concepts": [handle] })).await;
-        let delta_id = self.finish_training(&answer.text("id"), &id, base_digest).await;
+        let delta_id = self.train_without_worker(handle, base_digest).await;
         (id, delta_id.to_string())
+    }
+
+    /// Starts a training and ends it at once with a delta that has no object.
+    pub(crate) async fn train_without_worker(&self, handle: &str, base_digest: &str) -> DeltaId {
+        let answer = self.post("/v1/trainings", json!({ "concepts": [handle] })).await;
+        let concept_id = answer.body["concepts"][0]["id"].as_str().unwrap();
+        self.finish_training(&answer.text("id"), concept_id, base_digest).await
     }
 
     /// Does what a worker does at the end of a training.

@@ -3,7 +3,7 @@
 use serde_json::json;
 use sqlx::PgPool;
 
-use crate::harness::{DIGEST, Service};
+use crate::harness::{DIGEST, Service, png};
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_merge_names_what_it_merges(db: PgPool) {
@@ -46,4 +46,20 @@ async fn a_merge_needs_two_deltas_of_this_base_model(db: PgPool) {
         assert_eq!(answer.problem(), (422, code, vec![pointer]), "{concepts}");
     }
     assert_eq!(service.contents().await, before);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn concepts_that_no_prompt_could_tell_apart_are_not_combined(db: PgPool) {
+    let service = Service::start(db).await;
+    for handle in ["red", "blue"] {
+        service.concept(handle, None, "gate").await;
+        let files = (0..4).map(|shade| ("photo.png", png(64, 64, shade))).collect();
+        service.upload(&format!("/v1/concepts/{handle}/images"), files).await;
+        service.train_without_worker(handle, DIGEST).await;
+    }
+
+    let body = json!({ "concepts": [{ "concept": "red" }, { "concept": "blue" }] });
+    let merge = service.post("/v1/merges", body).await;
+
+    assert_eq!(merge.problem(), (422, "ambiguous_concept", vec!["/concepts/1"]));
 }

@@ -108,6 +108,8 @@ async fn a_sample_that_cannot_be_drawn_changes_nothing(db: PgPool) {
             "ambiguous_strength",
             "/concepts/1",
         ),
+        (json!({ "prompt": "a dog\0" }), "invalid_value", "/prompt"),
+        (json!({ "prompt": "x".repeat(100_000) }), "prompt_too_long", "/prompt"),
         (json!({ "prompt": long }), "prompt_too_long", "/prompt"),
         (
             json!({ "prompt": "a dog", "negative_prompt": long }),
