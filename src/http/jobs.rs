@@ -1,7 +1,10 @@
 //! What trainings, merges and samples have in common as jobs.
 
-use axum::http::StatusCode;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::App;
@@ -105,6 +108,52 @@ pub(crate) async fn find_job(app: &App, job_id: JobId, kind: JobKind) -> Result<
     job.ok_or_else(|| ApiError::not_found(kind.as_str(), published_id(job_id, kind)))
 }
 
+/// The longest that `Prefer: wait=N` is honoured: proxies tend to give up after a minute.
+const MAX_WAIT: Duration = Duration::from_secs(55);
+/// How often a waiting request looks.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The answer to a request that has queued a job: 202, or 201 if the client was willing to wait and it has ended.
+pub(crate) async fn started(
+    app: &App,
+    job_id: JobId,
+    kind: JobKind,
+    request: &HeaderMap,
+) -> Result<(StatusCode, HeaderMap, Job), ApiError> {
+    let wait = preferred_wait(request);
+    let deadline = Instant::now() + wait.unwrap_or_default();
+    let job = loop {
+        let job = find_job(app, job_id, kind).await?;
+        let next = Instant::now() + POLL;
+        if job.status().is_terminal() || next > deadline || app.shutdown.is_cancelled() {
+            break job;
+        }
+        tokio::time::sleep_until(next).await;
+    };
+    let status =
+        if job.status().is_terminal() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
+    let mut headers = HeaderMap::new();
+    if let Ok(place) = HeaderValue::try_from(job_path(job_id, kind)) {
+        headers.insert(header::LOCATION, place);
+    }
+    if wait.is_some() {
+        headers.insert(
+            HeaderName::from_static("preference-applied"),
+            HeaderValue::from_static("wait"),
+        );
+    }
+    Ok((status, headers, job))
+}
+
+/// Reads `Prefer: wait=N` (RFC 7240); what cannot be read is no preference, as the RFC asks.
+fn preferred_wait(request: &HeaderMap) -> Option<Duration> {
+    let preferences = request.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let seconds = preferences
+        .flat_map(|text| text.split([',', ';']))
+        .find_map(|preference| preference.trim().strip_prefix("wait=")?.parse().ok())?;
+    Some(Duration::from_secs(seconds).min(MAX_WAIT))
+}
+
 /// Asks a job to stop: 202 while it takes effect, 200 once the job has ended, in whatever way.
 pub(crate) async fn cancel_job(
     app: &App,
@@ -115,4 +164,26 @@ pub(crate) async fn cancel_job(
     let job = find_job(app, job_id, kind).await?;
     let status = if job.status().is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, job))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_read_among_other_preferences() {
+        for (text, seconds) in [
+            ("wait=10", Some(10)),
+            ("respond-async, wait=5", Some(5)),
+            ("wait=3600", Some(55)),
+            ("wait=soon", None),
+            ("respond-async", None),
+        ] {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static("prefer"),
+                HeaderValue::from_static(text),
+            )]);
+            assert_eq!(preferred_wait(&headers), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
 }

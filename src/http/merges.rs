@@ -1,17 +1,17 @@
 //! Merges: several deltas become one.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
 use super::binding::{ConceptUse, bind};
-use super::body::{ListBody, ListQuery, location};
+use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::jobs::{JobBody, cancel_job, find_job, job_path};
+use super::jobs::{JobBody, cancel_job, find_job, started};
 use super::samples::DeltaUseBody;
 use crate::db;
 use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
@@ -68,13 +68,18 @@ impl MergeBody {
 /// (closed form, no training). The concepts keep their current deltas; name the merged one in a sample's `concepts`.
 /// A sample that names several concepts merges them on the way, without this.
 #[utoipa::path(post, path = "/v1/merges", tag = "merges", request_body = StartMerge,
+    params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds for the end")),
     responses(
-        (status = 202, body = MergeBody, headers(("location" = String))),
+        (status = 201, body = MergeBody, headers(("location" = String)),
+            description = "With `Prefer: wait=N`: it has ended within N seconds, at most 55"),
+        (status = 202, body = MergeBody, headers(("location" = String)),
+            description = "Queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`unknown_concept`, `concept_not_trained`, `base_model_mismatch`, `too_few_deltas`, …"),
     ))]
 pub(crate) async fn start_merge(
     State(app): State<App>,
+    headers: HeaderMap,
     Json(body): Json<StartMerge>,
 ) -> Result<impl IntoResponse, ApiError> {
     let mut tx = app.db.begin().await?;
@@ -93,9 +98,9 @@ pub(crate) async fn start_merge(
     db::jobs::announce(&mut *tx).await?;
     tx.commit().await?;
 
-    let job = find_job(&app, job_id, JobKind::Merge).await?;
-    let place = location(&job_path(job_id, JobKind::Merge));
-    Ok((StatusCode::ACCEPTED, place, axum::Json(MergeBody::new(job, &[])?)))
+    let (status, place, job) = started(&app, job_id, JobKind::Merge, &headers).await?;
+    let deltas = db::deltas::of_jobs(&app.db, &[job_id]).await?;
+    Ok((status, place, axum::Json(MergeBody::new(job, &deltas)?)))
 }
 
 /// Returns a merge and where it stands.

@@ -1,18 +1,18 @@
 //! Samples: from a prompt to pictures.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::App;
 use super::binding::{ConceptUse, bind, tokens_of};
-use super::body::{ListBody, ListQuery, location};
+use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::images::ImageBody;
-use super::jobs::{JobBody, cancel_job, find_job, job_path};
+use super::jobs::{JobBody, cancel_job, find_job, started};
 use super::trainings::random_seed;
 use crate::db;
 use crate::domain::id::{DeltaId, JobId, SampleId};
@@ -128,14 +128,19 @@ impl SampleBody {
 /// Answers as soon as the job is queued; the pictures are at `GET /v1/samples/{sample_id}` when it has succeeded.
 /// Concepts come in by their modifier tokens in the prompt, or by the `concepts` list. Several are merged on the way.
 #[utoipa::path(post, path = "/v1/samples", tag = "samples", request_body = StartSample,
+    params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds for the end")),
     responses(
-        (status = 202, body = SampleBody, headers(("location" = String))),
+        (status = 201, body = SampleBody, headers(("location" = String)),
+            description = "With `Prefer: wait=N`: it has ended within N seconds, at most 55"),
+        (status = 202, body = SampleBody, headers(("location" = String)),
+            description = "Queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`unknown_concept`, `concept_not_trained`, `prompt_too_long`, `base_model_mismatch`, \
                 `out_of_range`, `not_a_multiple`, `unknown_field`, …"),
     ))]
 pub(crate) async fn start_sample(
     State(app): State<App>,
+    headers: HeaderMap,
     Json(body): Json<StartSample>,
 ) -> Result<impl IntoResponse, ApiError> {
     let settings = body.settings(&app.model);
@@ -165,9 +170,9 @@ pub(crate) async fn start_sample(
     db::jobs::announce(&mut *tx).await?;
     tx.commit().await?;
 
-    let job = find_job(&app, job_id, JobKind::Sample).await?;
-    let place = location(&job_path(job_id, JobKind::Sample));
-    Ok((StatusCode::ACCEPTED, place, axum::Json(SampleBody::new(job, &[])?)))
+    let (status, place, job) = started(&app, job_id, JobKind::Sample, &headers).await?;
+    let images = db::images::of_samples(&app.db, &[job_id.into()]).await?;
+    Ok((status, place, axum::Json(SampleBody::new(job, &images)?)))
 }
 
 /// Returns a sample, where it stands, and its pictures.

@@ -1,7 +1,7 @@
 //! Trainings: from photos to a delta.
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{RefOr, Schema};
@@ -9,10 +9,10 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::App;
 use super::binding::{all_or_errors, concept_named, named_concepts};
-use super::body::{ListBody, ListQuery, location};
+use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::jobs::{JobBody, cancel_job, find_job, job_path};
+use super::jobs::{JobBody, cancel_job, find_job, started};
 use crate::db;
 use crate::domain::concept::{ClassNoun, Concept, ConceptRef, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, JobId, TrainingId};
@@ -122,13 +122,18 @@ impl TrainingBody {
 /// Answers as soon as the job is queued; its progress is at `GET /v1/trainings/{training_id}` and at `…/events`.
 /// When it succeeds, its delta becomes the current one of each of its concepts.
 #[utoipa::path(post, path = "/v1/trainings", tag = "trainings", request_body = StartTraining,
+    params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds for the end")),
     responses(
-        (status = 202, body = TrainingBody, headers(("location" = String))),
+        (status = 201, body = TrainingBody, headers(("location" = String)),
+            description = "With `Prefer: wait=N`: it has ended within N seconds, at most 55"),
+        (status = 202, body = TrainingBody, headers(("location" = String)),
+            description = "Queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`dataset_too_small`, `unknown_concept`, `unknown_field`, `out_of_range`, …"),
     ))]
 pub(crate) async fn start_training(
     State(app): State<App>,
+    headers: HeaderMap,
     Json(body): Json<StartTraining>,
 ) -> Result<impl IntoResponse, ApiError> {
     let recipe = resolve_recipe(&body, &app.model)?;
@@ -160,9 +165,9 @@ pub(crate) async fn start_training(
     db::jobs::announce(&mut *tx).await?;
     tx.commit().await?;
 
-    let job = find_job(&app, job_id, JobKind::Training).await?;
-    let place = location(&job_path(job_id, JobKind::Training));
-    Ok((StatusCode::ACCEPTED, place, axum::Json(TrainingBody::new(job, &[])?)))
+    let (status, place, job) = started(&app, job_id, JobKind::Training, &headers).await?;
+    let deltas = db::deltas::of_jobs(&app.db, &[job_id]).await?;
+    Ok((status, place, axum::Json(TrainingBody::new(job, &deltas)?)))
 }
 
 /// The preset for so many concepts, with the request's changes.

@@ -136,6 +136,20 @@ async fn photos_become_a_concept_and_a_concept_becomes_pictures(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_client_that_waits_gets_its_pictures_at_once(db: PgPool) {
+    let whole = Whole::start(db).await;
+
+    let body = json!({ "prompt": "a dog", "num_inference_steps": 1 });
+    let request = whole.service.request(reqwest::Method::POST, "/v1/samples").json(&body);
+    let sample = whole.service.send(request.header("prefer", "wait=30")).await;
+
+    assert_eq!((sample.status, sample.header("preference-applied")), (201, "wait"), "{sample:?}");
+    assert_eq!(sample.body["images"].as_array().unwrap().len(), 1);
+    assert_eq!(whole.service.get(sample.header("location")).await.body, sample.body);
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn two_concepts_are_learnt_jointly(db: PgPool) {
     let whole = Whole::start(db).await;
     whole.concept("dog", Some("<rex>")).await;

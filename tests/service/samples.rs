@@ -155,3 +155,14 @@ async fn a_modifier_token_counts_as_one_token(db: PgPool) {
     assert_eq!(fits.status, 202, "{fits:?}");
     assert_eq!(over.problem(), (422, "prompt_too_long", vec!["/prompt"]));
 }
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_wait_that_runs_out_is_answered_like_no_wait(db: PgPool) {
+    let service = Service::start(db).await;
+
+    let request =
+        service.request(reqwest::Method::POST, "/v1/samples").json(&json!({ "prompt": "a dog" }));
+    let sample = service.send(request.header("prefer", "wait=1")).await;
+
+    assert_eq!((sample.status, sample.text("status").as_str()), (202, "queued"), "{sample:?}");
+}
