@@ -1,0 +1,71 @@
+//! Every setting, read once at start from the command line and the environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+/// Settings of the service and its workers.
+#[derive(Clone, Debug, Args)]
+pub struct Settings {
+    /// Where private state lives when no database or object store is given.
+    #[arg(long, env = "VSTAR_DATA_DIR", default_value = ".vstar")]
+    pub data_dir: PathBuf,
+    /// Postgres to use; a private one is started below the data folder if this is not set.
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
+    pub database_url: Option<String>,
+    /// Folder with the binaries of the private Postgres; found by itself in the usual places.
+    #[arg(long, env = "VSTAR_PG_BIN")]
+    pub pg_bin: Option<PathBuf>,
+    /// Object store: s3://bucket/prefix, gs://…, az://… with credentials in the environment, or a folder;
+    /// the data folder's `objects` if this is not set.
+    #[arg(long, env = "VSTAR_OBJECT_STORE")]
+    pub object_store: Option<String>,
+    /// Folder of the base model in the diffusers layout.
+    #[arg(long, env = "VSTAR_BASE_MODEL")]
+    pub base_model: Option<PathBuf>,
+    /// Where the base model runs: cpu, or cuda:0 in a build with the feature cuda.
+    #[arg(long, env = "VSTAR_DEVICE", default_value = "cpu")]
+    pub device: String,
+    /// CPU threads of the engine; one per core if this is not set.
+    #[arg(long, env = "VSTAR_THREADS")]
+    pub threads: Option<usize>,
+}
+
+/// Settings of the HTTP server.
+#[derive(Clone, Debug, Args)]
+pub struct ServeSettings {
+    #[command(flatten)]
+    pub common: Settings,
+    /// Address to listen on.
+    #[arg(long, env = "VSTAR_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Serve only; `vstar work` elsewhere does the jobs.
+    #[arg(long, env = "VSTAR_NO_WORKER")]
+    pub no_worker: bool,
+}
+
+impl Settings {
+    /// The base model's folder: the given one, or `models/tiny` below the current folder, beside the program, or in
+    /// the folder that the program was built in.
+    ///
+    /// # Errors
+    /// A sentence that says what was looked for.
+    pub fn base_model_dir(&self) -> Result<PathBuf, String> {
+        if let Some(dir) = &self.base_model {
+            return match dir.join("unet").is_dir() {
+                true => Ok(dir.clone()),
+                false => Err(format!("--base-model {}: there is no folder unet/ in it", dir.display())),
+            };
+        }
+        bundled("models/tiny").ok_or_else(|| "no base model: give its folder with --base-model".to_owned())
+    }
+}
+
+/// A file or folder of the repository, wherever the program is run from.
+pub fn bundled(path: &str) -> Option<PathBuf> {
+    let program = std::env::current_exe().ok();
+    let beside = program.as_deref().and_then(Path::parent).map(|dir| dir.join(path));
+    let candidates = [Some(PathBuf::from(path)), beside, Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))];
+    candidates.into_iter().flatten().find(|candidate| candidate.exists())
+}
