@@ -55,10 +55,13 @@ impl Settings {
         if let Some(dir) = &self.base_model {
             return match dir.join("unet").is_dir() {
                 true => Ok(dir.clone()),
-                false => Err(format!("--base-model {}: there is no folder unet/ in it", dir.display())),
+                false => {
+                    Err(format!("--base-model {}: there is no folder unet/ in it", dir.display()))
+                }
             };
         }
-        bundled("models/tiny").ok_or_else(|| "no base model: give its folder with --base-model".to_owned())
+        bundled("models/tiny")
+            .ok_or_else(|| "no base model: give its folder with --base-model".to_owned())
     }
 }
 
@@ -66,6 +69,7 @@ impl Settings {
 pub fn bundled(path: &str) -> Option<PathBuf> {
     let program = std::env::current_exe().ok();
     let beside = program.as_deref().and_then(Path::parent).map(|dir| dir.join(path));
-    let candidates = [Some(PathBuf::from(path)), beside, Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))];
+    let candidates =
+        [Some(PathBuf::from(path)), beside, Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))];
     candidates.into_iter().flatten().find(|candidate| candidate.exists())
 }

@@ -8,12 +8,17 @@
 //! - [`http`]: requests in, responses out;
 //! - [`worker`]: takes a job, feeds the engine, records the result;
 //! - [`db`]: the catalog in Postgres, the only place with SQL;
-//! - [`storage`]: photos, deltas and pictures in an object store.
+//! - [`storage`]: photos, deltas and pictures in an object store;
+//! - [`postgres`]: the private database where none is given;
+//! - [`serve`] and [`config`]: all of it, put together.
 
 pub mod bench;
+pub mod config;
 pub mod db;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod postgres;
+pub mod serve;
 pub mod storage;
 pub mod worker;

@@ -1,14 +1,92 @@
 //! The `vstar` program: subcommands, nothing else.
-use clap::Parser;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use vstar::bench::BenchArgs;
+use vstar::config::{ServeSettings, Settings};
+use vstar::{bench, http, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Teaches a text-to-image model your own concepts, and serves images of them.
 #[derive(Parser)]
-enum Cli {
-    Bench(vstar::bench::BenchArgs),
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines are written; RUST_LOG says which.
+    #[arg(long, global = true, env = "VSTAR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
 }
-fn main() -> anyhow::Result<()> {
-    match Cli::parse() {
-        Cli::Bench(args) => vstar::bench::run(&args),
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serves the API, with a worker in the same process unless --no-worker says otherwise.
+    Serve(ServeSettings),
+    /// Works on jobs of a service that runs elsewhere; one process per device.
+    Work(Settings),
+    /// Brings the database's tables up to date.
+    Migrate(Settings),
+    /// Prints the API's OpenAPI document.
+    Openapi,
+    /// Times one piece of the engine's work.
+    Bench(BenchArgs),
+}
+
+fn main() -> ExitCode {
+    // candle's own helper threads spin while they wait and fight ours for the cores; its share of the work is small.
+    if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
+        // SAFETY: no other thread exists yet.
+        unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    }
+    let cli = Cli::parse();
+    start_log(cli.log_format, &cli.command);
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Serve(settings) => block_on(serve::serve(&settings)),
+        Command::Work(settings) => block_on(serve::work(&settings)),
+        Command::Migrate(settings) => block_on(serve::migrate(&settings)),
+        Command::Openapi => {
+            println!("{}", http::openapi().to_pretty_json()?);
+            Ok(())
+        }
+        Command::Bench(args) => bench::run(&args),
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+}
+
+/// Log lines go to standard error, so that results can be piped.
+fn start_log(format: LogFormat, command: &Command) {
+    let default = match command {
+        Command::Serve(_) | Command::Work(_) => "info",
+        Command::Migrate(_) | Command::Openapi | Command::Bench(_) => "warn",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().init(),
     }
 }

@@ -30,8 +30,10 @@ pub enum PostgresError {
          folder with `initdb` and `postgres`, or set DATABASE_URL to a running server"
     )]
     NotFound,
-    #[error("the database in {data} was made by Postgres {found}, the binaries in {bin} are version {expected}: \
-             point --pg-bin at version {found}")]
+    #[error(
+        "the database in {data} was made by Postgres {found}, the binaries in {bin} are version {expected}: \
+             point --pg-bin at version {found}"
+    )]
     WrongVersion { data: PathBuf, found: String, bin: PathBuf, expected: u32 },
     #[error("Postgres in {bin} is version {version}, at least {OLDEST} is needed")]
     TooOld { bin: PathBuf, version: u32 },
@@ -79,7 +81,12 @@ impl PrivatePostgres {
         }
         let found = std::fs::read_to_string(cluster.join("PG_VERSION"))?.trim().to_owned();
         if found != version.to_string() {
-            return Err(PostgresError::WrongVersion { data: cluster, found, bin, expected: version });
+            return Err(PostgresError::WrongVersion {
+                data: cluster,
+                found,
+                bin,
+                expected: version,
+            });
         }
 
         let log = data.join("postgres.log");
@@ -104,9 +111,10 @@ impl PrivatePostgres {
                 Err(error) => drop(report.send(Err(error))),
             }
         })?;
-        reported
-            .recv()
-            .map_err(|_| PostgresError::Failed { what: "postgres", detail: "its thread ended".into() })??;
+        reported.recv().map_err(|_| PostgresError::Failed {
+            what: "postgres",
+            detail: "its thread ended".into(),
+        })??;
         let host = socket.path().display().to_string().replace('/', "%2F");
         Ok(Self {
             url: format!("postgres://postgres@{host}/postgres"),
@@ -230,7 +238,10 @@ impl ServerCommand {
             }
             interrupt(&mut server);
             if Instant::now() >= limit {
-                return Err(PostgresError::Failed { what: "starting postgres", detail: tail(&self.log) });
+                return Err(PostgresError::Failed {
+                    what: "starting postgres",
+                    detail: tail(&self.log),
+                });
             }
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -239,9 +250,23 @@ impl ServerCommand {
     fn spawn(&self) -> io::Result<Child> {
         let mut command = Command::new(self.bin.join("postgres"));
         command.arg("-D").arg(&self.cluster).arg("-k").arg(&self.socket);
-        command.args(["-c", "listen_addresses=", "-c", "max_connections=100", "-c", "shared_buffers=128MB"]);
+        command.args([
+            "-c",
+            "listen_addresses=",
+            "-c",
+            "max_connections=100",
+            "-c",
+            "shared_buffers=128MB",
+        ]);
         if !self.durable {
-            command.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
+            command.args([
+                "-c",
+                "fsync=off",
+                "-c",
+                "synchronous_commit=off",
+                "-c",
+                "full_page_writes=off",
+            ]);
         }
         let log = File::options().create(true).append(true).open(&self.log)?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -265,7 +290,8 @@ impl ServerCommand {
     fn answers(&self) -> bool {
         std::os::unix::net::UnixStream::connect(self.socket.join(".s.PGSQL.5432")).is_ok() && {
             // The socket is there before recovery is over; the server's own file says when it is.
-            let status = std::fs::read_to_string(self.cluster.join("postmaster.pid")).unwrap_or_default();
+            let status =
+                std::fs::read_to_string(self.cluster.join("postmaster.pid")).unwrap_or_default();
             status.lines().last().is_some_and(|line| line.trim() == "ready")
         }
     }
@@ -276,7 +302,15 @@ fn initialize(bin: &Path, cluster: &Path, identity: &Identity) -> Result<(), Pos
     std::fs::set_permissions(cluster, std::fs::Permissions::from_mode(0o700))?;
     identity.own(cluster)?;
     let mut command = Command::new(bin.join("initdb"));
-    command.arg("-D").arg(cluster).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C"]);
+    command.arg("-D").arg(cluster).args([
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C",
+    ]);
     identity.apply(&mut command);
     let output = command.stdin(Stdio::null()).output()?;
     if output.status.success() {
@@ -305,9 +339,12 @@ fn find_binaries(given: Option<&Path>) -> Option<PathBuf> {
         return Some(dir);
     }
     let mut installed = Vec::new();
-    for (parent, below) in
-        [("/usr/lib/postgresql", "bin"), ("/usr/pgsql", "bin"), ("/opt/homebrew/opt", "bin"), ("/usr/local/opt", "bin")]
-    {
+    for (parent, below) in [
+        ("/usr/lib/postgresql", "bin"),
+        ("/usr/pgsql", "bin"),
+        ("/opt/homebrew/opt", "bin"),
+        ("/usr/local/opt", "bin"),
+    ] {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             let dir = entry.path().join(below);
             if complete(&dir) {

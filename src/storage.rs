@@ -6,8 +6,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
 use crate::domain::id::{ConceptId, ImageId, JobId};
 
@@ -18,6 +20,22 @@ pub struct StorageError {
     pub key: String,
     #[source]
     source: object_store::Error,
+}
+
+/// Why an object store cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("`{0}` is neither a folder nor a URL such as s3://bucket/prefix")]
+    NotAPlace(String),
+    #[error("the folder cannot be made")]
+    Folder(#[from] std::io::Error),
+    #[error("the object store does not answer")]
+    Unreachable(#[from] object_store::Error),
+    /// Results of two workers could overwrite each other there.
+    #[error(
+        "it overwrites an object that was to be created only if absent: use a store with conditional puts"
+    )]
+    IgnoresConditions,
 }
 
 /// The name of an object.
@@ -60,6 +78,40 @@ pub struct Storage {
 impl Storage {
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
         Self { store }
+    }
+
+    /// Opens `s3://bucket/prefix`, `gs://…` or `az://…` with credentials from the environment (`AWS_ACCESS_KEY_ID`,
+    /// `AWS_ENDPOINT`, …), or a folder, which is made.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the place is not one; whether it answers is for [`Self::check`] to see.
+    pub fn open(place: &str) -> Result<Self, StoreError> {
+        if !place.contains("://") {
+            std::fs::create_dir_all(place)?;
+            let store = LocalFileSystem::new_with_prefix(place)?.with_automatic_cleanup(true);
+            return Ok(Self::new(Arc::new(store)));
+        }
+        let url = url::Url::parse(place).map_err(|_| StoreError::NotAPlace(place.to_owned()))?;
+        let environment = std::env::vars().map(|(name, value)| (name.to_ascii_lowercase(), value));
+        let (store, prefix) = object_store::parse_url_opts(&url, environment)?;
+        Ok(Self::new(Arc::new(PrefixStore::new(store, prefix))))
+    }
+
+    /// Writes, writes again and removes a probe.
+    ///
+    /// # Errors
+    /// [`StoreError::Unreachable`], or [`StoreError::IgnoresConditions`] for a store that lets the second write pass.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        let probe = Path::from(format!("probes/{}", uuid::Uuid::now_v7()));
+        let only_once = || PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.store.put_opts(&probe, Bytes::from_static(b"1").into(), only_once()).await?;
+        let again = self.store.put_opts(&probe, Bytes::from_static(b"2").into(), only_once()).await;
+        self.store.delete(&probe).await?;
+        match again {
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+            Ok(_) => Err(StoreError::IgnoresConditions),
+        }
     }
 
     /// A store that lives as long as the process, for tests.

@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::class_images::ClassImageFolder;
 use crate::domain::base_model::BaseModelProfile;
@@ -15,7 +16,7 @@ use crate::engine::{EngineError, Result};
 
 /// A base model's folder, loaded.
 pub struct LoadedModel {
-    pub card: ModelCard,
+    pub card: Arc<ModelCard>,
     pub engine: Engine,
     pub class_images: ClassImageFolder,
 }
@@ -42,7 +43,7 @@ impl LoadedModel {
         };
         let base = BaseModel::load(dir, &device_named(device)?)?;
         let tokenizer = ClipTokenizer::load(&dir.join("tokenizer"))?;
-        let card = ModelCard {
+        let card = Arc::new(ModelCard {
             name: dir
                 .file_name()
                 .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
@@ -58,7 +59,7 @@ impl LoadedModel {
                 // A text that cannot be encoded at all is too long for any model.
                 tokenizer.encode(text, added).map_or(usize::MAX, |tokens| tokens.length)
             }),
-        };
+        });
         let captions = class_images.captions();
         let engine = Engine { base, captions, merge_base: OnceCell::new() };
         Ok(Self { card, engine, class_images })

@@ -89,15 +89,15 @@ impl Service {
                 tokenizer.encode(text, added).unwrap().length
             }),
         };
-        Self::with_model(db, card).await
+        Self::with_model(db, Arc::new(card)).await
     }
 
     /// A service for a given model; the caller runs the worker.
-    pub(crate) async fn with_model(db: PgPool, card: ModelCard) -> Self {
+    pub(crate) async fn with_model(db: PgPool, card: Arc<ModelCard>) -> Self {
         let objects = Arc::new(InMemory::new());
         let storage = Storage::new(objects.clone());
         let shutdown = CancellationToken::new();
-        let app = App::new(db.clone(), storage.clone(), Arc::new(card), shutdown.clone());
+        let app = App::new(db.clone(), storage.clone(), card, shutdown.clone());
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });

@@ -1,0 +1,192 @@
+//! The service, put together: database, object store, base model, HTTP server and worker in one process.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{ServeSettings, Settings};
+use crate::http::{App, router};
+use crate::postgres::PrivatePostgres;
+use crate::storage::Storage;
+use crate::worker::{LoadedModel, Worker, WorkerConfig};
+
+/// How long requests and jobs may take to end once the process is asked to.
+const GRACE: Duration = Duration::from_secs(25);
+
+/// A service that answers; [`Service::stop`] ends it in order.
+pub struct Service {
+    pub address: SocketAddr,
+    shutdown: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    /// Ends last.
+    database: Database,
+}
+
+/// A connection pool, and the server behind it if that is our own.
+struct Database {
+    pool: PgPool,
+    private: Option<PrivatePostgres>,
+}
+
+impl Service {
+    /// Starts everything and returns when requests are answered.
+    ///
+    /// # Errors
+    /// What is missing, in a sentence: the database, the object store, the base model, the address.
+    pub async fn start(settings: &ServeSettings) -> Result<Self> {
+        let common = &settings.common;
+        let database = Database::open(common).await?;
+        migrate_pool(&database.pool).await?;
+        let storage = open_storage(common).await?;
+        let model = load_model(common).await?;
+        let card = model.card.clone();
+
+        let shutdown = CancellationToken::new();
+        let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+            format!("cannot listen on {}: choose another --listen", settings.listen)
+        })?;
+        let address = listener.local_addr()?;
+        let app = App::new(database.pool.clone(), storage.clone(), card, shutdown.clone());
+        let stopped = shutdown.clone().cancelled_owned();
+        let mut tasks = vec![tokio::spawn(async move {
+            if let Err(error) =
+                axum::serve(listener, router(app)).with_graceful_shutdown(stopped).await
+            {
+                tracing::error!(%error, "the HTTP server ended");
+            }
+        })];
+        if !settings.no_worker {
+            let worker =
+                Worker::new(database.pool.clone(), storage, model, WorkerConfig::default())?;
+            tasks.push(tokio::spawn(worker.run(shutdown.clone())));
+        }
+        tracing::info!(%address, worker = !settings.no_worker, "vstar answers");
+        Ok(Self { address, shutdown, tasks, database })
+    }
+
+    /// Ends requests and jobs at their next step, then the database.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        let all = futures::future::join_all(self.tasks);
+        if tokio::time::timeout(GRACE, all).await.is_err() {
+            tracing::warn!("not everything ended in time");
+        }
+        self.database.close().await;
+    }
+}
+
+/// `vstar serve`: until SIGTERM or Ctrl-C.
+pub async fn serve(settings: &ServeSettings) -> Result<()> {
+    let service = Service::start(settings).await?;
+    asked_to_end().await;
+    tracing::info!("ending");
+    service.stop().await;
+    Ok(())
+}
+
+/// `vstar work`: a worker alone, for one device.
+pub async fn work(settings: &Settings) -> Result<()> {
+    let Some(url) = &settings.database_url else {
+        bail!("a worker needs the database of its service: set DATABASE_URL");
+    };
+    if settings.object_store.is_none() {
+        bail!("a worker needs the object store of its service: set VSTAR_OBJECT_STORE");
+    }
+    let pool = connect(url).await?;
+    let storage = open_storage(settings).await?;
+    let worker =
+        Worker::new(pool.clone(), storage, load_model(settings).await?, WorkerConfig::default())?;
+    let shutdown = CancellationToken::new();
+    let running = tokio::spawn(worker.run(shutdown.clone()));
+    asked_to_end().await;
+    shutdown.cancel();
+    let _ = tokio::time::timeout(GRACE, running).await;
+    pool.close().await;
+    Ok(())
+}
+
+/// `vstar migrate`: brings the database's tables up to date.
+pub async fn migrate(settings: &Settings) -> Result<()> {
+    let database = Database::open(settings).await?;
+    migrate_pool(&database.pool).await?;
+    database.close().await;
+    Ok(())
+}
+
+/// Returns at SIGTERM or Ctrl-C.
+pub async fn asked_to_end() {
+    let terminated = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = terminated => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}
+
+impl Database {
+    async fn open(settings: &Settings) -> Result<Self> {
+        if let Some(url) = &settings.database_url {
+            tracing::info!("using the database of DATABASE_URL");
+            return Ok(Self { pool: connect(url).await?, private: None });
+        }
+        let data = settings.data_dir.join("postgres");
+        tracing::info!(data = %data.display(), "starting a private Postgres");
+        let bin = settings.pg_bin.clone();
+        let private = tokio::task::spawn_blocking(move || {
+            PrivatePostgres::start(&data, bin.as_deref(), true)
+        })
+        .await??;
+        Ok(Self { pool: connect(private.url()).await?, private: Some(private) })
+    }
+
+    async fn close(self) {
+        self.pool.close().await;
+        if let Some(private) = self.private {
+            let _ = tokio::task::spawn_blocking(move || drop(private)).await;
+        }
+    }
+}
+
+async fn connect(url: &str) -> Result<PgPool> {
+    let options = PgPoolOptions::new().max_connections(20).acquire_timeout(Duration::from_secs(10));
+    options.connect(url).await.context("the database of DATABASE_URL cannot be reached")
+}
+
+async fn migrate_pool(pool: &PgPool) -> Result<()> {
+    sqlx::migrate!().run(pool).await.context("the database's tables cannot be brought up to date")
+}
+
+async fn open_storage(settings: &Settings) -> Result<Storage> {
+    let place = match &settings.object_store {
+        Some(place) => place.clone(),
+        None => settings.data_dir.join("objects").display().to_string(),
+    };
+    let storage = Storage::open(&place)
+        .with_context(|| format!("the object store {place} cannot be opened"))?;
+    storage.check().await.with_context(|| format!("the object store {place} cannot be used"))?;
+    Ok(storage)
+}
+
+async fn load_model(settings: &Settings) -> Result<LoadedModel> {
+    let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
+    let device = settings.device.clone();
+    if let Some(threads) = settings.threads {
+        // Fails only if the pool is there already; then the first setting stays.
+        let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
+    }
+    tracing::info!(dir = %dir.display(), device, "loading the base model");
+    let shown = dir.display().to_string();
+    tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device))
+        .await?
+        .with_context(|| format!("the base model {shown} does not load"))
+}
