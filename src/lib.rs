@@ -10,11 +10,13 @@
 //! - [`db`]: the catalog in Postgres, the only place with SQL;
 //! - [`storage`]: photos, deltas and pictures in an object store;
 //! - [`postgres`]: the private database where none is given;
-//! - [`serve`] and [`config`]: all of it, put together.
+//! - [`serve`] and [`config`]: all of it, put together;
+//! - [`demo`]: the main job from end to end, as a client.
 
 pub mod bench;
 pub mod config;
 pub mod db;
+pub mod demo;
 pub mod domain;
 pub mod engine;
 pub mod http;

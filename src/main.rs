@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use vstar::bench::BenchArgs;
 use vstar::config::{ServeSettings, Settings};
-use vstar::{bench, http, serve};
+use vstar::demo::DemoArgs;
+use vstar::{bench, demo, http, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -35,6 +36,8 @@ enum Command {
     Serve(ServeSettings),
     /// Works on jobs of a service that runs elsewhere; one process per device.
     Work(Settings),
+    /// Teaches two concepts from photos and draws them, as a client of a service of its own.
+    Demo(DemoArgs),
     /// Brings the database's tables up to date.
     Migrate(Settings),
     /// Prints the API's OpenAPI document.
@@ -64,6 +67,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Serve(settings) => block_on(serve::serve(&settings)),
         Command::Work(settings) => block_on(serve::work(&settings)),
+        Command::Demo(args) => block_on(demo::run(&args)),
         Command::Migrate(settings) => block_on(serve::migrate(&settings)),
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
@@ -81,7 +85,7 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 fn start_log(format: LogFormat, command: &Command) {
     let default = match command {
         Command::Serve(_) | Command::Work(_) => "info",
-        Command::Migrate(_) | Command::Openapi | Command::Bench(_) => "warn",
+        Command::Demo(_) | Command::Migrate(_) | Command::Openapi | Command::Bench(_) => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

@@ -1,0 +1,180 @@
+//! The contact sheet: photos, pictures before and after, and compositions, with captions.
+
+use std::path::{Path, PathBuf};
+
+use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
+use anyhow::{Context, Result};
+use image::imageops::{self, FilterType};
+use image::{Rgb, RgbImage};
+
+const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-latin.ttf");
+/// Side of a picture and the gaps around it, in pixels.
+const CELL: u32 = 144;
+const GAP: u32 = 8;
+const LABEL: u32 = 84;
+const MARGIN: u32 = 24;
+const TITLE_SIZE: f32 = 24.0;
+const TEXT_SIZE: f32 = 14.0;
+const LINE: u32 = 18;
+/// Lines of a caption.
+const CAPTION_LINES: u32 = 2;
+const INK: Rgb<u8> = Rgb([32, 33, 36]);
+const FADED: Rgb<u8> = Rgb([110, 113, 118]);
+const PAPER: Rgb<u8> = Rgb([250, 250, 248]);
+
+/// Prompts with their pictures, the same number for each.
+pub(super) type Pictures = Vec<(String, Vec<PathBuf>)>;
+
+/// One concept's part of the sheet.
+pub(super) struct ConceptPanel {
+    pub(super) title: String,
+    pub(super) photos: Vec<PathBuf>,
+    pub(super) before: Pictures,
+    pub(super) after: Pictures,
+}
+
+/// The compositions' part.
+pub(super) struct MergedPanel {
+    pub(super) pictures: Pictures,
+}
+
+/// Draws the sheet.
+///
+/// # Errors
+/// If a picture cannot be read.
+pub(super) fn draw(concepts: &[ConceptPanel], merged: &MergedPanel) -> Result<RgbImage> {
+    let font = FontRef::try_from_slice(FONT).context("the built-in font")?;
+    let columns = concepts
+        .iter()
+        .flat_map(|panel| [panel.photos.len(), width_of(&panel.before), width_of(&panel.after)])
+        .chain([width_of(&merged.pictures)])
+        .max()
+        .unwrap_or(1) as u32;
+    let row = CELL + GAP;
+    let title = 44;
+    let captions = CAPTION_LINES * LINE + GAP;
+    let concept_height = title + 3 * row + 2 * captions + MARGIN;
+    let merged_height = title + captions + row + MARGIN;
+    let width = 2 * MARGIN + LABEL + columns * (CELL + GAP);
+    let height = MARGIN + concepts.len() as u32 * concept_height + merged_height;
+    let mut sheet = Sheet { image: RgbImage::from_pixel(width, height, PAPER), font };
+
+    let mut y = MARGIN;
+    for panel in concepts {
+        sheet.write(&panel.title, MARGIN, y, TITLE_SIZE, INK);
+        y += title;
+        sheet.label("photos", y);
+        for (column, photo) in panel.photos.iter().enumerate() {
+            sheet.paste(photo, column as u32, y)?;
+        }
+        y += row;
+        for (label, pictures) in [("before", &panel.before), ("after", &panel.after)] {
+            sheet.captions(pictures, y);
+            y += captions;
+            sheet.label(label, y);
+            sheet.pictures(pictures, y)?;
+            y += row;
+        }
+        y += MARGIN;
+    }
+    sheet.write("both, merged in closed form", MARGIN, y, TITLE_SIZE, INK);
+    y += title;
+    sheet.captions(&merged.pictures, y);
+    y += captions;
+    sheet.label("merged", y);
+    sheet.pictures(&merged.pictures, y)?;
+    Ok(sheet.image)
+}
+
+fn width_of(pictures: &Pictures) -> usize {
+    pictures.iter().map(|(_, paths)| paths.len()).sum()
+}
+
+struct Sheet<'a> {
+    image: RgbImage,
+    font: FontRef<'a>,
+}
+
+impl Sheet<'_> {
+    /// A word at the left of a row of pictures.
+    fn label(&mut self, text: &str, y: u32) {
+        self.write(text, MARGIN, y + CELL / 2 - LINE / 2, TEXT_SIZE, FADED);
+    }
+
+    fn pictures(&mut self, pictures: &Pictures, y: u32) -> Result<()> {
+        for (column, path) in pictures.iter().flat_map(|(_, paths)| paths).enumerate() {
+            self.paste(path, column as u32, y)?;
+        }
+        Ok(())
+    }
+
+    /// Each prompt above its pictures, broken into lines that fit.
+    fn captions(&mut self, pictures: &Pictures, y: u32) {
+        let mut column = 0;
+        for (prompt, paths) in pictures {
+            let room = paths.len() as u32 * (CELL + GAP) - 2 * GAP;
+            for (line, text) in
+                self.broken(prompt, room as f32).iter().take(CAPTION_LINES as usize).enumerate()
+            {
+                let x = MARGIN + LABEL + column * (CELL + GAP);
+                self.write(text, x, y + line as u32 * LINE, TEXT_SIZE, INK);
+            }
+            column += paths.len() as u32;
+        }
+    }
+
+    fn paste(&mut self, path: &Path, column: u32, y: u32) -> Result<()> {
+        let picture = image::open(path)
+            .with_context(|| format!("{} cannot be read", path.display()))?
+            .to_rgb8();
+        let picture = imageops::resize(&picture, CELL, CELL, FilterType::CatmullRom);
+        let x = MARGIN + LABEL + column * (CELL + GAP);
+        imageops::replace(&mut self.image, &picture, i64::from(x), i64::from(y));
+        Ok(())
+    }
+
+    fn broken(&self, text: &str, room: f32) -> Vec<String> {
+        let mut lines: Vec<String> = vec![String::new()];
+        for word in text.split_whitespace() {
+            let line = lines.pop().unwrap_or_default();
+            let longer = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
+            if line.is_empty() || self.length(&longer, TEXT_SIZE) <= room {
+                lines.push(longer);
+            } else {
+                lines.extend([line, word.to_owned()]);
+            }
+        }
+        lines
+    }
+
+    fn length(&self, text: &str, size: f32) -> f32 {
+        let font = self.font.as_scaled(PxScale::from(size));
+        text.chars().map(|c| font.h_advance(font.glyph_id(c))).sum()
+    }
+
+    /// Writes one line whose top left corner is at `(x, y)`.
+    fn write(&mut self, text: &str, x: u32, y: u32, size: f32, ink: Rgb<u8>) {
+        let scale = PxScale::from(size);
+        let (ascent, mut pen) = (self.font.as_scaled(scale).ascent(), x as f32);
+        for c in text.chars() {
+            let id = self.font.glyph_id(c);
+            let glyph: Glyph = id.with_scale_and_position(scale, point(pen, y as f32 + ascent));
+            pen += self.font.as_scaled(scale).h_advance(id);
+            let Some(outline) = self.font.outline_glyph(glyph) else { continue };
+            let bounds = outline.px_bounds();
+            let image = &mut self.image;
+            outline.draw(|dx, dy, coverage| {
+                let (px, py) =
+                    (bounds.min.x as i64 + i64::from(dx), bounds.min.y as i64 + i64::from(dy));
+                let (Ok(px), Ok(py)) = (u32::try_from(px), u32::try_from(py)) else { return };
+                if let Some(pixel) = image.get_pixel_mut_checked(px, py) {
+                    for (value, ink) in pixel.0.iter_mut().zip(ink.0) {
+                        *value = (f32::from(*value)
+                            + (f32::from(ink) - f32::from(*value)) * coverage)
+                            as u8;
+                    }
+                }
+            });
+        }
+    }
+}
