@@ -1,4 +1,5 @@
 //! Tests of the engine alone.
 
 mod merging;
+mod ops;
 mod training;

@@ -1,0 +1,335 @@
+//! The engine's operations: kernels against plain tensor code in f64, that code against finite differences, and a row
+//! alone against the same row among others, byte for byte.
+//!
+//! `TEST_DEVICE=cuda:0` runs the comparisons there.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use vstar::engine::base_model::BaseModel;
+use vstar::engine::device::device_named;
+use vstar::engine::ops::{
+    self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding, attention,
+};
+
+/// Numbers in `[-1, 1]` that depend on the seed alone, in f64 on the CPU.
+fn numbers(seed: u64, shape: &[usize]) -> Tensor {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let values: Vec<f64> = (0..shape.iter().product())
+        .map(|_| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+        })
+        .collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
+}
+
+/// Where an operation runs, and where its frozen weights therefore lie.
+#[derive(Clone)]
+struct Place {
+    device: Device,
+    dtype: DType,
+}
+
+impl Place {
+    /// f64 on the CPU: the plain tensor code.
+    fn reference() -> Self {
+        Self { device: Device::Cpu, dtype: DType::F64 }
+    }
+
+    fn single(device: &Device) -> Self {
+        Self { device: device.clone(), dtype: DType::F32 }
+    }
+
+    fn put(&self, x: &Tensor) -> Tensor {
+        x.to_dtype(self.dtype).unwrap().to_device(&self.device).unwrap()
+    }
+
+    fn weight(&self, seed: u64, shape: &[usize]) -> Tensor {
+        self.put(&numbers(seed, shape))
+    }
+}
+
+type Run = Box<dyn Fn(&Place, &[Tensor]) -> Result<Tensor> + Sync>;
+
+/// One operation with the shapes of its inputs, each with the batch first.
+struct Operation {
+    name: &'static str,
+    shapes: Vec<Vec<usize>>,
+    /// How many of the inputs, from the first on, take a gradient.
+    differentiable: usize,
+    run: Run,
+}
+
+impl Operation {
+    fn inputs(&self) -> Vec<Tensor> {
+        self.shapes.iter().enumerate().map(|(i, shape)| numbers(i as u64 + 1, shape)).collect()
+    }
+
+    /// The value, and the gradients of `Σ pull ∘ value`.
+    fn value_and_gradients(
+        &self,
+        place: &Place,
+        inputs: &[Tensor],
+        pull: impl Fn(&[usize]) -> Tensor,
+    ) -> (Tensor, Vec<Tensor>) {
+        let variables: Vec<Var> =
+            inputs.iter().map(|x| Var::from_tensor(&place.put(x)).unwrap()).collect();
+        let tensors: Vec<Tensor> = variables.iter().map(|x| x.as_tensor().clone()).collect();
+        let value = (self.run)(place, &tensors).unwrap();
+        let pull = place.put(&pull(value.dims()));
+        let gradients = (&value * pull).unwrap().sum_all().unwrap().backward().unwrap();
+        let of = |x: &Var| {
+            let gradient = gradients.get(x);
+            gradient.unwrap_or_else(|| panic!("{}: an input takes no gradient", self.name)).clone()
+        };
+        (value, variables[..self.differentiable].iter().map(of).collect())
+    }
+}
+
+fn operation(
+    name: &'static str,
+    shapes: &[&[usize]],
+    run: impl Fn(&Place, &[Tensor]) -> Result<Tensor> + Sync + 'static,
+) -> Operation {
+    let shapes: Vec<Vec<usize>> = shapes.iter().map(|shape| shape.to_vec()).collect();
+    Operation { name, differentiable: shapes.len(), shapes, run: Box::new(run) }
+}
+
+fn conv(
+    name: &'static str,
+    input: [usize; 4],
+    (out_channels, kernel): (usize, usize),
+    stride: usize,
+    padding: Padding,
+) -> Operation {
+    operation(name, &[&input], move |place, x| {
+        let weight = place.weight(11, &[out_channels, input[1], kernel, kernel]);
+        let bias = place.weight(12, &[out_channels]);
+        FrozenConv2d::new(weight, Some(bias), stride, padding)?.forward(&x[0])
+    })
+}
+
+fn attend(
+    name: &'static str,
+    (queries, keys, heads, head_dim): (usize, usize, usize, usize),
+    masked: bool,
+) -> Operation {
+    let (q, k) = ([3, queries, heads * head_dim], [3, keys, heads * head_dim]);
+    operation(name, &[&q, &k, &k], move |place, x| {
+        let mask: Vec<f64> =
+            (0..queries * keys)
+                .map(|at| {
+                    if at % keys > at / keys { f64::from(f32::MIN) } else { 0.1 * (at % 7) as f64 }
+                })
+                .collect();
+        let mask = place.put(&Tensor::from_vec(mask, (queries, keys), &Device::Cpu)?);
+        let scale = (head_dim as f64).powf(-0.5);
+        attention(&x[0], &x[1], &x[2], heads, scale, masked.then_some(&mask))
+    })
+}
+
+/// Every operation, in shapes that cross the borders of the kernels' tiles and in some that fill none.
+fn operations() -> Vec<Operation> {
+    let same = Padding::same(1);
+    let below_and_right = Padding { top: 0, bottom: 1, left: 0, right: 1 };
+    let norm = |place: &Place, c: usize| (place.weight(13, &[c]), place.weight(14, &[c]));
+    let mut all = vec![
+        conv("conv 3x3", [3, 5, 9, 11], (7, 3), 1, same),
+        conv("conv 3x3, several tiles", [3, 33, 17, 19], (70, 3), 1, same),
+        conv("conv 3x3, many filters on a small image", [3, 24, 4, 4], (260, 3), 1, same),
+        conv("conv 3x3, stride 2", [3, 6, 8, 10], (5, 3), 2, same),
+        conv("conv 3x3, stride 2, odd", [3, 6, 9, 7], (5, 3), 2, same),
+        conv("conv 3x3, stride 2, asymmetric", [3, 6, 8, 10], (5, 3), 2, below_and_right),
+        conv("conv 1x1", [3, 21, 16, 18], (9, 1), 1, Padding::same(0)),
+        operation("linear", &[&[3, 67, 300]], |place, x| {
+            let (weight, bias) = (place.weight(15, &[70, 300]), place.weight(16, &[70]));
+            FrozenLinear::new(weight, Some(bias))?.forward(&x[0])
+        }),
+        operation("linear without bias", &[&[3, 5, 12]], |place, x| {
+            FrozenLinear::new(place.weight(15, &[17, 12]), None)?.forward(&x[0])
+        }),
+        operation("group norm", &[&[3, 12, 5, 7]], move |place, x| {
+            let (weight, bias) = norm(place, 12);
+            GroupNorm::new(weight, bias, 4, 1e-5)?.forward(&x[0])
+        }),
+        operation("group norm, silu", &[&[3, 12, 9, 7]], move |place, x| {
+            let (weight, bias) = norm(place, 12);
+            GroupNorm::new(weight, bias, 4, 1e-5)?.forward_silu(&x[0])
+        }),
+        operation("layer norm", &[&[3, 9, 43]], move |place, x| {
+            let (weight, bias) = norm(place, 43);
+            LayerNorm::new(weight, bias, 1e-5)?.forward(&x[0])
+        }),
+        attend("attention", (9, 9, 2, 5), false),
+        attend("attention, several blocks", (131, 77, 3, 40), false),
+        attend("attention, one wide head", (20, 20, 1, 160), false),
+        attend("attention, causal", (19, 19, 2, 4), true),
+        operation("silu", &[&[3, 4, 50]], |_, x| ops::silu(&(&x[0] * 6.0)?)),
+        operation("gelu", &[&[3, 4, 50]], |_, x| ops::gelu(&(&x[0] * 6.0)?)),
+        operation("quick gelu", &[&[3, 4, 50]], |_, x| ops::quick_gelu(&(&x[0] * 6.0)?)),
+        operation("geglu", &[&[3, 7, 38]], |_, x| ops::geglu(&(&x[0] * 4.0)?)),
+        operation("add", &[&[3, 6, 4, 5], &[3, 6, 4, 5]], |_, x| ops::add(&x[0], &x[1])),
+        operation("concat channels", &[&[3, 4, 3, 5], &[3, 7, 3, 5]], |_, x| {
+            ops::concat_channels(&x[0], &x[1])
+        }),
+        operation("transpose", &[&[3, 19, 35]], |_, x| ops::transpose_last(&x[0])),
+        operation("upsample", &[&[3, 4, 3, 5]], |_, x| ops::upsample_nearest_2x(&x[0])),
+    ];
+    let shift = operation("add per channel", &[&[3, 6, 4, 5], &[3, 6]], |_, x| {
+        ops::add_per_channel(&x[0], &x[1])
+    });
+    all.push(Operation { differentiable: 1, ..shift });
+    all
+}
+
+fn flat(x: &Tensor) -> Vec<f64> {
+    let x = x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn bits(x: &Tensor) -> Vec<u32> {
+    let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+fn pull(shape: &[usize]) -> Tensor {
+    numbers(99, shape)
+}
+
+fn assert_close(what: &str, actual: &Tensor, expected: &Tensor) {
+    assert_eq!(actual.dims(), expected.dims(), "{what}");
+    let (actual, expected) = (flat(actual), flat(expected));
+    let largest = expected.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+    for (at, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+        let error = (actual - expected).abs() / (1.0 + largest);
+        assert!(error < 4e-6, "{what}, element {at}: {actual} for {expected}");
+    }
+}
+
+fn kernels_match_the_reference_on(device: &Device) {
+    for op in operations() {
+        let inputs = op.inputs();
+        let (expected, gradients) = op.value_and_gradients(&Place::reference(), &inputs, pull);
+        let (actual, ours) = op.value_and_gradients(&Place::single(device), &inputs, pull);
+        assert_close(op.name, &actual, &expected);
+        for (i, (ours, expected)) in ours.iter().zip(&gradients).enumerate() {
+            assert_close(&format!("{}, gradient {i}", op.name), ours, expected);
+        }
+    }
+}
+
+#[test]
+fn kernels_match_plain_tensor_code_in_f64() {
+    let name = std::env::var("TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
+    kernels_match_the_reference_on(&device_named(&name).unwrap());
+}
+
+/// The reference's gradients are candle's own; they are held against nothing but the values themselves.
+#[test]
+fn gradients_match_finite_differences() {
+    const STEP: f64 = 1e-5;
+    let place = Place::reference();
+    for op in operations() {
+        let inputs = op.inputs();
+        let (_, gradients) = op.value_and_gradients(&place, &inputs, pull);
+        let pulled = |inputs: &[Tensor]| -> f64 {
+            let value = (op.run)(&place, inputs).unwrap();
+            flat(&(&value * pull(value.dims())).unwrap()).iter().sum()
+        };
+        for (i, gradient) in gradients.iter().enumerate() {
+            let (values, gradient) = (flat(&inputs[i]), flat(gradient));
+            let every = values.len().div_ceil(5);
+            for at in (0..values.len()).step_by(every) {
+                let moved = |by: f64| {
+                    let (mut values, mut inputs) = (values.clone(), inputs.clone());
+                    values[at] += by;
+                    let shape = inputs[i].dims().to_vec();
+                    inputs[i] = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
+                    pulled(&inputs)
+                };
+                let slope = (moved(STEP) - moved(-STEP)) / (2.0 * STEP);
+                let error = (slope - gradient[at]).abs() / (1.0 + slope.abs());
+                assert!(error < 1e-6, "{}, input {i}, {at}: {slope}, {}", op.name, gradient[at]);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_alone_has_the_bytes_of_the_same_row_among_others() {
+    let place = Place::single(&Device::Cpu);
+    for op in operations() {
+        let inputs = op.inputs();
+        let (value, gradients) = op.value_and_gradients(&place, &inputs, pull);
+        for row in 0..3 {
+            let alone: Vec<Tensor> = inputs.iter().map(|x| x.narrow(0, row, 1).unwrap()).collect();
+            let pull = |shape: &[usize]| {
+                let batch = [&[3], &shape[1..]].concat();
+                numbers(99, &batch).narrow(0, row, 1).unwrap()
+            };
+            let (value_alone, gradients_alone) = op.value_and_gradients(&place, &alone, pull);
+            let same =
+                |all: &Tensor, one: &Tensor| bits(&all.narrow(0, row, 1).unwrap()) == bits(one);
+            assert!(same(&value, &value_alone), "{}, row {row}", op.name);
+            for (all, one) in gradients.iter().zip(&gradients_alone) {
+                assert!(same(all, one), "{}, gradient of row {row}", op.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn results_do_not_depend_on_the_number_of_threads() {
+    let place = Place::single(&Device::Cpu);
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let all = operations().into_iter().flat_map(|op| {
+                let (value, gradients) = op.value_and_gradients(&place, &op.inputs(), pull);
+                std::iter::once(value).chain(gradients).map(|x| bits(&x)).collect::<Vec<_>>()
+            });
+            all.collect::<Vec<_>>()
+        })
+    };
+    assert!(run(1) == run(5));
+}
+
+#[test]
+fn fully_masked_queries_give_finite_values_and_gradients() {
+    for lowest in [f32::MIN, f32::NEG_INFINITY] {
+        let mask = move |place: &Place| {
+            place.put(&Tensor::from_vec(vec![lowest; 5 * 7], (5, 7), &Device::Cpu).unwrap())
+        };
+        let op = operation("masked", &[&[2, 5, 8], &[2, 7, 8], &[2, 7, 8]], move |place, x| {
+            attention(&x[0], &x[1], &x[2], 2, 0.5, Some(&mask(place)))
+        });
+        let (value, gradients) =
+            op.value_and_gradients(&Place::single(&Device::Cpu), &op.inputs(), pull);
+        for x in std::iter::once(&value).chain(&gradients) {
+            assert!(flat(x).iter().all(|x| x.is_finite()), "{lowest}");
+        }
+    }
+}
+
+#[test]
+fn a_unet_row_alone_has_the_bytes_of_the_same_row_among_others() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    let base = BaseModel::load(&folder, &Device::Cpu).unwrap();
+    let place = Place::single(&Device::Cpu);
+    let latents = place.put(&numbers(1, &[5, 4, 16, 16]));
+    let text = place.put(&numbers(2, &[5, 77, base.text_encoder.hidden_size()]));
+    let timesteps = [3.0, 999.0, 500.0, 12.0, 741.0];
+    let predict = |first: usize, count: usize| {
+        let conditioning = base.unet.project(&text.narrow(0, first, count).unwrap()).unwrap();
+        let latents = latents.narrow(0, first, count).unwrap().contiguous().unwrap();
+        base.unet.forward(&latents, &timesteps[first..first + count], &conditioning).unwrap()
+    };
+    let together = predict(0, 5);
+    for row in 0..5 {
+        let among = together.narrow(0, row, 1).unwrap();
+        assert!(bits(&among) == bits(&predict(row, 1)), "row {row}");
+    }
+}
