@@ -169,12 +169,18 @@ fn prepare(args: &BenchArgs) -> Result<Box<dyn FnMut() -> Result<()>>> {
             let vae = vae()?;
             let side = latent * vae.factor();
             let images = normal(1, &[batch, 3, side, side])?;
-            Box::new(move || Ok(drop(vae.encode(&images)?)))
+            Box::new(move || {
+                vae.encode(&images)?;
+                Ok(())
+            })
         }
         Work::VaeDecode => {
             let vae = vae()?;
             let latents = normal(1, &[batch, vae.config().latent_channels, latent, latent])?;
-            Box::new(move || Ok(drop(vae.decode(&latents)?)))
+            Box::new(move || {
+                vae.decode(&latents)?;
+                Ok(())
+            })
         }
         Work::Text => {
             let text_encoder = text_encoder()?;
@@ -182,7 +188,10 @@ fn prepare(args: &BenchArgs) -> Result<Box<dyn FnMut() -> Result<()>>> {
             for row in &mut ids {
                 row[4] = 0; // no modifier token
             }
-            Box::new(move || Ok(drop(text_encoder.forward(&ids, None)?)))
+            Box::new(move || {
+                text_encoder.forward(&ids, None)?;
+                Ok(())
+            })
         }
     })
 }

@@ -3,11 +3,13 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use vstar::bench::BenchArgs;
 use vstar::config::{ServeSettings, Settings};
 use vstar::demo::DemoArgs;
+use vstar::postgres::PrivatePostgres;
 use vstar::{bench, demo, http, serve};
 
 #[global_allocator]
@@ -44,6 +46,12 @@ enum Command {
     Openapi,
     /// Times one piece of the engine's work.
     Bench(BenchArgs),
+    /// Runs a command with DATABASE_URL set to an empty Postgres that is thrown away afterwards.
+    #[command(hide = true)]
+    WithPostgres {
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,7 +82,22 @@ fn run(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Bench(args) => bench::run(&args),
+        Command::WithPostgres { command } => with_postgres(&command),
     }
+}
+
+/// For tests: the server does not wait for the disk.
+fn with_postgres(command: &[String]) -> anyhow::Result<()> {
+    let data = tempfile::Builder::new().prefix("vstar-test-").tempdir()?;
+    let server = PrivatePostgres::start(data.path(), None, false)?;
+    let status = std::process::Command::new(&command[0])
+        .args(&command[1..])
+        .env("DATABASE_URL", server.url())
+        .status()
+        .with_context(|| format!("`{}` cannot be run", command[0]))?;
+    drop(server);
+    anyhow::ensure!(status.success(), "`{}` ended with {status}", command.join(" "));
+    Ok(())
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
@@ -85,7 +108,11 @@ fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()
 fn start_log(format: LogFormat, command: &Command) {
     let default = match command {
         Command::Serve(_) | Command::Work(_) => "info",
-        Command::Demo(_) | Command::Migrate(_) | Command::Openapi | Command::Bench(_) => "warn",
+        Command::Demo(_)
+        | Command::Migrate(_)
+        | Command::Openapi
+        | Command::Bench(_)
+        | Command::WithPostgres { .. } => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

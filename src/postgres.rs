@@ -339,7 +339,11 @@ fn find_binaries(given: Option<&Path>) -> Option<PathBuf> {
         return Some(dir);
     }
     let mut installed = Vec::new();
+    // `.postgres` is where the repository's own script unpacks what it downloads.
+    let unpacked = crate::config::bundled(".postgres").unwrap_or_default();
+    let unpacked = unpacked.to_string_lossy();
     for (parent, below) in [
+        (&*unpacked, "bin"),
         ("/usr/lib/postgresql", "bin"),
         ("/usr/pgsql", "bin"),
         ("/opt/homebrew/opt", "bin"),

@@ -56,7 +56,7 @@ impl Work<'_> {
             bar.set_message(format!("{} {note}", self.title));
             return;
         }
-        let tenths = if of == 0 { 0 } else { 10 * step / of };
+        let tenths = (10 * step).checked_div(of).unwrap_or(0);
         if tenths > self.told {
             self.told = tenths;
             self.progress.say(&format!("{}: {step} of {of} {note}", self.title));

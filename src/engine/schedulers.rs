@@ -58,22 +58,36 @@ impl Scheduler {
                 "num_inference_steps is {num_inference_steps}: it must be between 1 and {trained}"
             )));
         }
+        config.check()?;
         let steps = num_inference_steps;
-        match name {
-            SchedulerName::Ddim => Ok(ddim::plan(config, steps, eta)),
-            SchedulerName::Ddpm => Ok(ddpm::plan(config, steps)),
-            SchedulerName::Pndm => pndm::plan(config, steps),
-            SchedulerName::Euler => Ok(euler::plan(config, steps, euler::Kind::Deterministic)),
-            SchedulerName::EulerA => Ok(euler::plan(config, steps, euler::Kind::Ancestral)),
+        let scheduler = match name {
+            SchedulerName::Ddim => {
+                in_range(config, &config.visited(steps, TimestepSpacing::Leading))?;
+                ddim::plan(config, steps, eta)
+            }
+            SchedulerName::Ddpm => {
+                in_range(config, &config.visited(steps, TimestepSpacing::Leading))?;
+                ddpm::plan(config, steps)
+            }
+            SchedulerName::Pndm => pndm::plan(config, steps)?,
+            SchedulerName::Euler => euler::plan(config, steps, euler::Kind::Deterministic),
+            SchedulerName::EulerA => euler::plan(config, steps, euler::Kind::Ancestral),
             SchedulerName::Dpmpp2m => {
-                Ok(dpm_solver::plan(config, steps, dpm_solver::Levels::OfTimesteps))
+                in_range(config, &config.visited_before_zero(steps))?;
+                distinct(&config.visited_before_zero(steps))?;
+                dpm_solver::plan(config, steps, dpm_solver::Levels::OfTimesteps)
             }
             SchedulerName::Dpmpp2mKarras => {
-                Ok(dpm_solver::plan(config, steps, dpm_solver::Levels::Karras))
+                dpm_solver::plan(config, steps, dpm_solver::Levels::Karras)
             }
-            SchedulerName::UniPc => Ok(unipc::plan(config, steps)),
-            SchedulerName::Lcm => lcm::plan(config, steps),
-        }
+            SchedulerName::UniPc => {
+                in_range(config, &config.visited_before_zero(steps))?;
+                distinct(&config.visited_before_zero(steps))?;
+                unipc::plan(config, steps)
+            }
+            SchedulerName::Lcm => lcm::plan(config, steps)?,
+        };
+        Ok(scheduler)
     }
 
     /// The timestep that the model is called with at each step, from noisy to clean.
@@ -108,6 +122,30 @@ impl Scheduler {
     }
 }
 
+/// Refuses more steps than a spacing with an offset has room for.
+fn in_range(config: &SchedulerConfig, timesteps: &[f64]) -> Result<()> {
+    let first = timesteps.first().copied().unwrap_or_default();
+    if first < config.num_train_timesteps as f64 {
+        return Ok(());
+    }
+    Err(EngineError::InvalidInput(format!(
+        "num_inference_steps is {}: with this model's timestep spacing the first timestep would be {first}; take fewer",
+        timesteps.len()
+    )))
+}
+
+/// Refuses so many steps that two fall on one timestep, between which a solver cannot go.
+fn distinct(timesteps: &[f64]) -> Result<()> {
+    if timesteps.windows(2).all(|pair| pair[0] > pair[1]) {
+        return Ok(());
+    }
+    let text = format!(
+        "num_inference_steps is {}: two steps fall on one timestep; take fewer",
+        timesteps.len()
+    );
+    Err(EngineError::InvalidInput(text))
+}
+
 /// `out ← Σ factor · part`, element by element in f64.
 fn combine(out: &mut [f32], parts: &[(f64, &[f32])]) {
     for (i, out) in out.iter_mut().enumerate() {
@@ -120,4 +158,81 @@ fn combined(parts: &[(f64, &[f32])]) -> Vec<f32> {
     let mut out = vec![0.0; parts.first().map_or(0, |(_, part)| part.len())];
     combine(&mut out, parts);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stable_diffusion() -> SchedulerConfig {
+        SchedulerConfig {
+            beta_start: 0.000_85,
+            beta_end: 0.012,
+            beta_schedule: BetaSchedule::ScaledLinear,
+            steps_offset: 1,
+            clip_sample: Some(false),
+            timestep_spacing: Some(TimestepSpacing::Leading),
+            ..SchedulerConfig::default()
+        }
+    }
+
+    const ALL: [SchedulerName; 9] = [
+        SchedulerName::Ddim,
+        SchedulerName::Ddpm,
+        SchedulerName::Pndm,
+        SchedulerName::Euler,
+        SchedulerName::EulerA,
+        SchedulerName::Dpmpp2m,
+        SchedulerName::Dpmpp2mKarras,
+        SchedulerName::UniPc,
+        SchedulerName::Lcm,
+    ];
+
+    #[test]
+    fn every_number_of_steps_is_finite_or_refused() {
+        let config = stable_diffusion();
+        for name in ALL {
+            for steps in (1..=60).chain([499, 500, 501, 998, 999, 1000]) {
+                let Ok(mut scheduler) = Scheduler::new(name, &config, steps, 1.0) else {
+                    assert!(steps > 50, "{name:?} refuses {steps} steps");
+                    continue;
+                };
+                let mut sample = vec![scheduler.init_noise_sigma(), -0.5];
+                for step in 0..scheduler.timesteps().len() {
+                    let noise = scheduler.needs_noise(step).then_some([0.3, -0.2]);
+                    scheduler.step(
+                        step,
+                        &[0.1, -0.2],
+                        &mut sample,
+                        noise.as_ref().map(|noise| noise.as_slice()),
+                    );
+                }
+                assert!(
+                    sample.iter().all(|value| value.is_finite()),
+                    "{name:?} with {steps} steps"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_steps_and_too_many_are_refused_by_name() {
+        for steps in [0, 1001] {
+            let error =
+                Scheduler::new(SchedulerName::Ddim, &stable_diffusion(), steps, 0.0).err().unwrap();
+            assert!(error.to_string().contains("num_inference_steps"), "{error}");
+        }
+    }
+
+    #[test]
+    fn trailing_timesteps_are_numpys() {
+        let config = SchedulerConfig {
+            timestep_spacing: Some(TimestepSpacing::Trailing),
+            ..stable_diffusion()
+        };
+        let scheduler = Scheduler::new(SchedulerName::Ddim, &config, 48, 0.0).unwrap();
+
+        // `np.round(np.arange(1000, 0, -1000 / 48)) - 1`
+        assert_eq!(scheduler.timesteps()[..4], [999.0, 978.0, 957.0, 936.0]);
+    }
 }

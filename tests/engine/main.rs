@@ -1,5 +1,9 @@
 //! Tests of the engine alone.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
+mod base_model;
 mod merging;
 mod ops;
+mod sampler;
 mod training;

@@ -2,6 +2,8 @@
 //!
 //! `DATABASE_URL` names a server on which the tests may create databases; each test has one of its own.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
 mod concepts;
 mod end_to_end;
 mod errors;

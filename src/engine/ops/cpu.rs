@@ -16,13 +16,11 @@ pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a
 /// Zeroing it first would cost as much as many of the operations themselves.
 pub(super) fn filled(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     let mut values: Vec<f32> = Vec::with_capacity(len);
-    // SAFETY: the capacity is there; `fill` only writes, and all of it, before anybody reads; every bit pattern is a
-    // valid f32.
-    #[expect(clippy::uninit_vec, reason = "the values are written before they are read")]
-    unsafe {
-        values.set_len(len);
-    }
-    fill(&mut values);
+    let spare = std::ptr::from_mut(&mut values.spare_capacity_mut()[..len]) as *mut [f32];
+    // SAFETY: the memory is ours and every bit pattern is a valid f32; `fill` writes before anybody reads.
+    fill(unsafe { &mut *spare });
+    // SAFETY: the capacity is there, and `fill` has written all of it.
+    unsafe { values.set_len(len) };
     values
 }
 

@@ -133,11 +133,13 @@ impl CustomOp1 for Normalize {
                             normalize_group(
                                 x,
                                 y,
-                                &weights[range.clone()],
-                                &biases[range],
-                                pixels,
-                                eps,
-                                silu,
+                                Channels {
+                                    weights: &weights[range.clone()],
+                                    biases: &biases[range],
+                                    pixels,
+                                    eps,
+                                    silu,
+                                },
                             );
                         },
                     );
@@ -189,11 +191,13 @@ impl CustomOp2 for NormalizeBack {
                             x,
                             dy,
                             dx,
-                            &weights[range.clone()],
-                            &biases[range],
-                            pixels,
-                            eps,
-                            silu,
+                            Channels {
+                                weights: &weights[range.clone()],
+                                biases: &biases[range],
+                                pixels,
+                                eps,
+                                silu,
+                            },
                         );
                     });
                 }
@@ -214,6 +218,16 @@ fn pixels_of(layout: &Layout) -> usize {
     layout.dims()[2..].iter().product()
 }
 
+/// The channels of one group.
+#[derive(Clone, Copy)]
+struct Channels<'a> {
+    weights: &'a [f32],
+    biases: &'a [f32],
+    pixels: usize,
+    eps: f32,
+    silu: bool,
+}
+
 /// Mean and `1 / √(var + ε)`.
 #[inline(always)]
 fn moments(x: &[f32], eps: f32) -> (f32, f32) {
@@ -224,7 +238,8 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
 }
 
 vectorized! {
-    fn normalize_group(x: &[f32], y: &mut [f32], weights: &[f32], biases: &[f32], pixels: usize, eps: f32, silu: bool) {
+    fn normalize_group(x: &[f32], y: &mut [f32], channels: Channels<'_>) {
+        let Channels { weights, biases, pixels, eps, silu } = channels;
         let (mean, rstd) = moments(x, eps);
         for (channel, (y, x)) in y.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels)).enumerate() {
             let factor = rstd * weights[channel];
@@ -244,16 +259,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn group_gradient(
-        x: &[f32],
-        dy: &[f32],
-        dx: &mut [f32],
-        weights: &[f32],
-        biases: &[f32],
-        pixels: usize,
-        eps: f32,
-        silu: bool,
-    ) {
+    fn group_gradient(x: &[f32], dy: &[f32], dx: &mut [f32], channels: Channels<'_>) {
+        let Channels { weights, biases, pixels, eps, silu } = channels;
         let (mean, rstd) = moments(x, eps);
         // First g = w dy into dx, then its means, then dx itself.
         for (channel, dx) in dx.chunks_exact_mut(pixels).enumerate() {

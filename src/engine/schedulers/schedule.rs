@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{EngineError, Result};
+
 /// How β grows from `beta_start` to `beta_end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -53,6 +55,8 @@ pub struct SchedulerConfig {
     pub clip_sample: Option<bool>,
     pub clip_sample_range: f64,
     pub rescale_betas_zero_snr: bool,
+    /// Dynamic thresholding, for models of pixels: refused.
+    pub thresholding: bool,
     /// LCM: the steps of the teacher among which the few are chosen.
     pub original_inference_steps: usize,
 }
@@ -61,9 +65,10 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             num_train_timesteps: 1000,
-            beta_start: 0.000_85,
-            beta_end: 0.012,
-            beta_schedule: BetaSchedule::ScaledLinear,
+            // What diffusers takes where a file is silent; Stable Diffusion's files say 0.00085, 0.012, scaled_linear.
+            beta_start: 0.0001,
+            beta_end: 0.02,
+            beta_schedule: BetaSchedule::Linear,
             trained_betas: None,
             prediction_type: PredictionType::Epsilon,
             timestep_spacing: None,
@@ -72,13 +77,14 @@ impl Default for SchedulerConfig {
             clip_sample: None,
             clip_sample_range: 1.0,
             rescale_betas_zero_snr: false,
+            thresholding: false,
             original_inference_steps: 50,
         }
     }
 }
 
 impl SchedulerConfig {
-    /// `ᾱ_t` for every timestep.
+    /// `ᾱ_t` for every timestep; exactly 0 at the last one of a schedule with zero terminal SNR.
     pub fn alphas_cumprod(&self) -> Vec<f64> {
         let mut product = 1.0;
         let products: Vec<f64> = self
@@ -94,7 +100,9 @@ impl SchedulerConfig {
 
     /// `σ_t` for every timestep.
     pub(super) fn sigmas(&self) -> Vec<f64> {
-        self.alphas_cumprod().into_iter().map(|alpha| ((1.0 - alpha) / alpha).sqrt()).collect()
+        // A zero would give an infinite σ; diffusers keeps 2⁻²⁴.
+        let alphas = self.alphas_cumprod().into_iter().map(|alpha| alpha.max(2f64.powi(-24)));
+        alphas.map(|alpha| ((1.0 - alpha) / alpha).sqrt()).collect()
     }
 
     /// `σ` between timesteps, by linear interpolation.
@@ -148,8 +156,31 @@ impl SchedulerConfig {
 
     fn trailing(&self, steps: usize) -> Vec<f64> {
         let trained = self.num_train_timesteps as f64;
-        let ratio = trained / steps as f64;
-        (0..steps).map(|i| (trained - i as f64 * ratio).round_ties_even() - 1.0).collect()
+        // numpy's `arange` steps by what is left of the ratio after one rounding, and that decides ties.
+        let step = (trained - trained / steps as f64) - trained;
+        (0..steps).map(|i| (trained + i as f64 * step).round_ties_even() - 1.0).collect()
+    }
+
+    /// Checks what cannot be right whichever family is used.
+    pub(super) fn check(&self) -> Result<()> {
+        let invalid =
+            |text: String| Err(EngineError::InvalidInput(format!("scheduler_config.json: {text}")));
+        if let Some(betas) = &self.trained_betas
+            && betas.len() != self.num_train_timesteps
+        {
+            return invalid(format!(
+                "{} trained_betas for {} timesteps",
+                betas.len(),
+                self.num_train_timesteps
+            ));
+        }
+        if self.num_train_timesteps < 2 {
+            return invalid(format!("num_train_timesteps is {}", self.num_train_timesteps));
+        }
+        if self.thresholding {
+            return invalid("thresholding is not supported".into());
+        }
+        Ok(())
     }
 
     fn betas(&self) -> Vec<f64> {
@@ -187,13 +218,7 @@ pub(super) fn linspace(start: f64, end: f64, count: usize) -> Vec<f64> {
 fn zero_terminal_snr(alphas_cumprod: &[f64]) -> Vec<f64> {
     let roots: Vec<f64> = alphas_cumprod.iter().map(|alpha| alpha.sqrt()).collect();
     let (first, last) = (roots[0], roots[roots.len() - 1]);
-    let mut rescaled: Vec<f64> =
-        roots.iter().map(|root| ((root - last) * first / (first - last)).powi(2)).collect();
-    // Zero would give an infinite σ; diffusers keeps this much.
-    if let Some(last) = rescaled.last_mut() {
-        *last = 2f64.powi(-24);
-    }
-    rescaled
+    roots.iter().map(|root| ((root - last) * first / (first - last)).powi(2)).collect()
 }
 
 /// `x₀` and `ε` of a sample `√ᾱ x₀ + √(1−ᾱ) ε`, as factors of the model's answer and of the sample.

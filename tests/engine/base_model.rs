@@ -1,7 +1,5 @@
 //! What a model folder that does not fit says about itself.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
-
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,7 +1,5 @@
 //! What a sample promises: its bytes depend on its request alone, and what cannot be drawn is said.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
-
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
