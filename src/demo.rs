@@ -151,6 +151,10 @@ fn prepare_out(out: &Path, names: &[&str]) -> Result<()> {
             out.display()
         );
     }
+    std::fs::create_dir_all(out).with_context(|| format!("{} cannot be made", out.display()))?;
+    // From now on the folder is known as ours, also if this run breaks off.
+    std::fs::write(out.join("report.json"), "{}")
+        .with_context(|| format!("{} cannot be written", out.display()))?;
     for name in names.iter().chain(&["merged"]) {
         let dir = out.join(name);
         if dir.exists() {
