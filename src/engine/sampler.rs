@@ -2,7 +2,6 @@
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use rayon::prelude::*;
 
 use super::{
     EngineError, Flow, Result,
@@ -74,12 +73,9 @@ pub fn denoise(
 
 /// Takes each row one step further.
 ///
-/// On the CPU, images run side by side, each in calls of its own: how a matrix product rounds depends on its size, and
-/// so an image would depend on its neighbours. On a GPU, images of one size share a call.
+/// Images of one size share a call. On the CPU our operations round each of them as if it were alone; a GPU's matrix
+/// products may round by the size of the batch.
 pub fn step(base: &BaseModel, rows: &mut [&mut Row]) -> Result<()> {
-    if base.device.is_cpu() {
-        return rows.par_iter_mut().try_for_each(|row| step_alike(base, std::slice::from_mut(row)));
-    }
     rows.sort_by_key(|row| row.shape); // stable: only groups sizes
     rows.chunk_by_mut(|a, b| a.shape == b.shape).try_for_each(|alike| step_alike(base, alike))
 }
