@@ -129,23 +129,24 @@ impl CustomOp3 for Attend {
         let Sizes { batch, queries, keys, inner, head_dim } = sizes;
         let (q, k, v) =
             (values(query, query_layout)?, values(key, key_layout)?, values(value, value_layout)?);
-        let mut out = vec![0.0; q.len()];
-        let shared = Shared::new(&mut out);
-        (0..batch * self.heads).into_par_iter().for_each(|task| {
-            let (row, h) = (task / self.heads, task % self.heads);
-            let q = head(q, row, queries, sizes, h);
-            let k = Panels::from_columns(head(k, row, keys, sizes, h), inner, head_dim, keys);
-            let v = Panels::from_rows(head(v, row, keys, sizes, h), inner, keys, head_dim);
-            (0..queries.div_ceil(QUERIES)).into_par_iter().for_each(|block| {
-                let first = block * QUERIES;
-                let rows = QUERIES.min(queries - first);
-                let left = rows_from(q, first, rows, inner);
-                let weights =
-                    filled(rows * keys, |weights| self.weights(left, &k, keys, first, weights));
-                let left = Left { data: &weights, rows, row_stride: keys, depth_stride: 1 };
-                let place = (row * queries + first) * inner + h * head_dim;
-                // SAFETY: each block writes its own rows of its own head's columns, inside `out`.
-                unsafe { multiply_into(left, &v, Add::Nothing, shared.at(place), inner) };
+        let out = filled(q.len(), |out| {
+            let shared = Shared::new(out);
+            (0..batch * self.heads).into_par_iter().for_each(|task| {
+                let (row, h) = (task / self.heads, task % self.heads);
+                let q = head(q, row, queries, sizes, h);
+                let k = Panels::from_columns(head(k, row, keys, sizes, h), inner, head_dim, keys);
+                let v = Panels::from_rows(head(v, row, keys, sizes, h), inner, keys, head_dim);
+                (0..queries.div_ceil(QUERIES)).into_par_iter().for_each(|block| {
+                    let first = block * QUERIES;
+                    let rows = QUERIES.min(queries - first);
+                    let left = rows_from(q, first, rows, inner);
+                    let weights =
+                        filled(rows * keys, |weights| self.weights(left, &k, keys, first, weights));
+                    let left = Left { data: &weights, rows, row_stride: keys, depth_stride: 1 };
+                    let place = (row * queries + first) * inner + h * head_dim;
+                    // SAFETY: each block writes its own rows of its own head's columns, inside `out`.
+                    unsafe { multiply_into(left, &v, Add::Nothing, shared.at(place), inner) };
+                });
             });
         });
         Ok((CpuStorage::F32(out), query_layout.shape().clone()))
@@ -276,18 +277,41 @@ vectorized! {
                 None => row.iter_mut().for_each(|x| *x *= scale),
             }
             let mut largest = [f32::NEG_INFINITY; 16];
-            for chunk in row.chunks(16) {
-                for (largest, &x) in largest.iter_mut().zip(chunk) {
-                    *largest = if x > *largest { x } else { *largest };
-                }
-            }
+            each_lane(row, f32::NEG_INFINITY, |lane, x| {
+                largest[lane] = if x > largest[lane] { x } else { largest[lane] };
+                x
+            });
             let largest = largest.into_iter().fold(f32::MIN, f32::max);
             // `exp` stops at e⁻⁸⁷; a masked key weighs that little.
-            row.iter_mut().for_each(|x| *x = exp(*x - largest));
-            let sum = super::cpu::sum_of(row, |x| x);
+            each_lane(row, f32::NEG_INFINITY, |_, x| exp(x - largest));
+            let mut sums = [0.0f32; 16];
+            each_lane(row, 0.0, |lane, x| {
+                sums[lane] += x;
+                x
+            });
+            let sum: f32 = sums.iter().sum();
             let factor = 1.0 / sum;
             row.iter_mut().for_each(|x| *x *= factor);
         }
+    }
+}
+
+/// Maps a row in groups of 16 numbers, the last filled up with `fill`, so that no number is computed by itself.
+#[inline(always)]
+fn each_lane(row: &mut [f32], fill: f32, mut f: impl FnMut(usize, f32) -> f32) {
+    let (groups, rest) = row.as_chunks_mut::<16>();
+    for group in groups {
+        for (lane, x) in group.iter_mut().enumerate() {
+            *x = f(lane, *x);
+        }
+    }
+    if !rest.is_empty() {
+        let mut group = [fill; 16];
+        group[..rest.len()].copy_from_slice(rest);
+        for (lane, x) in group.iter_mut().enumerate() {
+            *x = f(lane, *x);
+        }
+        rest.copy_from_slice(&group[..rest.len()]);
     }
 }
 

@@ -291,6 +291,16 @@ fn convolve(
     })
 }
 
+/// Copies a row's part of a panel: small images have rows of 4 and 8, which are no work for a call.
+#[inline(always)]
+fn copy_run(from: &[f32], to: &mut [f32]) {
+    match from.len() {
+        4 => to[..4].copy_from_slice(&from[..4]),
+        8 => to[..8].copy_from_slice(&from[..8]),
+        _ => to.copy_from_slice(from),
+    }
+}
+
 /// The pixels under the kernel for output pixels `first..first + count`, as panels of depth `channels · kernel²`.
 fn gather(x: &[f32], frame: &Frame, first: usize, count: usize) -> Panels {
     let Frame { channels, height, width, between, padding, kernel, stride } = *frame;
@@ -353,7 +363,7 @@ fn gather(x: &[f32], frame: &Frame, first: usize, count: usize) -> Panels {
                     } else {
                         for &(start, from, length) in &runs {
                             let from = &padded[offset + from..offset + from + length];
-                            to[start..start + length].copy_from_slice(from);
+                            copy_run(from, &mut to[start..start + length]);
                         }
                     }
                     k += 1;

@@ -44,9 +44,13 @@ impl Panels {
             let start = index * PANEL;
             let columns = PANEL.min(width - start);
             for (k, to) in panel.chunks_exact_mut(PANEL).enumerate() {
-                to[..columns]
-                    .copy_from_slice(&source[k * stride + start..k * stride + start + columns]);
-                to[columns..].fill(0.0);
+                let from = &source[k * stride + start..k * stride + start + columns];
+                if columns == PANEL {
+                    to.copy_from_slice(&from[..PANEL]);
+                } else {
+                    to[..columns].copy_from_slice(from);
+                    to[columns..].fill(0.0);
+                }
             }
         })
     }
