@@ -236,7 +236,9 @@ impl ServerCommand {
                 }
                 std::thread::sleep(Duration::from_millis(30));
             }
-            interrupt(&mut server);
+            if server.try_wait()?.is_none() {
+                interrupt(&mut server);
+            }
             if Instant::now() >= limit {
                 return Err(PostgresError::Failed {
                     what: "starting postgres",
@@ -297,12 +299,17 @@ impl ServerCommand {
     }
 }
 
+/// Makes the cluster beside its place and moves it there when it is complete: a start that is killed leaves no half.
 fn initialize(bin: &Path, cluster: &Path, identity: &Identity) -> Result<(), PostgresError> {
-    std::fs::create_dir_all(cluster)?;
-    std::fs::set_permissions(cluster, std::fs::Permissions::from_mode(0o700))?;
-    identity.own(cluster)?;
+    let unfinished = cluster.with_extension("new");
+    if unfinished.exists() {
+        std::fs::remove_dir_all(&unfinished)?;
+    }
+    std::fs::create_dir_all(&unfinished)?;
+    std::fs::set_permissions(&unfinished, std::fs::Permissions::from_mode(0o700))?;
+    identity.own(&unfinished)?;
     let mut command = Command::new(bin.join("initdb"));
-    command.arg("-D").arg(cluster).args([
+    command.arg("-D").arg(&unfinished).args([
         "-U",
         "postgres",
         "-A",
@@ -313,12 +320,11 @@ fn initialize(bin: &Path, cluster: &Path, identity: &Identity) -> Result<(), Pos
     ]);
     identity.apply(&mut command);
     let output = command.stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(());
+    if !output.status.success() {
+        let detail = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(PostgresError::Failed { what: "initdb", detail });
     }
-    let _ = std::fs::remove_dir_all(cluster);
-    let detail = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(PostgresError::Failed { what: "initdb", detail })
+    Ok(std::fs::rename(&unfinished, cluster)?)
 }
 
 /// Asks the server for a fast shutdown and waits for it.
@@ -345,7 +351,6 @@ fn find_binaries(given: Option<&Path>) -> Option<PathBuf> {
     for (parent, below) in [
         (&*unpacked, "bin"),
         ("/usr/lib/postgresql", "bin"),
-        ("/usr/pgsql", "bin"),
         ("/opt/homebrew/opt", "bin"),
         ("/usr/local/opt", "bin"),
     ] {
@@ -356,6 +361,13 @@ fn find_binaries(given: Option<&Path>) -> Option<PathBuf> {
                 let digits: String = name.chars().filter(char::is_ascii_digit).collect();
                 installed.push((digits.parse::<u32>().unwrap_or(0), dir));
             }
+        }
+    }
+    // Red Hat's packages: /usr/pgsql-16/bin
+    for version in OLDEST..OLDEST + 10 {
+        let dir = PathBuf::from(format!("/usr/pgsql-{version}/bin"));
+        if complete(&dir) {
+            installed.push((version, dir));
         }
     }
     installed.into_iter().max().map(|(_, dir)| dir)

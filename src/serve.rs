@@ -99,6 +99,7 @@ pub async fn work(settings: &Settings) -> Result<()> {
         bail!("a worker needs the object store of its service: set VSTAR_OBJECT_STORE");
     }
     let pool = connect(url).await?;
+    migrate_pool(&pool).await?; // whoever comes first does it
     let storage = open_storage(settings).await?;
     let worker =
         Worker::new(pool.clone(), storage, load_model(settings).await?, WorkerConfig::default())?;
@@ -159,7 +160,7 @@ impl Database {
 
 async fn connect(url: &str) -> Result<PgPool> {
     let options = PgPoolOptions::new().max_connections(20).acquire_timeout(Duration::from_secs(10));
-    options.connect(url).await.context("the database of DATABASE_URL cannot be reached")
+    options.connect(url).await.context("the database cannot be reached")
 }
 
 async fn migrate_pool(pool: &PgPool) -> Result<()> {
