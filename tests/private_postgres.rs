@@ -1,5 +1,7 @@
 //! The private Postgres, for real: a process that is killed, its server, and the next start on the same data.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
