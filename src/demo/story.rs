@@ -15,16 +15,16 @@ use super::sheet::{self, ConceptPanel, MergedPanel, Pictures};
 /// What each concept is drawn in; `{}` is its name.
 const PROMPTS: [&str; 4] = [
     "photo of a {} on the grass",
-    "a {} on the beach",
+    "photo of a {} on the beach",
     "photo of a {} in the snow",
-    "a {} at night",
+    "photo of a {} at night",
 ];
-/// What both are drawn in together: the known one first.
+/// What both are drawn in together.
 const COMPOSITIONS: [&str; 4] = [
-    "a {} in front of a {}",
-    "photo of a {} next to a {} on the grass",
-    "a {} and a {} in the snow",
-    "a {} next to a {} on the beach",
+    "photo of a {known} in front of a {unknown}",
+    "photo of a {unknown} next to a {known} on the grass",
+    "photo of a {known} next to a {unknown} in the snow",
+    "photo of a {unknown} and a {known} on the beach",
 ];
 const SEEDS: [u64; 2] = [1, 2];
 const TRAINING_SEED: u64 = 1;
@@ -259,8 +259,7 @@ impl Teller<'_> {
         self.progress.say(&format!("merged in {seconds:.1} s"));
 
         let prompts = COMPOSITIONS.map(|prompt| {
-            let with_first = prompt.replacen("{}", &students[0].name(), 1);
-            with_first.replacen("{}", &students[1].name(), 1)
+            prompt.replace("{known}", &students[0].name()).replace("{unknown}", &students[1].name())
         });
         let images =
             self.draw("both together", "merged", &prompts, &[json!({ "delta": delta_id })]).await?;
