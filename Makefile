@@ -3,14 +3,14 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test build fmt openapi sqlx postgres
+.PHONY: demo test build fmt openapi sqlx postgres s3-server
 
 ## Teaches two concepts from the photos of the repository and draws them: look at demo-out/sheet.png.
 demo: build
 	./target/release/vstar demo --out demo-out $(DEMO_ARGS)
 
 ## Every test, on a private Postgres that is thrown away afterwards.
-test: build
+test: build s3-server
 	./target/release/vstar with-postgres -- $(CARGO) test --release --no-fail-fast
 
 build: postgres
@@ -19,6 +19,10 @@ build: postgres
 ## Installs Postgres where no binaries are found.
 postgres:
 	@.ci/postgres
+
+## Installs the S3 server of the tests where it is not there.
+s3-server:
+	@.ci/s3-server
 
 fmt:
 	$(CARGO) fmt
