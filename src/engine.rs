@@ -2,6 +2,7 @@
 //!
 //! Synchronous, and without HTTP, SQL, storage or jobs: it takes images, numbers and domain values.
 
+pub mod autograd;
 pub mod base_model;
 pub mod clip;
 pub mod conditioning;
@@ -10,6 +11,7 @@ pub mod device;
 mod layers;
 pub mod ops;
 pub mod random;
+mod rows;
 pub mod sampler;
 pub mod schedulers;
 pub mod unet;

@@ -9,6 +9,7 @@ use super::{
     EngineError, Result,
     clip::{ClipTextEncoder, ClipTokenizer},
     device::compute_dtype,
+    ops::Precision,
     schedulers::SchedulerConfig,
     unet::UNet2DConditionModel,
     vae::AutoencoderKl,
@@ -32,13 +33,21 @@ pub struct BaseModel {
 impl BaseModel {
     /// Loads a folder of the diffusers layout.
     pub fn load(dir: &Path, device: &Device) -> Result<Self> {
-        Self::load_as(dir, device, compute_dtype(device))
+        Self::load_as(dir, device, compute_dtype(device), Precision::default())
     }
 
-    /// Loads it in another dtype than the device's own, such as f32 on a GPU to compare with references.
-    pub fn load_as(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
-        let open =
-            |folder: &str, stem: &str| WeightFiles::open(&dir.join(folder), stem, device, dtype);
+    /// Loads it in another dtype than the device's own, such as f32 on a GPU to compare with references, or so that
+    /// f32 is computed in another way than the default.
+    pub fn load_as(
+        dir: &Path,
+        device: &Device,
+        dtype: DType,
+        precision: Precision,
+    ) -> Result<Self> {
+        let open = |folder: &str, stem: &str| -> Result<WeightFiles> {
+            let files = WeightFiles::open(&dir.join(folder), stem, device, dtype)?;
+            Ok(files.with_precision(precision))
+        };
         let text_files = open("text_encoder", "model")?;
         let unet_files = open("unet", "diffusion_pytorch_model")?;
         let vae_files = open("vae", "diffusion_pytorch_model")?;
@@ -128,7 +137,7 @@ fn digest(dir: &Path, weights: &[&WeightFiles]) -> Result<String> {
         }
     }
     for files in weights {
-        files.update_digest(&mut digest);
+        files.update_digest(&mut digest)?;
     }
     Ok(data_encoding::HEXLOWER.encode(&digest.finalize()))
 }

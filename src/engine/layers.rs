@@ -1,11 +1,10 @@
 //! Our operations with weights out of a checkpoint: the small steps that all three networks share.
 
-use candle_core::Tensor;
 use serde_json::Value;
 
 use super::{
     EngineError, Result,
-    ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding},
+    ops::{FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding},
     weights::Weights,
 };
 
@@ -34,7 +33,7 @@ pub(crate) fn conv(
 ) -> Result<FrozenConv2d> {
     let weight = weights.get("weight", &[out_channels, in_channels, kernel, kernel])?;
     let bias = weights.get("bias", &[out_channels])?;
-    Ok(FrozenConv2d::new(weight, Some(bias), stride, padding)?)
+    Ok(FrozenConv2d::new(weight, Some(bias), stride, padding, weights.precision())?)
 }
 
 /// A convolution that keeps height and width.
@@ -68,21 +67,6 @@ pub(crate) fn group_norm(
 /// `weight`, `bias`: `(dim,)`.
 pub(crate) fn layer_norm(weights: &Weights<'_>, dim: usize, eps: f64) -> Result<LayerNorm> {
     Ok(LayerNorm::new(weights.get("weight", &[dim])?, weights.get("bias", &[dim])?, eps)?)
-}
-
-/// `x + y` at the end of a residual branch, any shape.
-pub(crate) fn add_residual(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    Ok(ops::add(x, y)?)
-}
-
-/// `(batch, channels, h, w) + (batch, channels)`, where the second takes no gradient.
-pub(crate) fn add_per_channel(x: &Tensor, shift: &Tensor) -> Result<Tensor> {
-    Ok(ops::add_per_channel(x, shift)?)
-}
-
-/// `(batch, a, h, w)` and `(batch, b, h, w)` → `(batch, a + b, h, w)`.
-pub(crate) fn concat_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    Ok(ops::concat_channels(x, y)?)
 }
 
 /// Fails for a config value that would change the architecture in a way that is not built here.

@@ -1,27 +1,42 @@
 //! Our operations and their gradients.
 //!
-//! Weights of a frozen model are fields of these types and invisible to candle's tape, so that a backward pass
-//! computes gradients of inputs only. candle's own `softmax_last_dim`, `layer_norm` and friends cut the tape without
-//! an error and are never used here.
+//! Weights of a frozen model are fields of these types and no [`Variable`]s, so that a backward pass computes gradients
+//! of inputs only. Images are `(batch, height, width, channels)`: what a pixel has lies together, so that a kernel
+//! position of a convolution, a projection and an attention head all read in one stream.
 //!
 //! f32 on the CPU runs on kernels of ours; every other device and type runs the same mathematics through candle's
-//! operations. No result depends on the number of threads, and no row of a batch on the others: work is cut at fixed
-//! places, and every sum has one order.
+//! operations (`elsewhere.rs`). No result depends on the number of threads, and no row of a batch on the others: work is
+//! cut at fixed places, and every sum has one order.
+//!
+//! [`Variable`]: super::autograd::Variable
 
 mod activation;
 mod arrange;
 mod attention;
 mod conv;
 mod cpu;
+mod elsewhere;
 mod linear;
 mod norm;
 mod product;
 mod resample;
+mod winograd;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
-pub use arrange::{add, add_per_channel, concat_channels, transpose_last};
+pub use arrange::{concat_channels, sum};
 pub use attention::attention;
 pub use conv::{FrozenConv2d, Padding};
-pub use linear::FrozenLinear;
+pub(crate) use cpu::filled;
+pub use linear::{FrozenLinear, matmul};
 pub use norm::{GroupNorm, LayerNorm};
 pub use resample::upsample_nearest_2x;
+
+/// How f32 on the CPU is computed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// Every sum as the definition has it.
+    Exact,
+    /// 3×3 convolutions by Winograd's minimal filtering, whose error is about twice as large.
+    #[default]
+    Fast,
+}

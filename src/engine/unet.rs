@@ -11,14 +11,16 @@ use std::path::Path;
 use candle_core::{DType, Tensor};
 
 use self::{
-    blocks::{DownBlock, MidBlock, UpBlock},
+    blocks::{Call, DownBlock, MidBlock, UpBlock},
     embeddings::TimestepEmbedding,
 };
 use super::{
     EngineError, Result,
+    autograd::Variable,
     conditioning::{Conditioning, KeyValue},
     layers::{conv_same, group_norm},
     ops::{self, FrozenConv2d, FrozenLinear, GroupNorm},
+    rows,
     weights::WeightFiles,
 };
 
@@ -34,6 +36,23 @@ pub struct CrossAttentionKv {
     pub to_v: Tensor,
     frozen_k: FrozenLinear,
     frozen_v: FrozenLinear,
+}
+
+/// K and V of one cross-attention layer as a training takes them, each `(batch, tokens, inner)`.
+#[derive(Clone, Debug)]
+pub struct KeyValueVariable {
+    pub key: Variable,
+    pub value: Variable,
+}
+
+/// What a training keeps of the way forward for the way back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// All that the way back needs: the fastest.
+    #[default]
+    Keep,
+    /// The input of each layer (a resnet with its transformer), which runs once more on the way back.
+    Recompute,
 }
 
 /// Predicts the noise (or v) in `noisy_latents`.
@@ -60,6 +79,7 @@ pub struct UNet2DConditionModel {
     conv_out: FrozenConv2d,
     cross_attention: Vec<CrossAttentionKv>,
     dtype: DType,
+    split: rows::Split,
 }
 
 impl UNet2DConditionModel {
@@ -104,6 +124,7 @@ impl UNet2DConditionModel {
             )?,
             cross_attention,
             dtype: files.dtype(),
+            split: rows::Split::of(files),
             config,
         };
         Ok(model)
@@ -122,24 +143,64 @@ impl UNet2DConditionModel {
         conditioning: &Conditioning,
     ) -> Result<Tensor> {
         self.check(noisy_latents, timesteps, conditioning)?;
-        let input_dtype = noisy_latents.dtype();
-        // Every resnet begins with SiLU of the time embedding: it is taken once.
-        let embedding =
-            ops::silu(&self.time_embedding.forward(timesteps)?)?.to_dtype(self.dtype)?; // (batch, time_dim)
+        let predict = |range: std::ops::Range<usize>| -> Result<Tensor> {
+            let rows = |x: &Tensor| x.narrow(0, range.start, range.len());
+            let key_values = conditioning
+                .layers
+                .iter()
+                .map(|kv| {
+                    Ok(KeyValueVariable {
+                        key: rows(&kv.key)?.into(),
+                        value: rows(&kv.value)?.into(),
+                    })
+                })
+                .collect::<Result<_>>()?;
+            let latents = rows(noisy_latents)?.permute((0, 2, 3, 1))?.contiguous()?;
+            let timesteps = &timesteps[range.clone()];
+            let predicted = self.trace(&latents, timesteps, key_values, Activations::Keep)?;
+            Ok(predicted.tensor().permute((0, 3, 1, 2))?.contiguous()?)
+        };
+        let parts = self.split.map(timesteps.len(), predict)?;
+        Ok(Tensor::cat(&parts, 0)?.to_dtype(noisy_latents.dtype())?)
+    }
 
-        let mut hidden_states = self.conv_in.forward(&noisy_latents.to_dtype(self.dtype)?)?; // (batch, c₀, h, w)
+    /// [`Self::forward`] that gradients can be taken through to K and V.
+    ///
+    /// - `noisy_latents`: `(batch, height, width, in_channels)`
+    /// - `key_values`: one for each of [`Self::cross_attention`]
+    /// - returns `(batch, height, width, out_channels)`, in the compute type
+    pub fn trace(
+        &self,
+        noisy_latents: &Tensor,
+        timesteps: &[f32],
+        key_values: Vec<KeyValueVariable>,
+        activations: Activations,
+    ) -> Result<Variable> {
+        // Every resnet begins with SiLU of the time embedding: it is taken once.
+        let embedding = ops::silu(&self.time_embedding.forward(timesteps)?)?; // (batch, time_dim)
+        let embedding = embedding.into_tensor().to_dtype(self.dtype)?.into();
+        let recompute = activations == Activations::Recompute;
+        let call = Call { embedding, key_values, recompute };
+
+        let latents = noisy_latents.to_dtype(self.dtype)?;
+        let mut hidden_states = self.conv_in.forward(&latents.into())?; // (batch, h, w, c₀)
         let mut skips = vec![hidden_states.clone()];
         for block in &self.down_blocks {
-            hidden_states = block.forward(&hidden_states, &embedding, conditioning, &mut skips)?;
+            hidden_states = block.forward(&hidden_states, &call, &mut skips)?;
         }
         if let Some(block) = &self.mid_block {
-            hidden_states = block.forward(&hidden_states, &embedding, conditioning)?;
+            hidden_states = block.forward(&hidden_states, &call)?;
         }
         for block in &self.up_blocks {
-            hidden_states = block.forward(&hidden_states, &embedding, conditioning, &mut skips)?;
+            hidden_states = block.forward(&hidden_states, &call, &mut skips)?;
         }
-        let hidden_states = self.conv_norm_out.forward_silu(&hidden_states)?; // (batch, c₀, h, w)
-        Ok(self.conv_out.forward(&hidden_states)?.to_dtype(input_dtype)?)
+        let hidden_states = self.conv_norm_out.forward_silu(&hidden_states)?; // (batch, h, w, c₀)
+        Ok(self.conv_out.forward(&hidden_states)?)
+    }
+
+    /// How the rows of a batch are shared out.
+    pub(crate) fn split(&self) -> rows::Split {
+        self.split
     }
 
     /// The layers that K and V belong to, in the order of [`Conditioning::layers`].
@@ -149,13 +210,13 @@ impl UNet2DConditionModel {
 
     /// K and V of the base model for encoded prompts.
     ///
-    /// - `encoder_hidden_states`: `(batch, tokens, cross_attention_dim)`; gradients flow into it
+    /// - `encoder_hidden_states`: `(batch, tokens, cross_attention_dim)`
     pub fn project(&self, encoder_hidden_states: &Tensor) -> Result<Conditioning> {
-        let text = encoder_hidden_states.to_dtype(self.dtype)?;
+        let text = encoder_hidden_states.to_dtype(self.dtype)?.into();
         let project = |layer: &CrossAttentionKv| -> Result<KeyValue> {
             Ok(KeyValue {
-                key: layer.frozen_k.forward(&text)?,
-                value: layer.frozen_v.forward(&text)?,
+                key: layer.frozen_k.forward(&text)?.into_tensor(),
+                value: layer.frozen_v.forward(&text)?.into_tensor(),
             })
         };
         Ok(Conditioning {

@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use self::coder::{Decoder, Encoder};
 use super::{
     EngineError, Result,
+    autograd::Variable,
     layers::{conv_same, require},
     ops::FrozenConv2d,
+    rows::Split,
     weights::{WeightFiles, read_json},
 };
 
@@ -68,6 +70,7 @@ pub struct AutoencoderKl {
     post_quant_conv: Option<FrozenConv2d>,
     decoder: Decoder,
     dtype: DType,
+    split: Split,
 }
 
 impl AutoencoderKl {
@@ -90,6 +93,7 @@ impl AutoencoderKl {
             post_quant_conv,
             decoder: Decoder::load(&config, &weights.at("decoder"))?,
             dtype: files.dtype(),
+            split: Split::of(files),
             config,
         })
     }
@@ -108,11 +112,13 @@ impl AutoencoderKl {
                 self.config.in_channels
             )));
         }
-        let mut moments = self.encoder.forward(&images.to_dtype(self.dtype)?)?; // (batch, 2·latent, h, w)
-        if let Some(conv) = &self.quant_conv {
-            moments = conv.forward(&moments)?;
-        }
-        let moments = moments.to_dtype(images.dtype())?;
+        let moments = self.by_rows(images, |images| {
+            let moments = self.encoder.forward(&images)?; // (batch, h, w, 2·latent)
+            Ok(match &self.quant_conv {
+                Some(conv) => conv.forward(&moments)?,
+                None => moments,
+            })
+        })?;
         let halves = moments.chunk(2, 1)?;
         let log_variance = halves[1].clamp(-30.0, 20.0)?;
         Ok(Posterior { mean: halves[0].contiguous()?, std: (log_variance * 0.5)?.exp()? })
@@ -121,11 +127,27 @@ impl AutoencoderKl {
     /// - `latents`: unscaled, `(batch, latent_channels, h, w)`
     /// - returns `(batch, 3, h·factor, w·factor)`, about [−1, 1]
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
-        let mut hidden_states = latents.to_dtype(self.dtype)?;
-        if let Some(conv) = &self.post_quant_conv {
-            hidden_states = conv.forward(&hidden_states)?;
-        }
-        Ok(self.decoder.forward(&hidden_states)?.to_dtype(latents.dtype())?)
+        self.by_rows(latents, |latents| {
+            let hidden_states = match &self.post_quant_conv {
+                Some(conv) => conv.forward(&latents)?,
+                None => latents,
+            };
+            self.decoder.forward(&hidden_states)
+        })
+    }
+
+    /// Applies `f`, which takes images with the channels last, to images with the channels first.
+    fn by_rows(
+        &self,
+        images: &Tensor,
+        f: impl Fn(Variable) -> Result<Variable> + Sync,
+    ) -> Result<Tensor> {
+        let part = |range: std::ops::Range<usize>| -> Result<Tensor> {
+            let rows = images.narrow(0, range.start, range.len())?.to_dtype(self.dtype)?;
+            let result = f(rows.permute((0, 2, 3, 1))?.contiguous()?.into())?;
+            Ok(result.tensor().permute((0, 3, 1, 2))?.contiguous()?)
+        };
+        Ok(Tensor::cat(&self.split.map(images.dim(0)?, part)?, 0)?.to_dtype(images.dtype())?)
     }
 
     /// What latents are multiplied by before the UNet sees them.

@@ -1,23 +1,31 @@
 //! Checkpoint files and the names inside them.
 //!
 //! A component of the diffusers layout keeps its weights in `<stem>.safetensors`, or in several files that
-//! `<stem>.safetensors.index.json` lists. They are memory-mapped: a weight is copied once, to the device and the
-//! dtype it is used in.
+//! `<stem>.safetensors.index.json` lists. A weight is read when a layer asks for it, to the device and the dtype it is
+//! used in: mapped files would count as memory of ours for as long as they are open.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
+    io::Read,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::Mutex,
+    sync::{Mutex, MutexGuard},
 };
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
-use safetensors::{Dtype, SafeTensors};
+use rayon::prelude::*;
+use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use super::{EngineError, Result};
+use super::{
+    EngineError, Result,
+    ops::{self, Precision},
+};
+
+/// Bytes that one thread reads at a time.
+const READ: usize = 4 << 20;
 
 /// The weight files of one component, such as `unet/`.
 pub struct WeightFiles {
@@ -25,13 +33,17 @@ pub struct WeightFiles {
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
     taken: Mutex<BTreeSet<String>>,
+    /// What a weight is read into before it is converted.
+    stored: Mutex<Vec<u8>>,
     device: Device,
     dtype: DType,
+    precision: Precision,
 }
 
 struct Shard {
     path: PathBuf,
-    bytes: Mmap,
+    file: File,
+    size_bytes: u64,
 }
 
 /// Where one weight lies.
@@ -39,8 +51,8 @@ struct Entry {
     shard: usize,
     dtype: DType,
     shape: Vec<usize>,
-    start: usize,
-    end: usize,
+    start: u64,
+    size_bytes: usize,
 }
 
 #[derive(Deserialize)]
@@ -49,20 +61,27 @@ struct ShardIndex {
 }
 
 impl WeightFiles {
-    /// Maps the files of `folder` that are called `stem`; weights are handed out on `device` as `dtype`.
+    /// Opens the files of `folder` that are called `stem`; weights are handed out on `device` as `dtype`.
     pub fn open(folder: &Path, stem: &str, device: &Device, dtype: DType) -> Result<Self> {
         let mut files = Self {
             folder: folder.to_owned(),
             shards: Vec::new(),
             entries: BTreeMap::new(),
             taken: Mutex::default(),
+            stored: Mutex::default(),
             device: device.clone(),
             dtype,
+            precision: Precision::default(),
         };
         for path in shard_paths(folder, stem)? {
-            files.map(path)?;
+            files.add(path)?;
         }
         Ok(files)
+    }
+
+    /// Chooses how the layers that take these weights compute.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The root of the names.
@@ -75,50 +94,98 @@ impl WeightFiles {
         self.dtype
     }
 
+    /// Size of all files.
+    pub fn size_bytes(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.size_bytes).sum()
+    }
+
+    /// Whether the weights are handed out on the CPU.
+    pub fn is_on_cpu(&self) -> bool {
+        self.device.is_cpu()
+    }
+
     /// Weights that no layer has asked for: parts that this code does not use, or a config that says too little.
     pub fn unexpected(&self) -> Vec<String> {
-        let taken = self.taken.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let taken = lock(&self.taken);
         self.entries.keys().filter(|name| !taken.contains(*name)).cloned().collect()
     }
 
     /// Adds the bytes of all files to a digest.
-    pub fn update_digest(&self, digest: &mut Sha256) {
+    pub fn update_digest(&self, digest: &mut Sha256) -> Result<()> {
+        let mut buffer = vec![0; 1 << 20];
         for shard in &self.shards {
-            digest.update((shard.bytes.len() as u64).to_le_bytes());
-            digest.update(&shard.bytes);
+            digest.update(shard.size_bytes.to_le_bytes());
+            let failed = |error: std::io::Error| shard.failed(error.to_string());
+            let mut file = File::open(&shard.path).map_err(failed)?;
+            loop {
+                match file.read(&mut buffer).map_err(failed)? {
+                    0 => break,
+                    count => digest.update(&buffer[..count]),
+                }
+            }
         }
+        Ok(())
     }
 
-    fn map(&mut self, path: PathBuf) -> Result<()> {
+    fn add(&mut self, path: PathBuf) -> Result<()> {
         let failed =
             |reason: String| EngineError::ModelFile { path: path.display().to_string(), reason };
-        let file = File::open(&path).map_err(|error| failed(error.to_string()))?;
-        // SAFETY: a model folder is never written while it is in use; every byte is read through bounds that were
-        // checked against the length of the map, so that a damaged file gives an error.
-        let bytes = unsafe { Mmap::map(&file) }.map_err(|error| failed(error.to_string()))?;
-
-        let (header, metadata) =
-            SafeTensors::read_metadata(&bytes).map_err(|error| failed(error.to_string()))?;
-        let data = 8 + header;
+        let wrong = |error: std::io::Error| failed(error.to_string());
+        let file = File::open(&path).map_err(wrong)?;
+        let size_bytes = file.metadata().map_err(wrong)?.len();
+        // Eight bytes of length, the header, then the weights.
+        let mut length = [0; 8];
+        file.read_exact_at(&mut length, 0).map_err(wrong)?;
+        let data = u64::from_le_bytes(length).saturating_add(8);
+        if data > size_bytes {
+            return Err(failed("the header is longer than the file".into()));
+        }
+        let mut header = vec![0; data as usize];
+        file.read_exact_at(&mut header, 0).map_err(wrong)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&header[8..]).map_err(|error| failed(error.to_string()))?;
         for (name, info) in metadata.tensors() {
             let Some(dtype) = float_dtype(info.dtype) else {
                 continue; // old text encoders store `position_ids` as integers; nothing here reads such a weight
             };
             let (start, end) = info.data_offsets;
+            let elements: usize = info.shape.iter().product();
+            if end.checked_sub(start) != Some(elements * dtype.size_in_bytes()) {
+                return Err(failed(format!("weight `{name}` has not the size of its shape")));
+            }
+            if data + end as u64 > size_bytes {
+                return Err(failed(format!("the file ends within weight `{name}`")));
+            }
             let entry = Entry {
                 shard: self.shards.len(),
                 dtype,
                 shape: info.shape.clone(),
-                start: data + start,
-                end: data + end,
+                start: data + start as u64,
+                size_bytes: end - start,
             };
             if self.entries.insert(name.clone(), entry).is_some() {
                 return Err(failed(format!("weight `{name}` is in two files")));
             }
         }
-        self.shards.push(Shard { path, bytes });
+        self.shards.push(Shard { path, file, size_bytes });
         Ok(())
     }
+}
+
+impl Shard {
+    /// Fills `bytes` with what lies from `start` on, in parts at a time.
+    fn read(&self, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
+        let parts = bytes.par_chunks_mut(READ).enumerate();
+        parts.try_for_each(|(i, part)| self.file.read_exact_at(part, start + (i * READ) as u64))
+    }
+
+    fn failed(&self, reason: String) -> EngineError {
+        EngineError::ModelFile { path: self.path.display().to_string(), reason }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
 fn float_dtype(dtype: Dtype) -> Option<DType> {
@@ -185,6 +252,11 @@ impl Weights<'_> {
         self.files.entries.contains_key(&self.full_name(name))
     }
 
+    /// How the layers that take these weights compute.
+    pub fn precision(&self) -> Precision {
+        self.files.precision
+    }
+
     /// A weight in the compute dtype.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.get_as(name, shape, self.files.dtype)
@@ -209,16 +281,26 @@ impl Weights<'_> {
     }
 
     fn load(&self, name: &str, entry: &Entry, shape: &[usize], dtype: DType) -> Result<Tensor> {
-        let mut taken = self.files.taken.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        taken.insert(self.full_name(name));
-        drop(taken);
-
+        lock(&self.files.taken).insert(self.full_name(name));
         let shard = &self.files.shards[entry.shard];
-        let bytes =
-            shard.bytes.get(entry.start..entry.end).ok_or_else(|| EngineError::ModelFile {
-                path: shard.path.display().to_string(),
-                reason: format!("the file ends within weight `{}`", self.full_name(name)),
-            })?;
+        let failed = |error: std::io::Error| {
+            shard.failed(format!("weight `{}` cannot be read: {error}", self.full_name(name)))
+        };
+        if (entry.dtype, dtype) == (DType::F32, DType::F32) && self.files.device.is_cpu() {
+            // What is used as it is stored needs no copy of its bytes.
+            let mut result = Ok(());
+            let values = ops::filled(shape.iter().product(), |values| {
+                result = shard.read(bytemuck::cast_slice_mut(values), entry.start);
+            });
+            result.map_err(failed)?;
+            return Ok(Tensor::from_vec(values, shape, &self.files.device)?);
+        }
+        let mut stored = lock(&self.files.stored);
+        if stored.len() < entry.size_bytes {
+            stored.resize(entry.size_bytes, 0);
+        }
+        let bytes = &mut stored[..entry.size_bytes];
+        shard.read(bytes, entry.start).map_err(failed)?;
         let stored = Tensor::from_raw_buffer(bytes, entry.dtype, shape, &self.files.device)?;
         Ok(stored.to_dtype(dtype)?)
     }

@@ -5,11 +5,12 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Result, Tensor, Var};
+use candle_core::{DType, Device, Result, Tensor};
+use vstar::engine::autograd::{Tape, Variable, checkpoint};
 use vstar::engine::base_model::BaseModel;
 use vstar::engine::device::device_named;
 use vstar::engine::ops::{
-    self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding, attention,
+    self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding, Precision, attention,
 };
 
 /// Numbers in `[-1, 1]` that depend on the seed alone, in f64 on the CPU.
@@ -52,12 +53,14 @@ impl Place {
     }
 }
 
-type Run = Box<dyn Fn(&Place, &[Tensor]) -> Result<Tensor> + Sync>;
+type Run = Box<dyn Fn(&Place, &[Variable]) -> Result<Variable> + Sync>;
 
 /// One operation with the shapes of its inputs, each with the batch first.
 struct Operation {
     name: &'static str,
     shapes: Vec<Vec<usize>>,
+    /// What the inputs, in [-1, 1], are multiplied by.
+    scale: f64,
     /// How many of the inputs, from the first on, take a gradient.
     differentiable: usize,
     run: Run,
@@ -65,7 +68,9 @@ struct Operation {
 
 impl Operation {
     fn inputs(&self) -> Vec<Tensor> {
-        self.shapes.iter().enumerate().map(|(i, shape)| numbers(i as u64 + 1, shape)).collect()
+        let input =
+            |(i, shape): (usize, &Vec<usize>)| (numbers(i as u64 + 1, shape) * self.scale).unwrap();
+        self.shapes.iter().enumerate().map(input).collect()
     }
 
     /// The value, and the gradients of `Σ pull ∘ value`.
@@ -75,27 +80,33 @@ impl Operation {
         inputs: &[Tensor],
         pull: impl Fn(&[usize]) -> Tensor,
     ) -> (Tensor, Vec<Tensor>) {
-        let variables: Vec<Var> =
-            inputs.iter().map(|x| Var::from_tensor(&place.put(x)).unwrap()).collect();
-        let tensors: Vec<Tensor> = variables.iter().map(|x| x.as_tensor().clone()).collect();
-        let value = (self.run)(place, &tensors).unwrap();
-        let pull = place.put(&pull(value.dims()));
-        let gradients = (&value * pull).unwrap().sum_all().unwrap().backward().unwrap();
-        let of = |x: &Var| {
-            let gradient = gradients.get(x);
-            gradient.unwrap_or_else(|| panic!("{}: an input takes no gradient", self.name)).clone()
+        let tape = Tape::default();
+        let leaves: Vec<Variable> = inputs.iter().map(|x| tape.leaf(place.put(x))).collect();
+        let value = (self.run)(place, &leaves).unwrap();
+        let pull = place.put(&pull(value.tensor().dims()));
+        let mut gradients = tape.backward(&value, pull).unwrap();
+        let mut of = |x: &Variable| {
+            let gradient = gradients.take(x);
+            gradient.unwrap_or_else(|| panic!("{}: an input takes no gradient", self.name))
         };
-        (value, variables[..self.differentiable].iter().map(of).collect())
+        let gradients = leaves[..self.differentiable].iter().map(&mut of).collect();
+        (value.into_tensor(), gradients)
+    }
+
+    /// The value alone.
+    fn value(&self, place: &Place, inputs: &[Tensor]) -> Tensor {
+        let inputs: Vec<Variable> = inputs.iter().map(|x| place.put(x).into()).collect();
+        (self.run)(place, &inputs).unwrap().into_tensor()
     }
 }
 
 fn operation(
     name: &'static str,
     shapes: &[&[usize]],
-    run: impl Fn(&Place, &[Tensor]) -> Result<Tensor> + Sync + 'static,
+    run: impl Fn(&Place, &[Variable]) -> Result<Variable> + Sync + 'static,
 ) -> Operation {
     let shapes: Vec<Vec<usize>> = shapes.iter().map(|shape| shape.to_vec()).collect();
-    Operation { name, differentiable: shapes.len(), shapes, run: Box::new(run) }
+    Operation { name, differentiable: shapes.len(), shapes, scale: 1.0, run: Box::new(run) }
 }
 
 fn conv(
@@ -106,9 +117,20 @@ fn conv(
     padding: Padding,
 ) -> Operation {
     operation(name, &[&input], move |place, x| {
-        let weight = place.weight(11, &[out_channels, input[1], kernel, kernel]);
+        let weight = place.weight(11, &[out_channels, input[3], kernel, kernel]);
         let bias = place.weight(12, &[out_channels]);
-        FrozenConv2d::new(weight, Some(bias), stride, padding)?.forward(&x[0])
+        FrozenConv2d::new(weight, Some(bias), stride, padding, Precision::Exact)?.forward(&x[0])
+    })
+}
+
+/// A 3×3 convolution that may go through Winograd's filtering.
+fn winograd(name: &'static str, input: [usize; 4], out_channels: usize) -> Operation {
+    let output = [input[0], input[1], input[2], out_channels];
+    operation(name, &[&input, &output], move |place, x| {
+        let weight = place.weight(11, &[out_channels, input[3], 3, 3]);
+        let bias = place.weight(12, &[out_channels]);
+        let same = Padding::same(1);
+        FrozenConv2d::new(weight, Some(bias), 1, same, Precision::Fast)?.forward_add(&x[0], &x[1])
     })
 }
 
@@ -137,13 +159,15 @@ fn operations() -> Vec<Operation> {
     let below_and_right = Padding { top: 0, bottom: 1, left: 0, right: 1 };
     let norm = |place: &Place, c: usize| (place.weight(13, &[c]), place.weight(14, &[c]));
     let mut all = vec![
-        conv("conv 3x3", [3, 5, 9, 11], (7, 3), 1, same),
-        conv("conv 3x3, several tiles", [3, 33, 17, 19], (70, 3), 1, same),
-        conv("conv 3x3, many filters on a small image", [3, 24, 4, 4], (260, 3), 1, same),
-        conv("conv 3x3, stride 2", [3, 6, 8, 10], (5, 3), 2, same),
-        conv("conv 3x3, stride 2, odd", [3, 6, 9, 7], (5, 3), 2, same),
-        conv("conv 3x3, stride 2, asymmetric", [3, 6, 8, 10], (5, 3), 2, below_and_right),
-        conv("conv 1x1", [3, 21, 16, 18], (9, 1), 1, Padding::same(0)),
+        conv("conv 3x3", [3, 9, 11, 5], (7, 3), 1, same),
+        conv("conv 3x3, several tiles", [3, 17, 19, 33], (70, 3), 1, same),
+        conv("conv 3x3, many filters on a small image", [3, 4, 4, 24], (260, 3), 1, same),
+        conv("conv 3x3, stride 2", [3, 8, 10, 6], (5, 3), 2, same),
+        conv("conv 3x3, stride 2, odd", [3, 9, 7, 18], (5, 3), 2, same),
+        conv("conv 3x3, stride 2, asymmetric", [3, 8, 10, 6], (5, 3), 2, below_and_right),
+        conv("conv 1x1", [3, 16, 18, 21], (9, 1), 1, Padding::same(0)),
+        winograd("conv 3x3, winograd", [3, 9, 11, 16], 32),
+        winograd("conv 3x3, winograd, several blocks", [3, 22, 17, 144], 80),
         operation("linear", &[&[3, 67, 300]], |place, x| {
             let (weight, bias) = (place.weight(15, &[70, 300]), place.weight(16, &[70]));
             FrozenLinear::new(weight, Some(bias))?.forward(&x[0])
@@ -151,11 +175,14 @@ fn operations() -> Vec<Operation> {
         operation("linear without bias", &[&[3, 5, 12]], |place, x| {
             FrozenLinear::new(place.weight(15, &[17, 12]), None)?.forward(&x[0])
         }),
-        operation("group norm", &[&[3, 12, 5, 7]], move |place, x| {
+        operation("linear, added", &[&[3, 67, 33], &[3, 67, 70]], |place, x| {
+            FrozenLinear::new(place.weight(15, &[70, 33]), None)?.forward_add(&x[0], &x[1])
+        }),
+        operation("group norm", &[&[3, 5, 7, 12]], move |place, x| {
             let (weight, bias) = norm(place, 12);
             GroupNorm::new(weight, bias, 4, 1e-5)?.forward(&x[0])
         }),
-        operation("group norm, silu", &[&[3, 12, 9, 7]], move |place, x| {
+        operation("group norm, silu", &[&[3, 19, 17, 12]], move |place, x| {
             let (weight, bias) = norm(place, 12);
             GroupNorm::new(weight, bias, 4, 1e-5)?.forward_silu(&x[0])
         }),
@@ -167,22 +194,35 @@ fn operations() -> Vec<Operation> {
         attend("attention, several blocks", (131, 77, 3, 40), false),
         attend("attention, one wide head", (20, 20, 1, 160), false),
         attend("attention, causal", (19, 19, 2, 4), true),
-        operation("silu", &[&[3, 4, 50]], |_, x| ops::silu(&(&x[0] * 6.0)?)),
-        operation("gelu", &[&[3, 4, 50]], |_, x| ops::gelu(&(&x[0] * 6.0)?)),
-        operation("quick gelu", &[&[3, 4, 50]], |_, x| ops::quick_gelu(&(&x[0] * 6.0)?)),
-        operation("geglu", &[&[3, 7, 38]], |_, x| ops::geglu(&(&x[0] * 4.0)?)),
-        operation("add", &[&[3, 6, 4, 5], &[3, 6, 4, 5]], |_, x| ops::add(&x[0], &x[1])),
-        operation("concat channels", &[&[3, 4, 3, 5], &[3, 7, 3, 5]], |_, x| {
+        scaled(6.0, operation("silu", &[&[3, 4, 50]], |_, x| ops::silu(&x[0]))),
+        scaled(6.0, operation("gelu", &[&[3, 4, 50]], |_, x| ops::gelu(&x[0]))),
+        scaled(6.0, operation("quick gelu", &[&[3, 4, 50]], |_, x| ops::quick_gelu(&x[0]))),
+        scaled(4.0, operation("geglu", &[&[3, 7, 38]], |_, x| ops::geglu(&x[0]))),
+        operation("concat channels", &[&[3, 3, 5, 4], &[3, 3, 5, 7]], |_, x| {
             ops::concat_channels(&x[0], &x[1])
         }),
-        operation("transpose", &[&[3, 19, 35]], |_, x| ops::transpose_last(&x[0])),
-        operation("upsample", &[&[3, 4, 3, 5]], |_, x| ops::upsample_nearest_2x(&x[0])),
+        operation("upsample", &[&[3, 3, 5, 4]], |_, x| ops::upsample_nearest_2x(&x[0], 6, 10)),
+        operation("upsample, odd", &[&[3, 3, 5, 4]], |_, x| ops::upsample_nearest_2x(&x[0], 5, 9)),
+        operation("used twice, reshaped", &[&[3, 4, 6]], |_, x| {
+            ops::concat_channels(&x[0], &ops::silu(&x[0])?)?.reshape(((), 48))
+        }),
+        operation("recomputed", &[&[3, 5, 8], &[3, 5, 8]], |place, x| {
+            let linear = FrozenLinear::new(place.weight(15, &[8, 8]), None)?;
+            let block = move |x: &[Variable]| Ok(linear.forward_add(&ops::silu(&x[0])?, &x[1])?);
+            checkpoint(&[&x[0], &x[1]], block).map_err(candle_core::Error::wrap)
+        }),
     ];
-    let shift = operation("add per channel", &[&[3, 6, 4, 5], &[3, 6]], |_, x| {
-        ops::add_per_channel(&x[0], &x[1])
-    });
-    all.push(Operation { differentiable: 1, ..shift });
+    let shifted =
+        operation("group norm, shifted, silu", &[&[3, 4, 5, 12], &[3, 12]], move |place, x| {
+            let (weight, bias) = norm(place, 12);
+            GroupNorm::new(weight, bias, 4, 1e-5)?.forward_shifted_silu(&x[0], x[1].tensor())
+        });
+    all.push(Operation { differentiable: 1, ..shifted });
     all
+}
+
+fn scaled(scale: f64, operation: Operation) -> Operation {
+    Operation { scale, ..operation }
 }
 
 fn flat(x: &Tensor) -> Vec<f64> {
@@ -227,7 +267,7 @@ fn kernels_match_plain_tensor_code_in_f64() {
     kernels_match_the_reference_on(&device_named(&name).unwrap());
 }
 
-/// The reference's gradients are candle's own; they are held against nothing but the values themselves.
+/// The reference's gradients are written out in tensor code; they are held against nothing but the values themselves.
 #[test]
 fn gradients_match_finite_differences() {
     const STEP: f64 = 1e-5;
@@ -236,7 +276,7 @@ fn gradients_match_finite_differences() {
         let inputs = op.inputs();
         let (_, gradients) = op.value_and_gradients(&place, &inputs, pull);
         let pulled = |inputs: &[Tensor]| -> f64 {
-            let value = (op.run)(&place, inputs).unwrap();
+            let value = op.value(&place, inputs);
             flat(&(&value * pull(value.dims())).unwrap()).iter().sum()
         };
         for (i, gradient) in gradients.iter().enumerate() {

@@ -2,7 +2,7 @@
 //!
 //! `GOLDEN_DIR=<folder> cargo test --release --test golden [FILTER]` runs every case of every model folder below
 //! `GOLDEN_DIR` (default `tests/golden`), prints the largest error of each beside its bound, and fails beyond it.
-//! `README.md` in that folder describes the format. FILTER keeps the cases whose `model/name` contains it.
+//! `README.md` in that folder describes the format. What has an exact and a fast way runs both. FILTER keeps the cases whose `model/name` contains it.
 //! `GOLDEN_DEVICE=cuda:0` runs them there, in f32. `record_variants.py` makes further folders for `GOLDEN_DIR`.
 
 mod merging;
@@ -21,13 +21,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
-use vstar::engine::{base_model::BaseModel, device::device_named};
+use vstar::engine::{base_model::BaseModel, device::device_named, ops::Precision};
 
 /// A folder with a model and what diffusers answered for it.
 pub(crate) struct GoldenModel {
     name: String,
     dir: PathBuf,
     device: Device,
+    precision: Precision,
     tensors: HashMap<String, Tensor>,
     base: OnceCell<BaseModel>,
 }
@@ -45,7 +46,7 @@ impl GoldenModel {
     /// The whole model, loaded when the first case asks for it.
     pub(crate) fn base(&self) -> Result<&BaseModel> {
         if self.base.get().is_none() {
-            let base = BaseModel::load_as(&self.folder(), &self.device, DType::F32)
+            let base = BaseModel::load_as(&self.folder(), &self.device, DType::F32, self.precision)
                 .context("the model folder does not load")?;
             let _ = self.base.set(base);
         }
@@ -197,6 +198,11 @@ fn run(case: &Case<'_>) -> Result<Vec<Measured>> {
     }
 }
 
+/// Whether a case goes through operations that there are an exact and a fast way for.
+fn has_precisions(case: &Case<'_>) -> bool {
+    !matches!(case.str("kind"), Ok("tokenize" | "text_encoder" | "scheduler" | "merge"))
+}
+
 /// Folders with a `cases.json`, at any depth, in the order of their names.
 fn model_folders(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     if dir.join("cases.json").is_file() {
@@ -218,19 +224,28 @@ fn run_folder(
     dir: &Path,
     filter: Option<&str>,
     device: &Device,
+    precision: Precision,
 ) -> Result<(usize, usize)> {
     let json: Value = serde_json::from_slice(&std::fs::read(dir.join("cases.json"))?)?;
     let model = GoldenModel {
         name: name.to_owned(),
         dir: dir.to_owned(),
         device: device.clone(),
+        precision,
         tensors: candle_core::safetensors::load(dir.join("cases.safetensors"), &Device::Cpu)?,
         base: OnceCell::new(),
     };
     let (mut ran, mut failed) = (0, 0);
     for json in json["cases"].as_array().context("`cases` is not a list")? {
         let case = Case { model: &model, json };
-        let label = format!("{}/{}", model.name, json["name"].as_str().unwrap_or("?"));
+        let name = json["name"].as_str().unwrap_or("?");
+        let label = match precision {
+            Precision::Exact => format!("{}/{name}", model.name),
+            Precision::Fast => format!("{}/{name}, fast", model.name),
+        };
+        if precision == Precision::Fast && !has_precisions(&case) {
+            continue;
+        }
         if filter.is_some_and(|filter| !label.contains(filter)) {
             continue;
         }
@@ -271,10 +286,12 @@ fn run_all(root: &Path, filter: Option<&str>, device: &Device) -> Result<ExitCod
             Ok(path) if !path.as_os_str().is_empty() => path.display().to_string(),
             _ => root.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
-        let (here, bad) =
-            run_folder(&name, dir, filter, device).with_context(|| dir.display().to_string())?;
-        ran += here;
-        failed += bad;
+        for precision in [Precision::Exact, Precision::Fast] {
+            let (here, bad) = run_folder(&name, dir, filter, device, precision)
+                .with_context(|| dir.display().to_string())?;
+            ran += here;
+            failed += bad;
+        }
     }
     println!("{ran} cases of {} models, {failed} failed", folders.len());
     Ok(if failed == 0 && (ran > 0 || filter.is_some()) {

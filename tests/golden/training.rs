@@ -7,6 +7,7 @@ use vstar::domain::training::TrainingRecipe;
 use vstar::engine::custom_diffusion::parameters::{Batch, FrozenFeatures, Objective, Parameters};
 use vstar::engine::custom_diffusion::train::Trainer;
 use vstar::engine::schedulers::PredictionType;
+use vstar::engine::unet::Activations;
 
 use super::{Case, Measured, compare, compare_norm, compare_number};
 
@@ -17,6 +18,7 @@ pub(crate) fn train_gradients(case: &Case<'_>) -> Result<Vec<Measured>> {
         prediction_type: prediction_type(case)?,
         prior_loss_weight: case.f64("prior_loss_weight")?,
         detach_first_token: case.bool("detach_first_token")?,
+        activations: Activations::Keep,
     };
 
     let batch = batch(case, case.json)?;

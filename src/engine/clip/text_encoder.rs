@@ -7,8 +7,10 @@ use serde::Deserialize;
 
 use crate::engine::{
     EngineError, Result,
-    layers::{add_residual, layer_norm, linear},
+    autograd::Variable,
+    layers::{layer_norm, linear},
     ops::{self, FrozenLinear, LayerNorm},
+    rows::Split,
     weights::{WeightFiles, Weights, read_json},
 };
 
@@ -64,6 +66,7 @@ pub struct ClipTextEncoder {
     position_embedding: Tensor,
     layers: Vec<EncoderLayer>,
     final_layer_norm: LayerNorm,
+    split: Split,
 }
 
 impl ClipTextEncoder {
@@ -100,6 +103,7 @@ impl ClipTextEncoder {
                 dim,
                 config.layer_norm_eps,
             )?,
+            split: Split::of(files),
             config,
         })
     }
@@ -107,15 +111,20 @@ impl ClipTextEncoder {
     /// Encodes a batch of prompts of equal length.
     ///
     /// - `ids`: one list per prompt; id `vocab_size + i` is row `i` of `modifier_rows`
-    /// - `modifier_rows`: `(n, hidden_size)`, in any float dtype; the gradient of the result reaches them
+    /// - `modifier_rows`: `(n, hidden_size)`, in any float dtype
     /// - returns `(batch, tokens, hidden_size)`, after the final layer norm
     pub fn forward(&self, ids: &[Vec<u32>], modifier_rows: Option<&Tensor>) -> Result<Tensor> {
-        let tokens = self.check_lengths(ids)?;
-        let embedded = self.embed(ids, modifier_rows)?; // (batch·tokens, dim)
-        let embedded = embedded.reshape((ids.len(), tokens, self.config.hidden_size))?; // (batch, tokens, dim)
-        let mut hidden_states =
-            embedded.broadcast_add(&self.position_embedding.narrow(0, 0, tokens)?)?;
+        let rows = modifier_rows.map(Variable::from);
+        let encode = |range: std::ops::Range<usize>| -> Result<Tensor> {
+            Ok(self.trace(&ids[range], rows.as_ref())?.into_tensor())
+        };
+        Ok(Tensor::cat(&self.split.map(ids.len(), encode)?, 0)?)
+    }
 
+    /// [`Self::forward`] that a gradient can be taken through to `modifier_rows`.
+    pub fn trace(&self, ids: &[Vec<u32>], modifier_rows: Option<&Variable>) -> Result<Variable> {
+        let tokens = self.check_lengths(ids)?;
+        let mut hidden_states = self.embed(ids, modifier_rows)?; // (batch, tokens, dim)
         let mask = self.causal_mask(tokens)?;
         for layer in &self.layers {
             hidden_states = layer.forward(&hidden_states, &mask)?;
@@ -163,35 +172,49 @@ impl ClipTextEncoder {
         Ok(tokens)
     }
 
-    /// Looks up `(batch·tokens, dim)` rows, those beyond the vocabulary in `modifier_rows`.
-    fn embed(&self, ids: &[Vec<u32>], modifier_rows: Option<&Tensor>) -> Result<Tensor> {
-        let vocab_size = self.config.vocab_size;
-        let modifiers = modifier_rows.map_or(Ok(0), |rows| rows.dim(0))?;
+    /// Token rows plus position rows, `(batch, tokens, dim)`; ids beyond the vocabulary are rows of `modifier_rows`.
+    fn embed(&self, ids: &[Vec<u32>], modifier_rows: Option<&Variable>) -> Result<Variable> {
+        let (vocab_size, dim) = (self.config.vocab_size, self.config.hidden_size);
+        let modifiers = modifier_rows.map_or(Ok(0), |rows| rows.tensor().dim(0))?;
         let flat: Vec<u32> = ids.iter().flatten().copied().collect();
         if let Some(id) = flat.iter().find(|id| **id as usize >= vocab_size + modifiers) {
             return Err(EngineError::InvalidInput(format!(
                 "token {id} has no row: neither vocabulary nor modifier"
             )));
         }
-        let device = self.token_embedding.device();
+        let tokens = flat.len() / ids.len();
+        let (device, dtype) = (self.token_embedding.device(), self.token_embedding.dtype());
+        let positions = self.position_embedding.narrow(0, 0, tokens)?;
+        let place = |rows: Tensor| -> Result<Tensor> {
+            Ok(rows.reshape((ids.len(), tokens, dim))?.broadcast_add(&positions)?)
+        };
         let in_table: Vec<u32> =
             flat.iter().map(|id| if (*id as usize) < vocab_size { *id } else { 0 }).collect();
-        let rows = self.token_embedding.index_select(&Tensor::new(in_table, device)?, 0)?;
+        let rows = self.token_embedding.index_select(&Tensor::new(in_table, device)?, 0)?; // (batch·tokens, dim)
+        let modifier = |id: &u32| (*id as usize).checked_sub(vocab_size);
         let Some(modifier_rows) =
-            modifier_rows.filter(|_| flat.iter().any(|id| *id as usize >= vocab_size))
+            modifier_rows.filter(|_| flat.iter().any(|id| modifier(id).is_some()))
         else {
-            return Ok(rows);
+            return Ok(place(rows)?.into());
         };
-        // The table itself stays off the tape: its gradient would be dense. Only the rows that this batch has looked
-        // up are joined with the modifier rows, and picked from once more.
         let count = flat.len();
-        let joined = Tensor::cat(&[&rows, &modifier_rows.to_dtype(rows.dtype())?], 0)?; // (batch·tokens + n, dim)
-        let pick = |(at, id): (usize, &u32)| match (*id as usize).checked_sub(vocab_size) {
-            Some(modifier) => (count + modifier) as u32,
-            None => at as u32,
-        };
+        let joined = Tensor::cat(&[&rows, &modifier_rows.tensor().to_dtype(dtype)?], 0)?; // (batch·tokens + n, dim)
+        let pick = |(at, id): (usize, &u32)| modifier(id).map_or(at, |row| count + row) as u32;
         let picked: Vec<u32> = flat.iter().enumerate().map(pick).collect();
-        Ok(joined.index_select(&Tensor::new(picked, device)?, 0)?)
+        let embedded = place(joined.index_select(&Tensor::new(picked, device)?, 0)?)?;
+
+        // A modifier row's gradient is the sum over its places; the table's own, which would be dense, does not exist.
+        let places =
+            flat.iter().enumerate().filter_map(|(at, id)| Some((at as u32, modifier(id)? as u32)));
+        let (places, rows): (Vec<u32>, Vec<u32>) = places.unzip();
+        let shape = modifier_rows.tensor().clone();
+        Ok(Variable::derived(embedded, [modifier_rows], move |gradient, _| {
+            let gradient = gradient.reshape((count, dim))?.to_dtype(shape.dtype())?;
+            let device = gradient.device();
+            let of_places = gradient.index_select(&Tensor::new(places, device)?, 0)?;
+            let sum = shape.zeros_like()?.index_add(&Tensor::new(rows, device)?, &of_places, 0)?;
+            Ok([Some(sum)])
+        }))
     }
 
     /// `(1, 1, tokens, tokens)`: the lowest number where a key comes after the query, else 0.
@@ -243,20 +266,20 @@ impl EncoderLayer {
     }
 
     /// `(batch, tokens, dim)` → the same.
-    fn forward(&self, hidden_states: &Tensor, mask: &Tensor) -> Result<Tensor> {
+    fn forward(&self, hidden_states: &Variable, mask: &Tensor) -> Result<Variable> {
         let normed = self.layer_norm1.forward(hidden_states)?;
         let query = self.q_proj.forward(&normed)?; // (batch, tokens, dim)
         let key = self.k_proj.forward(&normed)?;
         let value = self.v_proj.forward(&normed)?;
-        let scale = ((query.dim(D::Minus1)? / self.heads) as f64).powf(-0.5);
+        let scale = ((query.tensor().dim(D::Minus1)? / self.heads) as f64).powf(-0.5);
         let gathered = ops::attention(&query, &key, &value, self.heads, scale, Some(mask))?;
-        let hidden_states = add_residual(hidden_states, &self.out_proj.forward(&gathered)?)?;
+        let hidden_states = self.out_proj.forward_add(&gathered, hidden_states)?;
 
         let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)
         let activated = match self.hidden_act {
             HiddenAct::QuickGelu => ops::quick_gelu(&expanded)?,
             HiddenAct::Gelu => ops::gelu(&expanded)?,
         };
-        add_residual(&hidden_states, &self.fc2.forward(&activated)?)
+        Ok(self.fc2.forward_add(&activated, &hidden_states)?)
     }
 }

@@ -1,6 +1,6 @@
 //! The training objective.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 /// Weights that turn squared errors into the loss by one product and one sum.
 ///
@@ -36,15 +36,19 @@ pub fn error_weights(
     mask.broadcast_mul(&weights)
 }
 
-/// `Σ weights · (model_pred − target)²`, a scalar in f32.
+/// `Σ weights · (model_pred − target)²` of each row, and the gradient of their sum with respect to `model_pred`.
 ///
-/// - `model_pred`, `target`: `(batch, channels, height, width)`
-/// - `weights`: `(batch, 1, height, width)`, from [`error_weights`]
+/// - `model_pred`, `target`: `(batch, height, width, channels)`
+/// - `weights`: `(batch, height, width, 1)`, from [`error_weights`]
+/// - returns the rows' shares of the loss, and `2 · weights · (model_pred − target)` in the type of `model_pred`
 pub fn weighted_squared_error(
     model_pred: &Tensor,
     target: &Tensor,
     weights: &Tensor,
-) -> Result<Tensor> {
-    let error = (model_pred.to_dtype(candle_core::DType::F32)? - target)?;
-    error.sqr()?.broadcast_mul(weights)?.sum_all()
+) -> Result<(Vec<f64>, Tensor)> {
+    let error = (model_pred.to_dtype(DType::F32)? - target)?;
+    let weighted = error.broadcast_mul(weights)?;
+    let losses: Vec<f32> = (&weighted * &error)?.flatten_from(1)?.sum(1)?.to_vec1()?;
+    let gradient = (weighted * 2.0)?.to_dtype(model_pred.dtype())?;
+    Ok((losses.into_iter().map(f64::from).collect(), gradient))
 }

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Tensor};
 
+use crate::engine::autograd::{Tape, Variable};
 use crate::engine::base_model::BaseModel;
 use crate::engine::clip::ClipTextEncoder;
-use crate::engine::conditioning::{Conditioning, KeyValue};
 use crate::engine::custom_diffusion::loss::{error_weights, weighted_squared_error};
+use crate::engine::ops;
 use crate::engine::schedulers::{PredictionType, SchedulerConfig};
-use crate::engine::unet::UNet2DConditionModel;
+use crate::engine::unet::{Activations, KeyValueVariable, UNet2DConditionModel};
 use crate::engine::{EngineError, Result};
 
 /// The parts of a base model that a training differentiates through without changing them.
@@ -63,6 +64,7 @@ pub struct Objective {
     pub prediction_type: PredictionType,
     pub prior_loss_weight: f64,
     pub detach_first_token: bool,
+    pub activations: Activations,
 }
 
 /// The loss of a batch and its gradient, shaped like [`Parameters`].
@@ -120,13 +122,41 @@ impl Parameters {
         objective: Objective,
         frozen: &mut FrozenFeatures,
     ) -> Result<LossGradient> {
-        let modifier_rows = self.modifier_rows.as_ref().map(Var::from_tensor).transpose()?;
-        let captions = Captions::encode(base, &batch.input_ids, modifier_rows.as_ref(), frozen)?;
-        let (leaves, conditioning) = self.key_value_leaves(&captions.features, base)?;
+        let mut captions =
+            Captions::encode(base, &batch.input_ids, self.modifier_rows.as_ref(), frozen)?;
+        let (rows, tokens, width) = captions.features.dims3()?;
+        let key_values = ops::matmul(&captions.features.flatten(0, 1)?, &self.projections.t()?)?;
+        let key_values = key_values.reshape((rows, tokens, ()))?; // (batch, tokens, Σ 2·inner)
+        let (loss, d_key_value) = self.through_unet(base, batch, objective, &key_values)?;
 
+        // The stop-gradient on the start token's key and value: its row takes part in neither product.
+        let first = usize::from(objective.detach_first_token);
+        let kept = |x: &Tensor| x.narrow(1, first, tokens - first)?.flatten(0, 1)?.contiguous();
+        let d_flat = kept(&d_key_value)?; // (batch·tokens, Σ 2·inner)
+        let projections = ops::matmul(&d_flat.t()?, &kept(&captions.features)?)?;
+
+        let modifier_rows = match &self.modifier_rows {
+            Some(rows_now) => {
+                let d_features = ops::matmul(&d_flat, &self.projections)?;
+                let d_features = d_features.reshape((rows, tokens - first, width))?;
+                let d_features = d_features.pad_with_zeros(1, first, 0)?;
+                Some(captions.modifier_gradient(rows_now, &d_features)?)
+            }
+            None => None,
+        };
+        Ok(LossGradient { loss, projections, modifier_rows })
+    }
+
+    /// The loss, and its gradient with respect to all keys and values, `(batch, tokens, Σ 2·inner)`.
+    fn through_unet(
+        &self,
+        base: FrozenModel<'_>,
+        batch: &Batch,
+        objective: Objective,
+        key_values: &Tensor,
+    ) -> Result<(f32, Tensor)> {
         let (noisy_latents, target) = diffuse(base, batch, objective.prediction_type)?;
         let timesteps: Vec<f32> = batch.timesteps.iter().map(|&t| t as f32).collect();
-        let model_pred = base.unet.forward(&noisy_latents, &timesteps, &conditioning)?;
         let channels = batch.latents.dim(1)?;
         let weights = error_weights(
             &batch.mask,
@@ -134,81 +164,74 @@ impl Parameters {
             channels,
             objective.prior_loss_weight,
         )?;
-        let loss = weighted_squared_error(&model_pred, &target, &weights)?;
-
-        let gradients = loss.backward()?;
-        let mut parts = Vec::with_capacity(leaves.len());
-        for leaf in &leaves {
-            let gradient = gradients.get(leaf).ok_or_else(|| {
-                EngineError::InvalidInput(
-                    "a cross-attention layer does not reach the prediction".into(),
-                )
-            })?;
-            parts.push(gradient.detach().to_dtype(DType::F32)?);
-        }
-        drop(gradients);
-        let d_key_value = Tensor::cat(&parts, 2)?; // (batch, tokens, Σ 2·inner)
-
-        // The stop-gradient on the start token's key and value: its row takes part in neither product.
-        let first = usize::from(objective.detach_first_token);
-        let tokens = d_key_value.dim(1)? - first;
-        let d_key_value = d_key_value.narrow(1, first, tokens)?.contiguous()?;
-        let features = captions.features.narrow(1, first, tokens)?.contiguous()?;
-        let d_flat = d_key_value.flatten(0, 1)?; // (batch·tokens, Σ 2·inner)
-        let projections = d_flat.t()?.matmul(&features.flatten(0, 1)?)?;
-
-        let modifier_rows = match modifier_rows {
-            Some(rows) => {
-                let d_features = d_flat.matmul(&self.projections)?.reshape(features.shape())?;
-                let d_features = d_features.pad_with_zeros(1, first, 0)?;
-                Some(captions.modifier_gradient(&rows, &d_features)?)
+        let part = |range: std::ops::Range<usize>| -> Result<(Vec<f64>, Tensor)> {
+            let rows = |x: &Tensor| x.narrow(0, range.start, range.len());
+            let channels_last = |x: &Tensor| rows(x)?.permute((0, 2, 3, 1))?.contiguous();
+            let tape = Tape::default();
+            let leaves = self.leaves(&tape, &rows(key_values)?, base.unet.dtype())?;
+            let model_pred = base.unet.trace(
+                &channels_last(&noisy_latents)?,
+                &timesteps[range.clone()],
+                leaves.clone(),
+                objective.activations,
+            )?; // (rows, height, width, channels)
+            let (losses, gradient) = weighted_squared_error(
+                model_pred.tensor(),
+                &channels_last(&target)?,
+                &channels_last(&weights)?,
+            )?;
+            let mut gradients = tape.backward(&model_pred, gradient)?;
+            let mut parts = Vec::with_capacity(2 * leaves.len());
+            for leaf in leaves.iter().flat_map(|kv| [&kv.key, &kv.value]) {
+                let gradient = gradients.take(leaf).ok_or_else(|| {
+                    EngineError::InvalidInput(
+                        "a cross-attention layer does not reach the prediction".into(),
+                    )
+                })?;
+                parts.push(gradient.to_dtype(DType::F32)?);
             }
-            None => None,
+            Ok((losses, Tensor::cat(&parts, 2)?))
         };
-        Ok(LossGradient { loss: loss.to_scalar()?, projections, modifier_rows })
+        let parts = base.unet.split().map(timesteps.len(), part)?;
+        let loss: f64 = parts.iter().flat_map(|(losses, _)| losses).sum();
+        let gradients: Vec<&Tensor> = parts.iter().map(|(_, gradient)| gradient).collect();
+        Ok((loss as f32, Tensor::cat(&gradients, 0)?))
     }
 
-    /// K and V of every layer as fresh leaves, in the order of the stack, and as the UNet takes them.
-    fn key_value_leaves(
-        &self,
-        features: &Tensor,
-        base: FrozenModel<'_>,
-    ) -> Result<(Vec<Var>, Conditioning)> {
-        let (batch, tokens, width) = features.dims3()?;
-        let all = features.reshape((batch * tokens, width))?.matmul(&self.projections.t()?)?;
-        let all = all.reshape((batch, tokens, ()))?; // (batch, tokens, Σ 2·inner)
-        let dtype = base.unet.dtype();
-        let mut leaves = Vec::with_capacity(2 * self.layers.len());
-        let mut layers = Vec::with_capacity(self.layers.len());
-        for LayerRows { start, inner, .. } in &self.layers {
-            let key =
-                Var::from_tensor(&all.narrow(2, *start, *inner)?.contiguous()?.to_dtype(dtype)?)?;
-            let value = Var::from_tensor(
-                &all.narrow(2, start + inner, *inner)?.contiguous()?.to_dtype(dtype)?,
-            )?;
-            layers
-                .push(KeyValue { key: key.as_tensor().clone(), value: value.as_tensor().clone() });
-            leaves.extend([key, value]);
-        }
-        Ok((leaves, Conditioning { layers }))
+    /// K and V of every layer as leaves, from all of them side by side.
+    fn leaves(&self, tape: &Tape, all: &Tensor, dtype: DType) -> Result<Vec<KeyValueVariable>> {
+        let leaf = |start: usize, inner: usize| -> Result<Variable> {
+            Ok(tape.leaf(all.narrow(2, start, inner)?.contiguous()?.to_dtype(dtype)?))
+        };
+        let layer = |LayerRows { start, inner, .. }: &LayerRows| {
+            Ok(KeyValueVariable { key: leaf(*start, *inner)?, value: leaf(start + inner, *inner)? })
+        };
+        self.layers.iter().map(layer).collect()
     }
 }
 
 /// The text features of a batch, and which of them depend on modifier rows.
 struct Captions {
-    /// `(batch, tokens, text_dim)`, f32, off the tape.
+    /// `(batch, tokens, text_dim)`, f32.
     features: Tensor,
-    /// Features of the distinct captions with a modifier token, on the tape: `(live, tokens, text_dim)`.
-    live: Option<Tensor>,
-    /// For each batch row, its place in `live`.
+    live: Option<Live>,
+    /// For each batch row, its place among the live captions.
     live_of_row: Vec<Option<usize>>,
+}
+
+/// The distinct captions with a modifier token.
+struct Live {
+    tape: Tape,
+    modifier_rows: Variable,
+    /// `(live, tokens, text_dim)`.
+    features: Variable,
 }
 
 impl Captions {
     fn encode(
         base: FrozenModel<'_>,
         input_ids: &[Vec<u32>],
-        modifier_rows: Option<&Var>,
+        modifier_rows: Option<&Tensor>,
         frozen: &mut FrozenFeatures,
     ) -> Result<Self> {
         let vocab_size = base.text_encoder.vocab_size() as u32;
@@ -224,16 +247,26 @@ impl Captions {
                 })
             })
             .collect();
-        let live = if distinct.is_empty() {
-            None
-        } else {
-            Some(base.text_encoder.forward(&distinct, modifier_rows.map(Var::as_tensor))?)
+        let live = match (modifier_rows, distinct.is_empty()) {
+            (Some(rows), false) => {
+                let tape = Tape::default();
+                let modifier_rows = tape.leaf(rows.clone());
+                let features = base.text_encoder.trace(&distinct, Some(&modifier_rows))?;
+                Some(Live { tape, modifier_rows, features })
+            }
+            (_, true) => None,
+            (None, false) => {
+                return Err(EngineError::InvalidInput(
+                    "a caption has a modifier token, the parameters have none".into(),
+                ));
+            }
         };
-        let detached = live.as_ref().map(|live| live.detach().to_dtype(DType::F32)).transpose()?;
         let mut rows = Vec::with_capacity(input_ids.len());
         for (ids, live_row) in input_ids.iter().zip(&live_of_row) {
-            rows.push(match (live_row, &detached) {
-                (Some(row), Some(live)) => live.narrow(0, *row, 1)?,
+            rows.push(match (live_row, &live) {
+                (Some(row), Some(live)) => {
+                    live.features.tensor().narrow(0, *row, 1)?.to_dtype(DType::F32)?
+                }
                 (Some(_), None) | (None, _) => frozen.of(base, ids)?,
             });
         }
@@ -241,23 +274,23 @@ impl Captions {
     }
 
     /// Takes `d_features` `(batch, tokens, text_dim)` back through the text encoder to the modifier rows.
-    fn modifier_gradient(&self, modifier_rows: &Var, d_features: &Tensor) -> Result<Tensor> {
-        let Some(live) = &self.live else { return Ok(modifier_rows.zeros_like()?) };
-        let mut sums: Vec<Option<Tensor>> = vec![None; live.dim(0)?];
+    fn modifier_gradient(&mut self, modifier_rows: &Tensor, d_features: &Tensor) -> Result<Tensor> {
+        let Some(live) = self.live.take() else { return Ok(modifier_rows.zeros_like()?) };
+        let mut sums: Vec<Option<Tensor>> = vec![None; live.features.tensor().dim(0)?];
         for (row, live_row) in self.live_of_row.iter().enumerate() {
             if let Some(live_row) = live_row {
                 let d_row = d_features.narrow(0, row, 1)?;
                 sums[*live_row] = Some(match sums[*live_row].take() {
-                    Some(sum) => (sum + d_row)?,
+                    Some(sum) => ops::sum(&sum, &d_row)?,
                     None => d_row,
                 });
             }
         }
-        let seed = Tensor::cat(&sums.into_iter().flatten().collect::<Vec<_>>(), 0)?;
-        let seeded = (live.to_dtype(DType::F32)? * seed)?.sum_all()?; // its gradient is the seed
-        let gradients = seeded.backward()?;
-        match gradients.get(modifier_rows) {
-            Some(gradient) => Ok(gradient.detach().to_dtype(DType::F32)?),
+        let gradient = Tensor::cat(&sums.into_iter().flatten().collect::<Vec<_>>(), 0)?;
+        let gradient = gradient.to_dtype(live.features.tensor().dtype())?;
+        let mut gradients = live.tape.backward(&live.features, gradient)?;
+        match gradients.take(&live.modifier_rows) {
+            Some(gradient) => Ok(gradient.to_dtype(DType::F32)?),
             None => Ok(modifier_rows.zeros_like()?),
         }
     }

@@ -14,6 +14,7 @@ use crate::engine::custom_diffusion::parameters::{
     Batch, FrozenFeatures, FrozenModel, Objective, Parameters,
 };
 use crate::engine::custom_diffusion::tokens::{initial_rows, initializer, modifier_tokens};
+use crate::engine::unet::Activations;
 use crate::engine::{EngineError, Flow, Result};
 
 /// What one training learns from: one concept, or several jointly.
@@ -141,6 +142,7 @@ impl Trainer {
                 prediction_type: base.scheduler.prediction_type,
                 prior_loss_weight: recipe.prior_loss_weight,
                 detach_first_token: recipe.detach_first_token,
+                activations: Activations::default(),
             },
             max_grad_norm: recipe.max_grad_norm,
             token_learning_rate_factor: recipe.token_learning_rate_factor,

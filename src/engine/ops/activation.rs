@@ -1,159 +1,116 @@
 //! Pointwise activations and GEGLU.
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{applies, erf, exp, filled, sigmoid, values, vectorized};
+use super::cpu::{applies, erf, exp, filled, sigmoid, tensor, values, vectorized};
+use super::elsewhere;
+use crate::engine::autograd::Variable;
 
 /// Values of one task.
 const CHUNK: usize = 8192;
 
 /// `x · σ(x)`, any shape; derivative `σ(x) (1 + x (1 − σ(x)))`.
-pub fn silu(x: &Tensor) -> Result<Tensor> {
-    if applies(x) { x.contiguous()?.apply_op1(Function::Silu) } else { x.silu() }
+pub fn silu(x: &Variable) -> Result<Variable> {
+    Function::Silu.apply(x)
 }
 
 /// `x · Φ(x)` with the error function, as `torch.nn.functional.gelu`, any shape; derivative `Φ(x) + x φ(x)`.
-pub fn gelu(x: &Tensor) -> Result<Tensor> {
-    if applies(x) { x.contiguous()?.apply_op1(Function::Gelu) } else { x.gelu_erf() }
+pub fn gelu(x: &Variable) -> Result<Variable> {
+    Function::Gelu.apply(x)
 }
 
 /// `x · σ(1.702 x)`, OpenAI CLIP's activation, any shape.
-pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
-    if applies(x) {
-        return x.contiguous()?.apply_op1(Function::QuickGelu);
-    }
-    let scaled = (x * 1.702)?;
-    // σ(z) = 1 / (1 + e^(−z))
-    x / (scaled.neg()?.exp()? + 1.0)?
+pub fn quick_gelu(x: &Variable) -> Result<Variable> {
+    Function::QuickGelu.apply(x)
 }
 
-/// Splits the last dimension in halves `(a, gate)` and returns `a · gelu(gate)`: `(…, 2d)` → `(…, d)`.
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    if applies(x) {
-        return x.contiguous()?.apply_op1(Geglu);
-    }
-    let halves = x.chunk(2, D::Minus1)?;
-    &halves[0].contiguous()? * gelu(&halves[1].contiguous()?)?
-}
-
-/// A function of one number on candle's tape.
+/// A function of one number.
 #[derive(Clone, Copy)]
-enum Function {
+pub(super) enum Function {
     Silu,
     Gelu,
     QuickGelu,
 }
 
-/// Its gradient, from the input and the incoming gradient.
-struct Slope(Function);
-
-impl CustomOp1 for Function {
-    fn name(&self) -> &'static str {
-        "activation"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values(storage, layout)?;
-        let y = filled(x.len(), |y| {
-            y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| match self {
-                Self::Silu => silu_of(x, y),
-                Self::Gelu => gelu_of(x, y),
-                Self::QuickGelu => quick_gelu_of(x, y),
-            });
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.apply_op2_no_bwd(&gradient.contiguous()?, &Slope(*self))?))
-    }
-}
-
-impl CustomOp2 for Slope {
-    fn name(&self) -> &'static str {
-        "activation-back"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        dy: &CpuStorage,
-        dy_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, dy) = (values(x, x_layout)?, values(dy, dy_layout)?);
-        let dx = filled(x.len(), |dx| {
-            dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK)).for_each(
-                |((dx, x), dy)| match self.0 {
-                    Function::Silu => silu_gradient(x, dy, dx),
-                    Function::Gelu => gelu_gradient(x, dy, dx),
-                    Function::QuickGelu => quick_gelu_gradient(x, dy, dx),
-                },
-            );
-        });
-        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
-    }
-}
-
-/// GEGLU on candle's tape.
-struct Geglu;
-
-/// Its gradient, from the input and the incoming gradient.
-struct GegluBack;
-
-impl CustomOp1 for Geglu {
-    fn name(&self) -> &'static str {
-        "geglu"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values(storage, layout)?;
-        let mut shape = layout.dims().to_vec();
-        let width = match shape.last_mut() {
-            Some(last) if last.is_multiple_of(2) => {
-                *last /= 2;
-                *last
-            }
-            Some(_) | None => bail!("{:?} does not split in halves", layout.dims()),
+impl Function {
+    fn apply(self, x: &Variable) -> Result<Variable> {
+        if !applies(x.tensor()) {
+            return elsewhere::activation(x, self);
+        }
+        let input = x.tensor().contiguous()?;
+        let y = {
+            let input = values(&input)?;
+            let input: &[f32] = &input;
+            filled(input.len(), |y| {
+                y.par_chunks_mut(CHUNK).zip(input.par_chunks(CHUNK)).for_each(
+                    |(y, x)| match self {
+                        Self::Silu => silu_of(x, y),
+                        Self::Gelu => gelu_of(x, y),
+                        Self::QuickGelu => quick_gelu_of(x, y),
+                    },
+                );
+            })
         };
-        let y = filled(x.len() / 2, |y| {
-            let rows = (CHUNK / width).max(1);
-            y.par_chunks_mut(rows * width)
-                .zip(x.par_chunks(2 * rows * width))
-                .for_each(|(y, x)| geglu_of(x, y, width));
-        });
-        Ok((CpuStorage::F32(y), shape.into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(x.apply_op2_no_bwd(&gradient.contiguous()?, &GegluBack)?))
+        let y = tensor(y, input.shape())?;
+        Ok(Variable::derived(y, [x], move |dy, _| {
+            let dy = dy.contiguous()?;
+            let (x, dy) = (values(&input)?, values(&dy)?);
+            let (x, dy): (&[f32], &[f32]) = (&x, &dy);
+            let dx = filled(x.len(), |dx| {
+                let parts =
+                    dx.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
+                parts.for_each(|((dx, x), dy)| match self {
+                    Self::Silu => silu_gradient(x, dy, dx),
+                    Self::Gelu => gelu_gradient(x, dy, dx),
+                    Self::QuickGelu => quick_gelu_gradient(x, dy, dx),
+                });
+            });
+            Ok([Some(tensor(dx, input.shape())?)])
+        }))
     }
 }
 
-impl CustomOp2 for GegluBack {
-    fn name(&self) -> &'static str {
-        "geglu-back"
+/// Splits the last dimension in halves `(a, gate)` and returns `a · gelu(gate)`: `(…, 2d)` → `(…, d)`.
+pub fn geglu(x: &Variable) -> Result<Variable> {
+    let mut shape = x.tensor().dims().to_vec();
+    let width = match shape.last_mut() {
+        Some(last) if last.is_multiple_of(2) => {
+            *last /= 2;
+            *last
+        }
+        Some(_) | None => bail!("{:?} does not split in halves", x.tensor().dims()),
+    };
+    if !applies(x.tensor()) {
+        return elsewhere::geglu(x);
     }
+    let input = x.tensor().contiguous()?;
+    let rows = (CHUNK / width).max(1);
+    let y = {
+        let input = values(&input)?;
+        let input: &[f32] = &input;
+        filled(input.len() / 2, |y| {
+            y.par_chunks_mut(rows * width)
+                .zip(input.par_chunks(2 * rows * width))
+                .for_each(|(y, x)| geglu_of(x, y, width));
+        })
+    };
+    Ok(Variable::derived(tensor(y, shape)?, [x], move |dy, _| {
+        Ok([Some(geglu_back(&input, dy, rows, width)?)])
+    }))
+}
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        dy: &CpuStorage,
-        dy_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, dy) = (values(x, x_layout)?, values(dy, dy_layout)?);
-        let width = x_layout.dims().last().map_or(1, |last| last / 2);
-        let dx = filled(x.len(), |dx| {
-            let rows = (CHUNK / width).max(1);
-            let parts = dx.par_chunks_mut(2 * rows * width).zip(x.par_chunks(2 * rows * width));
-            parts
-                .zip(dy.par_chunks(rows * width))
-                .for_each(|((dx, x), dy)| geglu_gradient(x, dy, dx, width));
-        });
-        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
-    }
+fn geglu_back(x: &Tensor, dy: &Tensor, rows: usize, width: usize) -> Result<Tensor> {
+    let (shape, dy) = (x.shape(), dy.contiguous()?);
+    let (x, dy) = (values(x)?, values(&dy)?);
+    let (x, dy): (&[f32], &[f32]) = (&x, &dy);
+    let dx = filled(x.len(), |dx| {
+        let parts = dx.par_chunks_mut(2 * rows * width).zip(x.par_chunks(2 * rows * width));
+        parts
+            .zip(dy.par_chunks(rows * width))
+            .for_each(|((dx, x), dy)| geglu_gradient(x, dy, dx, width));
+    });
+    tensor(dx, shape)
 }
 
 /// `Φ(x)` and `φ(x)`.

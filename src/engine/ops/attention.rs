@@ -1,10 +1,12 @@
 //! Scaled dot-product attention with several heads.
 
-use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Shared, applies, exp, filled, sum_of_pairs, values, vectorized};
-use super::product::{Add, Left, Panels, multiply, multiply_into};
+use super::cpu::{Shared, applies, exp, filled, sum_of_pairs, tensor, values, vectorized};
+use super::elsewhere;
+use super::product::{Add, Left, Panels, Right, multiply, multiply_into};
+use crate::engine::autograd::Variable;
 
 /// Queries of one block: their logits over all keys are held at once, never those of all queries.
 const QUERIES: usize = 64;
@@ -12,286 +14,232 @@ const QUERIES: usize = 64;
 /// `softmax(Q Kᵀ · scale + bias) V` for every head; heads lie side by side in the last dimension.
 ///
 /// With `P` the softmax, `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O))`, `dQ = scale · dS K`, `dK = scale · dSᵀ Q`.
-/// Neither direction stores more logits than those of 64 queries; the gradient computes them again.
+/// Neither direction stores more logits than those of a block of queries; the gradient computes them again.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
 /// - `bias`: `(queries, keys)`, added to the logits of every head; it takes no gradient
 /// - returns `(batch, queries, heads · head_dim)`
 pub fn attention(
-    query: &Tensor,
-    key: &Tensor,
-    value: &Tensor,
+    query: &Variable,
+    key: &Variable,
+    value: &Variable,
     heads: usize,
     scale: f64,
     bias: Option<&Tensor>,
-) -> Result<Tensor> {
-    if applies(query) {
-        let bias = bias.map(|bias| bias.flatten_all()?.to_vec1::<f32>()).transpose()?;
-        let attend = Attend { heads, scale: scale as f32, bias };
-        return query.contiguous()?.apply_op3(&key.contiguous()?, &value.contiguous()?, attend);
+) -> Result<Variable> {
+    if !applies(query.tensor()) {
+        return elsewhere::attention(query, key, value, heads, scale, bias);
     }
-    let split = |x: &Tensor| {
-        let (batch, tokens, inner) = x.dims3()?;
-        x.reshape((batch, tokens, heads, inner / heads))?.transpose(1, 2)?.contiguous()
-    };
-    let (query, key, value) = (split(query)?, split(key)?, split(value)?); // (batch, heads, tokens, head_dim)
-    let logits = (query.matmul(&key.transpose(2, 3)?.contiguous()?)? * scale)?;
-    let logits = match bias {
-        Some(bias) => logits.broadcast_add(bias)?,
-        None => logits,
-    };
-    let max = logits.max_keepdim(D::Minus1)?.detach();
-    let weights = logits.broadcast_sub(&max)?.exp()?;
-    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
-    weights.matmul(&value)?.transpose(1, 2)?.flatten_from(2)
+    let bias = bias.map(|bias| bias.flatten_all()?.to_vec1::<f32>()).transpose()?;
+    let [q, k, v] =
+        [query.tensor().contiguous()?, key.tensor().contiguous()?, value.tensor().contiguous()?];
+    let sizes = Sizes::of(&q, &k, &v, heads)?;
+    let attend = Attend { sizes, scale: scale as f32, bias };
+    let out = attend.forward(&q, &k, &v)?;
+    let kept = out.clone();
+    Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
+        let gradients = attend.backward([&q, &k, &v, &kept, &gradient.contiguous()?])?;
+        Ok(gradients.map(Some))
+    }))
 }
 
-/// Attention on candle's tape.
-#[derive(Clone)]
+/// One attention.
 struct Attend {
-    heads: usize,
+    sizes: Sizes,
     scale: f32,
     /// `(queries, keys)`.
     bias: Option<Vec<f32>>,
 }
 
-/// Sizes of one attention.
 #[derive(Clone, Copy)]
 struct Sizes {
     batch: usize,
     queries: usize,
     keys: usize,
     inner: usize,
+    heads: usize,
     head_dim: usize,
 }
 
-impl Attend {
-    fn sizes(&self, query: &Layout, key: &Layout, value: &Layout) -> Result<Sizes> {
-        let (batch, queries, inner) = query.shape().dims3()?;
-        let (_, keys, _) = key.shape().dims3()?;
+impl Sizes {
+    fn of(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Self> {
+        let (batch, queries, inner) = query.dims3()?;
+        let (_, keys, _) = key.dims3()?;
         if key.dims() != [batch, keys, inner]
             || value.dims() != key.dims()
-            || !inner.is_multiple_of(self.heads)
+            || !inner.is_multiple_of(heads)
         {
-            bail!(
-                "{} heads from {:?}, {:?} and {:?}",
-                self.heads,
-                query.dims(),
-                key.dims(),
-                value.dims()
-            );
+            bail!("{heads} heads from {:?}, {:?} and {:?}", query.dims(), key.dims(), value.dims());
         }
-        Ok(Sizes { batch, queries, keys, inner, head_dim: inner / self.heads })
+        Ok(Self { batch, queries, keys, inner, heads, head_dim: inner / heads })
     }
 
-    /// The softmax of `rows` queries of one head, from query `first` on, into `weights` `(rows, keys)`.
-    fn weights(
-        &self,
-        query: Left<'_>,
-        keys: &Panels,
-        count: usize,
-        first: usize,
-        weights: &mut [f32],
-    ) {
-        multiply(query, keys, Add::Nothing, weights, count);
-        let bias =
-            self.bias.as_ref().map(|bias| &bias[first * count..(first + query.rows) * count]);
-        softmax_rows(weights, count, self.scale, bias);
+    /// One head of one row's queries, keys or values: tokens lie `inner` apart.
+    fn head(self, values: &[f32], task: usize, tokens: usize) -> &[f32] {
+        let (row, head) = (task / self.heads, task % self.heads);
+        &values[row * tokens * self.inner + head * self.head_dim..(row + 1) * tokens * self.inner]
+    }
+
+    /// Where token `at` of a task's head begins.
+    fn place(self, task: usize, tokens: usize, at: usize) -> usize {
+        let (row, head) = (task / self.heads, task % self.heads);
+        (row * tokens + at) * self.inner + head * self.head_dim
     }
 }
 
-/// One head's queries, keys or values: rows that lie `inner` apart.
-fn head(values: &[f32], row: usize, tokens: usize, sizes: Sizes, head: usize) -> &[f32] {
-    &values[row * tokens * sizes.inner + head * sizes.head_dim..(row + 1) * tokens * sizes.inner]
-}
-
-/// `rows` of them from token `first` on.
-fn rows_from(tokens: &[f32], first: usize, rows: usize, inner: usize) -> Left<'_> {
-    Left { data: &tokens[first * inner..], rows, row_stride: inner, depth_stride: 1 }
-}
-
-impl CustomOp3 for Attend {
-    fn name(&self) -> &'static str {
-        "attention"
+/// `count` tokens from `first` on.
+fn tokens(values: &[f32], first: usize, count: usize, inner: usize) -> Left<'_> {
+    Left::Strided {
+        data: &values[first * inner..],
+        rows: count,
+        row_stride: inner,
+        depth_stride: 1,
     }
+}
 
-    fn cpu_fwd(
-        &self,
-        query: &CpuStorage,
-        query_layout: &Layout,
-        key: &CpuStorage,
-        key_layout: &Layout,
-        value: &CpuStorage,
-        value_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let sizes = self.sizes(query_layout, key_layout, value_layout)?;
-        let Sizes { batch, queries, keys, inner, head_dim } = sizes;
-        let (q, k, v) =
-            (values(query, query_layout)?, values(key, key_layout)?, values(value, value_layout)?);
+impl Attend {
+    fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let sizes = self.sizes;
+        let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
+        let (q, k, v) = (values(query)?, values(key)?, values(value)?);
+        let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
         let out = filled(q.len(), |out| {
             let shared = Shared::new(out);
-            (0..batch * self.heads).into_par_iter().for_each(|task| {
-                let (row, h) = (task / self.heads, task % self.heads);
-                let q = head(q, row, queries, sizes, h);
-                let k = Panels::from_columns(head(k, row, keys, sizes, h), inner, head_dim, keys);
-                let v = Panels::from_rows(head(v, row, keys, sizes, h), inner, keys, head_dim);
+            (0..batch * heads).into_par_iter().for_each(|task| {
+                let q = sizes.head(q, task, queries);
+                let k = Panels::from_columns(sizes.head(k, task, keys), inner, head_dim, keys);
+                let v = Panels::from_rows(sizes.head(v, task, keys), inner, keys, head_dim);
                 (0..queries.div_ceil(QUERIES)).into_par_iter().for_each(|block| {
                     let first = block * QUERIES;
                     let rows = QUERIES.min(queries - first);
-                    let left = rows_from(q, first, rows, inner);
-                    let weights =
-                        filled(rows * keys, |weights| self.weights(left, &k, keys, first, weights));
-                    let left = Left { data: &weights, rows, row_stride: keys, depth_stride: 1 };
-                    let place = (row * queries + first) * inner + h * head_dim;
+                    let left = tokens(q, first, rows, inner);
+                    let mut sums = [0.0; QUERIES];
+                    let weights = filled(rows * keys, |weights| {
+                        multiply(left, Right::Panels(k.view()), Add::default(), weights, keys);
+                        exponentials(
+                            weights,
+                            keys,
+                            self.scale,
+                            self.bias_of(first, rows),
+                            &mut sums,
+                        );
+                    });
+                    let left = Left::rows(&weights, keys);
+                    let place = shared.at(sizes.place(task, queries, first));
                     // SAFETY: each block writes its own rows of its own head's columns, inside `out`.
-                    unsafe { multiply_into(left, &v, Add::Nothing, shared.at(place), inner) };
+                    unsafe {
+                        let v = Right::Panels(v.view());
+                        multiply_into(left, v, Add::default(), 0..head_dim, place, inner);
+                        for (row, sum) in sums[..rows].iter().enumerate() {
+                            let row =
+                                std::slice::from_raw_parts_mut(place.add(row * inner), head_dim);
+                            let factor = 1.0 / sum;
+                            row.iter_mut().for_each(|x| *x *= factor);
+                        }
+                    }
                 });
             });
         });
-        Ok((CpuStorage::F32(out), query_layout.shape().clone()))
+        tensor(out, query.shape())
     }
 
-    fn bwd(
-        &self,
-        query: &Tensor,
-        key: &Tensor,
-        value: &Tensor,
-        out: &Tensor,
-        gradient: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        // One pass makes all three gradients; a candle operation has one result, so they come stacked along the tokens.
-        let back =
-            AttendBack { attend: self.clone(), out: out.clone(), gradient: gradient.contiguous()? };
-        let stacked = query.apply_op3_no_bwd(key, value, &back)?; // (batch, queries + 2·keys, inner)
-        let (queries, keys) = (query.dim(1)?, key.dim(1)?);
-        Ok((
-            Some(stacked.narrow(1, 0, queries)?.contiguous()?),
-            Some(stacked.narrow(1, queries, keys)?.contiguous()?),
-            Some(stacked.narrow(1, queries + keys, keys)?.contiguous()?),
-        ))
-    }
-}
-
-/// The gradients of queries, keys and values.
-struct AttendBack {
-    attend: Attend,
-    out: Tensor,
-    gradient: Tensor,
-}
-
-impl CustomOp3 for AttendBack {
-    fn name(&self) -> &'static str {
-        "attention-back"
+    /// The bias of `rows` queries from `first` on.
+    fn bias_of(&self, first: usize, rows: usize) -> Option<&[f32]> {
+        let keys = self.sizes.keys;
+        self.bias.as_ref().map(|bias| &bias[first * keys..(first + rows) * keys])
     }
 
-    fn cpu_fwd(
-        &self,
-        query: &CpuStorage,
-        query_layout: &Layout,
-        key: &CpuStorage,
-        key_layout: &Layout,
-        value: &CpuStorage,
-        value_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let attend = &self.attend;
-        let sizes = attend.sizes(query_layout, key_layout, value_layout)?;
-        let Sizes { batch, queries, keys, inner, head_dim } = sizes;
-        let (q, k, v) =
-            (values(query, query_layout)?, values(key, key_layout)?, values(value, value_layout)?);
-        let (out, out_layout) = self.out.storage_and_layout();
-        let (gradient, gradient_layout) = self.gradient.storage_and_layout();
-        let (candle_core::Storage::Cpu(out), candle_core::Storage::Cpu(gradient)) =
-            (&*out, &*gradient)
-        else {
-            bail!("attention's gradient is on another device")
-        };
-        let (o, d_o) = (values(out, out_layout)?, values(gradient, gradient_layout)?);
-
-        let tokens = queries + 2 * keys;
-        let mut stacked = vec![0.0; batch * tokens * inner];
-        let shared = Shared::new(&mut stacked);
-        (0..batch * attend.heads).into_par_iter().for_each(|task| {
-            let (row, h) = (task / attend.heads, task % attend.heads);
-            let (q, o, d_o) = (
-                head(q, row, queries, sizes, h),
-                head(o, row, queries, sizes, h),
-                head(d_o, row, queries, sizes, h),
-            );
-            let (k, v) = (head(k, row, keys, sizes, h), head(v, row, keys, sizes, h));
+    /// The gradients of query, key and value, from these, the result and its gradient.
+    fn backward(&self, [query, key, value, out, gradient]: [&Tensor; 5]) -> Result<[Tensor; 3]> {
+        let sizes = self.sizes;
+        let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
+        let (q, k, v) = (values(query)?, values(key)?, values(value)?);
+        let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
+        let (o, d_o) = (values(out)?, values(gradient)?);
+        let (o, d_o): (&[f32], &[f32]) = (&o, &d_o);
+        let [mut d_q, mut d_k, mut d_v] =
+            [q.len(), k.len(), v.len()].map(|len| filled(len, |_| {}));
+        let [to_q, to_k, to_v] = [&mut d_q, &mut d_k, &mut d_v].map(|values| Shared::new(values));
+        (0..batch * heads).into_par_iter().for_each(|task| {
+            let [q, o, d_o] = [q, o, d_o].map(|x| sizes.head(x, task, queries));
+            let [k, v] = [k, v].map(|x| sizes.head(x, task, keys));
             let k_columns = Panels::from_columns(k, inner, head_dim, keys); // Kᵀ
             let k_rows = Panels::from_rows(k, inner, keys, head_dim); // K
             let v_columns = Panels::from_columns(v, inner, head_dim, keys); // Vᵀ
-            let mut d_k = vec![0.0; keys * head_dim];
-            let mut d_v = vec![0.0; keys * head_dim];
-            let mut weights = vec![0.0; QUERIES * keys];
-            let mut d_weights = vec![0.0; QUERIES * keys];
+            let mut weights = filled(QUERIES * keys, |_| {});
+            let mut d_weights = filled(QUERIES * keys, |_| {});
             for first in (0..queries).step_by(QUERIES) {
                 let rows = QUERIES.min(queries - first);
-                let (weights, d_weights) =
-                    (&mut weights[..rows * keys], &mut d_weights[..rows * keys]);
-                attend.weights(rows_from(q, first, rows, inner), &k_columns, keys, first, weights);
-                multiply(
-                    rows_from(d_o, first, rows, inner),
-                    &v_columns,
-                    Add::Nothing,
-                    d_weights,
-                    keys,
-                ); // dO Vᵀ
-                let turned = |data| Left { data, rows: keys, row_stride: 1, depth_stride: keys };
-                let d_o_rows = Panels::from_rows(&d_o[first * inner..], inner, rows, head_dim);
-                multiply(turned(&*weights), &d_o_rows, Add::Present, &mut d_v, head_dim); // dV += Pᵀ dO
-
-                softmax_gradient(weights, d_weights, keys, attend.scale, |r| {
-                    let at = (first + r) * inner;
+                let (p, d_p) = (&mut weights[..rows * keys], &mut d_weights[..rows * keys]);
+                let mut sums = [0.0; QUERIES];
+                let left = tokens(q, first, rows, inner);
+                multiply(left, Right::Panels(k_columns.view()), Add::default(), p, keys);
+                exponentials(p, keys, self.scale, self.bias_of(first, rows), &mut sums);
+                let left = tokens(d_o, first, rows, inner);
+                multiply(left, Right::Panels(v_columns.view()), Add::default(), d_p, keys); // dO Vᵀ
+                let products: [f32; QUERIES] = std::array::from_fn(|r| {
+                    let at = (first + r.min(rows - 1)) * inner;
                     sum_of_pairs(&o[at..at + head_dim], &d_o[at..at + head_dim], |o, d| o * d)
                 });
-                let left = Left { data: d_weights, rows, row_stride: keys, depth_stride: 1 };
-                let place = (row * tokens + first) * inner + h * head_dim;
-                // SAFETY: the task writes its own head's columns of its own row, inside `stacked`.
-                unsafe { multiply_into(left, &k_rows, Add::Nothing, shared.at(place), inner) }; // dQ = dS K
+                softmax_gradient(p, d_p, keys, self.scale, &sums, &products);
+
+                let turned =
+                    |data| Left::Strided { data, rows: keys, row_stride: 1, depth_stride: keys };
+                let d_o_rows = Panels::from_rows(&d_o[first * inner..], inner, rows, head_dim);
                 let q_rows = Panels::from_rows(&q[first * inner..], inner, rows, head_dim);
-                multiply(turned(&*d_weights), &q_rows, Add::Present, &mut d_k, head_dim); // dK += dSᵀ Q
-            }
-            for (part, values) in [(queries, &d_k), (queries + keys, &d_v)] {
-                for (token, values) in values.chunks_exact(head_dim).enumerate() {
-                    let place = shared.at((row * tokens + part + token) * inner + h * head_dim);
-                    // SAFETY: as above.
-                    unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), place, head_dim) };
+                let add = Add { present: first > 0, ..Add::default() };
+                let columns = 0..head_dim;
+                let to_k = to_k.at(sizes.place(task, keys, 0));
+                let to_v = to_v.at(sizes.place(task, keys, 0));
+                let to_q = to_q.at(sizes.place(task, queries, first));
+                // SAFETY: the task writes its own head's columns of its own row, inside the three gradients.
+                unsafe {
+                    // dV += Pᵀ dO, dQ = dS K, dK += dSᵀ Q
+                    let d_o = Right::Panels(d_o_rows.view());
+                    multiply_into(turned(&*p), d_o, add, columns.clone(), to_v, inner);
+                    let k = Right::Panels(k_rows.view());
+                    multiply_into(
+                        Left::rows(d_p, keys),
+                        k,
+                        Add::default(),
+                        columns.clone(),
+                        to_q,
+                        inner,
+                    );
+                    let q = Right::Panels(q_rows.view());
+                    multiply_into(turned(&*d_p), q, add, columns, to_k, inner);
                 }
             }
         });
-        Ok((CpuStorage::F32(stacked), (batch, tokens, inner).into()))
+        Ok([tensor(d_q, query.shape())?, tensor(d_k, key.shape())?, tensor(d_v, value.shape())?])
     }
 }
 
 vectorized! {
-    /// Each row becomes `softmax(scale · row + bias)`.
-    fn softmax_rows(rows: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>) {
-        for (index, row) in rows.chunks_exact_mut(width).enumerate() {
-            match bias {
-                Some(bias) => {
-                    let bias = &bias[index * width..(index + 1) * width];
-                    row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias);
-                }
-                None => row.iter_mut().for_each(|x| *x *= scale),
+    /// Each row becomes `exp(scale · row + bias − its largest)`, with its sum.
+    fn exponentials(rows: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, sums: &mut [f32]) {
+        for (index, (row, sum)) in rows.chunks_exact_mut(width).zip(sums).enumerate() {
+            let mut factor = scale;
+            if let Some(bias) = bias {
+                let bias = &bias[index * width..(index + 1) * width];
+                row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias);
+                factor = 1.0;
             }
-            let mut largest = [f32::NEG_INFINITY; 16];
-            each_lane(row, f32::NEG_INFINITY, |lane, x| {
+            let mut largest = [f32::MIN; 16];
+            each_lane(row, f32::MIN, |lane, x| {
                 largest[lane] = if x > largest[lane] { x } else { largest[lane] };
                 x
             });
-            let largest = largest.into_iter().fold(f32::MIN, f32::max);
-            // `exp` stops at e⁻⁸⁷; a masked key weighs that little.
-            each_lane(row, f32::NEG_INFINITY, |_, x| exp(x - largest));
-            let mut sums = [0.0f32; 16];
-            each_lane(row, 0.0, |lane, x| {
-                sums[lane] += x;
-                x
+            let largest = largest.into_iter().fold(f32::MIN, f32::max) * factor;
+            let mut lanes = [0.0f32; 16];
+            // `exp` stops at e⁻⁸⁷: a masked key weighs that little.
+            each_lane(row, f32::MIN, |lane, x| {
+                let e = exp(x * factor - largest);
+                lanes[lane] += e;
+                e
             });
-            let sum: f32 = sums.iter().sum();
-            let factor = 1.0 / sum;
-            row.iter_mut().for_each(|x| *x *= factor);
+            *sum = lanes.iter().sum();
         }
     }
 }
@@ -315,18 +263,17 @@ fn each_lane(row: &mut [f32], fill: f32, mut f: impl FnMut(usize, f32) -> f32) {
     }
 }
 
-/// `dS = scale · P ∘ (dP − d)` in place of `dP`, where `d` is `rowsum(dO ∘ O)` of each row.
-fn softmax_gradient(
-    weights: &[f32],
-    d_weights: &mut [f32],
-    width: usize,
-    scale: f32,
-    d: impl Fn(usize) -> f32,
-) {
-    for (index, (p, ds)) in
-        weights.chunks_exact(width).zip(d_weights.chunks_exact_mut(width)).enumerate()
-    {
-        let d = d(index);
-        ds.iter_mut().zip(p).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
+vectorized! {
+    /// From `E = exp(S)` and its sums: `P` in its place, and `dS = scale · P ∘ (dP − d)` in place of `dP`, where `d` is
+    /// `rowsum(dO ∘ O)` of each row.
+    fn softmax_gradient(weights: &mut [f32], d_weights: &mut [f32], width: usize, scale: f32, sums: &[f32], d: &[f32]) {
+        let rows = weights.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));
+        for (index, (p, ds)) in rows.enumerate() {
+            let (d, factor) = (d[index], 1.0 / sums[index]);
+            for (ds, p) in ds.iter_mut().zip(p) {
+                *p *= factor;
+                *ds = scale * *p * (*ds - d);
+            }
+        }
     }
 }

@@ -1,17 +1,20 @@
 //! Convolution with frozen filters.
 
-use std::sync::OnceLock;
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Shared, applies, filled, values};
-use super::product::{Add, Left, PANEL, Panels, multiply_into};
+use super::cpu::{Shared, applies, filled, tensor, values};
+use super::product::{Add, Left, PANEL, Panels, Right, Start, TILE, multiply_into, multiply_rows};
+use super::winograd::{Image, Winograd};
+use super::{Precision, elsewhere};
+use crate::engine::autograd::Variable;
 
-/// Output pixels of one task: enough for a product that keeps the filters busy, few enough to share out an image.
-const PIXELS: usize = 256;
-/// Filters of one task, where an image alone has too few pixels to share out.
-const FILTERS: usize = 64;
+/// Pixels of one task.
+const PIXELS: usize = 128;
+/// Inputs with fewer channels than this are gathered into rows before they are multiplied.
+const FEW_CHANNELS: usize = 16;
 
 /// Zeros around an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,26 +32,102 @@ impl Padding {
     }
 }
 
-/// A 2-D convolution whose filters take no gradient.
+/// A 2-D convolution whose filters take no gradient; channels are the last dimension of images.
 ///
-/// `y[o, p] = b[o] + Σ_{i, k} W[o, i, k] x[i, s p + k]` over input channels `i` and kernel positions `k`. Its gradient
-/// is a convolution again, with the filters turned by 180° and input and output channels exchanged; a stride becomes
-/// zeros between the rows and columns of the incoming gradient.
+/// `y[p, o] = b[o] + Σ_{k, i} W[o, i, k] x[s p + k, i]` over kernel positions `k` and input channels `i`. Its gradient
+/// is a convolution again, with the filters turned by 180° and input and output channels exchanged.
+///
+/// On the CPU, 3×3 kernels of stride 1 go through Winograd's F(4×4, 3×3) if [`Precision::Fast`] allows it.
 #[derive(Clone)]
-pub struct FrozenConv2d(std::sync::Arc<Filters>);
+pub struct FrozenConv2d(Arc<Filters>);
 
 struct Filters {
-    /// `(out_channels, in_channels, kernel, kernel)`.
-    weight: Tensor,
-    bias: Option<Tensor>,
-    bias_values: Vec<f32>,
-    kernel: usize,
-    stride: usize,
-    padding: Padding,
-    /// Rows `(out_channels, in_channels · kernel²)` as they lie in the checkpoint, for the CPU.
-    rows: OnceLock<Vec<f32>>,
-    /// The same for the gradient: `(in_channels, out_channels · kernel²)`, turned.
-    turned: OnceLock<Vec<f32>>,
+    geometry: Geometry,
+    in_channels: usize,
+    out_channels: usize,
+    place: Place,
+}
+
+/// The filters, where they are used.
+enum Place {
+    Cpu {
+        /// `(kernel² · in_channels, out_channels)`.
+        panels: Panels,
+        bias: Option<Vec<f32>>,
+        winograd: Option<Winograd>,
+    },
+    Elsewhere {
+        /// `(kernel² · in_channels, out_channels)`.
+        matrix: Tensor,
+        bias: Option<Tensor>,
+    },
+}
+
+/// Which input pixels an output pixel sees.
+#[derive(Clone, Copy)]
+pub(super) struct Geometry {
+    pub(super) kernel: usize,
+    pub(super) stride: usize,
+    pub(super) padding: Padding,
+}
+
+/// One way through the filters, from images of `input` height and width to images of `output`.
+#[derive(Clone, Copy)]
+struct Way {
+    geometry: Geometry,
+    input: (usize, usize),
+    output: (usize, usize),
+    /// From the gradient of the result to that of the argument.
+    back: bool,
+}
+
+impl Geometry {
+    pub(super) fn output(self, height: usize, width: usize) -> (usize, usize) {
+        let Self { kernel, stride, padding: p } = self;
+        let along = |size: usize| (size + stride).saturating_sub(kernel) / stride;
+        (along(height + p.top + p.bottom), along(width + p.left + p.right))
+    }
+}
+
+impl Way {
+    /// The input pixel under kernel position `part` at output pixel `(y, x)`; backwards, positions are in reverse.
+    fn source(self, y: usize, x: usize, part: usize) -> Option<(usize, usize)> {
+        let Geometry { kernel, stride, padding } = self.geometry;
+        let part = if self.back { kernel * kernel - 1 - part } else { part };
+        let along = |at: usize, offset: usize, padding: usize, size: usize| {
+            let at = match self.back {
+                false => (at * stride + offset).checked_sub(padding)?,
+                true => {
+                    let at = (at + padding).checked_sub(offset)?;
+                    if !at.is_multiple_of(stride) {
+                        return None;
+                    }
+                    at / stride
+                }
+            };
+            (at < size).then_some(at)
+        };
+        let (height, width) = self.input;
+        Some((
+            along(y, part / kernel, padding.top, height)?,
+            along(x, part % kernel, padding.left, width)?,
+        ))
+    }
+
+    /// Where each part of each of the output pixels `pixels` begins in `(batch, height, width, channels)`.
+    fn starts(self, pixels: std::ops::Range<usize>, channels: usize, starts: &mut Vec<Start>) {
+        starts.clear();
+        let ((height, width), (rows, columns)) = (self.input, self.output);
+        for part in 0..self.geometry.kernel.pow(2) {
+            starts.extend(pixels.clone().map(|pixel| {
+                let (image, pixel) = (pixel / (rows * columns), pixel % (rows * columns));
+                match self.source(pixel / columns, pixel % columns, part) {
+                    Some((y, x)) => Start::At(((image * height + y) * width + x) * channels),
+                    None => Start::Zeros,
+                }
+            }));
+        }
+    }
 }
 
 impl FrozenConv2d {
@@ -59,316 +138,192 @@ impl FrozenConv2d {
         bias: Option<Tensor>,
         stride: usize,
         padding: Padding,
+        precision: Precision,
     ) -> Result<Self> {
-        let (out_channels, _, kernel, width) = weight.dims4()?;
+        let (out_channels, in_channels, kernel, width) = weight.dims4()?;
         if kernel != width {
             bail!("a kernel of {kernel}×{width} is not square");
         }
-        let bias_values = match &bias {
-            Some(bias) if applies(bias) => bias.to_vec1()?,
-            Some(_) | None => vec![0.0; out_channels],
+        let geometry = Geometry { kernel, stride, padding };
+        let place = if applies(&weight) {
+            let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
+            let panels = pack(&values(&weight.contiguous()?)?, out_channels, in_channels, kernel);
+            let suits = precision == Precision::Fast
+                && Winograd::suits(geometry, in_channels, out_channels);
+            let winograd = suits.then(|| Winograd::new(in_channels, out_channels));
+            Place::Cpu { panels, bias, winograd }
+        } else {
+            let matrix = weight.permute((2, 3, 1, 0))?.contiguous()?;
+            Place::Elsewhere { matrix: matrix.reshape(((), out_channels))?, bias }
         };
-        let (rows, turned) = (OnceLock::new(), OnceLock::new());
-        Ok(Self(std::sync::Arc::new(Filters {
-            weight,
-            bias,
-            bias_values,
-            kernel,
-            stride,
-            padding,
-            rows,
-            turned,
-        })))
+        Ok(Self(Arc::new(Filters { geometry, in_channels, out_channels, place })))
     }
 
-    /// `(batch, in_channels, height, width)` → `(batch, out_channels, height', width')`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if applies(x) {
-            return x.contiguous()?.apply_op1(Convolve(self.clone()));
-        }
-        let Filters { weight, bias, stride, padding: p, .. } = &*self.0;
-        let x = x.pad_with_zeros(2, p.top, p.bottom)?.pad_with_zeros(3, p.left, p.right)?;
-        let y = x.conv2d(weight, 0, *stride, 1, 1)?;
-        match bias {
-            Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
-            None => Ok(y),
-        }
-    }
-}
-
-impl Filters {
-    fn rows(&self) -> Result<&[f32]> {
-        if self.rows.get().is_none() {
-            let _ = self.rows.set(self.weight.flatten_all()?.to_vec1()?);
-        }
-        Ok(self.rows.get().map_or(&[], Vec::as_slice))
+    /// `(batch, height, width, in_channels)` → `(batch, height', width', out_channels)`.
+    pub fn forward(&self, x: &Variable) -> Result<Variable> {
+        let y = self.convolve(x.tensor(), None)?;
+        let (conv, x) = (self.clone(), x);
+        let size = x.tensor().dims4()?;
+        Ok(Variable::derived(y, [x], move |dy, _| {
+            Ok([Some(conv.convolve_back(dy, (size.1, size.2))?)])
+        }))
     }
 
-    fn turned(&self) -> Result<&[f32]> {
-        if self.turned.get().is_none() {
-            let (o, i, k, _) = self.weight.dims4()?;
-            let (rows, area) = (self.rows()?, k * k);
-            let mut turned = vec![0.0; rows.len()];
-            for out in 0..o {
-                for input in 0..i {
-                    for position in 0..area {
-                        turned[(input * o + out) * area + area - 1 - position] =
-                            rows[(out * i + input) * area + position];
-                    }
-                }
+    /// [`Self::forward`] plus `other`, which has the shape of the result.
+    pub fn forward_add(&self, x: &Variable, other: &Variable) -> Result<Variable> {
+        let y = self.convolve(x.tensor(), Some(other.tensor()))?;
+        let (conv, size) = (self.clone(), x.tensor().dims4()?);
+        Ok(Variable::derived(y, [x, other], move |dy, [wanted, _]| {
+            let dx = wanted.then(|| conv.convolve_back(dy, (size.1, size.2))).transpose()?;
+            Ok([dx, Some(dy.clone())])
+        }))
+    }
+
+    fn convolve(&self, x: &Tensor, add: Option<&Tensor>) -> Result<Tensor> {
+        let Filters { geometry, in_channels, out_channels, .. } = *self.0;
+        let (batch, height, width, channels) = x.dims4()?;
+        if channels != in_channels {
+            bail!("an image of {channels} channels under filters that take {in_channels}");
+        }
+        let output = geometry.output(height, width);
+        let way = Way { geometry, input: (height, width), output, back: false };
+        let shape = (batch, output.0, output.1, out_channels);
+        let (panels, bias, winograd) = match &self.0.place {
+            Place::Cpu { panels, bias, winograd } => (panels, bias.as_deref(), winograd),
+            Place::Elsewhere { matrix, bias } => {
+                return elsewhere::convolve(x, matrix, bias.as_ref(), geometry, add);
             }
-            let _ = self.turned.set(turned);
-        }
-        Ok(self.turned.get().map_or(&[], Vec::as_slice))
-    }
-}
-
-/// The convolution on candle's tape.
-struct Convolve(FrozenConv2d);
-
-impl CustomOp1 for Convolve {
-    fn name(&self) -> &'static str {
-        "frozen-conv2d"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let filters = &*self.0.0;
-        let (batch, in_channels, height, width) = layout.shape().dims4()?;
-        let (out_channels, expected, _, _) = filters.weight.dims4()?;
-        if in_channels != expected {
-            bail!("an image of {in_channels} channels under filters of {expected}");
-        }
-        let frame = Frame {
-            channels: in_channels,
-            height,
-            width,
-            between: 1,
-            padding: filters.padding,
-            kernel: filters.kernel,
-            stride: filters.stride,
         };
-        let (rows, columns) = frame.output();
-        let y = convolve(
-            values(storage, layout)?,
-            batch,
-            &frame,
-            filters.rows()?,
-            Some(&filters.bias_values),
-            out_channels,
-        );
-        Ok((CpuStorage::F32(y), (batch, out_channels, rows, columns).into()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let (_, _, height, width) = x.dims4()?;
-        Ok(Some(gradient.contiguous()?.apply_op1_no_bwd(&ConvolveBack {
-            conv: self.0.clone(),
-            height,
-            width,
-        })?))
-    }
-}
-
-/// The gradient with respect to an input of `height × width`.
-struct ConvolveBack {
-    conv: FrozenConv2d,
-    height: usize,
-    width: usize,
-}
-
-impl CustomOp1 for ConvolveBack {
-    fn name(&self) -> &'static str {
-        "frozen-conv2d-back"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let filters = &*self.conv.0;
-        let (batch, out_channels, rows, columns) = layout.shape().dims4()?;
-        let (_, in_channels, kernel, _) = filters.weight.dims4()?;
-        let (stride, p) = (filters.stride, filters.padding);
-        let spread = |n: usize| (n - 1) * stride + 1;
-        let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
-        let frame = Frame {
-            channels: out_channels,
-            height: rows,
-            width: columns,
-            between: stride,
-            padding: Padding {
-                top,
-                bottom: self.height + kernel - 1 - top - spread(rows),
-                left,
-                right: self.width + kernel - 1 - left - spread(columns),
-            },
-            kernel,
-            stride: 1,
+        let x = x.contiguous()?;
+        let x = values(&x)?;
+        let other = add.map(|other| other.contiguous()).transpose()?;
+        let other = other.as_ref().map(values).transpose()?;
+        let add = Add {
+            per_column: bias,
+            matrix: other.as_ref().map(|other| (&**other, out_channels)),
+            present: false,
         };
-        let dx =
-            convolve(values(storage, layout)?, batch, &frame, filters.turned()?, None, in_channels);
-        Ok((CpuStorage::F32(dx), (batch, in_channels, self.height, self.width).into()))
+        let y = filled(batch * output.0 * output.1 * out_channels, |y| match winograd {
+            Some(winograd) if Winograd::pays(height, width) => {
+                let image = Image { batch, height, width };
+                winograd.forward(&x, image, panels.view(), add, y);
+            }
+            _ => direct(&x, batch, way, Right::Panels(panels.view()), channels, add, y),
+        });
+        tensor(y, shape)
+    }
+
+    /// From the gradient of the result to that of an image of `(height, width)`.
+    fn convolve_back(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+        let Filters { geometry, in_channels, .. } = *self.0;
+        let (batch, rows, columns, channels) = dy.dims4()?;
+        let (panels, winograd) = match &self.0.place {
+            Place::Cpu { panels, winograd, .. } => (panels, winograd),
+            Place::Elsewhere { matrix, .. } => {
+                return elsewhere::convolve_back(dy, matrix, geometry, (height, width));
+            }
+        };
+        let way = Way { geometry, input: (rows, columns), output: (height, width), back: true };
+        let dy = dy.contiguous()?;
+        let dy = values(&dy)?;
+        let dx = filled(batch * height * width * in_channels, |dx| match winograd {
+            Some(winograd) if Winograd::pays(height, width) => {
+                let image = Image { batch, height, width };
+                winograd.backward(&dy, image, panels.view(), dx);
+            }
+            _ => {
+                let positions = geometry.kernel * geometry.kernel;
+                let turned = Right::Turned { panels: panels.view(), positions };
+                direct(&dy, batch, way, turned, channels, Add::default(), dx);
+            }
+        });
+        tensor(dx, (batch, height, width, in_channels))
     }
 }
 
-/// How a kernel moves over an image.
-struct Frame {
-    channels: usize,
-    height: usize,
-    width: usize,
-    /// Distance of the image's pixels in the padded one: 1, or a stride that is taken back.
-    between: usize,
-    padding: Padding,
-    kernel: usize,
-    stride: usize,
+/// `(out, in, kernel, kernel)` → panels `(kernel² · in, out)`.
+fn pack(weight: &[f32], out_channels: usize, in_channels: usize, kernel: usize) -> Panels {
+    let area = kernel * kernel;
+    Panels::filled(area * in_channels, out_channels, |index, panel| {
+        let (panel, _) = panel.as_chunks_mut::<PANEL>();
+        let lanes = PANEL.min(out_channels - index * PANEL);
+        let filter = area * in_channels;
+        let filters = &weight[index * PANEL * filter..][..lanes * filter];
+        for channel in 0..in_channels {
+            for position in 0..area {
+                let row = &mut panel[position * in_channels + channel];
+                for (value, filter) in row.iter_mut().zip(filters.chunks_exact(filter)) {
+                    *value = filter[channel * area + position];
+                }
+                row[lanes..].fill(0.0);
+            }
+        }
+    })
 }
 
-impl Frame {
-    /// Height and width with padding.
-    fn padded(&self) -> (usize, usize) {
-        let p = self.padding;
-        let spread = |n: usize| (n - 1) * self.between + 1;
-        (spread(self.height) + p.top + p.bottom, spread(self.width) + p.left + p.right)
-    }
-
-    fn output(&self) -> (usize, usize) {
-        let (height, width) = self.padded();
-        ((height - self.kernel) / self.stride + 1, (width - self.kernel) / self.stride + 1)
-    }
-
-    /// Whether output pixels are the input's own.
-    fn is_pointwise(&self) -> bool {
-        self.kernel == 1
-            && self.stride == 1
-            && self.between == 1
-            && self.padding == Padding::same(0)
-    }
-}
-
-/// All images under all filters, `(batch, filters, pixels)`: a product for each tile of each image.
-fn convolve(
+/// Multiplies the pixels under each kernel position, where they lie, by that position's filters.
+fn direct(
     x: &[f32],
     batch: usize,
-    frame: &Frame,
-    filters: &[f32],
-    bias: Option<&[f32]>,
-    count: usize,
-) -> Vec<f32> {
-    let (height, width) = frame.output();
-    let pixels = height * width;
-    let image = frame.channels * frame.height * frame.width;
-    let depth = frame.channels * frame.kernel * frame.kernel;
-    let tiles = pixels.div_ceil(PIXELS);
-    // Filters are shared out only where an image is a single small tile: each part gathers the pixels anew.
-    let parts = if tiles == 1 && count >= 4 * FILTERS { count.div_ceil(FILTERS * 4) } else { 1 };
-    let per_part = count.div_ceil(parts);
-    let task = |index: usize, out: Shared| {
-        let (part, rest) = (index % parts, index / parts);
-        let (tile, row) = (rest % tiles, rest / tiles);
-        let first = tile * PIXELS;
-        let width_of_tile = PIXELS.min(pixels - first);
-        let x = &x[row * image..(row + 1) * image];
-        let panels = if frame.is_pointwise() {
-            Panels::from_rows(&x[first..], pixels, depth, width_of_tile)
-        } else {
-            gather(x, frame, first, width_of_tile)
-        };
-        let from = part * per_part;
-        let rows = per_part.min(count - from);
-        let left =
-            Left { data: &filters[from * depth..], rows, row_stride: depth, depth_stride: 1 };
-        let add = bias.map_or(Add::Nothing, |bias| Add::PerRow(&bias[from..]));
-        let place = (row * count + from) * pixels + first;
-        // SAFETY: each task has rows and columns of `y` to itself, and they lie inside it.
-        unsafe { multiply_into(left, &panels, add, out.at(place), pixels) };
+    way: Way,
+    filters: Right<'_>,
+    channels: usize,
+    add: Add<'_>,
+    y: &mut [f32],
+) {
+    let Geometry { kernel, stride, padding } = way.geometry;
+    if kernel == 1 && stride == 1 && padding == Padding::same(0) {
+        return multiply_rows(x, filters, add, y);
+    }
+    let (pixels, width) = (batch * way.output.0 * way.output.1, filters.width());
+    let depth = kernel * kernel * channels;
+    let threads = rayon::current_num_threads();
+    let small = pixels * width * depth < 1 << 19 || threads == 1;
+    let pixels_of_task = match filters {
+        Right::Panels(_) => PIXELS,
+        Right::Turned { .. } => 4 * PIXELS,
     };
-    let tasks = batch * tiles * parts;
-    let is_small = batch * pixels * count * depth < 200_000;
-    filled(batch * count * pixels, |y| {
-        let out = Shared::new(y);
-        if is_small {
-            (0..tasks).for_each(|index| task(index, out));
-        } else {
-            (0..tasks).into_par_iter().for_each(|index| task(index, out));
-        }
-    })
-}
-
-/// Copies a row's part of a panel: small images have rows of 4 and 8, which are no work for a call.
-#[inline(always)]
-fn copy_run(from: &[f32], to: &mut [f32]) {
-    match from.len() {
-        4 => to[..4].copy_from_slice(&from[..4]),
-        8 => to[..8].copy_from_slice(&from[..8]),
-        _ => to.copy_from_slice(from),
-    }
-}
-
-/// The pixels under the kernel for output pixels `first..first + count`, as panels of depth `channels · kernel²`.
-fn gather(x: &[f32], frame: &Frame, first: usize, count: usize) -> Panels {
-    let Frame { channels, height, width, between, padding, kernel, stride } = *frame;
-    let (_, out_width) = frame.output();
-    let (_, padded_width) = frame.padded();
-    // Only the rows that these pixels see are padded out.
-    let first_row = first / out_width * stride;
-    let last_row = (first + count - 1) / out_width * stride + kernel;
-    let band = (last_row - first_row) * padded_width;
-    let mut padded = vec![0.0; channels * band];
-    for channel in 0..channels {
-        for row in first_row..last_row {
-            let Some(from) = row.checked_sub(padding.top).filter(|from| from % between == 0) else {
-                continue;
-            };
-            let from = from / between;
-            if from >= height {
-                continue;
-            }
-            let source = &x[(channel * height + from) * width..][..width];
-            let start = channel * band + (row - first_row) * padded_width + padding.left;
-            if between == 1 {
-                padded[start..start + width].copy_from_slice(source);
+    let pixel_tasks = pixels.div_ceil(pixels_of_task);
+    let wanted = if small { 1 } else { (4 * threads).div_ceil(pixel_tasks) };
+    let columns_of_task = width.div_ceil(wanted).next_multiple_of(TILE);
+    let column_tasks = width.div_ceil(columns_of_task);
+    let place = Shared::new(y);
+    let task = |task: usize| {
+        let (first, column) =
+            (task / column_tasks * pixels_of_task, task % column_tasks * columns_of_task);
+        let range = first..pixels.min(first + pixels_of_task);
+        let columns = column..width.min(column + columns_of_task);
+        let matrix = add.matrix.map(|(values, stride)| (&values[first * stride..], stride));
+        let add = Add { matrix, ..add };
+        let rows = range.len();
+        let mut starts = Vec::with_capacity(kernel * kernel * rows);
+        way.starts(range, channels, &mut starts);
+        let y = place.at(first * width);
+        // SAFETY: tasks write to different pixels or columns of `y`, all inside it.
+        unsafe {
+            if channels < FEW_CHANNELS {
+                let gathered = gather(x, &starts, rows, channels);
+                multiply_into(Left::rows(&gathered, depth), filters, add, columns, y, width);
             } else {
-                for (column, &value) in source.iter().enumerate() {
-                    padded[start + column * between] = value;
-                }
+                let parts = Left::Parts { data: x, starts: &starts, rows, length: channels };
+                multiply_into(parts, filters, add, columns, y, width);
+            }
+        }
+    };
+    let tasks = pixel_tasks * column_tasks;
+    if small { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().for_each(task) }
+}
+
+/// Copies the parts of each row next to each other.
+fn gather(x: &[f32], starts: &[Start], rows: usize, channels: usize) -> Vec<f32> {
+    let parts = starts.len() / rows;
+    let mut gathered = vec![0.0; starts.len() * channels];
+    for (row, to) in gathered.chunks_exact_mut(parts * channels).enumerate() {
+        for (part, to) in to.chunks_exact_mut(channels).enumerate() {
+            if let Start::At(start) = starts[part * rows + row] {
+                to.copy_from_slice(&x[start..start + channels]);
             }
         }
     }
-
-    Panels::filled(channels * kernel * kernel, count, |panel, to| {
-        let lanes = PANEL.min(count - panel * PANEL);
-        // Where each lane's kernel begins, and runs of lanes that lie side by side.
-        let mut runs: Vec<(usize, usize, usize)> = Vec::with_capacity(4);
-        for lane in 0..lanes {
-            let pixel = first + panel * PANEL + lane;
-            let place = (pixel / out_width * stride - first_row) * padded_width
-                + pixel % out_width * stride;
-            match runs.last_mut() {
-                Some((start, from, length))
-                    if stride == 1 && *from + *length == place && *start + *length == lane =>
-                {
-                    *length += 1;
-                }
-                Some(_) | None => runs.push((lane, place, 1)),
-            }
-        }
-        if lanes < PANEL {
-            to.fill(0.0);
-        }
-        let mut k = 0;
-        for channel in 0..channels {
-            for ky in 0..kernel {
-                for kx in 0..kernel {
-                    let offset = channel * band + ky * padded_width + kx;
-                    let to = &mut to[k * PANEL..(k + 1) * PANEL];
-                    if let [(0, from, PANEL)] = runs[..] {
-                        to.copy_from_slice(&padded[offset + from..offset + from + PANEL]);
-                    } else {
-                        for &(start, from, length) in &runs {
-                            let from = &padded[offset + from..offset + from + length];
-                            copy_run(from, &mut to[start..start + length]);
-                        }
-                    }
-                    k += 1;
-                }
-            }
-        }
-    })
+    gathered
 }

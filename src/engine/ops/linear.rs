@@ -1,115 +1,151 @@
-//! Matrix product with a frozen matrix.
+//! Matrix products with a frozen matrix, and of two tensors.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::{Result, Tensor, bail};
 
-use super::cpu::{applies, filled, values};
-use super::product::{Add, Left, Panels, multiply};
-
-/// Rows of one task.
-const ROWS: usize = 64;
+use super::cpu::{applies, filled, tensor, values};
+use super::product::{Add, Panels, Right, multiply_rows, pack_columns};
+use crate::engine::autograd::Variable;
 
 /// `x Wᵀ + b` whose `W` and `b` take no gradient; `dx = dy W`.
 #[derive(Clone)]
 pub struct FrozenLinear(Arc<Matrix>);
 
 struct Matrix {
-    /// `(out_features, in_features)`.
-    weight: Tensor,
-    bias: Option<Tensor>,
-    bias_values: Option<Vec<f32>>,
-    /// `Wᵀ` and, for the gradient, `W`, packed for the CPU when first used.
-    packed: OnceLock<Panels>,
-    packed_back: OnceLock<Panels>,
+    in_features: usize,
+    out_features: usize,
+    place: Place,
+}
+
+/// The matrix, where it is used.
+enum Place {
+    Cpu {
+        /// `Wᵀ`, `(in_features, out_features)`.
+        panels: Panels,
+        bias: Option<Vec<f32>>,
+    },
+    Elsewhere {
+        /// `W`, `(out_features, in_features)`.
+        weight: Tensor,
+        bias: Option<Tensor>,
+    },
 }
 
 impl FrozenLinear {
     /// - `weight`: `(out_features, in_features)`
     /// - `bias`: `(out_features,)`
     pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let bias_values = match &bias {
-            Some(bias) if applies(bias) => Some(bias.to_vec1()?),
-            Some(_) | None => None,
+        let (out_features, in_features) = weight.dims2()?;
+        let place = if applies(&weight) {
+            let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
+            let weight = weight.contiguous()?;
+            let weight = values(&weight)?;
+            let weight: &[f32] = &weight;
+            let panels = Panels::filled(in_features, out_features, |index, panel| {
+                pack_columns(weight, in_features, in_features, out_features, index, panel);
+            });
+            Place::Cpu { panels, bias }
+        } else {
+            Place::Elsewhere { weight, bias }
         };
-        let (packed, packed_back) = (OnceLock::new(), OnceLock::new());
-        Ok(Self(Arc::new(Matrix { weight, bias, bias_values, packed, packed_back })))
+        Ok(Self(Arc::new(Matrix { in_features, out_features, place })))
     }
 
     /// `(…, in_features)` → `(…, out_features)`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if applies(x) {
-            return x.contiguous()?.apply_op1(Multiply { linear: self.clone(), back: false });
+    pub fn forward(&self, x: &Variable) -> Result<Variable> {
+        let y = self.multiply(x.tensor(), None)?;
+        let linear = self.clone();
+        Ok(Variable::derived(y, [x], move |dy, _| Ok([Some(linear.multiply_back(dy)?)])))
+    }
+
+    /// [`Self::forward`] plus `other`, which has the shape of the result.
+    pub fn forward_add(&self, x: &Variable, other: &Variable) -> Result<Variable> {
+        let y = self.multiply(x.tensor(), Some(other.tensor()))?;
+        let linear = self.clone();
+        Ok(Variable::derived(y, [x, other], move |dy, [wanted, _]| {
+            let dx = wanted.then(|| linear.multiply_back(dy)).transpose()?;
+            Ok([dx, Some(dy.clone())])
+        }))
+    }
+
+    fn multiply(&self, x: &Tensor, add: Option<&Tensor>) -> Result<Tensor> {
+        let Matrix { in_features, out_features, place } = &*self.0;
+        let shape = replace_last(x, *in_features, *out_features)?;
+        match place {
+            Place::Cpu { panels, bias } => {
+                let x = x.contiguous()?;
+                let other = add.map(|other| other.contiguous()).transpose()?;
+                let other = other.as_ref().map(values).transpose()?;
+                let add = Add {
+                    per_column: bias.as_deref(),
+                    matrix: other.as_ref().map(|other| (&**other, *out_features)),
+                    present: false,
+                };
+                let mut y = filled(shape.iter().product(), |_| {});
+                multiply_rows(&values(&x)?, Right::Panels(panels.view()), add, &mut y);
+                tensor(y, shape)
+            }
+            Place::Elsewhere { weight, bias } => {
+                let y = x.reshape(((), *in_features))?.matmul(&weight.t()?)?;
+                let y = match bias {
+                    Some(bias) => y.broadcast_add(bias)?,
+                    None => y,
+                };
+                let y = y.reshape(shape)?;
+                match add {
+                    Some(other) => y + other,
+                    None => Ok(y),
+                }
+            }
         }
-        let mut shape = x.dims().to_vec();
-        let width = shape.pop().unwrap_or(0);
-        let y = x.reshape(((), width))?.matmul(&self.0.weight.t()?)?;
-        let y = match &self.0.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        shape.push(self.0.weight.dim(0)?);
-        y.reshape(shape)
+    }
+
+    fn multiply_back(&self, dy: &Tensor) -> Result<Tensor> {
+        let Matrix { in_features, out_features, place } = &*self.0;
+        let shape = replace_last(dy, *out_features, *in_features)?;
+        match place {
+            Place::Cpu { panels, .. } => {
+                let dy = dy.contiguous()?;
+                let turned = Right::Turned { panels: panels.view(), positions: 1 };
+                let mut dx = filled(shape.iter().product(), |_| {});
+                multiply_rows(&values(&dy)?, turned, Add::default(), &mut dx);
+                tensor(dx, shape)
+            }
+            Place::Elsewhere { weight, .. } => {
+                dy.reshape(((), *out_features))?.matmul(weight)?.reshape(shape)
+            }
+        }
     }
 }
 
-/// The product on candle's tape: `x Wᵀ + b`, or with `back` the gradient's `dy W`.
-struct Multiply {
-    linear: FrozenLinear,
-    back: bool,
+/// `a b`, of matrices `(rows, depth)` and `(depth, columns)`, either of which may be a transposed view.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !applies(a) || !applies(b) {
+        return a.contiguous()?.matmul(&b.contiguous()?);
+    }
+    let ((rows, depth), (other, width)) = (a.dims2()?, b.dims2()?);
+    if depth != other {
+        bail!("a matrix of {depth} columns does not multiply one of {other} rows");
+    }
+    let a = a.contiguous()?;
+    let panels = if b.is_contiguous() {
+        Panels::from_rows(&values(b)?, width, depth, width)
+    } else {
+        let b = b.t()?.contiguous()?; // (columns, depth)
+        Panels::from_columns(&values(&b)?, depth, depth, width)
+    };
+    let mut c = filled(rows * width, |_| {});
+    multiply_rows(&values(&a)?, Right::Panels(panels.view()), Add::default(), &mut c);
+    tensor(c, (rows, width))
 }
 
-impl CustomOp1 for Multiply {
-    fn name(&self) -> &'static str {
-        "frozen-linear"
+/// The shape of `x` with `to` in place of its last dimension, which must be `from`.
+fn replace_last(x: &Tensor, from: usize, to: usize) -> Result<Vec<usize>> {
+    let mut shape = x.dims().to_vec();
+    match shape.last_mut() {
+        Some(last) if *last == from => *last = to,
+        Some(_) | None => bail!("rows of {:?} under a matrix that takes {from}", x.dims()),
     }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let matrix = &*self.linear.0;
-        let (out_features, in_features) = matrix.weight.dims2()?;
-        let (depth, width) =
-            if self.back { (out_features, in_features) } else { (in_features, out_features) };
-        let mut shape = layout.dims().to_vec();
-        match shape.last_mut() {
-            Some(last) if *last == depth => *last = width,
-            Some(_) | None => {
-                bail!("rows of {:?} under a matrix that takes {depth}", layout.dims())
-            }
-        }
-        let x = values(storage, layout)?;
-        let packed = if self.back { &matrix.packed_back } else { &matrix.packed };
-        if packed.get().is_none() {
-            let weight: Vec<f32> = matrix.weight.flatten_all()?.to_vec1()?;
-            let panels = match self.back {
-                false => Panels::from_columns(&weight, in_features, depth, width),
-                true => Panels::from_rows(&weight, in_features, depth, width),
-            };
-            let _ = packed.set(panels);
-        }
-        let Some(panels) = packed.get() else { bail!("the packed matrix is gone") };
-        let add = match &matrix.bias_values {
-            Some(bias) if !self.back => Add::PerColumn(bias),
-            Some(_) | None => Add::Nothing,
-        };
-
-        let rows = x.len() / depth;
-        let task = |(y, x): (&mut [f32], &[f32])| {
-            let left = Left { data: x, rows: x.len() / depth, row_stride: depth, depth_stride: 1 };
-            multiply(left, panels, add, y, width);
-        };
-        let y = filled(rows * width, |y| {
-            if rows * depth * width < 200_000 {
-                task((y, x));
-            } else {
-                y.par_chunks_mut(ROWS * width).zip(x.par_chunks(ROWS * depth)).for_each(task);
-            }
-        });
-        Ok((CpuStorage::F32(y), shape.into()))
-    }
-
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let back = Self { linear: self.linear.clone(), back: true };
-        Ok(Some(gradient.contiguous()?.apply_op1_no_bwd(&back)?))
-    }
+    Ok(shape)
 }

@@ -2,10 +2,17 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, CustomOp1, CustomOp2, D, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{applies, filled, sigmoid, sum_of, sum_of_pairs, values, vectorized};
+use super::cpu::{applies, filled, sigmoid, sum_of, sum_of_pairs, tensor, values, vectorized};
+use super::elsewhere;
+use crate::engine::autograd::Variable;
+
+/// Pixels whose sums are taken together.
+const PIXELS: usize = 256;
+/// Rows of one task.
+const ROWS: usize = 32;
 
 /// Normalises groups of channels of an image, then scales and shifts each channel.
 ///
@@ -42,29 +49,234 @@ impl GroupNorm {
         Ok(Self(Scale::new(weight, bias, groups, eps)?))
     }
 
-    /// `(batch, channels, height, width)` → the same shape.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if applies(x) {
-            return x.contiguous()?.apply_op1(Normalize {
-                scale: self.0.clone(),
-                over: Over::Groups { silu: false },
-            });
-        }
-        let shape = x.dims().to_vec();
-        let flat = x.reshape((shape[0], self.0.groups, ()))?;
-        let y = normalize_last_dim(&flat, self.0.eps)?.reshape(shape)?;
-        y.broadcast_mul(&self.0.weight.reshape((1, (), 1, 1))?)?
-            .broadcast_add(&self.0.bias.reshape((1, (), 1, 1))?)
+    /// `(batch, height, width, channels)` → the same shape.
+    pub fn forward(&self, x: &Variable) -> Result<Variable> {
+        self.apply(x, None, false)
     }
 
     /// [`Self::forward`] followed by SiLU, in one pass.
-    pub fn forward_silu(&self, x: &Tensor) -> Result<Tensor> {
-        if applies(x) {
-            return x
-                .contiguous()?
-                .apply_op1(Normalize { scale: self.0.clone(), over: Over::Groups { silu: true } });
+    pub fn forward_silu(&self, x: &Variable) -> Result<Variable> {
+        self.apply(x, None, true)
+    }
+
+    /// [`Self::forward_silu`] of `x` plus one number per image and channel.
+    ///
+    /// - `shift`: `(batch, channels)`, takes no gradient
+    pub fn forward_shifted_silu(&self, x: &Variable, shift: &Tensor) -> Result<Variable> {
+        self.apply(x, Some(shift), true)
+    }
+
+    fn apply(&self, x: &Variable, shift: Option<&Tensor>, silu: bool) -> Result<Variable> {
+        let Scale { weight, bias, groups, eps, .. } = &*self.0;
+        if !applies(x.tensor()) {
+            return elsewhere::group_norm(x, shift, (weight, bias), (*groups, *eps), silu);
         }
-        super::silu(&self.forward(x)?)
+        let (batch, height, width, channels) = x.tensor().dims4()?;
+        let size = height * width * channels;
+        let input = x.tensor().contiguous()?;
+        let shifts: Vec<f32> = match shift {
+            Some(shift) => shift.flatten_all()?.to_vec1()?,
+            None => vec![0.0; batch * channels],
+        };
+        let mut all = vec![PerChannel::default(); batch];
+        let y = {
+            let input = values(&input)?;
+            let input: &[f32] = &input;
+            filled(input.len(), |y| {
+                y.par_chunks_mut(size)
+                    .zip(input.par_chunks(size))
+                    .zip(shifts.par_chunks(channels))
+                    .zip(all.par_iter_mut())
+                    .for_each(|(((y, x), shift), per_channel)| {
+                        *per_channel = self.0.per_channel(x, shift);
+                        let chunk = PIXELS * channels;
+                        y.par_chunks_mut(chunk)
+                            .zip(x.par_chunks(chunk))
+                            .for_each(|(y, x)| scale_pixels(x, y, per_channel, silu));
+                    });
+            })
+        };
+        let (y, scale) = (tensor(y, x.tensor().shape())?, self.0.clone());
+        Ok(Variable::derived(y, [x], move |dy, _| {
+            let dy = dy.contiguous()?;
+            let (x, dy) = (values(&input)?, values(&dy)?);
+            let (x, dy): (&[f32], &[f32]) = (&x, &dy);
+            let dx = filled(x.len(), |dx| {
+                dx.par_chunks_mut(size)
+                    .zip(x.par_chunks(size))
+                    .zip(dy.par_chunks(size))
+                    .zip(all.par_iter())
+                    .for_each(|(((dx, x), dy), c)| scale.image_gradient(x, dy, dx, c, silu));
+            });
+            Ok([Some(tensor(dx, input.shape())?)])
+        }))
+    }
+}
+
+/// What turns one image's `x` into `x̂ = x · rstd + offset` and `z = x · factor + shift`, for each channel.
+#[derive(Clone, Default)]
+struct PerChannel {
+    rstd: Vec<f32>,
+    offset: Vec<f32>,
+    factor: Vec<f32>,
+    shift: Vec<f32>,
+}
+
+impl Scale {
+    fn per_channel(&self, x: &[f32], shift: &[f32]) -> PerChannel {
+        let channels = shift.len();
+        let per_group = channels / self.groups;
+        let count = (x.len() / channels * per_group) as f64;
+        let of_groups = |per_channel: Vec<f64>| -> Vec<f64> {
+            per_channel
+                .chunks_exact(per_group)
+                .map(|group| group.iter().sum::<f64>() / count)
+                .collect()
+        };
+        let pixels = (x.len() / channels) as f64;
+        let mut sums = add_chunks(x, channels, sum_pixels);
+        sums.iter_mut().zip(shift).for_each(|(sum, shift)| *sum += pixels * f64::from(*shift));
+        let means = of_groups(sums);
+        // Each channel's distance from its group's mean.
+        let away: Vec<f32> = shift
+            .iter()
+            .enumerate()
+            .map(|(channel, shift)| (f64::from(*shift) - means[channel / per_group]) as f32)
+            .collect();
+        let squares = add_chunks(x, channels, |x, sums| sum_squares(x, &away, sums));
+        let variances = of_groups(squares);
+
+        let rstds: Vec<f32> =
+            variances.iter().map(|variance| (1.0 / (variance + self.eps).sqrt()) as f32).collect();
+        let rstd: Vec<f32> = (0..channels).map(|channel| rstds[channel / per_group]).collect();
+        let offset: Vec<f32> = away.iter().zip(&rstd).map(|(away, rstd)| away * rstd).collect();
+        let factor = rstd.iter().zip(&self.weights).map(|(rstd, weight)| rstd * weight).collect();
+        let shifts = offset.iter().zip(&self.weights).zip(&self.biases);
+        let shift = shifts.map(|((offset, weight), bias)| offset * weight + bias).collect();
+        PerChannel { rstd, offset, factor, shift }
+    }
+
+    /// `g` into `dx`, then its means over each group, then `dx` itself.
+    fn image_gradient(&self, x: &[f32], dy: &[f32], dx: &mut [f32], c: &PerChannel, silu: bool) {
+        let channels = c.rstd.len();
+        let (per_group, chunk) = (channels / self.groups, PIXELS * channels);
+        let count = (x.len() / channels * per_group) as f64;
+        let sums: Vec<[Vec<f32>; 2]> = dx
+            .par_chunks_mut(chunk)
+            .zip(x.par_chunks(chunk))
+            .zip(dy.par_chunks(chunk))
+            .map(|((dx, x), dy)| {
+                let (mut sum, mut product) = (vec![0.0; channels], vec![0.0; channels]);
+                pull_pixels(x, dy, dx, c, &self.weights, (&mut sum, &mut product), silu);
+                [sum, product]
+            })
+            .collect();
+        let mean = |part: usize| -> Vec<f32> {
+            let mut sums_of_groups = vec![0.0f64; self.groups];
+            for chunk in &sums {
+                for (group, values) in chunk[part].chunks_exact(per_group).enumerate() {
+                    sums_of_groups[group] += values.iter().map(|x| f64::from(*x)).sum::<f64>();
+                }
+            }
+            let mean = |channel: usize| (sums_of_groups[channel / per_group] / count) as f32;
+            (0..channels).map(mean).collect()
+        };
+        let (mean_g, mean_gx) = (mean(0), mean(1));
+        dx.par_chunks_mut(chunk)
+            .zip(x.par_chunks(chunk))
+            .for_each(|(dx, x)| centre_pixels(x, dx, c, &mean_g, &mean_gx));
+    }
+}
+
+/// Sums over pixels per channel, in f32 within a chunk and in f64 over the chunks.
+fn add_chunks(x: &[f32], channels: usize, sum: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f64> {
+    let chunk = PIXELS * channels;
+    let of_chunk = |x: &[f32]| {
+        let mut sums = vec![0.0; channels];
+        sum(x, &mut sums);
+        sums
+    };
+    let chunks: Vec<Vec<f32>> = x.par_chunks(chunk).map(of_chunk).collect();
+    let mut sums = vec![0.0; channels];
+    for chunk in chunks {
+        sums.iter_mut().zip(chunk).for_each(|(sum, x)| *sum += f64::from(x));
+    }
+    sums
+}
+
+vectorized! {
+    fn sum_pixels(x: &[f32], sums: &mut [f32]) {
+        for x in x.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+        }
+    }
+}
+
+vectorized! {
+    fn sum_squares(x: &[f32], away: &[f32], sums: &mut [f32]) {
+        for x in x.chunks_exact(sums.len()) {
+            for ((sum, x), away) in sums.iter_mut().zip(x).zip(away) {
+                let distance = x + away;
+                *sum += distance * distance;
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn scale_pixels(x: &[f32], y: &mut [f32], c: &PerChannel, silu: bool) {
+        let channels = c.factor.len();
+        for (y, x) in y.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+            let parts = y.iter_mut().zip(x).zip(&c.factor).zip(&c.shift);
+            if silu {
+                for (((y, x), factor), shift) in parts {
+                    let z = x * factor + shift;
+                    *y = z * sigmoid(z);
+                }
+            } else {
+                parts.for_each(|(((y, x), factor), shift)| *y = x * factor + shift);
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `g` of each pixel into `dx`, and the sums of `g` and of `g x̂` per channel.
+    fn pull_pixels(x: &[f32], dy: &[f32], dx: &mut [f32], c: &PerChannel, weights: &[f32], sums: (&mut [f32], &mut [f32]), silu: bool) {
+        let channels = weights.len();
+        let (sum, product) = sums;
+        let rows = dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).zip(dy.chunks_exact(channels));
+        for ((dx, x), dy) in rows {
+            if silu {
+                for ((((dx, x), dy), weight), (factor, shift)) in
+                    dx.iter_mut().zip(x).zip(dy).zip(weights).zip(c.factor.iter().zip(&c.shift))
+                {
+                    let z = x * factor + shift;
+                    let s = sigmoid(z);
+                    *dx = weight * dy * s * (1.0 + z * (1.0 - s));
+                }
+            } else {
+                dx.iter_mut().zip(dy).zip(weights).for_each(|((dx, dy), weight)| *dx = weight * dy);
+            }
+            for ((((sum, product), g), x), (rstd, offset)) in
+                sum.iter_mut().zip(product.iter_mut()).zip(&*dx).zip(x).zip(c.rstd.iter().zip(&c.offset))
+            {
+                *sum += g;
+                *product += g * (x * rstd + offset);
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn centre_pixels(x: &[f32], dx: &mut [f32], c: &PerChannel, mean_g: &[f32], mean_gx: &[f32]) {
+        let channels = mean_g.len();
+        for (dx, x) in dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+            let parts = dx.iter_mut().zip(x).zip(mean_g).zip(mean_gx).zip(c.rstd.iter().zip(&c.offset));
+            for ((((dx, x), mean_g), mean_gx), (rstd, offset)) in parts {
+                *dx = rstd * (*dx - mean_g - (x * rstd + offset) * mean_gx);
+            }
+        }
     }
 }
 
@@ -75,157 +287,36 @@ impl LayerNorm {
     }
 
     /// `(…, dim)` → the same shape.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if applies(x) {
-            return x
-                .contiguous()?
-                .apply_op1(Normalize { scale: self.0.clone(), over: Over::LastDim });
+    pub fn forward(&self, x: &Variable) -> Result<Variable> {
+        let Scale { weight, bias, eps, weights, biases, .. } = &*self.0;
+        if !applies(x.tensor()) {
+            return elsewhere::layer_norm(x, (weight, bias), *eps);
         }
-        normalize_last_dim(x, self.0.eps)?
-            .broadcast_mul(&self.0.weight)?
-            .broadcast_add(&self.0.bias)
+        let eps = *eps as f32;
+        let input = x.tensor().contiguous()?;
+        let rows = ROWS * weights.len();
+        let y = {
+            let input = values(&input)?;
+            let input: &[f32] = &input;
+            filled(input.len(), |y| {
+                y.par_chunks_mut(rows)
+                    .zip(input.par_chunks(rows))
+                    .for_each(|(y, x)| normalize_rows(x, y, weights, biases, eps));
+            })
+        };
+        let (y, scale) = (tensor(y, input.shape())?, self.0.clone());
+        Ok(Variable::derived(y, [x], move |dy, _| {
+            let dy = dy.contiguous()?;
+            let (x, dy) = (values(&input)?, values(&dy)?);
+            let (x, dy): (&[f32], &[f32]) = (&x, &dy);
+            let dx = filled(x.len(), |dx| {
+                let parts =
+                    dx.par_chunks_mut(rows).zip(x.par_chunks(rows)).zip(dy.par_chunks(rows));
+                parts.for_each(|((dx, x), dy)| rows_gradient(x, dy, dx, &scale.weights, eps));
+            });
+            Ok([Some(tensor(dx, input.shape())?)])
+        }))
     }
-}
-
-fn normalize_last_dim(x: &Tensor, eps: f64) -> Result<Tensor> {
-    let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-    let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-    centred.broadcast_div(&(variance + eps)?.sqrt()?)
-}
-
-/// What is normalised together.
-#[derive(Clone, Copy)]
-enum Over {
-    Groups { silu: bool },
-    LastDim,
-}
-
-/// The normalisation on candle's tape.
-struct Normalize {
-    scale: Arc<Scale>,
-    over: Over,
-}
-
-/// Its gradient, from the input and the incoming gradient.
-struct NormalizeBack {
-    scale: Arc<Scale>,
-    over: Over,
-}
-
-impl CustomOp1 for Normalize {
-    fn name(&self) -> &'static str {
-        "frozen-norm"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values(storage, layout)?;
-        let y = filled(x.len(), |y| {
-            let Scale { weights, biases, groups, eps, .. } = &*self.scale;
-            let (groups, eps) = (*groups, *eps as f32);
-            match self.over {
-                Over::Groups { silu } => {
-                    let (pixels, per_group) = (pixels_of(layout), weights.len() / groups);
-                    let size = per_group * pixels;
-                    y.par_chunks_mut(size).zip(x.par_chunks(size)).enumerate().for_each(
-                        |(index, (y, x))| {
-                            let first = index % groups * per_group;
-                            let range = first..first + per_group;
-                            normalize_group(
-                                x,
-                                y,
-                                Channels {
-                                    weights: &weights[range.clone()],
-                                    biases: &biases[range],
-                                    pixels,
-                                    eps,
-                                    silu,
-                                },
-                            );
-                        },
-                    );
-                }
-                Over::LastDim => {
-                    let dim = weights.len();
-                    let rows = 32 * dim;
-                    y.par_chunks_mut(rows)
-                        .zip(x.par_chunks(rows))
-                        .for_each(|(y, x)| normalize_rows(x, y, weights, biases, eps));
-                }
-            }
-        });
-        Ok((CpuStorage::F32(y), layout.shape().clone()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let back = NormalizeBack { scale: self.scale.clone(), over: self.over };
-        Ok(Some(x.apply_op2_no_bwd(&gradient.contiguous()?, &back)?))
-    }
-}
-
-impl CustomOp2 for NormalizeBack {
-    fn name(&self) -> &'static str {
-        "frozen-norm-back"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        gradient: &CpuStorage,
-        gradient_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, dy) = (values(x, x_layout)?, values(gradient, gradient_layout)?);
-        let dx = filled(x.len(), |dx| {
-            let Scale { weights, biases, groups, eps, .. } = &*self.scale;
-            let (groups, eps) = (*groups, *eps as f32);
-            match self.over {
-                Over::Groups { silu } => {
-                    let (pixels, per_group) = (pixels_of(x_layout), weights.len() / groups);
-                    let size = per_group * pixels;
-                    let parts =
-                        dx.par_chunks_mut(size).zip(x.par_chunks(size)).zip(dy.par_chunks(size));
-                    parts.enumerate().for_each(|(index, ((dx, x), dy))| {
-                        let first = index % groups * per_group;
-                        let range = first..first + per_group;
-                        group_gradient(
-                            x,
-                            dy,
-                            dx,
-                            Channels {
-                                weights: &weights[range.clone()],
-                                biases: &biases[range],
-                                pixels,
-                                eps,
-                                silu,
-                            },
-                        );
-                    });
-                }
-                Over::LastDim => {
-                    let rows = 32 * weights.len();
-                    let parts =
-                        dx.par_chunks_mut(rows).zip(x.par_chunks(rows)).zip(dy.par_chunks(rows));
-                    parts.for_each(|((dx, x), dy)| rows_gradient(x, dy, dx, weights, eps));
-                }
-            }
-        });
-        Ok((CpuStorage::F32(dx), x_layout.shape().clone()))
-    }
-}
-
-/// Pixels of one channel of `(batch, channels, …)`.
-fn pixels_of(layout: &Layout) -> usize {
-    layout.dims()[2..].iter().product()
-}
-
-/// The channels of one group.
-#[derive(Clone, Copy)]
-struct Channels<'a> {
-    weights: &'a [f32],
-    biases: &'a [f32],
-    pixels: usize,
-    eps: f32,
-    silu: bool,
 }
 
 /// Mean and `1 / √(var + ε)`.
@@ -235,56 +326,6 @@ fn moments(x: &[f32], eps: f32) -> (f32, f32) {
     let mean = sum_of(x, |x| x) / count;
     let variance = sum_of(x, |x| (x - mean) * (x - mean)) / count;
     (mean, 1.0 / (variance + eps).sqrt())
-}
-
-vectorized! {
-    fn normalize_group(x: &[f32], y: &mut [f32], channels: Channels<'_>) {
-        let Channels { weights, biases, pixels, eps, silu } = channels;
-        let (mean, rstd) = moments(x, eps);
-        for (channel, (y, x)) in y.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels)).enumerate() {
-            let factor = rstd * weights[channel];
-            let shift = biases[channel] - mean * factor;
-            if silu {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    let z = x * factor + shift;
-                    *y = z * sigmoid(z);
-                }
-            } else {
-                for (y, &x) in y.iter_mut().zip(x) {
-                    *y = x * factor + shift;
-                }
-            }
-        }
-    }
-}
-
-vectorized! {
-    fn group_gradient(x: &[f32], dy: &[f32], dx: &mut [f32], channels: Channels<'_>) {
-        let Channels { weights, biases, pixels, eps, silu } = channels;
-        let (mean, rstd) = moments(x, eps);
-        // First g = w dy into dx, then its means, then dx itself.
-        for (channel, dx) in dx.chunks_exact_mut(pixels).enumerate() {
-            let range = channel * pixels..(channel + 1) * pixels;
-            let (x, dy, weight, bias) = (&x[range.clone()], &dy[range], weights[channel], biases[channel]);
-            if silu {
-                for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
-                    let z = (x - mean) * rstd * weight + bias;
-                    let s = sigmoid(z);
-                    *dx = weight * dy * s * (1.0 + z * (1.0 - s));
-                }
-            } else {
-                for (dx, &dy) in dx.iter_mut().zip(dy) {
-                    *dx = weight * dy;
-                }
-            }
-        }
-        let count = x.len() as f32;
-        let mean_g = sum_of(dx, |g| g) / count;
-        let mean_gx = sum_of_pairs(dx, x, |g, x| g * (x - mean) * rstd) / count;
-        for (dx, &x) in dx.iter_mut().zip(x) {
-            *dx = rstd * (*dx - mean_g - (x - mean) * rstd * mean_gx);
-        }
-    }
 }
 
 vectorized! {

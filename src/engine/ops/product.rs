@@ -1,20 +1,29 @@
 //! The matrix product under convolution, linear layers and attention on the CPU.
 //!
-//! `C (+)= A B` with `B` packed in panels of [`PANEL`] columns, so that the innermost loop reads it in one stream.
-//! The depth is cut in blocks of fixed length and each element of `C` is summed in one order, whatever the number of
-//! rows, columns or threads: a row computed alone has the same bits as among others.
+//! `C = A B` with `B` packed in panels of [`PANEL`] columns, so that the innermost loop reads it in one stream; rows of
+//! `A` are read where they lie, be they rows of a matrix or the pixels under a kernel's position. The depth is cut in
+//! blocks at fixed places and each element of `C` is summed in one order, whatever the number of rows, columns or
+//! threads: a row computed alone has the same bits as among others.
 
-use super::cpu::filled;
+mod kernel;
+
+use rayon::prelude::*;
+
+pub(super) use self::kernel::transpose;
+use self::kernel::{Finish, Kernel, Run};
+use super::cpu::{Shared, filled};
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 16;
-/// Depth of a block: three panels of it fit the first-level cache.
+/// Depth of a block: a tile of it fits the second-level cache many times.
 const DEPTH_BLOCK: usize = 256;
 /// Rows and panels that the kernel computes at once.
 const ROWS: usize = 8;
 const PANELS: usize = 3;
 /// Columns of the kernel's tile.
-const TILE: usize = PANELS * PANEL;
+pub(super) const TILE: usize = PANELS * PANEL;
+/// Products smaller than this are not worth another thread.
+const SMALL: usize = 1 << 19;
 
 /// The right factor, `(depth, width)`, packed.
 pub(super) struct Panels {
@@ -24,370 +33,475 @@ pub(super) struct Panels {
 }
 
 impl Panels {
-    /// Panels that `fill` writes, each `(depth, PANEL)`; columns beyond the width may hold anything finite.
+    /// Panels that `fill` writes, each `(depth, PANEL)`, with zeros beyond the width.
     pub(super) fn filled(
         depth: usize,
         width: usize,
-        mut fill: impl FnMut(usize, &mut [f32]),
+        fill: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Self {
         let data = filled(width.div_ceil(PANEL) * depth * PANEL, |data| {
-            data.chunks_exact_mut((depth * PANEL).max(1))
-                .enumerate()
-                .for_each(|(index, panel)| fill(index, panel));
+            let panels = data.par_chunks_exact_mut((depth * PANEL).max(1)).enumerate();
+            panels.for_each(|(index, panel)| fill(index, panel));
         });
         Self { data, depth, width }
     }
 
     /// From row-major `(depth, width)` rows that lie `stride` apart.
     pub(super) fn from_rows(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
-        Self::filled(depth, width, |index, panel| {
-            let start = index * PANEL;
-            let columns = PANEL.min(width - start);
-            for (k, to) in panel.chunks_exact_mut(PANEL).enumerate() {
-                let from = &source[k * stride + start..k * stride + start + columns];
-                if columns == PANEL {
-                    to.copy_from_slice(&from[..PANEL]);
-                } else {
-                    to[..columns].copy_from_slice(from);
-                    to[columns..].fill(0.0);
-                }
-            }
-        })
+        let mut data = filled(width.div_ceil(PANEL) * depth * PANEL, |_| {});
+        for (index, panel) in data.chunks_exact_mut((depth * PANEL).max(1)).enumerate() {
+            pack_rows(source, stride, depth, width, index, panel);
+        }
+        Self { data, depth, width }
     }
 
     /// From the transpose: row-major `(width, depth)` rows that lie `stride` apart.
     pub(super) fn from_columns(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
-        Self::filled(depth, width, |index, panel| {
-            let start = index * PANEL;
-            let columns = PANEL.min(width - start);
-            for column in 0..PANEL {
-                if column >= columns {
-                    panel.iter_mut().skip(column).step_by(PANEL).for_each(|value| *value = 0.0);
-                    continue;
-                }
-                let from = &source[(start + column) * stride..(start + column) * stride + depth];
-                for (to, &value) in panel.iter_mut().skip(column).step_by(PANEL).zip(from) {
-                    *to = value;
-                }
-            }
-        })
+        let mut data = filled(width.div_ceil(PANEL) * depth * PANEL, |_| {});
+        for (index, panel) in data.chunks_exact_mut((depth * PANEL).max(1)).enumerate() {
+            pack_columns(source, stride, depth, width, index, panel);
+        }
+        Self { data, depth, width }
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        View { data: &self.data, depth: self.depth, width: self.width }
     }
 }
 
-/// The left factor, `(rows, depth)`, read where it lies.
+/// Panels that lie in memory of somebody else's, one after the other.
 #[derive(Clone, Copy)]
-pub(super) struct Left<'a> {
+pub(super) struct View<'a> {
     pub(super) data: &'a [f32],
-    pub(super) rows: usize,
-    pub(super) row_stride: usize,
-    pub(super) depth_stride: usize,
+    pub(super) depth: usize,
+    pub(super) width: usize,
+}
+
+/// Packs one panel of `(depth, width)` rows.
+pub(super) fn pack_rows(
+    source: &[f32],
+    stride: usize,
+    depth: usize,
+    width: usize,
+    index: usize,
+    panel: &mut [f32],
+) {
+    let start = index * PANEL;
+    let columns = PANEL.min(width - start);
+    for (k, to) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().take(depth) {
+        let from = &source[k * stride + start..k * stride + start + columns];
+        if let Ok(from) = <&[f32; PANEL]>::try_from(from) {
+            *to = *from;
+        } else {
+            to[..columns].copy_from_slice(from);
+            to[columns..].fill(0.0);
+        }
+    }
+}
+
+/// Packs one panel of the transpose of `(width, depth)` rows.
+pub(super) fn pack_columns(
+    source: &[f32],
+    stride: usize,
+    depth: usize,
+    width: usize,
+    index: usize,
+    panel: &mut [f32],
+) {
+    let start = index * PANEL;
+    let columns = PANEL.min(width - start);
+    let (panel, _) = panel.as_chunks_mut::<PANEL>();
+    if columns < PANEL {
+        panel.iter_mut().for_each(|row| row.fill(0.0));
+    }
+    // A few columns at a time stay in the first-level cache with the rows of the panel that they meet.
+    for block in (0..depth).step_by(PANEL) {
+        let length = PANEL.min(depth - block);
+        let rows = &mut panel[block..block + length];
+        for column in 0..columns {
+            let from = &source[(start + column) * stride + block..][..length];
+            for (row, &value) in rows.iter_mut().zip(from) {
+                row[column] = value;
+            }
+        }
+    }
+}
+
+/// The right factor of one product.
+#[derive(Clone, Copy)]
+pub(super) enum Right<'a> {
+    Panels(View<'a>),
+    /// The transpose, block by block: panels `(positions · width, depth)` read as `(positions · depth, width)`, the
+    /// positions in reverse order. It is turned a tile at a time, on the way into the kernel: a second copy of a
+    /// model's weights would double its memory.
+    Turned {
+        panels: View<'a>,
+        positions: usize,
+    },
+}
+
+impl Right<'_> {
+    fn depth(self) -> usize {
+        match self {
+            Self::Panels(panels) => panels.depth,
+            Self::Turned { panels, positions } => positions * panels.width,
+        }
+    }
+
+    pub(super) fn width(self) -> usize {
+        match self {
+            Self::Panels(panels) => panels.width,
+            Self::Turned { panels, positions } => panels.depth / positions,
+        }
+    }
+}
+
+/// The left factor, read where it lies.
+#[derive(Clone, Copy)]
+pub(super) enum Left<'a> {
+    /// `(rows, depth)`.
+    Strided { data: &'a [f32], rows: usize, row_stride: usize, depth_stride: usize },
+    /// Each row is joined of parts of the same length: row `r` of part `p` begins at `starts[p · rows + r]`.
+    Parts { data: &'a [f32], starts: &'a [Start], rows: usize, length: usize },
+}
+
+/// Where a part of a row begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    At(usize),
+    /// The part is all zeros.
+    Zeros,
+}
+
+impl<'a> Left<'a> {
+    /// Row-major rows one after the other.
+    pub(super) fn rows(data: &'a [f32], depth: usize) -> Self {
+        Self::Strided { data, rows: data.len() / depth.max(1), row_stride: depth, depth_stride: 1 }
+    }
+
+    fn count(self) -> usize {
+        match self {
+            Self::Strided { rows, .. } | Self::Parts { rows, .. } => rows,
+        }
+    }
+
+    /// Rows `first..first + count` of a strided factor.
+    fn part(self, first: usize, count: usize) -> Self {
+        match self {
+            Self::Strided { data, row_stride, depth_stride, .. } => Self::Strided {
+                data: &data[first * row_stride..],
+                rows: count,
+                row_stride,
+                depth_stride,
+            },
+            Self::Parts { .. } => self,
+        }
+    }
 }
 
 /// What is added to the product.
-#[derive(Clone, Copy)]
-pub(super) enum Add<'a> {
-    Nothing,
-    /// One number per row.
-    PerRow(&'a [f32]),
+#[derive(Clone, Copy, Default)]
+pub(super) struct Add<'a> {
     /// One number per column.
-    PerColumn(&'a [f32]),
+    pub(super) per_column: Option<&'a [f32]>,
+    /// A matrix with rows that lie this far apart.
+    pub(super) matrix: Option<(&'a [f32], usize)>,
     /// What `C` holds already.
-    Present,
+    pub(super) present: bool,
 }
 
 /// `C = A B + add`; `C` is row-major with rows `stride` apart.
-pub(super) fn multiply(a: Left<'_>, b: &Panels, add: Add<'_>, c: &mut [f32], stride: usize) {
-    assert!(a.rows == 0 || c.len() >= (a.rows - 1) * stride + b.width, "the product does not fit");
-    assert!(
-        a.rows == 0
-            || b.depth == 0
-            || a.data.len() > (a.rows - 1) * a.row_stride + (b.depth - 1) * a.depth_stride,
-        "the left factor is too short"
-    );
-    // SAFETY: the first assertion bounds every write; `c` is exclusive.
-    unsafe { multiply_into(a, b, add, c.as_mut_ptr(), stride) }
+pub(super) fn multiply(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [f32], stride: usize) {
+    let (rows, width) = (a.count(), b.width());
+    assert!(rows == 0 || c.len() >= (rows - 1) * stride + width, "the product does not fit");
+    // SAFETY: the assertion bounds every write; `c` is exclusive.
+    unsafe { multiply_into(a, b, add, 0..width, c.as_mut_ptr(), stride) }
 }
 
-/// [`multiply`] for callers whose threads write to columns of the same rows.
+/// [`multiply`] of row-major rows, shared out among the threads.
+pub(super) fn multiply_rows(a: &[f32], b: Right<'_>, add: Add<'_>, c: &mut [f32]) {
+    let (depth, width) = (b.depth(), b.width());
+    let a = Left::rows(a, depth);
+    let rows = a.count();
+    assert!(c.len() >= rows * width, "the product does not fit");
+    if rows * depth * width < SMALL || rayon::current_num_threads() == 1 {
+        return multiply(a, b, add, c, width);
+    }
+    // Turning costs as much as multiplying by a few dozen rows: whoever turns takes as many rows as there are.
+    let rows_of_task = match b {
+        Right::Panels(_) => 128,
+        Right::Turned { .. } => 512,
+    };
+    let row_tasks = rows.div_ceil(rows_of_task);
+    let wanted = (4 * rayon::current_num_threads()).div_ceil(row_tasks);
+    let columns_of_task = width.div_ceil(wanted).next_multiple_of(TILE);
+    let column_tasks = width.div_ceil(columns_of_task);
+    let place = Shared::new(c);
+    (0..row_tasks * column_tasks).into_par_iter().for_each(|task| {
+        let (row, column) =
+            (task / column_tasks * rows_of_task, task % column_tasks * columns_of_task);
+        let count = rows_of_task.min(rows - row);
+        let columns = column..width.min(column + columns_of_task);
+        let matrix = add.matrix.map(|(values, stride)| (&values[row * stride..], stride));
+        // SAFETY: tasks write to different rows or columns of `c`, all inside it.
+        unsafe {
+            let c = place.at(row * width);
+            multiply_into(a.part(row, count), b, Add { matrix, ..add }, columns, c, width);
+        }
+    });
+}
+
+/// [`multiply`], of some columns, for callers whose threads write to columns of the same rows.
 ///
 /// # Safety
-/// `c` must be valid for `rows` rows of `b`'s width, `stride` apart, and nothing else may touch those columns;
-/// `a.data` must hold all rows and the whole depth.
+/// `c` must be valid for as many rows as `a` has, `stride` apart, each of `b`'s width, and nothing else may touch
+/// those columns. Columns begin at a multiple of [`TILE`].
 pub(super) unsafe fn multiply_into(
     a: Left<'_>,
-    b: &Panels,
+    b: Right<'_>,
     add: Add<'_>,
+    columns: std::ops::Range<usize>,
     c: *mut f32,
     stride: usize,
 ) {
-    let mut tile = [0.0f32; ROWS * TILE];
+    let (rows, depth) = (a.count(), b.depth());
+    check(a, depth);
+    if rows == 0 {
+        return;
+    }
     let kernel = Kernel::detect();
-    let mut start = 0;
-    loop {
-        let depth = DEPTH_BLOCK.min(b.depth - start);
-        let add = if start == 0 { add } else { Add::Present };
-        for column in (0..b.width).step_by(TILE) {
-            let panels = (b.width - column).div_ceil(PANEL).min(PANELS);
-            let columns = TILE.min(b.width - column);
-            let first_panel = &b.data[(column / PANEL) * b.depth * PANEL + start * PANEL..];
-            for row in (0..a.rows).step_by(ROWS) {
-                let rows = ROWS.min(a.rows - row);
-                let left = Block {
-                    a: &a.data[(row * a.row_stride + start * a.depth_stride).min(a.data.len())..],
-                    row_stride: a.row_stride,
-                    depth_stride: a.depth_stride,
-                    b: first_panel,
-                    panel_stride: b.depth * PANEL,
-                    depth,
+    let zeros = match a {
+        Left::Parts { length, .. } => vec![0.0; length],
+        Left::Strided { .. } => Vec::new(),
+    };
+    let mut turned = Vec::new();
+    let depth_stride = match a {
+        Left::Strided { depth_stride, .. } => depth_stride,
+        Left::Parts { .. } => 1,
+    };
+    let mut runs = Vec::new();
+    for (index, block) in blocks(a, depth).enumerate() {
+        for column in columns.clone().step_by(TILE) {
+            let panels = (columns.end - column).div_ceil(PANEL).min(PANELS);
+            let (tile, panel_stride) = match b {
+                Right::Panels(panels) => {
+                    let first = column / PANEL * depth * PANEL + block.start * PANEL;
+                    (&panels.data[first..], depth * PANEL)
+                }
+                Right::Turned { panels: source, positions } => {
+                    let length = block.end - block.start;
+                    turned.resize(PANELS * length * PANEL, 0.0);
+                    turn(source, positions, block.clone(), column, panels, &mut turned);
+                    (turned.as_slice(), length * PANEL)
+                }
+            };
+            let last = (columns.end - column).min(TILE) - (panels - 1) * PANEL;
+            for row in (0..rows).step_by(ROWS) {
+                let count = ROWS.min(rows - row);
+                a.runs(&zeros, row, count, block.clone(), &mut runs);
+                let finish = match index {
+                    0 => Finish {
+                        per_column: add.per_column.map(|values| &values[column..]),
+                        matrix: add
+                            .matrix
+                            .map(|(values, stride)| (&values[row * stride + column..], stride)),
+                        present: add.present,
+                    },
+                    _ => Finish { per_column: None, matrix: None, present: true },
                 };
-                // SAFETY: `row` and `column` lie within what the caller vouched for.
-                let place = unsafe { c.add(row * stride + column) };
-                if matches!(add, Add::Nothing) && columns == panels * PANEL {
-                    // SAFETY: the caller vouches for `a` and for these rows and columns of `c`; `b` holds `panels`
-                    // panels of the whole depth from here on.
-                    unsafe { kernel.run(&left, rows, panels, place, stride) };
-                    continue;
-                }
-                // SAFETY: as above; the tile has room for all rows and panels.
-                unsafe { kernel.run(&left, rows, panels, tile.as_mut_ptr(), TILE) };
-                for r in 0..rows {
-                    let tile = &tile[r * TILE..r * TILE + columns];
-                    // SAFETY: row and columns lie within what the caller vouched for.
-                    let out =
-                        unsafe { std::slice::from_raw_parts_mut(place.add(r * stride), columns) };
-                    match add {
-                        Add::Nothing => out.copy_from_slice(tile),
-                        Add::PerRow(bias) => {
-                            out.iter_mut().zip(tile).for_each(|(out, x)| *out = x + bias[row + r]);
-                        }
-                        Add::PerColumn(bias) => {
-                            let bias = &bias[column..column + columns];
-                            out.iter_mut()
-                                .zip(tile)
-                                .zip(bias)
-                                .for_each(|((out, x), b)| *out = x + b);
-                        }
-                        Add::Present => out.iter_mut().zip(tile).for_each(|(out, x)| *out += x),
-                    }
+                // SAFETY: the caller vouches for these rows and columns of `c`; `check` has seen that every run lies
+                // inside the left factor, and the tile holds `panels` panels of this block.
+                unsafe {
+                    let place = c.add(row * stride + column);
+                    kernel.run(
+                        &Run { runs: &runs, depth_stride, tile, panel_stride },
+                        (count, panels, last),
+                        finish,
+                        place,
+                        stride,
+                    );
                 }
             }
-        }
-        start += depth;
-        if start >= b.depth {
-            return;
         }
     }
 }
 
-/// Both factors from one row, column and depth on.
-struct Block<'a> {
-    a: &'a [f32],
-    row_stride: usize,
-    depth_stride: usize,
-    b: &'a [f32],
-    panel_stride: usize,
-    depth: usize,
-}
-
-/// Which instructions the CPU has.
-#[derive(Clone, Copy)]
-enum Kernel {
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-impl Kernel {
-    fn detect() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        {
-            if std::arch::is_x86_feature_detected!("avx512f") {
-                return Self::Avx512;
-            }
-            if std::arch::is_x86_feature_detected!("avx2")
-                && std::arch::is_x86_feature_detected!("fma")
-            {
-                return Self::Avx2;
-            }
+/// Panics unless every element that the kernel will read of `a` is there.
+fn check(a: Left<'_>, depth: usize) {
+    match a {
+        Left::Strided { data, rows, row_stride, depth_stride } => assert!(
+            rows == 0
+                || depth == 0
+                || data.len() > (rows - 1) * row_stride + (depth - 1) * depth_stride,
+            "the left factor is too short"
+        ),
+        Left::Parts { data, starts, rows, length } => {
+            let fits = |start: &Start| match start {
+                Start::At(start) => start + length <= data.len(),
+                Start::Zeros => true,
+            };
+            assert!(rows * depth == starts.len() * length, "parts of another depth");
+            assert!(starts.iter().all(fits), "the left factor is too short");
         }
-        Self::Portable
     }
+}
 
-    /// Computes `rows` of `panels` panels' columns.
-    ///
-    /// # Safety
-    /// The block must hold that many rows and panels over its depth, and `out` have room for them, rows `stride` apart.
-    unsafe fn run(
+/// Cuts the depth at fixed places: whole parts while they are short, else pieces of one part.
+fn blocks(a: Left<'_>, depth: usize) -> impl Iterator<Item = std::ops::Range<usize>> {
+    let length = match a {
+        Left::Parts { length, .. } => length,
+        Left::Strided { .. } => depth,
+    };
+    let step = if length <= DEPTH_BLOCK {
+        DEPTH_BLOCK / length.max(1) * length.max(1)
+    } else {
+        length.div_ceil(length.div_ceil(DEPTH_BLOCK))
+    };
+    let parts = if length <= DEPTH_BLOCK { 1 } else { depth / length };
+    let within = if length <= DEPTH_BLOCK { depth } else { length };
+    (0..parts).flat_map(move |part| {
+        let start = part * within;
+        (0..within.max(1))
+            .step_by(step.max(1))
+            .map(move |at| start + at..start + within.min(at + step))
+    })
+}
+
+impl<'a> Left<'a> {
+    /// Where rows `row..row + count` begin in each part of a block, and the length of the parts there.
+    fn runs(
         self,
-        block: &Block<'_>,
-        rows: usize,
-        panels: usize,
-        out: *mut f32,
-        stride: usize,
-    ) {
-        match self {
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: the feature was detected; the caller vouches for the block.
-            Self::Avx512 => unsafe { x86::run_avx512(block, rows, panels, out, stride) },
-            #[cfg(target_arch = "x86_64")]
-            // SAFETY: as above.
-            Self::Avx2 => unsafe { x86::run_avx2(block, rows, panels, out, stride) },
-            // SAFETY: as above.
-            Self::Portable => unsafe { portable(block, rows, panels, out, stride) },
-        }
-    }
-}
-
-/// # Safety
-/// As for [`Kernel::run`].
-unsafe fn portable(block: &Block<'_>, rows: usize, panels: usize, out: *mut f32, stride: usize) {
-    for row in 0..rows {
-        for panel in 0..panels {
-            let mut sums = [0.0f32; PANEL];
-            for k in 0..block.depth {
-                let a = block.a[row * block.row_stride + k * block.depth_stride];
-                let b = &block.b[panel * block.panel_stride + k * PANEL..][..PANEL];
-                sums.iter_mut().zip(b).for_each(|(sum, b)| *sum = a.mul_add(*b, *sum));
-            }
-            // SAFETY: the caller's.
-            unsafe {
-                std::ptr::copy_nonoverlapping(
-                    sums.as_ptr(),
-                    out.add(row * stride + panel * PANEL),
-                    PANEL,
-                )
-            };
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{Block, PANEL};
-
-    /// # Safety
-    /// AVX-512F, and as for [`super::Kernel::run`].
-    #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn run_avx512(
-        block: &Block<'_>,
-        rows: usize,
-        panels: usize,
-        out: *mut f32,
-        stride: usize,
-    ) {
-        macro_rules! dispatch {
-            ($($rows:literal)*) => {
-                // SAFETY: the caller's.
-                unsafe {
-                    match (rows, panels) {
-                        $(
-                            ($rows, 1) => avx512::<$rows, 1>(block, out, stride),
-                            ($rows, 2) => avx512::<$rows, 2>(block, out, stride),
-                            ($rows, _) => avx512::<$rows, 3>(block, out, stride),
-                        )*
-                        _ => {}
-                    }
-                }
-            };
-        }
-        dispatch!(1 2 3 4 5 6 7 8)
-    }
-
-    #[target_feature(enable = "avx512f")]
-    unsafe fn avx512<const R: usize, const P: usize>(
-        block: &Block<'_>,
-        out: *mut f32,
-        stride: usize,
-    ) {
-        let mut sums = [[_mm512_setzero_ps(); P]; R];
-        let (mut a, mut b) = (block.a.as_ptr(), block.b.as_ptr());
-        for _ in 0..block.depth {
-            // SAFETY: the block holds R rows and P panels over its depth, so every address read is inside it.
-            unsafe {
-                let mut columns = [_mm512_setzero_ps(); P];
-                for (p, column) in columns.iter_mut().enumerate() {
-                    *column = _mm512_loadu_ps(b.add(p * block.panel_stride));
-                }
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = _mm512_set1_ps(*a.add(r * block.row_stride));
-                    for (sum, column) in sums.iter_mut().zip(&columns) {
-                        *sum = _mm512_fmadd_ps(factor, *column, *sum);
-                    }
-                }
-                a = a.wrapping_add(block.depth_stride);
-                b = b.wrapping_add(PANEL);
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            for (p, sum) in sums.iter().enumerate() {
-                // SAFETY: the caller's room for R rows and P panels.
-                unsafe { _mm512_storeu_ps(out.add(r * stride + p * PANEL), *sum) };
-            }
-        }
-    }
-
-    /// # Safety
-    /// AVX2 and FMA, and as for [`super::Kernel::run`].
-    #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn run_avx2(
-        block: &Block<'_>,
-        rows: usize,
-        panels: usize,
-        out: *mut f32,
-        stride: usize,
-    ) {
-        for panel in 0..panels {
-            let mut row = 0;
-            while row < rows {
-                // SAFETY: the caller's; both parts stay inside the block and the tile.
-                unsafe {
-                    if rows - row >= 4 {
-                        avx2::<4>(block, row, panel, out, stride);
-                        row += 4;
-                    } else {
-                        avx2::<1>(block, row, panel, out, stride);
-                        row += 1;
-                    }
-                }
-            }
-        }
-    }
-
-    #[target_feature(enable = "avx2,fma")]
-    unsafe fn avx2<const R: usize>(
-        block: &Block<'_>,
+        zeros: &'a [f32],
         row: usize,
-        panel: usize,
-        out: *mut f32,
-        stride: usize,
+        count: usize,
+        block: std::ops::Range<usize>,
+        runs: &mut Vec<([*const f32; ROWS], usize)>,
     ) {
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
-        let mut a = block.a.as_ptr().wrapping_add(row * block.row_stride);
-        let mut b = block.b.as_ptr().wrapping_add(panel * block.panel_stride);
-        for _ in 0..block.depth {
-            // SAFETY: the block holds the rows and the panel over its depth.
-            unsafe {
-                let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
-                for (r, sums) in sums.iter_mut().enumerate() {
-                    let factor = _mm256_set1_ps(*a.add(r * block.row_stride));
-                    sums[0] = _mm256_fmadd_ps(factor, columns[0], sums[0]);
-                    sums[1] = _mm256_fmadd_ps(factor, columns[1], sums[1]);
+        runs.clear();
+        match self {
+            Self::Strided { data, row_stride, depth_stride, .. } => {
+                let start = |r: usize| {
+                    let r = row + r.min(count - 1);
+                    data.as_ptr().wrapping_add(r * row_stride + block.start * depth_stride)
+                };
+                runs.push((std::array::from_fn(start), block.end - block.start));
+            }
+            Self::Parts { data, starts, rows, length } => {
+                let mut at = block.start;
+                while at < block.end {
+                    let (part, offset) = (at / length, at % length);
+                    let starts = &starts[part * rows + row..part * rows + row + count];
+                    let start = |r: usize| match starts[r.min(count - 1)] {
+                        Start::At(start) => data.as_ptr().wrapping_add(start + offset),
+                        Start::Zeros => zeros.as_ptr().wrapping_add(offset),
+                    };
+                    let until = block.end.min((part + 1) * length);
+                    runs.push((std::array::from_fn(start), until - at));
+                    at = until;
                 }
-                a = a.wrapping_add(block.depth_stride);
-                b = b.wrapping_add(PANEL);
             }
         }
-        for (r, sums) in sums.iter().enumerate() {
-            // SAFETY: the caller's room for the rows and the panel.
-            unsafe {
-                let to = out.add((row + r) * stride + panel * PANEL);
-                _mm256_storeu_ps(to, sums[0]);
-                _mm256_storeu_ps(to.add(8), sums[1]);
+    }
+}
+
+/// Writes a tile of the transpose, see [`Right::Turned`]: `block` of its depth, `panels` panels from `column` on.
+fn turn(
+    source: View<'_>,
+    positions: usize,
+    block: std::ops::Range<usize>,
+    column: usize,
+    panels: usize,
+    to: &mut [f32],
+) {
+    let (depth, width) = (source.width, source.depth / positions); // of one position, as it is read here
+    let length = block.end - block.start;
+    for panel in 0..panels {
+        let first = column + panel * PANEL;
+        let columns = PANEL.min(width - first);
+        let to = &mut to[panel * length * PANEL..(panel + 1) * length * PANEL];
+        let (to, _) = to.as_chunks_mut::<PANEL>();
+        let mut at = block.start;
+        while at < block.end {
+            let (position, lane) = (positions - 1 - at / depth, at % depth);
+            let lanes = (PANEL - lane % PANEL).min(depth - lane).min(block.end - at);
+            let from = &source.data
+                [(lane / PANEL) * source.depth * PANEL + (position * width + first) * PANEL..]
+                [..columns * PANEL];
+            let (from, _) = from.as_chunks::<PANEL>();
+            let to = &mut to[at - block.start..at - block.start + lanes];
+            kernel::transpose(from, lane % PANEL, to);
+            at += lanes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    fn naive(a: &[f32], b: &[f32], rows: usize, depth: usize, width: usize) -> Vec<f64> {
+        let mut c = vec![0.0; rows * width];
+        for row in 0..rows {
+            for k in 0..depth {
+                for column in 0..width {
+                    c[row * width + column] +=
+                        f64::from(a[row * depth + k]) * f64::from(b[k * width + column]);
+                }
             }
         }
+        c
+    }
+
+    fn assert_close(actual: &[f32], expected: &[f64]) {
+        for (actual, expected) in actual.iter().zip(expected) {
+            assert!((f64::from(*actual) - expected).abs() < 1e-4, "{actual} for {expected}");
+        }
+    }
+
+    #[test]
+    fn products_match_the_definition_in_either_direction() {
+        for (rows, depth, width) in
+            [(1, 1, 1), (7, 5, 3), (8, 16, 48), (9, 300, 49), (130, 270, 200), (33, 600, 31)]
+        {
+            let (a, b) = (numbers(rows * depth), numbers(depth * width));
+            let expected = naive(&a, &b, rows, depth, width);
+            let panels = Panels::from_rows(&b, width, depth, width);
+            let mut c = vec![0.0; rows * width];
+            multiply_rows(&a, Right::Panels(panels.view()), Add::default(), &mut c);
+            assert_close(&c, &expected);
+
+            // The same factor, kept as the panels of its transpose.
+            let turned: Vec<f32> =
+                (0..width * depth).map(|i| b[i % depth * width + i / depth]).collect();
+            let panels = Panels::from_rows(&turned, depth, width, depth);
+            let mut c = vec![0.0; rows * width];
+            multiply_rows(
+                &a,
+                Right::Turned { panels: panels.view(), positions: 1 },
+                Add::default(),
+                &mut c,
+            );
+            assert_close(&c, &expected);
+        }
+    }
+
+    #[test]
+    fn what_is_added_is_added_once() {
+        let (rows, depth, width) = (11, 700, 53);
+        let (a, b) = (numbers(rows * depth), numbers(depth * width));
+        let (bias, matrix) = (numbers(width), numbers(rows * width));
+        let mut expected = naive(&a, &b, rows, depth, width);
+        for (i, value) in expected.iter_mut().enumerate() {
+            *value += f64::from(bias[i % width]) + f64::from(matrix[i]) + 0.5;
+        }
+        let panels = Panels::from_rows(&b, width, depth, width);
+        let mut c = vec![0.5; rows * width];
+        let add = Add { per_column: Some(&bias), matrix: Some((&matrix, width)), present: true };
+        multiply(Left::rows(&a, depth), Right::Panels(panels.view()), add, &mut c, width);
+        assert_close(&c, &expected);
     }
 }

@@ -1,75 +1,59 @@
 //! Change of image size between the levels of a model.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::cpu::{applies, filled, values};
+use super::cpu::{applies, filled, tensor, values};
+use super::elsewhere;
+use crate::engine::autograd::Variable;
 
-/// Doubles height and width by repetition: `(batch, channels, h, w)` → `(batch, channels, 2h, 2w)`.
+/// Doubles height and width by repetition, less one row or column where `height` or `width` is odd.
 ///
-/// The gradient of a pixel is the sum over its four copies.
-pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
-    if applies(x) {
-        return x.contiguous()?.apply_op1(Double);
+/// `(batch, ⌈height/2⌉, ⌈width/2⌉, channels)` → `(batch, height, width, channels)`. The gradient of a pixel is the sum
+/// over its copies.
+pub fn upsample_nearest_2x(x: &Variable, height: usize, width: usize) -> Result<Variable> {
+    let (_, h, w, _) = x.tensor().dims4()?;
+    if !applies(x.tensor()) {
+        return elsewhere::upsample_nearest_2x(x, height, width);
     }
-    let (b, c, h, w) = x.dims4()?;
-    x.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?.reshape((b, c, 2 * h, 2 * w))
+    let y = repeat(&x.tensor().contiguous()?, height, width)?;
+    Ok(Variable::derived(y, [x], move |dy, _| Ok([Some(gather(&dy.contiguous()?, h, w)?)])))
 }
 
-/// The repetition on candle's tape.
-struct Double;
-
-/// Sums over 2×2 pixels.
-struct Halve;
-
-impl CustomOp1 for Double {
-    fn name(&self) -> &'static str {
-        "upsample-nearest-2x"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, c, h, w) = layout.shape().dims4()?;
-        let x = values(storage, layout)?;
-        let y = filled(4 * x.len(), |y| {
-            y.par_chunks_mut(4 * h * w).zip(x.par_chunks(h * w)).for_each(|(y, x)| {
-                for (rows, x) in y.chunks_exact_mut(4 * w).zip(x.chunks_exact(w)) {
-                    let (first, second) = rows.split_at_mut(2 * w);
-                    for (pair, &x) in first.chunks_exact_mut(2).zip(x) {
-                        pair.fill(x);
-                    }
-                    second.copy_from_slice(first);
-                }
-            });
+fn repeat(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    let (batch, h, w, channels) = x.dims4()?;
+    let x = values(x)?;
+    let x: &[f32] = &x;
+    let row = width * channels;
+    let y = filled(batch * height * row, |y| {
+        y.par_chunks_mut(row).with_min_len(4).enumerate().for_each(|(index, y)| {
+            let (image, at) = (index / height, index % height);
+            let x = &x[(image * h + at / 2) * w * channels..][..w * channels];
+            for (at, y) in y.chunks_exact_mut(channels).enumerate() {
+                y.copy_from_slice(&x[at / 2 * channels..][..channels]);
+            }
         });
-        Ok((CpuStorage::F32(y), (b, c, 2 * h, 2 * w).into()))
-    }
-
-    fn bwd(&self, _x: &Tensor, _y: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        Ok(Some(gradient.contiguous()?.apply_op1_no_bwd(&Halve)?))
-    }
+    });
+    tensor(y, (batch, height, width, channels))
 }
 
-impl CustomOp1 for Halve {
-    fn name(&self) -> &'static str {
-        "upsample-nearest-2x-back"
-    }
-
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, c, height, width) = layout.shape().dims4()?;
-        let (h, w) = (height / 2, width / 2);
-        let dy = values(storage, layout)?;
-        let dx = filled(dy.len() / 4, |dx| {
-            dx.par_chunks_mut(h * w).zip(dy.par_chunks(height * width)).for_each(|(dx, dy)| {
-                for (dx, rows) in dx.chunks_exact_mut(w).zip(dy.chunks_exact(2 * width)) {
-                    let (first, second) = rows.split_at(width);
-                    for ((dx, a), b) in
-                        dx.iter_mut().zip(first.chunks_exact(2)).zip(second.chunks_exact(2))
-                    {
-                        *dx = (a[0] + a[1]) + (b[0] + b[1]);
-                    }
+fn gather(dy: &Tensor, h: usize, w: usize) -> Result<Tensor> {
+    let (batch, height, width, channels) = dy.dims4()?;
+    let dy = values(dy)?;
+    let dy: &[f32] = &dy;
+    let row = w * channels;
+    let dx = filled(batch * h * row, |dx| {
+        dx.par_chunks_mut(row).with_min_len(4).enumerate().for_each(|(index, dx)| {
+            dx.fill(0.0);
+            let (image, at) = (index / h, index % h);
+            for at in 2 * at..height.min(2 * at + 2) {
+                let dy = &dy[(image * height + at) * width * channels..][..width * channels];
+                for (at, dy) in dy.chunks_exact(channels).enumerate() {
+                    let dx = &mut dx[at / 2 * channels..][..channels];
+                    dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
                 }
-            });
+            }
         });
-        Ok((CpuStorage::F32(dx), (b, c, h, w).into()))
-    }
+    });
+    tensor(dx, (batch, h, w, channels))
 }

@@ -8,22 +8,90 @@
 //! | `up_blocks.N.upsamplers.0.conv.{weight,bias}`      | likewise                                           |
 //! | `mid_block.resnets.{0,1}.*`, `mid_block.attentions.0.*` | as above                                      |
 
-use candle_core::Tensor;
+use std::sync::Arc;
 
 use super::{
-    CrossAttentionKv, config::UNet2DConditionConfig, resnet::ResnetBlock, transformer::Transformer,
+    CrossAttentionKv, KeyValueVariable, config::UNet2DConditionConfig, resnet::ResnetBlock,
+    transformer::Transformer,
 };
 use crate::engine::{
     EngineError, Result,
-    conditioning::Conditioning,
-    layers::{concat_channels, conv, conv_same},
+    autograd::{Variable, checkpoint},
+    layers::{conv, conv_same},
     ops::{self, FrozenConv2d, Padding},
     weights::Weights,
 };
 
+/// What all blocks of a call share.
+#[derive(Clone)]
+pub(super) struct Call {
+    /// `(batch, time_dim)`, with SiLU taken.
+    pub(super) embedding: Variable,
+    /// Of all cross-attention layers of the model.
+    pub(super) key_values: Vec<KeyValueVariable>,
+    /// Whether a gradient's way back computes each layer anew instead of keeping what it needs.
+    pub(super) recompute: bool,
+}
+
+/// A resnet, then a transformer if the block attends: what gradient checkpointing keeps together.
+struct Layer {
+    resnet: ResnetBlock,
+    attention: Option<Transformer>,
+}
+
+impl Layer {
+    fn load(
+        config: &UNet2DConditionConfig,
+        (level, attends): (usize, bool),
+        (in_channels, out_channels): (usize, usize),
+        (resnet, attention): (&Weights<'_>, &Weights<'_>),
+        cross_attention: &mut Vec<CrossAttentionKv>,
+    ) -> Result<Arc<Self>> {
+        let resnet = ResnetBlock::load(config, (in_channels, out_channels), resnet)?;
+        let attention = match attends {
+            true => Some(Transformer::load(config, level, attention, cross_attention)?),
+            false => None,
+        };
+        Ok(Arc::new(Self { resnet, attention }))
+    }
+
+    /// `(batch, h, w, in)` → `(batch, h, w, out)`.
+    fn forward(self: &Arc<Self>, hidden_states: &Variable, call: &Call) -> Result<Variable> {
+        let range = self.attention.as_ref().map_or(0..0, Transformer::cross_attention);
+        let key_values = &call.key_values[range];
+        if !call.recompute {
+            return self.run(hidden_states, &call.embedding, key_values);
+        }
+        let mut inputs = vec![hidden_states];
+        inputs.extend(key_values.iter().flat_map(|kv| [&kv.key, &kv.value]));
+        let (layer, embedding) = (self.clone(), call.embedding.clone());
+        checkpoint(&inputs, move |inputs| {
+            let kv = |pair: &[Variable]| KeyValueVariable {
+                key: pair[0].clone(),
+                value: pair[1].clone(),
+            };
+            let key_values: Vec<KeyValueVariable> = inputs[1..].chunks_exact(2).map(kv).collect();
+            layer.run(&inputs[0], &embedding, &key_values)
+        })
+    }
+
+    fn run(
+        &self,
+        hidden_states: &Variable,
+        embedding: &Variable,
+        key_values: &[KeyValueVariable],
+    ) -> Result<Variable> {
+        let hidden_states = self.resnet.forward(hidden_states, embedding)?;
+        match &self.attention {
+            Some(attention) => attention.forward(&hidden_states, key_values),
+            None => Ok(hidden_states),
+        }
+    }
+}
+
 /// One level on the way down: resnets, each with a transformer if the block attends, then half the size.
 pub(super) struct DownBlock {
-    layers: Vec<(ResnetBlock, Option<Transformer>)>,
+    layers: Vec<Arc<Layer>>,
     downsampler: Option<FrozenConv2d>,
 }
 
@@ -37,20 +105,10 @@ impl DownBlock {
         let channels = config.block_out_channels[level];
         let before = config.block_out_channels[level.saturating_sub(1)];
         let attends = config.down_block_types[level] == "CrossAttnDownBlock2D";
-        let layer = |i: usize| -> Result<(ResnetBlock, Option<Transformer>)> {
+        let layer = |i: usize| {
             let in_channels = if i == 0 { before } else { channels };
-            let resnet =
-                ResnetBlock::load(config, (in_channels, channels), &weights.at("resnets").at(i))?;
-            let attention = match attends {
-                true => Some(Transformer::load(
-                    config,
-                    level,
-                    &weights.at("attentions").at(i),
-                    cross_attention,
-                )?),
-                false => None,
-            };
-            Ok((resnet, attention))
+            let names = (&weights.at("resnets").at(i), &weights.at("attentions").at(i));
+            Layer::load(config, (level, attends), (in_channels, channels), names, cross_attention)
         };
         let layers = (0..config.layers(level)).map(layer).collect::<Result<_>>()?;
         let downsampler = match level + 1 < config.levels() {
@@ -63,20 +121,16 @@ impl DownBlock {
         Ok(Self { layers, downsampler })
     }
 
-    /// `(batch, in, h, w)` → `(batch, out, ⌈h/2⌉, ⌈w/2⌉)`; every result on the way is appended to `skips`.
+    /// `(batch, h, w, in)` → `(batch, ⌈h/2⌉, ⌈w/2⌉, out)`; every result on the way is appended to `skips`.
     pub(super) fn forward(
         &self,
-        hidden_states: &Tensor,
-        embedding: &Tensor,
-        conditioning: &Conditioning,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
+        hidden_states: &Variable,
+        call: &Call,
+        skips: &mut Vec<Variable>,
+    ) -> Result<Variable> {
         let mut hidden_states = hidden_states.clone();
-        for (resnet, attention) in &self.layers {
-            hidden_states = resnet.forward(&hidden_states, embedding)?;
-            if let Some(attention) = attention {
-                hidden_states = attention.forward(&hidden_states, conditioning)?;
-            }
+        for layer in &self.layers {
+            hidden_states = layer.forward(&hidden_states, call)?;
             skips.push(hidden_states.clone());
         }
         if let Some(downsampler) = &self.downsampler {
@@ -89,9 +143,8 @@ impl DownBlock {
 
 /// The coarsest level: resnet, transformer, resnet.
 pub(super) struct MidBlock {
-    first: ResnetBlock,
-    attention: Transformer,
-    second: ResnetBlock,
+    first: Arc<Layer>,
+    second: Arc<Layer>,
 }
 
 impl MidBlock {
@@ -102,34 +155,23 @@ impl MidBlock {
     ) -> Result<Self> {
         let level = config.levels() - 1;
         let channels = config.block_out_channels[level];
-        Ok(Self {
-            first: ResnetBlock::load(config, (channels, channels), &weights.at("resnets.0"))?,
-            attention: Transformer::load(
-                config,
-                level,
-                &weights.at("attentions.0"),
-                cross_attention,
-            )?,
-            second: ResnetBlock::load(config, (channels, channels), &weights.at("resnets.1"))?,
-        })
+        let sizes = (channels, channels);
+        let mut layer = |attends: bool, resnet: &str| {
+            let names = (&weights.at(resnet), &weights.at("attentions.0"));
+            Layer::load(config, (level, attends), sizes, names, cross_attention)
+        };
+        Ok(Self { first: layer(true, "resnets.0")?, second: layer(false, "resnets.1")? })
     }
 
-    /// `(batch, channels, h, w)` → the same.
-    pub(super) fn forward(
-        &self,
-        hidden_states: &Tensor,
-        embedding: &Tensor,
-        conditioning: &Conditioning,
-    ) -> Result<Tensor> {
-        let hidden_states = self.first.forward(hidden_states, embedding)?;
-        let hidden_states = self.attention.forward(&hidden_states, conditioning)?;
-        self.second.forward(&hidden_states, embedding)
+    /// `(batch, h, w, channels)` → the same.
+    pub(super) fn forward(&self, hidden_states: &Variable, call: &Call) -> Result<Variable> {
+        self.second.forward(&self.first.forward(hidden_states, call)?, call)
     }
 }
 
 /// One level on the way up: one resnet more than on the way down, each reading one of the kept results.
 pub(super) struct UpBlock {
-    layers: Vec<(ResnetBlock, Option<Transformer>)>,
+    layers: Vec<Arc<Layer>>,
     upsampler: Option<FrozenConv2d>,
 }
 
@@ -148,24 +190,12 @@ impl UpBlock {
         let above = of_level[level.saturating_sub(1)];
         let attends = config.up_block_types[index] == "CrossAttnUpBlock2D";
         let count = config.layers(level) + 1;
-        let layer = |i: usize| -> Result<(ResnetBlock, Option<Transformer>)> {
+        let layer = |i: usize| {
             let incoming = if i == 0 { below } else { channels };
             let skipped = if i + 1 == count { above } else { channels };
-            let resnet = ResnetBlock::load(
-                config,
-                (incoming + skipped, channels),
-                &weights.at("resnets").at(i),
-            )?;
-            let attention = match attends {
-                true => Some(Transformer::load(
-                    config,
-                    level,
-                    &weights.at("attentions").at(i),
-                    cross_attention,
-                )?),
-                false => None,
-            };
-            Ok((resnet, attention))
+            let names = (&weights.at("resnets").at(i), &weights.at("attentions").at(i));
+            let sizes = (incoming + skipped, channels);
+            Layer::load(config, (level, attends), sizes, names, cross_attention)
         };
         let layers = (0..count).map(layer).collect::<Result<_>>()?;
         let upsampler = match level > 0 {
@@ -175,37 +205,27 @@ impl UpBlock {
         Ok(Self { layers, upsampler })
     }
 
-    /// `(batch, in, h, w)` → `(batch, out, h', w')`, the size of the next level's results; takes its own from `skips`.
+    /// `(batch, h, w, in)` → `(batch, h', w', out)`, the size of the next level's results; takes its own from `skips`.
     pub(super) fn forward(
         &self,
-        hidden_states: &Tensor,
-        embedding: &Tensor,
-        conditioning: &Conditioning,
-        skips: &mut Vec<Tensor>,
-    ) -> Result<Tensor> {
+        hidden_states: &Variable,
+        call: &Call,
+        skips: &mut Vec<Variable>,
+    ) -> Result<Variable> {
         let mut hidden_states = hidden_states.clone();
-        for (resnet, attention) in &self.layers {
+        for layer in &self.layers {
             let skip = skips.pop().ok_or_else(too_few_skips)?;
-            let joined = concat_channels(&hidden_states, &skip)?; // (batch, in + skipped, h, w)
-            hidden_states = resnet.forward(&joined, embedding)?;
-            if let Some(attention) = attention {
-                hidden_states = attention.forward(&hidden_states, conditioning)?;
-            }
+            let joined = ops::concat_channels(&hidden_states, &skip)?; // (batch, h, w, in + skipped)
+            hidden_states = layer.forward(&joined, call)?;
         }
         if let Some(upsampler) = &self.upsampler {
-            let (_, _, height, width) = skips.last().ok_or_else(too_few_skips)?.dims4()?;
-            hidden_states = upsampler.forward(&upsample_to(&hidden_states, height, width)?)?;
+            // What nearest interpolation to the size of the level above gives, be it odd or even.
+            let (_, height, width, _) = skips.last().ok_or_else(too_few_skips)?.tensor().dims4()?;
+            let doubled = ops::upsample_nearest_2x(&hidden_states, height, width)?;
+            hidden_states = upsampler.forward(&doubled)?;
         }
         Ok(hidden_states)
     }
-}
-
-/// Twice the size, less one row or column where the level above is odd: what nearest interpolation gives there too.
-fn upsample_to(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let doubled = ops::upsample_nearest_2x(x)?;
-    let (_, _, h, w) = doubled.dims4()?;
-    let doubled = if h > height { doubled.narrow(2, 0, height)?.contiguous()? } else { doubled };
-    Ok(if w > width { doubled.narrow(3, 0, width)?.contiguous()? } else { doubled })
 }
 
 fn too_few_skips() -> EngineError {

@@ -5,6 +5,7 @@ use candle_core::{DType, Device, Tensor};
 use super::config::UNet2DConditionConfig;
 use crate::engine::{
     Result,
+    autograd::Variable,
     ops::{self, FrozenLinear},
     weights::Weights,
 };
@@ -44,11 +45,11 @@ impl TimestepEmbedding {
     }
 
     /// One timestep per row → `(batch, time_dim)` in f32.
-    pub(super) fn forward(&self, timesteps: &[f32]) -> Result<Tensor> {
+    pub(super) fn forward(&self, timesteps: &[f32]) -> Result<Variable> {
         let sinusoids: Vec<f32> = timesteps.iter().flat_map(|t| self.sinusoids(*t)).collect();
         let sinusoids =
             Tensor::from_vec(sinusoids, (timesteps.len(), self.channels), &self.device)?; // (batch, c₀)
-        Ok(self.linear_2.forward(&ops::silu(&self.linear_1.forward(&sinusoids)?)?)?)
+        Ok(self.linear_2.forward(&ops::silu(&self.linear_1.forward(&sinusoids.into())?)?)?)
     }
 
     fn sinusoids(&self, timestep: f32) -> Vec<f32> {

@@ -1,11 +1,10 @@
 //! The convolutional half of a block.
 
-use candle_core::Tensor;
-
 use super::config::UNet2DConditionConfig;
 use crate::engine::{
     Result,
-    layers::{add_per_channel, add_residual, conv_same, group_norm, linear},
+    autograd::Variable,
+    layers::{conv_same, group_norm, linear},
     ops::{FrozenConv2d, FrozenLinear, GroupNorm},
     weights::Weights,
 };
@@ -54,17 +53,20 @@ impl ResnetBlock {
         })
     }
 
-    /// - `hidden_states`: `(batch, in, h, w)`
+    /// - `hidden_states`: `(batch, h, w, in)`
     /// - `embedding`: `(batch, time_dim)`, with SiLU taken
-    /// - returns `(batch, out, h, w)`
-    pub(super) fn forward(&self, hidden_states: &Tensor, embedding: &Tensor) -> Result<Tensor> {
+    /// - returns `(batch, h, w, out)`
+    pub(super) fn forward(
+        &self,
+        hidden_states: &Variable,
+        embedding: &Variable,
+    ) -> Result<Variable> {
         let time = self.time_emb_proj.forward(embedding)?; // (batch, out)
-        let inner = self.conv1.forward(&self.norm1.forward_silu(hidden_states)?)?; // (batch, out, h, w)
-        let inner = add_per_channel(&inner, &time)?;
-        let inner = self.conv2.forward(&self.norm2.forward_silu(&inner)?)?;
-        match &self.conv_shortcut {
-            Some(conv) => add_residual(&conv.forward(hidden_states)?, &inner),
-            None => add_residual(hidden_states, &inner),
-        }
+        let inner = self.conv1.forward(&self.norm1.forward_silu(hidden_states)?)?; // (batch, h, w, out)
+        let inner = self.norm2.forward_shifted_silu(&inner, time.tensor())?;
+        Ok(match &self.conv_shortcut {
+            Some(conv) => self.conv2.forward_add(&inner, &conv.forward(hidden_states)?)?,
+            None => self.conv2.forward_add(&inner, hidden_states)?,
+        })
     }
 }

@@ -1,13 +1,13 @@
 //! The attending half of a block: pixels to each other, then to the prompt.
 
-use candle_core::{D, Tensor};
+use candle_core::D;
 
-use super::{CrossAttentionKv, config::UNet2DConditionConfig};
+use super::{CrossAttentionKv, KeyValueVariable, config::UNet2DConditionConfig};
 use crate::engine::{
     Result,
-    conditioning::{Conditioning, KeyValue},
-    layers::{add_residual, conv_same, group_norm, layer_norm, linear, linear_without_bias},
-    ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm},
+    autograd::Variable,
+    layers::{group_norm, layer_norm, linear, linear_without_bias},
+    ops::{self, FrozenLinear, GroupNorm, LayerNorm},
     weights::Weights,
 };
 
@@ -20,20 +20,14 @@ const LAYER_NORM_EPS: f64 = 1e-5;
 /// | weight                       | shape, with `inner = heads · head_dim`                              |
 /// |------------------------------|---------------------------------------------------------------------|
 /// | `norm.weight`, `.bias`       | `(channels,)`                                                       |
-/// | `proj_in.weight`, `.bias`    | `(inner, channels, 1, 1)`, or `(inner, channels)` with `use_linear_projection`; `(inner,)` |
+/// | `proj_in.weight`, `.bias`    | `(inner, channels[, 1, 1])`, `(inner,)`; a 1×1 convolution is the same product |
 /// | `transformer_blocks.N.*`     | see [`TransformerBlock`]                                            |
 /// | `proj_out.weight`, `.bias`   | `(channels, inner[, 1, 1])`, `(channels,)`                          |
 pub(super) struct Transformer {
     norm: GroupNorm,
-    proj_in: Projection,
+    proj_in: FrozenLinear,
     blocks: Vec<TransformerBlock>,
-    proj_out: Projection,
-}
-
-/// SD 1.x convolves before it lists the positions, SD 2.x multiplies after.
-enum Projection {
-    Conv(FrozenConv2d),
-    Linear(FrozenLinear),
+    proj_out: FrozenLinear,
 }
 
 impl Transformer {
@@ -46,12 +40,6 @@ impl Transformer {
     ) -> Result<Self> {
         let (channels, heads) = (config.block_out_channels[level], config.heads(level));
         let inner = heads * (channels / heads);
-        let projection = |name: &str, rows: usize, columns: usize| -> Result<Projection> {
-            match config.use_linear_projection {
-                true => Ok(Projection::Linear(linear(&weights.at(name), rows, columns)?)),
-                false => Ok(Projection::Conv(conv_same(&weights.at(name), (rows, columns), 1)?)),
-            }
-        };
         let blocks = (0..config.transformer_layers(level))
             .map(|i| {
                 TransformerBlock::load(
@@ -64,44 +52,37 @@ impl Transformer {
             .collect::<Result<_>>()?;
         Ok(Self {
             norm: group_norm(&weights.at("norm"), channels, config.norm_num_groups, NORM_EPS)?,
-            proj_in: projection("proj_in", inner, channels)?,
+            proj_in: linear(&weights.at("proj_in"), inner, channels)?,
             blocks,
-            proj_out: projection("proj_out", channels, inner)?,
+            proj_out: linear(&weights.at("proj_out"), channels, inner)?,
         })
     }
 
-    /// `(batch, channels, h, w)` → the same.
+    /// How many of the model's cross-attention layers are in here, and which is the first.
+    pub(super) fn cross_attention(&self) -> std::ops::Range<usize> {
+        let first = self.blocks.first().map_or(0, |block| block.attn2.layer);
+        first..first + self.blocks.len()
+    }
+
+    /// - `hidden_states`: `(batch, h, w, channels)`
+    /// - `key_values`: of the layers of [`Self::cross_attention`]
+    /// - returns `(batch, h, w, channels)`
     pub(super) fn forward(
         &self,
-        hidden_states: &Tensor,
-        conditioning: &Conditioning,
-    ) -> Result<Tensor> {
-        let (_, _, height, width) = hidden_states.dims4()?;
-        let normed = self.norm.forward(hidden_states)?;
-        let mut positions = match &self.proj_in {
-            Projection::Conv(conv) => list_positions(&conv.forward(&normed)?)?, // (batch, h·w, inner)
-            Projection::Linear(linear) => linear.forward(&list_positions(&normed)?)?,
-        };
-        for block in &self.blocks {
-            positions = block.forward(&positions, conditioning)?;
+        hidden_states: &Variable,
+        key_values: &[KeyValueVariable],
+    ) -> Result<Variable> {
+        let (batch, height, width, channels) = hidden_states.tensor().dims4()?;
+        let positions =
+            self.norm.forward(hidden_states)?.reshape((batch, height * width, channels))?;
+        let mut positions = self.proj_in.forward(&positions)?; // (batch, h·w, inner)
+        for (block, kv) in self.blocks.iter().zip(key_values) {
+            positions = block.forward(&positions, kv)?;
         }
-        let image = match &self.proj_out {
-            Projection::Conv(conv) => conv.forward(&as_image(&positions, height, width)?)?, // (batch, channels, h, w)
-            Projection::Linear(linear) => as_image(&linear.forward(&positions)?, height, width)?,
-        };
-        add_residual(hidden_states, &image)
+        let before = hidden_states.reshape((batch, height * width, channels))?;
+        let after = self.proj_out.forward_add(&positions, &before)?;
+        Ok(after.reshape((batch, height, width, channels))?)
     }
-}
-
-/// `(batch, channels, h, w)` → `(batch, h·w, channels)`.
-fn list_positions(x: &Tensor) -> Result<Tensor> {
-    Ok(ops::transpose_last(&x.flatten_from(2)?)?)
-}
-
-/// `(batch, h·w, channels)` → `(batch, channels, h, w)`.
-fn as_image(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (batch, _, channels) = x.dims3()?;
-    Ok(ops::transpose_last(x)?.reshape((batch, channels, height, width))?)
 }
 
 /// `x += attn1(norm1 x)`, `x += attn2(norm2 x, K, V)`, `x += ff(norm3 x)`.
@@ -167,17 +148,16 @@ impl TransformerBlock {
     }
 
     /// `(batch, h·w, inner)` → the same.
-    fn forward(&self, hidden_states: &Tensor, conditioning: &Conditioning) -> Result<Tensor> {
+    fn forward(&self, hidden_states: &Variable, kv: &KeyValueVariable) -> Result<Variable> {
         let attended = self.attn1.forward(&self.norm1.forward(hidden_states)?)?;
-        let hidden_states = add_residual(hidden_states, &attended)?;
+        let hidden_states = self.attn1.to_out.forward_add(&attended, hidden_states)?;
 
-        let kv = &conditioning.layers[self.attn2.layer];
         let attended = self.attn2.forward(&self.norm2.forward(&hidden_states)?, kv)?;
-        let hidden_states = add_residual(&hidden_states, &attended)?;
+        let hidden_states = self.attn2.to_out.forward_add(&attended, &hidden_states)?;
 
         let expanded = self.ff_proj.forward(&self.norm3.forward(&hidden_states)?)?; // (batch, h·w, 8·inner)
         let gated = ops::geglu(&expanded)?; // (batch, h·w, 4·inner)
-        add_residual(&hidden_states, &self.ff_out.forward(&gated)?)
+        Ok(self.ff_out.forward_add(&gated, &hidden_states)?)
     }
 }
 
@@ -191,19 +171,19 @@ struct SelfAttention {
 }
 
 impl SelfAttention {
-    /// `(batch, h·w, inner)` → the same.
-    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
+    /// `(batch, h·w, inner)` → the same, before `to_out`.
+    fn forward(&self, hidden_states: &Variable) -> Result<Variable> {
         let query = self.to_q.forward(hidden_states)?;
         let key = self.to_k.forward(hidden_states)?;
         let value = self.to_v.forward(hidden_states)?;
-        Ok(self.to_out.forward(&attend(&query, &key, &value, self.heads)?)?)
+        attend(&query, &key, &value, self.heads)
     }
 }
 
 /// Multi-head attention from image features `x` to the encoded prompt `c`.
 ///
 /// `softmax(Q Kᵀ / √head_dim) V` with `Q = W_q x`. `K = W_k c` and `V = W_v c` arrive ready in the row's
-/// [`Conditioning`]: they are the same at every step, and all in which one concept differs from another.
+/// conditioning: they are the same at every step, and all in which one concept differs from another.
 ///
 /// | weight                       | shape, with `inner = heads · head_dim` |
 /// |------------------------------|----------------------------------------|
@@ -214,7 +194,7 @@ struct CrossAttention {
     to_q: FrozenLinear,
     to_out: FrozenLinear,
     heads: usize,
-    /// Which of [`Conditioning::layers`] is this one's.
+    /// Which of the model's cross-attention layers this is.
     layer: usize,
 }
 
@@ -223,15 +203,15 @@ impl CrossAttention {
     ///
     /// - `hidden_states`: `(batch, h·w, inner)`
     /// - `kv.key`, `kv.value`: `(batch, tokens, inner)`
-    /// - returns `(batch, h·w, inner)`
-    fn forward(&self, hidden_states: &Tensor, kv: &KeyValue) -> Result<Tensor> {
+    /// - returns `(batch, h·w, inner)`, before `to_out`
+    fn forward(&self, hidden_states: &Variable, kv: &KeyValueVariable) -> Result<Variable> {
         let query = self.to_q.forward(hidden_states)?;
-        Ok(self.to_out.forward(&attend(&query, &kv.key, &kv.value, self.heads)?)?)
+        attend(&query, &kv.key, &kv.value, self.heads)
     }
 }
 
 /// `(batch, queries, inner)` and twice `(batch, keys, inner)` → `(batch, queries, inner)`.
-fn attend(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Tensor> {
-    let head_dim = query.dim(D::Minus1)? / heads;
+fn attend(query: &Variable, key: &Variable, value: &Variable, heads: usize) -> Result<Variable> {
+    let head_dim = query.tensor().dim(D::Minus1)? / heads;
     Ok(ops::attention(query, key, value, heads, (head_dim as f64).powf(-0.5), None)?)
 }

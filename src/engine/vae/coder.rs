@@ -7,12 +7,11 @@
 //! | `mid_block.attentions.0.*`                                 | see [`MidAttention`]                     |
 //! | `down_blocks.N.downsamplers.0.conv`, `up_blocks.N.upsamplers.0.conv` | `(c, c, 3, 3)`, `(c,)`         |
 
-use candle_core::Tensor;
-
 use super::AutoencoderKlConfig;
 use crate::engine::{
     Result,
-    layers::{self, add_residual, conv, conv_same, group_norm},
+    autograd::Variable,
+    layers::{self, conv, conv_same, group_norm},
     ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, Padding},
     weights::Weights,
 };
@@ -66,8 +65,8 @@ impl Encoder {
         })
     }
 
-    /// `(batch, in_channels, H, W)` → `(batch, 2·latent_channels, h, w)`.
-    pub(super) fn forward(&self, images: &Tensor) -> Result<Tensor> {
+    /// `(batch, H, W, in_channels)` → `(batch, h, w, 2·latent_channels)`.
+    pub(super) fn forward(&self, images: &Variable) -> Result<Variable> {
         let mut hidden_states = self.conv_in.forward(images)?;
         for level in &self.levels {
             hidden_states = level.forward_resnets(&hidden_states)?;
@@ -126,13 +125,15 @@ impl Decoder {
         })
     }
 
-    /// `(batch, latent_channels, h, w)` → `(batch, out_channels, H, W)`.
-    pub(super) fn forward(&self, latents: &Tensor) -> Result<Tensor> {
+    /// `(batch, h, w, latent_channels)` → `(batch, H, W, out_channels)`.
+    pub(super) fn forward(&self, latents: &Variable) -> Result<Variable> {
         let mut hidden_states = self.middle.forward(&self.conv_in.forward(latents)?)?;
         for level in &self.levels {
             hidden_states = level.forward_resnets(&hidden_states)?;
             if let Some(conv) = &level.resample {
-                hidden_states = conv.forward(&ops::upsample_nearest_2x(&hidden_states)?)?; // twice the size
+                let (_, height, width, _) = hidden_states.tensor().dims4()?;
+                let doubled = ops::upsample_nearest_2x(&hidden_states, 2 * height, 2 * width)?;
+                hidden_states = conv.forward(&doubled)?; // twice the size
             }
         }
         Ok(self.conv_out.forward(&self.conv_norm_out.forward_silu(&hidden_states)?)?)
@@ -146,7 +147,7 @@ struct Level {
 }
 
 impl Level {
-    fn forward_resnets(&self, hidden_states: &Tensor) -> Result<Tensor> {
+    fn forward_resnets(&self, hidden_states: &Variable) -> Result<Variable> {
         self.resnets.iter().try_fold(hidden_states.clone(), |x, resnet| resnet.forward(&x))
     }
 }
@@ -171,8 +172,8 @@ impl Middle {
         })
     }
 
-    /// `(batch, channels, h, w)` → the same.
-    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
+    /// `(batch, h, w, channels)` → the same.
+    fn forward(&self, hidden_states: &Variable) -> Result<Variable> {
         let mut hidden_states = self.first.forward(hidden_states)?;
         if let Some(attention) = &self.attention {
             hidden_states = attention.forward(&hidden_states)?;
@@ -229,14 +230,14 @@ impl Resnet {
         })
     }
 
-    /// `(batch, in, h, w)` → `(batch, out, h, w)`.
-    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
+    /// `(batch, h, w, in)` → `(batch, h, w, out)`.
+    fn forward(&self, hidden_states: &Variable) -> Result<Variable> {
         let inner = self.conv1.forward(&self.norm1.forward_silu(hidden_states)?)?;
-        let inner = self.conv2.forward(&self.norm2.forward_silu(&inner)?)?;
-        match &self.conv_shortcut {
-            Some(conv) => add_residual(&conv.forward(hidden_states)?, &inner),
-            None => add_residual(hidden_states, &inner),
-        }
+        let inner = self.norm2.forward_silu(&inner)?;
+        Ok(match &self.conv_shortcut {
+            Some(conv) => self.conv2.forward_add(&inner, &conv.forward(hidden_states)?)?,
+            None => self.conv2.forward_add(&inner, hidden_states)?,
+        })
     }
 }
 
@@ -276,18 +277,17 @@ impl MidAttention {
         })
     }
 
-    /// `(batch, c, h, w)` → the same.
-    fn forward(&self, hidden_states: &Tensor) -> Result<Tensor> {
-        let (batch, channels, height, width) = hidden_states.dims4()?;
-        let normed = self.group_norm.forward(hidden_states)?;
-        let positions = ops::transpose_last(&normed.flatten_from(2)?)?; // (batch, h·w, c)
-        let query = self.to_q.forward(&positions)?;
-        let key = self.to_k.forward(&positions)?;
-        let value = self.to_v.forward(&positions)?;
+    /// `(batch, h, w, c)` → the same.
+    fn forward(&self, hidden_states: &Variable) -> Result<Variable> {
+        let (batch, height, width, channels) = hidden_states.tensor().dims4()?;
+        let positions = (batch, height * width, channels);
+        let normed = self.group_norm.forward(hidden_states)?.reshape(positions)?;
+        let query = self.to_q.forward(&normed)?;
+        let key = self.to_k.forward(&normed)?;
+        let value = self.to_v.forward(&normed)?;
         let scale = (channels as f64).powf(-0.5);
         let gathered = ops::attention(&query, &key, &value, 1, scale, None)?;
-        let projected = self.to_out.forward(&gathered)?; // (batch, h·w, c)
-        let image = ops::transpose_last(&projected)?.reshape((batch, channels, height, width))?;
-        add_residual(hidden_states, &image)
+        let after = self.to_out.forward_add(&gathered, &hidden_states.reshape(positions)?)?;
+        Ok(after.reshape((batch, height, width, channels))?)
     }
 }

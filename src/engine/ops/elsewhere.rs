@@ -1,0 +1,370 @@
+//! The same mathematics through candle's tensors, for every device and type but f32 on the CPU.
+//!
+//! Gradients are written out: candle's own backward pass would compute those of frozen weights too. Normalisation,
+//! softmax and their gradients are taken in f32 where the type is shorter.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::activation::Function;
+use super::conv::{Geometry, Padding};
+use crate::engine::autograd::Variable;
+
+/// Queries of one block, whose logits over all keys are held at once.
+const QUERIES: usize = 512;
+
+/// The type that sums over many numbers are taken in.
+fn wide(x: &Tensor) -> DType {
+    match x.dtype() {
+        DType::F64 => DType::F64,
+        _ => DType::F32,
+    }
+}
+
+/// - `x`: `(batch, height, width, in_channels)`
+/// - `matrix`: `(kernel² · in_channels, out_channels)`
+pub(super) fn convolve(
+    x: &Tensor,
+    matrix: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Geometry,
+    add: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (batch, height, width, _) = x.dims4()?;
+    let (rows, columns) = geometry.output(height, width);
+    let out_channels = matrix.dim(1)?;
+    let mut images = Vec::with_capacity(batch);
+    // One image at a time: its pixels are held once for each kernel position.
+    for image in 0..batch {
+        let gathered = gather(&x.narrow(0, image, 1)?, geometry, (rows, columns))?;
+        images.push(gathered.matmul(matrix)?);
+    }
+    let y = Tensor::cat(&images, 0)?.reshape((batch, rows, columns, out_channels))?;
+    let y = match bias {
+        Some(bias) => y.broadcast_add(bias)?,
+        None => y,
+    };
+    match add {
+        Some(other) => y + other,
+        None => Ok(y),
+    }
+}
+
+/// `(1, height, width, channels)` → `(rows · columns, kernel² · channels)`.
+fn gather(x: &Tensor, geometry: Geometry, (rows, columns): (usize, usize)) -> Result<Tensor> {
+    let Geometry { kernel, stride, padding: p } = geometry;
+    let channels = x.dim(3)?;
+    // Enough below and to the right that each position can be cut out in whole strides.
+    let x = x.pad_with_zeros(1, p.top, p.bottom + stride)?.pad_with_zeros(
+        2,
+        p.left,
+        p.right + stride,
+    )?;
+    let mut parts = Vec::with_capacity(kernel * kernel);
+    for y in 0..kernel {
+        for x_ in 0..kernel {
+            let part = x.narrow(1, y, rows * stride)?.narrow(2, x_, columns * stride)?;
+            let part = match stride {
+                1 => part,
+                _ => part
+                    .contiguous()?
+                    .reshape((rows, stride, columns, stride, channels))?
+                    .narrow(1, 0, 1)?
+                    .narrow(3, 0, 1)?,
+            };
+            parts.push(part.contiguous()?.reshape((rows * columns, channels))?);
+        }
+    }
+    Tensor::cat(&parts, 1)?.contiguous()
+}
+
+/// The gradient of an image of `(height, width)`: a convolution of the gradient, with zeros between its pixels where
+/// there was a stride, and filters turned by 180°.
+pub(super) fn convolve_back(
+    dy: &Tensor,
+    matrix: &Tensor,
+    geometry: Geometry,
+    (height, width): (usize, usize),
+) -> Result<Tensor> {
+    let Geometry { kernel, stride, padding: p } = geometry;
+    let (_, rows, columns, out_channels) = dy.dims4()?;
+    let in_channels = matrix.dim(0)? / (kernel * kernel);
+    let reversed: Vec<u32> = (0..(kernel * kernel) as u32).rev().collect();
+    let reversed = Tensor::new(reversed, matrix.device())?;
+    let turned = matrix
+        .reshape((kernel * kernel, in_channels, out_channels))?
+        .index_select(&reversed, 0)?
+        .transpose(1, 2)?
+        .contiguous()?
+        .reshape((kernel * kernel * out_channels, in_channels))?;
+
+    let apart = spread(&spread(dy, 1, stride)?, 2, stride)?;
+    let (down, across) = ((rows - 1) * stride + 1, (columns - 1) * stride + 1);
+    let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
+    let padding = Padding {
+        top,
+        bottom: (height + kernel - 1).saturating_sub(top + down),
+        left,
+        right: (width + kernel - 1).saturating_sub(left + across),
+    };
+    let dx = convolve(&apart, &turned, None, Geometry { kernel, stride: 1, padding }, None)?;
+    dx.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
+}
+
+/// Puts `stride − 1` zeros between neighbours along `dim`.
+fn spread(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return Ok(x.clone());
+    }
+    let count = x.dim(dim)?;
+    let mut shape = x.dims().to_vec();
+    shape[dim] = count * stride;
+    let apart = x.unsqueeze(dim + 1)?.pad_with_zeros(dim + 1, 0, stride - 1)?.reshape(shape)?;
+    apart.narrow(dim, 0, (count - 1) * stride + 1)?.contiguous()
+}
+
+/// As [`super::GroupNorm`]; `x`: `(batch, height, width, channels)`.
+pub(super) fn group_norm(
+    x: &Variable,
+    shift: Option<&Tensor>,
+    (weight, bias): (&Tensor, &Tensor),
+    (groups, eps): (usize, f64),
+    silu: bool,
+) -> Result<Variable> {
+    let input = x.tensor();
+    let (batch, height, width, channels) = input.dims4()?;
+    let (narrow, wide) = (input.dtype(), wide(input));
+    let shape = (batch, height * width, groups, channels / groups);
+    let shifted = match shift {
+        Some(shift) => input
+            .to_dtype(wide)?
+            .broadcast_add(&shift.to_dtype(wide)?.reshape((batch, 1, 1, channels))?)?,
+        None => input.to_dtype(wide)?,
+    };
+    let scale = |x: &Tensor| x.to_dtype(wide)?.reshape((1, 1, groups, channels / groups));
+    let (weight, bias) = (scale(weight)?, scale(bias)?);
+    let (normed, rstd) = normalize(&shifted.reshape(shape)?, &[1, 3], eps)?;
+    let z = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+    let y = if silu { (&z * sigmoid(&z)?)? } else { z.clone() };
+    let y = y.reshape(input.shape())?.to_dtype(narrow)?;
+    Ok(Variable::derived(y, [x], move |dy, _| {
+        let mut g = dy.to_dtype(wide)?.reshape(shape)?;
+        if silu {
+            g = (g * Function::Silu.slope(&z)?)?;
+        }
+        let dx = normalize_back(&g.broadcast_mul(&weight)?, &normed, &rstd, &[1, 3])?;
+        Ok([Some(dx.reshape((batch, height, width, channels))?.to_dtype(narrow)?)])
+    }))
+}
+
+/// As [`super::LayerNorm`], over the last dimension.
+pub(super) fn layer_norm(
+    x: &Variable,
+    (weight, bias): (&Tensor, &Tensor),
+    eps: f64,
+) -> Result<Variable> {
+    let input = x.tensor();
+    let (narrow, wide) = (input.dtype(), wide(input));
+    let (weight, bias) = (weight.to_dtype(wide)?, bias.to_dtype(wide)?);
+    let last = [input.rank() - 1];
+    let (normed, rstd) = normalize(&input.to_dtype(wide)?, &last, eps)?;
+    let y = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?.to_dtype(narrow)?;
+    Ok(Variable::derived(y, [x], move |dy, _| {
+        let g = dy.to_dtype(wide)?.broadcast_mul(&weight)?;
+        Ok([Some(normalize_back(&g, &normed, &rstd, &last)?.to_dtype(narrow)?)])
+    }))
+}
+
+/// `x̂` and `1 / √(var + ε)` over some dimensions.
+fn normalize(x: &Tensor, dims: &[usize], eps: f64) -> Result<(Tensor, Tensor)> {
+    let centred = x.broadcast_sub(&x.mean_keepdim(dims)?)?;
+    let rstd = (centred.sqr()?.mean_keepdim(dims)? + eps)?.sqrt()?.recip()?;
+    Ok((centred.broadcast_mul(&rstd)?, rstd))
+}
+
+/// `(g − mean g − x̂ mean(g x̂)) / √(var + ε)`.
+fn normalize_back(g: &Tensor, normed: &Tensor, rstd: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let mean_gx = (g * normed)?.mean_keepdim(dims)?;
+    g.broadcast_sub(&g.mean_keepdim(dims)?)?
+        .sub(&normed.broadcast_mul(&mean_gx)?)?
+        .broadcast_mul(rstd)
+}
+
+/// `1 / (1 + e^(−x))`.
+fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// `Φ(x)` and `φ(x)`.
+fn normal(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let cdf = (((x * std::f64::consts::FRAC_1_SQRT_2)?.erf()? + 1.0)? * 0.5)?;
+    let factor = 0.5 * std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::FRAC_1_SQRT_2; // 1 / √(2π)
+    let pdf = ((x.sqr()? * -0.5)?.exp()? * factor)?;
+    Ok((cdf, pdf))
+}
+
+impl Function {
+    fn value(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Silu => x * sigmoid(x)?,
+            Self::Gelu => x * normal(x)?.0,
+            Self::QuickGelu => x * sigmoid(&(x * 1.702)?)?,
+        }
+    }
+
+    fn slope(self, x: &Tensor) -> Result<Tensor> {
+        // For x σ(k x): σ (1 + k x (1 − σ))
+        let logistic = |k: f64| -> Result<Tensor> {
+            let s = sigmoid(&(x * k)?)?;
+            let rest = (((x * k)? * s.affine(-1.0, 1.0)?)? + 1.0)?;
+            s * rest
+        };
+        match self {
+            Self::Silu => logistic(1.0),
+            Self::QuickGelu => logistic(1.702),
+            Self::Gelu => {
+                let (cdf, pdf) = normal(x)?;
+                cdf + (x * pdf)?
+            }
+        }
+    }
+}
+
+/// A function of one number, of each.
+pub(super) fn activation(x: &Variable, function: Function) -> Result<Variable> {
+    let input = x.tensor().clone();
+    let (narrow, wide) = (input.dtype(), wide(&input));
+    let y = function.value(&input.to_dtype(wide)?)?.to_dtype(narrow)?;
+    Ok(Variable::derived(y, [x], move |dy, _| {
+        let slope = function.slope(&input.to_dtype(wide)?)?;
+        Ok([Some((dy.to_dtype(wide)? * slope)?.to_dtype(narrow)?)])
+    }))
+}
+
+/// `a · gelu(gate)` of the halves of the last dimension.
+pub(super) fn geglu(x: &Variable) -> Result<Variable> {
+    let input = x.tensor().clone();
+    let (narrow, wide) = (input.dtype(), wide(&input));
+    let halves = move |input: &Tensor| -> Result<(Tensor, Tensor)> {
+        let halves = input.to_dtype(wide)?.chunk(2, D::Minus1)?;
+        Ok((halves[0].contiguous()?, halves[1].contiguous()?))
+    };
+    let (a, gate) = halves(&input)?;
+    let y = (a * Function::Gelu.value(&gate)?)?.to_dtype(narrow)?;
+    Ok(Variable::derived(y, [x], move |dy, _| {
+        let (a, gate) = halves(&input)?;
+        let dy = dy.to_dtype(wide)?;
+        let da = (&dy * Function::Gelu.value(&gate)?)?;
+        let d_gate = ((dy * a)? * Function::Gelu.slope(&gate)?)?;
+        Ok([Some(Tensor::cat(&[da, d_gate], D::Minus1)?.to_dtype(narrow)?)])
+    }))
+}
+
+/// As [`super::attention`]; logits of all keys exist for a block of queries at a time.
+pub(super) fn attention(
+    query: &Variable,
+    key: &Variable,
+    value: &Variable,
+    heads: usize,
+    scale: f64,
+    bias: Option<&Tensor>,
+) -> Result<Variable> {
+    let attend = Attend { heads, scale, bias: bias.cloned() };
+    let [q, k, v] = [query, key, value].map(|x| x.tensor().clone());
+    let out = attend.forward(&q, &k, &v)?;
+    let kept = out.clone();
+    Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
+        Ok(attend.backward(&q, &k, &v, &kept, gradient)?.map(Some))
+    }))
+}
+
+struct Attend {
+    heads: usize,
+    scale: f64,
+    /// `(queries, keys)`.
+    bias: Option<Tensor>,
+}
+
+impl Attend {
+    /// `(batch, tokens, inner)` → `(batch, heads, tokens, head_dim)`.
+    fn split(&self, x: &Tensor) -> Result<Tensor> {
+        let (batch, tokens, inner) = x.dims3()?;
+        x.reshape((batch, tokens, self.heads, inner / self.heads))?.transpose(1, 2)?.contiguous()
+    }
+
+    /// The way back of [`Self::split`].
+    fn join(x: &Tensor) -> Result<Tensor> {
+        x.transpose(1, 2)?.contiguous()?.flatten_from(2)
+    }
+
+    /// `P` of queries `first..`, `(batch, heads, queries, keys)` in a wide type.
+    fn weights(&self, q: &Tensor, k: &Tensor, first: usize) -> Result<Tensor> {
+        let logits = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
+        let logits = (logits.to_dtype(wide(q))? * self.scale)?;
+        let logits = match &self.bias {
+            Some(bias) => {
+                let bias = bias.narrow(0, first, q.dim(2)?)?.to_dtype(logits.dtype())?;
+                logits.broadcast_add(&bias.clamp(f32::MIN, f32::MAX)?)?
+            }
+            None => logits,
+        };
+        let weights = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
+        weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
+    }
+
+    fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+        let (k, v) = (self.split(key)?, self.split(value)?);
+        let mut blocks = Vec::new();
+        for (first, count) in blocks_of(query.dim(1)?) {
+            let q = self.split(&query.narrow(1, first, count)?)?;
+            let weights = self.weights(&q, &k, first)?.to_dtype(v.dtype())?;
+            blocks.push(Self::join(&weights.matmul(&v)?)?);
+        }
+        Tensor::cat(&blocks, 1)
+    }
+
+    fn backward(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+        out: &Tensor,
+        gradient: &Tensor,
+    ) -> Result<[Tensor; 3]> {
+        let (k, v) = (self.split(key)?, self.split(value)?);
+        let (narrow, wide) = (query.dtype(), wide(query));
+        let v_turned = v.transpose(2, 3)?.contiguous()?;
+        let (mut d_q, mut d_k, mut d_v) =
+            (Vec::new(), k.zeros_like()?.to_dtype(wide)?, v.zeros_like()?.to_dtype(wide)?);
+        for (first, count) in blocks_of(query.dim(1)?) {
+            let part = |x: &Tensor| self.split(&x.narrow(1, first, count)?);
+            let (q, o, d_o) = (part(query)?, part(out)?, part(gradient)?);
+            let p = self.weights(&q, &k, first)?;
+            let turned = |x: &Tensor| x.to_dtype(narrow)?.transpose(2, 3)?.contiguous();
+            d_v = (d_v + turned(&p)?.matmul(&d_o)?.to_dtype(wide)?)?;
+            let d = (o.to_dtype(wide)? * d_o.to_dtype(wide)?)?.sum_keepdim(D::Minus1)?;
+            let d_p = d_o.matmul(&v_turned)?.to_dtype(wide)?;
+            let d_s = ((p * d_p.broadcast_sub(&d)?)? * self.scale)?;
+            d_k = (d_k + turned(&d_s)?.matmul(&q)?.to_dtype(wide)?)?;
+            d_q.push(Self::join(&d_s.to_dtype(narrow)?.matmul(&k)?)?);
+        }
+        let joined = |x: Tensor| Self::join(&x.to_dtype(narrow)?);
+        Ok([Tensor::cat(&d_q, 1)?, joined(d_k)?, joined(d_v)?])
+    }
+}
+
+fn blocks_of(queries: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..queries).step_by(QUERIES).map(move |first| (first, QUERIES.min(queries - first)))
+}
+
+/// As [`super::upsample_nearest_2x`].
+pub(super) fn upsample_nearest_2x(x: &Variable, height: usize, width: usize) -> Result<Variable> {
+    let (b, h, w, c) = x.tensor().dims4()?;
+    let doubled = x.tensor().reshape((b, h, 1, w, 1, c))?.broadcast_as((b, h, 2, w, 2, c))?;
+    let doubled = doubled.contiguous()?.reshape((b, 2 * h, 2 * w, c))?;
+    let y = doubled.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()?;
+    Ok(Variable::derived(y, [x], move |dy, _| {
+        let dy = dy.pad_with_zeros(1, 0, 2 * h - height)?.pad_with_zeros(2, 0, 2 * w - width)?;
+        let dx = dy.contiguous()?.reshape((b, h, 2, w, 2, c))?.sum(4)?.sum(2)?;
+        Ok([Some(dx)])
+    }))
+}

@@ -1,0 +1,324 @@
+//! The innermost loops of the product, once for each instruction set.
+
+use super::{PANEL, PANELS, ROWS, TILE};
+
+/// Which instructions the CPU has.
+#[derive(Clone, Copy)]
+pub(super) enum Kernel {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+/// Both factors of one tile.
+pub(super) struct Run<'a> {
+    /// Where each row begins, and for how long that goes on, part after part of the depth.
+    pub(super) runs: &'a [([*const f32; ROWS], usize)],
+    pub(super) depth_stride: usize,
+    /// Panels, `panel_stride` apart.
+    pub(super) tile: &'a [f32],
+    pub(super) panel_stride: usize,
+}
+
+/// What is added to a tile before it is stored.
+#[derive(Clone, Copy)]
+pub(super) struct Finish<'a> {
+    pub(super) per_column: Option<&'a [f32]>,
+    pub(super) matrix: Option<(&'a [f32], usize)>,
+    pub(super) present: bool,
+}
+
+impl Kernel {
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+            {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// Computes `rows` of `panels` panels, of the last only the first `last` columns.
+    ///
+    /// # Safety
+    /// Every run must be readable for its length, the tile must hold the panels, `finish` and `out` the rows and
+    /// columns, those of `out` `stride` apart.
+    pub(super) unsafe fn run(
+        self,
+        run: &Run<'_>,
+        (rows, panels, last): (usize, usize, usize),
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self, Self::Avx512) {
+            // SAFETY: the feature was detected; the rest is the caller's.
+            return unsafe { x86::run_avx512(run, (rows, panels, last), finish, out, stride) };
+        }
+        let mut tile = [0.0f32; ROWS * TILE];
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the feature was detected; the tile has room for all rows and panels.
+            Self::Avx2 => unsafe { x86::run_avx2(run, rows, panels, &mut tile) },
+            // SAFETY: likewise.
+            _ => unsafe { portable(run, rows, panels, &mut tile) },
+        }
+        let columns = (panels - 1) * PANEL + last;
+        for row in 0..rows {
+            // SAFETY: the caller's room for rows and columns.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), columns) };
+            for (column, (out, &product)) in out.iter_mut().zip(&tile[row * TILE..]).enumerate() {
+                let mut sum = if finish.present { *out + product } else { product };
+                if let Some(values) = finish.per_column {
+                    sum += values[column];
+                }
+                if let Some((values, stride)) = finish.matrix {
+                    sum += values[row * stride + column];
+                }
+                *out = sum;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As for [`Kernel::run`].
+unsafe fn portable(run: &Run<'_>, rows: usize, panels: usize, tile: &mut [f32; ROWS * TILE]) {
+    for row in 0..rows {
+        for panel in 0..panels {
+            let mut sums = [0.0f32; PANEL];
+            let mut b = run.tile[panel * run.panel_stride..].as_chunks::<PANEL>().0.iter();
+            for (starts, length) in run.runs {
+                for (k, b) in (0..*length).zip(&mut b) {
+                    // SAFETY: the run is readable for its length.
+                    let a = unsafe { *starts[row].add(k * run.depth_stride) };
+                    sums.iter_mut().zip(b).for_each(|(sum, b)| *sum = a.mul_add(*b, *sum));
+                }
+            }
+            tile[row * TILE + panel * PANEL..][..PANEL].copy_from_slice(&sums);
+        }
+    }
+}
+
+/// Column `first + i` of `from` becomes row `i` of `to`; `from` has at most as many rows as `to` has columns.
+///
+/// Columns of `to` beyond that become zeros.
+pub(in crate::engine::ops) fn transpose(
+    from: &[[f32; PANEL]],
+    first: usize,
+    to: &mut [[f32; PANEL]],
+) {
+    #[cfg(target_arch = "x86_64")]
+    if let (Ok(from), Ok(to)) =
+        (<&[[f32; PANEL]; PANEL]>::try_from(from), <&mut [[f32; PANEL]; PANEL]>::try_from(&mut *to))
+        && std::arch::is_x86_feature_detected!("avx512f")
+    {
+        // SAFETY: the feature was detected.
+        return unsafe { x86::transpose_avx512(from, to) };
+    }
+    for (i, to) in to.iter_mut().enumerate() {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = from[first + i];
+        }
+        to[from.len()..].fill(0.0);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{Finish, PANEL, PANELS, ROWS, Run, TILE};
+
+    /// # Safety
+    /// AVX-512F, and as for [`super::Kernel::run`].
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn run_avx512(
+        run: &Run<'_>,
+        (rows, panels, last): (usize, usize, usize),
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        macro_rules! dispatch {
+            ($($rows:literal)*) => {
+                // SAFETY: the caller's.
+                unsafe {
+                    match (rows, panels) {
+                        $(
+                            ($rows, 1) => avx512::<$rows, 1>(run, last, finish, out, stride),
+                            ($rows, 2) => avx512::<$rows, 2>(run, last, finish, out, stride),
+                            ($rows, _) => avx512::<$rows, PANELS>(run, last, finish, out, stride),
+                        )*
+                        _ => {}
+                    }
+                }
+            };
+        }
+        dispatch!(1 2 3 4 5 6 7 8)
+    }
+
+    #[target_feature(enable = "avx512f")]
+    unsafe fn avx512<const R: usize, const P: usize>(
+        run: &Run<'_>,
+        last: usize,
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        let mut sums = [[_mm512_setzero_ps(); P]; R];
+        let mut b = run.tile.as_ptr();
+        for (starts, length) in run.runs {
+            let mut at = 0;
+            for _ in 0..*length {
+                // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
+                unsafe {
+                    let mut columns = [_mm512_setzero_ps(); P];
+                    for (p, column) in columns.iter_mut().enumerate() {
+                        *column = _mm512_loadu_ps(b.add(p * run.panel_stride));
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let factor = _mm512_set1_ps(*starts[r].add(at));
+                        for (sum, column) in sums.iter_mut().zip(&columns) {
+                            *sum = _mm512_fmadd_ps(factor, *column, *sum);
+                        }
+                    }
+                }
+                at += run.depth_stride;
+                b = b.wrapping_add(PANEL);
+            }
+        }
+        let partial: __mmask16 = if last == PANEL { !0 } else { (1 << last) - 1 };
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (p, sum) in sums.iter_mut().enumerate() {
+                let mask = if p + 1 == P { partial } else { !0 };
+                // SAFETY: the caller's room for the rows and the unmasked columns.
+                unsafe {
+                    let place = out.add(r * stride + p * PANEL);
+                    if finish.present {
+                        *sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), *sum);
+                    }
+                    if let Some(values) = finish.per_column {
+                        let values = values.as_ptr().wrapping_add(p * PANEL);
+                        *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, values));
+                    }
+                    if let Some((values, stride)) = finish.matrix {
+                        let values = values.as_ptr().wrapping_add(r * stride + p * PANEL);
+                        *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, values));
+                    }
+                    _mm512_mask_storeu_ps(place, mask, *sum);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// AVX2 and FMA, and as for [`super::Kernel::run`].
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn run_avx2(
+        run: &Run<'_>,
+        rows: usize,
+        panels: usize,
+        tile: &mut [f32; ROWS * TILE],
+    ) {
+        for panel in 0..panels {
+            let mut row = 0;
+            while row < rows {
+                // SAFETY: the caller's; both parts stay inside the tile.
+                unsafe {
+                    if rows - row >= 4 {
+                        avx2::<4>(run, row, panel, tile);
+                        row += 4;
+                    } else {
+                        avx2::<1>(run, row, panel, tile);
+                        row += 1;
+                    }
+                }
+            }
+        }
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn avx2<const R: usize>(
+        run: &Run<'_>,
+        row: usize,
+        panel: usize,
+        tile: &mut [f32; ROWS * TILE],
+    ) {
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        let mut b = run.tile.as_ptr().wrapping_add(panel * run.panel_stride);
+        for (starts, length) in run.runs {
+            let mut at = 0;
+            for _ in 0..*length {
+                // SAFETY: the runs are readable for their lengths, and the panel holds the depth of all of them.
+                unsafe {
+                    let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let factor = _mm256_set1_ps(*starts[row + r].add(at));
+                        sums[0] = _mm256_fmadd_ps(factor, columns[0], sums[0]);
+                        sums[1] = _mm256_fmadd_ps(factor, columns[1], sums[1]);
+                    }
+                }
+                at += run.depth_stride;
+                b = b.wrapping_add(PANEL);
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            let place = tile[(row + r) * TILE + panel * PANEL..][..PANEL].as_mut_ptr();
+            // SAFETY: sixteen places, as sliced.
+            unsafe {
+                _mm256_storeu_ps(place, sums[0]);
+                _mm256_storeu_ps(place.add(8), sums[1]);
+            }
+        }
+    }
+
+    /// Turns a square of sixteen.
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn transpose_avx512(from: &[[f32; PANEL]; PANEL], to: &mut [[f32; PANEL]; PANEL]) {
+        // SAFETY: each row has sixteen numbers.
+        let x: [__m512; 16] = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(from[i].as_ptr()) });
+        // Pairs of rows, then squares of four within each quarter of the lanes, then the quarters themselves.
+        let t: [__m512; 16] = std::array::from_fn(|i| {
+            let (a, b) = (x[i / 2 * 2], x[i / 2 * 2 + 1]);
+            if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
+        });
+        let u: [__m512; 16] = std::array::from_fn(|i| {
+            let (group, at) = (i / 4 * 4, i % 4);
+            let (a, b) =
+                (_mm512_castps_pd(t[group + at / 2]), _mm512_castps_pd(t[group + 2 + at / 2]));
+            _mm512_castpd_ps(if at % 2 == 0 {
+                _mm512_unpacklo_pd(a, b)
+            } else {
+                _mm512_unpackhi_pd(a, b)
+            })
+        });
+        // u[4g + j], quarter q: element (row 4g + lane, column 4q + j).
+        for j in 0..4 {
+            let (a, b, c, d) = (u[j], u[4 + j], u[8 + j], u[12 + j]);
+            let (ab_low, ab_high) =
+                (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (cd_low, cd_high) =
+                (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            let rows = [
+                _mm512_shuffle_f32x4::<0x88>(ab_low, cd_low),
+                _mm512_shuffle_f32x4::<0x88>(ab_high, cd_high),
+                _mm512_shuffle_f32x4::<0xdd>(ab_low, cd_low),
+                _mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high),
+            ];
+            for (quarter, row) in rows.into_iter().enumerate() {
+                // SAFETY: each row has sixteen numbers.
+                unsafe { _mm512_storeu_ps(to[4 * quarter + j].as_mut_ptr(), row) };
+            }
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3): 36 multiplications where the definition has 144.
+//!
+//! An output tile of 4×4 pixels is `Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A` for filter `g` and the 6×6 pixels `d` around it (Lavin
+//! and Gray, arXiv:1509.09308). Summed over channels, each of the 36 places is a matrix product. We interpolate at 0,
+//! ±3/4, ±3/2 and ∞: at the usual 0, ±1, ±2 the error is four times as large.
+//!
+//! Transformed filters have four times the size of the filters. Those of small layers are kept; larger ones are
+//! transformed anew in each call, a block at a time next to the products that read it.
+
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+use super::conv::{Geometry, Padding};
+use super::cpu::{Shared, filled, vectorized};
+use super::product::{self, Add, Left, PANEL, Right, TILE, View, multiply_into};
+
+/// Places of a transformed tile.
+const PLACES: usize = 36;
+/// Width of an output tile, and of the input tile around it.
+const OUT: usize = 4;
+const IN: usize = 6;
+/// Tiles of one task that has all output channels.
+const TILES: usize = 64;
+/// Input channels whose filters are transformed together. Sums are cut here, whoever transforms.
+const DEPTH: usize = 128;
+/// Transformed filters up to this size are kept, in bytes.
+const KEPT: usize = 16 << 20;
+
+/// Points of interpolation besides 0 and ∞: ±P and ±Q.
+const P: f32 = 0.75;
+const Q: f32 = 1.5;
+const PP: f32 = P * P;
+const QQ: f32 = Q * Q;
+
+/// The filters of one layer, as far as they are kept transformed.
+pub(super) struct Winograd {
+    in_channels: usize,
+    out_channels: usize,
+    forward: OnceLock<Vec<f32>>,
+    backward: OnceLock<Vec<f32>>,
+}
+
+/// Sizes of a batch of images.
+#[derive(Clone, Copy)]
+pub(super) struct Image {
+    pub(super) batch: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+}
+
+impl Image {
+    fn tiles_of_one(self) -> (usize, usize) {
+        (self.height.div_ceil(OUT), self.width.div_ceil(OUT))
+    }
+
+    fn tiles(self) -> usize {
+        let (down, across) = self.tiles_of_one();
+        self.batch * down * across
+    }
+
+    /// Image, and first pixel of the output tile.
+    fn place(self, tile: usize) -> (usize, usize, usize) {
+        let (down, across) = self.tiles_of_one();
+        let (image, tile) = (tile / (down * across), tile % (down * across));
+        (image, tile / across * OUT, tile % across * OUT)
+    }
+}
+
+/// One layer's filters in one direction.
+#[derive(Clone, Copy)]
+struct Direction<'a> {
+    /// `(9 · in_channels, out_channels)` of the layer, whichever the direction.
+    panels: View<'a>,
+    back: bool,
+    /// Channels of this direction.
+    from: usize,
+    to: usize,
+}
+
+impl Winograd {
+    /// Whether a layer can be computed so.
+    pub(super) fn suits(geometry: Geometry, in_channels: usize, out_channels: usize) -> bool {
+        let Geometry { kernel, stride, padding } = geometry;
+        kernel == 3
+            && stride == 1
+            && padding == Padding::same(1)
+            && in_channels.is_multiple_of(PANEL)
+            && out_channels.is_multiple_of(PANEL)
+    }
+
+    /// Whether images of this size are faster so. It must not depend on the batch: a row has the same bytes alone.
+    pub(super) fn pays(height: usize, width: usize) -> bool {
+        height * width >= 64
+    }
+
+    pub(super) fn new(in_channels: usize, out_channels: usize) -> Self {
+        let (forward, backward) = (OnceLock::new(), OnceLock::new());
+        Self { in_channels, out_channels, forward, backward }
+    }
+
+    /// `(batch, h, w, in_channels)` → `(batch, h, w, out_channels)`.
+    pub(super) fn forward(
+        &self,
+        x: &[f32],
+        image: Image,
+        panels: View<'_>,
+        add: Add<'_>,
+        y: &mut [f32],
+    ) {
+        let (from, to) = (self.in_channels, self.out_channels);
+        let way = Direction { panels, back: false, from, to };
+        convolve(x, image, way, &self.forward, add, y);
+    }
+
+    /// `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`, the gradient.
+    pub(super) fn backward(&self, dy: &[f32], image: Image, panels: View<'_>, dx: &mut [f32]) {
+        let (from, to) = (self.out_channels, self.in_channels);
+        let way = Direction { panels, back: true, from, to };
+        convolve(dy, image, way, &self.backward, Add::default(), dx);
+    }
+}
+
+fn convolve(
+    x: &[f32],
+    image: Image,
+    way: Direction<'_>,
+    kept: &OnceLock<Vec<f32>>,
+    add: Add<'_>,
+    y: &mut [f32],
+) {
+    let (tiles, threads) = (image.tiles(), rayon::current_num_threads());
+    let size = PLACES * way.from * way.to;
+    let keep = size * std::mem::size_of::<f32>() <= KEPT;
+    let place = Shared::new(y);
+    if keep || tiles >= 2 * TILES * threads {
+        let anew;
+        let filters = if keep {
+            kept.get_or_init(|| way.transform_all())
+        } else {
+            anew = way.transform_all();
+            &anew
+        };
+        // Each task has some tiles and all channels; its share stays in the second-level cache.
+        let count = tiles.div_ceil(tiles.div_ceil(TILES).max(threads.min(tiles.div_ceil(8))));
+        let task = |task: usize| {
+            let range = task * count..tiles.min((task + 1) * count);
+            if range.is_empty() {
+                return;
+            }
+            let transformed = transform_tiles(x, image, range.clone(), way.from);
+            for column in (0..way.to).step_by(TILE) {
+                let block = &filters[column * PLACES * way.from..];
+                let products = way.multiply(&transformed, range.len(), column, Source::Kept(block));
+                // SAFETY: tasks have different tiles.
+                unsafe { store_tiles(&products, image, range.clone(), way.to, column, add, place) };
+            }
+        };
+        (0..tiles.div_ceil(count)).into_par_iter().for_each(task);
+    } else {
+        // Each task has some output channels and all tiles, and transforms its filters on the way.
+        let group = 4 * TILES;
+        for first in (0..tiles).step_by(group) {
+            let range = first..tiles.min(first + group);
+            let transformed = transform_tiles(x, image, range.clone(), way.from);
+            (0..way.to.div_ceil(TILE)).into_par_iter().for_each(|task| {
+                let column = task * TILE;
+                let products = way.multiply(&transformed, range.len(), column, Source::Anew);
+                // SAFETY: tasks have different channels.
+                unsafe { store_tiles(&products, image, range.clone(), way.to, column, add, place) };
+            });
+        }
+    }
+}
+
+/// Where transformed filters come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    /// Of one block of columns.
+    Kept(&'a [f32]),
+    Anew,
+}
+
+impl Direction<'_> {
+    /// All filters: for each [`TILE`] of columns, for each [`DEPTH`] of channels, for each place, panels.
+    fn transform_all(&self) -> Vec<f32> {
+        filled(PLACES * self.from * self.to, |all| {
+            all.par_chunks_mut(PLACES * self.from * TILE).enumerate().for_each(|(index, block)| {
+                let columns = TILE.min(self.to - index * TILE);
+                let chunks = block.chunks_mut(PLACES * DEPTH * columns).enumerate();
+                for (chunk, to) in chunks {
+                    let depth = DEPTH.min(self.from - chunk * DEPTH);
+                    self.transform(index * TILE, columns, chunk * DEPTH, depth, to);
+                }
+            });
+        })
+    }
+
+    /// Filters of some columns and some channels: for each place, panels `(depth, PANEL)`.
+    fn transform(&self, column: usize, columns: usize, first: usize, depth: usize, to: &mut [f32]) {
+        let panels = columns / PANEL;
+        for panel in 0..panels {
+            let place = panel * depth * PANEL;
+            if self.back {
+                let lanes = column + panel * PANEL;
+                for at in (0..depth).step_by(PANEL) {
+                    let square = self.turned(first + at, lanes);
+                    transform_filters(
+                        square.as_flattened(),
+                        PANEL,
+                        &mut to[place + at * PANEL..],
+                        panels * depth * PANEL,
+                        PANEL,
+                    );
+                }
+            } else {
+                let index = column / PANEL + panel;
+                let source = &self.panels.data[index * self.panels.depth * PANEL..];
+                let source = &source[first * PANEL..];
+                transform_filters(
+                    source,
+                    self.from,
+                    &mut to[place..],
+                    panels * depth * PANEL,
+                    depth,
+                );
+            }
+        }
+    }
+
+    /// Filters from output channels `first..` to input channels `lanes..`, sixteen of each, turned by 180°.
+    fn turned(&self, first: usize, lanes: usize) -> Box<[[f32; PANEL]; 9 * PANEL]> {
+        let mut square = Box::new([[0.0; PANEL]; 9 * PANEL]);
+        let panel = &self.panels.data[first / PANEL * self.panels.depth * PANEL..];
+        for (position, to) in square.chunks_exact_mut(PANEL).enumerate() {
+            let from = &panel[((8 - position) * self.to + lanes) * PANEL..][..PANEL * PANEL];
+            product::transpose(from.as_chunks().0, 0, to);
+        }
+        square
+    }
+
+    /// The 36 products of `tiles` transformed tiles with the filters of a block of columns.
+    fn multiply(
+        &self,
+        transformed: &[f32],
+        tiles: usize,
+        column: usize,
+        source: Source<'_>,
+    ) -> Vec<f32> {
+        let columns = TILE.min(self.to - column);
+        let mut anew = Vec::new();
+        if matches!(source, Source::Anew) {
+            anew = filled(PLACES * DEPTH.min(self.from) * columns, |_| {});
+        }
+        filled(PLACES * tiles * TILE, |products| {
+            for first in (0..self.from).step_by(DEPTH) {
+                let depth = DEPTH.min(self.from - first);
+                let filters = match source {
+                    Source::Kept(filters) => &filters[PLACES * first * columns..],
+                    Source::Anew => {
+                        self.transform(column, columns, first, depth, &mut anew);
+                        &anew
+                    }
+                };
+                for place in 0..PLACES {
+                    let data = &transformed[place * tiles * self.from + first..];
+                    let left =
+                        Left::Strided { data, rows: tiles, row_stride: self.from, depth_stride: 1 };
+                    let data = &filters[place * depth * columns..];
+                    let right = Right::Panels(View { data, depth, width: columns });
+                    let add = Add { present: first > 0, ..Add::default() };
+                    let to = &mut products[place * tiles * TILE..(place + 1) * tiles * TILE];
+                    // SAFETY: `to` has a row of `TILE` numbers for each tile.
+                    unsafe { multiply_into(left, right, add, 0..columns, to.as_mut_ptr(), TILE) };
+                }
+            }
+        })
+    }
+}
+
+/// Sixteen channels side by side.
+#[derive(Clone, Copy)]
+struct Lanes([f32; PANEL]);
+
+impl Lanes {
+    const ZERO: Self = Self([0.0; PANEL]);
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        Self(std::array::from_fn(|i| from[i]))
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        to[..PANEL].copy_from_slice(&self.0);
+    }
+}
+
+impl std::ops::Add for Lanes {
+    type Output = Self;
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
+    }
+}
+
+impl std::ops::Sub for Lanes {
+    type Output = Self;
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] - other.0[i]))
+    }
+}
+
+impl std::ops::Mul<f32> for Lanes {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, factor: f32) -> Self {
+        Self(std::array::from_fn(|i| self.0[i] * factor))
+    }
+}
+
+/// `Bᵀ d`, six numbers.
+#[inline(always)]
+fn input_transform(d: [Lanes; IN]) -> [Lanes; IN] {
+    let (even_p, odd_p) = (d[4] - d[2] * QQ, (d[3] - d[1] * QQ) * P);
+    let (even_q, odd_q) = (d[4] - d[2] * PP, (d[3] - d[1] * PP) * Q);
+    [
+        d[0] * (PP * QQ) - d[2] * (PP + QQ) + d[4],
+        even_p + odd_p,
+        even_p - odd_p,
+        even_q + odd_q,
+        even_q - odd_q,
+        d[1] * (PP * QQ) - d[3] * (PP + QQ) + d[5],
+    ]
+}
+
+/// `G g`, six of three numbers.
+#[inline(always)]
+fn filter_transform(g: [Lanes; 3]) -> [Lanes; IN] {
+    const OF_P: f32 = 1.0 / (2.0 * PP * (PP - QQ));
+    const OF_Q: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
+    let (even_p, odd_p) = (g[0] * OF_P + g[2] * (PP * OF_P), g[1] * (P * OF_P));
+    let (even_q, odd_q) = (g[0] * OF_Q + g[2] * (QQ * OF_Q), g[1] * (Q * OF_Q));
+    [g[0] * (1.0 / (PP * QQ)), even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, g[2]]
+}
+
+/// `Aᵀ m`, four of six numbers.
+#[inline(always)]
+fn output_transform(m: [Lanes; IN]) -> [Lanes; OUT] {
+    let (sum_p, sum_q) = (m[1] + m[2], m[3] + m[4]);
+    let (difference_p, difference_q) = ((m[1] - m[2]) * P, (m[3] - m[4]) * Q);
+    [
+        m[0] + sum_p + sum_q,
+        difference_p + difference_q,
+        sum_p * PP + sum_q * QQ,
+        difference_p * PP + difference_q * QQ + m[5],
+    ]
+}
+
+/// `Bᵀ d B` of some tiles: for each place, `(tiles, channels)`.
+fn transform_tiles(
+    x: &[f32],
+    image: Image,
+    tiles: std::ops::Range<usize>,
+    channels: usize,
+) -> Vec<f32> {
+    let count = tiles.len();
+    filled(PLACES * count * channels, |transformed| {
+        let to = Shared::new(transformed);
+        let task = |index: usize| {
+            let tile = tiles.start + index;
+            transform_tile(x, image, tile, channels, to.at(index * channels), count * channels);
+        };
+        if count > TILES {
+            (0..count).into_par_iter().with_min_len(8).for_each(task);
+        } else {
+            (0..count).for_each(task);
+        }
+    })
+}
+
+vectorized! {
+    /// Writes to `to + place · stride`, which the caller has to itself.
+    fn transform_tile(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
+        let (at, y, x_) = image.place(tile);
+        let Image { height, width, .. } = image;
+        // Where the pixels of the input tile begin; it reaches one pixel beyond the output tile on each side.
+        let mut starts = [[None; IN]; IN];
+        for (row, starts) in starts.iter_mut().enumerate() {
+            for (column, start) in starts.iter_mut().enumerate() {
+                let (row, column) = (y + row, x_ + column);
+                if (1..=height).contains(&row) && (1..=width).contains(&column) {
+                    *start = Some(((at * height + row - 1) * width + column - 1) * channels);
+                }
+            }
+        }
+        for channel in (0..channels).step_by(PANEL) {
+            let mut half = [[Lanes::ZERO; IN]; IN];
+            for column in 0..IN {
+                let d = std::array::from_fn(|row| match starts[row][column] {
+                    Some(start) => Lanes::load(&x[start + channel..start + channel + PANEL]),
+                    None => Lanes::ZERO,
+                });
+                for (half, value) in half.iter_mut().zip(input_transform(d)) {
+                    half[column] = value;
+                }
+            }
+            for (row, half) in half.into_iter().enumerate() {
+                for (column, value) in input_transform(half).into_iter().enumerate() {
+                    let to = to.wrapping_add((row * IN + column) * stride + channel);
+                    // SAFETY: `to` has room for the channels of each of the 36 places.
+                    value.store(unsafe { std::slice::from_raw_parts_mut(to, PANEL) });
+                }
+            }
+        }
+    }
+}
+
+vectorized! {
+    /// `G g Gᵀ` of sixteen filters for each of `depth` channels: nine rows of a channel lie `between` rows apart.
+    fn transform_filters(from: &[f32], between: usize, to: &mut [f32], stride: usize, depth: usize) {
+        for channel in 0..depth {
+            let mut half = [[Lanes::ZERO; 3]; IN];
+            for column in 0..3 {
+                let g = std::array::from_fn(|row| {
+                    Lanes::load(&from[((row * 3 + column) * between + channel) * PANEL..][..PANEL])
+                });
+                for (half, value) in half.iter_mut().zip(filter_transform(g)) {
+                    half[column] = value;
+                }
+            }
+            for (row, half) in half.into_iter().enumerate() {
+                for (column, value) in filter_transform(half).into_iter().enumerate() {
+                    value.store(&mut to[(row * IN + column) * stride + channel * PANEL..]);
+                }
+            }
+        }
+    }
+}
+
+/// `Aᵀ m A` of the products of some tiles, into columns `column..` of the image.
+///
+/// # Safety
+/// Nothing else may touch these pixels' columns of `to`, `(batch, height, width, channels)`.
+unsafe fn store_tiles(
+    products: &[f32],
+    image: Image,
+    tiles: std::ops::Range<usize>,
+    channels: usize,
+    column: usize,
+    add: Add<'_>,
+    to: Shared,
+) {
+    let stride = tiles.len() * TILE;
+    for tile in tiles.clone() {
+        let products = &products[(tile - tiles.start) * TILE..];
+        store_tile(products, stride, image, tile, (channels, column), add, to);
+    }
+}
+
+vectorized! {
+    /// As [`store_tiles`], of one tile.
+    fn store_tile(products: &[f32], stride: usize, image: Image, tile: usize, columns: (usize, usize), add: Add<'_>, to: Shared) {
+        let (channels, column) = columns;
+        let (at, y, x) = image.place(tile);
+        let Image { height, width, .. } = image;
+        for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
+            let mut half = [[Lanes::ZERO; IN]; OUT];
+            for i in 0..IN {
+                let m = std::array::from_fn(|row| {
+                    Lanes::load(&products[(row * IN + i) * stride + lane..][..PANEL])
+                });
+                for (half, value) in half.iter_mut().zip(output_transform(m)) {
+                    half[i] = value;
+                }
+            }
+            let bias = match add.per_column {
+                Some(bias) => Lanes::load(&bias[column + lane..]),
+                None => Lanes::ZERO,
+            };
+            for (row, half) in half.into_iter().enumerate().take(height - y) {
+                for (i, value) in output_transform(half).into_iter().enumerate().take(width - x) {
+                    let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
+                    let mut value = value + bias;
+                    if let Some((other, _)) = add.matrix {
+                        value = value + Lanes::load(&other[pixel..pixel + PANEL]);
+                    }
+                    // SAFETY: the pixel lies inside the image; its columns are this task's.
+                    value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
+                }
+            }
+        }
+    }
+}
