@@ -127,6 +127,153 @@ macro_rules! vectorized {
 }
 pub(super) use vectorized;
 
+/// Sixteen numbers that go through the same steps, where the compiler needs to be told.
+pub(super) trait Lanes:
+    Copy
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<f32, Output = Self>
+{
+    const ZERO: Self;
+
+    /// The first sixteen of `from`.
+    fn load(from: &[f32]) -> Self;
+
+    /// Into the first sixteen of `to`.
+    fn store(self, to: &mut [f32]);
+}
+
+/// For any CPU.
+#[derive(Clone, Copy)]
+pub(super) struct Plain([f32; 16]);
+
+macro_rules! plain {
+    ($name:ident, $method:ident, $op:tt) => {
+        impl std::ops::$name for Plain {
+            type Output = Self;
+
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                Self(std::array::from_fn(|i| self.0[i] $op other.0[i]))
+            }
+        }
+    };
+}
+plain!(Add, add, +);
+plain!(Sub, sub, -);
+
+impl std::ops::Mul<f32> for Plain {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, factor: f32) -> Self {
+        Self(self.0.map(|x| x * factor))
+    }
+}
+
+impl Lanes for Plain {
+    const ZERO: Self = Self([0.0; 16]);
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        Self(std::array::from_fn(|i| from[i]))
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        to[..16].copy_from_slice(&self.0);
+    }
+}
+
+/// One register, for functions that AVX-512 was detected for.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod wide {
+    use std::arch::x86_64::*;
+
+    use super::Lanes;
+
+    #[derive(Clone, Copy)]
+    pub(in crate::engine::ops) struct Wide(__m512);
+
+    impl std::ops::Add for Wide {
+        type Output = Self;
+
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: the module's.
+            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+    }
+
+    impl std::ops::Sub for Wide {
+        type Output = Self;
+
+        #[inline(always)]
+        fn sub(self, other: Self) -> Self {
+            // SAFETY: the module's.
+            Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+    }
+
+    impl std::ops::Mul<f32> for Wide {
+        type Output = Self;
+
+        #[inline(always)]
+        fn mul(self, factor: f32) -> Self {
+            // SAFETY: the module's.
+            Self(unsafe { _mm512_mul_ps(self.0, _mm512_set1_ps(factor)) })
+        }
+    }
+
+    impl Lanes for Wide {
+        // SAFETY: sixteen numbers, in either form.
+        const ZERO: Self = Self(unsafe { std::mem::transmute::<[f32; 16], __m512>([0.0; 16]) });
+
+        #[inline(always)]
+        fn load(from: &[f32]) -> Self {
+            let from = &from[..16];
+            // SAFETY: sixteen numbers, and the module's.
+            Self(unsafe { _mm512_loadu_ps(from.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn store(self, to: &mut [f32]) {
+            let to = &mut to[..16];
+            // SAFETY: sixteen numbers, and the module's.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) };
+        }
+    }
+}
+
+/// Compiles a function that is generic over [`Lanes`] for each instruction set and picks the best at run time.
+macro_rules! in_lanes {
+    ($(#[$meta:meta])* fn $name:ident<$lanes:ident>($($arg:ident: $type:ty),* $(,)?) $body:block) => {
+        $(#[$meta])*
+        fn $name($($arg: $type),*) {
+            #[inline(always)]
+            fn body<$lanes: $crate::engine::ops::cpu::Lanes>($($arg: $type),*) $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::engine::ops::cpu::{Plain, wide::Wide};
+                #[target_feature(enable = "avx512f")]
+                fn avx512($($arg: $type),*) { body::<Wide>($($arg),*) }
+                #[target_feature(enable = "avx2")]
+                fn avx2($($arg: $type),*) { body::<Plain>($($arg),*) }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the feature was detected.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") {
+                    // SAFETY: the feature was detected.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body::<$crate::engine::ops::cpu::Plain>($($arg),*)
+        }
+    };
+}
+pub(super) use in_lanes;
+
 /// `eˣ` to 1 unit in the last place or so, without branches.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {

@@ -16,7 +16,7 @@ use super::cpu::{Shared, filled};
 /// Columns of a panel.
 pub(super) const PANEL: usize = 16;
 /// Depth of a block: a tile of it fits the second-level cache many times.
-const DEPTH_BLOCK: usize = 256;
+const DEPTH_BLOCK: usize = 192;
 /// Rows and panels that the kernel computes at once.
 const ROWS: usize = 8;
 const PANELS: usize = 3;
@@ -228,10 +228,11 @@ pub(super) fn multiply_rows(a: &[f32], b: Right<'_>, add: Add<'_>, c: &mut [f32]
         return multiply(a, b, add, c, width);
     }
     // Turning costs as much as multiplying by a few dozen rows: whoever turns takes as many rows as there are.
-    let rows_of_task = match b {
-        Right::Panels(_) => 128,
+    let most = match b {
+        Right::Panels(_) => 192,
         Right::Turned { .. } => 512,
     };
+    let rows_of_task = rows.div_ceil(rows.div_ceil(most)).next_multiple_of(ROWS);
     let row_tasks = rows.div_ceil(rows_of_task);
     let wanted = (4 * rayon::current_num_threads()).div_ceil(row_tasks);
     let columns_of_task = width.div_ceil(wanted).next_multiple_of(TILE);

@@ -7,12 +7,17 @@
 //! Transformed filters have four times the size of the filters. Those of small layers are kept; larger ones are
 //! transformed anew in each call, a block at a time next to the products that read it.
 
+#![expect(
+    clippy::needless_range_loop,
+    reason = "small matrices by row and column, as the formulas have them"
+)]
+
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use super::conv::{Geometry, Padding};
-use super::cpu::{Shared, filled, vectorized};
+use super::cpu::{Lanes, Shared, filled, in_lanes};
 use super::product::{self, Add, Left, PANEL, Right, TILE, View, multiply_into};
 
 /// Places of a transformed tile.
@@ -24,8 +29,14 @@ const IN: usize = 6;
 const TILES: usize = 64;
 /// Input channels whose filters are transformed together. Sums are cut here, whoever transforms.
 const DEPTH: usize = 128;
+/// Numbers of such a chunk, for a whole [`TILE`] of columns.
+const CHUNK: usize = PLACES * (DEPTH * TILE + GAP);
 /// Transformed filters up to this size are kept, in bytes.
 const KEPT: usize = 16 << 20;
+
+/// Numbers between the end of one place and the start of the next: at a multiple of a page from each other, all places
+/// would meet in the same lines of the first-level cache.
+const GAP: usize = PANEL;
 
 /// Points of interpolation besides 0 and ∞: ±P and ±Q.
 const P: f32 = 0.75;
@@ -130,8 +141,7 @@ fn convolve(
     y: &mut [f32],
 ) {
     let (tiles, threads) = (image.tiles(), rayon::current_num_threads());
-    let size = PLACES * way.from * way.to;
-    let keep = size * std::mem::size_of::<f32>() <= KEPT;
+    let keep = PLACES * way.from * way.to * std::mem::size_of::<f32>() <= KEPT;
     let place = Shared::new(y);
     if keep || tiles >= 2 * TILES * threads {
         let anew;
@@ -150,7 +160,7 @@ fn convolve(
             }
             let transformed = transform_tiles(x, image, range.clone(), way.from);
             for column in (0..way.to).step_by(TILE) {
-                let block = &filters[column * PLACES * way.from..];
+                let block = &filters[column / TILE * way.block()..];
                 let products = way.multiply(&transformed, range.len(), column, Source::Kept(block));
                 // SAFETY: tasks have different tiles.
                 unsafe { store_tiles(&products, image, range.clone(), way.to, column, add, place) };
@@ -182,13 +192,17 @@ enum Source<'a> {
 }
 
 impl Direction<'_> {
+    /// Numbers of the transformed filters of a block of columns.
+    fn block(&self) -> usize {
+        self.from.div_ceil(DEPTH) * CHUNK
+    }
+
     /// All filters: for each [`TILE`] of columns, for each [`DEPTH`] of channels, for each place, panels.
     fn transform_all(&self) -> Vec<f32> {
-        filled(PLACES * self.from * self.to, |all| {
-            all.par_chunks_mut(PLACES * self.from * TILE).enumerate().for_each(|(index, block)| {
+        filled(self.to.div_ceil(TILE) * self.block(), |all| {
+            all.par_chunks_mut(self.block()).enumerate().for_each(|(index, block)| {
                 let columns = TILE.min(self.to - index * TILE);
-                let chunks = block.chunks_mut(PLACES * DEPTH * columns).enumerate();
-                for (chunk, to) in chunks {
+                for (chunk, to) in block.chunks_mut(CHUNK).enumerate() {
                     let depth = DEPTH.min(self.from - chunk * DEPTH);
                     self.transform(index * TILE, columns, chunk * DEPTH, depth, to);
                 }
@@ -198,7 +212,7 @@ impl Direction<'_> {
 
     /// Filters of some columns and some channels: for each place, panels `(depth, PANEL)`.
     fn transform(&self, column: usize, columns: usize, first: usize, depth: usize, to: &mut [f32]) {
-        let panels = columns / PANEL;
+        let (panels, stride) = (columns / PANEL, depth * columns + GAP);
         for panel in 0..panels {
             let place = panel * depth * PANEL;
             if self.back {
@@ -209,7 +223,7 @@ impl Direction<'_> {
                         square.as_flattened(),
                         PANEL,
                         &mut to[place + at * PANEL..],
-                        panels * depth * PANEL,
+                        stride,
                         PANEL,
                     );
                 }
@@ -217,13 +231,7 @@ impl Direction<'_> {
                 let index = column / PANEL + panel;
                 let source = &self.panels.data[index * self.panels.depth * PANEL..];
                 let source = &source[first * PANEL..];
-                transform_filters(
-                    source,
-                    self.from,
-                    &mut to[place..],
-                    panels * depth * PANEL,
-                    depth,
-                );
+                transform_filters(source, self.from, &mut to[place..], stride, depth);
             }
         }
     }
@@ -250,26 +258,26 @@ impl Direction<'_> {
         let columns = TILE.min(self.to - column);
         let mut anew = Vec::new();
         if matches!(source, Source::Anew) {
-            anew = filled(PLACES * DEPTH.min(self.from) * columns, |_| {});
+            anew = filled(CHUNK, |_| {});
         }
-        filled(PLACES * tiles * TILE, |products| {
+        filled(PLACES * (tiles * TILE + GAP), |products| {
             for first in (0..self.from).step_by(DEPTH) {
                 let depth = DEPTH.min(self.from - first);
                 let filters = match source {
-                    Source::Kept(filters) => &filters[PLACES * first * columns..],
+                    Source::Kept(filters) => &filters[first / DEPTH * CHUNK..],
                     Source::Anew => {
                         self.transform(column, columns, first, depth, &mut anew);
                         &anew
                     }
                 };
                 for place in 0..PLACES {
-                    let data = &transformed[place * tiles * self.from + first..];
+                    let data = &transformed[place * (tiles * self.from + GAP) + first..];
                     let left =
                         Left::Strided { data, rows: tiles, row_stride: self.from, depth_stride: 1 };
-                    let data = &filters[place * depth * columns..];
+                    let data = &filters[place * (depth * columns + GAP)..];
                     let right = Right::Panels(View { data, depth, width: columns });
                     let add = Add { present: first > 0, ..Add::default() };
-                    let to = &mut products[place * tiles * TILE..(place + 1) * tiles * TILE];
+                    let to = &mut products[place * (tiles * TILE + GAP)..][..tiles * TILE];
                     // SAFETY: `to` has a row of `TILE` numbers for each tile.
                     unsafe { multiply_into(left, right, add, 0..columns, to.as_mut_ptr(), TILE) };
                 }
@@ -278,54 +286,9 @@ impl Direction<'_> {
     }
 }
 
-/// Sixteen channels side by side.
-#[derive(Clone, Copy)]
-struct Lanes([f32; PANEL]);
-
-impl Lanes {
-    const ZERO: Self = Self([0.0; PANEL]);
-
-    #[inline(always)]
-    fn load(from: &[f32]) -> Self {
-        Self(std::array::from_fn(|i| from[i]))
-    }
-
-    #[inline(always)]
-    fn store(self, to: &mut [f32]) {
-        to[..PANEL].copy_from_slice(&self.0);
-    }
-}
-
-impl std::ops::Add for Lanes {
-    type Output = Self;
-
-    #[inline(always)]
-    fn add(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] + other.0[i]))
-    }
-}
-
-impl std::ops::Sub for Lanes {
-    type Output = Self;
-
-    #[inline(always)]
-    fn sub(self, other: Self) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] - other.0[i]))
-    }
-}
-
-impl std::ops::Mul<f32> for Lanes {
-    type Output = Self;
-
-    #[inline(always)]
-    fn mul(self, factor: f32) -> Self {
-        Self(std::array::from_fn(|i| self.0[i] * factor))
-    }
-}
-
 /// `Bᵀ d`, six numbers.
 #[inline(always)]
-fn input_transform(d: [Lanes; IN]) -> [Lanes; IN] {
+fn input_transform<L: Lanes>(d: [L; IN]) -> [L; IN] {
     let (even_p, odd_p) = (d[4] - d[2] * QQ, (d[3] - d[1] * QQ) * P);
     let (even_q, odd_q) = (d[4] - d[2] * PP, (d[3] - d[1] * PP) * Q);
     [
@@ -340,7 +303,7 @@ fn input_transform(d: [Lanes; IN]) -> [Lanes; IN] {
 
 /// `G g`, six of three numbers.
 #[inline(always)]
-fn filter_transform(g: [Lanes; 3]) -> [Lanes; IN] {
+fn filter_transform<L: Lanes>(g: [L; 3]) -> [L; IN] {
     const OF_P: f32 = 1.0 / (2.0 * PP * (PP - QQ));
     const OF_Q: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
     let (even_p, odd_p) = (g[0] * OF_P + g[2] * (PP * OF_P), g[1] * (P * OF_P));
@@ -350,7 +313,7 @@ fn filter_transform(g: [Lanes; 3]) -> [Lanes; IN] {
 
 /// `Aᵀ m`, four of six numbers.
 #[inline(always)]
-fn output_transform(m: [Lanes; IN]) -> [Lanes; OUT] {
+fn output_transform<L: Lanes>(m: [L; IN]) -> [L; OUT] {
     let (sum_p, sum_q) = (m[1] + m[2], m[3] + m[4]);
     let (difference_p, difference_q) = ((m[1] - m[2]) * P, (m[3] - m[4]) * Q);
     [
@@ -369,11 +332,12 @@ fn transform_tiles(
     channels: usize,
 ) -> Vec<f32> {
     let count = tiles.len();
-    filled(PLACES * count * channels, |transformed| {
+    filled(PLACES * (count * channels + GAP), |transformed| {
         let to = Shared::new(transformed);
         let task = |index: usize| {
             let tile = tiles.start + index;
-            transform_tile(x, image, tile, channels, to.at(index * channels), count * channels);
+            let stride = count * channels + GAP;
+            transform_tile(x, image, tile, channels, to.at(index * channels), stride);
         };
         if count > TILES {
             (0..count).into_par_iter().with_min_len(8).for_each(task);
@@ -383,59 +347,66 @@ fn transform_tiles(
     })
 }
 
-vectorized! {
+in_lanes! {
     /// Writes to `to + place · stride`, which the caller has to itself.
-    fn transform_tile(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
+    fn transform_tile<L>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
         let (at, y, x_) = image.place(tile);
         let Image { height, width, .. } = image;
         // Where the pixels of the input tile begin; it reaches one pixel beyond the output tile on each side.
-        let mut starts = [[None; IN]; IN];
-        for (row, starts) in starts.iter_mut().enumerate() {
-            for (column, start) in starts.iter_mut().enumerate() {
-                let (row, column) = (y + row, x_ + column);
-                if (1..=height).contains(&row) && (1..=width).contains(&column) {
-                    *start = Some(((at * height + row - 1) * width + column - 1) * channels);
+        let mut starts = [[usize::MAX; IN]; IN];
+        for row in 0..IN {
+            for column in 0..IN {
+                if (1..=height).contains(&(y + row)) && (1..=width).contains(&(x_ + column)) {
+                    starts[row][column] =
+                        ((at * height + y + row - 1) * width + x_ + column - 1) * channels;
                 }
             }
         }
         for channel in (0..channels).step_by(PANEL) {
-            let mut half = [[Lanes::ZERO; IN]; IN];
+            let mut half = [[L::ZERO; IN]; IN];
             for column in 0..IN {
-                let d = std::array::from_fn(|row| match starts[row][column] {
-                    Some(start) => Lanes::load(&x[start + channel..start + channel + PANEL]),
-                    None => Lanes::ZERO,
-                });
-                for (half, value) in half.iter_mut().zip(input_transform(d)) {
-                    half[column] = value;
+                let mut d = [L::ZERO; IN];
+                for row in 0..IN {
+                    if starts[row][column] != usize::MAX {
+                        d[row] = L::load(&x[starts[row][column] + channel..]);
+                    }
+                }
+                let transformed = input_transform(d);
+                for row in 0..IN {
+                    half[row][column] = transformed[row];
                 }
             }
-            for (row, half) in half.into_iter().enumerate() {
-                for (column, value) in input_transform(half).into_iter().enumerate() {
+            for row in 0..IN {
+                let transformed = input_transform(half[row]);
+                for column in 0..IN {
                     let to = to.wrapping_add((row * IN + column) * stride + channel);
                     // SAFETY: `to` has room for the channels of each of the 36 places.
-                    value.store(unsafe { std::slice::from_raw_parts_mut(to, PANEL) });
+                    transformed[column].store(unsafe { std::slice::from_raw_parts_mut(to, PANEL) });
                 }
             }
         }
     }
 }
 
-vectorized! {
+in_lanes! {
     /// `G g Gᵀ` of sixteen filters for each of `depth` channels: nine rows of a channel lie `between` rows apart.
-    fn transform_filters(from: &[f32], between: usize, to: &mut [f32], stride: usize, depth: usize) {
+    fn transform_filters<L>(from: &[f32], between: usize, to: &mut [f32], stride: usize, depth: usize) {
         for channel in 0..depth {
-            let mut half = [[Lanes::ZERO; 3]; IN];
+            let mut half = [[L::ZERO; 3]; IN];
             for column in 0..3 {
-                let g = std::array::from_fn(|row| {
-                    Lanes::load(&from[((row * 3 + column) * between + channel) * PANEL..][..PANEL])
-                });
-                for (half, value) in half.iter_mut().zip(filter_transform(g)) {
-                    half[column] = value;
+                let mut g = [L::ZERO; 3];
+                for row in 0..3 {
+                    g[row] = L::load(&from[((row * 3 + column) * between + channel) * PANEL..]);
+                }
+                let transformed = filter_transform(g);
+                for row in 0..IN {
+                    half[row][column] = transformed[row];
                 }
             }
-            for (row, half) in half.into_iter().enumerate() {
-                for (column, value) in filter_transform(half).into_iter().enumerate() {
-                    value.store(&mut to[(row * IN + column) * stride + channel * PANEL..]);
+            for row in 0..IN {
+                let transformed = filter_transform(half[row]);
+                for column in 0..IN {
+                    transformed[column].store(&mut to[(row * IN + column) * stride + channel * PANEL..]);
                 }
             }
         }
@@ -455,39 +426,49 @@ unsafe fn store_tiles(
     add: Add<'_>,
     to: Shared,
 ) {
-    let stride = tiles.len() * TILE;
+    let stride = tiles.len() * TILE + GAP;
     for tile in tiles.clone() {
         let products = &products[(tile - tiles.start) * TILE..];
         store_tile(products, stride, image, tile, (channels, column), add, to);
     }
 }
 
-vectorized! {
+in_lanes! {
     /// As [`store_tiles`], of one tile.
-    fn store_tile(products: &[f32], stride: usize, image: Image, tile: usize, columns: (usize, usize), add: Add<'_>, to: Shared) {
+    fn store_tile<L>(products: &[f32], stride: usize, image: Image, tile: usize, columns: (usize, usize), add: Add<'_>, to: Shared) {
         let (channels, column) = columns;
         let (at, y, x) = image.place(tile);
         let Image { height, width, .. } = image;
+        let (rows, across) = (OUT.min(height - y), OUT.min(width - x));
         for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
-            let mut half = [[Lanes::ZERO; IN]; OUT];
+            let mut half = [[L::ZERO; IN]; OUT];
             for i in 0..IN {
-                let m = std::array::from_fn(|row| {
-                    Lanes::load(&products[(row * IN + i) * stride + lane..][..PANEL])
-                });
-                for (half, value) in half.iter_mut().zip(output_transform(m)) {
-                    half[i] = value;
+                let mut m = [L::ZERO; IN];
+                for row in 0..IN {
+                    m[row] = L::load(&products[(row * IN + i) * stride + lane..]);
+                }
+                let transformed = output_transform(m);
+                for row in 0..OUT {
+                    half[row][i] = transformed[row];
                 }
             }
             let bias = match add.per_column {
-                Some(bias) => Lanes::load(&bias[column + lane..]),
-                None => Lanes::ZERO,
+                Some(bias) => L::load(&bias[column + lane..]),
+                None => L::ZERO,
             };
-            for (row, half) in half.into_iter().enumerate().take(height - y) {
-                for (i, value) in output_transform(half).into_iter().enumerate().take(width - x) {
+            for row in 0..OUT {
+                let transformed = output_transform(half[row]);
+                if row >= rows {
+                    break;
+                }
+                for i in 0..OUT {
+                    if i >= across {
+                        break;
+                    }
                     let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
-                    let mut value = value + bias;
+                    let mut value = transformed[i] + bias;
                     if let Some((other, _)) = add.matrix {
-                        value = value + Lanes::load(&other[pixel..pixel + PANEL]);
+                        value = value + L::load(&other[pixel..]);
                     }
                     // SAFETY: the pixel lies inside the image; its columns are this task's.
                     value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
