@@ -18,6 +18,7 @@ mod cpu;
 mod elsewhere;
 mod linear;
 mod norm;
+mod optimize;
 mod product;
 mod resample;
 mod winograd;
@@ -29,6 +30,7 @@ pub use conv::{FrozenConv2d, Padding};
 pub(crate) use cpu::filled;
 pub use linear::{FrozenLinear, matmul};
 pub use norm::{GroupNorm, LayerNorm};
+pub use optimize::{AdamWStep, adamw, sum_of_squares};
 pub use resample::upsample_nearest_2x;
 
 /// How f32 on the CPU is computed.

@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::engine::ops::{self, AdamWStep};
+
 /// Decoupled weight decay after Loshchilov and Hutter, with the state of one parameter.
 ///
 /// `θ ← θ (1 − ηλ) − η · m̂ / (√v̂ + ε)` with the bias-corrected moments `m̂` and `v̂` of the gradient.
@@ -27,32 +29,35 @@ impl AdamW {
         })
     }
 
-    /// Returns the parameter after one step along `gradient` (same shape) at the rate `learning_rate`.
+    /// Returns the parameter after one step along `gradient_scale · gradient` at the rate `learning_rate`.
     pub fn step(
         &mut self,
         parameter: &Tensor,
         gradient: &Tensor,
+        gradient_scale: f64,
         learning_rate: f64,
     ) -> Result<Tensor> {
         let (beta1, beta2) = self.betas;
         self.step += 1;
-        self.first_moment = ((&self.first_moment * beta1)? + (gradient * (1.0 - beta1))?)?;
-        self.second_moment = ((&self.second_moment * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-        let first = learning_rate / (1.0 - beta1.powi(self.step));
-        let second = (1.0 - beta2.powi(self.step)).sqrt().recip();
-        let direction =
-            (&self.first_moment / ((self.second_moment.sqrt()? * second)? + self.epsilon)?)?;
-        (parameter * (1.0 - learning_rate * self.weight_decay))? - (direction * first)?
+        let step = AdamWStep {
+            gradient_scale,
+            betas: self.betas,
+            rate: learning_rate / (1.0 - beta1.powi(self.step)),
+            second_scale: (1.0 - beta2.powi(self.step)).sqrt().recip(),
+            epsilon: self.epsilon,
+            kept: 1.0 - learning_rate * self.weight_decay,
+        };
+        let moments = [&self.first_moment, &self.second_moment];
+        let [parameter, first, second] = ops::adamw(parameter, gradient, moments, step)?;
+        (self.first_moment, self.second_moment) = (first, second);
+        Ok(parameter)
     }
 }
 
 /// The global L2 norm of several gradients.
 pub fn global_norm<'a>(gradients: impl IntoIterator<Item = &'a Tensor>) -> Result<f64> {
-    let mut sum = 0.0;
-    for gradient in gradients {
-        sum += f64::from(gradient.sqr()?.sum_all()?.to_scalar::<f32>()?);
-    }
-    Ok(sum.sqrt())
+    let squares = gradients.into_iter().map(ops::sum_of_squares).collect::<Result<Vec<_>>>()?;
+    Ok(squares.iter().sum::<f64>().sqrt())
 }
 
 /// The factor that brings gradients of global norm `norm` down to at most `max_norm`.

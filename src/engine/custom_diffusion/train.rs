@@ -173,7 +173,8 @@ impl Trainer {
         let parameters = &mut self.parameters;
         parameters.projections = self.projections_optimizer.step(
             &parameters.projections,
-            &(gradient.projections * clip)?,
+            &gradient.projections,
+            clip,
             learning_rate,
         )?;
         if let (Some(rows), Some(gradient), Some(optimizer)) = (
@@ -183,7 +184,8 @@ impl Trainer {
         ) {
             *rows = optimizer.step(
                 rows,
-                &(gradient * clip)?,
+                &gradient,
+                clip,
                 learning_rate * self.token_learning_rate_factor,
             )?;
         }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 use super::cpu::{applies, filled, tensor, values};
-use super::product::{Add, Panels, Right, multiply_rows, pack_columns};
+use super::product::{
+    Add, Left, Panels, Right, multiply_rows, multiply_shared, pack_columns, pack_rows,
+};
 use crate::engine::autograd::Variable;
 
 /// `x Wᵀ + b` whose `W` and `b` take no gradient; `dx = dy W`.
@@ -128,16 +130,28 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if depth != other {
         bail!("a matrix of {depth} columns does not multiply one of {other} rows");
     }
-    let a = a.contiguous()?;
-    let panels = if b.is_contiguous() {
-        Panels::from_rows(&values(b)?, width, depth, width)
-    } else {
-        let b = b.t()?.contiguous()?; // (columns, depth)
-        Panels::from_columns(&values(&b)?, depth, depth, width)
-    };
+    let (kept_a, turned_a) = as_it_lies(a)?;
+    let (kept_b, turned_b) = as_it_lies(b)?;
+    let (a, b) = (values(&kept_a)?, values(&kept_b)?);
+    let (data, b): (&[f32], &[f32]) = (&a, &b);
+    let panels = Panels::filled(depth, width, |index, panel| match turned_b {
+        false => pack_rows(b, width, depth, width, index, panel),
+        true => pack_columns(b, depth, depth, width, index, panel),
+    });
+    let (row_stride, depth_stride) = if turned_a { (1, rows) } else { (depth, 1) };
+    let left = Left::Strided { data, rows, row_stride, depth_stride };
     let mut c = filled(rows * width, |_| {});
-    multiply_rows(&values(&a)?, Right::Panels(panels.view()), Add::default(), &mut c);
+    multiply_shared(left, Right::Panels(panels.view()), Add::default(), &mut c);
     tensor(c, (rows, width))
+}
+
+/// A matrix as row-major rows, or its transpose so, and which of the two.
+fn as_it_lies(x: &Tensor) -> Result<(Tensor, bool)> {
+    let turned = x.t()?;
+    match !x.is_contiguous() && turned.is_contiguous() {
+        true => Ok((turned, true)),
+        false => Ok((x.contiguous()?, false)),
+    }
 }
 
 /// The shape of `x` with `to` in place of its last dimension, which must be `from`.

@@ -220,8 +220,12 @@ pub(super) fn multiply(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [f32], s
 
 /// [`multiply`] of row-major rows, shared out among the threads.
 pub(super) fn multiply_rows(a: &[f32], b: Right<'_>, add: Add<'_>, c: &mut [f32]) {
+    multiply_shared(Left::rows(a, b.depth()), b, add, c);
+}
+
+/// [`multiply`] of a strided factor, shared out among the threads; the rows of `c` lie one after the other.
+pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [f32]) {
     let (depth, width) = (b.depth(), b.width());
-    let a = Left::rows(a, depth);
     let rows = a.count();
     assert!(c.len() >= rows * width, "the product does not fit");
     if rows * depth * width < SMALL || rayon::current_num_threads() == 1 {
