@@ -259,7 +259,7 @@ pub(super) fn geglu(x: &Variable) -> Result<Variable> {
     }))
 }
 
-/// As [`super::attention`]; logits of all keys exist for a block of queries at a time.
+/// As [`super::attention()`]; logits of all keys exist for a block of queries at a time.
 pub(super) fn attention(
     query: &Variable,
     key: &Variable,
