@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test build fmt openapi sqlx postgres s3-server
+.PHONY: demo test build check-cuda fmt openapi sqlx postgres s3-server
 
 ## Teaches two concepts from the photos of the repository and draws them: look at demo-out/sheet.png.
 demo: build
@@ -15,6 +15,14 @@ test: build s3-server
 
 build: postgres
 	$(CARGO) build --release
+
+## Compiles and links for CUDA, without a GPU: the program is target/cuda/release/vstar.
+check-cuda:
+	@.ci/cuda setup
+	.ci/cuda run $(CARGO) build --release --target-dir target/cuda --features cuda,cudnn
+	.ci/cuda run $(CARGO) clippy --release --target-dir target/cuda --features cuda,cudnn --all-targets -- -D warnings
+	@# Without a GPU, the program starts all the same and says what is missing.
+	target/cuda/release/vstar bench text --model models/tiny --device cuda:0 --repeat 1 2>&1 | grep -E 'driver|"engine"'
 
 ## Installs Postgres where no binaries are found.
 postgres:

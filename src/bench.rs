@@ -16,7 +16,8 @@ use crate::engine::clip::ClipTextEncoder;
 use crate::engine::conditioning::Conditioning;
 use crate::engine::custom_diffusion::parameters::{Batch, FrozenModel};
 use crate::engine::custom_diffusion::train::Trainer;
-use crate::engine::device::compute_dtype;
+use crate::engine::device::{compute_dtype, device_named};
+use crate::engine::ops::Precision;
 use crate::engine::random::{Purpose, Random};
 use crate::engine::schedulers::SchedulerConfig;
 use crate::engine::unet::UNet2DConditionModel;
@@ -44,6 +45,12 @@ pub struct BenchArgs {
     /// Timed calls, after one that is not.
     #[arg(long, default_value_t = 3)]
     repeat: usize,
+    /// Where it runs: cpu, or cuda:0 in a build with the feature cuda.
+    #[arg(long, default_value = "cpu")]
+    device: String,
+    /// Computes every product and convolution term by term, without Winograd's transforms.
+    #[arg(long)]
+    exact: bool,
 }
 
 /// A piece of work.
@@ -115,11 +122,13 @@ pub fn run(args: &BenchArgs) -> Result<()> {
 
 /// Loads what the work needs and returns one call of it.
 fn prepare(args: &BenchArgs) -> Result<Box<dyn FnMut() -> Result<()>>> {
-    let device = Device::Cpu;
+    let device = device_named(&args.device)?;
+    let precision = if args.exact { Precision::Exact } else { Precision::Fast };
     let (batch, latent) = (args.batch, args.latent);
     let folder = |name: &str| args.model.join(name);
     let files = |name: &str, stem: &str| {
         WeightFiles::open(&folder(name), stem, &device, compute_dtype(&device))
+            .map(|files| files.with_precision(precision))
     };
     let unet =
         || UNet2DConditionModel::load(&folder("unet"), &files("unet", "diffusion_pytorch_model")?);

@@ -5,6 +5,10 @@ use candle_core::{DType, Device};
 use super::{EngineError, Result};
 
 /// Picks a device by its name: `cpu`, or `cuda:0` in a build with the feature `cuda`.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] that says what is missing: the name, the feature, the driver, the GPU, its compute
+/// capability or CUDA's libraries.
 pub fn device_named(name: &str) -> Result<Device> {
     if name == "cpu" {
         return Ok(Device::Cpu);
@@ -14,30 +18,105 @@ pub fn device_named(name: &str) -> Result<Device> {
         Some(rest) => rest.strip_prefix(':').and_then(|ordinal| ordinal.parse::<usize>().ok()),
         None => None,
     };
-    match ordinal {
-        Some(ordinal) => cuda(ordinal),
-        None => {
-            Err(EngineError::InvalidInput(format!("`{name}` is not a device: write cpu or cuda:0")))
-        }
-    }
-}
-
-#[cfg(feature = "cuda")]
-fn cuda(ordinal: usize) -> Result<Device> {
-    Ok(Device::new_cuda(ordinal)?)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn cuda(ordinal: usize) -> Result<Device> {
-    Err(EngineError::InvalidInput(format!(
-        "device cuda:{ordinal} needs a build with the feature cuda"
-    )))
+    let Some(ordinal) = ordinal else {
+        return Err(EngineError::InvalidInput(format!(
+            "`{name}` is not a device: write cpu or cuda:0"
+        )));
+    };
+    cuda::open(ordinal).map_err(|missing| {
+        EngineError::InvalidInput(format!("device cuda:{ordinal} cannot be used: {missing}"))
+    })
 }
 
 /// The type that frozen weights and activations have there.
 ///
 /// The time embedding, losses, and whatever is trained stay in f32 everywhere.
+///
+/// | device | dtype | because |
+/// |---|---|---|
+/// | CPU | f32 | candle cannot convolve bf16 there, and f16 is slower |
+/// | CUDA, compute capability 8.0 and up | bf16 | the range of f32: neither logits nor gradients overflow |
+/// | CUDA, older | f16 | candle compiles no bf16 kernels there |
 pub fn compute_dtype(device: &Device) -> DType {
-    // candle cannot convolve bf16 on the CPU, and f16 is slower than f32 there.
-    if device.is_cpu() { DType::F32 } else { DType::BF16 }
+    match cuda::capability(device) {
+        None => DType::F32,
+        Some(capability) if capability >= (8, 0) => DType::BF16,
+        Some(_) => DType::F16,
+    }
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    use candle_core::Device;
+    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+
+    /// What the kernels were compiled for, as in `CUDA_COMPUTE_CAP=80`.
+    const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
+
+    pub(super) fn open(ordinal: usize) -> Result<Device, String> {
+        let count = CudaContext::device_count().map_err(|error| {
+            format!(
+                "no NVIDIA driver answers ({error}); install one of release 580 or later, and give a container its GPUs"
+            )
+        })?;
+        if ordinal >= usize::try_from(count).unwrap_or(0) {
+            return Err(format!("this machine shows {count} GPUs, counted from 0"));
+        }
+        let (major, minor) = CudaContext::new(ordinal)
+            .and_then(|context| context.compute_capability())
+            .map_err(|error| format!("the driver refuses it ({error})"))?;
+        let built_for = BUILT_FOR.and_then(|number| number.parse::<i32>().ok()).unwrap_or(80);
+        if 10 * major + minor < built_for {
+            return Err(format!(
+                "its compute capability is {major}.{minor}, and this program was built for {}.{} and up; build it with CUDA_COMPUTE_CAP={major}{minor}",
+                built_for / 10,
+                built_for % 10
+            ));
+        }
+        Device::new_cuda(ordinal).map_err(|error| {
+            format!("{error}; libcublas, libcurand and libnvrtc of CUDA 12 or 13 must be where the loader finds them")
+        })
+    }
+
+    /// Compute capability, `None` on the CPU.
+    pub(super) fn capability(device: &Device) -> Option<(i32, i32)> {
+        let device = device.as_cuda_device().ok()?;
+        // A device that was opened has told its capability before.
+        Some(device.cuda_stream().context().compute_capability().unwrap_or((8, 0)))
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+mod cuda {
+    use candle_core::Device;
+
+    pub(super) fn open(_ordinal: usize) -> Result<Device, String> {
+        Err("this program was built without the feature `cuda`".to_owned())
+    }
+
+    pub(super) fn capability(_device: &Device) -> Option<(i32, i32)> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_that_is_not_there_is_refused_with_what_is_missing() {
+        let far = device_named("cuda:64").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            ["the feature `cuda`", "driver", "GPUs"].iter().any(|part| far.contains(part)),
+            "{far}"
+        );
+
+        let other = device_named("tpu").err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(other.contains("`tpu` is not a device: write cpu or cuda:0"), "{other}");
+    }
+
+    #[test]
+    fn the_cpu_computes_in_f32() {
+        assert_eq!(compute_dtype(&Device::Cpu), DType::F32);
+    }
 }

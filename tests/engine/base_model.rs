@@ -7,9 +7,7 @@ use std::{
 
 use candle_core::Device;
 use serde_json::{Value, json};
-use vstar::engine::{
-    EngineError, base_model::BaseModel, clip::ClipTokenizer, device::device_named,
-};
+use vstar::engine::{EngineError, base_model::BaseModel, clip::ClipTokenizer};
 
 fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model).join("model")
@@ -182,12 +180,4 @@ fn added_tokens_follow_the_vocabulary_in_their_order() {
     assert!(ids.contains(&first));
     assert_eq!(tokenizer.token_id("a</w>"), Some(320));
     assert_eq!(tokenizer.token_id("<rex>"), None);
-}
-
-#[test]
-fn devices_are_picked_by_name() {
-    assert!(device_named("cpu").unwrap().is_cpu());
-    assert!(
-        matches!(device_named("tpu"), Err(EngineError::InvalidInput(text)) if text.contains("tpu"))
-    );
 }

@@ -1,17 +1,16 @@
 //! The engine's operations: kernels against plain tensor code in f64, that code against finite differences, and a row
 //! alone against the same row among others, byte for byte.
-//!
-//! `TEST_DEVICE=cuda:0` runs the comparisons there.
 
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
 use vstar::engine::autograd::{Tape, Variable, checkpoint};
 use vstar::engine::base_model::BaseModel;
-use vstar::engine::device::device_named;
 use vstar::engine::ops::{
     self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding, Precision, attention,
 };
+
+use crate::devices::test_devices;
 
 /// Numbers in `[-1, 1]` that depend on the seed alone, in f64 on the CPU.
 fn numbers(seed: u64, shape: &[usize]) -> Tensor {
@@ -239,32 +238,44 @@ fn pull(shape: &[usize]) -> Tensor {
     numbers(99, shape)
 }
 
-fn assert_close(what: &str, actual: &Tensor, expected: &Tensor) {
+/// Compares within `tolerance` of the largest number, or of 1 if that is smaller.
+fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f64) {
     assert_eq!(actual.dims(), expected.dims(), "{what}");
     let (actual, expected) = (flat(actual), flat(expected));
     let largest = expected.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
     for (at, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
         let error = (actual - expected).abs() / (1.0 + largest);
-        assert!(error < 4e-6, "{what}, element {at}: {actual} for {expected}");
+        assert!(error < tolerance, "{what}, element {at}: {actual} for {expected}");
     }
 }
 
-fn kernels_match_the_reference_on(device: &Device) {
+fn assert_matches_the_reference(place: &Place, tolerance: f64) {
     for op in operations() {
         let inputs = op.inputs();
         let (expected, gradients) = op.value_and_gradients(&Place::reference(), &inputs, pull);
-        let (actual, ours) = op.value_and_gradients(&Place::single(device), &inputs, pull);
-        assert_close(op.name, &actual, &expected);
+        let (actual, ours) = op.value_and_gradients(place, &inputs, pull);
+        assert_close(op.name, &actual, &expected, tolerance);
         for (i, (ours, expected)) in ours.iter().zip(&gradients).enumerate() {
-            assert_close(&format!("{}, gradient {i}", op.name), ours, expected);
+            assert_close(&format!("{}, gradient {i}", op.name), ours, expected, tolerance);
         }
     }
 }
 
 #[test]
 fn kernels_match_plain_tensor_code_in_f64() {
-    let name = std::env::var("TEST_DEVICE").unwrap_or_else(|_| "cpu".into());
-    kernels_match_the_reference_on(&device_named(&name).unwrap());
+    for device in test_devices() {
+        assert_matches_the_reference(&Place::single(&device), 4e-6);
+    }
+}
+
+/// Inputs, weights and results are rounded to half; sums, norms and softmax are not.
+#[test]
+fn half_precision_stays_within_its_rounding() {
+    for device in test_devices() {
+        for (dtype, tolerance) in [(DType::BF16, 2e-2), (DType::F16, 2.5e-3)] {
+            assert_matches_the_reference(&Place { device: device.clone(), dtype }, tolerance);
+        }
+    }
 }
 
 /// The reference's gradients are written out in tensor code; they are held against nothing but the values themselves.

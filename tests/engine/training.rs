@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_core::Device;
+use candle_core::{DType, Device, Tensor};
 use image::{Rgb, RgbImage};
 use vstar::domain::concept::ModifierToken;
 use vstar::domain::training::TrainingRecipe;
@@ -13,9 +13,15 @@ use vstar::engine::custom_diffusion::train::{
 };
 use vstar::engine::{EngineError, Flow};
 
+use crate::devices::test_devices;
+
 fn tiny() -> BaseModel {
+    tiny_on(&Device::Cpu)
+}
+
+fn tiny_on(device: &Device) -> BaseModel {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
-    BaseModel::load(&folder, &Device::Cpu).unwrap()
+    BaseModel::load(&folder, device).unwrap()
 }
 
 fn photo(shade: u8) -> RgbImage {
@@ -46,43 +52,45 @@ fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput
 
 #[test]
 fn the_same_training_gives_the_same_bytes() {
-    let base = tiny();
-    let run = |seed| {
-        let delta = train(&base, &input(Some("<rex>"), 3, seed), &mut |_| Flow::Continue).unwrap();
-        delta.to_safetensors().unwrap()
-    };
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let run = |seed| {
+            let input = input(Some("<rex>"), 3, seed);
+            let delta = train(&base, &input, &mut |_| Flow::Continue).unwrap();
+            delta.to_safetensors().unwrap()
+        };
 
-    let (first, again, other_seed) = (run(7), run(7), run(8));
+        let (first, again, other_seed) = (run(7), run(7), run(8));
 
-    assert!(first == again, "two runs with one seed differ");
-    assert!(first != other_seed, "the seed changes nothing");
+        assert!(first == again, "two runs with one seed differ");
+        assert!(first != other_seed, "the seed changes nothing");
+    }
 }
 
 #[test]
 fn a_training_moves_every_projection_and_the_modifier_row() {
-    let base = tiny();
+    for device in test_devices() {
+        let base = tiny_on(&device);
 
-    let delta = train(&base, &input(Some("<rex>"), 2, 7), &mut |_| Flow::Continue).unwrap();
+        let delta = train(&base, &input(Some("<rex>"), 2, 7), &mut |_| Flow::Continue).unwrap();
 
-    let DeltaWeights::Dense(weights) = &delta.weights else {
-        panic!("a training's delta is dense")
-    };
-    for layer in base.unet.cross_attention() {
-        for (name, before) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
-            let after = &weights[&format!("{}.{name}.weight", layer.name)];
-            let moved = (after - before)
-                .unwrap()
-                .abs()
-                .unwrap()
-                .max_all()
-                .unwrap()
-                .to_scalar::<f32>()
-                .unwrap();
-            assert!(moved > 1e-5, "{}.{name} moved by {moved}", layer.name);
+        let DeltaWeights::Dense(weights) = &delta.weights else {
+            panic!("a training's delta is dense")
+        };
+        for layer in base.unet.cross_attention() {
+            for (name, before) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
+                let host =
+                    |x: &Tensor| x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+                let after = host(&weights[&format!("{}.{name}.weight", layer.name)]);
+                let moved = (after - host(before)).unwrap().abs().unwrap().max_all().unwrap();
+                let moved = moved.to_scalar::<f32>().unwrap();
+                assert!(moved > 1e-5, "{}.{name} moved by {moved}", layer.name);
+            }
         }
+        let token_id = base.tokenizer.token_id("ktn</w>").unwrap();
+        let initial = base.text_encoder.token_row(token_id).unwrap();
+        assert_ne!(delta.concepts[0].token_row.as_ref().unwrap(), &initial);
     }
-    let initial = base.text_encoder.token_row(base.tokenizer.token_id("ktn</w>").unwrap()).unwrap();
-    assert_ne!(delta.concepts[0].token_row.as_ref().unwrap(), &initial);
 }
 
 #[test]
