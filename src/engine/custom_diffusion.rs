@@ -10,6 +10,7 @@ pub mod dataset;
 pub mod delta;
 pub mod loss;
 pub mod merge;
+pub mod pack;
 pub mod parameters;
 pub mod tokens;
 pub mod train;

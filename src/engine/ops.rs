@@ -28,7 +28,7 @@ pub use arrange::{concat_channels, sum};
 pub use attention::attention;
 pub use conv::{FrozenConv2d, Padding};
 pub(crate) use cpu::filled;
-pub use linear::{FrozenLinear, matmul};
+pub use linear::{FrozenLinear, matmul, matmul_stacked};
 pub use norm::{GroupNorm, LayerNorm};
 pub use optimize::{AdamWStep, adamw, sum_of_squares};
 pub use resample::upsample_nearest_2x;

@@ -9,7 +9,7 @@ use crate::domain::base_model::BaseModelProfile;
 use crate::domain::model_card::ModelCard;
 use crate::engine::base_model::BaseModel;
 use crate::engine::clip::ClipTokenizer;
-use crate::engine::custom_diffusion::merge::MergeBase;
+use crate::engine::custom_diffusion::pack::MergeBase;
 use crate::engine::device::device_named;
 use crate::engine::weights::read_json;
 use crate::engine::{EngineError, Result};

@@ -9,7 +9,8 @@ use vstar::domain::concept::ModifierToken;
 use vstar::engine::base_model::BaseModel;
 use vstar::engine::conditioning::ConceptUse;
 use vstar::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
-use vstar::engine::custom_diffusion::merge::{MergeBase, merge};
+use vstar::engine::custom_diffusion::merge::merge;
+use vstar::engine::custom_diffusion::pack::MergeBase;
 use vstar::engine::random::{Purpose, Random};
 
 fn tiny() -> BaseModel {

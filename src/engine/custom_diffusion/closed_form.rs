@@ -15,10 +15,12 @@ use nalgebra::{Cholesky, DMatrix, Dyn};
 
 use crate::engine::{EngineError, Result};
 
+/// Condition numbers from which on rows count as dependent in double precision.
+const MOST_CONDITION: f64 = 1e14;
+
 /// Features of ordinary captions, reduced to what a merge needs of them: computed once per base model.
 pub struct Regularization {
     factor: Cholesky<f64, Dyn>,
-    text_dim: usize,
 }
 
 /// Rows of text features and what each projection is to make of them.
@@ -29,14 +31,21 @@ pub struct Targets {
     pub changes: BTreeMap<String, Tensor>,
 }
 
-/// `ΔW = E P` for every matrix, and how well the problem was posed.
+/// `ΔW = E P` for every matrix.
 pub struct Solution {
     /// `(rows, text_dim)`, f32 on the CPU.
     pub p: Tensor,
     /// `(inner, rows)` by matrix name, f32 on the CPU.
     pub e: BTreeMap<String, Tensor>,
-    /// Condition number of `S + μ⁻¹ I`.
-    pub condition: f64,
+}
+
+/// The rows' linear system, factorised: everything of the solution but `E`.
+pub struct System {
+    /// `D`, `(rows, text_dim)`, f64.
+    d: Tensor,
+    /// `S + μ⁻¹ I`.
+    s: DMatrix<f64>,
+    factor: Cholesky<f64, Dyn>,
 }
 
 impl Regularization {
@@ -46,31 +55,92 @@ impl Regularization {
     /// [`EngineError::InvalidInput`] if they do not span the text space: too few captions.
     pub fn new(features: &Tensor) -> Result<Self> {
         let text_dim = features.dim(1)?;
-        let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let features = on_host(features)?;
         let gram = to_matrix(&features.t()?.matmul(&features)?)?;
         let factor = Cholesky::new(gram).ok_or_else(|| {
             EngineError::InvalidInput(format!(
                 "the regularization captions do not span the model's {text_dim} text dimensions: give more captions"
             ))
         })?;
-        Ok(Self { factor, text_dim })
+        Ok(Self { factor })
     }
 
-    /// `C G⁻¹`, row by row.
-    fn solve(&self, features: &DMatrix<f64>) -> DMatrix<f64> {
-        self.factor.solve(&features.transpose()).transpose()
+    /// `D = C G⁻¹`, `(rows, text_dim)`, f64: the part of a merge that each row needs on its own.
+    ///
+    /// - `features`: `C`, `(rows, text_dim)`
+    pub fn solve(&self, features: &Tensor) -> Result<Tensor> {
+        // nalgebra is column-major: a row-major matrix is its own transpose there.
+        let mut columns = columns(features)?;
+        self.factor.solve_mut(&mut columns);
+        rows(&columns)
     }
 
-    /// The cosines of the principal angles between the row spaces of two sets of features, largest first, in the
-    /// metric in which captions are white: 1 means that the two sets ask for the same rows.
+    /// The largest cosine of the principal angles between the row spaces of two sets of features, in the metric in
+    /// which captions are white: 1 means that both ask for a row in common.
     pub fn overlap(&self, a: &Tensor, b: &Tensor) -> Result<f64> {
         let basis = |features: &Tensor| -> Result<DMatrix<f64>> {
-            let rows = to_matrix(&features.to_dtype(DType::F64)?)?;
-            let white = self.factor.l().solve_lower_triangular(&rows.transpose());
-            Ok(white.unwrap_or_else(|| rows.transpose()).qr().q())
+            let columns = columns(features)?;
+            let white = self.factor.l().solve_lower_triangular(&columns);
+            Ok(white.unwrap_or(columns).qr().q())
         };
         let cosines = (basis(a)?.transpose() * basis(b)?).singular_values();
         Ok(cosines.max().min(1.0))
+    }
+}
+
+impl System {
+    /// - `features`: `C`, `(rows, text_dim)`
+    /// - `d`: [`Regularization::solve`] of them
+    /// - `constraint_weight`: μ; `None` asks for equality
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] if μ is not positive, or if equality is asked of rows that depend on one another.
+    pub fn new(features: &Tensor, d: Tensor, constraint_weight: Option<f64>) -> Result<Self> {
+        let softness = match constraint_weight {
+            None => 0.0,
+            Some(weight) if weight > 0.0 && weight.is_finite() => 1.0 / weight,
+            Some(weight) => {
+                return Err(EngineError::InvalidInput(format!(
+                    "constraint_weight is {weight}: it must be above 0"
+                )));
+            }
+        };
+        let s = to_matrix(&d.matmul(&on_host(features)?.t()?)?)?;
+        let mut s = (&s + s.transpose()) * 0.5; // symmetric but for rounding
+        for i in 0..s.nrows() {
+            s[(i, i)] += softness;
+        }
+        // Where rows depend on one another, the factor that rounding leaves is noise.
+        let independent = |s: &DMatrix<f64>| softness > 0.0 || condition(s) < MOST_CONDITION;
+        let factor =
+            Cholesky::new(s.clone()).filter(|_| independent(&s)).ok_or_else(|| {
+                EngineError::InvalidInput(
+                    "the concepts' target features depend on one another, so they cannot all be kept exactly: \
+                     give a constraint_weight"
+                        .into(),
+                )
+            })?;
+        Ok(Self { d, s, factor })
+    }
+
+    /// `P`, `(rows, text_dim)`, f32.
+    pub fn p(&self) -> Result<Tensor> {
+        let p = self.factor.solve(&to_matrix(&self.d)?);
+        Ok(rows(&p)?.t()?.contiguous()?.to_dtype(DType::F32)?)
+    }
+
+    /// `c Pᵀ`, `(tokens, rows)`, f64, for less than `P` itself costs.
+    ///
+    /// - `text`: `c`, `(tokens, text_dim)`
+    pub fn coefficients(&self, text: &Tensor) -> Result<Tensor> {
+        let mut columns = columns(&on_host(text)?.matmul(&self.d.t()?)?)?;
+        self.factor.solve_mut(&mut columns);
+        rows(&columns)
+    }
+
+    /// Condition number of `S + μ⁻¹ I`.
+    pub fn condition(&self) -> f64 {
+        condition(&self.s)
     }
 }
 
@@ -79,51 +149,46 @@ impl Regularization {
 /// `constraint_weight` is μ; `None` asks for equality.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] if μ is not positive, or if equality is asked of rows that depend on one another.
+/// Those of [`System::new`].
 pub fn solve(
     regularization: &Regularization,
     targets: &Targets,
     constraint_weight: Option<f64>,
 ) -> Result<Solution> {
-    let softness = match constraint_weight {
-        None => 0.0,
-        Some(weight) if weight > 0.0 && weight.is_finite() => 1.0 / weight,
-        Some(weight) => {
-            return Err(EngineError::InvalidInput(format!(
-                "constraint_weight is {weight}: it must be above 0"
-            )));
-        }
-    };
-    let features = to_matrix(&targets.features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?)?;
-    let rows = features.nrows();
-    let d = regularization.solve(&features);
-    let s = &d * features.transpose() + DMatrix::identity(rows, rows) * softness;
-    let s = (&s + s.transpose()) * 0.5; // symmetric but for rounding
-
-    let eigenvalues = s.clone().symmetric_eigenvalues();
-    let condition = eigenvalues.max() / eigenvalues.min().max(f64::MIN_POSITIVE);
-    let factor = Cholesky::new(s).filter(|_| condition < 1e14).ok_or_else(|| {
-        EngineError::InvalidInput(
-            "the concepts' target features depend on one another, so they cannot all be kept exactly: \
-             give a constraint_weight"
-                .into(),
-        )
-    })?;
-    let p = factor.solve(&d);
-    let p = Tensor::from_iter(p.transpose().iter().map(|&value| value as f32), &Device::Cpu)?;
+    let d = regularization.solve(&targets.features)?;
+    let system = System::new(&targets.features, d, constraint_weight)?;
     let e = targets
         .changes
         .iter()
         .map(|(name, change)| Ok((name.clone(), change.to_dtype(DType::F32)?)))
         .collect::<Result<_>>()?;
-    Ok(Solution { p: p.reshape((rows, regularization.text_dim))?, e, condition })
+    Ok(Solution { p: system.p()?, e })
+}
+
+fn condition(symmetric: &DMatrix<f64>) -> f64 {
+    let eigenvalues = symmetric.symmetric_eigenvalues();
+    eigenvalues.max() / eigenvalues.min().max(f64::MIN_POSITIVE)
+}
+
+fn on_host(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.to_device(&Device::Cpu)?.to_dtype(DType::F64)?)
+}
+
+/// The rows of a tensor as columns.
+fn columns(tensor: &Tensor) -> Result<DMatrix<f64>> {
+    let (rows, columns) = tensor.dims2()?;
+    Ok(DMatrix::from_vec(columns, rows, on_host(tensor)?.flatten_all()?.to_vec1()?))
+}
+
+/// The columns of a matrix as rows of a tensor.
+fn rows(matrix: &DMatrix<f64>) -> Result<Tensor> {
+    let shape = (matrix.ncols(), matrix.nrows());
+    Ok(Tensor::from_slice(matrix.as_slice(), shape, &Device::Cpu)?)
 }
 
 /// Row-major tensor to matrix.
 fn to_matrix(tensor: &Tensor) -> Result<DMatrix<f64>> {
-    let (rows, columns) = tensor.dims2()?;
-    let values: Vec<f64> = tensor.flatten_all()?.to_vec1()?;
-    Ok(DMatrix::from_row_slice(rows, columns, &values))
+    Ok(columns(tensor)?.transpose())
 }
 
 #[cfg(test)]

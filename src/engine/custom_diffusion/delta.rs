@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::concept::ModifierToken;
 use crate::engine::base_model::BaseModel;
-use crate::engine::{EngineError, Result};
+use crate::engine::unet::CrossAttentionKv;
+use crate::engine::{EngineError, Result, ops};
 
 /// What the format is called in the header, with its version.
 const FORMAT: &str = "vstar-delta-1";
@@ -52,6 +53,26 @@ pub enum DeltaWeights {
     Dense(BTreeMap<String, Tensor>),
     /// `ΔW = E P` with `P` `(rank, text_dim)` shared by all matrices and `E` `(inner, rank)` each.
     LowRank { p: Tensor, e: BTreeMap<String, Tensor> },
+}
+
+impl DeltaWeights {
+    /// `W` of every matrix, f32 on the CPU, over the base model's `layers`, whose shapes the weights have.
+    pub fn densify(&self, layers: &[CrossAttentionKv]) -> Result<BTreeMap<String, Tensor>> {
+        let (p, e) = match self {
+            Self::Dense(matrices) => return Ok(matrices.clone()),
+            Self::LowRank { p, e } => (p, e),
+        };
+        let mut matrices = BTreeMap::new();
+        for layer in layers {
+            for (part, weight) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
+                let name = format!("{}.{part}.weight", layer.name);
+                let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                let dense = (weight + ops::matmul(&e[&name], p)?)?;
+                matrices.insert(name, dense);
+            }
+        }
+        Ok(matrices)
+    }
 }
 
 /// The part of a concept that is kept in the header.
@@ -119,20 +140,39 @@ impl Delta {
     /// The changed matrices `W` themselves, f32 on the CPU: a factorised delta is added to the base model's.
     pub fn densify(&self, base: &BaseModel) -> Result<BTreeMap<String, Tensor>> {
         self.check_base(base)?;
-        let (p, e) = match &self.weights {
-            DeltaWeights::Dense(matrices) => return Ok(matrices.clone()),
-            DeltaWeights::LowRank { p, e } => (p, e),
+        self.weights.densify(base.unet.cross_attention())
+    }
+
+    /// How the delta changes the keys and values of text features: `C ΔWᵀ`, `(rows, Σ 2·inner)`, f32 on the CPU, each
+    /// layer's keys before its values.
+    ///
+    /// - `features`: `C`, `(rows, text_dim)`
+    pub fn change(&self, base: &BaseModel, features: &Tensor) -> Result<Tensor> {
+        self.check_base(base)?;
+        let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let shared = match &self.weights {
+            DeltaWeights::Dense(_) => None,
+            DeltaWeights::LowRank { p, .. } => Some(ops::matmul(&features, &p.t()?)?),
         };
-        let mut matrices = BTreeMap::new();
+        let mut changes = Vec::new();
         for layer in base.unet.cross_attention() {
             for (part, weight) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
                 let name = format!("{}.{part}.weight", layer.name);
-                let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-                let dense = (weight + e[&name].matmul(p)?)?;
-                matrices.insert(name, dense);
+                changes.push(match (&self.weights, &shared) {
+                    (DeltaWeights::LowRank { e, .. }, Some(shared)) => {
+                        ops::matmul(shared, &e[&name].t()?)?
+                    }
+                    (
+                        DeltaWeights::Dense(matrices) | DeltaWeights::LowRank { e: matrices, .. },
+                        _,
+                    ) => {
+                        let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                        ops::matmul(&features, &(&matrices[&name] - weight)?.t()?)?
+                    }
+                });
             }
         }
-        Ok(matrices)
+        Ok(Tensor::cat(&changes, 1)?)
     }
 
     /// The same delta with whole matrices.
@@ -148,25 +188,28 @@ impl Delta {
                 for (name, matrix) in matrices {
                     tensors.insert(
                         name.clone(),
-                        (Dtype::F16, matrix.dims().to_vec(), f16_bytes(matrix)?),
+                        (Dtype::F16, matrix.dims().to_vec(), f16_bytes(name, matrix)?),
                     );
                 }
             }
             DeltaWeights::LowRank { p, e } => {
-                tensors.insert(SHARED.to_owned(), (Dtype::F32, p.dims().to_vec(), f32_bytes(p)?));
+                tensors.insert(
+                    SHARED.to_owned(),
+                    (Dtype::F32, p.dims().to_vec(), f32_bytes(SHARED, p)?),
+                );
                 for (name, factor) in e {
                     tensors.insert(
                         format!("{name}{FACTOR}"),
-                        (Dtype::F32, factor.dims().to_vec(), f32_bytes(factor)?),
+                        (Dtype::F32, factor.dims().to_vec(), f32_bytes(name, factor)?),
                     );
                 }
             }
         }
         for concept in &self.concepts {
             if let (Some(token), Some(row)) = (&concept.modifier_token, &concept.token_row) {
-                let bytes = row.iter().flat_map(|value| value.to_le_bytes()).collect();
-                tensors
-                    .insert(format!("{TOKEN_PREFIX}{token}"), (Dtype::F32, vec![row.len()], bytes));
+                let name = format!("{TOKEN_PREFIX}{token}");
+                let bytes = f32_bytes(&name, &Tensor::new(row.as_slice(), &Device::Cpu)?)?;
+                tensors.insert(name, (Dtype::F32, vec![row.len()], bytes));
             }
         }
         let views = tensors
@@ -240,6 +283,11 @@ impl Delta {
                 })
             })
             .collect::<Result<_>>()?;
+        if let Some(token) = rows.keys().min() {
+            return Err(invalid(format!(
+                "it has a row for {token}, which none of its concepts names"
+            )));
+        }
         Ok(Self { base_digest, concepts, weights, metadata })
     }
 
@@ -308,14 +356,30 @@ fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
     Ok(Tensor::from_vec(values, view.shape(), &Device::Cpu)?)
 }
 
-fn f16_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
-    let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
+/// # Errors
+/// [`EngineError::InvalidInput`] for a value that f16 does not hold.
+fn f16_bytes(name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
+    let values = finite_values(name, tensor)?;
+    let most = f32::from(half::f16::MAX);
+    if let Some(value) = values.iter().find(|value| value.abs() > most) {
+        return Err(EngineError::InvalidInput(format!(
+            "the delta cannot be written: `{name}` has the value {value}, and f16 ends at {most}"
+        )));
+    }
     Ok(values.into_iter().flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect())
 }
 
-fn f32_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
+fn f32_bytes(name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
+    Ok(finite_values(name, tensor)?.into_iter().flat_map(f32::to_le_bytes).collect())
+}
+
+fn finite_values(name: &str, tensor: &Tensor) -> Result<Vec<f32>> {
     let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
-    Ok(values.into_iter().flat_map(f32::to_le_bytes).collect())
+    if values.iter().all(|value| value.is_finite()) {
+        return Ok(values);
+    }
+    let text = format!("the delta cannot be written: `{name}` has values that are not finite");
+    Err(EngineError::InvalidInput(text))
 }
 
 fn check_shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
@@ -393,11 +457,52 @@ mod tests {
     #[test]
     fn a_value_that_is_not_finite_is_refused() {
         let mut delta = delta();
+        let mut bytes = delta.to_safetensors().unwrap();
+        let last = bytes.len() - 2; // of the matrix
+        bytes[last..].copy_from_slice(&half::f16::NAN.to_le_bytes());
+
+        let read = Delta::from_safetensors(&bytes).unwrap_err().to_string();
         delta.concepts[0].token_row = Some(vec![f32::NAN; 4]);
+        let written = delta.to_safetensors().unwrap_err().to_string();
+
+        assert!(read.contains("to_k.weight` has values that are not finite"), "{read}");
+        assert!(
+            written.contains("modifier_token.<rex>` has values that are not finite"),
+            "{written}"
+        );
+    }
+
+    #[test]
+    fn a_value_beyond_f16_is_refused_and_named() {
+        let mut delta = delta();
+        if let DeltaWeights::Dense(matrices) = &mut delta.weights {
+            for matrix in matrices.values_mut() {
+                *matrix = (&*matrix * 1e5).unwrap();
+            }
+        }
+
+        let error = delta.to_safetensors().unwrap_err().to_string();
+
+        assert!(error.contains("to_k.weight` has the value") && error.contains("65504"), "{error}");
+    }
+
+    #[test]
+    fn a_row_that_no_concept_names_is_refused() {
+        let mut delta = delta();
         let bytes = delta.to_safetensors().unwrap();
+        delta.concepts.clear();
+        let without = delta.to_safetensors().unwrap();
+        // The tensors of one file under the concepts of the other.
+        let header = |bytes: &[u8]| -> serde_json::Value {
+            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            serde_json::from_slice(&bytes[8..8 + length]).unwrap()
+        };
+        let concepts = header(&without)["__metadata__"].clone();
+        let metadata: BTreeMap<String, String> = serde_json::from_value(concepts).unwrap();
 
-        let error = Delta::from_safetensors(&bytes).unwrap_err().to_string();
+        let error =
+            Delta::from_safetensors(&with_metadata(&bytes, &metadata).unwrap()).unwrap_err();
 
-        assert!(error.contains("modifier_token.<rex>` has values that are not finite"), "{error}");
+        assert!(error.to_string().contains("a row for <rex>"), "{error}");
     }
 }

@@ -6,7 +6,8 @@ use candle_core::{Result, Tensor, bail};
 
 use super::cpu::{applies, filled, tensor, values};
 use super::product::{
-    Add, Left, Panels, Right, multiply_rows, multiply_shared, pack_columns, pack_rows,
+    Add, Left, Panels, Right, multiply_rows, multiply_shared, multiply_stacked, pack_columns,
+    pack_rows,
 };
 use crate::engine::autograd::Variable;
 
@@ -142,6 +143,32 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let left = Left::Strided { data, rows, row_stride, depth_stride };
     let mut c = filled(rows * width, |_| {});
     multiply_shared(left, Right::Panels(panels.view()), Add::default(), &mut c);
+    tensor(c, (rows, width))
+}
+
+/// `a b` of matrices `(rows, Σ depth)` and `(depth, columns)` each, those of `b` one below the other but not joined: a
+/// copy would cost more than the product if there are few rows.
+pub fn matmul_stacked(a: &Tensor, b: &[&Tensor]) -> Result<Tensor> {
+    if !applies(a) || b.iter().any(|part| !applies(part)) {
+        return a.contiguous()?.matmul(&Tensor::cat(b, 0)?);
+    }
+    let (rows, depth) = a.dims2()?;
+    let width = b.first().map_or(Ok(0), |part| part.dim(1))?;
+    if b.iter().map(|part| part.dim(0)).sum::<Result<usize>>()? != depth {
+        bail!(
+            "a matrix of {depth} columns does not multiply {} that have not as many rows",
+            b.len()
+        );
+    }
+    let kept = b.iter().map(|part| part.contiguous()).collect::<Result<Vec<_>>>()?;
+    let parts = kept.iter().map(values).collect::<Result<Vec<_>>>()?;
+    let parts: Vec<&[f32]> = parts.iter().map(|part| &**part).collect();
+    if width == 0 || parts.iter().any(|part| part.len() % width != 0) {
+        bail!("matrices of different widths do not lie below one another");
+    }
+    let a = a.contiguous()?;
+    let mut c = filled(rows * width, |_| {});
+    multiply_stacked(&values(&a)?, depth, &parts, width, &mut c);
     tensor(c, (rows, width))
 }
 

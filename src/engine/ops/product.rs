@@ -256,6 +256,41 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
     });
 }
 
+/// `C = A B` where `B`'s rows, `width` wide, lie in several places; shared out among the threads.
+pub(super) fn multiply_stacked(
+    a: &[f32],
+    depth: usize,
+    parts: &[&[f32]],
+    width: usize,
+    c: &mut [f32],
+) {
+    /// Columns that are packed at once, and stay in the second-level cache.
+    const COLUMNS: usize = 8 * TILE;
+    let a = Left::rows(a, depth);
+    assert!(c.len() >= a.count() * width, "the product does not fit");
+    let place = Shared::new(c);
+    (0..width.div_ceil(COLUMNS)).into_par_iter().for_each(|block| {
+        let start = block * COLUMNS;
+        let columns = COLUMNS.min(width - start);
+        let mut data = filled(columns.div_ceil(PANEL) * depth * PANEL, |_| {});
+        for (index, panel) in data.chunks_exact_mut((depth * PANEL).max(1)).enumerate() {
+            let mut rest = panel;
+            for part in parts {
+                let rows = part.len() / width;
+                let (own, others) = rest.split_at_mut(rows * PANEL);
+                pack_rows(&part[start..], width, rows, columns, index, own);
+                rest = others;
+            }
+        }
+        let panels = View { data: &data, depth, width: columns };
+        // SAFETY: tasks write to different columns of `c`, all inside it.
+        unsafe {
+            let c = place.at(start);
+            multiply_into(a, Right::Panels(panels), Add::default(), 0..columns, c, width);
+        }
+    });
+}
+
 /// [`multiply`], of some columns, for callers whose threads write to columns of the same rows.
 ///
 /// # Safety

@@ -1,0 +1,247 @@
+//! What is timed, on random input of the models' shapes.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use anyhow::Result;
+use candle_core::{Device, Tensor};
+
+use super::{BenchArgs, Work};
+use crate::domain::training::TrainingRecipe;
+use crate::engine::clip::ClipTextEncoder;
+use crate::engine::conditioning::Conditioning;
+use crate::engine::custom_diffusion::closed_form::Regularization;
+use crate::engine::custom_diffusion::merge::Merge;
+use crate::engine::custom_diffusion::pack::{MergePack, PackKey};
+use crate::engine::custom_diffusion::parameters::{Batch, FrozenModel};
+use crate::engine::custom_diffusion::train::Trainer;
+use crate::engine::device::{compute_dtype, device_named};
+use crate::engine::ops::Precision;
+use crate::engine::random::{Purpose, Random};
+use crate::engine::schedulers::SchedulerConfig;
+use crate::engine::unet::UNet2DConditionModel;
+use crate::engine::vae::AutoencoderKl;
+use crate::engine::weights::{WeightFiles, read_json};
+
+/// One call of the work.
+pub(super) type Call = Box<dyn FnMut() -> Result<()>>;
+
+/// The work, and what it is measured beside.
+pub(super) struct Prepared {
+    pub(super) call: Call,
+    pub(super) beside: Option<(&'static str, Call)>,
+}
+
+/// Loads what the work needs.
+pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
+    let device = device_named(&args.device)?;
+    let precision = if args.exact { Precision::Exact } else { Precision::Fast };
+    let (batch, latent) = (args.batch, args.latent);
+    let folder = |name: &str| args.model.join(name);
+    let files = |name: &str, stem: &str| {
+        WeightFiles::open(&folder(name), stem, &device, compute_dtype(&device))
+            .map(|files| files.with_precision(precision))
+    };
+    let unet =
+        || UNet2DConditionModel::load(&folder("unet"), &files("unet", "diffusion_pytorch_model")?);
+    let vae = || AutoencoderKl::load(&folder("vae"), &files("vae", "diffusion_pytorch_model")?);
+    let text_encoder =
+        || ClipTextEncoder::load(&folder("text_encoder"), &files("text_encoder", "model")?);
+    let alone = |call| Ok(Prepared { call, beside: None });
+    match args.what {
+        Work::Denoise => {
+            let unet = unet()?;
+            let features = normal(0, &[batch, 77, unet.config().cross_attention_dim()])?;
+            let conditioning = unet.project(&features)?;
+            let latents = normal(1, &[batch, unet.config().in_channels, latent, latent])?;
+            let timesteps = float_timesteps(batch);
+            alone(Box::new(move || denoise(&unet, &latents, &timesteps, &conditioning)))
+        }
+        Work::Train => {
+            let unet = unet()?;
+            let text_encoder = text_encoder()?;
+            let scheduler =
+                read_json::<SchedulerConfig>(&folder("scheduler").join("scheduler_config.json"))?;
+            let row = some_row(&text_encoder)?.to_device(&device)?;
+            let frozen =
+                FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
+            let mut trainer = Trainer::new(frozen, &TrainingRecipe::paper(), Some(row))?;
+            let shape = [batch, unet.config().in_channels, latent, latent];
+            let batch = Batch {
+                latents: normal(1, &shape)?,
+                noise: normal(2, &shape)?,
+                timesteps: timesteps(batch, scheduler.num_train_timesteps),
+                input_ids: captions(&text_encoder, batch),
+                mask: Tensor::ones((batch, 1, latent, latent), candle_core::DType::F32, &device)?,
+                is_class_image: vec![false; batch],
+            };
+            alone(Box::new(move || {
+                let frozen =
+                    FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
+                trainer.step(frozen, &batch, 8e-5)?;
+                Ok(())
+            }))
+        }
+        Work::VaeEncode => {
+            let vae = vae()?;
+            let side = latent * vae.factor();
+            let images = normal(1, &[batch, 3, side, side])?;
+            alone(Box::new(move || {
+                vae.encode(&images)?;
+                Ok(())
+            }))
+        }
+        Work::VaeDecode => {
+            let vae = vae()?;
+            let latents = normal(1, &[batch, vae.config().latent_channels, latent, latent])?;
+            alone(Box::new(move || {
+                vae.decode(&latents)?;
+                Ok(())
+            }))
+        }
+        Work::Text => {
+            let text_encoder = text_encoder()?;
+            let mut ids = captions(&text_encoder, batch);
+            for row in &mut ids {
+                row[4] = 0; // no modifier token
+            }
+            alone(Box::new(move || {
+                text_encoder.forward(&ids, None)?;
+                Ok(())
+            }))
+        }
+        Work::Merge => {
+            let (unet, text_encoder) = (unet()?, text_encoder()?);
+            let packs = merge_packs(&unet, &text_encoder, batch)?;
+            let strengths = vec![1.0; batch];
+            let caption = captions(&text_encoder, 1);
+            let caption = text_encoder.forward(&caption, Some(&some_row(&text_encoder)?))?;
+            let caption = caption.squeeze(0)?; // (tokens, text_dim)
+            let solve = {
+                let packs = packs.clone();
+                move || Merge::new(&packs, &strengths, Some(1e3))
+            };
+            let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+            let to_prompt = {
+                let solve = solve.clone();
+                move || {
+                    one_core.install(|| solve()?.change(&caption))?;
+                    Ok(())
+                }
+            };
+            let to_matrices = move || {
+                let layers = unet.cross_attention();
+                solve()?.weights(layers)?.densify(layers)?;
+                Ok(())
+            };
+            Ok(Prepared {
+                call: Box::new(to_prompt),
+                beside: Some(("whole matrices", Box::new(to_matrices))),
+            })
+        }
+        Work::Mixed => {
+            let unet = Rc::new(unet()?);
+            let width = unet.config().cross_attention_dim();
+            let rows = (0..batch as u64)
+                .map(|row| Ok(unet.project(&normal(2 + row, &[1, 77, width])?)?))
+                .collect::<Result<Vec<_>>>()?;
+            let latents = normal(1, &[batch, unet.config().in_channels, latent, latent])?;
+            let call = |rows: Vec<Conditioning>| -> Call {
+                let (unet, latents) = (unet.clone(), latents.clone());
+                let timesteps = float_timesteps(batch);
+                Box::new(move || {
+                    let conditioning = Conditioning::cat(&rows.iter().collect::<Vec<_>>())?;
+                    denoise(&unet, &latents, &timesteps, &conditioning)
+                })
+            };
+            let one = vec![rows[0].clone(); batch];
+            Ok(Prepared { call: call(rows), beside: Some(("one concept", call(one))) })
+        }
+    }
+}
+
+/// The packs of a merge of so many concepts with a modifier token: as many rows as prompts give, of random captions.
+fn merge_packs(
+    unet: &UNet2DConditionModel,
+    text_encoder: &ClipTextEncoder,
+    concepts: usize,
+) -> Result<Vec<(PackKey, Arc<MergePack>)>> {
+    let modifier = some_row(text_encoder)?;
+    let mut random = Random::new(0, Purpose::DataOrder, 1, 0);
+    let mut rows = |wanted: usize| -> Result<Tensor> {
+        let mut features = Vec::new();
+        let mut count = 0;
+        while count < wanted {
+            let ids: Vec<u32> = (0..text_encoder.max_position_embeddings())
+                .map(|_| random.below(text_encoder.vocab_size()) as u32)
+                .collect();
+            let caption = text_encoder.forward(&[ids], Some(&modifier))?.squeeze(0)?;
+            count += caption.dim(0)?;
+            features.push(caption);
+        }
+        Ok(Tensor::cat(&features, 0)?.narrow(0, 0, wanted)?)
+    };
+    let regularization = Regularization::new(&rows(4 * text_encoder.hidden_size())?)?;
+    let width: usize = unet.cross_attention().iter().map(|layer| 2 * layer.to_k.dims()[0]).sum();
+    let pack = |(index, key): (usize, PackKey)| {
+        // Three prompts with two tokens of a name each, the end mark and two of padding where they are alone.
+        let (count, has_changes) = match key {
+            PackKey::Alone(_) => (15, true),
+            PackKey::Beside(..) => (6, true),
+            PackKey::ClassNouns(_) => (6, false),
+            PackKey::Empty => (text_encoder.max_position_embeddings(), false),
+        };
+        let changes = has_changes.then(|| normal(index as u64, &[count, width])).transpose()?;
+        let pack = MergePack::new(&regularization, &rows(count)?, changes)?;
+        Ok((key, Arc::new(pack)))
+    };
+    PackKey::of_merge(concepts).into_iter().enumerate().map(pack).collect()
+}
+
+/// A row for the modifier token.
+fn some_row(text_encoder: &ClipTextEncoder) -> Result<Tensor> {
+    let row = text_encoder.token_row(0)?;
+    Ok(Tensor::from_vec(row, (1, text_encoder.hidden_size()), &Device::Cpu)?)
+}
+
+fn denoise(
+    unet: &UNet2DConditionModel,
+    latents: &Tensor,
+    timesteps: &[f32],
+    conditioning: &Conditioning,
+) -> Result<()> {
+    unet.forward(latents, timesteps, conditioning)?;
+    Ok(())
+}
+
+fn normal(row: u64, shape: &[usize]) -> Result<Tensor> {
+    let mut values = vec![0.0; shape.iter().product()];
+    Random::new(0, Purpose::Noise, 0, row).normals(&mut values);
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+fn float_timesteps(batch: usize) -> Vec<f32> {
+    timesteps(batch, 1000).into_iter().map(|t| t as f32).collect()
+}
+
+fn timesteps(batch: usize, of: usize) -> Vec<u32> {
+    let mut random = Random::new(0, Purpose::Timestep, 0, 0);
+    (0..batch).map(|_| random.below(of) as u32).collect()
+}
+
+/// Random ids; the first half of the rows hold the modifier token at position 4.
+fn captions(text_encoder: &ClipTextEncoder, batch: usize) -> Vec<Vec<u32>> {
+    let mut random = Random::new(0, Purpose::DataOrder, 0, 0);
+    let vocab_size = text_encoder.vocab_size();
+    (0..batch)
+        .map(|row| {
+            let mut ids: Vec<u32> = (0..text_encoder.max_position_embeddings())
+                .map(|_| random.below(vocab_size - 3) as u32)
+                .collect();
+            if row < (batch / 2).max(1) {
+                ids[4] = vocab_size as u32;
+            }
+            ids
+        })
+        .collect()
+}
