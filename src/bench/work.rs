@@ -111,7 +111,7 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
             }))
         }
         Work::Merge => {
-            let (unet, text_encoder) = (unet()?, text_encoder()?);
+            let (unet, text_encoder) = (Rc::new(unet()?), text_encoder()?);
             let packs = merge_packs(&unet, &text_encoder, batch)?;
             let strengths = vec![1.0; batch];
             let caption = captions(&text_encoder, 1);
@@ -123,9 +123,10 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
             };
             let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
             let to_prompt = {
-                let solve = solve.clone();
+                let (solve, unet) = (solve.clone(), unet.clone());
                 move || {
-                    one_core.install(|| solve()?.change(&caption))?;
+                    let layers = unet.cross_attention();
+                    one_core.install(|| solve()?.change(&caption, layers))?;
                     Ok(())
                 }
             };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 
 use crate::engine::base_model::BaseModel;
-use crate::engine::conditioning::ConceptUse;
+use crate::engine::conditioning::{ConceptUse, KeyValue};
 use crate::engine::custom_diffusion::closed_form::System;
 use crate::engine::custom_diffusion::delta::{Delta, DeltaWeights};
 use crate::engine::custom_diffusion::pack::{MergeBase, MergePack, PackKey};
@@ -76,13 +76,20 @@ impl Merge {
         Ok(Self { system, changes, targets, features, own })
     }
 
-    /// What the merge adds to the keys and values of a prompt, `(tokens, Σ 2·inner)`, f32 on the CPU.
+    /// What the merge adds to the keys and values of a prompt, `(tokens, inner)` each, f32 on the CPU.
     ///
     /// - `text`: the prompt's features, `(tokens, text_dim)`
-    pub fn change(&self, text: &Tensor) -> Result<Tensor> {
-        let coefficients = self.weighted(&self.system.coefficients(text)?)?;
-        let changes: Vec<&Tensor> = self.changes.iter().map(|(change, _)| change).collect();
-        Ok(ops::matmul_stacked(&coefficients.to_dtype(DType::F32)?, &changes)?)
+    pub fn change(&self, text: &Tensor, layers: &[CrossAttentionKv]) -> Result<Vec<KeyValue>> {
+        let coefficients = self.weighted(&self.system.coefficients(text)?)?.to_dtype(DType::F32)?;
+        let stacked: Vec<&Tensor> = self.changes.iter().map(|(change, _)| change).collect();
+        let mut widths = Vec::with_capacity(2 * layers.len());
+        for layer in layers {
+            widths.extend([layer.to_k.dim(0)?, layer.to_v.dim(0)?]);
+        }
+        let changes = ops::matmul_stacked(&coefficients, &stacked, &widths)?;
+        let (pairs, _) = changes.as_chunks::<2>();
+        let pair = |[key, value]: &[Tensor; 2]| KeyValue { key: key.clone(), value: value.clone() };
+        Ok(pairs.iter().map(pair).collect())
     }
 
     /// The merged weights, factorised.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
 
 use super::cpu::{applies, filled, tensor, values};
 use super::product::{
@@ -146,30 +147,38 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     tensor(c, (rows, width))
 }
 
-/// `a b` of matrices `(rows, Σ depth)` and `(depth, columns)` each, those of `b` one below the other but not joined: a
-/// copy would cost more than the product if there are few rows.
-pub fn matmul_stacked(a: &Tensor, b: &[&Tensor]) -> Result<Tensor> {
-    if !applies(a) || b.iter().any(|part| !applies(part)) {
-        return a.contiguous()?.matmul(&Tensor::cat(b, 0)?);
-    }
+/// `a b` of matrices `(rows, Σ depth)` and `(depth, Σ width)` each, those of `b` one below the other but not joined: a
+/// copy would cost more than the product if there are few rows. The result is cut into `(rows, width)` each.
+pub fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Result<Vec<Tensor>> {
     let (rows, depth) = a.dims2()?;
-    let width = b.first().map_or(Ok(0), |part| part.dim(1))?;
-    if b.iter().map(|part| part.dim(0)).sum::<Result<usize>>()? != depth {
-        bail!(
-            "a matrix of {depth} columns does not multiply {} that have not as many rows",
-            b.len()
-        );
+    let width: usize = widths.iter().sum();
+    let depths = b.iter().map(|part| Ok((part.dim(0)?, part.dim(1)?)));
+    let depths = depths.collect::<Result<Vec<_>>>()?;
+    if depths.iter().map(|(depth, _)| depth).sum::<usize>() != depth
+        || depths.iter().any(|&(_, other)| other != width)
+    {
+        bail!("({rows}, {depth}) does not multiply {depths:?} to {width} columns");
+    }
+    let starts: Vec<usize> =
+        widths.iter().scan(0, |next, width| Some(std::mem::replace(next, *next + width))).collect();
+    if !applies(a) || b.iter().any(|part| !applies(part)) || width == 0 {
+        let c = a.contiguous()?.matmul(&Tensor::cat(b, 0)?)?;
+        let cut = |(&start, &width): (&usize, &usize)| c.narrow(1, start, width)?.contiguous();
+        return starts.iter().zip(widths).map(cut).collect();
     }
     let kept = b.iter().map(|part| part.contiguous()).collect::<Result<Vec<_>>>()?;
     let parts = kept.iter().map(values).collect::<Result<Vec<_>>>()?;
     let parts: Vec<&[f32]> = parts.iter().map(|part| &**part).collect();
-    if width == 0 || parts.iter().any(|part| part.len() % width != 0) {
-        bail!("matrices of different widths do not lie below one another");
-    }
     let a = a.contiguous()?;
-    let mut c = filled(rows * width, |_| {});
-    multiply_stacked(&values(&a)?, depth, &parts, width, &mut c);
-    tensor(c, (rows, width))
+    let a = values(&a)?;
+    let a = Left::rows(&a, depth);
+    let product = |(&start, &own): (&usize, &usize)| {
+        let c = filled(rows * own, |c| {
+            multiply_stacked(a, &parts, width, start..start + own, c);
+        });
+        tensor(c, (rows, own))
+    };
+    starts.par_iter().zip(widths).map(product).collect()
 }
 
 /// A matrix as row-major rows, or its transpose so, and which of the two.

@@ -7,6 +7,8 @@
 
 mod kernel;
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 pub(super) use self::kernel::transpose;
@@ -256,39 +258,38 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
     });
 }
 
-/// `C = A B` where `B`'s rows, `width` wide, lie in several places; shared out among the threads.
+/// `C = A B` of `columns` of `B`, whose rows, `width` wide, lie in several places; `C` has just those columns.
 pub(super) fn multiply_stacked(
-    a: &[f32],
-    depth: usize,
+    a: Left<'_>,
     parts: &[&[f32]],
     width: usize,
+    columns: Range<usize>,
     c: &mut [f32],
 ) {
     /// Columns that are packed at once, and stay in the second-level cache.
-    const COLUMNS: usize = 8 * TILE;
-    let a = Left::rows(a, depth);
-    assert!(c.len() >= a.count() * width, "the product does not fit");
-    let place = Shared::new(c);
-    (0..width.div_ceil(COLUMNS)).into_par_iter().for_each(|block| {
-        let start = block * COLUMNS;
-        let columns = COLUMNS.min(width - start);
-        let mut data = filled(columns.div_ceil(PANEL) * depth * PANEL, |_| {});
-        for (index, panel) in data.chunks_exact_mut((depth * PANEL).max(1)).enumerate() {
-            let mut rest = panel;
-            for part in parts {
-                let rows = part.len() / width;
-                let (own, others) = rest.split_at_mut(rows * PANEL);
-                pack_rows(&part[start..], width, rows, columns, index, own);
-                rest = others;
+    const BLOCK: usize = 8 * TILE;
+    let depth = parts.iter().map(|part| part.len() / width).sum();
+    let stride = columns.len();
+    assert!(c.len() >= a.count() * stride, "the product does not fit");
+    let mut data = vec![0.0; depth * BLOCK];
+    for start in columns.clone().step_by(BLOCK) {
+        let block = start..columns.end.min(start + BLOCK);
+        // Row by row: whoever reads a panel of many rows first meets a new page with every one of them.
+        for (k, row) in parts.iter().flat_map(|part| part.chunks_exact(width)).enumerate() {
+            for (index, from) in row[block.clone()].chunks(PANEL).enumerate() {
+                let to = &mut data[(index * depth + k) * PANEL..][..PANEL];
+                to[..from.len()].copy_from_slice(from);
+                to[from.len()..].fill(0.0);
             }
         }
-        let panels = View { data: &data, depth, width: columns };
-        // SAFETY: tasks write to different columns of `c`, all inside it.
+        let panels = View { data: &data, depth, width: block.len() };
+        let c = &mut c[start - columns.start..];
+        // SAFETY: the assertion bounds every write, to columns of this block; `c` is exclusive.
         unsafe {
-            let c = place.at(start);
-            multiply_into(a, Right::Panels(panels), Add::default(), 0..columns, c, width);
+            let c = c.as_mut_ptr();
+            multiply_into(a, Right::Panels(panels), Add::default(), 0..block.len(), c, stride);
         }
-    });
+    }
 }
 
 /// [`multiply`], of some columns, for callers whose threads write to columns of the same rows.
@@ -300,7 +301,7 @@ pub(super) unsafe fn multiply_into(
     a: Left<'_>,
     b: Right<'_>,
     add: Add<'_>,
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     c: *mut f32,
     stride: usize,
 ) {

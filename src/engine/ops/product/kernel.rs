@@ -175,6 +175,13 @@ mod x86 {
         out: *mut f32,
         stride: usize,
     ) {
+        // What is written last is fetched first: where the depth is short, a store that misses costs as much as the sum.
+        for r in 0..R {
+            for p in 0..P {
+                let place = out.wrapping_add(r * stride + p * PANEL);
+                _mm_prefetch::<_MM_HINT_ET0>(place.cast());
+            }
+        }
         let mut sums = [[_mm512_setzero_ps(); P]; R];
         let mut b = run.tile.as_ptr();
         for (starts, length) in run.runs {
