@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{applies, erf, exp, filled, sigmoid, tensor, values, vectorized};
+use super::cpu::{applies, erf_complement, exp, filled, sigmoid, tensor, values, vectorized};
 use super::elsewhere;
 use crate::engine::autograd::Variable;
 
@@ -116,9 +116,9 @@ fn geglu_back(x: &Tensor, dy: &Tensor, rows: usize, width: usize) -> Result<Tens
 /// `Φ(x)` and `φ(x)`.
 #[inline(always)]
 fn normal(x: f32) -> (f32, f32) {
-    let cdf = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
-    let pdf = 0.398_942_3 * exp(-0.5 * x * x);
-    (cdf, pdf)
+    let e = exp(-0.5 * x * x);
+    let tail = 0.5 * erf_complement(x * std::f32::consts::FRAC_1_SQRT_2, e); // beyond |x|, on one side
+    (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_3 * e)
 }
 
 vectorized! {

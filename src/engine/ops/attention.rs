@@ -11,6 +11,10 @@ use crate::engine::autograd::Variable;
 /// Queries of one block: their logits over all keys are held at once, never those of all queries.
 const QUERIES: usize = 64;
 
+/// Logits this far below the largest weigh nothing: what `exp` makes of them, and of a masked key, ends in subnormal
+/// numbers, with which products take a hundred times as long.
+const LEAST: f32 = -75.0;
+
 /// `softmax(Q Kᵀ · scale + bias) V` for every head; heads lie side by side in the last dimension.
 ///
 /// With `P` the softmax, `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O))`, `dQ = scale · dS K`, `dK = scale · dSᵀ Q`.
@@ -233,9 +237,9 @@ vectorized! {
             });
             let largest = largest.into_iter().fold(f32::MIN, f32::max) * factor;
             let mut lanes = [0.0f32; 16];
-            // `exp` stops at e⁻⁸⁷: a masked key weighs that little.
             each_lane(row, f32::MIN, |lane, x| {
-                let e = exp(x * factor - largest);
+                let logit = x.mul_add(factor, -largest);
+                let e = if logit < LEAST { 0.0 } else { exp(logit) };
                 lanes[lane] += e;
                 e
             });
