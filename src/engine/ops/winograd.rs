@@ -25,8 +25,10 @@ const PLACES: usize = 36;
 /// Width of an output tile, and of the input tile around it.
 const OUT: usize = 4;
 const IN: usize = 6;
-/// Tiles of one task that has all output channels.
+/// Most tiles of one task that has all output channels, and as many as it has before there are several tasks: filters
+/// are read once for all of them.
 const TILES: usize = 64;
+const LEAST: usize = 32;
 /// Input channels whose filters are transformed together. Sums are cut here, whoever transforms.
 const DEPTH: usize = 128;
 /// Numbers of such a chunk, for a whole [`TILE`] of columns.
@@ -152,7 +154,7 @@ fn convolve(
             &anew
         };
         // Each task has some tiles and all channels; its share stays in the second-level cache.
-        let count = tiles.div_ceil(tiles.div_ceil(TILES).max(threads.min(tiles.div_ceil(8))));
+        let count = tiles.div_ceil(tiles.div_ceil(TILES).max(threads.min(tiles.div_ceil(LEAST))));
         let task = |task: usize| {
             let range = task * count..tiles.min((task + 1) * count);
             if range.is_empty() {
