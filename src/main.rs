@@ -54,13 +54,13 @@ enum Command {
     },
 }
 
-/// Keeps freed memory for ten seconds instead of a tenth: a step of a network frees what the next one needs, and to get
-/// it back from the system a page at a time took three times as long as loading a model.
+/// Keeps freed memory for half a minute instead of a second: a step of a network frees what the next one needs, and to
+/// have it cleared by the system again took a twentieth of a training step of the tiny model.
 fn keep_freed_memory() {
-    /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds, which arenas multiply by ten.
+    /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds.
     const PURGE_DELAY: std::ffi::c_int = 15;
     // SAFETY: sets a number of the allocator's.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 1000) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 30_000) };
 }
 
 fn main() -> ExitCode {
