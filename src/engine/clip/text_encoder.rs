@@ -132,6 +132,11 @@ impl ClipTextEncoder {
         Ok(self.final_layer_norm.forward(&hidden_states)?)
     }
 
+    /// How the rows of a batch are shared out.
+    pub(crate) fn split(&self) -> Split {
+        self.split
+    }
+
     /// One row of the token table, in f32: what a modifier token starts from.
     pub fn token_row(&self, id: u32) -> Result<Vec<f32>> {
         if id as usize >= self.config.vocab_size {

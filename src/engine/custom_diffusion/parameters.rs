@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::{DType, Tensor};
+use rayon::prelude::*;
 
 use crate::engine::autograd::{Tape, Variable};
 use crate::engine::base_model::BaseModel;
@@ -122,7 +123,7 @@ impl Parameters {
         objective: Objective,
         frozen: &mut FrozenFeatures,
     ) -> Result<LossGradient> {
-        let mut captions =
+        let captions =
             Captions::encode(base, &batch.input_ids, self.modifier_rows.as_ref(), frozen)?;
         let (rows, tokens, width) = captions.features.dims3()?;
         let key_values = ops::matmul(&captions.features.flatten(0, 1)?, &self.projections.t()?)?;
@@ -214,17 +215,49 @@ impl Parameters {
 struct Captions {
     /// `(batch, tokens, text_dim)`, f32.
     features: Tensor,
-    live: Option<Live>,
-    /// For each batch row, its place among the live captions.
+    live: Vec<Live>,
+    /// For each batch row, its place among the live captions of all parts.
     live_of_row: Vec<Option<usize>>,
 }
 
-/// The distinct captions with a modifier token.
+/// Some of the distinct captions with a modifier token.
 struct Live {
     tape: Tape,
+    /// Each caption has its own copy of the modifier rows, `(live · n, text_dim)`: their gradients are added up in one
+    /// order, however the captions are shared out.
     modifier_rows: Variable,
     /// `(live, tokens, text_dim)`.
     features: Variable,
+}
+
+impl Live {
+    fn encode(
+        base: FrozenModel<'_>,
+        captions: &[Vec<u32>],
+        modifier_rows: &Tensor,
+    ) -> Result<Self> {
+        let vocab_size = base.text_encoder.vocab_size() as u32;
+        let count = modifier_rows.dim(0)?;
+        let own_rows = |(caption, ids): (usize, &Vec<u32>)| -> Vec<u32> {
+            let offset = (caption * count) as u32;
+            ids.iter().map(|&id| if id >= vocab_size { id + offset } else { id }).collect()
+        };
+        let ids: Vec<Vec<u32>> = captions.iter().enumerate().map(own_rows).collect();
+        let tape = Tape::default();
+        let modifier_rows = tape.leaf(modifier_rows.repeat((captions.len(), 1))?);
+        let features = base.text_encoder.trace(&ids, Some(&modifier_rows))?;
+        Ok(Self { tape, modifier_rows, features })
+    }
+
+    /// Takes `d_features` `(live, tokens, text_dim)` back to the copies of the modifier rows.
+    fn gradient(self, d_features: &Tensor) -> Result<Tensor> {
+        let d_features = d_features.contiguous()?.to_dtype(self.features.tensor().dtype())?;
+        let mut gradients = self.tape.backward(&self.features, d_features)?;
+        match gradients.take(&self.modifier_rows) {
+            Some(gradient) => Ok(gradient.to_dtype(DType::F32)?),
+            None => Ok(self.modifier_rows.tensor().zeros_like()?),
+        }
+    }
 }
 
 impl Captions {
@@ -248,35 +281,38 @@ impl Captions {
             })
             .collect();
         let live = match (modifier_rows, distinct.is_empty()) {
-            (Some(rows), false) => {
-                let tape = Tape::default();
-                let modifier_rows = tape.leaf(rows.clone());
-                let features = base.text_encoder.trace(&distinct, Some(&modifier_rows))?;
-                Some(Live { tape, modifier_rows, features })
-            }
-            (_, true) => None,
+            (Some(rows), false) => base
+                .text_encoder
+                .split()
+                .map(distinct.len(), |captions| Live::encode(base, &distinct[captions], rows))?,
+            (_, true) => Vec::new(),
             (None, false) => {
                 return Err(EngineError::InvalidInput(
                     "a caption has a modifier token, the parameters have none".into(),
                 ));
             }
         };
+        let mut live_features = Vec::new();
+        for part in &live {
+            let features = part.features.tensor().to_dtype(DType::F32)?;
+            for row in 0..features.dim(0)? {
+                live_features.push(features.narrow(0, row, 1)?);
+            }
+        }
         let mut rows = Vec::with_capacity(input_ids.len());
         for (ids, live_row) in input_ids.iter().zip(&live_of_row) {
-            rows.push(match (live_row, &live) {
-                (Some(row), Some(live)) => {
-                    live.features.tensor().narrow(0, *row, 1)?.to_dtype(DType::F32)?
-                }
-                (Some(_), None) | (None, _) => frozen.of(base, ids)?,
+            rows.push(match live_row {
+                Some(row) => live_features[*row].clone(),
+                None => frozen.of(base, ids)?,
             });
         }
         Ok(Self { features: Tensor::cat(&rows, 0)?, live, live_of_row })
     }
 
     /// Takes `d_features` `(batch, tokens, text_dim)` back through the text encoder to the modifier rows.
-    fn modifier_gradient(&mut self, modifier_rows: &Tensor, d_features: &Tensor) -> Result<Tensor> {
-        let Some(live) = self.live.take() else { return Ok(modifier_rows.zeros_like()?) };
-        let mut sums: Vec<Option<Tensor>> = vec![None; live.features.tensor().dim(0)?];
+    fn modifier_gradient(self, modifier_rows: &Tensor, d_features: &Tensor) -> Result<Tensor> {
+        let lives: usize = self.live.iter().map(|part| part.features.tensor().dims()[0]).sum();
+        let mut sums: Vec<Option<Tensor>> = vec![None; lives];
         for (row, live_row) in self.live_of_row.iter().enumerate() {
             if let Some(live_row) = live_row {
                 let d_row = d_features.narrow(0, row, 1)?;
@@ -286,13 +322,25 @@ impl Captions {
                 });
             }
         }
-        let gradient = Tensor::cat(&sums.into_iter().flatten().collect::<Vec<_>>(), 0)?;
-        let gradient = gradient.to_dtype(live.features.tensor().dtype())?;
-        let mut gradients = live.tape.backward(&live.features, gradient)?;
-        match gradients.take(&live.modifier_rows) {
-            Some(gradient) => Ok(gradient.to_dtype(DType::F32)?),
-            None => Ok(modifier_rows.zeros_like()?),
+        let mut parts = Vec::with_capacity(self.live.len());
+        let mut sums = sums.into_iter().flatten();
+        for part in self.live {
+            let count = part.features.tensor().dim(0)?;
+            let d_features: Vec<Tensor> = sums.by_ref().take(count).collect();
+            parts.push((part, Tensor::cat(&d_features, 0)?));
         }
+        let of_captions: Vec<Tensor> = parts
+            .into_par_iter()
+            .map(|(part, d_features)| part.gradient(&d_features))
+            .collect::<Result<_>>()?;
+        let (n, dim) = modifier_rows.dims2()?;
+        let mut gradient = modifier_rows.zeros_like()?;
+        for of_part in of_captions {
+            for of_caption in of_part.reshape(((), n, dim))?.chunk(of_part.dim(0)? / n, 0)? {
+                gradient = (gradient + of_caption.squeeze(0)?)?;
+            }
+        }
+        Ok(gradient)
     }
 }
 
