@@ -1,8 +1,10 @@
 //! A sample: a prompt and how to draw it.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
-use super::id::DeltaId;
+use super::id::{DeltaId, ImageId};
 use super::invalid::{Checks, Invalid};
 use super::model_card::ModelCard;
 
@@ -39,8 +41,27 @@ impl SchedulerName {
     ];
 }
 
+/// A number of a request, to six decimals: so many survive being written and read, exactly, any number of times.
+pub fn decimal(number: f64) -> f64 {
+    (number * 1e6).round() / 1e6
+}
+
+/// What is promised of a picture's bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Determinism {
+    /// The same request gives the same bytes, whatever else is drawn with it.
+    #[default]
+    Strict,
+    /// Shares calls with other pictures where that is quicker, and may differ in the last bits. On a CPU it never does.
+    Fast,
+}
+
 /// Pictures that one request can ask for.
 pub const MAX_IMAGES: usize = 16;
+
+/// The largest index of a request's first picture.
+pub const MAX_FIRST_INDEX: usize = 999_999;
 
 /// Deltas that one picture can combine.
 pub const MAX_DELTAS: usize = 8;
@@ -53,15 +74,24 @@ pub const MAX_SEED: u64 = (1 << 53) - 1;
 pub struct SampleSettings {
     /// Pictures to draw; picture `i` is the same whatever this number is.
     pub n: usize,
+    /// The index of the first: the pictures are `first_index` to `first_index + n − 1` of this seed.
+    pub first_index: usize,
     pub seed: u64,
     pub num_inference_steps: usize,
     /// Weight of the prompt against the negative prompt; 1 and below draws without guidance.
     pub guidance_scale: f64,
+    /// How much of the concepts the negative prompt sees: 1 all, as in the paper, 0 the base model alone.
+    pub unconditional_strength: f64,
+    /// Where guidance is applied on the way from noise, 0, to picture, 1, by noise level: `[start, end]`.
+    pub guidance_interval: [f64; 2],
     pub scheduler: SchedulerName,
     /// DDIM's share of fresh noise per step, 0 to 1; other schedulers have no use for it.
     pub eta: f64,
     pub width: usize,
     pub height: usize,
+    pub determinism: Determinism,
+    /// A preview is made every so many steps.
+    pub preview_every: Option<usize>,
 }
 
 impl SampleSettings {
@@ -69,6 +99,7 @@ impl SampleSettings {
     pub fn check(&self, model: &ModelCard) -> Result<(), Invalid> {
         let mut checks = Checks::default();
         checks.in_range(self.n, 1..=MAX_IMAGES, "/n");
+        checks.in_range(self.first_index, 0..=MAX_FIRST_INDEX, "/first_index");
         checks.in_range(self.seed, 0..=MAX_SEED, "/seed");
         checks.in_range(
             self.num_inference_steps,
@@ -76,7 +107,21 @@ impl SampleSettings {
             "/num_inference_steps",
         );
         checks.in_range(self.guidance_scale, 0.0..=100.0, "/guidance_scale");
+        checks.in_range(
+            self.unconditional_strength,
+            UNCONDITIONAL_STRENGTHS,
+            "/unconditional_strength",
+        );
+        let [start, end] = self.guidance_interval;
+        checks.in_range(start, 0.0..=1.0, "/guidance_interval/0");
+        checks.in_range(end, 0.0..=1.0, "/guidance_interval/1");
+        checks.require(start <= end, "/guidance_interval", "out_of_range", || {
+            format!("it ends at {end}, before its start at {start}: write the smaller number first")
+        });
         checks.in_range(self.eta, 0.0..=1.0, "/eta");
+        if let Some(every) = self.preview_every {
+            checks.in_range(every, 1..=model.num_train_timesteps, "/preview_every");
+        }
         for (side, pointer) in [(self.width, "/width"), (self.height, "/height")] {
             let multiple = model.size_multiple;
             checks.in_range(side, multiple..=model.max_size(), pointer);
@@ -92,14 +137,30 @@ impl SampleSettings {
 }
 
 /// How much a delta changes the base model: 0 not at all, 1 as trained.
-pub const STRENGTHS: std::ops::RangeInclusive<f64> = 0.0..=2.0;
+pub const STRENGTHS: RangeInclusive<f64> = 0.0..=2.0;
+
+/// How much of that the negative prompt sees.
+pub const UNCONDITIONAL_STRENGTHS: RangeInclusive<f64> = 0.0..=1.0;
 
 /// A delta that takes part in a sample or a merge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeltaUse {
     pub delta_id: DeltaId,
     pub storage_key: String,
+    /// SHA-256 of the object, in hex.
+    pub sha256: String,
     pub strength: f64,
+}
+
+/// An image that the pictures start from instead of noise alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InitImage {
+    pub image_id: ImageId,
+    pub storage_key: String,
+    /// SHA-256 of the PNG, in hex.
+    pub sha256: String,
+    /// The share of the steps that are taken, in (0, 1]: 1 leaves little of the image.
+    pub noise_strength: f64,
 }
 
 /// Draw this prompt with these deltas.
@@ -111,4 +172,5 @@ pub struct SampleTask {
     pub negative_prompt: String,
     pub settings: SampleSettings,
     pub deltas: Vec<DeltaUse>,
+    pub init: Option<InitImage>,
 }

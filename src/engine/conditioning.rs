@@ -8,7 +8,10 @@ use super::{
     EngineError, Result,
     base_model::BaseModel,
     clip::TokenIds,
-    custom_diffusion::delta::{Delta, DeltaWeights},
+    custom_diffusion::{
+        delta::{Delta, DeltaConcept, DeltaWeights},
+        tokens::initializer_id,
+    },
 };
 
 /// What one cross-attention layer attends to.
@@ -62,25 +65,39 @@ impl Conditioning {
 #[derive(Clone)]
 pub struct ConceptUse {
     pub delta: Arc<Delta>,
-    /// Multiplies the delta's ΔW: 0 is the base model, 1 the delta as it was learnt.
+    /// How far from the base model, 0, to the delta as it was learnt, 1: multiplies ΔW, and moves the modifier token's
+    /// row as far from its initializer's. At 0 a prompt with the token is the base model's with the initializer.
     pub strength: f64,
 }
 
 /// The concepts of one request, resolved once for all of its prompts.
 ///
-/// `K_l = W₀ c + Σ strength · ΔW_l c`, likewise V, where `c` is the prompt encoded with the concepts' token rows.
+/// `K_l = W₀ c + strength · ΔW_l c`, likewise V, where `c` is the prompt encoded with the concepts' token rows at that
+/// strength.
+#[derive(Clone)]
 pub struct ConceptSet {
-    tokens: Vec<String>,
-    rows: Option<Tensor>,
+    tokens: Vec<TokenRow>,
     changes: Vec<LayerChange>,
+    strength: f64,
+}
+
+/// The row of the token table that a modifier token has.
+#[derive(Clone)]
+struct TokenRow {
+    token: String,
+    /// What its training started from: the initializer token's; `None` where a delta does not say.
+    start: Option<Vec<f32>>,
+    learnt: Vec<f32>,
 }
 
 /// What the concepts add to one cross-attention layer, in f32 on the device.
+#[derive(Clone)]
 struct LayerChange {
     key: Option<WeightChange>,
     value: Option<WeightChange>,
 }
 
+#[derive(Clone)]
 enum WeightChange {
     /// The whole matrix in place of the base's, `(inner, text_dim)`.
     Replaced(Tensor),
@@ -96,26 +113,31 @@ impl ConceptSet {
     ///
     /// [`merge`]: super::custom_diffusion::merge::merge
     pub fn new(base: &BaseModel, concepts: &[ConceptUse]) -> Result<Self> {
-        if concepts.len() > 1 {
-            let text =
-                format!("{} deltas must be merged before they are used together", concepts.len());
-            return Err(EngineError::InvalidInput(text));
-        }
-        let mut tokens = Vec::new();
-        let mut rows = Vec::new();
-        let mut changes = Vec::new();
-        for concept in concepts {
-            concept.delta.check_base(base)?;
-            for learnt in &concept.delta.concepts {
-                if let (Some(token), Some(row)) = (&learnt.modifier_token, &learnt.token_row) {
-                    tokens.push(token.as_str().to_owned());
-                    rows.push(Tensor::new(row.as_slice(), &base.device)?);
+        let mut set = Self { tokens: Vec::new(), changes: Vec::new(), strength: 1.0 };
+        match concepts {
+            [] => {}
+            [concept] => {
+                concept.delta.check_base(base)?;
+                for learnt in &concept.delta.concepts {
+                    set.tokens.extend(token_row(base, learnt)?);
                 }
+                set.changes = layer_changes(base, &concept.delta)?;
+                set.strength = concept.strength;
             }
-            changes = layer_changes(base, concept)?;
+            several => {
+                let text = format!(
+                    "{} deltas must be merged before they are used together",
+                    several.len()
+                );
+                return Err(EngineError::InvalidInput(text));
+            }
         }
-        let rows = if rows.is_empty() { None } else { Some(Tensor::stack(&rows, 0)?) }; // (tokens, dim)
-        Ok(Self { tokens, rows, changes })
+        Ok(set)
+    }
+
+    /// The same concepts at `share` of their strength.
+    pub fn scaled(&self, share: f64) -> Self {
+        Self { strength: self.strength * share, ..self.clone() }
     }
 
     /// Encodes a prompt and projects it: K and V of one row.
@@ -134,20 +156,34 @@ impl ConceptSet {
 
     /// Tokenizes a prompt with the concepts' modifier tokens beside the vocabulary.
     pub fn tokenize(&self, base: &BaseModel, prompt: &str) -> Result<TokenIds> {
-        let added: Vec<&str> = self.tokens.iter().map(String::as_str).collect();
+        let added: Vec<&str> = self.tokens.iter().map(|row| row.token.as_str()).collect();
         base.tokenizer.encode(prompt, &added)
     }
 
     /// K and V of a prompt that [`Self::tokenize`] has taken apart, and cut if it was too long.
     pub fn condition_tokens(&self, base: &BaseModel, tokens: TokenIds) -> Result<Conditioning> {
-        let text = base.text_encoder.forward(&[tokens.ids], self.rows.as_ref())?; // (1, tokens, dim)
+        let rows = self.rows(base)?;
+        let text = base.text_encoder.forward(&[tokens.ids], rows.as_ref())?; // (1, tokens, dim)
         let mut conditioning = base.unet.project(&text)?;
-        let text = text.to_dtype(DType::F32)?.squeeze(0)?; // (tokens, dim)
-        for (kv, change) in conditioning.layers.iter_mut().zip(&self.changes) {
-            kv.key = apply(&kv.key, change.key.as_ref(), &text)?;
-            kv.value = apply(&kv.value, change.value.as_ref(), &text)?;
+        // At 0 the base model's own products stay as they are, to the last bit.
+        if self.strength > 0.0 {
+            let text = text.to_dtype(DType::F32)?.squeeze(0)?; // (tokens, dim)
+            for (kv, change) in conditioning.layers.iter_mut().zip(&self.changes) {
+                kv.key = apply(&kv.key, change.key.as_ref(), &text, self.strength)?;
+                kv.value = apply(&kv.value, change.value.as_ref(), &text, self.strength)?;
+            }
         }
         Ok(conditioning)
+    }
+
+    /// The modifier tokens' rows at this strength, `(modifier tokens, text_dim)`.
+    fn rows(&self, base: &BaseModel) -> Result<Option<Tensor>> {
+        if self.tokens.is_empty() {
+            return Ok(None);
+        }
+        let rows: Vec<f32> = self.tokens.iter().flat_map(|row| row.at(self.strength)).collect();
+        let shape = (self.tokens.len(), base.text_encoder.hidden_size());
+        Ok(Some(Tensor::from_vec(rows, shape, &base.device)?))
     }
 
     /// Refuses `<words>` that no concept of the request has: they would fall apart into ordinary tokens.
@@ -159,7 +195,8 @@ impl ConceptSet {
             let like_a_token = !word.is_empty()
                 && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
             let token = format!("<{word}>");
-            if like_a_token && !self.tokens.iter().any(|known| known.eq_ignore_ascii_case(&token)) {
+            if like_a_token && !self.tokens.iter().any(|row| row.token.eq_ignore_ascii_case(&token))
+            {
                 return Err(EngineError::InvalidInput(format!(
                     "prompt `{prompt}` names {token}, which no concept of this request has"
                 )));
@@ -178,56 +215,84 @@ pub fn condition_prompt(
     ConceptSet::new(base, concepts)?.condition(base, prompt)
 }
 
-fn layer_changes(base: &BaseModel, concept: &ConceptUse) -> Result<Vec<LayerChange>> {
+impl TokenRow {
+    /// `E₀ + strength (E − E₀)`; a row whose start is not known is what it is at any strength.
+    fn at(&self, strength: f64) -> Vec<f32> {
+        match &self.start {
+            Some(start) if !is_full(strength) => {
+                let pairs = start.iter().zip(&self.learnt);
+                pairs.map(|(start, end)| start + strength as f32 * (end - start)).collect()
+            }
+            Some(_) | None => self.learnt.clone(),
+        }
+    }
+}
+
+fn token_row(base: &BaseModel, learnt: &DeltaConcept) -> Result<Option<TokenRow>> {
+    let (Some(token), Some(row)) = (&learnt.modifier_token, &learnt.token_row) else {
+        return Ok(None);
+    };
+    let start = match &learnt.initializer_token {
+        Some(name) => Some(base.text_encoder.token_row(initializer_id(base, name)?)?),
+        None => None,
+    };
+    Ok(Some(TokenRow { token: token.as_str().to_owned(), start, learnt: row.clone() }))
+}
+
+fn layer_changes(base: &BaseModel, delta: &Delta) -> Result<Vec<LayerChange>> {
     let device = &base.device;
     let on_device =
         |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(DType::F32)?.to_device(device)?) };
-    let low_rank = match &concept.delta.weights {
+    let low_rank = match &delta.weights {
         DeltaWeights::LowRank { p, .. } => Some(on_device(p)?),
         DeltaWeights::Dense(_) => None,
     };
-    let change = |name: String, base_weight: &Tensor| -> Result<Option<WeightChange>> {
-        let of_layer: &BTreeMap<String, Tensor> = match &concept.delta.weights {
+    let change = |name: String| -> Result<Option<WeightChange>> {
+        let of_layer: &BTreeMap<String, Tensor> = match &delta.weights {
             DeltaWeights::Dense(weights) => weights,
             DeltaWeights::LowRank { e, .. } => e,
         };
         let Some(learnt) = of_layer.get(&name) else { return Ok(None) };
         let learnt = on_device(learnt)?;
         Ok(Some(match &low_rank {
-            Some(p) => WeightChange::LowRank((learnt * concept.strength)?, p.clone()),
-            None => WeightChange::Replaced(blend(
-                &base_weight.to_dtype(DType::F32)?,
-                learnt,
-                concept.strength,
-            )?),
+            Some(p) => WeightChange::LowRank(learnt, p.clone()),
+            None => WeightChange::Replaced(learnt),
         }))
     };
     let layer = |kv: &super::unet::CrossAttentionKv| -> Result<LayerChange> {
         Ok(LayerChange {
-            key: change(format!("{}.to_k.weight", kv.name), &kv.to_k)?,
-            value: change(format!("{}.to_v.weight", kv.name), &kv.to_v)?,
+            key: change(format!("{}.to_k.weight", kv.name))?,
+            value: change(format!("{}.to_v.weight", kv.name))?,
         })
     };
     base.unet.cross_attention().iter().map(layer).collect()
 }
 
-/// `W₀ + strength (W − W₀)`, which is `W` itself, without rounding, at full strength.
-fn blend(base: &Tensor, learnt: Tensor, strength: f64) -> Result<Tensor> {
-    if (strength - 1.0).abs() < f64::EPSILON {
-        return Ok(learnt);
-    }
-    Ok((base + ((learnt - base)? * strength)?)?)
+/// Whether a delta is used as it was learnt: then its own numbers stay, without rounding.
+fn is_full(strength: f64) -> bool {
+    (strength - 1.0).abs() < f64::EPSILON
 }
 
+/// `W₀ c + strength · ΔW c`.
+///
 /// - `projected`: `(1, tokens, inner)` of the base model
 /// - `text`: `(tokens, text_dim)` in f32
-fn apply(projected: &Tensor, change: Option<&WeightChange>, text: &Tensor) -> Result<Tensor> {
+fn apply(
+    projected: &Tensor,
+    change: Option<&WeightChange>,
+    text: &Tensor,
+    strength: f64,
+) -> Result<Tensor> {
+    let base = projected.squeeze(0)?.to_dtype(DType::F32)?; // (tokens, inner)
     let changed = match change {
         None => return Ok(projected.clone()),
-        Some(WeightChange::Replaced(weight)) => text.matmul(&weight.t()?)?,
+        Some(WeightChange::Replaced(weight)) => {
+            let whole = text.matmul(&weight.t()?)?;
+            if is_full(strength) { whole } else { (&base + ((whole - &base)? * strength)?)? }
+        }
         Some(WeightChange::LowRank(e, p)) => {
             let added = text.matmul(&p.t()?)?.matmul(&e.t()?)?; // (tokens, s), then (tokens, inner)
-            (projected.squeeze(0)?.to_dtype(DType::F32)? + added)?
+            (base + (added * strength)?)?
         }
     };
     Ok(changed.unsqueeze(0)?.to_dtype(projected.dtype())?)

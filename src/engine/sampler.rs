@@ -1,7 +1,11 @@
 //! Prompt to image: a batch of rows, each with its own conditioning, timestep and scheduler.
 
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
+use image::imageops::{self, FilterType};
 
 use super::{
     EngineError, Flow, Result,
@@ -10,7 +14,10 @@ use super::{
     random::{Purpose, Random},
     schedulers::{Scheduler, SchedulerConfig},
 };
-use crate::domain::sample::SchedulerName;
+use crate::domain::sample::{Determinism, SchedulerName};
+
+/// The most latent cells a side that a preview is decoded from.
+const PREVIEW_CELLS: usize = 32;
 
 /// One image to draw.
 #[derive(Clone)]
@@ -25,11 +32,28 @@ pub struct SampleRequest {
     pub num_inference_steps: usize,
     /// 1 (or less) draws without guidance.
     pub guidance_scale: f64,
+    /// How much of the concepts the negative prompt's K and V have: 1 as in the paper, 0 the base model's.
+    pub unconditional_strength: f64,
+    /// From where to where on the way from noise, 0, to image, 1, guidance is applied: the first and last noise level
+    /// of Kynkäänniemi et al. (arXiv:2404.07724), as `1 − t / num_train_timesteps`. Elsewhere the row is half as wide.
+    pub guidance_interval: [f64; 2],
     pub scheduler: SchedulerName,
     /// How stochastic DDIM is: 0 not at all, 1 as the paper samples.
     pub eta: f64,
     pub width: usize,
     pub height: usize,
+    /// What to start from instead of noise alone.
+    pub init: Option<InitImage>,
+    pub determinism: Determinism,
+}
+
+/// An image to start from, and how much of it is drawn anew.
+#[derive(Clone)]
+pub struct InitImage {
+    /// What [`encode_init`] makes of it.
+    pub latents: Arc<[f32]>,
+    /// The share of the steps that are taken, in (0, 1]: 1 leaves little of the image.
+    pub noise_strength: f64,
 }
 
 impl SampleRequest {
@@ -37,6 +61,71 @@ impl SampleRequest {
     pub fn is_guided(&self) -> bool {
         self.guidance_scale > 1.0
     }
+
+    /// Steps left out at the beginning, as diffusers counts them.
+    fn skipped_steps(&self) -> usize {
+        let Some(init) = &self.init else { return 0 };
+        let taken = (self.num_inference_steps as f64 * init.noise_strength) as usize;
+        self.num_inference_steps - taken.min(self.num_inference_steps)
+    }
+}
+
+/// K and V of the prompts of one image.
+#[derive(Clone, Debug)]
+pub struct Prompts {
+    pub prompt: Conditioning,
+    /// Of the negative prompt; `None` without guidance.
+    pub negative: Option<Conditioning>,
+}
+
+impl Prompts {
+    /// Encodes and projects the request's prompts.
+    pub fn new(base: &BaseModel, request: &SampleRequest) -> Result<Self> {
+        let concepts = ConceptSet::new(base, &request.concepts)?;
+        let negative = match request.is_guided() {
+            true => {
+                let concepts = concepts.scaled(request.unconditional_strength);
+                Some(concepts.condition(base, &request.negative_prompt)?)
+            }
+            false => None,
+        };
+        Ok(Self { prompt: concepts.condition(base, &request.prompt)?, negative })
+    }
+}
+
+/// The latents of an image to start from, `channels · height · width` as the UNet sees them.
+///
+/// The image is scaled to cover `width` × `height` and cut in its middle. Its latents are the posterior's mean, where
+/// diffusers draws from it: what starts there is noised anyway, and all images of a request start from the same.
+pub fn encode_init(
+    base: &BaseModel,
+    image: &RgbImage,
+    width: usize,
+    height: usize,
+) -> Result<Arc<[f32]>> {
+    let covered = cover(image, width as u32, height as u32);
+    let values: Vec<f32> =
+        covered.as_raw().iter().map(|&value| f32::from(value) / 127.5 - 1.0).collect();
+    let pixels = Tensor::from_vec(values, (1, height, width, 3), &base.device)?;
+    let mean = base.vae.encode(&pixels.permute((0, 3, 1, 2))?.contiguous()?)?.mean;
+    let latents = (mean.to_dtype(DType::F32)? * base.vae.scaling_factor())?;
+    Ok(latents.flatten_all()?.to_vec1::<f32>()?.into())
+}
+
+/// Scales an image to cover a size, and cuts what stands out at opposite sides alike.
+fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+    let (from_width, from_height) = (u64::from(image.width()), u64::from(image.height()));
+    let (to_width, to_height) = (u64::from(width), u64::from(height));
+    // The part of the image that has the wanted shape, as large as can be.
+    let (part_width, part_height) = if from_width * to_height > from_height * to_width {
+        ((from_height * to_width / to_height).max(1), from_height)
+    } else {
+        (from_width, (from_width * to_height / to_width).max(1))
+    };
+    let (left, top) = ((from_width - part_width) / 2, (from_height - part_height) / 2);
+    let part =
+        imageops::crop_imm(image, left as u32, top as u32, part_width as u32, part_height as u32);
+    imageops::resize(&part.to_image(), width, height, FilterType::CatmullRom)
 }
 
 /// Draws a batch of images, together and yet each as if alone.
@@ -74,68 +163,92 @@ pub fn denoise(
 /// Takes each row one step further.
 ///
 /// Images of one size share a call. On the CPU our operations round each of them as if it were alone; a GPU's matrix
-/// products may round by the size of the batch.
+/// products may round by the size of the batch, so there a strict row has calls of its own.
 pub fn step(base: &BaseModel, rows: &mut [&mut Row]) -> Result<()> {
-    rows.sort_by_key(|row| row.shape); // stable: only groups sizes
-    rows.chunk_by_mut(|a, b| a.shape == b.shape).try_for_each(|alike| step_alike(base, alike))
+    let shares = |row: &Row| base.device.is_cpu() || row.determinism == Determinism::Fast;
+    rows.sort_by_key(|row| (row.shape, !shares(row))); // stable: only groups
+    rows.chunk_by_mut(|a, b| a.shape == b.shape && shares(a) && shares(b))
+        .try_for_each(|alike| step_alike(base, alike))
 }
 
 /// An image on its way from noise: rows join and leave a batch between any two steps.
 pub struct Row {
-    /// K and V of the negative prompt and the prompt, or without guidance of the prompt alone.
-    conditioning: Conditioning,
-    guidance_scale: Option<f64>,
+    prompts: Prompts,
+    guidance_scale: f64,
+    /// Between which timesteps guidance is applied, both included.
+    guided_timesteps: RangeInclusive<f32>,
     scheduler: Scheduler,
     latents: Vec<f32>,
+    /// What the last step took the finished latents to be, for previews.
+    predicted: Option<Vec<f32>>,
     /// `(channels, height, width)` of the latents.
     shape: (usize, usize, usize),
     seed: u64,
     image_index: u64,
     next_step: usize,
+    determinism: Determinism,
 }
 
 impl Row {
     /// A row at its first step, its noise drawn from the seed.
     pub fn new(base: &BaseModel, request: &SampleRequest) -> Result<Self> {
+        let prompts = Prompts::new(base, request)?;
+        Self::with_prompts(base, request, prompts)
+    }
+
+    /// A row at its first step whose prompts have been encoded before.
+    pub fn with_prompts(
+        base: &BaseModel,
+        request: &SampleRequest,
+        prompts: Prompts,
+    ) -> Result<Self> {
         let (channels, height, width) = latent_shape(base, request)?;
-        let conditioning = condition(base, request)?;
-        let mut latents = vec![0.0; channels * height * width];
+        let mut noise = vec![0.0; channels * height * width];
         Random::new(request.seed, Purpose::InitialLatents, request.image_index, 0)
-            .normals(&mut latents);
-        Self::start(base, &base.scheduler, request, conditioning, latents)
+            .normals(&mut noise);
+        Self::start(base, &base.scheduler, request, prompts, noise)
     }
 
     /// A row at its first step, from given parts.
     ///
-    /// - `conditioning`: of the negative prompt and the prompt, or without guidance of the prompt alone
-    /// - `latents`: `channels · height · width` standard normal numbers
+    /// - `noise`: `channels · height · width` standard normal numbers
     pub fn start(
         base: &BaseModel,
         config: &SchedulerConfig,
         request: &SampleRequest,
-        conditioning: Conditioning,
-        mut latents: Vec<f32>,
+        prompts: Prompts,
+        noise: Vec<f32>,
     ) -> Result<Self> {
         let shape = latent_shape(base, request)?;
-        if latents.len() != shape.0 * shape.1 * shape.2 {
-            return Err(EngineError::InvalidInput(format!(
-                "{} latents for {shape:?}",
-                latents.len()
-            )));
+        let size = shape.0 * shape.1 * shape.2;
+        let init = request.init.as_ref().map_or(size, |init| init.latents.len());
+        if noise.len() != size || init != size {
+            let text = format!("{} latents and {init} of the image for {shape:?}", noise.len());
+            return Err(EngineError::InvalidInput(text));
         }
         let (name, steps) = (request.scheduler, request.num_inference_steps);
-        let scheduler = Scheduler::new(name, config, steps, request.eta)?;
-        let sigma = scheduler.init_noise_sigma();
-        latents.iter_mut().for_each(|value| *value *= sigma);
+        let scheduler = Scheduler::late(name, config, steps, request.eta, request.skipped_steps())?;
+        let latents = match &request.init {
+            None => {
+                let sigma = scheduler.init_noise_sigma();
+                noise.into_iter().map(|value| value * sigma).collect()
+            }
+            Some(init) => scheduler.add_noise(&init.latents, &noise),
+        };
+        let trained = config.num_train_timesteps as f64;
+        let [start, end] = request.guidance_interval.map(|at| ((1.0 - at) * trained) as f32);
         Ok(Self {
-            conditioning,
-            guidance_scale: request.is_guided().then_some(request.guidance_scale),
+            prompts,
+            guidance_scale: request.guidance_scale,
+            guided_timesteps: end..=start,
             scheduler,
             latents,
+            predicted: None,
             shape,
             seed: request.seed,
             image_index: request.image_index,
             next_step: 0,
+            determinism: request.determinism,
         })
     }
 
@@ -144,25 +257,44 @@ impl Row {
         self.scheduler.timesteps().len() - self.next_step
     }
 
-    /// The image as it stands, `(3, height, width)` in [0, 1].
-    pub fn decode(&self, base: &BaseModel) -> Result<Tensor> {
-        let (channels, height, width) = self.shape;
-        let latents =
-            Tensor::from_slice(&self.latents, (1, channels, height, width), &base.device)?;
-        let image = base.vae.decode(&(latents / base.vae.scaling_factor())?)?.squeeze(0)?; // (3, H, W)
-        Ok(((image / 2.0)? + 0.5)?.clamp(0.0, 1.0)?)
+    /// Steps in all.
+    pub fn total_steps(&self) -> usize {
+        self.scheduler.timesteps().len()
     }
 
-    /// Rows that this image takes in a call of the UNet.
-    fn width(&self) -> usize {
-        if self.guidance_scale.is_some() { 2 } else { 1 }
+    /// Rows that this image takes in the next call of the UNet: two where it is guided.
+    pub fn width(&self) -> usize {
+        if self.negative().is_some() { 2 } else { 1 }
+    }
+
+    /// The image as it stands, `(3, height, width)` in [0, 1].
+    pub fn decode(&self, base: &BaseModel) -> Result<Tensor> {
+        decode(base, &self.latents, self.shape)
+    }
+
+    /// A small picture of what the image will be, as far as the last step knew; `None` before the first.
+    ///
+    /// Decoded from at most 32 latent cells a side: more are averaged.
+    pub fn preview(&self, base: &BaseModel) -> Result<Option<RgbImage>> {
+        let Some(predicted) = &self.predicted else { return Ok(None) };
+        let (small, shape) = shrink(predicted, self.shape, PREVIEW_CELLS);
+        Ok(Some(to_rgb(&decode(base, &small, shape)?)?))
+    }
+
+    /// What guidance leads away from in the next step.
+    fn negative(&self) -> Option<&Conditioning> {
+        let timestep = self.scheduler.timesteps().get(self.next_step)?;
+        self.prompts.negative.as_ref().filter(|_| self.guided_timesteps.contains(timestep))
     }
 
     /// `ε_∅ + s (ε_c − ε_∅)`, from one or two answers of the model.
     fn guide(&self, answers: &[f32]) -> Vec<f32> {
-        let Some(scale) = self.guidance_scale else { return answers.to_vec() };
+        if self.negative().is_none() {
+            return answers.to_vec();
+        }
+        let scale = self.guidance_scale as f32;
         let (negative, positive) = answers.split_at(answers.len() / 2);
-        negative.iter().zip(positive).map(|(n, p)| n + scale as f32 * (p - n)).collect()
+        negative.iter().zip(positive).map(|(n, p)| n + scale * (p - n)).collect()
     }
 
     /// Applies the scheduler to what the model answered.
@@ -174,6 +306,8 @@ impl Row {
                 .normals(&mut noise);
             noise
         });
+        self.predicted =
+            Some(self.scheduler.predicted_x0(self.next_step, &model_pred, &self.latents));
         self.scheduler.step(self.next_step, &model_pred, &mut self.latents, noise.as_deref());
         self.next_step += 1;
     }
@@ -193,8 +327,8 @@ fn step_alike(base: &BaseModel, rows: &mut [&mut Row]) -> Result<()> {
     }
     let latents =
         Tensor::from_vec(latents, (timesteps.len(), channels, height, width), &base.device)?;
-    let conditioning =
-        Conditioning::cat(&rows.iter().map(|row| &row.conditioning).collect::<Vec<_>>())?;
+    let parts = rows.iter().flat_map(|row| row.negative().into_iter().chain([&row.prompts.prompt]));
+    let conditioning = Conditioning::cat(&parts.collect::<Vec<_>>())?;
 
     let model_pred = base.unet.forward(&latents, &timesteps, &conditioning)?; // (rows of the batch, c, h, w)
 
@@ -209,16 +343,6 @@ fn step_alike(base: &BaseModel, rows: &mut [&mut Row]) -> Result<()> {
     Ok(())
 }
 
-/// K and V of the request's prompts; the guidance half sees the same concepts, as in the paper.
-fn condition(base: &BaseModel, request: &SampleRequest) -> Result<Conditioning> {
-    let concepts = ConceptSet::new(base, &request.concepts)?;
-    let prompt = concepts.condition(base, &request.prompt)?;
-    match request.is_guided() {
-        true => Conditioning::cat(&[&concepts.condition(base, &request.negative_prompt)?, &prompt]),
-        false => Ok(prompt),
-    }
-}
-
 fn latent_shape(base: &BaseModel, request: &SampleRequest) -> Result<(usize, usize, usize)> {
     let (width, height, factor) = (request.width, request.height, base.vae.factor());
     if width == 0 || height == 0 || !width.is_multiple_of(factor) || !height.is_multiple_of(factor)
@@ -231,8 +355,42 @@ fn latent_shape(base: &BaseModel, request: &SampleRequest) -> Result<(usize, usi
     Ok((base.vae.config().latent_channels, height / factor, width / factor))
 }
 
+/// Latents as the UNet sees them → `(3, height, width)` in [0, 1].
+fn decode(base: &BaseModel, latents: &[f32], shape: (usize, usize, usize)) -> Result<Tensor> {
+    let latents = Tensor::from_slice(latents, (1, shape.0, shape.1, shape.2), &base.device)?;
+    let image = base.vae.decode(&(latents / base.vae.scaling_factor())?)?.squeeze(0)?; // (3, H, W)
+    Ok(((image / 2.0)? + 0.5)?.clamp(0.0, 1.0)?)
+}
+
+/// Means over squares of cells, as small as needed for at most `cells` a side.
+fn shrink(
+    latents: &[f32],
+    (channels, height, width): (usize, usize, usize),
+    cells: usize,
+) -> (Vec<f32>, (usize, usize, usize)) {
+    let by = height.max(width).div_ceil(cells);
+    if by == 1 {
+        return (latents.to_vec(), (channels, height, width));
+    }
+    let (small_height, small_width) = (height.div_ceil(by), width.div_ceil(by));
+    let mut small = Vec::with_capacity(channels * small_height * small_width);
+    for plane in latents.chunks_exact(height * width) {
+        for top in (0..height).step_by(by) {
+            for left in (0..width).step_by(by) {
+                let rows = top..(top + by).min(height);
+                let columns = left..(left + by).min(width);
+                let count = (rows.len() * columns.len()) as f32;
+                let sum: f32 =
+                    rows.map(|row| plane[row * width..][columns.clone()].iter().sum::<f32>()).sum();
+                small.push(sum / count);
+            }
+        }
+    }
+    (small, (channels, small_height, small_width))
+}
+
 /// `(3, height, width)` in [0, 1] → bytes.
-fn to_rgb(image: &Tensor) -> Result<RgbImage> {
+pub fn to_rgb(image: &Tensor) -> Result<RgbImage> {
     let (_, height, width) = image.dims3()?;
     let image = image.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let values: Vec<f32> = image.permute((1, 2, 0))?.flatten_all()?.to_vec1()?; // (height, width, 3)

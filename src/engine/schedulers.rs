@@ -23,6 +23,9 @@ pub struct Scheduler {
     timesteps: Vec<f32>,
     init_noise_sigma: f32,
     rule: Box<dyn Rule>,
+    /// Steps of the rule that were left out at the beginning.
+    skipped: usize,
+    prediction_type: PredictionType,
 }
 
 /// What a family of schedulers does at a step; `step` counts from 0 and goes up by one at each call.
@@ -36,6 +39,9 @@ trait Rule: Send {
     fn needs_noise(&self, _step: usize) -> bool {
         false
     }
+
+    /// What x₀ and ε are multiplied by in the sample at `step`.
+    fn noise_parts(&self, step: usize) -> (f64, f64);
 
     /// Replaces the sample by the one at the next timestep.
     fn step(&mut self, step: usize, model_pred: &[f32], sample: &mut [f32], noise: Option<&[f32]>);
@@ -52,15 +58,34 @@ impl Scheduler {
         num_inference_steps: usize,
         eta: f64,
     ) -> Result<Self> {
+        Self::late(name, config, num_inference_steps, eta, 0)
+    }
+
+    /// [`Self::new`] without its first `skipped` steps, for an image that does not start from noise alone.
+    ///
+    /// # Errors
+    /// Also if no step is left.
+    pub fn late(
+        name: SchedulerName,
+        config: &SchedulerConfig,
+        num_inference_steps: usize,
+        eta: f64,
+        skipped: usize,
+    ) -> Result<Self> {
         let trained = config.num_train_timesteps;
         if num_inference_steps == 0 || num_inference_steps > trained {
             return Err(EngineError::InvalidInput(format!(
                 "num_inference_steps is {num_inference_steps}: it must be between 1 and {trained}"
             )));
         }
+        if skipped >= num_inference_steps {
+            return Err(EngineError::InvalidInput(format!(
+                "noise_strength leaves none of {num_inference_steps} steps: take more of either"
+            )));
+        }
         config.check()?;
         let steps = num_inference_steps;
-        let scheduler = match name {
+        let mut scheduler = match name {
             SchedulerName::Ddim => {
                 in_range(config, &config.visited(steps, TimestepSpacing::Leading))?;
                 ddim::plan(config, steps, eta)
@@ -69,7 +94,8 @@ impl Scheduler {
                 in_range(config, &config.visited(steps, TimestepSpacing::Leading))?;
                 ddpm::plan(config, steps)
             }
-            SchedulerName::Pndm => pndm::plan(config, steps)?,
+            // Repeats whichever step is its first.
+            SchedulerName::Pndm => return pndm::plan(config, steps, skipped),
             SchedulerName::Euler => euler::plan(config, steps, euler::Kind::Deterministic),
             SchedulerName::EulerA => euler::plan(config, steps, euler::Kind::Ancestral),
             SchedulerName::Dpmpp2m => {
@@ -87,6 +113,8 @@ impl Scheduler {
             }
             SchedulerName::Lcm => lcm::plan(config, steps)?,
         };
+        scheduler.timesteps.drain(..skipped);
+        scheduler.skipped = skipped;
         Ok(scheduler)
     }
 
@@ -102,12 +130,27 @@ impl Scheduler {
 
     /// What the model sees of the sample at `step`.
     pub fn scale_model_input(&self, step: usize, sample: &[f32]) -> Vec<f32> {
-        self.rule.scale_model_input(step, sample)
+        self.rule.scale_model_input(self.skipped + step, sample)
     }
 
     /// Whether [`Self::step`] wants standard normal noise at `step`.
     pub fn needs_noise(&self, step: usize) -> bool {
-        self.rule.needs_noise(step)
+        self.rule.needs_noise(self.skipped + step)
+    }
+
+    /// The sample to start from: a clean one with as much noise as the first step expects.
+    pub fn add_noise(&self, clean: &[f32], noise: &[f32]) -> Vec<f32> {
+        let (of_x0, of_noise) = self.rule.noise_parts(self.skipped);
+        combined(&[(of_x0, clean), (of_noise, noise)])
+    }
+
+    /// What the model's answer at `step` says of the clean sample.
+    pub fn predicted_x0(&self, step: usize, model_pred: &[f32], sample: &[f32]) -> Vec<f32> {
+        let (of_x0, of_noise) = self.rule.noise_parts(self.skipped + step);
+        // As if the sample had unit variance, which is what the model sees of it.
+        let scale = of_x0.hypot(of_noise);
+        let parts = self.prediction_type.parts((of_x0 / scale).powi(2));
+        combined(&[(parts.x0.0, model_pred), (parts.x0.1 / scale, sample)])
     }
 
     /// Takes the sample from `timesteps()[step]` to the next; steps must be taken in order.
@@ -118,7 +161,7 @@ impl Scheduler {
         sample: &mut [f32],
         noise: Option<&[f32]>,
     ) {
-        self.rule.step(step, model_pred, sample, noise);
+        self.rule.step(self.skipped + step, model_pred, sample, noise);
     }
 }
 

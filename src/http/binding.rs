@@ -17,7 +17,7 @@ use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::model_card::ModelCard;
-use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS};
+use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS, decimal};
 
 /// A concept that takes part, with its delta and strength.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -113,6 +113,7 @@ impl Binding {
         self.deltas.push(DeltaUse {
             delta_id: delta.delta_id,
             storage_key: delta.storage_key.clone(),
+            sha256: delta.sha256.clone(),
             strength,
         });
         if self.deltas.len() > MAX_DELTAS {
@@ -214,7 +215,7 @@ struct Wanted {
 
 fn resolve(index: usize, one: &ConceptUse, concepts: &[Concept]) -> Result<Wanted, FieldError> {
     let pointer = format!("/concepts/{index}");
-    let strength = one.strength.unwrap_or(1.0);
+    let strength = decimal(one.strength.unwrap_or(1.0));
     if !STRENGTHS.contains(&strength) {
         let detail = format!("{strength} is outside {} to {}", STRENGTHS.start(), STRENGTHS.end());
         return Err(FieldError::new(format!("{pointer}/strength"), "out_of_range", detail));

@@ -20,7 +20,9 @@ use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::Checks;
 use crate::domain::job::{Job, JobKind, Task};
 use crate::domain::model_card::ModelCard;
-use crate::domain::sample::{DeltaUse, SampleSettings, SampleTask, SchedulerName};
+use crate::domain::sample::{
+    DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName, decimal,
+};
 
 /// Pictures to draw.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -35,6 +37,9 @@ pub(crate) struct StartSample {
     /// Number of pictures, 1 to 16.
     #[schema(minimum = 1, maximum = 16, default = 1)]
     n: Option<usize>,
+    /// The index of the first picture: `first_index` 5 and `n` 1 draw the sixth picture of this seed, alone.
+    #[schema(minimum = 0, maximum = 999999, default = 0)]
+    first_index: Option<usize>,
     /// The server draws one if left out. The same request with the same seed gives the same pictures.
     #[schema(maximum = 9007199254740991_u64)]
     seed: Option<u64>,
@@ -44,12 +49,22 @@ pub(crate) struct StartSample {
     /// Weight of the prompt against the negative prompt; 1 and below draws without guidance.
     #[schema(minimum = 0, maximum = 100)]
     guidance_scale: Option<f64>,
+    /// How much of the concepts the negative prompt sees: 1 all, as in the paper, 0 the base model alone.
+    #[schema(minimum = 0, maximum = 1, default = 1.0)]
+    unconditional_strength: Option<f64>,
+    /// Where guidance is applied on the way from noise, 0, to picture, 1, as `[start, end]`. The way is measured in
+    /// noise levels, `1 − timestep / number of trained timesteps`, so it means the same for every scheduler and number of
+    /// steps. A step outside costs half.
+    #[schema(min_items = 2, max_items = 2, examples(json!([0.2, 0.8])))]
+    guidance_interval: Option<[f64; 2]>,
     scheduler: Option<SchedulerName>,
     /// DDIM's share of fresh noise per step.
     #[schema(minimum = 0, maximum = 1)]
     eta: Option<f64>,
     width: Option<usize>,
     height: Option<usize>,
+    /// `strict` by default; `fast` may be quicker on a GPU, and differ in the last bits.
+    determinism: Option<Determinism>,
     /// Concepts that no token in the prompt names, and deltas or strengths other than the usual.
     #[serde(default)]
     #[schema(max_items = 8)]
@@ -61,13 +76,18 @@ impl StartSample {
         let defaults = &model.sampling;
         SampleSettings {
             n: self.n.unwrap_or(1),
+            first_index: self.first_index.unwrap_or(0),
             seed: self.seed.unwrap_or_else(random_seed),
             num_inference_steps: self.num_inference_steps.unwrap_or(defaults.num_inference_steps),
-            guidance_scale: self.guidance_scale.unwrap_or(defaults.guidance_scale),
+            guidance_scale: decimal(self.guidance_scale.unwrap_or(defaults.guidance_scale)),
+            unconditional_strength: decimal(self.unconditional_strength.unwrap_or(1.0)),
+            guidance_interval: self.guidance_interval.unwrap_or([0.0, 1.0]).map(decimal),
             scheduler: self.scheduler.unwrap_or(defaults.scheduler),
-            eta: self.eta.unwrap_or(defaults.eta),
+            eta: decimal(self.eta.unwrap_or(defaults.eta)),
             width: self.width.unwrap_or(model.native_size),
             height: self.height.unwrap_or(model.native_size),
+            determinism: self.determinism.unwrap_or_default(),
+            preview_every: None,
         }
     }
 }
@@ -164,6 +184,7 @@ pub(crate) async fn start_sample(
         negative_prompt: body.negative_prompt,
         settings,
         deltas: binding.deltas,
+        init: None,
     };
     let job_id = JobId::generate();
     db::jobs::enqueue(&mut *tx, job_id, &Task::Sample(task)).await?;

@@ -26,6 +26,7 @@ pub(crate) async fn run(job: &JobContext, task: SampleTask) -> Result<(), JobErr
     job.enter(Phase::Fetching);
     let concepts = job.worker.deltas.read(&job.worker.storage, &task.deltas).await?;
     let (width, height) = (task.settings.width, task.settings.height);
+    let first_index = task.settings.first_index;
 
     let steps = job.clone();
     let pictures = job.worker.gpu.run_quick(move |engine| {
@@ -46,7 +47,7 @@ pub(crate) async fn run(job: &JobContext, task: SampleTask) -> Result<(), JobErr
     job.check()?;
 
     let mut images = Vec::new();
-    for (index, picture) in pictures.iter().enumerate() {
+    for (index, picture) in (first_index..).zip(&pictures) {
         let key = StorageKey::sample(job.job_id, job.fence, index);
         let png = encode_png(picture)?;
         images.push(Image {
@@ -78,20 +79,24 @@ pub(crate) async fn run(job: &JobContext, task: SampleTask) -> Result<(), JobErr
 /// One request per picture.
 fn requests(task: &SampleTask, concepts: &[ConceptUse]) -> Vec<SampleRequest> {
     let settings = &task.settings;
-    let request = |image_index| SampleRequest {
+    let request = |index| SampleRequest {
         prompt: task.prompt.clone(),
         negative_prompt: task.negative_prompt.clone(),
         concepts: concepts.to_vec(),
         seed: settings.seed,
-        image_index,
+        image_index: (settings.first_index + index) as u64,
         num_inference_steps: settings.num_inference_steps,
         guidance_scale: settings.guidance_scale,
+        unconditional_strength: settings.unconditional_strength,
+        guidance_interval: settings.guidance_interval,
         scheduler: settings.scheduler,
         eta: settings.eta,
         width: settings.width,
         height: settings.height,
+        init: None,
+        determinism: settings.determinism,
     };
-    (0..settings.n as u64).map(request).collect()
+    (0..settings.n).map(request).collect()
 }
 
 fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, JobError> {

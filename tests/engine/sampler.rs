@@ -6,15 +6,19 @@ use std::{
     sync::Arc,
 };
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use vstar::{
-    domain::{concept::ModifierToken, sample::SchedulerName},
+    domain::{
+        concept::ModifierToken,
+        sample::{Determinism, SchedulerName},
+    },
     engine::{
         EngineError, Flow,
         base_model::BaseModel,
         conditioning::ConceptUse,
         custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights},
-        sampler::{SampleRequest, sample},
+        random::{Purpose, Random},
+        sampler::{InitImage, Prompts, Row, SampleRequest, denoise, encode_init, sample, step},
     },
 };
 
@@ -35,10 +39,14 @@ fn any_request(base: &BaseModel) -> SampleRequest {
         image_index: 0,
         num_inference_steps: 3,
         guidance_scale: 4.0,
+        unconditional_strength: 1.0,
+        guidance_interval: [0.0, 1.0],
         scheduler: SchedulerName::Ddim,
         eta: 0.0,
         width: 8 * base.vae.factor(),
         height: 8 * base.vae.factor(),
+        init: None,
+        determinism: Determinism::Strict,
     }
 }
 
@@ -133,8 +141,15 @@ fn seed_and_index_choose_the_noise() {
     assert!(images[2] != images[3]);
 }
 
+/// The picture as the decoder's numbers, which show what bytes would hide.
+fn numbers(base: &BaseModel, request: &SampleRequest) -> Vec<f32> {
+    let mut rows = [Row::new(base, request).unwrap()];
+    denoise(base, &mut rows, &mut |_, _| Flow::Continue).unwrap();
+    rows[0].decode(base).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
 #[test]
-fn a_concept_without_strength_leaves_the_base_model() {
+fn a_concept_without_strength_is_the_base_model_exactly() {
     let base = base_model();
     let request = any_request(&base);
     let concept = any_concept(&base);
@@ -143,10 +158,213 @@ fn a_concept_without_strength_leaves_the_base_model() {
         ..request.clone()
     };
 
-    let images = draw(&base, &[request.clone(), with(0.0), with(1.0)]);
+    assert!(numbers(&base, &with(0.0)) == numbers(&base, &request));
+    assert!(numbers(&base, &with(1.0)) != numbers(&base, &request));
+    assert!(numbers(&base, &with(0.5)) != numbers(&base, &with(1.0)));
+}
 
-    assert!(images[0] == images[1]);
-    assert!(images[0] != images[2]);
+#[test]
+fn a_modifier_token_without_strength_is_the_word_that_it_started_from() {
+    let base = base_model();
+    let mut started = Delta::clone(&any_concept(&base));
+    started.concepts[0].initializer_token = Some("tortoise".into());
+    let concept = Arc::new(started);
+    let with = |strength| SampleRequest {
+        prompt: "photo of a <rex> dog".into(),
+        concepts: vec![ConceptUse { delta: concept.clone(), strength }],
+        ..any_request(&base)
+    };
+    let started_from =
+        SampleRequest { prompt: "photo of a tortoise dog".into(), ..any_request(&base) };
+
+    assert!(numbers(&base, &with(0.0)) == numbers(&base, &started_from));
+    assert!(numbers(&base, &with(0.01)) != numbers(&base, &started_from));
+}
+
+#[test]
+fn the_negative_prompt_sees_as_much_of_the_concepts_as_is_asked_for() {
+    let base = base_model();
+    let concepts = vec![ConceptUse { delta: any_concept(&base), strength: 0.8 }];
+    let request = SampleRequest { concepts, ..any_request(&base) };
+    let with = |unconditional_strength| SampleRequest { unconditional_strength, ..request.clone() };
+    let negative_of = |concepts| {
+        let negative = SampleRequest { concepts, unconditional_strength: 1.0, ..request.clone() };
+        let negative = Prompts::new(&base, &negative).unwrap().negative;
+        let prompts = Prompts { negative, ..Prompts::new(&base, &request).unwrap() };
+        let mut rows = [Row::with_prompts(&base, &request, prompts).unwrap()];
+        denoise(&base, &mut rows, &mut |_, _| Flow::Continue).unwrap();
+        rows[0].decode(&base).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let half = vec![ConceptUse { delta: any_concept(&base), strength: 0.4 }];
+
+    assert!(numbers(&base, &with(0.0)) == negative_of(vec![]));
+    assert!(numbers(&base, &with(0.5)) == negative_of(half));
+    assert!(numbers(&base, &with(1.0)) == negative_of(request.concepts.clone()));
+    assert!(numbers(&base, &with(0.0)) != numbers(&base, &with(1.0)));
+}
+
+#[test]
+fn steps_outside_the_guidance_interval_take_one_row() {
+    let base = base_model();
+    let request = SampleRequest { num_inference_steps: 10, ..any_request(&base) };
+    let widths = |guidance_interval| {
+        let request = SampleRequest { guidance_interval, ..request.clone() };
+        let mut row = Row::new(&base, &request).unwrap();
+        let mut widths = Vec::new();
+        while row.remaining() > 0 {
+            widths.push(row.width());
+            step(&base, &mut [&mut row]).unwrap();
+        }
+        widths
+    };
+
+    // Timesteps 901, 801, … 1 of 1000: 0.099, 0.199, … 0.999 of the way.
+    assert_eq!(widths([0.0, 1.0]), [2; 10]);
+    assert_eq!(widths([0.15, 0.75]), [1, 2, 2, 2, 2, 2, 2, 1, 1, 1]);
+    assert_eq!(widths([0.0, 0.0]), [1; 10]);
+    let never = SampleRequest { guidance_interval: [0.0, 0.0], ..request.clone() };
+    let unguided = SampleRequest { guidance_scale: 1.0, ..request.clone() };
+    assert!(numbers(&base, &never) == numbers(&base, &unguided));
+    assert!(numbers(&base, &never) != numbers(&base, &request));
+}
+
+#[test]
+fn an_image_to_start_from_leaves_out_the_first_steps() {
+    let base = base_model();
+    let request = SampleRequest { num_inference_steps: 7, ..any_request(&base) };
+    let (width, height) = (request.width, request.height + base.vae.factor());
+    let picture = image::RgbImage::from_fn(40, 90, |x, y| image::Rgb([x as u8, y as u8, 128]));
+    let latents = encode_init(&base, &picture, width, height).unwrap();
+    use SchedulerName::*;
+    for scheduler in [Ddim, Ddpm, Pndm, Euler, EulerA, Dpmpp2m, Dpmpp2mKarras, UniPc, Lcm] {
+        let from = |noise_strength| SampleRequest {
+            scheduler,
+            height,
+            init: Some(InitImage { latents: latents.clone(), noise_strength }),
+            ..request.clone()
+        };
+        let repeated = usize::from(scheduler == Pndm);
+
+        // int(7 · 0.6) = 4 steps, as diffusers counts them.
+        let row = Row::new(&base, &from(0.6)).unwrap();
+        assert_eq!(row.remaining(), 4 + repeated, "{scheduler:?}");
+        assert_eq!(Row::new(&base, &from(1.0)).unwrap().remaining(), 7 + repeated);
+        let little = numbers(&base, &from(0.15));
+        let much = numbers(&base, &from(0.9));
+        let start = decoded(&base, &latents, width, height);
+        assert!(distance(&little, &start) < distance(&much, &start), "{scheduler:?}");
+        let none = refusal(&base, from(0.1));
+        assert!(none.contains("noise_strength"), "{none}");
+    }
+}
+
+/// What the decoder makes of latents.
+fn decoded(base: &BaseModel, latents: &[f32], width: usize, height: usize) -> Vec<f32> {
+    let (width, height) = (width / base.vae.factor(), height / base.vae.factor());
+    let latents = Tensor::from_slice(latents, (1, 4, height, width), &base.device).unwrap();
+    let image = base.vae.decode(&(latents / base.vae.scaling_factor()).unwrap()).unwrap();
+    let image: Vec<f32> = image.flatten_all().unwrap().to_vec1().unwrap();
+    image.into_iter().map(|value| (value / 2.0 + 0.5).clamp(0.0, 1.0)).collect()
+}
+
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).sum()
+}
+
+#[test]
+fn an_image_to_start_from_is_cut_in_its_middle() {
+    let base = base_model();
+    let side = 8 * base.vae.factor();
+    // Grey on both sides of a coloured square.
+    let wide = image::RgbImage::from_fn(4 * side as u32, 2 * side as u32, |x, _| {
+        let inside = (side as u32..3 * side as u32).contains(&x);
+        image::Rgb(if inside { [200, 40, 90] } else { [128; 3] })
+    });
+    let square = image::RgbImage::from_pixel(side as u32, side as u32, image::Rgb([200, 40, 90]));
+
+    let of_wide = encode_init(&base, &wide, side, side).unwrap();
+    let of_square = encode_init(&base, &square, side, side).unwrap();
+
+    assert!(of_wide == of_square);
+}
+
+#[test]
+fn a_preview_is_the_picture_at_the_last_step_and_small() {
+    let base = base_model();
+    let request = any_request(&base);
+    let large =
+        SampleRequest { width: 70 * base.vae.factor(), num_inference_steps: 1, ..request.clone() };
+    let mut row = Row::new(&base, &request).unwrap();
+    assert!(row.preview(&base).unwrap().is_none());
+    while row.remaining() > 0 {
+        step(&base, &mut [&mut row]).unwrap();
+    }
+    let mut wide = Row::new(&base, &large).unwrap();
+    step(&base, &mut [&mut wide]).unwrap();
+
+    let preview = row.preview(&base).unwrap().unwrap();
+    let finished = &draw(&base, std::slice::from_ref(&request))[0];
+    let (sum, count) = (preview.as_raw().iter().zip(finished), finished.len() as f32);
+    let off: f32 = sum.map(|(a, b)| f32::from(a.abs_diff(*b))).sum::<f32>() / count;
+    assert!(off < 4.0, "{off} of 255: the last step of DDIM ends near its own x0");
+    let small = wide.preview(&base).unwrap().unwrap();
+    let factor = base.vae.factor() as u32;
+    assert_eq!(small.dimensions(), (24 * factor, 3 * factor), "70 by 8 cells, three to one");
+}
+
+#[test]
+fn strict_pictures_do_not_depend_on_neighbours_that_come_and_go_nor_on_threads() {
+    let base = base_model();
+    let rex = |strength| ConceptUse { delta: any_concept(&base), strength };
+    let request = SampleRequest {
+        prompt: "a <rex> dog".into(),
+        concepts: vec![rex(0.9)],
+        num_inference_steps: 6,
+        scheduler: SchedulerName::EulerA,
+        guidance_interval: [0.1, 0.8],
+        ..any_request(&base)
+    };
+    let alone = numbers(&base, &request);
+    for (threads, neighbours) in [(1, 1), (2, 3), (2, 7), (1, 7)] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let among = pool.install(|| {
+            let mut own = Row::new(&base, &request).unwrap();
+            let mut random = Random::new(9, Purpose::DataOrder, neighbours, threads as u64);
+            let mut others: Vec<(usize, Row)> = (0..neighbours)
+                .map(|i| {
+                    let steps = 1 + random.below(9);
+                    let scheduler = SchedulerName::ALL[random.below(9)];
+                    let concepts = (i % 2 == 0).then(|| rex(random.uniform())).into_iter();
+                    let other = SampleRequest {
+                        concepts: concepts.collect(),
+                        prompt: ["a dog", "a chair"][random.below(2)].into(),
+                        num_inference_steps: steps,
+                        scheduler,
+                        seed: i,
+                        width: request.width * (1 + random.below(2)),
+                        ..any_request(&base)
+                    };
+                    (random.below(6), Row::new(&base, &other).unwrap())
+                })
+                .collect();
+            let mut now = 0;
+            while own.remaining() > 0 {
+                // Before and behind it in the batch, joining at a step of their own.
+                let mut batch: Vec<&mut Row> = others
+                    .iter_mut()
+                    .filter(|(joins, row)| *joins <= now && row.remaining() > 0)
+                    .map(|(_, row)| row)
+                    .collect();
+                let at = random.below(batch.len() + 1);
+                batch.insert(at, &mut own);
+                step(&base, &mut batch).unwrap();
+                now += 1;
+            }
+            own.decode(&base).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        });
+        assert!(among == alone, "{neighbours} neighbours on {threads} threads");
+    }
 }
 
 #[test]

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
+use vstar::domain::sample::Determinism;
 use vstar::engine::{
     Flow,
     base_model::BaseModel,
     conditioning::{ConceptSet, ConceptUse, Conditioning},
     custom_diffusion::delta::{Delta, DeltaWeights},
-    sampler::{Row, SampleRequest, denoise},
+    sampler::{Prompts, Row, SampleRequest, denoise},
 };
 
 use super::{Case, Measured, schedulers::scheduler_of};
@@ -35,14 +36,18 @@ pub(crate) fn sample(case: &Case<'_>) -> Result<Vec<Measured>> {
             image_index: 0,
             num_inference_steps: case.usize("num_inference_steps")?,
             guidance_scale: case.f64("guidance_scale")?,
+            unconditional_strength: 1.0,
+            guidance_interval: [0.0, 1.0],
             scheduler,
             eta,
             width: width * base.vae.factor(),
             height: height * base.vae.factor(),
+            init: None,
+            determinism: Determinism::Strict,
         };
         let latents: Vec<f32> = init_latents.get(i)?.flatten_all()?.to_vec1()?;
-        let conditioning = condition(base, &request)?;
-        Ok(Row::start(base, &config, &request, conditioning, latents)?)
+        let prompts = prompts(base, &request)?;
+        Ok(Row::start(base, &config, &request, prompts, latents)?)
     };
     let mut rows = requests.iter().enumerate().map(row).collect::<Result<Vec<_>>>()?;
 
@@ -53,16 +58,16 @@ pub(crate) fn sample(case: &Case<'_>) -> Result<Vec<Measured>> {
 }
 
 /// Like the sampler, except that prompts beyond the model's limit are cut, as the reference did.
-fn condition(base: &BaseModel, request: &SampleRequest) -> Result<Conditioning> {
+fn prompts(base: &BaseModel, request: &SampleRequest) -> Result<Prompts> {
     let concepts = ConceptSet::new(base, &request.concepts)?;
     let of_prompt = |prompt: &str| -> Result<Conditioning> {
         Ok(concepts.condition_tokens(base, concepts.tokenize(base, prompt)?)?)
     };
-    let prompt = of_prompt(&request.prompt)?;
-    match request.is_guided() {
-        true => Ok(Conditioning::cat(&[&of_prompt(&request.negative_prompt)?, &prompt])?),
-        false => Ok(prompt),
-    }
+    let negative = match request.is_guided() {
+        true => Some(of_prompt(&request.negative_prompt)?),
+        false => None,
+    };
+    Ok(Prompts { prompt: of_prompt(&request.prompt)?, negative })
 }
 
 /// A delta of the case: whole matrices by their names in the checkpoint.

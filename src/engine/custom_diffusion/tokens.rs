@@ -57,7 +57,7 @@ pub fn initializer(recipe: &TrainingRecipe, token: usize) -> Result<&str> {
 }
 
 /// The entry of this name, or else the whole word: `ktn` is a piece within words in one vocabulary, a word in another.
-fn initializer_id(base: &BaseModel, name: &str) -> Result<u32> {
+pub(crate) fn initializer_id(base: &BaseModel, name: &str) -> Result<u32> {
     let entry =
         base.tokenizer.token_id(name).or_else(|| base.tokenizer.token_id(&format!("{name}</w>")));
     entry.ok_or_else(|| {

@@ -31,6 +31,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize, eta: f64) -> Schedule
     Scheduler {
         timesteps: timesteps.iter().map(|&t| t as f32).collect(),
         init_noise_sigma: 1.0,
+        skipped: 0,
+        prediction_type: config.prediction_type,
         rule: Box::new(Ddim { prediction_type: config.prediction_type, alphas, clip, eta }),
     }
 }
@@ -38,6 +40,11 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize, eta: f64) -> Schedule
 impl Rule for Ddim {
     fn needs_noise(&self, _step: usize) -> bool {
         self.eta > 0.0
+    }
+
+    fn noise_parts(&self, step: usize) -> (f64, f64) {
+        let (alpha, _) = self.alphas[step];
+        (alpha.sqrt(), (1.0 - alpha).sqrt())
     }
 
     fn step(&mut self, step: usize, model_pred: &[f32], sample: &mut [f32], noise: Option<&[f32]>) {

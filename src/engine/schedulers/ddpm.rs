@@ -26,6 +26,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Scheduler {
     Scheduler {
         timesteps: timesteps.iter().map(|&t| t as f32).collect(),
         init_noise_sigma: 1.0,
+        skipped: 0,
+        prediction_type: config.prediction_type,
         rule: Box::new(Ddpm { prediction_type: config.prediction_type, timesteps, alphas, clip }),
     }
 }
@@ -33,6 +35,11 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Scheduler {
 impl Rule for Ddpm {
     fn needs_noise(&self, step: usize) -> bool {
         self.timesteps[step] > 0.0
+    }
+
+    fn noise_parts(&self, step: usize) -> (f64, f64) {
+        let (alpha, _) = self.alphas[step];
+        (alpha.sqrt(), (1.0 - alpha).sqrt())
     }
 
     fn step(&mut self, step: usize, model_pred: &[f32], sample: &mut [f32], noise: Option<&[f32]>) {

@@ -45,6 +45,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize, levels: Levels) -> Sc
     Scheduler {
         timesteps: timesteps.iter().map(|&t| t as f32).collect(),
         init_noise_sigma: 1.0,
+        skipped: 0,
+        prediction_type: config.prediction_type,
         rule: Box::new(DpmSolver {
             prediction_type: config.prediction_type,
             sigmas,
@@ -54,6 +56,10 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize, levels: Levels) -> Sc
 }
 
 impl Rule for DpmSolver {
+    fn noise_parts(&self, step: usize) -> (f64, f64) {
+        (signal_part(self.sigmas[step]), noise_part(self.sigmas[step]))
+    }
+
     fn step(
         &mut self,
         step: usize,

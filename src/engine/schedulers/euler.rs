@@ -34,6 +34,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize, kind: Kind) -> Schedu
     Scheduler {
         timesteps,
         init_noise_sigma: init_noise_sigma as f32,
+        skipped: 0,
+        prediction_type: config.prediction_type,
         rule: Box::new(Euler { prediction_type: config.prediction_type, sigmas, kind }),
     }
 }
@@ -46,6 +48,10 @@ impl Rule for Euler {
 
     fn needs_noise(&self, _step: usize) -> bool {
         self.kind == Kind::Ancestral
+    }
+
+    fn noise_parts(&self, step: usize) -> (f64, f64) {
+        (1.0, self.sigmas[step])
     }
 
     fn step(&mut self, step: usize, model_pred: &[f32], sample: &mut [f32], noise: Option<&[f32]>) {

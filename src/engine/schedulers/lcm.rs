@@ -30,6 +30,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Scheduler> 
     Ok(Scheduler {
         timesteps: timesteps.iter().map(|&t| t as f32).collect(),
         init_noise_sigma: 1.0,
+        skipped: 0,
+        prediction_type: config.prediction_type,
         rule: Box::new(Lcm {
             prediction_type: config.prediction_type,
             alphas_cumprod: config.alphas_cumprod(),
@@ -42,6 +44,11 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Scheduler> 
 impl Rule for Lcm {
     fn needs_noise(&self, step: usize) -> bool {
         step + 1 < self.timesteps.len()
+    }
+
+    fn noise_parts(&self, step: usize) -> (f64, f64) {
+        let alpha = self.alphas_cumprod[self.timesteps[step]];
+        (alpha.sqrt(), (1.0 - alpha).sqrt())
     }
 
     fn step(&mut self, step: usize, model_pred: &[f32], sample: &mut [f32], noise: Option<&[f32]>) {

@@ -16,7 +16,8 @@ struct Pndm {
     first_sample: Vec<f32>,
 }
 
-pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Scheduler> {
+/// Without its first `skipped` steps.
+pub(super) fn plan(config: &SchedulerConfig, steps: usize, skipped: usize) -> Result<Scheduler> {
     let v_prediction = match config.prediction_type {
         PredictionType::Epsilon => false,
         PredictionType::VPrediction => true,
@@ -28,6 +29,7 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Scheduler> 
     let mut timesteps: Vec<i64> = config
         .visited(steps, TimestepSpacing::Leading)
         .into_iter()
+        .skip(skipped)
         .map(|t| t.round_ties_even() as i64)
         .collect();
     if let Some(&second) = timesteps.get(1) {
@@ -38,6 +40,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Scheduler> 
     Ok(Scheduler {
         timesteps: timesteps.iter().map(|&t| t as f32).collect(),
         init_noise_sigma: 1.0,
+        skipped: 0,
+        prediction_type: config.prediction_type,
         rule: Box::new(Pndm {
             v_prediction,
             alphas_cumprod,
@@ -51,6 +55,11 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Result<Scheduler> 
 }
 
 impl Rule for Pndm {
+    fn noise_parts(&self, step: usize) -> (f64, f64) {
+        let alpha = self.alpha(self.timesteps[step]);
+        (alpha.sqrt(), (1.0 - alpha).sqrt())
+    }
+
     fn step(
         &mut self,
         step: usize,

@@ -26,6 +26,8 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Scheduler {
     Scheduler {
         timesteps: timesteps.iter().map(|&t| t as f32).collect(),
         init_noise_sigma: 1.0,
+        skipped: 0,
+        prediction_type: config.prediction_type,
         rule: Box::new(UniPc {
             prediction_type: config.prediction_type,
             sigmas,
@@ -36,6 +38,10 @@ pub(super) fn plan(config: &SchedulerConfig, steps: usize) -> Scheduler {
 }
 
 impl Rule for UniPc {
+    fn noise_parts(&self, step: usize) -> (f64, f64) {
+        (signal_part(self.sigmas[step]), noise_part(self.sigmas[step]))
+    }
+
     fn step(
         &mut self,
         step: usize,
