@@ -1,9 +1,83 @@
 //! A merge: several deltas become one, in closed form (the paper's §3.3).
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::id::ConceptId;
 use super::sample::DeltaUse;
+
+/// μ of soft constraints that a request can ask for.
+///
+/// Below, concepts are gone; above, a merge is as good as hard.
+pub const CONSTRAINT_WEIGHTS: RangeInclusive<f64> = 0.1..=1e8;
+
+/// Captions that a request can give.
+pub const CAPTIONS: RangeInclusive<usize> = 20..=2000;
+
+/// How several deltas are merged, with every default filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct MergeRecipe {
+    #[serde(flatten)]
+    pub constraint: Constraint,
+    /// Ordinary prompts whose keys and values shall stay as they are; null for the captions of the base model's class
+    /// images.
+    #[serde(default)]
+    pub captions: Option<Vec<String>>,
+    /// What shall stay exactly as the base model has it.
+    #[serde(default = "Protected::all")]
+    pub protect: Vec<Protected>,
+}
+
+/// How firmly concepts keep their own keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum Constraint {
+    /// As near as their weight asks for, against the captions' share.
+    Soft {
+        /// μ; the more, the nearer.
+        constraint_weight: f64,
+    },
+    /// Equal, as in the paper: impossible where concepts contradict each other, and noise where they nearly do.
+    Hard,
+}
+
+/// A kind of text whose keys and values a merge leaves alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protected {
+    /// The prompt of unconditional guidance, and with it the start token of every prompt.
+    EmptyPrompt,
+    /// The class nouns without their modifier tokens.
+    ClassNouns,
+}
+
+impl Constraint {
+    /// Measured on `tiny`: see the decision of 2026-11-23 in ARCHITECTURE.md.
+    pub const DEFAULT: Self = Self::Soft { constraint_weight: 1e3 };
+
+    /// μ; `None` asks for equality.
+    pub fn weight(self) -> Option<f64> {
+        match self {
+            Self::Soft { constraint_weight } => Some(constraint_weight),
+            Self::Hard => None,
+        }
+    }
+}
+
+impl Protected {
+    /// Every kind, in the order of the documentation.
+    pub fn all() -> Vec<Self> {
+        vec![Self::EmptyPrompt, Self::ClassNouns]
+    }
+}
+
+impl Default for MergeRecipe {
+    fn default() -> Self {
+        Self { constraint: Constraint::DEFAULT, captions: None, protect: Protected::all() }
+    }
+}
 
 /// Solve for one delta that answers to the words of all of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,4 +87,32 @@ pub struct MergeTask {
     pub deltas: Vec<DeltaUse>,
     /// The concepts that the merged delta contains.
     pub concepts: Vec<ConceptId>,
+    #[serde(default)]
+    pub recipe: MergeRecipe,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recipe_survives_its_json_and_reads_flat() {
+        let recipe = MergeRecipe { constraint: Constraint::Hard, ..MergeRecipe::default() };
+
+        let json = serde_json::to_value(&recipe).unwrap();
+
+        assert_eq!(json["method"], "hard");
+        assert_eq!(serde_json::from_value::<MergeRecipe>(json).unwrap(), recipe);
+        let soft = serde_json::to_value(MergeRecipe::default()).unwrap();
+        assert_eq!((&soft["method"], &soft["constraint_weight"]), (&"soft".into(), &1e3.into()));
+    }
+
+    #[test]
+    fn a_task_from_before_recipes_still_parses() {
+        let task = serde_json::json!({ "base_digest": "a", "deltas": [], "concepts": [] });
+
+        let task: MergeTask = serde_json::from_value(task).unwrap();
+
+        assert_eq!(task.recipe, MergeRecipe::default());
+    }
 }

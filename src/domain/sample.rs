@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{DeltaId, ImageId};
 use super::invalid::{Checks, Invalid};
+use super::merge::MergeRecipe;
 use super::model_card::ModelCard;
 
 /// The rule by which a denoising step goes from one noise level to the next, named as in the API.
@@ -173,4 +174,7 @@ pub struct SampleTask {
     pub settings: SampleSettings,
     pub deltas: Vec<DeltaUse>,
     pub init: Option<InitImage>,
+    /// How the deltas are merged, if they are several.
+    #[serde(default)]
+    pub merge: MergeRecipe,
 }

@@ -10,6 +10,7 @@ use super::{
     clip::TokenIds,
     custom_diffusion::{
         delta::{Delta, DeltaConcept, DeltaWeights},
+        merge::Merge,
         tokens::initializer_id,
     },
 };
@@ -77,8 +78,17 @@ pub struct ConceptUse {
 #[derive(Clone)]
 pub struct ConceptSet {
     tokens: Vec<TokenRow>,
-    changes: Vec<LayerChange>,
+    change: Change,
     strength: f64,
+}
+
+/// What the concepts add to the base model's keys and values.
+#[derive(Clone)]
+enum Change {
+    /// One delta's, layer by layer; none for the base model.
+    Delta(Vec<LayerChange>),
+    /// That of several deltas, from their packs.
+    Merge(Arc<Merge>),
 }
 
 /// The row of the token table that a modifier token has.
@@ -88,6 +98,8 @@ struct TokenRow {
     /// What its training started from: the initializer token's; `None` where a delta does not say.
     start: Option<Vec<f32>>,
     learnt: Vec<f32>,
+    /// Its delta's share in a merge.
+    strength: f64,
 }
 
 /// What the concepts add to one cross-attention layer, in f32 on the device.
@@ -108,20 +120,18 @@ enum WeightChange {
 impl ConceptSet {
     /// Checks that the concepts belong to this base model, and gathers their tokens and weights.
     ///
-    /// Two or more deltas are first merged by the caller, by [`merge`]: what they change overlaps, so their sum would
-    /// be wrong.
-    ///
-    /// [`merge`]: super::custom_diffusion::merge::merge
+    /// Two or more deltas are not for this: what they change overlaps, so their sum would be wrong. See
+    /// [`Self::merged`].
     pub fn new(base: &BaseModel, concepts: &[ConceptUse]) -> Result<Self> {
-        let mut set = Self { tokens: Vec::new(), changes: Vec::new(), strength: 1.0 };
+        let mut set = Self { tokens: Vec::new(), change: Change::Delta(Vec::new()), strength: 1.0 };
         match concepts {
             [] => {}
             [concept] => {
                 concept.delta.check_base(base)?;
                 for learnt in &concept.delta.concepts {
-                    set.tokens.extend(token_row(base, learnt)?);
+                    set.tokens.extend(token_row(base, learnt, 1.0)?);
                 }
-                set.changes = layer_changes(base, &concept.delta)?;
+                set.change = Change::Delta(layer_changes(base, &concept.delta)?);
                 set.strength = concept.strength;
             }
             several => {
@@ -133,6 +143,15 @@ impl ConceptSet {
             }
         }
         Ok(set)
+    }
+
+    /// The concepts of several deltas, merged.
+    pub fn merged(base: &BaseModel, merge: Arc<Merge>) -> Result<Self> {
+        let mut tokens = Vec::new();
+        for (learnt, strength) in &merge.concepts {
+            tokens.extend(token_row(base, learnt, *strength)?);
+        }
+        Ok(Self { tokens, change: Change::Merge(merge), strength: 1.0 })
     }
 
     /// The same concepts at `share` of their strength.
@@ -166,11 +185,23 @@ impl ConceptSet {
         let text = base.text_encoder.forward(&[tokens.ids], rows.as_ref())?; // (1, tokens, dim)
         let mut conditioning = base.unet.project(&text)?;
         // At 0 the base model's own products stay as they are, to the last bit.
-        if self.strength > 0.0 {
-            let text = text.to_dtype(DType::F32)?.squeeze(0)?; // (tokens, dim)
-            for (kv, change) in conditioning.layers.iter_mut().zip(&self.changes) {
-                kv.key = apply(&kv.key, change.key.as_ref(), &text, self.strength)?;
-                kv.value = apply(&kv.value, change.value.as_ref(), &text, self.strength)?;
+        if self.strength <= 0.0 {
+            return Ok(conditioning);
+        }
+        let text = text.to_dtype(DType::F32)?.squeeze(0)?; // (tokens, dim)
+        match &self.change {
+            Change::Delta(changes) => {
+                for (kv, change) in conditioning.layers.iter_mut().zip(changes) {
+                    kv.key = apply(&kv.key, change.key.as_ref(), &text, self.strength)?;
+                    kv.value = apply(&kv.value, change.value.as_ref(), &text, self.strength)?;
+                }
+            }
+            Change::Merge(merge) => {
+                let added = merge.change(&text, base.unet.cross_attention())?;
+                for (kv, added) in conditioning.layers.iter_mut().zip(&added) {
+                    kv.key = add(&kv.key, &added.key, self.strength)?;
+                    kv.value = add(&kv.value, &added.value, self.strength)?;
+                }
             }
         }
         Ok(conditioning)
@@ -217,7 +248,8 @@ pub fn condition_prompt(
 
 impl TokenRow {
     /// `E₀ + strength (E − E₀)`; a row whose start is not known is what it is at any strength.
-    fn at(&self, strength: f64) -> Vec<f32> {
+    fn at(&self, share: f64) -> Vec<f32> {
+        let strength = share * self.strength;
         match &self.start {
             Some(start) if !is_full(strength) => {
                 let pairs = start.iter().zip(&self.learnt);
@@ -228,7 +260,7 @@ impl TokenRow {
     }
 }
 
-fn token_row(base: &BaseModel, learnt: &DeltaConcept) -> Result<Option<TokenRow>> {
+fn token_row(base: &BaseModel, learnt: &DeltaConcept, strength: f64) -> Result<Option<TokenRow>> {
     let (Some(token), Some(row)) = (&learnt.modifier_token, &learnt.token_row) else {
         return Ok(None);
     };
@@ -236,7 +268,8 @@ fn token_row(base: &BaseModel, learnt: &DeltaConcept) -> Result<Option<TokenRow>
         Some(name) => Some(base.text_encoder.token_row(initializer_id(base, name)?)?),
         None => None,
     };
-    Ok(Some(TokenRow { token: token.as_str().to_owned(), start, learnt: row.clone() }))
+    let (token, learnt) = (token.as_str().to_owned(), row.clone());
+    Ok(Some(TokenRow { token, start, learnt, strength }))
 }
 
 fn layer_changes(base: &BaseModel, delta: &Delta) -> Result<Vec<LayerChange>> {
@@ -292,8 +325,15 @@ fn apply(
         }
         Some(WeightChange::LowRank(e, p)) => {
             let added = text.matmul(&p.t()?)?.matmul(&e.t()?)?; // (tokens, s), then (tokens, inner)
-            (base + (added * strength)?)?
+            return add(projected, &added, strength);
         }
     };
     Ok(changed.unsqueeze(0)?.to_dtype(projected.dtype())?)
+}
+
+/// - `projected`: `(1, tokens, inner)`
+/// - `added`: `(tokens, inner)` in f32, on any device
+fn add(projected: &Tensor, added: &Tensor, strength: f64) -> Result<Tensor> {
+    let added = (added.to_device(projected.device())?.unsqueeze(0)? * strength)?;
+    Ok((projected.to_dtype(DType::F32)? + added)?.to_dtype(projected.dtype())?)
 }

@@ -8,6 +8,7 @@ pub mod augment;
 pub mod closed_form;
 pub mod dataset;
 pub mod delta;
+mod file;
 pub mod loss;
 pub mod merge;
 pub mod pack;

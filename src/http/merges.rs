@@ -17,7 +17,7 @@ use crate::db;
 use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::{Job, JobKind, Task};
-use crate::domain::merge::MergeTask;
+use crate::domain::merge::{MergeRecipe, MergeTask};
 
 /// A merge to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -92,6 +92,7 @@ pub(crate) async fn start_merge(
         base_digest: app.model.digest.clone(),
         deltas: binding.deltas,
         concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
+        recipe: MergeRecipe::default(),
     };
     let job_id = JobId::generate();
     db::jobs::enqueue(&mut *tx, job_id, &Task::Merge(task)).await?;

@@ -19,6 +19,7 @@ use crate::domain::id::{DeltaId, JobId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::Checks;
 use crate::domain::job::{Job, JobKind, Task};
+use crate::domain::merge::MergeRecipe;
 use crate::domain::model_card::ModelCard;
 use crate::domain::sample::{
     DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName, decimal,
@@ -185,6 +186,7 @@ pub(crate) async fn start_sample(
         settings,
         deltas: binding.deltas,
         init: None,
+        merge: MergeRecipe::default(),
     };
     let job_id = JobId::generate();
     db::jobs::enqueue(&mut *tx, job_id, &Task::Sample(task)).await?;

@@ -9,18 +9,11 @@ use crate::db;
 use crate::db::deltas::NewDelta;
 use crate::domain::id::{DeltaId, JobId};
 use crate::domain::job::Phase;
-use crate::domain::merge::MergeTask;
+use crate::domain::merge::{MergeRecipe, MergeTask};
 use crate::engine::conditioning::ConceptUse;
 use crate::engine::custom_diffusion::delta::Delta;
 use crate::engine::custom_diffusion::merge;
 use crate::storage::StorageKey;
-
-/// μ of the soft constraints.
-///
-/// Chosen by pictures on `tiny`, a dog with a modifier and a gate without one, 250 steps each: at 1 and 25 the concepts
-/// fade (constraint error 0.90 and 0.51), at 1e5 other prompts break (drift 0.98), equality is noise (drift 16). At 1e3
-/// both concepts look as they do alone (0.19) and a cat stays the base model's (0.31).
-const CONSTRAINT_WEIGHT: f64 = 1e3;
 
 /// Merges the deltas and records the result.
 #[tracing::instrument(skip_all, fields(job.id = %job.job_id))]
@@ -30,7 +23,9 @@ pub(crate) async fn run(job: &JobContext, task: MergeTask) -> Result<(), JobErro
     let deltas = job.worker.deltas.read(&job.worker.storage, &task.deltas).await?;
 
     job.enter(Phase::Merging);
-    let merged = job.worker.gpu.run_quick(move |engine| merge_deltas(engine, &deltas)).await??;
+    let recipe = task.recipe;
+    let merged =
+        job.worker.gpu.run_quick(move |engine| merge_deltas(engine, &deltas, &recipe)).await??;
     job.enter(Phase::Storing);
     job.check()?;
 
@@ -46,10 +41,14 @@ pub(crate) async fn run(job: &JobContext, task: MergeTask) -> Result<(), JobErro
 }
 
 /// Solves for one delta.
-pub(crate) fn merge_deltas(engine: &Engine, deltas: &[ConceptUse]) -> crate::engine::Result<Delta> {
+pub(crate) fn merge_deltas(
+    engine: &Engine,
+    deltas: &[ConceptUse],
+    recipe: &MergeRecipe,
+) -> crate::engine::Result<Delta> {
     let merge_base = engine.merge_base()?;
     let (delta, diagnostics) =
-        merge::merge(&engine.base, merge_base, deltas, Some(CONSTRAINT_WEIGHT))?;
+        merge::merge(&engine.base, merge_base, deltas, recipe.constraint.weight())?;
     tracing::info!(?diagnostics, "merged {} deltas", deltas.len());
     Ok(delta)
 }

@@ -35,7 +35,10 @@ pub(crate) async fn run(job: &JobContext, task: SampleTask) -> Result<(), JobErr
             concepts
         } else {
             steps.enter(Phase::Merging);
-            vec![ConceptUse { delta: Arc::new(merge_deltas(engine, &concepts)?), strength: 1.0 }]
+            vec![ConceptUse {
+                delta: Arc::new(merge_deltas(engine, &concepts, &task.merge)?),
+                strength: 1.0,
+            }]
         };
         let requests = requests(&task, &concepts);
         sample(&engine.base, &requests, &mut |step, of| {

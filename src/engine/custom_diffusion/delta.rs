@@ -5,21 +5,19 @@
 //! `E` per matrix, in f32. Token rows lie under `modifier_token.<rex>`. The header's metadata says which base model the
 //! delta belongs to and which concepts it holds.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
-use serde::{Deserialize, Serialize};
 
 use crate::domain::concept::ModifierToken;
 use crate::engine::base_model::BaseModel;
+use crate::engine::custom_diffusion::file::{Reader, TOKEN_PREFIX, Writer};
 use crate::engine::unet::CrossAttentionKv;
 use crate::engine::{EngineError, Result, ops};
 
-/// What the format is called in the header, with its version.
+/// What the format is called in messages, and in the header with its version.
+const WHAT: &str = "a delta file";
 const FORMAT: &str = "vstar-delta-1";
-const TOKEN_PREFIX: &str = "modifier_token.";
 /// Names of a factorised delta's parts: the shared `P`, and what follows a matrix's name for its `E`.
 const SHARED: &str = "low_rank.p";
 const FACTOR: &str = ".low_rank.e";
@@ -73,14 +71,6 @@ impl DeltaWeights {
         }
         Ok(matrices)
     }
-}
-
-/// The part of a concept that is kept in the header.
-#[derive(Serialize, Deserialize)]
-struct ConceptHeader {
-    modifier_token: Option<ModifierToken>,
-    initializer_token: Option<String>,
-    class_noun: String,
 }
 
 impl Delta {
@@ -182,45 +172,24 @@ impl Delta {
 
     /// Writes the file; the same delta gives the same bytes.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
-        let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        let mut metadata = self.metadata.clone();
+        metadata.insert("base_digest".into(), self.base_digest.clone());
+        let mut file = Writer::new(WHAT, FORMAT, metadata);
         match &self.weights {
             DeltaWeights::Dense(matrices) => {
                 for (name, matrix) in matrices {
-                    tensors.insert(
-                        name.clone(),
-                        (Dtype::F16, matrix.dims().to_vec(), f16_bytes(name, matrix)?),
-                    );
+                    file.f16(name, matrix)?;
                 }
             }
             DeltaWeights::LowRank { p, e } => {
-                tensors.insert(
-                    SHARED.to_owned(),
-                    (Dtype::F32, p.dims().to_vec(), f32_bytes(SHARED, p)?),
-                );
+                file.f32(SHARED, p)?;
                 for (name, factor) in e {
-                    tensors.insert(
-                        format!("{name}{FACTOR}"),
-                        (Dtype::F32, factor.dims().to_vec(), f32_bytes(name, factor)?),
-                    );
+                    file.f32(format!("{name}{FACTOR}"), factor)?;
                 }
             }
         }
-        for concept in &self.concepts {
-            if let (Some(token), Some(row)) = (&concept.modifier_token, &concept.token_row) {
-                let name = format!("{TOKEN_PREFIX}{token}");
-                let bytes = f32_bytes(&name, &Tensor::new(row.as_slice(), &Device::Cpu)?)?;
-                tensors.insert(name, (Dtype::F32, vec![row.len()], bytes));
-            }
-        }
-        let views = tensors
-            .iter()
-            .map(|(name, (dtype, shape, bytes))| {
-                Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?))
-            })
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(unwritable)?;
-        let bytes = safetensors::serialize(views, None).map_err(unwritable)?;
-        with_metadata(&bytes, &self.header()?)
+        file.concepts(&self.concepts)?;
+        file.finish()
     }
 
     /// Reads a file that [`Self::to_safetensors`] wrote.
@@ -229,157 +198,24 @@ impl Delta {
     /// [`EngineError::InvalidInput`] that says what is wrong with the file: cut short, not a delta, a value that is
     /// not finite, a concept without its row.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
-        let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
-        let mut metadata: BTreeMap<String, String> =
-            header.metadata().clone().unwrap_or_default().into_iter().collect();
-        if metadata.remove("format").as_deref() != Some(FORMAT) {
-            return Err(invalid(format!("its header does not say `format: {FORMAT}`")));
-        }
-        let base_digest = metadata
-            .remove("base_digest")
-            .ok_or_else(|| invalid("its header names no base_digest".into()))?;
-        let headers = metadata
-            .remove("concepts")
-            .ok_or_else(|| invalid("its header names no concepts".into()))?;
-        let headers: Vec<ConceptHeader> = serde_json::from_str(&headers)
-            .map_err(|error| invalid(format!("its header's concepts do not parse: {error}")))?;
-
-        let mut rows = HashMap::new();
-        let mut matrices = BTreeMap::new();
-        let mut factors = BTreeMap::new();
-        let mut shared = None;
-        for (name, view) in file.tensors() {
-            let tensor = read_tensor(&name, &view)?;
-            if let Some(token) = name.strip_prefix(TOKEN_PREFIX) {
-                rows.insert(token.to_owned(), tensor.flatten_all()?.to_vec1::<f32>()?);
-            } else if name == SHARED {
-                shared = Some(tensor);
-            } else if let Some(name) = name.strip_suffix(FACTOR) {
-                factors.insert(name.to_owned(), tensor);
-            } else {
-                matrices.insert(name, tensor);
-            }
+        let mut file = Reader::open(WHAT, FORMAT, bytes)?;
+        let base_digest = file.take_metadata("base_digest")?;
+        let concepts = file.take_concepts()?;
+        let shared = file.tensors.remove(SHARED);
+        let (mut matrices, mut factors) = (BTreeMap::new(), BTreeMap::new());
+        for (name, tensor) in std::mem::take(&mut file.tensors) {
+            match name.strip_suffix(FACTOR) {
+                Some(of_matrix) => factors.insert(of_matrix.to_owned(), tensor),
+                None => matrices.insert(name, tensor),
+            };
         }
         let weights = match shared {
             None if factors.is_empty() => DeltaWeights::Dense(matrices),
             Some(p) if matrices.is_empty() => DeltaWeights::LowRank { p, e: factors },
-            Some(_) | None => return Err(invalid("it mixes whole and factorised matrices".into())),
+            Some(_) | None => return Err(file.invalid(&"it mixes whole and factorised matrices")),
         };
-        let concepts = headers
-            .into_iter()
-            .map(|header| {
-                let token_row = match &header.modifier_token {
-                    None => None,
-                    Some(token) => Some(rows.remove(token.as_str()).ok_or_else(|| {
-                        invalid(format!("it has no row for modifier token {token}"))
-                    })?),
-                };
-                Ok(DeltaConcept {
-                    modifier_token: header.modifier_token,
-                    token_row,
-                    initializer_token: header.initializer_token,
-                    class_noun: header.class_noun,
-                })
-            })
-            .collect::<Result<_>>()?;
-        if let Some(token) = rows.keys().min() {
-            return Err(invalid(format!(
-                "it has a row for {token}, which none of its concepts names"
-            )));
-        }
-        Ok(Self { base_digest, concepts, weights, metadata })
+        Ok(Self { base_digest, concepts, weights, metadata: file.metadata })
     }
-
-    fn header(&self) -> Result<BTreeMap<String, String>> {
-        let concepts: Vec<ConceptHeader> = self
-            .concepts
-            .iter()
-            .map(|concept| ConceptHeader {
-                modifier_token: concept.modifier_token.clone(),
-                initializer_token: concept.initializer_token.clone(),
-                class_noun: concept.class_noun.clone(),
-            })
-            .collect();
-        let mut header = self.metadata.clone();
-        header.insert("format".into(), FORMAT.into());
-        header.insert("base_digest".into(), self.base_digest.clone());
-        header.insert(
-            "concepts".into(),
-            serde_json::to_string(&concepts).map_err(|e| invalid(e.to_string()))?,
-        );
-        Ok(header)
-    }
-}
-
-/// Puts sorted metadata into the header: the `safetensors` crate writes it in the order of a hash map, which differs
-/// from run to run.
-fn with_metadata(bytes: &[u8], metadata: &BTreeMap<String, String>) -> Result<Vec<u8>> {
-    let split =
-        |at: usize| bytes.split_at_checked(at).ok_or_else(|| invalid("it has no header".into()));
-    let (length, rest) = split(8)?;
-    let length =
-        u64::from_le_bytes(length.try_into().map_err(|_| invalid("it has no header".into()))?)
-            as usize;
-    let (header, data) =
-        rest.split_at_checked(length).ok_or_else(|| invalid("it has no header".into()))?;
-    let entries: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(header).map_err(|error| invalid(error.to_string()))?;
-    let mut sorted: BTreeMap<String, serde_json::Value> = entries.into_iter().collect();
-    sorted.insert("__metadata__".into(), serde_json::json!(metadata));
-    let mut header = serde_json::to_vec(&sorted).map_err(|error| invalid(error.to_string()))?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut out = Vec::with_capacity(8 + header.len() + data.len());
-    out.extend_from_slice(&(header.len() as u64).to_le_bytes());
-    out.extend_from_slice(&header);
-    out.extend_from_slice(data);
-    Ok(out)
-}
-
-fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<Tensor> {
-    let values: Vec<f32> = match view.dtype() {
-        Dtype::F16 => view
-            .data()
-            .chunks_exact(2)
-            .map(|b| half::f16::from_le_bytes([b[0], b[1]]).to_f32())
-            .collect(),
-        Dtype::F32 => view
-            .data()
-            .chunks_exact(4)
-            .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-            .collect(),
-        other => return Err(invalid(format!("`{name}` is {other:?}, expected F16 or F32"))),
-    };
-    if values.iter().any(|value| !value.is_finite()) {
-        return Err(invalid(format!("`{name}` has values that are not finite")));
-    }
-    Ok(Tensor::from_vec(values, view.shape(), &Device::Cpu)?)
-}
-
-/// # Errors
-/// [`EngineError::InvalidInput`] for a value that f16 does not hold.
-fn f16_bytes(name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
-    let values = finite_values(name, tensor)?;
-    let most = f32::from(half::f16::MAX);
-    if let Some(value) = values.iter().find(|value| value.abs() > most) {
-        return Err(EngineError::InvalidInput(format!(
-            "the delta cannot be written: `{name}` has the value {value}, and f16 ends at {most}"
-        )));
-    }
-    Ok(values.into_iter().flat_map(|value| half::f16::from_f32(value).to_le_bytes()).collect())
-}
-
-fn f32_bytes(name: &str, tensor: &Tensor) -> Result<Vec<u8>> {
-    Ok(finite_values(name, tensor)?.into_iter().flat_map(f32::to_le_bytes).collect())
-}
-
-fn finite_values(name: &str, tensor: &Tensor) -> Result<Vec<f32>> {
-    let values: Vec<f32> = tensor.flatten_all()?.to_vec1()?;
-    if values.iter().all(|value| value.is_finite()) {
-        return Ok(values);
-    }
-    let text = format!("the delta cannot be written: `{name}` has values that are not finite");
-    Err(EngineError::InvalidInput(text))
 }
 
 fn check_shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
@@ -392,18 +228,6 @@ fn check_shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
 
 fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
-}
-
-fn invalid(reason: String) -> EngineError {
-    EngineError::InvalidInput(format!("this is not a delta file: {reason}"))
-}
-
-fn unreadable(error: safetensors::SafeTensorError) -> EngineError {
-    invalid(error.to_string())
-}
-
-fn unwritable(error: safetensors::SafeTensorError) -> EngineError {
-    EngineError::InvalidInput(format!("the delta cannot be written: {error}"))
 }
 
 #[cfg(test)]
@@ -450,7 +274,7 @@ mod tests {
 
         assert!(reason(&bytes[..bytes.len() - 1]).contains("not a delta file"));
         assert!(reason(b"not even a header").contains("not a delta file"));
-        let foreign = safetensors::serialize(Vec::<(String, TensorView<'_>)>::new(), None).unwrap();
+        let foreign = Writer::new(WHAT, "vstar-pack-1", BTreeMap::new()).finish().unwrap();
         assert!(reason(&foreign).contains("format: vstar-delta-1"));
     }
 
@@ -488,21 +312,14 @@ mod tests {
 
     #[test]
     fn a_row_that_no_concept_names_is_refused() {
-        let mut delta = delta();
-        let bytes = delta.to_safetensors().unwrap();
-        delta.concepts.clear();
-        let without = delta.to_safetensors().unwrap();
-        // The tensors of one file under the concepts of the other.
-        let header = |bytes: &[u8]| -> serde_json::Value {
-            let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-            serde_json::from_slice(&bytes[8..8 + length]).unwrap()
-        };
-        let concepts = header(&without)["__metadata__"].clone();
-        let metadata: BTreeMap<String, String> = serde_json::from_value(concepts).unwrap();
+        let mut file = Writer::new(WHAT, FORMAT, BTreeMap::new());
+        file.concepts(&[]).unwrap();
+        file.f32("modifier_token.<rex>", &Tensor::ones(4, DType::F32, &Device::Cpu).unwrap())
+            .unwrap();
+        file.metadata.insert("base_digest".into(), "abc".into());
 
-        let error =
-            Delta::from_safetensors(&with_metadata(&bytes, &metadata).unwrap()).unwrap_err();
+        let error = Delta::from_safetensors(&file.finish().unwrap()).unwrap_err().to_string();
 
-        assert!(error.to_string().contains("a row for <rex>"), "{error}");
+        assert!(error.contains("a row for <rex>"), "{error}");
     }
 }

@@ -8,13 +8,15 @@ use candle_core::{DType, Device, Tensor};
 use crate::engine::base_model::BaseModel;
 use crate::engine::conditioning::{ConceptUse, KeyValue};
 use crate::engine::custom_diffusion::closed_form::System;
-use crate::engine::custom_diffusion::delta::{Delta, DeltaWeights};
+use crate::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
 use crate::engine::custom_diffusion::pack::{MergeBase, MergePack, PackKey};
 use crate::engine::unet::CrossAttentionKv;
 use crate::engine::{EngineError, Result, ops};
 
 /// Several deltas over one base model, solved: `ΔW = E P`.
 pub struct Merge {
+    /// What the deltas teach, in their order, and each one's strength.
+    pub concepts: Vec<(DeltaConcept, f64)>,
     system: System,
     /// `Eᵀ` of the packs with changes, in the order of the system's first rows, and how often each counts.
     changes: Vec<(Tensor, f64)>,
@@ -73,7 +75,7 @@ impl Merge {
         }
         let (features, d) = (Tensor::cat(&features, 0)?, Tensor::cat(&d, 0)?);
         let system = System::new(&features, d, constraint_weight)?;
-        Ok(Self { system, changes, targets, features, own })
+        Ok(Self { concepts: Vec::new(), system, changes, targets, features, own })
     }
 
     /// What the merge adds to the keys and values of a prompt, `(tokens, inner)` each, f32 on the CPU.
@@ -151,19 +153,17 @@ impl Merge {
     }
 }
 
-/// Merges several deltas into one whose weights are `E P`, and says how well they go together.
-///
-/// Each delta's changes count `strength` times. `constraint_weight` is μ; `None` asks for equality.
+/// Solves for several deltas; each one's changes count `strength` times.
 ///
 /// # Errors
 /// [`EngineError::InvalidInput`] if fewer than two deltas are given, two of them use the same modifier token or teach
 /// the same class noun, or equality cannot be had.
-pub fn merge(
+pub fn solve(
     base: &BaseModel,
     merge_base: &MergeBase,
     deltas: &[ConceptUse],
     constraint_weight: Option<f64>,
-) -> Result<(Delta, MergeDiagnostics)> {
+) -> Result<Merge> {
     check(base, deltas)?;
     let whole: Vec<&Delta> = deltas.iter().map(|concept| &*concept.delta).collect();
     let packs = PackKey::of_merge(deltas.len())
@@ -172,34 +172,38 @@ pub fn merge(
         .collect::<Result<Vec<_>>>()?;
     let strengths: Vec<f64> = deltas.iter().map(|concept| concept.strength).collect();
     let merge = Merge::new(&packs, &strengths, constraint_weight)?;
-    let delta = merged_delta(base, deltas, &merge, constraint_weight)?;
-    Ok((delta, merge.diagnostics(merge_base)?))
+    let concepts = deltas.iter().flat_map(|concept| {
+        concept.delta.concepts.iter().map(|learnt| (learnt.clone(), concept.strength))
+    });
+    Ok(Merge { concepts: concepts.collect(), ..merge })
 }
 
-/// The merge as a delta that holds all concepts of its deltas.
-pub fn merged_delta(
+/// Merges several deltas into one whose weights are `E P`, and says how well they go together.
+///
+/// # Errors
+/// Those of [`solve`].
+pub fn merge(
     base: &BaseModel,
+    merge_base: &MergeBase,
     deltas: &[ConceptUse],
-    merge: &Merge,
     constraint_weight: Option<f64>,
-) -> Result<Delta> {
+) -> Result<(Delta, MergeDiagnostics)> {
+    let merge = solve(base, merge_base, deltas, constraint_weight)?;
     let constraint =
         constraint_weight.map_or_else(|| "hard".to_owned(), |weight| weight.to_string());
-    Ok(Delta {
+    let delta = Delta {
         base_digest: base.digest.clone(),
-        concepts: deltas
-            .iter()
-            .flat_map(|concept| concept.delta.concepts.iter().cloned())
-            .collect(),
+        concepts: merge.concepts.iter().map(|(learnt, _)| learnt.clone()).collect(),
         weights: merge.weights(base.unet.cross_attention())?,
         metadata: BTreeMap::from([("constraint_weight".to_owned(), constraint)]),
-    })
+    };
+    Ok((delta, merge.diagnostics(merge_base)?))
 }
 
 /// Checks that deltas can be merged at all.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] as [`merge`] says.
+/// [`EngineError::InvalidInput`] as [`solve`] says.
 pub fn check(base: &BaseModel, deltas: &[ConceptUse]) -> Result<()> {
     if deltas.len() < 2 {
         return Err(EngineError::InvalidInput(format!(
