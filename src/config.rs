@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::http::DEFAULT_QUEUE_LIMIT;
+
 /// Settings of the service and its workers.
 #[derive(Clone, Debug, Args)]
 pub struct Settings {
@@ -27,9 +29,40 @@ pub struct Settings {
     /// Where the base model runs: cpu, or cuda:0 in a build with the feature cuda.
     #[arg(long, env = "VSTAR_DEVICE", default_value = "cpu")]
     pub device: String,
+    #[command(flatten)]
+    pub worker: WorkerSettings,
     /// CPU threads of the engine; one per core if this is not set.
     #[arg(long, env = "VSTAR_THREADS")]
     pub threads: Option<usize>,
+}
+
+/// How a worker shares its device and memory out.
+#[derive(Clone, Debug, Args)]
+pub struct WorkerSettings {
+    /// Rows that a batch of samples may have, guidance rows counted: on the CPU 16 if this is not set, on a GPU what its
+    /// free memory holds.
+    #[arg(long, env = "VSTAR_ROW_BUDGET", value_parser = clap::value_parser!(u32).range(1..))]
+    pub row_budget: Option<u32>,
+    /// Fraction of the device's time that a running training gets while samples wait, 0 to 0.95.
+    #[arg(long, env = "VSTAR_TRAINING_SHARE", value_parser = parse_share, default_value_t = 0.5)]
+    pub training_share: f64,
+    /// Host memory for deltas that were used last, in MiB.
+    #[arg(long, env = "VSTAR_DELTA_CACHE_MIB", default_value_t = 1024)]
+    pub delta_cache_mib: usize,
+    /// Memory for keys and values of prompts that were used last, in MiB.
+    #[arg(long, env = "VSTAR_CONDITIONING_CACHE_MIB", default_value_t = 256)]
+    pub conditioning_cache_mib: usize,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            row_budget: None,
+            training_share: 0.5,
+            delta_cache_mib: 1024,
+            conditioning_cache_mib: 256,
+        }
+    }
 }
 
 /// Settings of the HTTP server.
@@ -40,6 +73,9 @@ pub struct ServeSettings {
     /// Address to listen on.
     #[arg(long, env = "VSTAR_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Jobs of each kind that may wait; who comes then gets 503 and the time after which to come again.
+    #[arg(long, env = "VSTAR_QUEUE_LIMIT", default_value_t = DEFAULT_QUEUE_LIMIT)]
+    pub queue_limit: usize,
     /// Serve only; `vstar work` elsewhere does the jobs.
     #[arg(long, env = "VSTAR_NO_WORKER")]
     pub no_worker: bool,
@@ -62,6 +98,13 @@ impl Settings {
         }
         bundled("models/tiny")
             .ok_or_else(|| "no base model: give its folder with --base-model".to_owned())
+    }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=0.95).contains(&share) => Ok(share),
+        Ok(_) | Err(_) => Err(format!("`{text}` is not a number from 0 to 0.95")),
     }
 }
 

@@ -17,7 +17,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::config::{ServeSettings, Settings, bundled};
+use crate::config::{ServeSettings, Settings, WorkerSettings, bundled};
+use crate::http::DEFAULT_QUEUE_LIMIT;
 use crate::serve::{Service, asked_to_end};
 
 /// Fewest photos that a concept is taught from.
@@ -87,7 +88,9 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
             base_model: None,
             device: "cpu".to_owned(),
             threads: None,
+            worker: WorkerSettings::default(),
         },
+        queue_limit: DEFAULT_QUEUE_LIMIT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         no_worker: false,
     };

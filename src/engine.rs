@@ -33,6 +33,9 @@ pub enum EngineError {
     /// The request does not fit the model: the caller can mend it.
     #[error("{0}")]
     InvalidInput(String),
+    /// A concept was asked for, and the prompt's keys and values are those of the base model all the same.
+    #[error("the concepts of the request change nothing in prompt `{prompt}`")]
+    WithoutEffect { prompt: String },
     /// Further steps would only write noise into the delta.
     #[error("loss became {loss} at step {step}")]
     Diverged { step: usize, loss: f32 },

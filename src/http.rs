@@ -32,6 +32,9 @@ use crate::storage::Storage;
 
 pub use router::{openapi, router};
 
+/// Jobs of one kind that may wait, unless told otherwise.
+pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
+
 /// What every handler needs.
 #[derive(Clone, Debug)]
 pub struct App {
@@ -40,6 +43,8 @@ pub struct App {
     pub model: Arc<ModelCard>,
     /// Cancelled when the process is asked to end: event streams close, and `/readyz` says so.
     pub shutdown: CancellationToken,
+    /// Jobs of one kind that may wait; who comes then is asked to come again.
+    pub queue_limit: usize,
     /// Photos decoded at once: as many as there are cores, so that uploads cannot take all the memory.
     decoders: Arc<Semaphore>,
 }
@@ -52,6 +57,7 @@ impl App {
         shutdown: CancellationToken,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { db, storage, model, shutdown, decoders: Arc::new(Semaphore::new(cores)) }
+        let decoders = Arc::new(Semaphore::new(cores));
+        Self { db, storage, model, shutdown, queue_limit: DEFAULT_QUEUE_LIMIT, decoders }
     }
 }

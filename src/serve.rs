@@ -14,7 +14,7 @@ use crate::config::{ServeSettings, Settings};
 use crate::http::{App, router};
 use crate::postgres::PrivatePostgres;
 use crate::storage::Storage;
-use crate::worker::{LoadedModel, Worker, WorkerConfig};
+use crate::worker::{DeltaCache, LoadedModel, Worker, WorkerConfig};
 
 /// How long requests and jobs may take to end once the process is asked to.
 const GRACE: Duration = Duration::from_secs(25);
@@ -22,6 +22,8 @@ const GRACE: Duration = Duration::from_secs(25);
 /// A service that answers; [`Service::stop`] ends it in order.
 pub struct Service {
     pub address: SocketAddr,
+    /// What the worker keeps on the host, if there is one in this process.
+    pub deltas: Option<DeltaCache>,
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     /// Ends last.
@@ -30,6 +32,7 @@ pub struct Service {
 
 /// A connection pool, and the server behind it if that is our own.
 struct Database {
+    url: String,
     pool: PgPool,
     private: Option<PrivatePostgres>,
 }
@@ -52,7 +55,8 @@ impl Service {
             format!("cannot listen on {}: choose another --listen", settings.listen)
         })?;
         let address = listener.local_addr()?;
-        let app = App::new(database.pool.clone(), storage.clone(), card, shutdown.clone());
+        let mut app = App::new(database.pool.clone(), storage.clone(), card, shutdown.clone());
+        app.queue_limit = settings.queue_limit;
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) =
@@ -61,13 +65,16 @@ impl Service {
                 tracing::error!(%error, "the HTTP server ended");
             }
         })];
+        let mut deltas = None;
         if !settings.no_worker {
-            let worker =
-                Worker::new(database.pool.clone(), storage, model, WorkerConfig::default())?;
+            // Connections of its own: requests, however many, cannot keep it from renewing its leases.
+            let pool = connect(&database.url).await?;
+            let worker = Worker::new(pool, storage, model, WorkerConfig::from(&common.worker))?;
+            deltas = Some(worker.deltas().clone());
             tasks.push(tokio::spawn(worker.run(shutdown.clone())));
         }
         tracing::info!(%address, worker = !settings.no_worker, "vstar answers");
-        Ok(Self { address, shutdown, tasks, database })
+        Ok(Self { address, deltas, shutdown, tasks, database })
     }
 
     /// Ends requests and jobs at their next step, then the database.
@@ -102,7 +109,7 @@ pub async fn work(settings: &Settings) -> Result<()> {
     migrate_pool(&pool).await?; // whoever comes first does it
     let storage = open_storage(settings).await?;
     let worker =
-        Worker::new(pool.clone(), storage, load_model(settings).await?, WorkerConfig::default())?;
+        Worker::new(pool.clone(), storage, load_model(settings).await?, (&settings.worker).into())?;
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
     asked_to_end().await;
@@ -138,7 +145,7 @@ impl Database {
     async fn open(settings: &Settings) -> Result<Self> {
         if let Some(url) = &settings.database_url {
             tracing::info!("using the database of DATABASE_URL");
-            return Ok(Self { pool: connect(url).await?, private: None });
+            return Ok(Self { url: url.clone(), pool: connect(url).await?, private: None });
         }
         let data = settings.data_dir.join("postgres");
         tracing::info!(data = %data.display(), "starting a private Postgres");
@@ -147,7 +154,8 @@ impl Database {
             PrivatePostgres::start(&data, bin.as_deref(), true)
         })
         .await??;
-        Ok(Self { pool: connect(private.url()).await?, private: Some(private) })
+        let url = private.url().to_owned();
+        Ok(Self { pool: connect(&url).await?, url, private: Some(private) })
     }
 
     async fn close(self) {

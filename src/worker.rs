@@ -1,21 +1,27 @@
 //! Takes a job, feeds the engine, records the result.
 //!
-//! A worker holds one device. It has two lanes: one for trainings, which take minutes, and one for samples and merges,
-//! which take seconds and are let in between two steps of a training. Both lanes claim from the catalog's queue under
-//! a lease; what a worker writes after losing its lease is ignored there.
+//! A worker holds one device. It has three lanes, which claim from the catalog's queue under a lease: trainings and merges
+//! are taken one at a time, samples as long as the running batch has rows for them. The batch and merges are let in
+//! between two steps of a training. What a worker writes after losing its lease is ignored in the catalog.
 
+mod batch;
 mod class_images;
+mod conditioner;
 mod deltas;
 mod error;
 mod gpu;
 mod job;
+mod lru;
 mod merging;
 mod model;
 mod runner;
 mod sampling;
+mod share;
+mod slots;
 mod training;
 
 pub use class_images::ClassImageFolder;
+pub use deltas::DeltaCache;
 pub use gpu::Gpu;
 pub use model::LoadedModel;
 pub use runner::{Worker, WorkerConfig};

@@ -32,6 +32,7 @@ struct JobRow {
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
+    first_step_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
 }
 
@@ -51,6 +52,7 @@ impl From<JobRow> for Job {
             created_at: row.created_at,
             updated_at: row.updated_at,
             started_at: row.started_at,
+            first_step_at: row.first_step_at,
             finished_at: row.finished_at,
         }
     }
@@ -59,10 +61,11 @@ impl From<JobRow> for Job {
 /// Puts a task at the end of the queue.
 pub async fn enqueue(db: impl PgExecutor<'_>, job_id: JobId, task: &Task) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into job (job_id, kind, task) values ($1, $2, $3)",
+        "insert into job (job_id, kind, task, rows) values ($1, $2, $3, $4)",
         job_id.0,
         task.kind() as JobKind,
         Json(task) as Json<&Task>,
+        i32::try_from(task.rows()).unwrap_or(i32::MAX),
     )
     .execute(db)
     .await?;
@@ -86,7 +89,8 @@ pub async fn find(
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
             attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, finished_at,
+            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, first_step_at,
+            finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
                 where ahead.state = 'queued' and ahead.kind = job.kind and ahead.job_id < job.job_id
@@ -109,7 +113,8 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
             attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, finished_at,
+            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, first_step_at,
+            finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
                 where ahead.state = 'queued' and ahead.kind = job.kind and ahead.job_id < job.job_id
@@ -128,48 +133,107 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
     Ok(rows.into_iter().map(Job::from).collect())
 }
 
-/// Leases the oldest queued job of these kinds, or returns `None` if there is nothing to do.
+/// Makes those who queue jobs of a kind take turns, from here to the end of their transactions: what one of them counts
+/// stays true until it has queued its own.
+pub async fn take_turn(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock(hashtext('job queue'), hashtext($1))",
+        kind.as_str()
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Counts the jobs of a kind that wait.
+pub async fn count_queued(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"select count(*) as "count!" from job where state = 'queued' and kind = $1"#,
+        kind as JobKind,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Measures how many jobs of a kind end per second, over the last twenty that did; `None` before the first.
+pub async fn rate(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<Option<f64>> {
+    sqlx::query_scalar!(
+        r#"
+        select (count(*) / greatest(extract(epoch from now() - min(finished_at)), 0.001))::float8
+        from (
+            select finished_at from job where kind = $1 and finished_at is not null
+            order by finished_at desc limit 20
+        ) as ended
+        "#,
+        kind as JobKind,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// What a worker can take on.
+#[derive(Clone, Copy, Debug)]
+pub struct Capacity<'a> {
+    /// Says in the catalog who has a job.
+    pub worker: &'a str,
+    pub kinds: &'a [JobKind],
+    /// Jobs for other base models are left to other workers.
+    pub base_digest: &'a str,
+    /// Jobs are taken until they fill so many rows; the last may go beyond.
+    pub rows: usize,
+    pub lease: Duration,
+}
+
+/// Leases the oldest queued jobs that a worker can take on, in their order.
 ///
-/// A training runs for long, a transaction must not: the job is held by a lease that its worker renews.
+/// A training runs for long, a transaction must not: a job is held by a lease that its worker renews.
 pub async fn lease_next(
     db: impl PgExecutor<'_>,
-    worker: &str,
-    kinds: &[JobKind],
-    lease: Duration,
-) -> sqlx::Result<Option<LeasedJob>> {
+    capacity: Capacity<'_>,
+) -> sqlx::Result<Vec<LeasedJob>> {
     struct LeasedRow {
         job_id: JobId,
         task: Json<Task>,
+        rows: i32,
         attempts: i32,
         fence: i64,
     }
-    let row = sqlx::query_as!(
+    let rows = i64::try_from(capacity.rows).unwrap_or(i64::MAX);
+    let mut leased = sqlx::query_as!(
         LeasedRow,
         r#"
+        with waiting as (
+            select job_id, rows from job
+            where state = 'queued' and kind = any($2) and run_at <= now() and task ->> 'base_digest' = $4
+            order by job_id limit $5
+            for update skip locked
+        ), summed as (
+            select job_id, sum(rows) over (order by job_id) - rows as rows_before from waiting
+        )
         update job
         set state = 'running', worker = $1, attempts = attempts + 1, fence = fence + 1,
             lease_expires_at = now() + make_interval(secs => $3), phase = 'fetching', progress = null,
             started_at = coalesce(started_at, now())
-        where job_id = (
-            select job_id from job
-            where state = 'queued' and kind = any($2) and run_at <= now()
-            order by job_id limit 1
-            for update skip locked
-        )
-        returning job_id as "job_id: JobId", task as "task: Json<Task>", attempts, fence
+        where job_id in (select job_id from summed where rows_before < $5)
+        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows, attempts, fence
         "#,
-        worker,
-        &kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
-        lease.as_secs_f64(),
+        capacity.worker,
+        &capacity.kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
+        capacity.lease.as_secs_f64(),
+        capacity.base_digest,
+        rows,
     )
-    .fetch_optional(db)
+    .fetch_all(db)
     .await?;
-    Ok(row.map(|row| LeasedJob {
+    leased.sort_by_key(|row| row.job_id.0);
+    let leased = leased.into_iter().map(|row| LeasedJob {
         job_id: row.job_id,
         task: row.task.0,
+        rows: usize::try_from(row.rows).unwrap_or(1),
         attempts: row.attempts,
         fence: row.fence,
-    }))
+    });
+    Ok(leased.collect())
 }
 
 /// Renews a lease and returns whether the job has been asked to stop, or `None` if the lease is lost.
@@ -226,6 +290,24 @@ pub async fn succeed(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Notes when a job took its first denoising step.
+pub async fn note_first_step(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    first_step_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update job set first_step_at = $3 where job_id = $1 and fence = $2",
+        job_id.0,
+        fence,
+        first_step_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Ends a job badly; returns whether the lease still held, without which nothing changed.
@@ -323,13 +405,19 @@ pub async fn cancel(
     Ok(row.map(|row| JobStatus::new(row.state, row.cancel_requested)))
 }
 
+/// More rows than any worker has: such a job is leased last, and nothing beside it.
+const ALONE: i32 = 1 << 20;
+
 /// Takes back the jobs of workers that stopped renewing: queued again, or ended when they were asked to stop or have
 /// no attempts left. Returns how many.
+///
+/// One of them may be what killed its worker. Each goes alone from now on, so that it cannot use up the attempts of those
+/// that shared a batch with it.
 pub async fn recover_expired(db: impl PgExecutor<'_>, failure: &Failure) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         "
         update job
-        set lease_expires_at = null, phase = null,
+        set lease_expires_at = null, phase = null, rows = $2,
             state = case
                 when cancel_requested then 'canceled' when attempts < max_attempts then 'queued' else 'failed'
             end,
@@ -341,6 +429,7 @@ pub async fn recover_expired(db: impl PgExecutor<'_>, failure: &Failure) -> sqlx
         )
         ",
         Json(failure) as Json<&Failure>,
+        ALONE,
     )
     .execute(db)
     .await?;

@@ -47,6 +47,24 @@ impl Task {
             Self::Sample(_) => JobKind::Sample,
         }
     }
+
+    /// Which base model it is for.
+    pub fn base_digest(&self) -> &str {
+        match self {
+            Self::Training(task) => &task.base_digest,
+            Self::Merge(task) => &task.base_digest,
+            Self::Sample(task) => &task.base_digest,
+        }
+    }
+
+    /// The most rows that it takes in one call of the UNet, which count against a worker's row budget: those of all
+    /// pictures of a sample. Other kinds of work have the device in turns, one job each.
+    pub fn rows(&self) -> usize {
+        match self {
+            Self::Training(_) | Self::Merge(_) => 1,
+            Self::Sample(task) => task.settings.n * task.settings.rows_per_image(),
+        }
+    }
 }
 
 /// The published id of a job: its UUID under the prefix of its kind.
@@ -173,6 +191,8 @@ pub struct Job {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
+    /// When the last attempt took its first denoising step; samples that have succeeded only.
+    pub first_step_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
 }
 
@@ -187,6 +207,8 @@ impl Job {
 pub struct LeasedJob {
     pub job_id: JobId,
     pub task: Task,
+    /// What it takes of a worker's row budget: [`Task::rows`], or all of it if it has to go alone.
+    pub rows: usize,
     pub attempts: i32,
     /// Counts the leases: whatever an earlier holder still writes carries a smaller number, and is ignored.
     pub fence: i64,

@@ -137,6 +137,13 @@ impl SampleSettings {
     }
 }
 
+impl SampleSettings {
+    /// The most rows that one picture takes in one call of the UNet: guidance has a row of its own.
+    pub fn rows_per_image(&self) -> usize {
+        if self.guidance_scale > 1.0 { 2 } else { 1 }
+    }
+}
+
 /// How much a delta changes the base model: 0 not at all, 1 as trained.
 pub const STRENGTHS: RangeInclusive<f64> = 0.0..=2.0;
 

@@ -50,6 +50,12 @@ impl Conditioning {
         Ok(Self { layers: (0..first.layers.len()).map(layer).collect::<Result<_>>()? })
     }
 
+    /// Memory that the keys and values take.
+    pub fn size_bytes(&self) -> usize {
+        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        self.layers.iter().map(|kv| bytes(&kv.key) + bytes(&kv.value)).sum()
+    }
+
     /// Rows `start..start + len` of the batch.
     pub fn rows(&self, start: usize, len: usize) -> Result<Self> {
         let rows = |kv: &KeyValue| -> Result<KeyValue> {
@@ -160,17 +166,31 @@ impl ConceptSet {
     }
 
     /// Encodes a prompt and projects it: K and V of one row.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] as [`prompt_tokens`] says, [`EngineError::WithoutEffect`] if the prompt's K and V
+    /// are the base model's although a concept takes part: its image would silently be the base model's.
     pub fn condition(&self, base: &BaseModel, prompt: &str) -> Result<Conditioning> {
-        self.check_words(prompt)?;
-        let tokens = self.tokenize(base, prompt)?;
-        let limit = base.tokenizer.max_length();
-        if tokens.length > limit {
-            return Err(EngineError::InvalidInput(format!(
-                "prompt `{prompt}` is {} tokens long with its begin and end marks, the limit is {limit}",
-                tokens.length
-            )));
+        let added: Vec<&str> = self.tokens.iter().map(|row| row.token.as_str()).collect();
+        let tokens = prompt_tokens(base, &added, prompt)?;
+        // Without a modifier token the weights alone have to make the difference, but a merge leaves the empty prompt as
+        // it is on purpose.
+        let must_change = self.strength > 0.0
+            && !self.is_base_model()
+            && !prompt.trim().is_empty()
+            && tokens.ids.iter().all(|&id| (id as usize) < base.tokenizer.vocab_size());
+        let (conditioning, changed) = self.project(base, tokens)?;
+        match must_change && !changed {
+            true => Err(EngineError::WithoutEffect { prompt: prompt.to_owned() }),
+            false => Ok(conditioning),
         }
-        self.condition_tokens(base, tokens)
+    }
+
+    fn is_base_model(&self) -> bool {
+        match &self.change {
+            Change::Delta(changes) => changes.is_empty(),
+            Change::Merge(_) => false,
+        }
     }
 
     /// Tokenizes a prompt with the concepts' modifier tokens beside the vocabulary.
@@ -181,30 +201,43 @@ impl ConceptSet {
 
     /// K and V of a prompt that [`Self::tokenize`] has taken apart, and cut if it was too long.
     pub fn condition_tokens(&self, base: &BaseModel, tokens: TokenIds) -> Result<Conditioning> {
+        Ok(self.project(base, tokens)?.0)
+    }
+
+    /// K and V, and whether they are others than the base model's of the same features.
+    fn project(&self, base: &BaseModel, tokens: TokenIds) -> Result<(Conditioning, bool)> {
         let rows = self.rows(base)?;
         let text = base.text_encoder.forward(&[tokens.ids], rows.as_ref())?; // (1, tokens, dim)
         let mut conditioning = base.unet.project(&text)?;
         // At 0 the base model's own products stay as they are, to the last bit.
         if self.strength <= 0.0 {
-            return Ok(conditioning);
+            return Ok((conditioning, false));
         }
         let text = text.to_dtype(DType::F32)?.squeeze(0)?; // (tokens, dim)
+        let mut changed = false;
+        let mut replace = |kv: &mut KeyValue, key: Tensor, value: Tensor| -> Result<()> {
+            changed = changed || differ(&kv.key, &key)? || differ(&kv.value, &value)?;
+            *kv = KeyValue { key, value };
+            Ok(())
+        };
         match &self.change {
             Change::Delta(changes) => {
                 for (kv, change) in conditioning.layers.iter_mut().zip(changes) {
-                    kv.key = apply(&kv.key, change.key.as_ref(), &text, self.strength)?;
-                    kv.value = apply(&kv.value, change.value.as_ref(), &text, self.strength)?;
+                    let key = apply(&kv.key, change.key.as_ref(), &text, self.strength)?;
+                    let value = apply(&kv.value, change.value.as_ref(), &text, self.strength)?;
+                    replace(kv, key, value)?;
                 }
             }
             Change::Merge(merge) => {
                 let added = merge.change(&text, base.unet.cross_attention())?;
                 for (kv, added) in conditioning.layers.iter_mut().zip(&added) {
-                    kv.key = add(&kv.key, &added.key, self.strength)?;
-                    kv.value = add(&kv.value, &added.value, self.strength)?;
+                    let key = add(&kv.key, &added.key, self.strength)?;
+                    let value = add(&kv.value, &added.value, self.strength)?;
+                    replace(kv, key, value)?;
                 }
             }
         }
-        Ok(conditioning)
+        Ok((conditioning, changed))
     }
 
     /// The modifier tokens' rows at this strength, `(modifier tokens, text_dim)`.
@@ -216,25 +249,36 @@ impl ConceptSet {
         let shape = (self.tokens.len(), base.text_encoder.hidden_size());
         Ok(Some(Tensor::from_vec(rows, shape, &base.device)?))
     }
+}
 
-    /// Refuses `<words>` that no concept of the request has: they would fall apart into ordinary tokens.
-    fn check_words(&self, prompt: &str) -> Result<()> {
-        for (start, _) in prompt.match_indices('<') {
-            let rest = &prompt[start + 1..];
-            let Some(end) = rest.find('>') else { continue };
-            let word = &rest[..end];
-            let like_a_token = !word.is_empty()
-                && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
-            let token = format!("<{word}>");
-            if like_a_token && !self.tokens.iter().any(|row| row.token.eq_ignore_ascii_case(&token))
-            {
-                return Err(EngineError::InvalidInput(format!(
-                    "prompt `{prompt}` names {token}, which no concept of this request has"
-                )));
-            }
+/// Takes a prompt apart, with `added` modifier tokens beside the vocabulary.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] for a prompt that would be cut, and for `<words>` that are not among `added`: they would
+/// fall apart into ordinary tokens.
+pub fn prompt_tokens(base: &BaseModel, added: &[&str], prompt: &str) -> Result<TokenIds> {
+    for (start, _) in prompt.match_indices('<') {
+        let rest = &prompt[start + 1..];
+        let Some(end) = rest.find('>') else { continue };
+        let word = &rest[..end];
+        let like_a_token = !word.is_empty()
+            && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let token = format!("<{word}>");
+        if like_a_token && !added.iter().any(|known| known.eq_ignore_ascii_case(&token)) {
+            return Err(EngineError::InvalidInput(format!(
+                "prompt `{prompt}` names {token}, which no concept of this request has"
+            )));
         }
-        Ok(())
     }
+    let tokens = base.tokenizer.encode(prompt, added)?;
+    let limit = base.tokenizer.max_length();
+    if tokens.length > limit {
+        return Err(EngineError::InvalidInput(format!(
+            "prompt `{prompt}` is {} tokens long with its begin and end marks, the limit is {limit}",
+            tokens.length
+        )));
+    }
+    Ok(tokens)
 }
 
 /// K and V of one prompt with its concepts.
@@ -336,4 +380,9 @@ fn apply(
 fn add(projected: &Tensor, added: &Tensor, strength: f64) -> Result<Tensor> {
     let added = (added.to_device(projected.device())?.unsqueeze(0)? * strength)?;
     Ok((projected.to_dtype(DType::F32)? + added)?.to_dtype(projected.dtype())?)
+}
+
+/// Whether any element does.
+fn differ(a: &Tensor, b: &Tensor) -> Result<bool> {
+    Ok(a.ne(b)?.to_dtype(DType::F32)?.sum_all()?.to_scalar::<f32>()? > 0.0)
 }

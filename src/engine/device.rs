@@ -45,6 +45,11 @@ pub fn compute_dtype(device: &Device) -> DType {
     }
 }
 
+/// Memory that is free on a GPU; `None` on the CPU, or if the driver does not say.
+pub fn free_bytes(device: &Device) -> Option<usize> {
+    cuda::free_bytes(device)
+}
+
 #[cfg(feature = "cuda")]
 mod cuda {
     use candle_core::Device;
@@ -84,6 +89,12 @@ mod cuda {
         // A device that was opened has told its capability before.
         Some(device.cuda_stream().context().compute_capability().unwrap_or((8, 0)))
     }
+
+    pub(super) fn free_bytes(device: &Device) -> Option<usize> {
+        let device = device.as_cuda_device().ok()?;
+        let (free, _) = device.cuda_stream().context().mem_get_info().ok()?;
+        Some(free)
+    }
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -95,6 +106,10 @@ mod cuda {
     }
 
     pub(super) fn capability(_device: &Device) -> Option<(i32, i32)> {
+        None
+    }
+
+    pub(super) fn free_bytes(_device: &Device) -> Option<usize> {
         None
     }
 }

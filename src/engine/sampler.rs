@@ -62,6 +62,11 @@ impl SampleRequest {
         self.guidance_scale > 1.0
     }
 
+    /// The most rows that the image takes in one call of the UNet.
+    pub fn max_width(&self) -> usize {
+        if self.is_guided() { 2 } else { 1 }
+    }
+
     /// Steps left out at the beginning, as diffusers counts them.
     fn skipped_steps(&self) -> usize {
         let Some(init) = &self.init else { return 0 };
@@ -82,14 +87,20 @@ impl Prompts {
     /// Encodes and projects the request's prompts.
     pub fn new(base: &BaseModel, request: &SampleRequest) -> Result<Self> {
         let concepts = ConceptSet::new(base, &request.concepts)?;
+        Self::made_by(request, &mut |prompt, share| concepts.scaled(share).condition(base, prompt))
+    }
+
+    /// The same with K and V from elsewhere, such as a cache: `condition` makes them of a prompt and the request's
+    /// concepts at a share of their strength.
+    pub fn made_by(
+        request: &SampleRequest,
+        condition: &mut dyn FnMut(&str, f64) -> Result<Conditioning>,
+    ) -> Result<Self> {
         let negative = match request.is_guided() {
-            true => {
-                let concepts = concepts.scaled(request.unconditional_strength);
-                Some(concepts.condition(base, &request.negative_prompt)?)
-            }
+            true => Some(condition(&request.negative_prompt, request.unconditional_strength)?),
             false => None,
         };
-        Ok(Self { prompt: concepts.condition(base, &request.prompt)?, negative })
+        Ok(Self { prompt: condition(&request.prompt, 1.0)?, negative })
     }
 }
 
@@ -139,7 +150,7 @@ pub fn sample(
     let mut rows =
         requests.iter().map(|request| Row::new(base, request)).collect::<Result<Vec<_>>>()?;
     denoise(base, &mut rows, observe)?;
-    rows.iter().map(|row| to_rgb(&row.decode(base)?)).collect()
+    pictures(base, &rows.iter().collect::<Vec<_>>())
 }
 
 /// Runs all rows to their ends; a row with fewer steps than others leaves the batch early.
@@ -158,6 +169,22 @@ pub fn denoise(
         }
     }
     Ok(())
+}
+
+/// The images of rows that are at their ends, in their order; those of one size are decoded in one call.
+pub fn pictures(base: &BaseModel, rows: &[&Row]) -> Result<Vec<RgbImage>> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|&index| rows[index].shape);
+    let mut pictures = Vec::with_capacity(rows.len());
+    for alike in order.chunk_by(|&a, &b| rows[a].shape == rows[b].shape) {
+        let latents: Vec<&[f32]> = alike.iter().map(|&index| &*rows[index].latents).collect();
+        let images = decode(base, &latents, rows[alike[0]].shape)?; // (rows, 3, H, W)
+        for (nth, &index) in alike.iter().enumerate() {
+            pictures.push((index, to_rgb(&images.get(nth)?)?));
+        }
+    }
+    pictures.sort_by_key(|(index, _)| *index);
+    Ok(pictures.into_iter().map(|(_, picture)| picture).collect())
 }
 
 /// Takes each row one step further.
@@ -269,7 +296,7 @@ impl Row {
 
     /// The image as it stands, `(3, height, width)` in [0, 1].
     pub fn decode(&self, base: &BaseModel) -> Result<Tensor> {
-        decode(base, &self.latents, self.shape)
+        Ok(decode(base, &[&self.latents], self.shape)?.squeeze(0)?)
     }
 
     /// A small picture of what the image will be, as far as the last step knew; `None` before the first.
@@ -278,7 +305,7 @@ impl Row {
     pub fn preview(&self, base: &BaseModel) -> Result<Option<RgbImage>> {
         let Some(predicted) = &self.predicted else { return Ok(None) };
         let (small, shape) = shrink(predicted, self.shape, PREVIEW_CELLS);
-        Ok(Some(to_rgb(&decode(base, &small, shape)?)?))
+        Ok(Some(to_rgb(&decode(base, &[&small], shape)?.squeeze(0)?)?))
     }
 
     /// What guidance leads away from in the next step.
@@ -355,11 +382,16 @@ fn latent_shape(base: &BaseModel, request: &SampleRequest) -> Result<(usize, usi
     Ok((base.vae.config().latent_channels, height / factor, width / factor))
 }
 
-/// Latents as the UNet sees them → `(3, height, width)` in [0, 1].
-fn decode(base: &BaseModel, latents: &[f32], shape: (usize, usize, usize)) -> Result<Tensor> {
-    let latents = Tensor::from_slice(latents, (1, shape.0, shape.1, shape.2), &base.device)?;
-    let image = base.vae.decode(&(latents / base.vae.scaling_factor())?)?.squeeze(0)?; // (3, H, W)
-    Ok(((image / 2.0)? + 0.5)?.clamp(0.0, 1.0)?)
+/// Latents of one shape as the UNet sees them → `(rows, 3, height, width)` in [0, 1].
+fn decode(
+    base: &BaseModel,
+    latents: &[&[f32]],
+    (channels, height, width): (usize, usize, usize),
+) -> Result<Tensor> {
+    let shape = (latents.len(), channels, height, width);
+    let latents = Tensor::from_vec(latents.concat(), shape, &base.device)?;
+    let images = base.vae.decode(&(latents / base.vae.scaling_factor())?)?;
+    Ok(((images / 2.0)? + 0.5)?.clamp(0.0, 1.0)?)
 }
 
 /// Means over squares of cells, as small as needed for at most `cells` a side.

@@ -1,5 +1,7 @@
 //! Errors as RFC 9457 problems: the only place that knows their body.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -37,6 +39,9 @@ pub(crate) enum ApiError {
     Conflict(FieldError),
     #[error("the range lies outside of the {size_bytes} bytes")]
     RangeNotSatisfiable { size_bytes: usize },
+    /// As many jobs of the kind wait as may; the client comes again later.
+    #[error("{limit} {kind}s wait already, no more are taken on: send it again in {} s", .retry_after.as_secs())]
+    QueueFull { kind: &'static str, limit: usize, retry_after: Duration },
     #[error("the database cannot be reached")]
     DatabaseUnavailable(#[source] sqlx::Error),
     #[error("the object store failed")]
@@ -83,7 +88,9 @@ impl ApiError {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Conflict(_) => StatusCode::CONFLICT,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::DatabaseUnavailable(_) | Self::Storage(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::QueueFull { .. } | Self::DatabaseUnavailable(_) | Self::Storage(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -105,6 +112,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Conflict(error) => error.code,
             Self::RangeNotSatisfiable { .. } => "range_not_satisfiable",
+            Self::QueueFull { .. } => "queue_full",
             Self::DatabaseUnavailable(_) => "database_unavailable",
             Self::Storage(_) => "storage_unavailable",
             Self::Internal(_) => "internal_error",
@@ -202,6 +210,9 @@ impl IntoResponse for ApiError {
             && let Ok(value) = HeaderValue::try_from(format!("bytes */{size_bytes}"))
         {
             response.headers_mut().insert(header::CONTENT_RANGE, value);
+        }
+        if let Self::QueueFull { retry_after, .. } = self {
+            response.headers_mut().insert(header::RETRY_AFTER, retry_after.as_secs().into());
         }
         // The body follows in `write_problem`, which knows the request's id.
         response.extensions_mut().insert(self.problem());

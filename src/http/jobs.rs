@@ -1,9 +1,11 @@
 //! What trainings, merges and samples have in common as jobs.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use sqlx::PgConnection;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
@@ -12,7 +14,7 @@ use super::body::Timestamp;
 use super::error::{ApiError, problem_type};
 use crate::db;
 use crate::domain::id::JobId;
-use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
+use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, Task, published_id};
 
 /// Where a job stands.
 #[derive(Debug, Serialize, ToSchema)]
@@ -32,6 +34,8 @@ pub(crate) struct JobBody {
     created_at: Timestamp,
     updated_at: Timestamp,
     started_at: Option<Timestamp>,
+    /// When a sample that has succeeded took its first denoising step.
+    first_step_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     urls: JobUrls,
 }
@@ -82,6 +86,7 @@ impl From<&Job> for JobBody {
             created_at: job.created_at.into(),
             updated_at: job.updated_at.into(),
             started_at: job.started_at.map(Timestamp::from),
+            first_step_at: job.first_step_at.map(Timestamp::from),
             finished_at: job.finished_at.map(Timestamp::from),
             urls: JobUrls {
                 cancel: format!("{this}/cancel"),
@@ -106,6 +111,42 @@ pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
 pub(crate) async fn find_job(app: &App, job_id: JobId, kind: JobKind) -> Result<Job, ApiError> {
     let job = db::jobs::find(&app.db, job_id, kind).await?;
     job.ok_or_else(|| ApiError::not_found(kind.as_str(), published_id(job_id, kind)))
+}
+
+/// The shortest and the longest time after which a client that was turned away is asked to come again.
+const RETRY_AFTER: RangeInclusive<u64> = 1..=300;
+
+/// Puts a task at the end of its queue and wakes idle workers, once the transaction commits.
+///
+/// # Errors
+/// [`ApiError::QueueFull`] if as many jobs of the kind wait as may, with the time in which a tenth of them will be done.
+pub(crate) async fn enqueue(
+    app: &App,
+    tx: &mut PgConnection,
+    task: &Task,
+) -> Result<JobId, ApiError> {
+    let kind = task.kind();
+    db::jobs::take_turn(&mut *tx, kind).await?;
+    let queued = db::jobs::count_queued(&mut *tx, kind).await?;
+    if usize::try_from(queued).unwrap_or(0) >= app.queue_limit {
+        return Err(queue_full(app, tx, kind).await?);
+    }
+    let job_id = JobId::generate();
+    db::jobs::enqueue(&mut *tx, job_id, task).await?;
+    db::jobs::announce(&mut *tx).await?;
+    Ok(job_id)
+}
+
+async fn queue_full(app: &App, tx: &mut PgConnection, kind: JobKind) -> sqlx::Result<ApiError> {
+    let limit = app.queue_limit;
+    let some = limit.div_ceil(10) as f64;
+    // Before the first job of a kind has ended, nobody knows.
+    let seconds = match db::jobs::rate(tx, kind).await? {
+        Some(per_second) if per_second > 0.0 => (some / per_second).ceil() as u64,
+        Some(_) | None => 30,
+    };
+    let retry_after = Duration::from_secs(seconds.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end()));
+    Ok(ApiError::QueueFull { kind: kind.as_str(), limit, retry_after })
 }
 
 /// The longest that `Prefer: wait=N` is honoured: proxies tend to give up after a minute.

@@ -11,7 +11,7 @@ use super::binding::{ConceptUse, bind};
 use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::jobs::{JobBody, cancel_job, find_job, started};
+use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
 use super::samples::DeltaUseBody;
 use crate::db;
 use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
@@ -76,6 +76,8 @@ impl MergeBody {
             description = "Queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`unknown_concept`, `concept_not_trained`, `base_model_mismatch`, `too_few_deltas`, …"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`queue_full`: as many wait as may"),
     ))]
 pub(crate) async fn start_merge(
     State(app): State<App>,
@@ -94,9 +96,7 @@ pub(crate) async fn start_merge(
         concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
         recipe: MergeRecipe::default(),
     };
-    let job_id = JobId::generate();
-    db::jobs::enqueue(&mut *tx, job_id, &Task::Merge(task)).await?;
-    db::jobs::announce(&mut *tx).await?;
+    let job_id = enqueue(&app, &mut tx, &Task::Merge(task)).await?;
     tx.commit().await?;
 
     let (status, place, job) = started(&app, job_id, JobKind::Merge, &headers).await?;

@@ -12,10 +12,10 @@ use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::images::ImageBody;
-use super::jobs::{JobBody, cancel_job, find_job, started};
+use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
 use super::trainings::random_seed;
 use crate::db;
-use crate::domain::id::{DeltaId, JobId, SampleId};
+use crate::domain::id::{DeltaId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::Checks;
 use crate::domain::job::{Job, JobKind, Task};
@@ -158,6 +158,8 @@ impl SampleBody {
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`unknown_concept`, `concept_not_trained`, `prompt_too_long`, `base_model_mismatch`, \
                 `out_of_range`, `not_a_multiple`, `unknown_field`, …"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`queue_full`: as many wait as may"),
     ))]
 pub(crate) async fn start_sample(
     State(app): State<App>,
@@ -188,9 +190,7 @@ pub(crate) async fn start_sample(
         init: None,
         merge: MergeRecipe::default(),
     };
-    let job_id = JobId::generate();
-    db::jobs::enqueue(&mut *tx, job_id, &Task::Sample(task)).await?;
-    db::jobs::announce(&mut *tx).await?;
+    let job_id = enqueue(&app, &mut tx, &Task::Sample(task)).await?;
     tx.commit().await?;
 
     let (status, place, job) = started(&app, job_id, JobKind::Sample, &headers).await?;

@@ -12,7 +12,7 @@ use super::binding::{all_or_errors, concept_named, named_concepts};
 use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::jobs::{JobBody, cancel_job, find_job, started};
+use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
 use crate::db;
 use crate::domain::concept::{ClassNoun, Concept, ConceptRef, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, JobId, TrainingId};
@@ -130,6 +130,8 @@ impl TrainingBody {
             description = "Queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`dataset_too_small`, `unknown_concept`, `unknown_field`, `out_of_range`, …"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`queue_full`: as many wait as may"),
     ))]
 pub(crate) async fn start_training(
     State(app): State<App>,
@@ -160,9 +162,7 @@ pub(crate) async fn start_training(
         seed: body.seed.unwrap_or_else(random_seed),
     };
     check_captions(&task, &app.model)?;
-    let job_id = JobId::generate();
-    db::jobs::enqueue(&mut *tx, job_id, &Task::Training(task)).await?;
-    db::jobs::announce(&mut *tx).await?;
+    let job_id = enqueue(&app, &mut tx, &Task::Training(task)).await?;
     tx.commit().await?;
 
     let (status, place, job) = started(&app, job_id, JobKind::Training, &headers).await?;

@@ -1,51 +1,31 @@
-//! Deltas on the host: read from the store once, then shared.
+//! Deltas on the host: read from the store once, checked against the catalog, then shared.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex as AsyncMutex;
+
 use super::error::JobError;
+use super::lru::Lru;
 use crate::domain::id::DeltaId;
 use crate::domain::sample::DeltaUse;
 use crate::engine::conditioning::ConceptUse;
 use crate::engine::custom_diffusion::delta::Delta;
 use crate::storage::{Storage, StorageKey};
 
-/// Deltas kept: 75 MB each at most for a Stable Diffusion 1.
-const CAPACITY: usize = 16;
-
-/// The deltas that were used last.
-#[derive(Clone, Default)]
-pub(crate) struct DeltaCache {
-    kept: Arc<Mutex<Kept>>,
-}
-
-#[derive(Default)]
-struct Kept {
-    deltas: HashMap<DeltaId, (u64, Arc<Delta>)>,
-    uses: u64,
-}
-
-impl Kept {
-    fn get(&mut self, delta_id: DeltaId) -> Option<Arc<Delta>> {
-        self.uses += 1;
-        let (last_use, delta) = self.deltas.get_mut(&delta_id)?;
-        *last_use = self.uses;
-        Some(delta.clone())
-    }
-
-    fn put(&mut self, delta_id: DeltaId, delta: Arc<Delta>) {
-        self.uses += 1;
-        self.deltas.insert(delta_id, (self.uses, delta));
-        if self.deltas.len() > CAPACITY {
-            let oldest = self.deltas.iter().min_by_key(|(_, (last_use, _))| *last_use);
-            if let Some(oldest) = oldest.map(|(delta_id, _)| *delta_id) {
-                self.deltas.remove(&oldest);
-            }
-        }
-    }
+/// The deltas that were used last, up to so many bytes.
+#[derive(Clone)]
+pub struct DeltaCache {
+    kept: Arc<Mutex<Lru<DeltaId, Arc<Delta>>>>,
+    /// One delta is read at a time: samples of one new concept that come together read it once.
+    reading: Arc<AsyncMutex<()>>,
 }
 
 impl DeltaCache {
+    pub(crate) fn new(budget_bytes: usize) -> Self {
+        Self { kept: Arc::new(Mutex::new(Lru::new(budget_bytes))), reading: Arc::default() }
+    }
+
     /// Reads what a task names, in its order.
     pub(crate) async fn read(
         &self,
@@ -60,22 +40,49 @@ impl DeltaCache {
         Ok(concepts)
     }
 
+    /// Host memory that the kept deltas take.
+    pub fn used_bytes(&self) -> usize {
+        self.lock().used_bytes()
+    }
+
     async fn read_one(&self, storage: &Storage, used: &DeltaUse) -> Result<Arc<Delta>, JobError> {
-        if let Some(delta) = self.lock().get(used.delta_id) {
+        if let Some(delta) = self.get(used) {
+            return Ok(delta);
+        }
+        let _turn = self.reading.lock().await;
+        if let Some(delta) = self.get(used) {
             return Ok(delta);
         }
         let key = StorageKey::stored(&used.storage_key);
+        let damaged = |source| JobError::DamagedObject { key: key.as_str().to_owned(), source };
         let bytes = storage.read(&key).await?;
-        let delta = Delta::from_safetensors(&bytes).map_err(|error| JobError::DamagedObject {
-            key: key.as_str().to_owned(),
-            source: error.into(),
-        })?;
-        let delta = Arc::new(delta);
-        self.lock().put(used.delta_id, delta.clone());
+        let sha256 = used.sha256.clone();
+        let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &sha256)).await;
+        let delta = parsed.unwrap_or_else(|panic| Err(panic.into())).map_err(damaged)?;
+        self.lock().put(used.delta_id, delta.clone(), delta.size_bytes());
         Ok(delta)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn get(&self, used: &DeltaUse) -> Option<Arc<Delta>> {
+        self.lock().get(&used.delta_id)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lru<DeltaId, Arc<Delta>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+/// Checks an object against its digest, then reads it; whether its matrices fit the base model is for the engine to say.
+fn parse(bytes: &[u8], sha256: &str) -> Result<Arc<Delta>, Reason> {
+    let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(bytes));
+    if digest != sha256 {
+        let size = bytes.len();
+        let text = format!(
+            "its {size} bytes have the SHA-256 {digest:.12}, it was stored with {sha256:.12}"
+        );
+        return Err(text.into());
+    }
+    Ok(Arc::new(Delta::from_safetensors(bytes)?))
 }

@@ -25,6 +25,8 @@ pub(crate) enum JobError {
     /// A stored object is not what its row says.
     #[error("object `{key}` is damaged")]
     DamagedObject { key: String, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("a picture cannot be encoded")]
+    Encoding(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the class images cannot be read")]
     ClassImages(#[source] std::io::Error),
     #[error("the object store failed")]
@@ -55,6 +57,7 @@ impl JobError {
             | Self::LeaseLost
             | Self::Engine(_)
             | Self::DamagedObject { .. }
+            | Self::Encoding(_)
             | Self::ClassImages(_) => false,
         }
     }
@@ -68,11 +71,15 @@ impl JobError {
             Self::Engine(EngineError::Diverged { .. }) => {
                 ("training_diverged", "The training diverged")
             }
-            Self::Engine(_) | Self::EnginePanicked => ("engine_error", "The engine failed"),
-            Self::BaseModelMismatch { .. } => ("base_model_mismatch", "The base model has changed"),
-            Self::DamagedObject { .. } | Self::Storage(_) => {
-                ("storage_unavailable", "An object could not be read or written")
+            Self::Engine(EngineError::WithoutEffect { .. }) => {
+                ("concept_without_effect", "A concept changes nothing")
             }
+            Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
+                ("engine_error", "The engine failed")
+            }
+            Self::BaseModelMismatch { .. } => ("base_model_mismatch", "The base model has changed"),
+            Self::DamagedObject { .. } => ("object_damaged", "A stored object is damaged"),
+            Self::Storage(_) => ("storage_unavailable", "An object could not be read or written"),
             Self::ClassImages(_) => {
                 ("class_images_unavailable", "The class images could not be read")
             }
@@ -80,11 +87,14 @@ impl JobError {
             Self::Stopped | Self::LeaseLost => ("stopped", "Stopped"),
         };
         let detail = match self {
-            Self::Engine(error @ EngineError::InvalidInput(_)) => error.to_string(),
+            Self::Engine(
+                error @ (EngineError::InvalidInput(_) | EngineError::WithoutEffect { .. }),
+            ) => error.to_string(),
+            Self::DamagedObject { source, .. } => format!("{self}: {source}"),
             Self::Engine(error @ EngineError::Diverged { .. }) => {
                 format!("{error}: try a smaller learning_rate")
             }
-            Self::Engine(_) | Self::EnginePanicked => {
+            Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
                 "the cause is in the server's log under the id of this job".to_owned()
             }
             other => other.to_string(),

@@ -1,4 +1,4 @@
-//! Claims jobs, one per lane at a time, and brings each to its end.
+//! Claims jobs, and brings each to its end: trainings and merges one at a time, samples by the batch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,16 +6,20 @@ use std::time::Duration;
 use sqlx::PgPool;
 use sqlx::postgres::PgListener;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::class_images::ClassImageFolder;
 use super::deltas::DeltaCache;
 use super::error::{JobError, worker_lost};
-use super::gpu::Gpu;
+use super::gpu::{Gpu, Sharing};
 use super::job::JobContext;
 use super::model::LoadedModel;
+use super::slots::{Seat, Slots};
 use super::{merging, sampling, training};
+use crate::config::WorkerSettings;
 use crate::db;
+use crate::db::jobs::Capacity;
 use crate::domain::job::{JobKind, LeasedJob, Task};
 use crate::storage::Storage;
 
@@ -28,15 +32,33 @@ pub struct WorkerConfig {
     pub lease: Duration,
     /// How often the queue is looked at if no word of new jobs comes.
     pub poll: Duration,
+    /// Rows of one call of the UNet, guidance rows counted; what the device holds if `None`.
+    pub row_budget: Option<usize>,
+    /// Fraction of the device's time that a training has while samples wait, below 1.
+    pub training_share: f64,
+    /// Host memory for deltas that were used last.
+    pub delta_cache_bytes: usize,
+    /// Device memory for keys and values of prompts that were used last.
+    pub conditioning_cache_bytes: usize,
 }
 
-impl Default for WorkerConfig {
-    fn default() -> Self {
+impl From<&WorkerSettings> for WorkerConfig {
+    fn from(settings: &WorkerSettings) -> Self {
         Self {
             name: format!("worker-{}", std::process::id()),
             lease: Duration::from_secs(30),
             poll: Duration::from_secs(1),
+            row_budget: settings.row_budget.map(|rows| rows as usize),
+            training_share: settings.training_share,
+            delta_cache_bytes: settings.delta_cache_mib << 20,
+            conditioning_cache_bytes: settings.conditioning_cache_mib << 20,
         }
+    }
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self::from(&WorkerSettings::default())
     }
 }
 
@@ -52,6 +74,7 @@ pub struct Worker {
     pub(crate) config: Arc<WorkerConfig>,
     pub(crate) class_images: Arc<ClassImageFolder>,
     pub(crate) deltas: DeltaCache,
+    slots: Arc<Slots>,
     base_digest: Arc<str>,
     resolution: usize,
 }
@@ -67,16 +90,29 @@ impl Worker {
         model: LoadedModel,
         config: WorkerConfig,
     ) -> std::io::Result<Self> {
+        let row_budget = config.row_budget.unwrap_or_else(|| model.engine.row_budget()).max(1);
+        tracing::info!(row_budget, training_share = config.training_share, "the worker begins");
+        let sharing = Sharing {
+            row_budget,
+            training_share: config.training_share,
+            conditioning_bytes: config.conditioning_cache_bytes,
+        };
         Ok(Self {
+            deltas: DeltaCache::new(config.delta_cache_bytes),
             db,
             storage,
             config: Arc::new(config),
             class_images: Arc::new(model.class_images),
-            deltas: DeltaCache::default(),
+            slots: Slots::new(row_budget),
             base_digest: model.card.digest.as_str().into(),
             resolution: model.card.native_size,
-            gpu: Gpu::start(model.engine)?,
+            gpu: Gpu::start(model.engine, sharing)?,
         })
+    }
+
+    /// The deltas that it keeps on the host.
+    pub fn deltas(&self) -> &DeltaCache {
+        &self.deltas
     }
 
     pub(crate) fn base_digest(&self) -> &str {
@@ -92,25 +128,21 @@ impl Worker {
     pub async fn run(self, shutdown: CancellationToken) {
         let wake = Arc::new(Notify::new());
         tokio::join!(
-            self.lane(&[JobKind::Training], &wake, &shutdown),
-            self.lane(&[JobKind::Sample, JobKind::Merge], &wake, &shutdown),
+            self.lane(JobKind::Training, &wake, &shutdown),
+            self.lane(JobKind::Merge, &wake, &shutdown),
+            self.sample_lane(&wake, &shutdown),
             listen(&self.db, &wake, &shutdown),
             self.recover(&wake, &shutdown),
         );
     }
 
-    /// Takes job after job of these kinds.
-    async fn lane(&self, kinds: &[JobKind], wake: &Notify, shutdown: &CancellationToken) {
+    /// Takes job after job of a kind.
+    async fn lane(&self, kind: JobKind, wake: &Notify, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
             let woken = wake.notified(); // from here on no word is missed
-            match db::jobs::lease_next(&self.db, &self.config.name, kinds, self.config.lease).await
-            {
-                Ok(Some(job)) => {
-                    self.execute(job, shutdown).await;
-                    continue;
-                }
-                Ok(None) => {}
-                Err(error) => tracing::warn!(%error, "the queue cannot be read"),
+            if let Some(job) = self.lease(kind, 1).await.pop() {
+                self.execute(job, None, shutdown).await;
+                continue;
             }
             tokio::select! {
                 () = woken => {}
@@ -120,15 +152,63 @@ impl Worker {
         }
     }
 
+    /// Takes samples as long as the batch has rows for them.
+    async fn sample_lane(&self, wake: &Notify, shutdown: &CancellationToken) {
+        let mut running = JoinSet::new();
+        while !shutdown.is_cancelled() {
+            let woken = wake.notified();
+            let room = self.slots.room();
+            let leased =
+                if room > 0 { self.lease(JobKind::Sample, room).await } else { Vec::new() };
+            let found = !leased.is_empty();
+            for job in leased {
+                let seat = self.slots.take(job.rows);
+                let (worker, shutdown) = (self.clone(), shutdown.clone());
+                running.spawn(async move { worker.execute(job, Some(seat), &shutdown).await });
+            }
+            while running.try_join_next().is_some() {}
+            if found {
+                continue;
+            }
+            tokio::select! {
+                () = woken, if room > 0 => {}
+                () = tokio::time::sleep(self.config.poll), if room > 0 => {}
+                () = self.slots.freed() => {}
+                () = shutdown.cancelled() => {}
+            }
+        }
+        while running.join_next().await.is_some() {}
+    }
+
+    /// Leases jobs of a kind until they fill so many rows.
+    async fn lease(&self, kind: JobKind, rows: usize) -> Vec<LeasedJob> {
+        let capacity = Capacity {
+            worker: &self.config.name,
+            kinds: &[kind],
+            base_digest: &self.base_digest,
+            rows,
+            lease: self.config.lease,
+        };
+        db::jobs::lease_next(&self.db, capacity).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the queue cannot be read");
+            Vec::new()
+        })
+    }
+
     /// Brings one job to an end, or back into the queue.
-    async fn execute(&self, leased: LeasedJob, shutdown: &CancellationToken) {
+    ///
+    /// - `seat`: a sample's rows of the batch
+    async fn execute(&self, leased: LeasedJob, seat: Option<Seat>, shutdown: &CancellationToken) {
         let job = JobContext::new(self.clone(), leased.job_id, leased.fence);
         tracing::info!(job.id = %job.job_id, kind = leased.task.kind().as_str(), attempt = leased.attempts, "began");
         let work = async {
             match leased.task {
                 Task::Training(task) => training::run(&job, task).await,
                 Task::Merge(task) => merging::run(&job, task).await,
-                Task::Sample(task) => sampling::run(&job, task).await,
+                Task::Sample(task) => {
+                    let seat = seat.unwrap_or_else(|| self.slots.take(0));
+                    sampling::run(&job, task, seat).await
+                }
             }
         };
         // The work is not dropped when the others end: it stops by itself at its next step.

@@ -1,74 +1,65 @@
 //! Samples: from a prompt to pictures in the store.
 
 use std::io::Cursor;
-use std::sync::Arc;
 
 use chrono::Utc;
 use image::{ImageFormat, RgbImage};
 use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
+use super::batch::Drawing;
+use super::conditioner::Cast;
 use super::error::JobError;
 use super::job::JobContext;
-use super::merging::merge_deltas;
+use super::slots::Seat;
 use crate::db;
 use crate::domain::id::{ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::Phase;
 use crate::domain::sample::SampleTask;
 use crate::engine::conditioning::ConceptUse;
-use crate::engine::sampler::{SampleRequest, sample};
+use crate::engine::sampler::SampleRequest;
 use crate::storage::StorageKey;
 
-/// Draws the pictures and records them.
+/// Has the pictures drawn in the running batch, stores each as it comes, and records them all.
+///
+/// - `seat`: the job's rows of the batch
 #[tracing::instrument(skip_all, fields(job.id = %job.job_id))]
-pub(crate) async fn run(job: &JobContext, task: SampleTask) -> Result<(), JobError> {
+pub(crate) async fn run(
+    job: &JobContext,
+    task: SampleTask,
+    mut seat: Seat,
+) -> Result<(), JobError> {
     job.check_base(&task.base_digest)?;
-    job.enter(Phase::Fetching);
     let concepts = job.worker.deltas.read(&job.worker.storage, &task.deltas).await?;
-    let (width, height) = (task.settings.width, task.settings.height);
-    let first_index = task.settings.first_index;
-
-    let steps = job.clone();
-    let pictures = job.worker.gpu.run_quick(move |engine| {
-        // What two deltas change overlaps, so they are merged, not added.
-        let concepts = if concepts.len() < 2 {
-            concepts
-        } else {
-            steps.enter(Phase::Merging);
-            vec![ConceptUse {
-                delta: Arc::new(merge_deltas(engine, &concepts, &task.merge)?),
-                strength: 1.0,
-            }]
-        };
-        let requests = requests(&task, &concepts);
-        sample(&engine.base, &requests, &mut |step, of| {
-            steps.step(Phase::Denoising, step, of, None)
-        })
+    let (sender, mut pictures) = mpsc::unbounded_channel();
+    job.worker.gpu.draw(Drawing {
+        job: job.clone(),
+        requests: requests(&task, &concepts),
+        cast: Cast::new(&task.deltas, concepts, task.merge),
+        pictures: sender,
     });
-    let pictures = pictures.await??;
+
+    let mut storing = JoinSet::new();
+    for _ in 0..task.settings.n {
+        // Without an answer the device's thread is gone.
+        let (index, picture) = pictures.recv().await.ok_or(JobError::EnginePanicked)??;
+        seat.release(task.settings.rows_per_image());
+        storing.spawn(store(job.clone(), task.settings.first_index + index, picture));
+    }
+    drop(seat);
     job.enter(Phase::Storing);
+    let mut images = Vec::new();
+    while let Some(stored) = storing.join_next().await {
+        images.push(stored.unwrap_or_else(|panic| Err(JobError::Encoding(panic.into())))?);
+    }
     job.check()?;
 
-    let mut images = Vec::new();
-    for (index, picture) in (first_index..).zip(&pictures) {
-        let key = StorageKey::sample(job.job_id, job.fence, index);
-        let png = encode_png(picture)?;
-        images.push(Image {
-            image_id: ImageId::generate(),
-            source: ImageSource::Sample {
-                sample_id: SampleId::from(job.job_id),
-                index: index as i32,
-            },
-            width: width as i32,
-            height: height as i32,
-            size_bytes: png.len() as i64,
-            sha256: data_encoding::HEXLOWER.encode(&Sha256::digest(&png)),
-            storage_key: key.as_str().to_owned(),
-            created_at: Utc::now(),
-        });
-        job.worker.storage.write(&key, png).await?;
-    }
     let mut tx = job.worker.db.begin().await?;
+    if let Some(first_step_at) = job.first_step_at() {
+        db::jobs::note_first_step(&mut *tx, job.job_id, job.fence, first_step_at).await?;
+    }
     if !db::jobs::succeed(&mut *tx, job.job_id, job.fence).await? {
         return Err(JobError::LeaseLost);
     }
@@ -102,11 +93,33 @@ fn requests(task: &SampleTask, concepts: &[ConceptUse]) -> Vec<SampleRequest> {
     (0..settings.n).map(request).collect()
 }
 
-fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, JobError> {
+/// Encodes and writes one picture, beside the device's thread.
+async fn store(job: JobContext, index: usize, picture: RgbImage) -> Result<Image, JobError> {
+    let (width, height) = picture.dimensions();
+    let encoded = tokio::task::spawn_blocking(move || {
+        let png = encode_png(&picture)?;
+        let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&png));
+        Ok((png, sha256))
+    });
+    let (png, sha256) =
+        encoded.await.unwrap_or_else(|panic| Err(Box::from(panic))).map_err(JobError::Encoding)?;
+    let key = StorageKey::sample(job.job_id, job.fence, index);
+    let image = Image {
+        image_id: ImageId::generate(),
+        source: ImageSource::Sample { sample_id: SampleId::from(job.job_id), index: index as i32 },
+        width: width as i32,
+        height: height as i32,
+        size_bytes: png.len() as i64,
+        sha256,
+        storage_key: key.as_str().to_owned(),
+        created_at: Utc::now(),
+    };
+    job.worker.storage.write(&key, png).await?;
+    Ok(image)
+}
+
+fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
     let mut png = Cursor::new(Vec::new());
-    picture.write_to(&mut png, ImageFormat::Png).map_err(|error| JobError::DamagedObject {
-        key: "the drawn picture".to_owned(),
-        source: error.into(),
-    })?;
+    picture.write_to(&mut png, ImageFormat::Png)?;
     Ok(png.into_inner())
 }

@@ -10,27 +10,44 @@ use vstar::worker::{LoadedModel, Worker, WorkerConfig};
 use crate::harness::{Answer, Service, tiny};
 
 /// A service with a worker.
-struct Whole {
-    service: Service,
+pub(crate) struct Whole {
+    pub(crate) service: Service,
     stop_worker: CancellationToken,
     worker: tokio::task::JoinHandle<()>,
 }
 
 impl Whole {
     async fn start(db: PgPool) -> Self {
-        let model = LoadedModel::load(&tiny(), "cpu").unwrap();
+        let poll = Duration::from_millis(100);
+        Self::start_with(db, WorkerConfig { poll, ..WorkerConfig::default() }).await
+    }
+
+    pub(crate) async fn start_with(db: PgPool, config: WorkerConfig) -> Self {
         // The API has a card of its own: in production it may be another process than the worker.
         let card = LoadedModel::load(&tiny(), "cpu").unwrap().card;
-        let service = Service::with_model(db.clone(), card).await;
-        let config = WorkerConfig { poll: Duration::from_millis(100), ..WorkerConfig::default() };
-        let worker = Worker::new(db, service.storage.clone(), model, config).unwrap();
+        let service = Service::with_model(db, card).await;
         let stop_worker = CancellationToken::new();
-        let worker = tokio::spawn(worker.run(stop_worker.clone()));
-        Self { service, stop_worker, worker }
+        let worker = tokio::spawn(std::future::ready(()));
+        let mut whole = Self { service, stop_worker, worker };
+        whole.start_worker(config);
+        whole
+    }
+
+    pub(crate) fn start_worker(&mut self, config: WorkerConfig) {
+        let model = LoadedModel::load(&tiny(), "cpu").unwrap();
+        let (db, storage) = (self.service.db.clone(), self.service.storage.clone());
+        let worker = Worker::new(db, storage, model, config).unwrap();
+        self.worker = tokio::spawn(worker.run(self.stop_worker.clone()));
+    }
+
+    /// Ends the worker as a crash would: it hands nothing back.
+    pub(crate) async fn kill_worker(&mut self) {
+        self.worker.abort();
+        let _ = (&mut self.worker).await;
     }
 
     /// Creates a concept with the photos of a folder of the demo.
-    async fn concept(&self, folder: &str, modifier_token: Option<&str>) {
+    pub(crate) async fn concept(&self, folder: &str, modifier_token: Option<&str>) {
         self.service.concept(folder, modifier_token, folder).await;
         let dir = tiny().join("../../demo/concepts").join(folder);
         let mut files = Vec::new();
@@ -49,11 +66,15 @@ impl Whole {
             .await
     }
 
-    async fn wait(&self, path: &str, until: impl Fn(&str) -> bool) -> Answer {
+    pub(crate) async fn wait(&self, path: &str, until: impl Fn(&str) -> bool) -> Answer {
+        self.wait_for(path, |job| until(&job.text("status"))).await
+    }
+
+    pub(crate) async fn wait_for(&self, path: &str, until: impl Fn(&Answer) -> bool) -> Answer {
         let began = Instant::now();
         loop {
             let job = self.service.get(path).await;
-            if until(&job.text("status")) {
+            if until(&job) {
                 return job;
             }
             assert!(began.elapsed() < Duration::from_secs(240), "{job:?}");
@@ -72,7 +93,7 @@ impl Whole {
         training
     }
 
-    async fn end(self) {
+    pub(crate) async fn end(self) {
         self.stop_worker.cancel();
         tokio::time::timeout(Duration::from_secs(30), self.worker).await.unwrap().unwrap();
     }

@@ -14,13 +14,14 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use vstar::db;
+use vstar::db::jobs::Capacity;
 use vstar::domain::base_model::SamplingDefaults;
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
 use vstar::domain::model_card::ModelCard;
 use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
-use vstar::http::{App, router};
+use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
 use vstar::storage::Storage;
 
 /// Digest of the base model that the tests without an engine pretend to have.
@@ -74,6 +75,11 @@ impl Answer {
 impl Service {
     /// A service without a worker, on the tokenizer and limits of the tiny model.
     pub(crate) async fn start(db: PgPool) -> Self {
+        Self::with_queue_limit(db, DEFAULT_QUEUE_LIMIT).await
+    }
+
+    /// The same with so many places in each queue.
+    pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let card = ModelCard {
             name: "tiny".to_owned(),
@@ -89,15 +95,20 @@ impl Service {
                 tokenizer.encode(text, added).unwrap().length
             }),
         };
-        Self::with_model(db, Arc::new(card)).await
+        Self::with(db, Arc::new(card), queue_limit).await
     }
 
     /// A service for a given model; the caller runs the worker.
     pub(crate) async fn with_model(db: PgPool, card: Arc<ModelCard>) -> Self {
+        Self::with(db, card, DEFAULT_QUEUE_LIMIT).await
+    }
+
+    async fn with(db: PgPool, card: Arc<ModelCard>, queue_limit: usize) -> Self {
         let objects = Arc::new(InMemory::new());
         let storage = Storage::new(objects.clone());
         let shutdown = CancellationToken::new();
-        let app = App::new(db.clone(), storage.clone(), card, shutdown.clone());
+        let mut app = App::new(db.clone(), storage.clone(), card, shutdown.clone());
+        app.queue_limit = queue_limit;
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });
@@ -247,8 +258,9 @@ pub(crate) async fn lease(
     worker: &str,
     lease: std::time::Duration,
 ) -> Option<vstar::domain::job::LeasedJob> {
-    let kinds = [JobKind::Training, JobKind::Merge, JobKind::Sample];
-    db::jobs::lease_next(db, worker, &kinds, lease).await.unwrap()
+    let kinds = &[JobKind::Training, JobKind::Merge, JobKind::Sample];
+    let capacity = Capacity { worker, kinds, base_digest: DIGEST, rows: 1, lease };
+    db::jobs::lease_next(db, capacity).await.unwrap().pop()
 }
 
 /// A job that nobody will run.

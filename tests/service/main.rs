@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
+mod batching;
 mod concepts;
 mod end_to_end;
 mod errors;
@@ -11,7 +12,10 @@ mod events;
 mod harness;
 mod merges;
 mod openapi;
+mod overload;
 mod photos;
 mod queue;
 mod samples;
+#[path = "../../benches/serving/concepts.rs"]
+mod synthetic;
 mod trainings;

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use sqlx::PgPool;
 use vstar::db;
+use vstar::db::jobs::Capacity;
 use vstar::domain::id::JobId;
-use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase};
+use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
 
-use crate::harness::{any_task, lease};
+use crate::harness::{DIGEST, any_task, lease};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -178,4 +180,57 @@ async fn the_schema_refuses_a_running_job_without_a_lease(db: PgPool) {
     let error = sqlx::query("update job set state = 'running'").execute(&db).await.unwrap_err();
 
     assert_eq!(db::broken_constraint(&error), Some("a_job_is_leased_while_it_runs"));
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn jobs_are_leased_until_they_fill_the_rows_and_for_one_base_model(db: PgPool) {
+    let mut queued = Vec::new();
+    for (n, base_digest) in [(1, DIGEST), (1, "another"), (2, DIGEST), (3, DIGEST), (1, DIGEST)] {
+        queued.push(enqueue_sample(&db, n, base_digest).await);
+    }
+
+    // Each picture has a row of guidance too: 2, 4 and 6 rows.
+    assert_eq!(lease_samples(&db, 5, MINUTE).await, [queued[0], queued[2]]);
+    assert_eq!(lease_samples(&db, 1, MINUTE).await, [queued[3]]);
+    assert_eq!(lease_samples(&db, 100, MINUTE).await, [queued[4]]);
+    assert_eq!(lease_samples(&db, 100, MINUTE).await, []);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_batch_whose_worker_died_is_tried_again_one_by_one(db: PgPool) {
+    let mut queued = Vec::new();
+    for _ in 0..3 {
+        queued.push(enqueue_sample(&db, 1, DIGEST).await);
+    }
+    assert_eq!(lease_samples(&db, 100, Duration::ZERO).await, queued);
+
+    db::jobs::recover_expired(&db, &failure()).await.unwrap();
+    queued.push(enqueue_sample(&db, 1, DIGEST).await);
+
+    for job_id in queued {
+        assert_eq!(lease_samples(&db, 100, MINUTE).await, [job_id]);
+    }
+}
+
+async fn enqueue_sample(db: &PgPool, n: usize, base_digest: &str) -> JobId {
+    let settings = json!({
+        "n": n, "first_index": 0, "seed": 1, "num_inference_steps": 1, "guidance_scale": 2.0,
+        "unconditional_strength": 1.0, "guidance_interval": [0.0, 1.0], "scheduler": "ddim", "eta": 0.0,
+        "width": 64, "height": 64, "determinism": "strict", "preview_every": null,
+    });
+    let task: Task = serde_json::from_value(json!({
+        "kind": "sample", "base_digest": base_digest, "prompt": "", "negative_prompt": "",
+        "settings": settings, "deltas": [], "init": null,
+    }))
+    .unwrap();
+    let job_id = JobId::generate();
+    db::jobs::enqueue(db, job_id, &task).await.unwrap();
+    job_id
+}
+
+async fn lease_samples(db: &PgPool, rows: usize, lease: Duration) -> Vec<JobId> {
+    let kinds = &[JobKind::Sample];
+    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, rows, lease };
+    let leased = db::jobs::lease_next(db, capacity).await.unwrap();
+    leased.iter().map(|job| job.job_id).collect()
 }

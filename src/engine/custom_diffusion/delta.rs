@@ -165,6 +165,23 @@ impl Delta {
         Ok(Tensor::cat(&changes, 1)?)
     }
 
+    /// The modifier tokens with their embeddings, in order.
+    pub fn token_rows(&self) -> impl Iterator<Item = (&ModifierToken, &[f32])> {
+        let rows = self.concepts.iter();
+        rows.filter_map(|learnt| {
+            Some((learnt.modifier_token.as_ref()?, learnt.token_row.as_deref()?))
+        })
+    }
+
+    /// Memory that the weights take.
+    pub fn size_bytes(&self) -> usize {
+        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
+        match &self.weights {
+            DeltaWeights::Dense(matrices) => matrices.values().map(bytes).sum(),
+            DeltaWeights::LowRank { p, e } => bytes(p) + e.values().map(bytes).sum::<usize>(),
+        }
+    }
+
     /// The same delta with whole matrices.
     pub fn to_dense(&self, base: &BaseModel) -> Result<Self> {
         Ok(Self { weights: DeltaWeights::Dense(self.densify(base)?), ..self.clone() })

@@ -1,0 +1,202 @@
+//! The running batch from outside: who joins and leaves changes nobody's picture, and what goes wrong with one job stays
+//! with it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use sqlx::PgPool;
+use vstar::engine::base_model::BaseModel;
+use vstar::worker::WorkerConfig;
+
+use crate::end_to_end::Whole;
+use crate::harness::{Answer, tiny};
+use crate::synthetic::{Concept, Concepts};
+
+fn config(row_budget: usize) -> WorkerConfig {
+    WorkerConfig {
+        poll: Duration::from_millis(100),
+        row_budget: Some(row_budget),
+        ..WorkerConfig::default()
+    }
+}
+
+/// A service with a worker, and so many concepts that nobody trained.
+async fn with_concepts(db: PgPool, row_budget: usize, count: u64) -> (Whole, Vec<Concept>) {
+    let whole = Whole::start_with(db, config(row_budget)).await;
+    let base = BaseModel::load(&tiny(), &candle_core::Device::Cpu).unwrap();
+    let concepts =
+        Concepts::new(whole.service.db.clone(), whole.service.storage.clone(), &base).unwrap();
+    let mut added = Vec::new();
+    for number in 0..count {
+        added.push(concepts.add(number).await.unwrap());
+    }
+    (whole, added)
+}
+
+/// A small picture, so that many steps take little time.
+fn request(concept: &Concept, steps: usize, seed: u64) -> Value {
+    let prompt = format!("photo of a {} dog", concept.token);
+    json!({ "prompt": prompt, "num_inference_steps": steps, "seed": seed, "width": 16, "height": 16 })
+}
+
+async fn start(whole: &Whole, body: &Value) -> String {
+    let started = whole.service.post("/v1/samples", body.clone()).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    started.header("location").to_owned()
+}
+
+async fn ended(whole: &Whole, path: &str) -> Answer {
+    whole.wait(path, |status| !["queued", "running", "canceling"].contains(&status)).await
+}
+
+fn digests(sample: &Answer) -> Vec<String> {
+    assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
+    let images = sample.body["images"].as_array().unwrap();
+    images.iter().map(|image| image["sha256"].as_str().unwrap().to_owned()).collect()
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn pictures_drawn_among_others_equal_those_drawn_alone(db: PgPool) {
+    let (whole, concepts) = with_concepts(db, 6, 3).await;
+    let mut requests = vec![
+        request(&concepts[0], 60, 1),
+        request(&concepts[1], 25, 2),
+        request(&concepts[2], 40, 3),
+        request(&concepts[0], 12, 4),
+        request(&concepts[1], 30, 5),
+        request(&concepts[2], 9, 6),
+    ];
+    requests[1]["n"] = json!(4);
+    requests[2]["width"] = json!(32);
+    requests[3]["guidance_scale"] = json!(1.0);
+    requests[4]["scheduler"] = json!("euler_a");
+    requests[5]["concepts"] = json!([{ "concept": "c-2", "strength": 0.5 }]);
+
+    let mut alone = Vec::new();
+    for request in &requests {
+        let path = start(&whole, request).await;
+        alone.push(digests(&ended(&whole, &path).await));
+    }
+    let mut paths = Vec::new();
+    for request in &requests {
+        paths.push(start(&whole, request).await);
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    let mut together = Vec::new();
+    for path in &paths {
+        together.push(ended(&whole, path).await);
+    }
+
+    for (index, (sample, alone)) in together.iter().zip(&alone).enumerate() {
+        assert_eq!(&digests(sample), alone, "request {index} depends on its neighbours");
+    }
+    let mut all = alone.concat();
+    all.sort();
+    all.dedup();
+    assert_eq!(all.len(), 9, "two pictures are the same");
+    let overlaps = together
+        .windows(2)
+        .filter(|pair| pair[1].text("first_step_at") < pair[0].text("finished_at"));
+    assert!(overlaps.count() >= 3, "they were drawn one after another: {together:?}");
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_canceled_sample_leaves_the_batch_and_the_others_go_on(db: PgPool) {
+    let (whole, concepts) = with_concepts(db, 16, 2).await;
+    let short = request(&concepts[0], 40, 1);
+    let alone = digests(&ended(&whole, &start(&whole, &short).await).await);
+
+    let long = start(&whole, &request(&concepts[1], 900, 2)).await;
+    whole.wait(&long, |status| status == "running").await;
+    let neighbour = start(&whole, &short).await;
+    whole.service.post(&format!("{long}/cancel"), json!({})).await;
+
+    let canceled = ended(&whole, &long).await;
+    assert_eq!(canceled.text("status"), "canceled", "{canceled:?}");
+    assert_eq!(canceled.body["images"], json!([]));
+    assert_eq!(digests(&ended(&whole, &neighbour).await), alone);
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_batch_whose_worker_dies_is_drawn_by_the_next_one(db: PgPool) {
+    let (mut whole, concepts) = with_concepts(db, 16, 3).await;
+    let mut paths = Vec::new();
+    for (seed, concept) in concepts.iter().enumerate() {
+        paths.push(start(&whole, &request(concept, 400, seed as u64)).await);
+    }
+    for path in &paths {
+        whole.wait(path, |status| status == "running").await;
+    }
+
+    whole.kill_worker().await;
+    sqlx::query("update job set lease_expires_at = now() where state = 'running'")
+        .execute(&whole.service.db)
+        .await
+        .unwrap();
+    whole.start_worker(config(16));
+
+    for (seed, path) in paths.iter().enumerate() {
+        let sample = ended(&whole, path).await;
+        assert_eq!(sample.body["attempt"], 2, "{sample:?}");
+        let again = start(&whole, &request(&concepts[seed], 400, seed as u64)).await;
+        assert_eq!(digests(&sample), digests(&ended(&whole, &again).await));
+    }
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_damaged_delta_fails_its_own_sample_alone(db: PgPool) {
+    let (whole, concepts) = with_concepts(db, 16, 3).await;
+    let key = &concepts[1].delta_key;
+    let mut bytes = whole.service.storage.read(key).await.unwrap().to_vec();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    whole.service.storage.write(key, bytes).await.unwrap();
+
+    let mut paths = Vec::new();
+    for concept in &concepts {
+        paths.push(start(&whole, &request(concept, 10, 1)).await);
+    }
+    let (mut samples, broken) = (Vec::new(), 1);
+    for path in &paths {
+        samples.push(ended(&whole, path).await);
+    }
+
+    let failed = samples.remove(broken);
+    assert_eq!(failed.text("status"), "failed", "{failed:?}");
+    assert_eq!(failed.body["error"]["code"], "object_damaged");
+    assert_eq!(failed.body["error"]["retryable"], false);
+    assert!(failed.body["error"]["detail"].as_str().unwrap().contains("SHA-256"), "{failed:?}");
+    assert_eq!(failed.body["images"], json!([]), "not even a picture of the base model");
+    for sample in &samples {
+        assert_eq!(digests(sample).len(), 1);
+    }
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_training_and_samples_both_get_on(db: PgPool) {
+    let (whole, concepts) = with_concepts(db, 16, 1).await;
+    whole.concept("dog", Some("<rex>")).await;
+    let recipe = json!({ "max_train_steps": 100_000, "num_class_images": 8 });
+    let body = json!({ "concepts": ["dog"], "recipe": recipe });
+    let started = whole.service.post("/v1/trainings", body).await;
+    let path = started.header("location").to_owned();
+    whole.wait_for(&path, |training| training.body["progress"]["step"].as_u64() > Some(1)).await;
+    let steps = |training: &Answer| training.body["progress"]["step"].as_u64().unwrap();
+    let before = steps(&whole.service.get(&path).await);
+
+    // Alone this takes seconds; the training gets half of the time.
+    let sample = ended(&whole, &start(&whole, &request(&concepts[0], 900, 1)).await).await;
+
+    assert_eq!(digests(&sample).len(), 1);
+    let training = whole
+        .wait_for(&path, |training| training.body["progress"]["step"].as_u64() > Some(before + 1))
+        .await;
+    assert_eq!(training.text("status"), "running");
+    whole.service.post(&format!("{path}/cancel"), json!({})).await;
+    assert_eq!(ended(&whole, &path).await.text("status"), "canceled");
+    whole.end().await;
+}
