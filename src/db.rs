@@ -10,6 +10,7 @@ pub mod events;
 pub mod images;
 pub mod jobs;
 pub mod metrics;
+pub mod previews;
 
 use uuid::Uuid;
 

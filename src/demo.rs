@@ -3,7 +3,6 @@
 //! Teaches two concepts, one of a known class with a modifier token and one of an unknown class without, samples them
 //! before and after, merges them and samples the composition; leaves pictures, deltas, a contact sheet and a report.
 
-mod client;
 mod progress;
 mod report;
 mod sheet;

@@ -9,6 +9,7 @@ pub mod id;
 pub mod image;
 pub mod invalid;
 pub mod job;
+pub mod manifest;
 pub mod merge;
 pub mod model_card;
 pub mod sample;

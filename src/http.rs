@@ -15,11 +15,14 @@ mod extract;
 mod health;
 mod images;
 mod jobs;
+mod manifests;
 mod merges;
 mod photos;
+mod previews;
 mod router;
 mod samples;
 mod trainings;
+mod uploads;
 
 use std::sync::Arc;
 

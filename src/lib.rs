@@ -9,18 +9,22 @@
 //! - [`worker`]: takes a job, feeds the engine, records the result;
 //! - [`db`]: the catalog in Postgres, the only place with SQL;
 //! - [`storage`]: photos, deltas and pictures in an object store;
+//! - [`picture`]: a drawn picture as a PNG that carries its manifest; [`replay`] draws it again, as a client;
 //! - [`postgres`]: the private database where none is given;
 //! - [`serve`] and [`config`]: all of it, put together;
 //! - [`demo`]: the main job from end to end, as a client.
 
 pub mod bench;
+pub mod client;
 pub mod config;
 pub mod db;
 pub mod demo;
 pub mod domain;
 pub mod engine;
 pub mod http;
+pub mod picture;
 pub mod postgres;
+pub mod replay;
 pub mod serve;
 pub mod storage;
 pub mod worker;

@@ -10,7 +10,8 @@ use vstar::bench::BenchArgs;
 use vstar::config::{ServeSettings, Settings};
 use vstar::demo::DemoArgs;
 use vstar::postgres::PrivatePostgres;
-use vstar::{bench, demo, http, serve};
+use vstar::replay::ReplayArgs;
+use vstar::{bench, demo, http, replay, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -40,6 +41,8 @@ enum Command {
     Work(Settings),
     /// Teaches two concepts from photos and draws them, as a client of a service of its own.
     Demo(DemoArgs),
+    /// Draws a picture again from the manifest that its PNG carries.
+    Replay(ReplayArgs),
     /// Brings the database's tables up to date.
     Migrate(Settings),
     /// Prints the API's OpenAPI document.
@@ -86,6 +89,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(settings) => block_on(serve::serve(&settings)),
         Command::Work(settings) => block_on(serve::work(&settings)),
         Command::Demo(args) => block_on(demo::run(&args)),
+        Command::Replay(args) => block_on(replay::run(&args)),
         Command::Migrate(settings) => block_on(serve::migrate(&settings)),
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
@@ -119,6 +123,7 @@ fn start_log(format: LogFormat, command: &Command) {
     let default = match command {
         Command::Serve(_) | Command::Work(_) => "info",
         Command::Demo(_)
+        | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Openapi
         | Command::Bench(_)

@@ -48,6 +48,11 @@ impl StorageKey {
         Self(Path::from(format!("concepts/{concept}/{image}.png")))
     }
 
+    /// An image to start samples from.
+    pub fn upload(image: ImageId) -> Self {
+        Self(Path::from(format!("uploads/{image}.png")))
+    }
+
     /// What a training or a merge has made.
     pub fn delta(job: JobId, fence: i64) -> Self {
         Self(Path::from(format!("jobs/{job}/{fence}/delta.safetensors")))

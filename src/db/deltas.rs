@@ -69,6 +69,26 @@ pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<V
     .await
 }
 
+/// Finds deltas by the digests of their objects, oldest first: several deltas can have one.
+pub async fn find_by_digest(
+    db: impl PgExecutor<'_>,
+    sha256: &[String],
+) -> sqlx::Result<Vec<Delta>> {
+    sqlx::query_as!(
+        Delta,
+        r#"
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+            storage_key, size_bytes, sha256, delta.created_at
+        from delta join job using (job_id)
+        where sha256 = any($1)
+        order by delta_id
+        "#,
+        sha256,
+    )
+    .fetch_all(db)
+    .await
+}
+
 /// Lists deltas, newest first; those that contain `concept_id`, if one is given.
 pub async fn list(
     db: impl PgExecutor<'_>,

@@ -1,4 +1,4 @@
-//! Table `image`: photos of concepts and pictures of samples.
+//! Table `image`: photos of concepts, uploads to start samples from, and pictures of samples.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -29,7 +29,8 @@ impl From<ImageRow> for Image {
         let source = match (row.concept_id, row.sample_id, row.index) {
             (Some(concept_id), _, _) => ImageSource::Photo { concept_id, file_name: row.file_name },
             (None, Some(sample_id), Some(index)) => ImageSource::Sample { sample_id, index },
-            (None, _, _) => unreachable!("constraint an_image_is_a_photo_or_a_sample"),
+            (None, None, _) => ImageSource::Upload { file_name: row.file_name },
+            (None, Some(_), None) => unreachable!("constraint a_sampled_image_has_an_index"),
         };
         Self {
             image_id: row.image_id,
@@ -50,6 +51,7 @@ pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> 
         ImageSource::Photo { concept_id, file_name } => {
             (Some(concept_id.0), file_name.as_deref(), None, None)
         }
+        ImageSource::Upload { file_name } => (None, file_name.as_deref(), None, None),
         ImageSource::Sample { sample_id, index } => (None, None, Some(sample_id.0), Some(*index)),
     };
     sqlx::query!(
@@ -83,6 +85,23 @@ pub async fn find(db: impl PgExecutor<'_>, image_id: ImageId) -> sqlx::Result<Op
         from image where image_id = $1
         "#,
         image_id.0,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(Image::from))
+}
+
+/// Finds an image by the digest of its PNG: the oldest of those that have it.
+pub async fn find_by_digest(db: impl PgExecutor<'_>, sha256: &str) -> sqlx::Result<Option<Image>> {
+    let row = sqlx::query_as!(
+        ImageRow,
+        r#"
+        select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+        from image where sha256 = $1
+        order by image_id limit 1
+        "#,
+        sha256,
     )
     .fetch_optional(db)
     .await?;

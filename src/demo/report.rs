@@ -3,6 +3,8 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::client::RequestReport;
+
 /// The whole run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
@@ -52,14 +54,4 @@ pub(super) struct ImageReport {
     pub(super) width: Value,
     pub(super) height: Value,
     pub(super) bytes: usize,
-}
-
-/// One HTTP request; repeated polls of a job count as one.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct RequestReport {
-    pub(super) method: String,
-    pub(super) path: String,
-    pub(super) status: u16,
-    pub(super) seconds: f64,
-    pub(super) times: usize,
 }

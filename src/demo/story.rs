@@ -7,10 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::ConceptPhotos;
-use super::client::Client;
 use super::progress::Progress;
 use super::report::{ConceptReport, ImageReport, MergeReport, Report};
 use super::sheet::{self, ConceptPanel, MergedPanel, Pictures};
+use crate::client::Client;
 
 /// What each concept is drawn in; `{}` is its name.
 const PROMPTS: [&str; 4] = [

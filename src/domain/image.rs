@@ -38,6 +38,8 @@ pub struct Image {
 pub enum ImageSource {
     /// A user's photo of a concept.
     Photo { concept_id: ConceptId, file_name: Option<String> },
+    /// A user's image to start samples from.
+    Upload { file_name: Option<String> },
     /// Picture `index` of a sample.
     Sample { sample_id: SampleId, index: i32 },
 }

@@ -151,6 +151,19 @@ pub struct Progress {
     pub loss: Option<f64>,
     pub steps_per_second: Option<f64>,
     pub eta_seconds: Option<f64>,
+    /// Steps that were done at the newest previews; samples with `preview_every` only.
+    #[serde(default)]
+    pub preview_step: Option<usize>,
+}
+
+/// What a picture looks like so far.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// Which of the pictures of its seed.
+    pub index: i32,
+    /// Steps done when it was made.
+    pub step: i32,
+    pub png: Vec<u8>,
 }
 
 /// One point of a loss curve.

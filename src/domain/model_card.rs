@@ -3,10 +3,22 @@
 use super::base_model::SamplingDefaults;
 use super::concept::ModifierToken;
 use super::invalid::FieldError;
+use super::sample::SchedulerName;
 use super::training::TrainingRecipe;
 
 /// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
 pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
+
+/// Says why a scheduler cannot take so many steps, if it cannot.
+pub type CheckSteps = Box<dyn Fn(SchedulerName, usize) -> Result<(), String> + Send + Sync>;
+
+/// A scheduler that the base model can be sampled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchedulerLimit {
+    pub name: SchedulerName,
+    /// The most steps that it can take.
+    pub max_steps: usize,
+}
 
 /// More than any model's token limit has room for; longer texts are not even counted.
 const MAX_PROMPT_BYTES: usize = 8 * 1024;
@@ -24,12 +36,14 @@ pub struct ModelCard {
     pub max_prompt_tokens: usize,
     /// Noise levels that the model was trained on: the most steps that a sample can have.
     pub num_train_timesteps: usize,
+    pub schedulers: Vec<SchedulerLimit>,
     /// The default recipe of one concept; see [`TrainingRecipe::for_concepts`].
     pub recipe: TrainingRecipe,
     pub sampling: SamplingDefaults,
     /// Whether there is a folder of class images.
     pub has_class_images: bool,
     pub count_tokens: CountTokens,
+    pub check_steps: CheckSteps,
 }
 
 impl ModelCard {

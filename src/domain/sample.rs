@@ -1,11 +1,11 @@
 //! A sample: a prompt and how to draw it.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
 use super::id::{DeltaId, ImageId};
-use super::invalid::{Checks, Invalid};
+use super::invalid::{Checks, FieldError, Invalid};
 use super::merge::MergeRecipe;
 use super::model_card::ModelCard;
 
@@ -96,6 +96,11 @@ pub struct SampleSettings {
 }
 
 impl SampleSettings {
+    /// The indices of the pictures.
+    pub fn indices(&self) -> Range<usize> {
+        self.first_index..self.first_index + self.n
+    }
+
     /// Refuses what the base model cannot draw.
     pub fn check(&self, model: &ModelCard) -> Result<(), Invalid> {
         let mut checks = Checks::default();
@@ -107,7 +112,12 @@ impl SampleSettings {
             1..=model.num_train_timesteps,
             "/num_inference_steps",
         );
-        checks.in_range(self.guidance_scale, 0.0..=100.0, "/guidance_scale");
+        if (1..=model.num_train_timesteps).contains(&self.num_inference_steps)
+            && let Err(reason) = (model.check_steps)(self.scheduler, self.num_inference_steps)
+        {
+            checks.push(FieldError::new("/num_inference_steps", "out_of_range", reason));
+        }
+        checks.in_range(self.guidance_scale, GUIDANCE_SCALES, "/guidance_scale");
         checks.in_range(
             self.unconditional_strength,
             UNCONDITIONAL_STRENGTHS,
@@ -119,7 +129,7 @@ impl SampleSettings {
         checks.require(start <= end, "/guidance_interval", "out_of_range", || {
             format!("it ends at {end}, before its start at {start}: write the smaller number first")
         });
-        checks.in_range(self.eta, 0.0..=1.0, "/eta");
+        checks.in_range(self.eta, ETAS, "/eta");
         if let Some(every) = self.preview_every {
             checks.in_range(every, 1..=model.num_train_timesteps, "/preview_every");
         }
@@ -147,6 +157,15 @@ impl SampleSettings {
 /// How much a delta changes the base model: 0 not at all, 1 as trained.
 pub const STRENGTHS: RangeInclusive<f64> = 0.0..=2.0;
 
+/// Weights of the prompt against the negative prompt.
+pub const GUIDANCE_SCALES: RangeInclusive<f64> = 0.0..=100.0;
+
+/// DDIM's shares of fresh noise.
+pub const ETAS: RangeInclusive<f64> = 0.0..=1.0;
+
+/// How much of an image to start from is drawn anew: not nothing.
+pub const NOISE_STRENGTHS: RangeInclusive<f64> = 1e-6..=1.0;
+
 /// How much of that the negative prompt sees.
 pub const UNCONDITIONAL_STRENGTHS: RangeInclusive<f64> = 0.0..=1.0;
 
@@ -169,6 +188,26 @@ pub struct InitImage {
     pub sha256: String,
     /// The share of the steps that are taken, in (0, 1]: 1 leaves little of the image.
     pub noise_strength: f64,
+}
+
+impl InitImage {
+    /// Refuses so little of so few steps that none is left.
+    pub fn check(&self, settings: &SampleSettings) -> Result<(), FieldError> {
+        let steps = settings.num_inference_steps;
+        if !NOISE_STRENGTHS.contains(&self.noise_strength) {
+            let detail = format!("{} is outside (0, 1]", self.noise_strength);
+            return Err(FieldError::new("/noise_strength", "out_of_range", detail));
+        }
+        if (steps as f64 * self.noise_strength) as usize > 0 {
+            return Ok(());
+        }
+        let detail = format!(
+            "{} of {steps} steps is less than one: take more steps, or at least {:.6}",
+            self.noise_strength,
+            1.0 / steps as f64
+        );
+        Err(FieldError::new("/noise_strength", "out_of_range", detail))
+    }
 }
 
 /// Draw this prompt with these deltas.

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::{
     EngineError, Result,
     clip::{ClipTextEncoder, ClipTokenizer},
-    device::compute_dtype,
+    device::{arithmetic, compute_dtype},
     ops::Precision,
     schedulers::SchedulerConfig,
     unet::UNet2DConditionModel,
@@ -26,6 +26,8 @@ pub struct BaseModel {
     pub device: Device,
     /// SHA-256 in hex over configs, vocabulary and weights: a delta names the base model it belongs to by this.
     pub digest: String,
+    /// How numbers are computed, as [`arithmetic`] calls it.
+    pub arithmetic: String,
     /// Weights of the folder that no layer has asked for, such as `text_encoder/text_projection.weight`.
     pub unexpected_weights: Vec<String>,
 }
@@ -59,6 +61,7 @@ impl BaseModel {
             vae: AutoencoderKl::load(&dir.join("vae"), &vae_files)?,
             scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
             device: device.clone(),
+            arithmetic: arithmetic(device, dtype, precision),
             digest: digest(dir, &[&text_files, &unet_files, &vae_files])?,
             unexpected_weights: Vec::new(),
         };

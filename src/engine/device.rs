@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device};
 
-use super::{EngineError, Result};
+use super::{EngineError, Result, ops::Precision};
 
 /// Picks a device by its name: `cpu`, or `cuda:0` in a build with the feature `cuda`.
 ///
@@ -48,6 +48,33 @@ pub fn compute_dtype(device: &Device) -> DType {
 /// Memory that is free on a GPU; `None` on the CPU, or if the driver does not say.
 pub fn free_bytes(device: &Device) -> Option<usize> {
     cuda::free_bytes(device)
+}
+
+/// What the last bits of a result depend on beside the model and the request, such as `f32, cpu avx512, winograd`.
+pub fn arithmetic(device: &Device, dtype: DType, precision: Precision) -> String {
+    let dtype = dtype.as_str();
+    match cuda::capability(device) {
+        Some((major, minor)) => format!("{dtype}, cuda {major}.{minor}"),
+        None => match precision {
+            Precision::Exact => format!("{dtype}, cpu {}", instructions()),
+            Precision::Fast => format!("{dtype}, cpu {}, winograd", instructions()),
+        },
+    }
+}
+
+/// The instructions that the CPU's operations are made of: they choose at run time.
+fn instructions() -> &'static str {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") {
+            return if has!("avx512dq") && has!("avx512vl") { "avx512" } else { "avx512f" };
+        }
+        if has!("avx2") && has!("fma") {
+            return "avx2";
+        }
+    }
+    std::env::consts::ARCH
 }
 
 #[cfg(feature = "cuda")]

@@ -14,6 +14,7 @@ mod schedule;
 mod unipc;
 
 use super::{EngineError, Result};
+use crate::domain::model_card::{CheckSteps, SchedulerLimit};
 use crate::domain::sample::SchedulerName;
 
 pub use schedule::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
@@ -163,6 +164,25 @@ impl Scheduler {
     ) {
         self.rule.step(self.skipped + step, model_pred, sample, noise);
     }
+}
+
+/// The schedulers that can be used with a config, and the most steps of each.
+pub fn limits(config: &SchedulerConfig) -> Vec<SchedulerLimit> {
+    let limit = |name| {
+        let takes = |&steps: &usize| Scheduler::new(name, config, steps, 0.0).is_ok();
+        let max_steps = (1..=config.num_train_timesteps).rev().find(takes)?;
+        Some(SchedulerLimit { name, max_steps })
+    };
+    SchedulerName::ALL.into_iter().filter_map(limit).collect()
+}
+
+/// The rule by which a number of steps is checked before anything is drawn.
+pub fn check_steps(config: &SchedulerConfig) -> CheckSteps {
+    let config = config.clone();
+    Box::new(move |name, steps| match Scheduler::new(name, &config, steps, 0.0) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    })
 }
 
 /// Refuses more steps than a spacing with an offset has room for.

@@ -19,6 +19,7 @@ use super::body::Timestamp;
 use super::error::{ApiError, Problem};
 use super::extract::Path;
 use super::jobs::{JobProblem, find_job};
+use super::previews::preview_paths;
 use crate::db;
 use crate::domain::id::{JobId, MergeId, SampleId, TrainingId};
 use crate::domain::job::{JobEvent, JobKind, JobStatus, Phase, Progress, published_id};
@@ -37,6 +38,8 @@ pub(crate) struct EventBody {
     phase: Option<Phase>,
     progress: Option<Progress>,
     error: Option<JobProblem>,
+    /// Paths of the newest previews of a sample's pictures, made after step `progress.preview_step`.
+    previews: Vec<String>,
     /// Also the event's id.
     revision: i64,
     created_at: Timestamp,
@@ -116,8 +119,9 @@ async fn stream_events(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let heartbeat = KeepAlive::new().interval(HEARTBEAT);
-    let mut response =
-        Sse::new(follow(app, job_id, kind, last_seen)).keep_alive(heartbeat).into_response();
+    let mut response = Sse::new(follow(app, job_id, kind, preview_paths(&job), last_seen))
+        .keep_alive(heartbeat)
+        .into_response();
     let no_buffering = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(no_buffering, HeaderValue::from_static("no"));
     Ok(response)
@@ -128,6 +132,7 @@ fn follow(
     app: App,
     job_id: JobId,
     kind: JobKind,
+    previews: Vec<String>,
     last_seen: i64,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let batches = stream::unfold(Some(last_seen), move |state| {
@@ -139,7 +144,7 @@ fn follow(
             Some((stream::iter(events), next))
         }
     });
-    batches.flatten().map(move |event| Ok(to_sse(event, job_id, kind)))
+    batches.flatten().map(move |event| Ok(to_sse(event, job_id, kind, &previews)))
 }
 
 /// Waits for events after `seq`; `None` if the server shuts down or its database is gone: the client comes again.
@@ -160,14 +165,23 @@ async fn next_events(app: &App, job_id: JobId, seq: i64) -> Option<Vec<JobEvent>
     }
 }
 
-fn to_sse(event: JobEvent, job_id: JobId, kind: JobKind) -> Event {
+fn to_sse(event: JobEvent, job_id: JobId, kind: JobKind, previews: &[String]) -> Event {
     let name = if event.status.is_terminal() { "job.terminal" } else { "job.updated" };
+    let step = event.progress.as_ref().and_then(|progress| progress.preview_step);
+    // The step makes each path new, for clients that show what they have seen under a path.
+    let previews = match step {
+        Some(step) if !event.status.is_terminal() => {
+            previews.iter().map(|path| format!("{path}?step={step}")).collect()
+        }
+        Some(_) | None => Vec::new(),
+    };
     let body = EventBody {
         id: published_id(job_id, kind),
         status: event.status,
         phase: event.phase,
         progress: event.progress,
         error: event.error.map(JobProblem::from),
+        previews,
         revision: event.seq,
         created_at: event.created_at.into(),
     };

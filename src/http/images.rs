@@ -1,4 +1,4 @@
-//! Images: photos of concepts, and pictures that samples drew.
+//! Images: photos of concepts, and what all images have in common.
 
 use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request, State};
@@ -25,7 +25,7 @@ use crate::storage::StorageKey;
 /// The largest upload: a few dozen photos of the largest size.
 pub(crate) const MAX_UPLOAD_BYTES: usize = 512 * 1024 * 1024;
 
-/// A photo or a drawn picture.
+/// A photo, an upload to start samples from, or a drawn picture.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ImageBody {
     pub(crate) id: ImageId,
@@ -33,11 +33,11 @@ pub(crate) struct ImageBody {
     object: &'static str,
     /// The concept that a photo belongs to.
     concept: Option<ConceptId>,
-    /// The photo's name when it was uploaded.
+    /// Its name when it was uploaded.
     file_name: Option<String>,
     /// The sample that a picture belongs to.
     sample: Option<SampleId>,
-    /// Which of the sample's pictures it is.
+    /// Which of the pictures of its seed it is.
     index: Option<i32>,
     width: i32,
     height: i32,
@@ -56,6 +56,7 @@ impl From<Image> for ImageBody {
             ImageSource::Photo { concept_id, file_name } => {
                 (Some(concept_id), file_name, None, None)
             }
+            ImageSource::Upload { file_name } => (None, file_name, None, None),
             ImageSource::Sample { sample_id, index } => (None, None, Some(sample_id), Some(index)),
         };
         Self {
@@ -210,12 +211,12 @@ impl Verdict {
     }
 }
 
-fn short_file_name(name: &str) -> String {
+pub(crate) fn short_file_name(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// Reads one file, or `None` if it is too large: the rest of it is then skipped.
-async fn read_limited(mut field: Field<'_>) -> Result<Option<Vec<u8>>, ApiError> {
+pub(crate) async fn read_limited(mut field: Field<'_>) -> Result<Option<Vec<u8>>, ApiError> {
     let mut file = Vec::new();
     let mut fits = true;
     while let Some(chunk) = field.chunk().await.map_err(from_multipart)? {
@@ -229,7 +230,7 @@ async fn read_limited(mut field: Field<'_>) -> Result<Option<Vec<u8>>, ApiError>
     Ok(fits.then_some(file))
 }
 
-fn from_multipart(error: MultipartError) -> ApiError {
+pub(crate) fn from_multipart(error: MultipartError) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
         ApiError::BodyTooLarge { limit_bytes: MAX_UPLOAD_BYTES }
     } else {
@@ -237,7 +238,10 @@ fn from_multipart(error: MultipartError) -> ApiError {
     }
 }
 
-async fn decode(app: &App, file: Vec<u8>) -> Result<Result<Photo, PhotoError>, ApiError> {
+pub(crate) async fn decode(
+    app: &App,
+    file: Vec<u8>,
+) -> Result<Result<Photo, PhotoError>, ApiError> {
     let permit = app.decoders.clone().acquire_owned().await;
     let permit = permit.map_err(|closed| ApiError::Internal(closed.into()))?;
     tokio::task::spawn_blocking(move || {
@@ -310,7 +314,7 @@ pub(crate) async fn list_concept_images(
     Ok(axum::Json(ListBody::new(images, &query, |image| image.image_id.0, ImageBody::from)))
 }
 
-/// Returns what is known about a photo or a drawn picture.
+/// Returns what is known about an image.
 #[utoipa::path(get, path = "/v1/images/{image_id}", tag = "images",
     params(("image_id" = ImageId, Path)),
     responses(

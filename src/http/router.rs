@@ -16,7 +16,8 @@ use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::images::MAX_UPLOAD_BYTES;
 use super::{
-    App, capabilities, concepts, deltas, events, health, images, merges, samples, trainings,
+    App, capabilities, concepts, deltas, events, health, images, manifests, merges, previews,
+    samples, trainings, uploads,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -58,6 +59,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         ));
     let uploads = OpenApiRouter::new()
         .routes(routes!(images::upload_images, images::list_concept_images))
+        .routes(routes!(uploads::upload_image))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
         .routes(routes!(concepts::create_concept, concepts::list_concepts))
@@ -65,6 +67,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .merge(uploads)
         .routes(routes!(images::get_image))
         .routes(routes!(images::get_image_content))
+        .routes(routes!(manifests::get_manifest))
         .routes(routes!(trainings::start_training, trainings::list_trainings))
         .routes(routes!(trainings::get_training))
         .routes(routes!(trainings::cancel_training))
@@ -81,6 +84,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(samples::get_sample))
         .routes(routes!(samples::cancel_sample))
         .routes(routes!(events::stream_sample_events))
+        .routes(routes!(previews::get_preview))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

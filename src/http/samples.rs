@@ -4,6 +4,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::App;
@@ -13,12 +14,15 @@ use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::images::ImageBody;
 use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
+use super::manifests::task_again;
 use super::trainings::random_seed;
+use super::uploads::{ChosenInit, choose_init};
 use crate::db;
-use crate::domain::id::{DeltaId, SampleId};
+use crate::domain::id::{DeltaId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
-use crate::domain::invalid::Checks;
+use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::job::{Job, JobKind, Task};
+use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::model_card::ModelCard;
 use crate::domain::sample::{
@@ -31,10 +35,9 @@ use crate::domain::sample::{
 pub(crate) struct StartSample {
     /// What to draw. A concept's modifier token brings the concept in: `photo of a <rex> dog on the beach`.
     #[schema(examples("photo of a <rex> dog on the beach"))]
-    prompt: String,
+    prompt: Option<String>,
     /// What to keep away from.
-    #[serde(default)]
-    negative_prompt: String,
+    negative_prompt: Option<String>,
     /// Number of pictures, 1 to 16.
     #[schema(minimum = 1, maximum = 16, default = 1)]
     n: Option<usize>,
@@ -62,19 +65,110 @@ pub(crate) struct StartSample {
     /// DDIM's share of fresh noise per step.
     #[schema(minimum = 0, maximum = 1)]
     eta: Option<f64>,
+    /// The size of `init_image` if there is one, else the base model's own.
     width: Option<usize>,
     height: Option<usize>,
+    /// An image to start from instead of noise alone: any id of the catalog, such as that of `POST /v1/images`. It is
+    /// scaled to cover the size and cut in its middle.
+    init_image: Option<ImageId>,
+    /// How much of it is drawn anew, above 0 up to 1: the share of the steps that are taken.
+    #[schema(exclusive_minimum = 0, maximum = 1, default = 0.8)]
+    noise_strength: Option<f64>,
+    /// Makes a small preview of each picture every so many steps; events tell of them.
+    #[schema(minimum = 1)]
+    preview_every: Option<usize>,
     /// `strict` by default; `fast` may be quicker on a GPU, and differ in the last bits.
     determinism: Option<Determinism>,
     /// Concepts that no token in the prompt names, and deltas or strengths other than the usual.
-    #[serde(default)]
     #[schema(max_items = 8)]
-    concepts: Vec<ConceptUse>,
+    concepts: Option<Vec<ConceptUse>>,
+    /// A picture's manifest, to draw that one picture again. It stands alone: with any other field it would be another
+    /// picture.
+    from_manifest: Option<Manifest>,
 }
 
 impl StartSample {
-    fn settings(&self, model: &ModelCard) -> SampleSettings {
+    /// Names the fields that stand beside a manifest.
+    fn refuse_beside_manifest(&self) -> Result<(), Invalid> {
+        let mut checks = Checks::default();
+        for (pointer, given) in [
+            ("/prompt", self.prompt.is_some()),
+            ("/negative_prompt", self.negative_prompt.is_some()),
+            ("/n", self.n.is_some()),
+            ("/first_index", self.first_index.is_some()),
+            ("/seed", self.seed.is_some()),
+            ("/num_inference_steps", self.num_inference_steps.is_some()),
+            ("/guidance_scale", self.guidance_scale.is_some()),
+            ("/unconditional_strength", self.unconditional_strength.is_some()),
+            ("/guidance_interval", self.guidance_interval.is_some()),
+            ("/scheduler", self.scheduler.is_some()),
+            ("/eta", self.eta.is_some()),
+            ("/width", self.width.is_some()),
+            ("/height", self.height.is_some()),
+            ("/init_image", self.init_image.is_some()),
+            ("/noise_strength", self.noise_strength.is_some()),
+            ("/preview_every", self.preview_every.is_some()),
+            ("/determinism", self.determinism.is_some()),
+            ("/concepts", self.concepts.is_some()),
+        ] {
+            checks.require(!given, pointer, "conflicting_fields", || {
+                "from_manifest stands alone: leave this field out, or change it in the manifest"
+                    .to_owned()
+            });
+        }
+        checks.finish()
+    }
+
+    /// What the request asks for, its names resolved and its defaults filled in.
+    async fn into_task(
+        self,
+        db: &mut PgConnection,
+        model: &ModelCard,
+    ) -> Result<SampleTask, ApiError> {
+        let init = choose_init(db, model, self.init_image, self.noise_strength).await?;
+        let settings = self.settings(model, init.as_ref());
+        settings.check(model)?;
+        let init = init.map(|chosen| chosen.init);
+        if let Some(init) = &init {
+            init.check(&settings)?;
+        }
+        let prompt = self.prompt.ok_or_else(|| {
+            FieldError::new("/prompt", "missing_field", "a sample needs a prompt or from_manifest")
+        })?;
+        let negative_prompt = self.negative_prompt.unwrap_or_default();
+        let mut tokens = tokens_of(&prompt, "/prompt")?;
+        let of_negative = tokens_of(&negative_prompt, "/negative_prompt")?;
+        if !of_negative.is_empty() && settings.unconditional_strength <= 0.0 {
+            let detail = "at 0 the negative prompt sees no concept, and this one names some";
+            let pointer = "/unconditional_strength";
+            return Err(FieldError::new(pointer, "conflicting_fields", detail).into());
+        }
+        tokens.extend(of_negative);
+
+        let concepts = self.concepts.unwrap_or_default();
+        let binding = bind(db, model, &concepts, &tokens).await?;
+        let mut checks = Checks::default();
+        for (text, pointer) in [(&prompt, "/prompt"), (&negative_prompt, "/negative_prompt")] {
+            if let Err(error) = model.check_prompt(text, &binding.modifier_tokens(), pointer) {
+                checks.push(error);
+            }
+        }
+        checks.finish()?;
+        Ok(SampleTask {
+            base_digest: model.digest.clone(),
+            prompt,
+            negative_prompt,
+            settings,
+            deltas: binding.deltas,
+            merge: MergeRecipe::default(),
+            init,
+        })
+    }
+
+    fn settings(&self, model: &ModelCard, init: Option<&ChosenInit>) -> SampleSettings {
         let defaults = &model.sampling;
+        let native = (model.native_size, model.native_size);
+        let (width, height) = init.map_or(native, |chosen| (chosen.width, chosen.height));
         SampleSettings {
             n: self.n.unwrap_or(1),
             first_index: self.first_index.unwrap_or(0),
@@ -85,10 +179,10 @@ impl StartSample {
             guidance_interval: self.guidance_interval.unwrap_or([0.0, 1.0]).map(decimal),
             scheduler: self.scheduler.unwrap_or(defaults.scheduler),
             eta: decimal(self.eta.unwrap_or(defaults.eta)),
-            width: self.width.unwrap_or(model.native_size),
-            height: self.height.unwrap_or(model.native_size),
+            width: self.width.unwrap_or(width),
+            height: self.height.unwrap_or(height),
             determinism: self.determinism.unwrap_or_default(),
-            preview_every: None,
+            preview_every: self.preview_every,
         }
     }
 }
@@ -104,6 +198,9 @@ pub(crate) struct SampleBody {
     /// How it is drawn, with every default filled in.
     #[serde(flatten)]
     settings: SampleSettings,
+    /// What the pictures start from instead of noise alone.
+    init_image: Option<ImageId>,
+    noise_strength: Option<f64>,
     /// What the prompt's and the list's concepts meant when the sample was asked for.
     deltas: Vec<DeltaUseBody>,
     /// The pictures, once the sample has succeeded.
@@ -137,6 +234,8 @@ impl SampleBody {
             prompt: task.prompt,
             negative_prompt: task.negative_prompt,
             settings: task.settings,
+            init_image: task.init.as_ref().map(|init| init.image_id),
+            noise_strength: task.init.map(|init| init.noise_strength),
             deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
             images: images.iter().filter(is_its).cloned().map(ImageBody::from).collect(),
             job: body,
@@ -148,6 +247,8 @@ impl SampleBody {
 ///
 /// Answers as soon as the job is queued; the pictures are at `GET /v1/samples/{sample_id}` when it has succeeded.
 /// Concepts come in by their modifier tokens in the prompt, or by the `concepts` list. Several are merged on the way.
+/// Numbers are read to six decimals. A picture's bytes depend on the request alone, `n` and `determinism` left aside:
+/// picture `i` is the same drawn alone, by `first_index`. `from_manifest` draws a picture again from what it carries.
 #[utoipa::path(post, path = "/v1/samples", tag = "samples", request_body = StartSample,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds for the end")),
     responses(
@@ -157,38 +258,22 @@ impl SampleBody {
             description = "Queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`unknown_concept`, `concept_not_trained`, `prompt_too_long`, `base_model_mismatch`, \
-                `out_of_range`, `not_a_multiple`, `unknown_field`, …"),
+                `out_of_range`, `not_a_multiple`, `unknown_field`, `conflicting_fields`, `unknown_image`, …"),
         (status = 503, body = Problem, content_type = "application/problem+json",
             headers(("retry-after" = u64)), description = "`queue_full`: as many wait as may"),
     ))]
 pub(crate) async fn start_sample(
     State(app): State<App>,
     headers: HeaderMap,
-    Json(body): Json<StartSample>,
+    Json(mut body): Json<StartSample>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let settings = body.settings(&app.model);
-    settings.check(&app.model)?;
-    let mut tokens = tokens_of(&body.prompt, "/prompt")?;
-    tokens.extend(tokens_of(&body.negative_prompt, "/negative_prompt")?);
-
     let mut tx = app.db.begin().await?;
-    let binding = bind(&mut tx, &app.model, &body.concepts, &tokens).await?;
-    let mut checks = Checks::default();
-    for (text, pointer) in [(&body.prompt, "/prompt"), (&body.negative_prompt, "/negative_prompt")]
-    {
-        if let Err(error) = app.model.check_prompt(text, &binding.modifier_tokens(), pointer) {
-            checks.push(error);
+    let task = match body.from_manifest.take() {
+        Some(manifest) => {
+            body.refuse_beside_manifest()?;
+            task_again(&mut tx, &app.model, manifest).await?
         }
-    }
-    checks.finish()?;
-    let task = SampleTask {
-        base_digest: app.model.digest.clone(),
-        prompt: body.prompt,
-        negative_prompt: body.negative_prompt,
-        settings,
-        deltas: binding.deltas,
-        init: None,
-        merge: MergeRecipe::default(),
+        None => body.into_task(&mut tx, &app.model).await?,
     };
     let job_id = enqueue(&app, &mut tx, &Task::Sample(task)).await?;
     tx.commit().await?;

@@ -27,6 +27,8 @@ pub(crate) struct Drawing {
     pub(crate) cast: Cast,
     /// One per picture.
     pub(crate) requests: Vec<SampleRequest>,
+    /// Shows each picture every so many of its steps.
+    pub(crate) preview_every: Option<usize>,
     /// Where the pictures go, each with its number; after an error no more come.
     pub(crate) pictures: mpsc::UnboundedSender<Result<(usize, RgbImage), JobError>>,
 }
@@ -86,6 +88,24 @@ struct Running {
 }
 
 impl Running {
+    /// Shows what it looks like so far, where that is asked for and due; the last step is followed by the picture itself.
+    fn show(&self, engine: &Engine) {
+        let Drawing { job, requests, preview_every, .. } = &self.order.drawing;
+        let left = self.row.remaining();
+        let done = self.row.total_steps() - left;
+        if left == 0 || preview_every.is_none_or(|every| !done.is_multiple_of(every)) {
+            return;
+        }
+        match guarded(|| self.row.preview(&engine.base)) {
+            Ok(preview) => {
+                let index = requests[self.index].image_index as usize;
+                preview.into_iter().for_each(|picture| job.show(index, done, picture));
+            }
+            // The picture itself may still be had.
+            Err(error) => tracing::warn!(job.id = %job.job_id, %error, "no preview"),
+        }
+    }
+
     fn cost(&self) -> usize {
         self.row.width() * self.scale
     }
@@ -184,6 +204,7 @@ impl Batch {
                 }
             }
             running.order.note_step();
+            running.show(engine);
         }
         self.running.retain(|running| !running.order.over.get());
     }

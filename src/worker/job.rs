@@ -1,17 +1,20 @@
 //! A job in hand: its lease, its progress, and the word that it shall stop.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use image::RgbImage;
 
 use super::error::JobError;
 use super::runner::Worker;
 use crate::db;
 use crate::domain::id::JobId;
-use crate::domain::job::{Metric, Phase, Progress};
+use crate::domain::job::{Metric, Phase, Preview, Progress};
 use crate::engine::Flow;
+use crate::picture;
 
 /// How often progress is written, the lease renewed and a wish to cancel noticed.
 const BEAT: Duration = Duration::from_millis(500);
@@ -43,6 +46,10 @@ struct News {
     phase_began: Option<Instant>,
     progress: Option<Progress>,
     metrics: Vec<Metric>,
+    /// The newest of each picture, by its index, and after which step; what is overtaken before it is written never is.
+    previews: BTreeMap<usize, (usize, RgbImage)>,
+    /// The step of the newest of all.
+    preview_step: Option<usize>,
     /// Something has changed since it was last written.
     fresh: bool,
 }
@@ -67,6 +74,8 @@ impl JobContext {
             phase_began: Some(Instant::now()),
             progress: None,
             metrics: std::mem::take(&mut news.metrics),
+            previews: std::mem::take(&mut news.previews),
+            preview_step: news.preview_step,
             fresh: true,
         };
     }
@@ -95,6 +104,7 @@ impl JobContext {
             steps_per_second,
             eta_seconds: steps_per_second
                 .map(|rate| total_steps.saturating_sub(step) as f64 / rate),
+            preview_step: news.preview_step,
         });
         if let Some(loss) = loss {
             news.metrics.push(Metric {
@@ -105,6 +115,17 @@ impl JobContext {
         }
         news.fresh = true;
         if self.is_stopping() { Flow::Stop } else { Flow::Continue }
+    }
+
+    /// Shows what a picture looks like after so many of its steps.
+    pub(crate) fn show(&self, index: usize, step: usize, picture: RgbImage) {
+        let mut news = self.news();
+        news.previews.insert(index, (step, picture));
+        news.preview_step = Some(step);
+        if let Some(progress) = &mut news.progress {
+            progress.preview_step = Some(step);
+        }
+        news.fresh = true;
     }
 
     /// Notes when the first denoising step began; later calls change nothing.
@@ -176,14 +197,22 @@ impl JobContext {
 
     /// Writes what is new, and returns whether the job shall stop, or `None` if it is another worker's.
     pub(crate) async fn write_news(&self) -> sqlx::Result<Option<bool>> {
-        let (phase, progress, metrics, fresh) = {
+        let (phase, progress, metrics, previews, fresh) = {
             let mut news = self.news();
             let fresh = std::mem::take(&mut news.fresh);
-            (news.phase, news.progress.clone(), std::mem::take(&mut news.metrics), fresh)
+            let metrics = std::mem::take(&mut news.metrics);
+            (news.phase, news.progress.clone(), metrics, std::mem::take(&mut news.previews), fresh)
         };
         let (db, lease) = (&self.worker.db, self.worker.config.lease);
         if !metrics.is_empty() {
             db::metrics::record(db, self.job_id, self.fence, &metrics).await?;
+        }
+        // Before the progress that tells of them.
+        if !previews.is_empty() {
+            let previews = tokio::task::spawn_blocking(|| encoded(previews)).await;
+            let previews =
+                previews.map_err(|panic| sqlx::Error::Io(std::io::Error::other(panic)))?;
+            db::previews::record(db, self.job_id, self.fence, &previews).await?;
         }
         match phase {
             Some(phase) if fresh => {
@@ -196,4 +225,13 @@ impl JobContext {
     fn news(&self) -> std::sync::MutexGuard<'_, News> {
         self.live.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Previews as PNGs; one that cannot be encoded is left out.
+fn encoded(previews: BTreeMap<usize, (usize, RgbImage)>) -> Vec<Preview> {
+    let encode = |(index, (step, picture)): (usize, (usize, RgbImage))| {
+        let png = picture::encode_plain(&picture).ok()?;
+        Some(Preview { index: index as i32, step: step as i32, png })
+    };
+    previews.into_iter().filter_map(encode).collect()
 }

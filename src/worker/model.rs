@@ -4,6 +4,8 @@ use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+
 use super::class_images::ClassImageFolder;
 use crate::domain::base_model::BaseModelProfile;
 use crate::domain::model_card::ModelCard;
@@ -11,6 +13,7 @@ use crate::engine::base_model::BaseModel;
 use crate::engine::clip::ClipTokenizer;
 use crate::engine::custom_diffusion::pack::MergeBase;
 use crate::engine::device::{compute_dtype, device_named, free_bytes};
+use crate::engine::schedulers::{check_steps, limits};
 use crate::engine::weights::read_json;
 use crate::engine::{EngineError, Result};
 
@@ -52,6 +55,7 @@ impl LoadedModel {
             native_size: base.resolution(),
             max_prompt_tokens: base.tokenizer.max_length(),
             num_train_timesteps: base.scheduler.num_train_timesteps,
+            schedulers: limits(&base.scheduler),
             recipe: profile.training,
             sampling: profile.sampling,
             has_class_images: !class_images.is_empty(),
@@ -59,6 +63,7 @@ impl LoadedModel {
                 // A text that cannot be encoded at all is too long for any model.
                 tokenizer.encode(text, added).map_or(usize::MAX, |tokens| tokens.length)
             }),
+            check_steps: check_steps(&base.scheduler),
         });
         let captions = class_images.captions();
         let engine = Engine { base, captions, merge_base: OnceCell::new() };
@@ -95,6 +100,16 @@ impl Engine {
         let widest = side * side * channels * compute_dtype(&self.base.device).size_in_bytes();
         // Half of it is left to a training and to the decoder.
         (free / 2 / (WIDEST_MAPS * widest)).clamp(1, GPU_ROW_BUDGET)
+    }
+
+    /// SHA-256 in hex over the captions that merges leave alone.
+    pub(crate) fn captions_digest(&self) -> String {
+        let mut digest = Sha256::new();
+        for caption in &self.captions {
+            digest.update((caption.len() as u64).to_le_bytes());
+            digest.update(caption);
+        }
+        data_encoding::HEXLOWER.encode(&digest.finalize())
     }
 
     /// What all merges have in common; the first one computes it.

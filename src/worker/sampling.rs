@@ -1,9 +1,7 @@
 //! Samples: from a prompt to pictures in the store.
 
-use std::io::Cursor;
-
 use chrono::Utc;
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -11,15 +9,19 @@ use tokio::task::JoinSet;
 use super::batch::Drawing;
 use super::conditioner::Cast;
 use super::error::JobError;
+use super::init_image::read_init;
 use super::job::JobContext;
+use super::manifest::manifest_of;
 use super::slots::Seat;
 use crate::db;
 use crate::domain::id::{ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::Phase;
+use crate::domain::manifest::Manifest;
 use crate::domain::sample::SampleTask;
 use crate::engine::conditioning::ConceptUse;
-use crate::engine::sampler::SampleRequest;
+use crate::engine::sampler::{InitImage, SampleRequest};
+use crate::picture;
 use crate::storage::StorageKey;
 
 /// Has the pictures drawn in the running batch, stores each as it comes, and records them all.
@@ -33,20 +35,26 @@ pub(crate) async fn run(
 ) -> Result<(), JobError> {
     job.check_base(&task.base_digest)?;
     let concepts = job.worker.deltas.read(&job.worker.storage, &task.deltas).await?;
+    let init = read_init(job, &task).await?;
     let (sender, mut pictures) = mpsc::unbounded_channel();
     job.worker.gpu.draw(Drawing {
         job: job.clone(),
-        requests: requests(&task, &concepts),
-        cast: Cast::new(&task.deltas, concepts, task.merge),
+        requests: requests(&task, &concepts, init),
+        cast: Cast::new(&task.deltas, concepts.clone(), task.merge.clone()),
+        preview_every: task.settings.preview_every,
         pictures: sender,
     });
+    // Said while the pictures are drawn, so that no first step waits for it.
+    let manifest = manifest_of(job, &task, &concepts).await?;
 
     let mut storing = JoinSet::new();
     for _ in 0..task.settings.n {
         // Without an answer the device's thread is gone.
         let (index, picture) = pictures.recv().await.ok_or(JobError::EnginePanicked)??;
         seat.release(task.settings.rows_per_image());
-        storing.spawn(store(job.clone(), task.settings.first_index + index, picture));
+        let image_index = task.settings.first_index + index;
+        let manifest = Manifest { image_index, ..manifest.clone() };
+        storing.spawn(store(job.clone(), picture, manifest));
     }
     drop(seat);
     job.enter(Phase::Storing);
@@ -71,7 +79,11 @@ pub(crate) async fn run(
 }
 
 /// One request per picture.
-fn requests(task: &SampleTask, concepts: &[ConceptUse]) -> Vec<SampleRequest> {
+fn requests(
+    task: &SampleTask,
+    concepts: &[ConceptUse],
+    init: Option<InitImage>,
+) -> Vec<SampleRequest> {
     let settings = &task.settings;
     let request = |index| SampleRequest {
         prompt: task.prompt.clone(),
@@ -87,17 +99,18 @@ fn requests(task: &SampleTask, concepts: &[ConceptUse]) -> Vec<SampleRequest> {
         eta: settings.eta,
         width: settings.width,
         height: settings.height,
-        init: None,
+        init: init.clone(),
         determinism: settings.determinism,
     };
     (0..settings.n).map(request).collect()
 }
 
 /// Encodes and writes one picture, beside the device's thread.
-async fn store(job: JobContext, index: usize, picture: RgbImage) -> Result<Image, JobError> {
+async fn store(job: JobContext, picture: RgbImage, manifest: Manifest) -> Result<Image, JobError> {
+    let index = manifest.image_index;
     let (width, height) = picture.dimensions();
     let encoded = tokio::task::spawn_blocking(move || {
-        let png = encode_png(&picture)?;
+        let png = picture::encode(&picture, &manifest)?;
         let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&png));
         Ok((png, sha256))
     });
@@ -116,10 +129,4 @@ async fn store(job: JobContext, index: usize, picture: RgbImage) -> Result<Image
     };
     job.worker.storage.write(&key, png).await?;
     Ok(image)
-}
-
-fn encode_png(picture: &RgbImage) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-    let mut png = Cursor::new(Vec::new());
-    picture.write_to(&mut png, ImageFormat::Png)?;
-    Ok(png.into_inner())
 }

@@ -5,6 +5,7 @@
 mod base_model;
 mod conditioning;
 mod devices;
+mod late_starts;
 mod merging;
 mod ops;
 mod sampler;

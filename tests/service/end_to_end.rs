@@ -17,7 +17,7 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    async fn start(db: PgPool) -> Self {
+    pub(crate) async fn start(db: PgPool) -> Self {
         let poll = Duration::from_millis(100);
         Self::start_with(db, WorkerConfig { poll, ..WorkerConfig::default() }).await
     }
@@ -59,7 +59,7 @@ impl Whole {
     }
 
     /// Starts a job and waits until it has ended.
-    async fn run(&self, path: &str, body: Value) -> Answer {
+    pub(crate) async fn run(&self, path: &str, body: Value) -> Answer {
         let started = self.service.post(path, body).await;
         assert_eq!(started.status, 202, "{started:?}");
         self.wait(started.header("location"), |status| status != "queued" && status != "running")
@@ -82,7 +82,18 @@ impl Whole {
         }
     }
 
-    async fn train(&self, concepts: Value) -> Answer {
+    /// Draws a sample and returns its PNGs.
+    pub(crate) async fn pictures(&self, body: Value) -> Vec<Vec<u8>> {
+        let sample = self.run("/v1/samples", body).await;
+        assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
+        let mut pictures = Vec::new();
+        for image in sample.body["images"].as_array().unwrap() {
+            pictures.push(self.service.get(image["url"].as_str().unwrap()).await.bytes);
+        }
+        pictures
+    }
+
+    pub(crate) async fn train(&self, concepts: Value) -> Answer {
         let recipe = json!({
             "max_train_steps": 3, "instance_batch_size": 2, "class_batch_size": 2, "num_class_images": 8,
         });

@@ -21,6 +21,8 @@ use vstar::domain::job::{JobKind, Task};
 use vstar::domain::model_card::ModelCard;
 use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
+use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
+use vstar::engine::weights::read_json;
 use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
 use vstar::storage::Storage;
 
@@ -81,6 +83,8 @@ impl Service {
     /// The same with so many places in each queue.
     pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
+        let scheduler: SchedulerConfig =
+            read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
         let card = ModelCard {
             name: "tiny".to_owned(),
             digest: DIGEST.to_owned(),
@@ -88,12 +92,14 @@ impl Service {
             native_size: 64,
             max_prompt_tokens: tokenizer.max_length(),
             num_train_timesteps: 1000,
+            schedulers: limits(&scheduler),
             recipe: TrainingRecipe::paper(),
             sampling: SamplingDefaults::paper(),
             has_class_images: true,
             count_tokens: Box::new(move |text, added| {
                 tokenizer.encode(text, added).unwrap().length
             }),
+            check_steps: check_steps(&scheduler),
         };
         Self::with(db, Arc::new(card), queue_limit).await
     }
@@ -145,6 +151,16 @@ impl Service {
             form.part("files", Part::bytes(file).file_name(name.to_owned()))
         });
         self.send(self.request(reqwest::Method::POST, path).multipart(form)).await
+    }
+
+    /// Uploads an image to start samples from.
+    pub(crate) async fn upload_image(&self, file: Vec<u8>) -> Answer {
+        let form = Form::new().part("file", Part::bytes(file).file_name("a.png"));
+        self.send(self.request(reqwest::Method::POST, "/v1/images").multipart(form)).await
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     /// Creates a concept and returns its id.

@@ -15,7 +15,9 @@ mod openapi;
 mod overload;
 mod photos;
 mod queue;
+mod replay;
 mod samples;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod trainings;
+mod upgrade;

@@ -1,4 +1,4 @@
-//! The demo's HTTP client: JSON in and out, every request written down.
+//! An HTTP client of the service: JSON in and out, every request written down.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -7,21 +7,30 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use reqwest::multipart::{Form, Part};
 use reqwest::{Method, RequestBuilder};
+use serde::Serialize;
 use serde_json::Value;
-
-use super::report::RequestReport;
 
 /// How often a job is looked at.
 const POLL: Duration = Duration::from_millis(300);
 
-pub(super) struct Client {
+/// One HTTP request; repeated polls of a job count as one.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RequestReport {
+    method: String,
+    path: String,
+    status: u16,
+    seconds: f64,
+    times: usize,
+}
+
+pub(crate) struct Client {
     http: reqwest::Client,
     address: String,
     requests: Mutex<Vec<RequestReport>>,
 }
 
 impl Client {
-    pub(super) fn new(address: &str) -> Self {
+    pub(crate) fn new(address: &str) -> Self {
         Self {
             http: reqwest::Client::new(),
             address: address.to_owned(),
@@ -29,20 +38,20 @@ impl Client {
         }
     }
 
-    pub(super) async fn get(&self, path: &str) -> Result<Value> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Value> {
         let bytes = self.send(Method::GET, path, |request| request).await?;
         serde_json::from_slice(&bytes)
             .with_context(|| format!("GET {path} did not answer with JSON"))
     }
 
-    pub(super) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let bytes = self.send(Method::POST, path, |request| request.json(body)).await?;
         serde_json::from_slice(&bytes)
             .with_context(|| format!("POST {path} did not answer with JSON"))
     }
 
     /// Uploads files as the parts `files` of a multipart body.
-    pub(super) async fn upload(&self, path: &str, files: &[PathBuf]) -> Result<Value> {
+    pub(crate) async fn upload(&self, path: &str, files: &[PathBuf]) -> Result<Value> {
         let mut form = Form::new();
         for file in files {
             let content = std::fs::read(file)
@@ -55,16 +64,21 @@ impl Client {
             .with_context(|| format!("POST {path} did not answer with JSON"))
     }
 
-    /// Fetches a file and returns its size.
-    pub(super) async fn download(&self, path: &str, to: &Path) -> Result<usize> {
-        let bytes = self.send(Method::GET, path, |request| request).await?;
+    /// Fetches a file.
+    pub(crate) async fn fetch(&self, path: &str) -> Result<Vec<u8>> {
+        self.send(Method::GET, path, |request| request).await
+    }
+
+    /// Fetches a file to a place and returns its size.
+    pub(crate) async fn download(&self, path: &str, to: &Path) -> Result<usize> {
+        let bytes = self.fetch(path).await?;
         std::fs::write(to, &bytes)
             .with_context(|| format!("{} cannot be written", to.display()))?;
         Ok(bytes.len())
     }
 
     /// Looks at a job until it has succeeded; `see` hears of each look.
-    pub(super) async fn finish(&self, path: &str, mut see: impl FnMut(&Value)) -> Result<Value> {
+    pub(crate) async fn finish(&self, path: &str, mut see: impl FnMut(&Value)) -> Result<Value> {
         loop {
             let job = self.get(path).await?;
             see(&job);
@@ -79,7 +93,7 @@ impl Client {
     }
 
     /// Everything that was asked so far.
-    pub(super) fn requests(&self) -> Vec<RequestReport> {
+    pub(crate) fn requests(&self) -> Vec<RequestReport> {
         self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 
@@ -97,7 +111,7 @@ impl Client {
         let bytes = response.bytes().await.with_context(|| format!("{method} {path} broke off"))?;
         self.write_down(&method, path, status.as_u16(), start.elapsed().as_secs_f64());
         if !status.is_success() {
-            bail!("{method} {path} answered {status}: {}", String::from_utf8_lossy(&bytes));
+            bail!("{method} {path} answered {status}: {}", reason(&bytes));
         }
         Ok(bytes.to_vec())
     }
@@ -119,5 +133,14 @@ impl Client {
             seconds,
             times: 1,
         });
+    }
+}
+
+/// What a problem says, or the body as it is.
+fn reason(body: &[u8]) -> String {
+    let problem: Value = serde_json::from_slice(body).unwrap_or_default();
+    match (problem["code"].as_str(), problem["detail"].as_str()) {
+        (Some(code), Some(detail)) => format!("{code}: {detail}"),
+        _ => String::from_utf8_lossy(body).into_owned(),
     }
 }

@@ -1,0 +1,46 @@
+//! Previews: what a running sample's pictures look like so far.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+
+use super::App;
+use super::error::{ApiError, Problem};
+use super::extract::Path;
+use super::jobs::find_job;
+use crate::db;
+use crate::domain::id::{JobId, SampleId};
+use crate::domain::job::{Job, JobKind, Task};
+
+/// Returns the newest preview of one picture of a running sample, as a small PNG.
+///
+/// Samples with `preview_every` make previews; their events say when there are new ones. They are gone when the sample
+/// has ended.
+#[utoipa::path(get, path = "/v1/samples/{sample_id}/previews/{index}", tag = "samples",
+    params(("sample_id" = SampleId, Path), ("index" = i32, Path, description = "Index of the picture")),
+    responses(
+        (status = 200, content_type = "image/png", body = Vec<u8>),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "There is none yet, or none any more"),
+    ))]
+pub(crate) async fn get_preview(
+    State(app): State<App>,
+    Path((sample_id, index)): Path<(SampleId, i32)>,
+) -> Result<Response, ApiError> {
+    let job_id = JobId::from(sample_id);
+    find_job(&app, job_id, JobKind::Sample).await?;
+    let preview = db::previews::find(&app.db, job_id, index).await?;
+    let preview = preview.ok_or_else(|| ApiError::not_found("preview of picture", index))?;
+    let headers = [(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")];
+    Ok((headers, preview.png).into_response())
+}
+
+/// Where the previews of a job's pictures are; nowhere for one that makes none.
+pub(crate) fn preview_paths(job: &Job) -> Vec<String> {
+    let Task::Sample(task) = &job.task else { return Vec::new() };
+    if task.settings.preview_every.is_none() {
+        return Vec::new();
+    }
+    let id = SampleId::from(job.job_id);
+    task.settings.indices().map(|index| format!("/v1/samples/{id}/previews/{index}")).collect()
+}

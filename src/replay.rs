@@ -1,0 +1,89 @@
+//! `vstar replay`: draws a picture again from the manifest that it carries, and says whether it is the same.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use image::RgbImage;
+use serde_json::json;
+
+use crate::client::Client;
+use crate::picture;
+
+/// Which picture to draw again, where, and what for.
+#[derive(Clone, Debug, Args)]
+#[command(group(clap::ArgGroup::new("purpose").required(true).multiple(true)))]
+pub struct ReplayArgs {
+    /// A PNG that vstar has drawn.
+    file: PathBuf,
+    /// Ends with success only if every byte is the same again; else says what differs.
+    #[arg(long, group = "purpose")]
+    verify: bool,
+    /// Where to write the new picture.
+    #[arg(long, group = "purpose")]
+    out: Option<PathBuf>,
+    /// Address of the service that draws.
+    #[arg(long, env = "VSTAR_URL", default_value = "http://127.0.0.1:8080")]
+    url: String,
+}
+
+/// Draws the picture again.
+///
+/// # Errors
+/// If the file has no manifest, the service cannot draw it, or `--verify` finds a difference.
+pub async fn run(args: &ReplayArgs) -> Result<()> {
+    let shown = args.file.display();
+    let file = std::fs::read(&args.file).with_context(|| format!("{shown} cannot be read"))?;
+    let manifest = picture::manifest_of(&file).with_context(|| format!("{shown}"))?;
+
+    let client = Client::new(args.url.trim_end_matches('/'));
+    let sample = client.post("/v1/samples", &json!({ "from_manifest": manifest })).await?;
+    let path = sample["urls"]["self"].as_str().context("the service's answer has no URL")?;
+    let sample = client.finish(path, |_| {}).await?;
+    let picture = sample["images"][0]["url"].as_str().context("the sample has no picture")?;
+    let again = client.fetch(picture).await?;
+
+    if let Some(out) = &args.out {
+        std::fs::write(out, &again)
+            .with_context(|| format!("{} cannot be written", out.display()))?;
+    }
+    if args.verify {
+        let differences = differences(&file, &again)?;
+        if !differences.is_empty() {
+            bail!("{shown} is another picture now:\n  {}", differences.join("\n  "));
+        }
+        println!("{shown}: the same {} bytes again", file.len());
+    }
+    Ok(())
+}
+
+/// What sets two pictures apart, in sentences; none for the same bytes.
+fn differences(file: &[u8], again: &[u8]) -> Result<Vec<String>> {
+    if file == again {
+        return Ok(Vec::new());
+    }
+    let (was, is) = (picture::manifest_of(file)?, picture::manifest_of(again)?);
+    let mut differences: Vec<String> =
+        was.differences(&is).iter().map(ToString::to_string).collect();
+    if !was.reproducible {
+        differences.push(
+            "determinism: it was drawn as fast, on a device that rounds by neighbours".to_owned(),
+        );
+    }
+    let (was, is) = (pixels(file)?, pixels(again)?);
+    ensure!(was.dimensions() == is.dimensions(), "the file's size is not its manifest's");
+    let pairs = was.as_raw().iter().zip(is.as_raw());
+    let off: Vec<u8> = pairs.map(|(a, b)| a.abs_diff(*b)).filter(|&off| off > 0).collect();
+    differences.push(match off.iter().max() {
+        Some(most) => {
+            let (count, all) = (off.len(), was.as_raw().len());
+            format!("pixels: {count} of {all} values, by at most {most} of 255")
+        }
+        None => "the pixels are the same, the file's bytes are not".to_owned(),
+    });
+    Ok(differences)
+}
+
+fn pixels(png: &[u8]) -> Result<RgbImage> {
+    Ok(image::load_from_memory(png).context("the PNG cannot be decoded")?.to_rgb8())
+}

@@ -1,0 +1,33 @@
+//! The image that a sample starts from: from the store to latents.
+
+use image::RgbImage;
+
+use super::error::JobError;
+use super::job::JobContext;
+use crate::domain::sample::SampleTask;
+use crate::engine::sampler::{InitImage, encode_init};
+use crate::storage::StorageKey;
+
+/// Reads and encodes it, once for all pictures of the task.
+pub(crate) async fn read_init(
+    job: &JobContext,
+    task: &SampleTask,
+) -> Result<Option<InitImage>, JobError> {
+    let Some(init) = &task.init else { return Ok(None) };
+    let key = StorageKey::stored(&init.storage_key);
+    let file = job.worker.storage.read(&key).await?;
+    let image = decode(&key, &file)?;
+    let (width, height, noise_strength) =
+        (task.settings.width, task.settings.height, init.noise_strength);
+    let encode =
+        job.worker.gpu.run_quick(move |engine| encode_init(&engine.base, &image, width, height));
+    Ok(Some(InitImage { latents: encode.await??, noise_strength }))
+}
+
+fn decode(key: &StorageKey, file: &[u8]) -> Result<RgbImage, JobError> {
+    let image = image::load_from_memory(file).map_err(|error| JobError::DamagedObject {
+        key: key.as_str().to_owned(),
+        source: error.into(),
+    })?;
+    Ok(image.to_rgb8())
+}

@@ -1,0 +1,65 @@
+//! A catalog that was filled by an earlier version goes on.
+
+use serde_json::json;
+use sqlx::{AssertSqlSafe, PgPool};
+use vstar::domain::id::{DeltaId, JobId, SampleId};
+
+use crate::harness::Service;
+
+/// Runs the migrations before `first`, then `fill`, then the others.
+async fn migrate_around(db: &PgPool, first: &str, fill: impl AsyncFnOnce()) {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+    let mut files: Vec<_> =
+        std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let at = files.iter().position(|file| file.file_name().unwrap() == first).unwrap();
+    let run = async |files: &[std::path::PathBuf]| {
+        for file in files {
+            let statements = AssertSqlSafe(std::fs::read_to_string(file).unwrap());
+            sqlx::raw_sql(statements).execute(db).await.unwrap();
+        }
+    };
+    run(&files[..at]).await;
+    fill().await;
+    run(&files[at..]).await;
+}
+
+#[sqlx::test(migrations = false)]
+async fn samples_from_before_manifests_say_how_they_were_drawn(db: PgPool) {
+    let (training, sample) = (JobId::generate(), JobId::generate());
+    let delta = DeltaId::generate();
+    let task = json!({
+        "kind": "sample", "base_digest": "ab", "prompt": "a <rex> dog", "negative_prompt": "",
+        "settings": {
+            "n": 2, "seed": 7, "num_inference_steps": 50, "guidance_scale": 4.0, "scheduler": "ddim", "eta": 0.0,
+            "width": 64, "height": 64,
+        },
+        "deltas": [{ "delta_id": delta, "storage_key": "jobs/1/delta", "strength": 0.5 }],
+    });
+    migrate_around(&db, "0004_samples.sql", async || {
+        let jobs = "insert into job (job_id, kind, task) values ($1, 'training', '{}'), ($2, 'sample', $3)";
+        sqlx::query(jobs).bind(training.0).bind(sample.0).bind(task).execute(&db).await.unwrap();
+        let delta_row = "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256)
+            values ($1, $2, 'ab', 'jobs/1/delta', 3, 'cd')";
+        sqlx::query(delta_row).bind(delta.0).bind(training.0).execute(&db).await.unwrap();
+    })
+    .await;
+    let service = Service::start(db).await;
+
+    let body = service.get(&format!("/v1/samples/{}", SampleId::from(sample))).await.body;
+
+    assert_eq!(
+        (&body["n"], &body["first_index"], &body["seed"]),
+        (&json!(2), &json!(0), &json!(7))
+    );
+    assert_eq!(body["unconditional_strength"], 1.0);
+    assert_eq!(body["guidance_interval"], json!([0.0, 1.0]));
+    assert_eq!((&body["determinism"], &body["init_image"]), (&json!("strict"), &json!(null)));
+    assert_eq!(body["deltas"], json!([{ "delta": delta, "strength": 0.5 }]));
+    let digests: serde_json::Value =
+        sqlx::query_scalar("select task #> '{deltas,0,sha256}' from job where kind = 'sample'")
+            .fetch_one(&service.db)
+            .await
+            .unwrap();
+    assert_eq!(digests, "cd");
+}
