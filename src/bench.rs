@@ -12,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
+use crate::config::ByteSize;
+
 /// Times one piece of the engine's work and prints one JSON line.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -36,6 +38,10 @@ pub struct BenchArgs {
     /// Where it runs: cpu, or cuda:0 in a build with the feature cuda.
     #[arg(long, default_value = "cpu")]
     device: String,
+    /// For `train`: what a step may take beside the weights, such as 500MB; the UNet's layers are computed again on the
+    /// way back as far as it takes. With 0, freed memory also goes back to the system at once.
+    #[arg(long, value_name = "SIZE")]
+    pub memory_budget: Option<ByteSize>,
     /// Computes every product and convolution term by term, without Winograd's transforms.
     #[arg(long)]
     exact: bool,

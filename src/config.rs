@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use clap::Args;
 
@@ -52,6 +53,11 @@ pub struct WorkerSettings {
     /// Memory for keys and values of prompts that were used last, in MiB.
     #[arg(long, env = "VSTAR_CONDITIONING_CACHE_MIB", default_value_t = 256)]
     pub conditioning_cache_mib: usize,
+    /// Memory that a training step may take beside the model's weights, such as 4GB: above it, layers of the UNet are
+    /// computed again on the way back instead of kept. No bound on the CPU, half of what is free on a GPU, if this is
+    /// not set; with 0, freed memory also goes back to the system at once.
+    #[arg(long, env = "VSTAR_MEMORY_BUDGET", value_name = "SIZE")]
+    pub memory_budget: Option<ByteSize>,
 }
 
 impl Default for WorkerSettings {
@@ -61,6 +67,32 @@ impl Default for WorkerSettings {
             training_share: 0.5,
             delta_cache_mib: 1024,
             conditioning_cache_mib: 256,
+            memory_budget: None,
+        }
+    }
+}
+
+/// A number of bytes, written as such or with a unit: `800MB`, `4GB`, `4GiB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteSize(pub u64);
+
+impl FromStr for ByteSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(digits);
+        let unit = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => 1.0,
+            "mb" => 1e6,
+            "mib" => f64::from(1 << 20),
+            "gb" => 1e9,
+            "gib" => f64::from(1 << 30),
+            _ => return Err(format!("`{text}` is not a size: write bytes, or 800MB, 4GB, 4GiB")),
+        };
+        match number.parse::<f64>() {
+            Ok(number) => Ok(Self((number * unit) as u64)),
+            Err(_) => Err(format!("`{text}` does not begin with a number")),
         }
     }
 }
@@ -115,4 +147,19 @@ pub fn bundled(path: &str) -> Option<PathBuf> {
     let candidates =
         [Some(PathBuf::from(path)), beside, Some(Path::new(env!("CARGO_MANIFEST_DIR")).join(path))];
     candidates.into_iter().flatten().find(|candidate| candidate.exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_and_without_a_unit() {
+        let bytes = |text: &str| text.parse::<ByteSize>().map(|size| size.0);
+        assert_eq!(bytes("1024"), Ok(1024));
+        assert_eq!(bytes("1.5GB"), Ok(1_500_000_000));
+        assert_eq!(bytes("2 GiB"), Ok(2 << 30));
+        assert_eq!(bytes("800mb"), Ok(800_000_000));
+        assert!(bytes("lots").is_err() && bytes("4 TB").is_err());
+    }
 }

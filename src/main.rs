@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use vstar::bench::BenchArgs;
-use vstar::config::{ServeSettings, Settings};
+use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::DemoArgs;
 use vstar::postgres::PrivatePostgres;
 use vstar::replay::ReplayArgs;
@@ -58,22 +58,34 @@ enum Command {
 }
 
 /// Keeps freed memory for half a minute instead of a second: a step of a network frees what the next one needs, and to
-/// have it cleared by the system again took a twentieth of a training step of the tiny model.
-fn keep_freed_memory() {
+/// have it cleared by the system again took a twentieth of a training step of the tiny model. A memory budget of 0 gives
+/// it back at once.
+fn keep_freed_memory(command: &Command) {
     /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds.
     const PURGE_DELAY: std::ffi::c_int = 15;
+    let budget = match command {
+        Command::Serve(settings) => settings.common.worker.memory_budget,
+        Command::Work(settings) => settings.worker.memory_budget,
+        Command::Bench(args) => args.memory_budget,
+        Command::Demo(_)
+        | Command::Replay(_)
+        | Command::Migrate(_)
+        | Command::Openapi
+        | Command::WithPostgres { .. } => None,
+    };
+    let delay = if budget == Some(ByteSize(0)) { 0 } else { 30_000 };
     // SAFETY: sets a number of the allocator's.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 30_000) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, delay) };
 }
 
 fn main() -> ExitCode {
-    keep_freed_memory();
     // candle's own helper threads spin while they wait and fight ours for the cores; its share of the work is small.
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
         // SAFETY: no other thread exists yet.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     let cli = Cli::parse();
+    keep_freed_memory(&cli.command);
     start_log(cli.log_format, &cli.command);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

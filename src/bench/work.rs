@@ -65,7 +65,8 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
             let row = some_row(&text_encoder)?.to_device(&device)?;
             let frozen =
                 FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
-            let mut trainer = Trainer::new(frozen, &TrainingRecipe::paper(), Some(row))?;
+            let mut trainer = Trainer::new(frozen, &TrainingRecipe::paper(), Some(row))?
+                .with_memory_budget(args.memory_budget.map(|budget| budget.0));
             let shape = [batch, unet.config().in_channels, latent, latent];
             let batch = Batch {
                 latents: normal(1, &shape)?,

@@ -106,6 +106,12 @@ impl Variable {
         Self { tensor, origin: Some(Origin { tape, index }) }
     }
 
+    /// The same values, whose gradient is summed up by itself before it joins that of other uses, as it is in a
+    /// [`checkpoint`]: sums of three numbers have an order.
+    pub fn apart(&self) -> Self {
+        Self::derived(self.tensor.clone(), [self], |gradient, _| Ok([Some(gradient.clone())]))
+    }
+
     /// Another view of the same values, such as [`Tensor::reshape`] makes: the gradient is viewed back.
     pub fn reshape(&self, shape: impl candle_core::shape::ShapeWithOneHole) -> Result<Self> {
         let dims = self.tensor.dims().to_vec();
@@ -126,6 +132,16 @@ impl Tape {
     /// # Errors
     /// A shape that is not the result's, or whatever an operation's own way back reports.
     pub fn backward(self, result: &Variable, gradient: Tensor) -> Result<Gradients> {
+        self.backward_seen(result, gradient, &mut |_| {})
+    }
+
+    /// [`Self::backward`] that shows each gradient as it arrives at an operation's result or at a leaf.
+    pub fn backward_seen(
+        self,
+        result: &Variable,
+        gradient: Tensor,
+        seen: &mut dyn FnMut(&Tensor),
+    ) -> Result<Gradients> {
         if gradient.dims() != result.tensor.dims() {
             bail!("a gradient of {:?} for a result of {:?}", gradient.dims(), result.tensor.dims());
         }
@@ -138,7 +154,9 @@ impl Tape {
             let Some(backward) = node.backward else { continue }; // a leaf keeps its gradient
             let Some(gradient) = gradients[nodes.len()].take() else { continue };
             for (input, gradient) in node.inputs.into_iter().zip(backward(&gradient)?) {
-                let (Some(index), Some(gradient)) = (input, gradient) else { continue };
+                let Some(gradient) = gradient else { continue };
+                seen(&gradient);
+                let Some(index) = input else { continue };
                 gradients[index] = Some(match gradients[index].take() {
                     Some(sum) => ops::sum(&sum, &gradient)?,
                     None => gradient,

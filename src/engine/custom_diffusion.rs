@@ -10,6 +10,7 @@ pub mod dataset;
 pub mod delta;
 mod file;
 pub mod loss;
+pub mod memory;
 pub mod merge;
 pub mod pack;
 pub mod parameters;

@@ -80,7 +80,9 @@ fn instructions() -> &'static str {
 #[cfg(feature = "cuda")]
 mod cuda {
     use candle_core::Device;
-    use candle_core::cuda_backend::cudarc::driver::CudaContext;
+    use candle_core::cuda_backend::cudarc::driver::{
+        CudaContext, result, sys::CUmemPool_attribute,
+    };
 
     /// What the kernels were compiled for, as in `CUDA_COMPUTE_CAP=80`.
     const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
@@ -105,9 +107,30 @@ mod cuda {
                 built_for % 10
             ));
         }
-        Device::new_cuda(ordinal).map_err(|error| {
+        // A stream of its own, not one per thread: work that several threads hand in is done in the order they do.
+        let device = Device::new_cuda_with_stream(ordinal).map_err(|error| {
             format!("{error}; libcublas, libcurand and libnvrtc of CUDA 12 or 13 must be where the loader finds them")
-        })
+        })?;
+        keep_freed_memory(&device);
+        Ok(device)
+    }
+
+    /// Lets the device's pool keep what is freed: by default every wait for a result hands it back to the driver, and
+    /// the next step pays for it again. A device without pools has nothing to keep.
+    fn keep_freed_memory(device: &Device) {
+        let Ok(device) = device.as_cuda_device() else { return };
+        // SAFETY: all work on the device goes through its one stream, which needs no events to be in order.
+        unsafe { device.disable_event_tracking() };
+        let mut threshold = u64::MAX;
+        // SAFETY: the pool is the device's own, and the attribute a 64-bit number.
+        let _ = unsafe {
+            result::device::get_default_mem_pool(device.cuda_stream().context().cu_device())
+                .and_then(|pool| {
+                    let attribute = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+                    let threshold = std::ptr::from_mut(&mut threshold).cast();
+                    result::mem_pool::set_attribute(pool, attribute, threshold)
+                })
+        };
     }
 
     /// Compute capability, `None` on the CPU.

@@ -22,6 +22,7 @@ mod optimize;
 mod product;
 mod resample;
 mod winograd;
+mod workspace;
 
 pub use activation::{geglu, gelu, quick_gelu, silu};
 pub use arrange::{concat_channels, sum};
@@ -32,6 +33,7 @@ pub use linear::{FrozenLinear, matmul, matmul_stacked};
 pub use norm::{GroupNorm, LayerNorm};
 pub use optimize::{AdamWStep, adamw, sum_of_squares};
 pub use resample::upsample_nearest_2x;
+pub(crate) use workspace::Workspace;
 
 /// How f32 on the CPU is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

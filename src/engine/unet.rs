@@ -3,9 +3,11 @@
 mod blocks;
 mod config;
 mod embeddings;
+mod memory;
 mod resnet;
 mod transformer;
 
+use std::cell::Cell;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -25,6 +27,7 @@ use super::{
 };
 
 pub use config::UNet2DConditionConfig;
+pub use memory::{CallSize, Recomputation};
 
 /// `to_k` and `to_v` of one cross-attention layer: what Custom Diffusion trains.
 pub struct CrossAttentionKv {
@@ -53,6 +56,8 @@ pub enum Activations {
     Keep,
     /// The input of each layer (a resnet with its transformer), which runs once more on the way back.
     Recompute,
+    /// All, but the inputs of as many layers as it takes for activations and gradients to fit in so many bytes.
+    Within(u64),
 }
 
 /// Predicts the noise (or v) in `noisy_latents`.
@@ -143,6 +148,7 @@ impl UNet2DConditionModel {
         conditioning: &Conditioning,
     ) -> Result<Tensor> {
         self.check(noisy_latents, timesteps, conditioning)?;
+        let kept = self.config.recompute_all(false);
         let predict = |range: std::ops::Range<usize>| -> Result<Tensor> {
             let rows = |x: &Tensor| x.narrow(0, range.start, range.len());
             let key_values = conditioning
@@ -157,7 +163,7 @@ impl UNet2DConditionModel {
                 .collect::<Result<_>>()?;
             let latents = rows(noisy_latents)?.permute((0, 2, 3, 1))?.contiguous()?;
             let timesteps = &timesteps[range.clone()];
-            let predicted = self.trace(&latents, timesteps, key_values, Activations::Keep)?;
+            let predicted = self.trace(&latents, timesteps, key_values, &kept)?;
             Ok(predicted.tensor().permute((0, 3, 1, 2))?.contiguous()?)
         };
         let parts = self.split.map(timesteps.len(), predict)?;
@@ -168,19 +174,19 @@ impl UNet2DConditionModel {
     ///
     /// - `noisy_latents`: `(batch, height, width, in_channels)`
     /// - `key_values`: one for each of [`Self::cross_attention`]
+    /// - `recomputation`: of [`Self::recomputation`]
     /// - returns `(batch, height, width, out_channels)`, in the compute type
     pub fn trace(
         &self,
         noisy_latents: &Tensor,
         timesteps: &[f32],
         key_values: Vec<KeyValueVariable>,
-        activations: Activations,
+        recomputation: &Recomputation,
     ) -> Result<Variable> {
         // Every resnet begins with SiLU of the time embedding: it is taken once.
         let embedding = ops::silu(&self.time_embedding.forward(timesteps)?)?; // (batch, time_dim)
         let embedding = embedding.into_tensor().to_dtype(self.dtype)?.into();
-        let recompute = activations == Activations::Recompute;
-        let call = Call { embedding, key_values, recompute };
+        let call = Call { embedding, key_values, recomputation, layer: Cell::new(0) };
 
         let latents = noisy_latents.to_dtype(self.dtype)?;
         let mut hidden_states = self.conv_in.forward(&latents.into())?; // (batch, h, w, c₀)
@@ -196,6 +202,30 @@ impl UNet2DConditionModel {
         }
         let hidden_states = self.conv_norm_out.forward_silu(&hidden_states)?; // (batch, h, w, c₀)
         Ok(self.conv_out.forward(&hidden_states)?)
+    }
+
+    /// Which layers a training step computes again.
+    ///
+    /// - `latents`: `(batch, in_channels, height, width)`, of all rows of the step
+    pub fn recomputation(
+        &self,
+        activations: Activations,
+        latents: &Tensor,
+    ) -> Result<Recomputation> {
+        Ok(match activations {
+            Activations::Keep => self.config.recompute_all(false),
+            Activations::Recompute => self.config.recompute_all(true),
+            Activations::Within(budget) => {
+                self.config.recompute_within(&self.call_size(latents)?, budget)
+            }
+        })
+    }
+
+    /// The size of a call with these latents, `(batch, in_channels, height, width)`.
+    pub fn call_size(&self, latents: &Tensor) -> Result<CallSize> {
+        let (rows, _, height, width) = latents.dims4()?;
+        let on_cpu = latents.device().is_cpu();
+        Ok(CallSize { rows, height, width, dtype: self.dtype, on_cpu })
     }
 
     /// How the rows of a batch are shared out.

@@ -66,7 +66,9 @@ impl LoadedModel {
             check_steps: check_steps(&base.scheduler),
         });
         let captions = class_images.captions();
-        let engine = Engine { base, captions, merge_base: OnceCell::new() };
+        // The other half is for samples.
+        let training_memory = free_bytes(&base.device).map(|free| free as u64 / 2);
+        let engine = Engine { base, training_memory, captions, merge_base: OnceCell::new() };
         Ok(Self { card, engine, class_images })
     }
 }
@@ -85,6 +87,8 @@ const WIDEST_MAPS: usize = 48;
 /// What the device's thread owns.
 pub struct Engine {
     pub(crate) base: BaseModel,
+    /// What a GPU has free for a training step, in bytes.
+    pub(crate) training_memory: Option<u64>,
     /// Ordinary prompts, over which merges are solved.
     captions: Vec<String>,
     merge_base: OnceCell<MergeBase>,

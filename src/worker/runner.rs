@@ -40,6 +40,8 @@ pub struct WorkerConfig {
     pub delta_cache_bytes: usize,
     /// Device memory for keys and values of prompts that were used last.
     pub conditioning_cache_bytes: usize,
+    /// What a training step may take beside the weights; what the device has free if `None`.
+    pub memory_budget: Option<u64>,
 }
 
 impl From<&WorkerSettings> for WorkerConfig {
@@ -52,6 +54,7 @@ impl From<&WorkerSettings> for WorkerConfig {
             training_share: settings.training_share,
             delta_cache_bytes: settings.delta_cache_mib << 20,
             conditioning_cache_bytes: settings.conditioning_cache_mib << 20,
+            memory_budget: settings.memory_budget.map(|size| size.0),
         }
     }
 }

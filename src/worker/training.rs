@@ -24,10 +24,12 @@ pub(crate) async fn run(job: &JobContext, task: TrainingTask) -> Result<(), JobE
     for concept in &task.concepts {
         concepts.push(read_concept(job, concept, task.class_images).await?);
     }
-    let input = TrainingInput { concepts, recipe: task.recipe, seed: task.seed };
+    let memory_budget = job.worker.config.memory_budget;
+    let mut input = TrainingInput { concepts, recipe: task.recipe, seed: task.seed, memory_budget };
 
     let steps = job.clone();
     let delta = job.worker.gpu.run_long(move |engine, interludes| {
+        input.memory_budget = input.memory_budget.or(engine.training_memory);
         let mut observe = |progress: &TrainingProgress| {
             let flow = note(&steps, progress);
             interludes.run(engine);

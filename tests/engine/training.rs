@@ -47,7 +47,7 @@ fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput
         initializer_tokens: vec!["ktn</w>".into()],
         ..TrainingRecipe::paper()
     };
-    TrainingInput { concepts: vec![concept], recipe, seed }
+    TrainingInput { concepts: vec![concept], recipe, seed, memory_budget: None }
 }
 
 #[test]

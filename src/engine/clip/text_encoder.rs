@@ -39,6 +39,17 @@ pub enum HiddenAct {
     Gelu,
 }
 
+impl ClipTextConfig {
+    /// How many numbers the model's weights are.
+    pub fn parameters(&self) -> u64 {
+        let (dim, wide) = (self.hidden_size, self.intermediate_size);
+        let mlp = 2 * dim * wide + wide + dim;
+        let layer = 4 * (dim * dim + dim) + mlp + 4 * dim;
+        let rows = self.vocab_size + self.max_position_embeddings;
+        (rows * dim + self.num_hidden_layers * layer + 2 * dim) as u64
+    }
+}
+
 fn default_max_position_embeddings() -> usize {
     77
 }
@@ -144,6 +155,11 @@ impl ClipTextEncoder {
         }
         let row = self.token_embedding.get(id as usize)?.to_dtype(DType::F32)?;
         Ok(row.to_vec1()?)
+    }
+
+    /// The published config.
+    pub fn config(&self) -> &ClipTextConfig {
+        &self.config
     }
 
     /// Width of the features.

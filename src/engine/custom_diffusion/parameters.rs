@@ -159,6 +159,7 @@ impl Parameters {
         let (noisy_latents, target) = diffuse(base, batch, objective.prediction_type)?;
         let timesteps: Vec<f32> = batch.timesteps.iter().map(|&t| t as f32).collect();
         let channels = batch.latents.dim(1)?;
+        let recomputation = base.unet.recomputation(objective.activations, &batch.latents)?;
         let weights = error_weights(
             &batch.mask,
             &batch.is_class_image,
@@ -174,7 +175,7 @@ impl Parameters {
                 &channels_last(&noisy_latents)?,
                 &timesteps[range.clone()],
                 leaves.clone(),
-                objective.activations,
+                &recomputation,
             )?; // (rows, height, width, channels)
             let (losses, gradient) = weighted_squared_error(
                 model_pred.tensor(),

@@ -10,6 +10,7 @@ use crate::engine::base_model::BaseModel;
 use crate::engine::custom_diffusion::adamw::{AdamW, clip_factor, global_norm};
 use crate::engine::custom_diffusion::dataset::Dataset;
 use crate::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
+use crate::engine::custom_diffusion::memory::StepMemory;
 use crate::engine::custom_diffusion::parameters::{
     Batch, FrozenFeatures, FrozenModel, Objective, Parameters,
 };
@@ -22,6 +23,8 @@ pub struct TrainingInput {
     pub concepts: Vec<TrainingConcept>,
     pub recipe: TrainingRecipe,
     pub seed: u64,
+    /// As in [`Trainer::with_memory_budget`]; the result does not depend on it.
+    pub memory_budget: Option<u64>,
 }
 
 /// One concept's words and images.
@@ -75,7 +78,8 @@ pub fn train(
 ) -> Result<Delta> {
     let recipe = &input.recipe;
     let tokens = modifier_tokens(&input.concepts).len();
-    let mut trainer = Trainer::new(base.into(), recipe, initial_rows(base, recipe, tokens)?)?;
+    let mut trainer = Trainer::new(base.into(), recipe, initial_rows(base, recipe, tokens)?)?
+        .with_memory_budget(input.memory_budget);
     let dataset = Dataset::encode(base, input, &mut |step, total_steps| {
         let phase = TrainingPhase::Encoding;
         observe(&TrainingProgress {
@@ -119,6 +123,7 @@ pub struct Trainer {
     projections_optimizer: AdamW,
     modifier_rows_optimizer: Option<AdamW>,
     frozen: FrozenFeatures,
+    memory_budget: Option<u64>,
 }
 
 /// What one step saw, before it moved the parameters.
@@ -154,7 +159,27 @@ impl Trainer {
                 .transpose()?,
             parameters,
             frozen: FrozenFeatures::default(),
+            memory_budget: None,
         })
+    }
+
+    /// Keeps what a step has alive beside the model's weights below so many bytes, as far as that can be done by
+    /// computing layers of the UNet again on the way back. The result is the same to the bit.
+    pub fn with_memory_budget(self, bytes: Option<u64>) -> Self {
+        Self { memory_budget: bytes, ..self }
+    }
+
+    /// What of a batch's activations is kept.
+    fn activations(&self, base: FrozenModel<'_>, batch: &Batch) -> Result<Activations> {
+        let Some(budget) = self.memory_budget else { return Ok(Activations::Keep) };
+        let call = base.unet.call_size(&batch.latents)?;
+        let vocab_size = base.text_encoder.vocab_size() as u32;
+        let prompts = batch.input_ids.iter();
+        let live = prompts.filter(|ids| ids.iter().any(|&id| id >= vocab_size)).count();
+        let prompts = (live, batch.input_ids.first().map_or(0, Vec::len));
+        let (unet, text) = (base.unet.config(), base.text_encoder.config());
+        let kept = StepMemory::of(unet, text, &call, prompts, &unet.recompute_all(false));
+        Ok(Activations::Within(kept.left_for_activations(budget)))
     }
 
     /// One optimiser step on `batch`.
@@ -164,8 +189,8 @@ impl Trainer {
         batch: &Batch,
         learning_rate: f64,
     ) -> Result<StepReport> {
-        let gradient =
-            self.parameters.loss_gradient(base, batch, self.objective, &mut self.frozen)?;
+        let objective = Objective { activations: self.activations(base, batch)?, ..self.objective };
+        let gradient = self.parameters.loss_gradient(base, batch, objective, &mut self.frozen)?;
         let grad_norm =
             global_norm([&gradient.projections].into_iter().chain(&gradient.modifier_rows))?;
         let clip = clip_factor(grad_norm, self.max_grad_norm);

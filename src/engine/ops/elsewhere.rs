@@ -10,7 +10,11 @@ use super::conv::{Geometry, Padding};
 use crate::engine::autograd::Variable;
 
 /// Queries of one block, whose logits over all keys are held at once.
-const QUERIES: usize = 512;
+pub(super) const QUERIES: usize = 512;
+
+/// Numbers that an operation holds in a wide type at once, times the few steps that it takes: a batch goes through in
+/// groups of rows.
+pub(super) const HELD: usize = 1 << 24;
 
 /// The type that sums over many numbers are taken in.
 fn wide(x: &Tensor) -> DType {
@@ -122,7 +126,7 @@ fn spread(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
     apart.narrow(dim, 0, (count - 1) * stride + 1)?.contiguous()
 }
 
-/// As [`super::GroupNorm`]; `x`: `(batch, height, width, channels)`.
+/// As [`super::GroupNorm`]; `x`: `(batch, height, width, channels)`. The way back keeps nothing but `x`.
 pub(super) fn group_norm(
     x: &Variable,
     shift: Option<&Tensor>,
@@ -130,48 +134,104 @@ pub(super) fn group_norm(
     (groups, eps): (usize, f64),
     silu: bool,
 ) -> Result<Variable> {
-    let input = x.tensor();
+    let input = x.tensor().clone();
     let (batch, height, width, channels) = input.dims4()?;
-    let (narrow, wide) = (input.dtype(), wide(input));
-    let shape = (batch, height * width, groups, channels / groups);
-    let shifted = match shift {
-        Some(shift) => input
-            .to_dtype(wide)?
-            .broadcast_add(&shift.to_dtype(wide)?.reshape((batch, 1, 1, channels))?)?,
-        None => input.to_dtype(wide)?,
-    };
+    let (narrow, wide) = (input.dtype(), wide(&input));
     let scale = |x: &Tensor| x.to_dtype(wide)?.reshape((1, 1, groups, channels / groups));
     let (weight, bias) = (scale(weight)?, scale(bias)?);
-    let (normed, rstd) = normalize(&shifted.reshape(shape)?, &[1, 3], eps)?;
-    let z = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?;
-    let y = if silu { (&z * sigmoid(&z)?)? } else { z.clone() };
-    let y = y.reshape(input.shape())?.to_dtype(narrow)?;
+    let shift = match shift {
+        Some(shift) => shift.to_dtype(wide)?.reshape((batch, 1, groups, channels / groups))?,
+        None => Tensor::zeros((batch, 1, groups, channels / groups), wide, input.device())?,
+    };
+    let size = height * width * channels;
+    let normed = move |x: &Tensor, shift: &Tensor| -> Result<(Tensor, Tensor)> {
+        let shape = (x.dim(0)?, height * width, groups, channels / groups);
+        normalize(&x.to_dtype(wide)?.reshape(shape)?.broadcast_add(shift)?, &[1, 3], eps)
+    };
+    let y = in_groups(&[&input, &shift], size, |part| {
+        let (normed, _) = normed(&part[0], &part[1])?;
+        let z = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+        let y = if silu { (&z * sigmoid(&z)?)? } else { z };
+        y.reshape(part[0].shape())?.to_dtype(narrow)
+    })?;
     Ok(Variable::derived(y, [x], move |dy, _| {
-        let mut g = dy.to_dtype(wide)?.reshape(shape)?;
-        if silu {
-            g = (g * Function::Silu.slope(&z)?)?;
-        }
-        let dx = normalize_back(&g.broadcast_mul(&weight)?, &normed, &rstd, &[1, 3])?;
-        Ok([Some(dx.reshape((batch, height, width, channels))?.to_dtype(narrow)?)])
+        let dx = in_groups(&[&input, &shift, dy], size, |part| {
+            let (normed, rstd) = normed(&part[0], &part[1])?;
+            let mut g = part[2].to_dtype(wide)?.reshape(normed.shape())?;
+            if silu {
+                let z = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?;
+                g = (g * Function::Silu.slope(&z)?)?;
+            }
+            let dx = normalize_back(&g.broadcast_mul(&weight)?, &normed, &rstd, &[1, 3])?;
+            dx.reshape(part[0].shape())?.to_dtype(narrow)
+        })?;
+        Ok([Some(dx)])
     }))
 }
 
-/// As [`super::LayerNorm`], over the last dimension.
+/// As [`super::LayerNorm`], over the last dimension. The way back keeps nothing but `x`.
 pub(super) fn layer_norm(
     x: &Variable,
     (weight, bias): (&Tensor, &Tensor),
     eps: f64,
 ) -> Result<Variable> {
-    let input = x.tensor();
-    let (narrow, wide) = (input.dtype(), wide(input));
+    let input = x.tensor().clone();
+    let (narrow, wide) = (input.dtype(), wide(&input));
     let (weight, bias) = (weight.to_dtype(wide)?, bias.to_dtype(wide)?);
-    let last = [input.rank() - 1];
-    let (normed, rstd) = normalize(&input.to_dtype(wide)?, &last, eps)?;
-    let y = normed.broadcast_mul(&weight)?.broadcast_add(&bias)?.to_dtype(narrow)?;
+    let y = in_rows(&[&input], |part| {
+        let (normed, _) = normalize(&part[0].to_dtype(wide)?, &[1], eps)?;
+        normed.broadcast_mul(&weight)?.broadcast_add(&bias)?.to_dtype(narrow)
+    })?;
     Ok(Variable::derived(y, [x], move |dy, _| {
-        let g = dy.to_dtype(wide)?.broadcast_mul(&weight)?;
-        Ok([Some(normalize_back(&g, &normed, &rstd, &last)?.to_dtype(narrow)?)])
+        let dx = in_rows(&[&input, dy], |part| {
+            let (normed, rstd) = normalize(&part[0].to_dtype(wide)?, &[1], eps)?;
+            let g = part[1].to_dtype(wide)?.broadcast_mul(&weight)?;
+            normalize_back(&g, &normed, &rstd, &[1])?.to_dtype(narrow)
+        })?;
+        Ok([Some(dx)])
     }))
+}
+
+/// Applies `f` to groups of rows, of which each is `size` numbers, so that it never holds more than [`HELD`] of them
+/// in a wide type; what it returns is put together again.
+fn in_groups(
+    inputs: &[&Tensor],
+    size: usize,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let rows = inputs[0].dim(0)?;
+    let group = (HELD / size.max(1)).max(1);
+    let part = |first: usize| -> Result<Tensor> {
+        let count = group.min(rows - first);
+        let cut = |x: &&Tensor| x.narrow(0, first, count)?.contiguous();
+        f(&inputs.iter().map(cut).collect::<Result<Vec<_>>>()?)
+    };
+    let first = part(0)?;
+    if group >= rows {
+        return Ok(first);
+    }
+    let mut shape = first.dims().to_vec();
+    shape[0] = rows;
+    let all = Tensor::zeros(shape, first.dtype(), first.device())?;
+    all.slice_set(&first, 0, 0)?;
+    drop(first);
+    for first in (group..rows).step_by(group) {
+        all.slice_set(&part(first)?, 0, first)?;
+    }
+    Ok(all)
+}
+
+/// [`in_groups`] of operations on each row of the last dimension: `f` takes and returns `(rows, …)`.
+fn in_rows(inputs: &[&Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<Tensor> {
+    let width = inputs[0].dim(D::Minus1)?;
+    let flat = |x: &&Tensor| x.reshape(((), x.dim(D::Minus1)?));
+    let flat = inputs.iter().map(flat).collect::<Result<Vec<_>>>()?;
+    let y = in_groups(&flat.iter().collect::<Vec<_>>(), width, f)?;
+    let mut shape = inputs[0].dims().to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = y.dim(1)?;
+    }
+    y.reshape(shape)
 }
 
 /// `x̂` and `1 / √(var + ε)` over some dimensions.
@@ -233,10 +293,13 @@ impl Function {
 pub(super) fn activation(x: &Variable, function: Function) -> Result<Variable> {
     let input = x.tensor().clone();
     let (narrow, wide) = (input.dtype(), wide(&input));
-    let y = function.value(&input.to_dtype(wide)?)?.to_dtype(narrow)?;
+    let y = in_rows(&[&input], |part| function.value(&part[0].to_dtype(wide)?)?.to_dtype(narrow))?;
     Ok(Variable::derived(y, [x], move |dy, _| {
-        let slope = function.slope(&input.to_dtype(wide)?)?;
-        Ok([Some((dy.to_dtype(wide)? * slope)?.to_dtype(narrow)?)])
+        let dx = in_rows(&[&input, dy], |part| {
+            let slope = function.slope(&part[0].to_dtype(wide)?)?;
+            (part[1].to_dtype(wide)? * slope)?.to_dtype(narrow)
+        })?;
+        Ok([Some(dx)])
     }))
 }
 
@@ -244,22 +307,26 @@ pub(super) fn activation(x: &Variable, function: Function) -> Result<Variable> {
 pub(super) fn geglu(x: &Variable) -> Result<Variable> {
     let input = x.tensor().clone();
     let (narrow, wide) = (input.dtype(), wide(&input));
-    let halves = move |input: &Tensor| -> Result<(Tensor, Tensor)> {
-        let halves = input.to_dtype(wide)?.chunk(2, D::Minus1)?;
-        Ok((halves[0].contiguous()?, halves[1].contiguous()?))
+    let half = input.dim(D::Minus1)? / 2;
+    let cut = move |x: &Tensor, start: usize| {
+        x.narrow(D::Minus1, start, half)?.contiguous()?.to_dtype(wide)
     };
-    let (a, gate) = halves(&input)?;
-    let y = (a * Function::Gelu.value(&gate)?)?.to_dtype(narrow)?;
+    let y = in_rows(&[&input], |part| {
+        let gate = Function::Gelu.value(&cut(&part[0], half)?)?;
+        (cut(&part[0], 0)? * gate)?.to_dtype(narrow)
+    })?;
     Ok(Variable::derived(y, [x], move |dy, _| {
-        let (a, gate) = halves(&input)?;
-        let dy = dy.to_dtype(wide)?;
-        let da = (&dy * Function::Gelu.value(&gate)?)?;
-        let d_gate = ((dy * a)? * Function::Gelu.slope(&gate)?)?;
-        Ok([Some(Tensor::cat(&[da, d_gate], D::Minus1)?.to_dtype(narrow)?)])
+        let dx = in_rows(&[&input, dy], |part| {
+            let (gate, dy) = (cut(&part[0], half)?, part[1].to_dtype(wide)?);
+            let da = (&dy * Function::Gelu.value(&gate)?)?.to_dtype(narrow)?;
+            let d_gate = ((dy * cut(&part[0], 0)?)? * Function::Gelu.slope(&gate)?)?;
+            Tensor::cat(&[da, d_gate.to_dtype(narrow)?], D::Minus1)
+        })?;
+        Ok([Some(dx)])
     }))
 }
 
-/// As [`super::attention()`]; logits of all keys exist for a block of queries at a time.
+/// As [`super::attention()`]; logits of all keys exist for a block of queries of some rows at a time.
 pub(super) fn attention(
     query: &Variable,
     key: &Variable,
@@ -270,11 +337,34 @@ pub(super) fn attention(
 ) -> Result<Variable> {
     let attend = Attend { heads, scale, bias: bias.cloned() };
     let [q, k, v] = [query, key, value].map(|x| x.tensor().clone());
-    let out = attend.forward(&q, &k, &v)?;
+    let size = attend.logits(&q, &k)?;
+    let out = in_groups(&[&q, &k, &v], size, |part| attend.forward(&part[0], &part[1], &part[2]))?;
     let kept = out.clone();
     Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
-        Ok(attend.backward(&q, &k, &v, &kept, gradient)?.map(Some))
+        let rows = q.dim(0)?;
+        let group = (HELD / size).max(1);
+        let mut gradients = [&q, &k, &v].map(|_| Vec::new());
+        for first in (0..rows).step_by(group) {
+            let part = |x: &Tensor| x.narrow(0, first, group.min(rows - first))?.contiguous();
+            let [q, k, v, out, gradient] = [&q, &k, &v, &kept, gradient].map(part);
+            let of_part = attend.backward(&q?, &k?, &v?, &out?, &gradient?)?;
+            gradients.iter_mut().zip(of_part).for_each(|(all, part)| all.push(part));
+        }
+        let [d_q, d_k, d_v] = gradients.map(|parts| joined(parts, 0));
+        Ok([Some(d_q?), Some(d_k?), Some(d_v?)])
     }))
+}
+
+/// Parts one after the other; a single one needs no copy.
+fn joined(mut parts: Vec<Tensor>, dim: usize) -> Result<Tensor> {
+    match parts.pop() {
+        Some(only) if parts.is_empty() => Ok(only),
+        Some(last) => {
+            parts.push(last);
+            Tensor::cat(&parts, dim)
+        }
+        None => candle_core::bail!("no rows"),
+    }
 }
 
 struct Attend {
@@ -285,6 +375,11 @@ struct Attend {
 }
 
 impl Attend {
+    /// How many logits of a row exist at once.
+    fn logits(&self, query: &Tensor, key: &Tensor) -> Result<usize> {
+        Ok(self.heads * query.dim(1)?.min(QUERIES) * key.dim(1)?)
+    }
+
     /// `(batch, tokens, inner)` → `(batch, heads, tokens, head_dim)`.
     fn split(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, tokens, inner) = x.dims3()?;
@@ -298,8 +393,8 @@ impl Attend {
 
     /// `P` of queries `first..`, `(batch, heads, queries, keys)` in a wide type.
     fn weights(&self, q: &Tensor, k: &Tensor, first: usize) -> Result<Tensor> {
-        let logits = q.matmul(&k.transpose(2, 3)?.contiguous()?)?;
-        let logits = (logits.to_dtype(wide(q))? * self.scale)?;
+        let logits = q.matmul(&k.transpose(2, 3)?)?.to_dtype(wide(q))?;
+        let logits = (logits * self.scale)?;
         let logits = match &self.bias {
             Some(bias) => {
                 let bias = bias.narrow(0, first, q.dim(2)?)?.to_dtype(logits.dtype())?;
@@ -307,7 +402,10 @@ impl Attend {
             }
             None => logits,
         };
-        let weights = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?.exp()?;
+        let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+        drop(logits);
+        let weights = below.exp()?;
+        drop(below);
         weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
     }
 
@@ -319,7 +417,7 @@ impl Attend {
             let weights = self.weights(&q, &k, first)?.to_dtype(v.dtype())?;
             blocks.push(Self::join(&weights.matmul(&v)?)?);
         }
-        Tensor::cat(&blocks, 1)
+        joined(blocks, 1)
     }
 
     fn backward(
@@ -332,23 +430,24 @@ impl Attend {
     ) -> Result<[Tensor; 3]> {
         let (k, v) = (self.split(key)?, self.split(value)?);
         let (narrow, wide) = (query.dtype(), wide(query));
-        let v_turned = v.transpose(2, 3)?.contiguous()?;
         let (mut d_q, mut d_k, mut d_v) =
             (Vec::new(), k.zeros_like()?.to_dtype(wide)?, v.zeros_like()?.to_dtype(wide)?);
         for (first, count) in blocks_of(query.dim(1)?) {
             let part = |x: &Tensor| self.split(&x.narrow(1, first, count)?);
             let (q, o, d_o) = (part(query)?, part(out)?, part(gradient)?);
             let p = self.weights(&q, &k, first)?;
-            let turned = |x: &Tensor| x.to_dtype(narrow)?.transpose(2, 3)?.contiguous();
-            d_v = (d_v + turned(&p)?.matmul(&d_o)?.to_dtype(wide)?)?;
+            let turned = |x: &Tensor, by: &Tensor| -> Result<Tensor> {
+                x.to_dtype(narrow)?.transpose(2, 3)?.matmul(by)?.to_dtype(wide)
+            };
+            d_v = (d_v + turned(&p, &d_o)?)?;
             let d = (o.to_dtype(wide)? * d_o.to_dtype(wide)?)?.sum_keepdim(D::Minus1)?;
-            let d_p = d_o.matmul(&v_turned)?.to_dtype(wide)?;
-            let d_s = ((p * d_p.broadcast_sub(&d)?)? * self.scale)?;
-            d_k = (d_k + turned(&d_s)?.matmul(&q)?.to_dtype(wide)?)?;
+            let d_p = d_o.matmul(&v.transpose(2, 3)?)?.to_dtype(wide)?.broadcast_sub(&d)?;
+            let d_s = ((p * d_p)? * self.scale)?;
+            d_k = (d_k + turned(&d_s, &q)?)?;
             d_q.push(Self::join(&d_s.to_dtype(narrow)?.matmul(&k)?)?);
         }
-        let joined = |x: Tensor| Self::join(&x.to_dtype(narrow)?);
-        Ok([Tensor::cat(&d_q, 1)?, joined(d_k)?, joined(d_v)?])
+        let join = |x: Tensor| Self::join(&x.to_dtype(narrow)?);
+        Ok([joined(d_q, 1)?, join(d_k)?, join(d_v)?])
     }
 }
 

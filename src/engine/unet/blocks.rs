@@ -8,10 +8,14 @@
 //! | `up_blocks.N.upsamplers.0.conv.{weight,bias}`      | likewise                                           |
 //! | `mid_block.resnets.{0,1}.*`, `mid_block.attentions.0.*` | as above                                      |
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::{
-    CrossAttentionKv, KeyValueVariable, config::UNet2DConditionConfig, resnet::ResnetBlock,
+    CrossAttentionKv, KeyValueVariable,
+    config::{ATTENDING_DOWN, ATTENDING_UP, UNet2DConditionConfig},
+    memory::Recomputation,
+    resnet::ResnetBlock,
     transformer::Transformer,
 };
 use crate::engine::{
@@ -23,14 +27,23 @@ use crate::engine::{
 };
 
 /// What all blocks of a call share.
-#[derive(Clone)]
-pub(super) struct Call {
+pub(super) struct Call<'a> {
     /// `(batch, time_dim)`, with SiLU taken.
     pub(super) embedding: Variable,
     /// Of all cross-attention layers of the model.
     pub(super) key_values: Vec<KeyValueVariable>,
-    /// Whether a gradient's way back computes each layer anew instead of keeping what it needs.
-    pub(super) recompute: bool,
+    /// Whether a gradient's way back computes a layer anew instead of keeping what it needs.
+    pub(super) recomputation: &'a Recomputation,
+    /// Layers that have had their turn.
+    pub(super) layer: Cell<usize>,
+}
+
+impl Call<'_> {
+    /// Whether the layer whose turn it is is computed again.
+    fn next_is_recomputed(&self) -> bool {
+        let layer = self.layer.replace(self.layer.get() + 1);
+        self.recomputation.0.get(layer).copied().unwrap_or(false)
+    }
 }
 
 /// A resnet, then a transformer if the block attends: what gradient checkpointing keeps together.
@@ -56,11 +69,11 @@ impl Layer {
     }
 
     /// `(batch, h, w, in)` → `(batch, h, w, out)`.
-    fn forward(self: &Arc<Self>, hidden_states: &Variable, call: &Call) -> Result<Variable> {
+    fn forward(self: &Arc<Self>, hidden_states: &Variable, call: &Call<'_>) -> Result<Variable> {
         let range = self.attention.as_ref().map_or(0..0, Transformer::cross_attention);
         let key_values = &call.key_values[range];
-        if !call.recompute {
-            return self.run(hidden_states, &call.embedding, key_values);
+        if !call.next_is_recomputed() {
+            return self.run(&hidden_states.apart(), &call.embedding, key_values);
         }
         let mut inputs = vec![hidden_states];
         inputs.extend(key_values.iter().flat_map(|kv| [&kv.key, &kv.value]));
@@ -104,7 +117,7 @@ impl DownBlock {
     ) -> Result<Self> {
         let channels = config.block_out_channels[level];
         let before = config.block_out_channels[level.saturating_sub(1)];
-        let attends = config.down_block_types[level] == "CrossAttnDownBlock2D";
+        let attends = config.down_block_types[level] == ATTENDING_DOWN;
         let layer = |i: usize| {
             let in_channels = if i == 0 { before } else { channels };
             let names = (&weights.at("resnets").at(i), &weights.at("attentions").at(i));
@@ -125,7 +138,7 @@ impl DownBlock {
     pub(super) fn forward(
         &self,
         hidden_states: &Variable,
-        call: &Call,
+        call: &Call<'_>,
         skips: &mut Vec<Variable>,
     ) -> Result<Variable> {
         let mut hidden_states = hidden_states.clone();
@@ -164,7 +177,7 @@ impl MidBlock {
     }
 
     /// `(batch, h, w, channels)` → the same.
-    pub(super) fn forward(&self, hidden_states: &Variable, call: &Call) -> Result<Variable> {
+    pub(super) fn forward(&self, hidden_states: &Variable, call: &Call<'_>) -> Result<Variable> {
         self.second.forward(&self.first.forward(hidden_states, call)?, call)
     }
 }
@@ -188,7 +201,7 @@ impl UpBlock {
         let channels = of_level[level];
         let below = of_level[(level + 1).min(config.levels() - 1)];
         let above = of_level[level.saturating_sub(1)];
-        let attends = config.up_block_types[index] == "CrossAttnUpBlock2D";
+        let attends = config.up_block_types[index] == ATTENDING_UP;
         let count = config.layers(level) + 1;
         let layer = |i: usize| {
             let incoming = if i == 0 { below } else { channels };
@@ -209,7 +222,7 @@ impl UpBlock {
     pub(super) fn forward(
         &self,
         hidden_states: &Variable,
-        call: &Call,
+        call: &Call<'_>,
         skips: &mut Vec<Variable>,
     ) -> Result<Variable> {
         let mut hidden_states = hidden_states.clone();

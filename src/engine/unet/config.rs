@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 
 use crate::engine::{EngineError, Result, layers::require, weights::read_json};
 
+/// Block types that attend to the prompt.
+pub(super) const ATTENDING_DOWN: &str = "CrossAttnDownBlock2D";
+pub(super) const ATTENDING_UP: &str = "CrossAttnUpBlock2D";
+
 /// The architecture of a UNet, by the field names of its `config.json`.
 #[derive(Clone, Debug, Deserialize)]
 pub struct UNet2DConditionConfig {
@@ -73,7 +77,7 @@ impl OneOrMany {
 
 impl UNet2DConditionConfig {
     /// Reads the file and refuses what is not built here.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<Self> {
         let json: Value = read_json(path)?;
         let absent = [json!(null)];
         for field in [
@@ -155,8 +159,8 @@ impl UNet2DConditionConfig {
             return Err("`conv_in_kernel` and `conv_out_kernel` must be odd".into());
         }
         for (types, plain, attending) in [
-            (&self.down_block_types, "DownBlock2D", "CrossAttnDownBlock2D"),
-            (&self.up_block_types, "UpBlock2D", "CrossAttnUpBlock2D"),
+            (&self.down_block_types, "DownBlock2D", ATTENDING_DOWN),
+            (&self.up_block_types, "UpBlock2D", ATTENDING_UP),
         ] {
             if let Some(other) = types.iter().find(|kind| *kind != plain && *kind != attending) {
                 return Err(format!(

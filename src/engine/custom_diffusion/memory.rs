@@ -1,0 +1,65 @@
+//! The bytes that a training step has alive at its peak, term by term.
+
+use crate::engine::clip::ClipTextConfig;
+use crate::engine::unet::{CallSize, Recomputation, UNet2DConditionConfig};
+
+/// What a training step holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepMemory {
+    /// Of UNet and text encoder, as they are computed with.
+    pub weights: u64,
+    /// The trained projections and both of their moments, f32.
+    pub state: u64,
+    /// Keys and values of all rows: in f32, as the UNet takes them, and the gradients of those.
+    pub key_values: u64,
+    /// What the text encoder's tape keeps for captions with a modifier token.
+    pub text: u64,
+    /// Activations of the UNet, their gradients, and what operations hold on the way back.
+    pub activations: u64,
+    /// What the optimiser holds beside the state, after all activations are gone.
+    pub optimizer: u64,
+}
+
+impl StepMemory {
+    /// - `prompts`: captions with a modifier token that differ, and tokens of each
+    pub fn of(
+        unet: &UNet2DConditionConfig,
+        text: &ClipTextConfig,
+        call: &CallSize,
+        prompts: (usize, usize),
+        recomputation: &Recomputation,
+    ) -> Self {
+        const F32: u64 = 4;
+        let element = call.dtype.size_in_bytes() as u64;
+        let (captions, tokens) = (prompts.0 as u64, prompts.1 as u64);
+        let projections = F32 * unet.projected() * unet.cross_attention_dim() as u64;
+        Self {
+            weights: element * (unet.parameters() + text.parameters()),
+            state: 3 * projections,
+            key_values: (F32 + 2 * element) * call.rows as u64 * tokens * unet.projected(),
+            // Each layer keeps what both norms read, q, k, v, the attention's result and the MLP's inside.
+            text: element
+                * captions
+                * tokens
+                * text.num_hidden_layers as u64
+                * (6 * text.hidden_size + text.intermediate_size) as u64,
+            activations: unet.activation_bytes(call, recomputation),
+            optimizer: if call.on_cpu { 4 } else { 6 } * projections,
+        }
+    }
+
+    /// What is left of a budget beside the weights for activations.
+    pub fn left_for_activations(&self, budget: u64) -> u64 {
+        budget.saturating_sub(self.state + self.key_values + self.text)
+    }
+
+    /// All of it but what the model's weights take.
+    pub fn beside_weights(&self) -> u64 {
+        self.state + (self.key_values + self.text + self.activations).max(self.optimizer)
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.beside_weights()
+    }
+}
