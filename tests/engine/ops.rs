@@ -332,6 +332,28 @@ fn a_row_alone_has_the_bytes_of_the_same_row_among_others() {
     }
 }
 
+/// Tensor code holds so many numbers at a time: larger batches go through it in groups of rows.
+#[test]
+fn a_batch_that_goes_through_in_groups_has_the_numbers_of_its_rows_alone() {
+    let place = Place { device: Device::Cpu, dtype: DType::F16 };
+    let silu = operation("silu", &[&[3, 1 << 23]], |_, x| ops::silu(&x[0]));
+    for op in [silu, attend("attention", (512, 2048, 8, 2), false)] {
+        let inputs = op.inputs();
+        let (value, gradients) = op.value_and_gradients(&place, &inputs, pull);
+        for row in [0, 2] {
+            let of_row = |x: &Tensor| x.narrow(0, row, 1).unwrap();
+            let alone: Vec<Tensor> = inputs.iter().map(of_row).collect();
+            let pull = |shape: &[usize]| of_row(&numbers(99, &[&[3], &shape[1..]].concat()));
+            let (value_alone, gradients_alone) = op.value_and_gradients(&place, &alone, pull);
+            let same = |all: &Tensor, one: &Tensor| flat(&of_row(all)) == flat(one);
+            assert!(same(&value, &value_alone), "{}, row {row}", op.name);
+            for (all, one) in gradients.iter().zip(&gradients_alone) {
+                assert!(same(all, one), "{}, gradient of row {row}", op.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let place = Place::single(&Device::Cpu);
