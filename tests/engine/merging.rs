@@ -13,9 +13,10 @@ use vstar::engine::custom_diffusion::merge::merge;
 use vstar::engine::custom_diffusion::pack::MergeBase;
 use vstar::engine::random::{Purpose, Random};
 
-fn tiny() -> BaseModel {
-    BaseModel::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny"), &Device::Cpu)
-        .unwrap()
+use crate::devices::test_devices;
+
+fn tiny_on(device: &Device) -> BaseModel {
+    BaseModel::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny"), device).unwrap()
 }
 
 fn captions() -> Vec<String> {
@@ -47,7 +48,8 @@ fn delta(
             Random::new(seed, Purpose::Noise, index as u64, u64::from(part == "to_v"))
                 .normals(&mut noise);
             let noise = Tensor::from_vec(noise, weight.shape(), &Device::Cpu).unwrap();
-            let changed = (weight.to_dtype(DType::F32).unwrap() + (noise * 0.02).unwrap()).unwrap();
+            let weight = weight.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+            let changed = (weight + (noise * 0.02).unwrap()).unwrap();
             matrices.insert(format!("{}.{part}.weight", layer.name), changed);
         }
     }
@@ -75,60 +77,68 @@ fn delta(
 
 #[test]
 fn a_merge_keeps_its_concepts_and_leaves_ordinary_prompts_alone() {
-    let base = tiny();
-    let merge_base = MergeBase::new(&base, &captions()).unwrap();
-    let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, None, "gate", 2)];
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let merge_base = MergeBase::new(&base, &captions()).unwrap();
+        let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, None, "gate", 2)];
 
-    let (merged, diagnostics) = merge(&base, &merge_base, &deltas, Some(1e5)).unwrap();
+        let (merged, diagnostics) = merge(&base, &merge_base, &deltas, Some(1e5)).unwrap();
 
-    assert_eq!(merged.concepts.len(), 2);
-    assert!(diagnostics.constraint_error < 0.2, "{diagnostics:?}");
-    assert!(diagnostics.drift < 0.3, "{diagnostics:?}");
-    assert_eq!(diagnostics.overlaps.len(), 1);
-    merged.check_base(&base).unwrap();
+        assert_eq!(merged.concepts.len(), 2);
+        assert!(diagnostics.constraint_error < 0.2, "{diagnostics:?}");
+        assert!(diagnostics.drift < 0.3, "{diagnostics:?}");
+        assert_eq!(diagnostics.overlaps.len(), 1);
+        merged.check_base(&base).unwrap();
+    }
 }
 
 #[test]
 fn a_weaker_constraint_drifts_less() {
-    let base = tiny();
-    let merge_base = MergeBase::new(&base, &captions()).unwrap();
-    let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<tom>"), "cat", 2)];
-    let at = |weight| merge(&base, &merge_base, &deltas, Some(weight)).unwrap().1;
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let merge_base = MergeBase::new(&base, &captions()).unwrap();
+        let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<tom>"), "cat", 2)];
+        let at = |weight| merge(&base, &merge_base, &deltas, Some(weight)).unwrap().1;
 
-    let (weak, strong) = (at(10.0), at(1e5));
+        let (weak, strong) = (at(10.0), at(1e5));
 
-    assert!(weak.drift < strong.drift, "{weak:?} {strong:?}");
-    assert!(weak.constraint_error > strong.constraint_error, "{weak:?} {strong:?}");
+        assert!(weak.drift < strong.drift, "{weak:?} {strong:?}");
+        assert!(weak.constraint_error > strong.constraint_error, "{weak:?} {strong:?}");
+    }
 }
 
 #[test]
 fn a_merged_delta_survives_its_file() {
-    let base = tiny();
-    let merge_base = MergeBase::new(&base, &captions()).unwrap();
-    let deltas =
-        [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<bear>"), "teddy bear", 2)];
-    let (merged, _) = merge(&base, &merge_base, &deltas, Some(1e3)).unwrap();
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let merge_base = MergeBase::new(&base, &captions()).unwrap();
+        let deltas =
+            [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<bear>"), "teddy bear", 2)];
+        let (merged, _) = merge(&base, &merge_base, &deltas, Some(1e3)).unwrap();
 
-    let read = Delta::from_safetensors(&merged.to_safetensors().unwrap()).unwrap();
+        let read = Delta::from_safetensors(&merged.to_safetensors().unwrap()).unwrap();
 
-    let (before, after) = (merged.densify(&base).unwrap(), read.densify(&base).unwrap());
-    for (name, matrix) in &before {
-        assert_eq!(
-            matrix.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-            after[name].flatten_all().unwrap().to_vec1::<f32>().unwrap()
-        );
+        let (before, after) = (merged.densify(&base).unwrap(), read.densify(&base).unwrap());
+        for (name, matrix) in &before {
+            assert_eq!(
+                matrix.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                after[name].flatten_all().unwrap().to_vec1::<f32>().unwrap()
+            );
+        }
+        assert_eq!(read.concepts, merged.concepts);
     }
-    assert_eq!(read.concepts, merged.concepts);
 }
 
 #[test]
 fn deltas_that_teach_the_same_word_are_refused() {
-    let base = tiny();
-    let merge_base = MergeBase::new(&base, &captions()).unwrap();
-    let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<rex>"), "cat", 2)];
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let merge_base = MergeBase::new(&base, &captions()).unwrap();
+        let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<rex>"), "cat", 2)];
 
-    let error = merge(&base, &merge_base, &deltas, Some(1e3)).err().unwrap().to_string();
+        let error = merge(&base, &merge_base, &deltas, Some(1e3)).err().unwrap().to_string();
 
-    assert!(error.contains("`<rex>`"), "{error}");
-    assert!(merge(&base, &merge_base, &deltas[..1], Some(1e3)).is_err());
+        assert!(error.contains("`<rex>`"), "{error}");
+        assert!(merge(&base, &merge_base, &deltas[..1], Some(1e3)).is_err());
+    }
 }

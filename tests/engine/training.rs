@@ -15,10 +15,6 @@ use vstar::engine::{EngineError, Flow};
 
 use crate::devices::test_devices;
 
-fn tiny() -> BaseModel {
-    tiny_on(&Device::Cpu)
-}
-
 fn tiny_on(device: &Device) -> BaseModel {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
     BaseModel::load(&folder, device).unwrap()
@@ -95,37 +91,43 @@ fn a_training_moves_every_projection_and_the_modifier_row() {
 
 #[test]
 fn a_concept_without_a_modifier_has_no_token_row() {
-    let base = tiny();
+    for device in test_devices() {
+        let base = tiny_on(&device);
 
-    let delta = train(&base, &input(None, 1, 7), &mut |_| Flow::Continue).unwrap();
+        let delta = train(&base, &input(None, 1, 7), &mut |_| Flow::Continue).unwrap();
 
-    assert!(delta.concepts[0].token_row.is_none());
-    assert_eq!(delta.concepts[0].class_noun, "dog");
+        assert!(delta.concepts[0].token_row.is_none());
+        assert_eq!(delta.concepts[0].class_noun, "dog");
+    }
 }
 
 #[test]
 fn a_training_stops_at_the_step_where_its_observer_says_so() {
-    let base = tiny();
-    let mut last = 0;
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let mut last = 0;
 
-    let result = train(&base, &input(Some("<rex>"), 50, 7), &mut |progress| {
-        if progress.phase == TrainingPhase::Optimizing {
-            last = progress.step;
-        }
-        if last == 2 { Flow::Stop } else { Flow::Continue }
-    });
+        let result = train(&base, &input(Some("<rex>"), 50, 7), &mut |progress| {
+            if progress.phase == TrainingPhase::Optimizing {
+                last = progress.step;
+            }
+            if last == 2 { Flow::Stop } else { Flow::Continue }
+        });
 
-    assert!(matches!(result, Err(EngineError::Stopped)));
-    assert_eq!(last, 2);
+        assert!(matches!(result, Err(EngineError::Stopped)));
+        assert_eq!(last, 2);
+    }
 }
 
 #[test]
 fn an_initializer_outside_the_vocabulary_is_named() {
-    let base = tiny();
-    let mut input = input(Some("<rex>"), 1, 7);
-    input.recipe.initializer_tokens = vec!["zebra-crossing".into()];
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let mut input = input(Some("<rex>"), 1, 7);
+        input.recipe.initializer_tokens = vec!["zebra-crossing".into()];
 
-    let error = train(&base, &input, &mut |_| Flow::Continue).err().unwrap();
+        let error = train(&base, &input, &mut |_| Flow::Continue).err().unwrap();
 
-    assert!(error.to_string().contains("`zebra-crossing`"), "{error}");
+        assert!(error.to_string().contains("`zebra-crossing`"), "{error}");
+    }
 }

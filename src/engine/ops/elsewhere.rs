@@ -33,16 +33,7 @@ pub(super) fn convolve(
     geometry: Geometry,
     add: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let (batch, height, width, _) = x.dims4()?;
-    let (rows, columns) = geometry.output(height, width);
-    let out_channels = matrix.dim(1)?;
-    let mut images = Vec::with_capacity(batch);
-    // One image at a time: its pixels are held once for each kernel position.
-    for image in 0..batch {
-        let gathered = gather(&x.narrow(0, image, 1)?, geometry, (rows, columns))?;
-        images.push(gathered.matmul(matrix)?);
-    }
-    let y = Tensor::cat(&images, 0)?.reshape((batch, rows, columns, out_channels))?;
+    let y = gather_and_multiply(x, matrix, geometry, Positions::InOrder)?;
     let y = match bias {
         Some(bias) => y.broadcast_add(bias)?,
         None => y,
@@ -53,36 +44,73 @@ pub(super) fn convolve(
     }
 }
 
-/// `(1, height, width, channels)` → `(rows · columns, kernel² · channels)`.
-fn gather(x: &Tensor, geometry: Geometry, (rows, columns): (usize, usize)) -> Result<Tensor> {
+/// In which order the positions of a kernel lie in a matrix of filters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Positions {
+    InOrder,
+    Reversed,
+}
+
+/// Pixels are held once for each position of the kernel, of a group of images at a time.
+fn gather_and_multiply(
+    x: &Tensor,
+    matrix: &Tensor,
+    geometry: Geometry,
+    positions: Positions,
+) -> Result<Tensor> {
+    let (_, height, width, _) = x.dims4()?;
+    let (rows, columns) = geometry.output(height, width);
+    in_groups(&[x], rows * columns * matrix.dim(0)?, |part| {
+        let images = part[0].dim(0)?;
+        let gathered = gather(&part[0], geometry, (rows, columns), positions)?;
+        gathered.matmul(matrix)?.reshape((images, rows, columns, ()))
+    })
+}
+
+/// `(images, height, width, channels)` → `(images · rows · columns, kernel² · channels)`.
+fn gather(
+    x: &Tensor,
+    geometry: Geometry,
+    (rows, columns): (usize, usize),
+    positions: Positions,
+) -> Result<Tensor> {
     let Geometry { kernel, stride, padding: p } = geometry;
-    let channels = x.dim(3)?;
+    let (images, _, _, channels) = x.dims4()?;
+    if kernel == 1 && stride == 1 && p == Padding::same(0) {
+        return x.reshape(((), channels));
+    }
     // Enough below and to the right that each position can be cut out in whole strides.
     let x = x.pad_with_zeros(1, p.top, p.bottom + stride)?.pad_with_zeros(
         2,
         p.left,
         p.right + stride,
     )?;
-    let mut parts = Vec::with_capacity(kernel * kernel);
-    for y in 0..kernel {
-        for x_ in 0..kernel {
-            let part = x.narrow(1, y, rows * stride)?.narrow(2, x_, columns * stride)?;
-            let part = match stride {
-                1 => part,
-                _ => part
-                    .contiguous()?
-                    .reshape((rows, stride, columns, stride, channels))?
-                    .narrow(1, 0, 1)?
-                    .narrow(3, 0, 1)?,
-            };
-            parts.push(part.contiguous()?.reshape((rows * columns, channels))?);
-        }
+    let part = |y: usize, x_: usize| -> Result<Tensor> {
+        let part = x.narrow(1, y, rows * stride)?.narrow(2, x_, columns * stride)?;
+        let part = match stride {
+            1 => part,
+            _ => part
+                .contiguous()?
+                .reshape((images * rows, stride, columns, stride, channels))?
+                .narrow(1, 0, 1)?
+                .narrow(3, 0, 1)?,
+        };
+        part.contiguous()?.reshape((images * rows * columns, channels))
+    };
+    let all = (0..kernel * kernel).map(|position| part(position / kernel, position % kernel));
+    let mut parts = all.collect::<Result<Vec<_>>>()?;
+    if positions == Positions::Reversed {
+        parts.reverse();
     }
     Tensor::cat(&parts, 1)?.contiguous()
 }
 
 /// The gradient of an image of `(height, width)`: a convolution of the gradient, with zeros between its pixels where
 /// there was a stride, and filters turned by 180°.
+///
+/// Turned, the filters' positions lie in reverse order, which costs nothing: it is the pixels that are gathered so. In
+/// and out channels change places in a copy that lives as long as the call; to keep it would take as much again as all
+/// filters.
 pub(super) fn convolve_back(
     dy: &Tensor,
     matrix: &Tensor,
@@ -92,15 +120,6 @@ pub(super) fn convolve_back(
     let Geometry { kernel, stride, padding: p } = geometry;
     let (_, rows, columns, out_channels) = dy.dims4()?;
     let in_channels = matrix.dim(0)? / (kernel * kernel);
-    let reversed: Vec<u32> = (0..(kernel * kernel) as u32).rev().collect();
-    let reversed = Tensor::new(reversed, matrix.device())?;
-    let turned = matrix
-        .reshape((kernel * kernel, in_channels, out_channels))?
-        .index_select(&reversed, 0)?
-        .transpose(1, 2)?
-        .contiguous()?
-        .reshape((kernel * kernel * out_channels, in_channels))?;
-
     let apart = spread(&spread(dy, 1, stride)?, 2, stride)?;
     let (down, across) = ((rows - 1) * stride + 1, (columns - 1) * stride + 1);
     let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
@@ -110,7 +129,11 @@ pub(super) fn convolve_back(
         left,
         right: (width + kernel - 1).saturating_sub(left + across),
     };
-    let dx = convolve(&apart, &turned, None, Geometry { kernel, stride: 1, padding }, None)?;
+    // (kernel² · in, out) → (kernel² · out, in), still position by position.
+    let by_position = matrix.reshape((kernel * kernel, in_channels, out_channels))?;
+    let turned = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
+    let geometry = Geometry { kernel, stride: 1, padding };
+    let dx = gather_and_multiply(&apart, &turned, geometry, Positions::Reversed)?;
     dx.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
 }
 

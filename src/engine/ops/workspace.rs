@@ -48,8 +48,8 @@ impl Workspace {
         (3 * self.wide + self.narrow) * Self::group(images, logits)
     }
 
-    /// Of filters with so many numbers, and of one image's pixels of the gradient.
-    pub(crate) fn conv(&self, filters: u64, pixels: u64, area: u64, channels: u64) -> u64 {
-        if self.kernels { 0 } else { self.narrow * (2 * filters + 2 * area * pixels * channels) }
+    /// Of filters with so many numbers, over images of `size` numbers once they are gathered.
+    pub(crate) fn conv(&self, filters: u64, images: u64, size: u64) -> u64 {
+        if self.kernels { 0 } else { self.narrow * (filters + 2 * Self::group(images, size)) }
     }
 }

@@ -69,7 +69,7 @@ impl LayerSize {
         let norm =
             workspace.group_norm(rows, pixels * wider) + self.input(call) + self.output(call);
         let filters = 9 * self.in_channels * self.out_channels;
-        let conv = workspace.conv(filters, pixels, 9, self.out_channels)
+        let conv = workspace.conv(filters, rows, 9 * pixels * self.out_channels)
             + 2 * self.input(call)
             + self.output(call);
         let (mut geglu, mut attention) = (0, 0);
