@@ -171,15 +171,16 @@ pub fn denoise(
     Ok(())
 }
 
-/// The images of rows that are at their ends, in their order; those of one size are decoded in one call.
+/// The images of rows that are at their ends, in their order; rows that share calls are decoded in one.
 pub fn pictures(base: &BaseModel, rows: &[&Row]) -> Result<Vec<RgbImage>> {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&index| rows[index].shape);
+    let mut order: Vec<(Company, usize)> =
+        rows.iter().enumerate().map(|(index, row)| (row.company(base), index)).collect();
+    order.sort_unstable(); // by company, then by index
     let mut pictures = Vec::with_capacity(rows.len());
-    for alike in order.chunk_by(|&a, &b| rows[a].shape == rows[b].shape) {
-        let latents: Vec<&[f32]> = alike.iter().map(|&index| &*rows[index].latents).collect();
-        let images = decode(base, &latents, rows[alike[0]].shape)?; // (rows, 3, H, W)
-        for (nth, &index) in alike.iter().enumerate() {
+    for call in order.chunk_by(|(a, _), (b, _)| a.shares_with(b)) {
+        let latents: Vec<&[f32]> = call.iter().map(|&(_, index)| &*rows[index].latents).collect();
+        let images = decode(base, &latents, call[0].0.shape)?; // (rows, 3, H, W)
+        for (nth, &(_, index)) in call.iter().enumerate() {
             pictures.push((index, to_rgb(&images.get(nth)?)?));
         }
     }
@@ -188,14 +189,31 @@ pub fn pictures(base: &BaseModel, rows: &[&Row]) -> Result<Vec<RgbImage>> {
 }
 
 /// Takes each row one step further.
-///
-/// Images of one size share a call. On the CPU our operations round each of them as if it were alone; a GPU's matrix
-/// products may round by the size of the batch, so there a strict row has calls of its own.
 pub fn step(base: &BaseModel, rows: &mut [&mut Row]) -> Result<()> {
-    let shares = |row: &Row| base.device.is_cpu() || row.determinism == Determinism::Fast;
-    rows.sort_by_key(|row| (row.shape, !shares(row))); // stable: only groups
-    rows.chunk_by_mut(|a, b| a.shape == b.shape && shares(a) && shares(b))
+    rows.sort_by_key(|row| row.company(base)); // stable
+    rows.chunk_by_mut(|a, b| a.company(base).shares_with(&b.company(base)))
         .try_for_each(|alike| step_alike(base, alike))
+}
+
+/// With whom a row shares its calls.
+///
+/// Images of one size share them. On the CPU our operations round each as if it were alone; a GPU's products may round by
+/// the size of the batch, so there a strict row has calls of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Company {
+    /// `(channels, height, width)` of the latents.
+    shape: (usize, usize, usize),
+    alone: bool,
+}
+
+impl Company {
+    fn new(shape: (usize, usize, usize), determinism: Determinism, on_cpu: bool) -> Self {
+        Self { shape, alone: determinism == Determinism::Strict && !on_cpu }
+    }
+
+    fn shares_with(&self, other: &Self) -> bool {
+        self.shape == other.shape && !self.alone && !other.alone
+    }
 }
 
 /// An image on its way from noise: rows join and leave a batch between any two steps.
@@ -306,6 +324,10 @@ impl Row {
         let Some(predicted) = &self.predicted else { return Ok(None) };
         let (small, shape) = shrink(predicted, self.shape, PREVIEW_CELLS);
         Ok(Some(to_rgb(&decode(base, &[&small], shape)?.squeeze(0)?)?))
+    }
+
+    fn company(&self, base: &BaseModel) -> Company {
+        Company::new(self.shape, self.determinism, base.device.is_cpu())
     }
 
     /// What guidance leads away from in the next step.
@@ -430,4 +452,25 @@ pub fn to_rgb(image: &Tensor) -> Result<RgbImage> {
     RgbImage::from_raw(width as u32, height as u32, bytes).ok_or_else(|| {
         EngineError::Tensor(candle_core::Error::msg("the decoder's image is not three channels"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strict_rows_of_a_gpu_share_no_call() {
+        use Determinism::{Fast, Strict};
+        let rows = [(16, Strict), (16, Fast), (8, Fast), (16, Strict), (16, Fast), (8, Strict)];
+        let calls = |on_cpu| {
+            let of = |&(side, determinism)| Company::new((4, side, side), determinism, on_cpu);
+            let mut companies: Vec<Company> = rows.iter().map(of).collect();
+            companies.sort();
+            let calls = companies.chunk_by(|a, b| a.shares_with(b));
+            calls.map(|call| (call[0].shape.1, call.len())).collect::<Vec<_>>()
+        };
+
+        assert_eq!(calls(true), [(8, 2), (16, 4)]);
+        assert_eq!(calls(false), [(8, 1), (8, 1), (16, 2), (16, 1), (16, 1)]);
+    }
 }
