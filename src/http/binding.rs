@@ -190,6 +190,9 @@ pub(crate) async fn named_concepts(
             ConceptRef::Handle(handle) => handles.push(handle.as_str().to_owned()),
         }
     }
+    if ids.is_empty() && handles.is_empty() {
+        return Ok(Vec::new()); // most requests name their concepts by tokens alone
+    }
     db::concepts::find(db, &ids, &handles, &[]).await
 }
 
@@ -266,6 +269,9 @@ async fn load(
     deltas: impl Iterator<Item = DeltaId>,
 ) -> sqlx::Result<(HashMap<DeltaId, Delta>, Vec<DeltaConcept>)> {
     let ids: Vec<DeltaId> = deltas.collect();
+    if ids.is_empty() {
+        return Ok((HashMap::new(), Vec::new()));
+    }
     let deltas = db::deltas::find(&mut *db, &ids).await?;
     let contents = db::deltas::concepts_of(&mut *db, &ids).await?;
     Ok((deltas.into_iter().map(|delta| (delta.delta_id, delta)).collect(), contents))

@@ -151,8 +151,8 @@ async fn queue_full(app: &App, tx: &mut PgConnection, kind: JobKind) -> sqlx::Re
 
 /// The longest that `Prefer: wait=N` is honoured: proxies tend to give up after a minute.
 const MAX_WAIT: Duration = Duration::from_secs(55);
-/// How often a waiting request looks.
-const POLL: Duration = Duration::from_millis(100);
+/// How often a waiting request looks: at first every so often, then after each tenth of the time that it has waited.
+const POLL: Duration = Duration::from_millis(10);
 
 /// The answer to a request that has queued a job: 202, or 201 if the client was willing to wait and it has ended.
 pub(crate) async fn started(
@@ -162,14 +162,16 @@ pub(crate) async fn started(
     request: &HeaderMap,
 ) -> Result<(StatusCode, HeaderMap, Job), ApiError> {
     let wait = preferred_wait(request);
-    let deadline = Instant::now() + wait.unwrap_or_default();
+    let began = Instant::now();
+    let deadline = began + wait.unwrap_or_default();
     let job = loop {
         let job = find_job(app, job_id, kind).await?;
-        let next = Instant::now() + POLL;
-        if job.status().is_terminal() || next > deadline || app.shutdown.is_cancelled() {
+        let now = Instant::now();
+        if job.status().is_terminal() || now >= deadline || app.shutdown.is_cancelled() {
             break job;
         }
-        tokio::time::sleep_until(next).await;
+        let next = now + POLL.max(now.duration_since(began) / 10);
+        tokio::time::sleep_until(next.min(deadline)).await;
     };
     let status =
         if job.status().is_terminal() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
