@@ -1,6 +1,7 @@
 //! Deltas on the host: read from the store once, checked against the catalog, then shared.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex as AsyncMutex;
@@ -17,8 +18,8 @@ use crate::storage::{Storage, StorageKey};
 #[derive(Clone)]
 pub struct DeltaCache {
     kept: Arc<Mutex<Lru<DeltaId, Arc<Delta>>>>,
-    /// One delta is read at a time: samples of one new concept that come together read it once.
-    reading: Arc<AsyncMutex<()>>,
+    /// Who reads a delta now: samples of one new concept that come together read it once.
+    reading: Arc<Mutex<HashMap<DeltaId, Arc<AsyncMutex<()>>>>>,
 }
 
 impl DeltaCache {
@@ -49,10 +50,21 @@ impl DeltaCache {
         if let Some(delta) = self.get(used) {
             return Ok(delta);
         }
-        let _turn = self.reading.lock().await;
+        let turn = self.readers().entry(used.delta_id).or_default().clone();
+        let _turn = turn.lock().await;
         if let Some(delta) = self.get(used) {
             return Ok(delta);
         }
+        let read = self.read_object(storage, used).await;
+        self.readers().remove(&used.delta_id);
+        read
+    }
+
+    async fn read_object(
+        &self,
+        storage: &Storage,
+        used: &DeltaUse,
+    ) -> Result<Arc<Delta>, JobError> {
         let key = StorageKey::stored(&used.storage_key);
         let damaged = |source| JobError::DamagedObject { key: key.as_str().to_owned(), source };
         let bytes = storage.read(&key).await?;
@@ -67,7 +79,11 @@ impl DeltaCache {
         self.lock().get(&used.delta_id)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Lru<DeltaId, Arc<Delta>>> {
+    fn readers(&self) -> MutexGuard<'_, HashMap<DeltaId, Arc<AsyncMutex<()>>>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lru<DeltaId, Arc<Delta>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
