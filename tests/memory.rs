@@ -26,17 +26,29 @@ struct Counting;
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
+impl Counting {
+    // Never inlined: it would be into every part of the program that allocates.
+    #[inline(never)]
+    fn add(bytes: usize) {
+        MOST.fetch_max(ALIVE.fetch_add(bytes, SeqCst) + bytes, SeqCst);
+    }
+
+    #[inline(never)]
+    fn subtract(bytes: usize) {
+        ALIVE.fetch_sub(bytes, SeqCst);
+    }
+}
+
 // SAFETY: the system's allocator does the work.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let alive = ALIVE.fetch_add(layout.size(), SeqCst) + layout.size();
-        MOST.fetch_max(alive, SeqCst);
+        Self::add(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        ALIVE.fetch_sub(layout.size(), SeqCst);
+        Self::subtract(layout.size());
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(memory, layout) }
     }
