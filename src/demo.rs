@@ -3,6 +3,7 @@
 //! Teaches two concepts, one of a known class with a modifier token and one of an unknown class without, samples them
 //! before and after, merges them and samples the composition; leaves pictures, deltas, a contact sheet and a report.
 
+mod merging;
 mod progress;
 mod report;
 mod sheet;
@@ -19,6 +20,8 @@ use serde::Deserialize;
 use crate::config::{ServeSettings, Settings, WorkerSettings, bundled};
 use crate::http::DEFAULT_QUEUE_LIMIT;
 use crate::serve::{Service, asked_to_end};
+
+pub use merging::{MergingSheetArgs, run as draw_merging_sheet};
 
 /// Fewest photos that a concept is taught from.
 const MIN_PHOTOS: usize = 4;

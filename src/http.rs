@@ -16,6 +16,8 @@ mod health;
 mod images;
 mod jobs;
 mod manifests;
+mod merge_check;
+mod merge_options;
 mod merges;
 mod photos;
 mod previews;
@@ -31,6 +33,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::model_card::ModelCard;
+use crate::merge_desk::MergeDesk;
 use crate::storage::Storage;
 
 pub use router::{openapi, router};
@@ -44,6 +47,7 @@ pub struct App {
     pub db: PgPool,
     pub storage: Storage,
     pub model: Arc<ModelCard>,
+    pub merge_desk: MergeDesk,
     /// Cancelled when the process is asked to end: event streams close, and `/readyz` says so.
     pub shutdown: CancellationToken,
     /// Jobs of one kind that may wait; who comes then is asked to come again.
@@ -57,10 +61,12 @@ impl App {
         db: PgPool,
         storage: Storage,
         model: Arc<ModelCard>,
+        merge_desk: MergeDesk,
         shutdown: CancellationToken,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let decoders = Arc::new(Semaphore::new(cores));
-        Self { db, storage, model, shutdown, queue_limit: DEFAULT_QUEUE_LIMIT, decoders }
+        let queue_limit = DEFAULT_QUEUE_LIMIT;
+        Self { db, storage, model, merge_desk, shutdown, queue_limit, decoders }
     }
 }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use vstar::bench::BenchArgs;
 use vstar::config::{ByteSize, ServeSettings, Settings};
-use vstar::demo::DemoArgs;
+use vstar::demo::{DemoArgs, MergingSheetArgs};
 use vstar::postgres::PrivatePostgres;
 use vstar::replay::ReplayArgs;
 use vstar::{bench, demo, http, replay, serve};
@@ -43,6 +43,8 @@ enum Command {
     Demo(DemoArgs),
     /// Draws a picture again from the manifest that its PNG carries.
     Replay(ReplayArgs),
+    /// Draws what merges of trained deltas look like.
+    MergingSheet(MergingSheetArgs),
     /// Brings the database's tables up to date.
     Migrate(Settings),
     /// Prints the API's OpenAPI document.
@@ -68,6 +70,7 @@ fn keep_freed_memory(command: &Command) {
         Command::Work(settings) => settings.worker.memory_budget,
         Command::Bench(args) => args.memory_budget,
         Command::Demo(_)
+        | Command::MergingSheet(_)
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Openapi
@@ -102,6 +105,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Work(settings) => block_on(serve::work(&settings)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::Replay(args) => block_on(replay::run(&args)),
+        Command::MergingSheet(args) => demo::draw_merging_sheet(&args),
         Command::Migrate(settings) => block_on(serve::migrate(&settings)),
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
@@ -135,6 +139,7 @@ fn start_log(format: LogFormat, command: &Command) {
     let default = match command {
         Command::Serve(_) | Command::Work(_) => "info",
         Command::Demo(_)
+        | Command::MergingSheet(_)
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Openapi

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{ServeSettings, Settings};
 use crate::http::{App, router};
+use crate::merge_desk::MergeDesk;
 use crate::postgres::PrivatePostgres;
 use crate::storage::Storage;
 use crate::worker::{DeltaCache, LoadedModel, Worker, WorkerConfig};
@@ -49,13 +50,15 @@ impl Service {
         let storage = open_storage(common).await?;
         let model = load_model(common).await?;
         let card = model.card.clone();
+        let desk = MergeDesk::new(storage.clone(), model.merge_kit.clone());
 
         let shutdown = CancellationToken::new();
         let listener = TcpListener::bind(settings.listen).await.with_context(|| {
             format!("cannot listen on {}: choose another --listen", settings.listen)
         })?;
         let address = listener.local_addr()?;
-        let mut app = App::new(database.pool.clone(), storage.clone(), card, shutdown.clone());
+        let mut app =
+            App::new(database.pool.clone(), storage.clone(), card, desk, shutdown.clone());
         app.queue_limit = settings.queue_limit;
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {

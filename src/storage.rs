@@ -58,6 +58,16 @@ impl StorageKey {
         Self(Path::from(format!("jobs/{job}/{fence}/delta.safetensors")))
     }
 
+    /// What merges need of a delta that a job has made; the key has the digest by which it is checked.
+    pub fn pack(job: JobId, fence: i64, sha256: &str) -> Self {
+        Self(Path::from(format!("jobs/{job}/{fence}/pack-{sha256}.safetensors")))
+    }
+
+    /// What all merges over a base model and a set of captions have in common, by the digests of both.
+    pub fn merge_base(base_digest: &str, captions_digest: &str) -> Self {
+        Self(Path::from(format!("base-models/{base_digest}/merge-{captions_digest}.safetensors")))
+    }
+
     /// Picture `index` of a sample.
     pub fn sample(job: JobId, fence: i64, index: usize) -> Self {
         Self(Path::from(format!("jobs/{job}/{fence}/{index}.png")))
@@ -138,6 +148,15 @@ impl Storage {
     pub async fn read(&self, key: &StorageKey) -> Result<Bytes, StorageError> {
         let object = self.store.get(&key.0).await.map_err(|source| Self::error(key, source))?;
         object.bytes().await.map_err(|source| Self::error(key, source))
+    }
+
+    /// Reads a whole object, `None` if there is none of this name.
+    pub async fn read_if_there(&self, key: &StorageKey) -> Result<Option<Bytes>, StorageError> {
+        match self.store.get(&key.0).await {
+            Ok(object) => object.bytes().await.map(Some).map_err(|source| Self::error(key, source)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(source) => Err(Self::error(key, source)),
+        }
     }
 
     fn error(key: &StorageKey, source: object_store::Error) -> StorageError {

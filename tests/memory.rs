@@ -26,29 +26,17 @@ struct Counting;
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 static MOST: AtomicUsize = AtomicUsize::new(0);
 
-impl Counting {
-    // Never inlined: it would be into every part of the program that allocates.
-    #[inline(never)]
-    fn add(bytes: usize) {
-        MOST.fetch_max(ALIVE.fetch_add(bytes, SeqCst) + bytes, SeqCst);
-    }
-
-    #[inline(never)]
-    fn subtract(bytes: usize) {
-        ALIVE.fetch_sub(bytes, SeqCst);
-    }
-}
-
 // SAFETY: the system's allocator does the work.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        Self::add(layout.size());
+        let alive = ALIVE.fetch_add(layout.size(), SeqCst) + layout.size();
+        MOST.fetch_max(alive, SeqCst);
         // SAFETY: the caller's promise.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        Self::subtract(layout.size());
+        ALIVE.fetch_sub(layout.size(), SeqCst);
         // SAFETY: the caller's promise.
         unsafe { System.dealloc(memory, layout) }
     }
@@ -57,12 +45,12 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static COUNTING: Counting = Counting;
 
-/// One test counts at a time, with one thread: candle's matrix product keeps some space for each that it runs on.
+/// One test counts at a time, on one thread.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    // SAFETY: the other threads of this process wait for their turn.
-    unsafe { std::env::set_var("RAYON_NUM_THREADS", "1") };
+    // Fails if it was built before.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(1).build_global();
     turn
 }
 
@@ -132,8 +120,7 @@ fn activations_take_what_the_config_says() {
     for dtype in [DType::F32, DType::F16] {
         let base = tiny(dtype);
         let config = base.unet.config();
-        // The first time, candle's matrix product takes its space.
-        counted(&base, 3, 24, &config.recompute_all(false));
+        counted(&base, 3, 24, &config.recompute_all(false)); // candle's matrix product keeps some space of its own
         for (rows, side) in [(2, 16), (3, 24)] {
             let latents = zeros(&[rows, 4, side, side], DType::F32);
             let call = base.unet.call_size(&latents).unwrap();
@@ -196,8 +183,7 @@ fn a_training_step_takes_what_the_config_says_and_stays_in_its_budget() {
                 trainer.parameters.projections.flatten_all().unwrap().to_vec1().unwrap();
             (state + most, report.loss.to_bits(), weights)
         };
-        // The first time, candle's matrix product takes its space.
-        count(None);
+        count(None); // candle's matrix product keeps some space of its own
         let (all, loss, weights) = count(None);
         let (least, loss_again, weights_again) = count(Some(0));
 

@@ -7,12 +7,14 @@ use anyhow::Result;
 use candle_core::{Device, Tensor};
 
 use super::{BenchArgs, Work};
+use crate::domain::merge::MergeRecipe;
 use crate::domain::training::TrainingRecipe;
 use crate::engine::clip::ClipTextEncoder;
 use crate::engine::conditioning::Conditioning;
-use crate::engine::custom_diffusion::closed_form::Regularization;
-use crate::engine::custom_diffusion::merge::Merge;
-use crate::engine::custom_diffusion::pack::{MergePack, PackKey};
+use crate::engine::custom_diffusion::delta::kv_weights;
+use crate::engine::custom_diffusion::merge::{Merge, PackUse};
+use crate::engine::custom_diffusion::merge_base::MergeBase;
+use crate::engine::custom_diffusion::pack::MergePack;
 use crate::engine::custom_diffusion::parameters::{Batch, FrozenModel};
 use crate::engine::custom_diffusion::train::Trainer;
 use crate::engine::device::{compute_dtype, device_named};
@@ -113,15 +115,12 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         }
         Work::Merge => {
             let (unet, text_encoder) = (Rc::new(unet()?), text_encoder()?);
-            let packs = merge_packs(&unet, &text_encoder, batch)?;
-            let strengths = vec![1.0; batch];
+            let (merge_base, packs) = merge_packs(&unet, &text_encoder, batch)?;
             let caption = captions(&text_encoder, 1);
             let caption = text_encoder.forward(&caption, Some(&some_row(&text_encoder)?))?;
             let caption = caption.squeeze(0)?; // (tokens, text_dim)
-            let solve = {
-                let packs = packs.clone();
-                move || Merge::new(&packs, &strengths, Some(1e3))
-            };
+            let recipe = MergeRecipe::default();
+            let solve = Arc::new(move || Merge::solve(&merge_base, &packs, &recipe));
             let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
             let to_prompt = {
                 let (solve, unet) = (solve.clone(), unet.clone());
@@ -131,9 +130,9 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
                     Ok(())
                 }
             };
+            let kv_weights = kv_weights(unet.cross_attention());
             let to_matrices = move || {
-                let layers = unet.cross_attention();
-                solve()?.weights(layers)?.densify(layers)?;
+                solve()?.weights(unet.cross_attention())?.densify(&kv_weights)?;
                 Ok(())
             };
             Ok(Prepared {
@@ -162,12 +161,12 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
     }
 }
 
-/// The packs of a merge of so many concepts with a modifier token: as many rows as prompts give, of random captions.
+/// The packs of so many concepts with a modifier token: as many rows as prompts give, of random captions.
 fn merge_packs(
     unet: &UNet2DConditionModel,
     text_encoder: &ClipTextEncoder,
     concepts: usize,
-) -> Result<Vec<(PackKey, Arc<MergePack>)>> {
+) -> Result<(MergeBase, Vec<PackUse>)> {
     let modifier = some_row(text_encoder)?;
     let mut random = Random::new(0, Purpose::DataOrder, 1, 0);
     let mut rows = |wanted: usize| -> Result<Tensor> {
@@ -183,21 +182,18 @@ fn merge_packs(
         }
         Ok(Tensor::cat(&features, 0)?.narrow(0, 0, wanted)?)
     };
-    let regularization = Regularization::new(&rows(4 * text_encoder.hidden_size())?)?;
+    let empty = rows(text_encoder.max_position_embeddings())?;
+    let merge_base = MergeBase::of_features(&rows(4 * text_encoder.hidden_size())?, &empty)?;
     let width: usize = unet.cross_attention().iter().map(|layer| 2 * layer.to_k.dims()[0]).sum();
-    let pack = |(index, key): (usize, PackKey)| {
-        // Three prompts with two tokens of a name each, the end mark and two of padding where they are alone.
-        let (count, has_changes) = match key {
-            PackKey::Alone(_) => (15, true),
-            PackKey::Beside(..) => (6, true),
-            PackKey::ClassNouns(_) => (6, false),
-            PackKey::Empty => (text_encoder.max_position_embeddings(), false),
-        };
-        let changes = has_changes.then(|| normal(index as u64, &[count, width])).transpose()?;
-        let pack = MergePack::new(&regularization, &rows(count)?, changes)?;
-        Ok((key, Arc::new(pack)))
-    };
-    PackKey::of_merge(concepts).into_iter().enumerate().map(pack).collect()
+    let packs = (0..concepts as u64).map(|concept| {
+        // Two tokens of a name, the end mark and two of padding in three prompts where the concept is alone; the name in
+        // six where it follows another thing; the noun and the end mark in three.
+        let (targets, nouns) = (15 + 12, 6);
+        let changes = normal(concept, &[targets, width])?;
+        let pack = MergePack::of_features(rows(targets)?, changes, rows(nouns)?);
+        Ok(PackUse { pack: Arc::new(pack), strength: 1.0 })
+    });
+    Ok((merge_base, packs.collect::<Result<_>>()?))
 }
 
 /// A row for the modifier token.

@@ -17,19 +17,21 @@ pub struct NewDelta<'a> {
     pub storage_key: &'a str,
     pub size_bytes: i64,
     pub sha256: &'a str,
+    pub pack_key: Option<&'a str>,
 }
 
 /// Records a delta whose object is already stored.
 pub async fn record(db: impl PgExecutor<'_>, delta: NewDelta<'_>) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256)
-        values ($1, $2, $3, $4, $5, $6)",
+        "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256, pack_key)
+        values ($1, $2, $3, $4, $5, $6, $7)",
         delta.delta_id.0,
         delta.job_id.0,
         delta.base_digest,
         delta.storage_key,
         delta.size_bytes,
         delta.sha256,
+        delta.pack_key,
     )
     .execute(db)
     .await?;
@@ -59,7 +61,7 @@ pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<V
         Delta,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
-            storage_key, size_bytes, sha256, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, delta.created_at
         from delta join job using (job_id)
         where delta_id = any($1)
         "#,
@@ -78,7 +80,7 @@ pub async fn find_by_digest(
         Delta,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
-            storage_key, size_bytes, sha256, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, delta.created_at
         from delta join job using (job_id)
         where sha256 = any($1)
         order by delta_id
@@ -99,7 +101,7 @@ pub async fn list(
         Delta,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
-            storage_key, size_bytes, sha256, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, delta.created_at
         from delta join job using (job_id)
         where ($1::uuid is null or delta_id < $1)
             and ($2::uuid is null

@@ -86,6 +86,49 @@ pub(super) fn draw(concepts: &[ConceptPanel], merged: &MergedPanel) -> Result<Rg
     Ok(sheet.image)
 }
 
+/// Side of a picture of a group: twice `tiny`'s, so that its pixels stay pixels and the file small.
+const GROUP_CELL: u32 = 128;
+const GROUP_GAP: u32 = 4;
+
+/// A prompt's pictures under its text.
+pub(super) struct Group {
+    pub(super) caption: String,
+    /// What else is to be said, in grey.
+    pub(super) note: String,
+    pub(super) pictures: Vec<RgbImage>,
+}
+
+/// Draws lines of groups side by side, each line under its title.
+///
+/// # Errors
+/// If the built-in font does not load.
+pub(super) fn draw_groups(lines: &[(String, Vec<Group>)]) -> Result<RgbImage> {
+    let font = FontRef::try_from_slice(FONT).context("the built-in font")?;
+    let step = GROUP_CELL + GROUP_GAP;
+    let group_width = |group: &Group| group.pictures.len() as u32 * step + MARGIN;
+    let widths = lines.iter().map(|(_, groups)| groups.iter().map(group_width).sum());
+    let width = MARGIN + widths.max().unwrap_or(0);
+    let line_height = 2 * LINE + 3 * LINE + step + MARGIN;
+    let height = MARGIN + lines.len() as u32 * line_height;
+    let mut sheet = Sheet { image: RgbImage::from_pixel(width, height, PAPER), font };
+    for (number, (title, groups)) in lines.iter().enumerate() {
+        let (mut x, y) = (MARGIN, MARGIN + number as u32 * line_height);
+        sheet.write(title, x, y, 1.25 * TEXT_SIZE, INK);
+        for group in groups {
+            sheet.write(&group.caption, x, y + 2 * LINE, TEXT_SIZE, INK);
+            sheet.write(&group.note, x, y + 3 * LINE, TEXT_SIZE, FADED);
+            for (column, picture) in group.pictures.iter().enumerate() {
+                let picture =
+                    imageops::resize(picture, GROUP_CELL, GROUP_CELL, FilterType::Nearest);
+                let left = i64::from(x + column as u32 * step);
+                imageops::replace(&mut sheet.image, &picture, left, i64::from(y + 4 * LINE + GAP));
+            }
+            x += group_width(group);
+        }
+    }
+    Ok(sheet.image)
+}
+
 fn width_of(pictures: &Pictures) -> usize {
     pictures.iter().map(|(_, paths)| paths.len()).sum()
 }

@@ -19,6 +19,8 @@ pub struct Delta {
     pub size_bytes: i64,
     /// SHA-256 of the object, in hex.
     pub sha256: String,
+    /// What merges need of it; older deltas have none.
+    pub pack_key: Option<String>,
     pub created_at: DateTime<Utc>,
 }
 

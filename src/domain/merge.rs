@@ -53,6 +53,47 @@ pub enum Protected {
     ClassNouns,
 }
 
+/// Whether deltas go together; a later one is worse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The concepts look as they do alone, and other prompts as without them.
+    Ok,
+    /// One of them may be weak, or show in the other: look at pictures.
+    Risky,
+    /// They contradict each other.
+    Conflict,
+}
+
+/// From what on a pair's constraint error is so much more than its deltas' own, or a merge's drift so high, that the
+/// verdict is risky, and from what on a conflict. Measured on `tiny`: see the decision of 2026-11-24 in ARCHITECTURE.md.
+const WORSE_THAN_ALONE: [f64; 2] = [0.1, 0.2];
+const DRIFTS: [f64; 2] = [0.7, 1.0];
+
+impl Verdict {
+    /// Of two deltas merged: how far their concepts are from what was learnt, together and each alone.
+    pub fn of_pair(constraint_error: f64, constraint_error_alone: f64, drift: f64) -> Self {
+        let worse = constraint_error - constraint_error_alone;
+        Self::beyond(worse, WORSE_THAN_ALONE).max(Self::of_drift(drift))
+    }
+
+    /// Of a merge by what it does to ordinary prompts.
+    pub fn of_drift(drift: f64) -> Self {
+        Self::beyond(drift, DRIFTS)
+    }
+
+    /// What is not even a number is not fine.
+    fn beyond(value: f64, [risky, conflict]: [f64; 2]) -> Self {
+        if value < risky {
+            Self::Ok
+        } else if value < conflict {
+            Self::Risky
+        } else {
+            Self::Conflict
+        }
+    }
+}
+
 impl Constraint {
     /// Measured on `tiny`: see the decision of 2026-11-23 in ARCHITECTURE.md.
     pub const DEFAULT: Self = Self::Soft { constraint_weight: 1e3 };
@@ -114,5 +155,20 @@ mod tests {
         let task: MergeTask = serde_json::from_value(task).unwrap();
 
         assert_eq!(task.recipe, MergeRecipe::default());
+    }
+
+    #[test]
+    fn a_verdict_is_about_what_the_other_concept_costs_and_about_other_prompts() {
+        for (error, alone, drift, verdict) in [
+            (0.15, 0.13, 0.46, Verdict::Ok),       // a dog and a gate
+            (0.13, 0.07, 0.38, Verdict::Ok),       // two dogs with tokens far apart
+            (0.62, 0.27, 0.26, Verdict::Conflict), // two dogs with tokens that hardly moved
+            (0.30, 0.15, 0.30, Verdict::Risky),
+            (0.15, 0.13, 0.75, Verdict::Risky),
+            (0.15, 0.13, 1.5, Verdict::Conflict),
+            (f64::NAN, 0.1, 0.1, Verdict::Conflict),
+        ] {
+            assert_eq!(Verdict::of_pair(error, alone, drift), verdict, "{error} {alone} {drift}");
+        }
     }
 }

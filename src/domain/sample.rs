@@ -174,6 +174,9 @@ pub const UNCONDITIONAL_STRENGTHS: RangeInclusive<f64> = 0.0..=1.0;
 pub struct DeltaUse {
     pub delta_id: DeltaId,
     pub storage_key: String,
+    /// What a merge needs of it, if that has been stored.
+    #[serde(default)]
+    pub pack_key: Option<String>,
     /// SHA-256 of the object, in hex.
     pub sha256: String,
     pub strength: f64,

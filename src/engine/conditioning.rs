@@ -189,7 +189,7 @@ impl ConceptSet {
     fn is_base_model(&self) -> bool {
         match &self.change {
             Change::Delta(changes) => changes.is_empty(),
-            Change::Merge(_) => false,
+            Change::Merge(merge) => merge.concepts.iter().all(|(_, strength)| *strength <= 0.0),
         }
     }
 
@@ -302,6 +302,11 @@ impl TokenRow {
             Some(_) | None => self.learnt.clone(),
         }
     }
+}
+
+/// The row of a concept's modifier token at a strength; `None` for a concept without a token.
+pub fn row_at(base: &BaseModel, learnt: &DeltaConcept, strength: f64) -> Result<Option<Vec<f32>>> {
+    Ok(token_row(base, learnt, strength)?.map(|row| row.at(1.0)))
 }
 
 fn token_row(base: &BaseModel, learnt: &DeltaConcept, strength: f64) -> Result<Option<TokenRow>> {

@@ -12,6 +12,7 @@ mod file;
 pub mod loss;
 pub mod memory;
 pub mod merge;
+pub mod merge_base;
 pub mod pack;
 pub mod parameters;
 pub mod tokens;

@@ -113,6 +113,7 @@ impl Binding {
         self.deltas.push(DeltaUse {
             delta_id: delta.delta_id,
             storage_key: delta.storage_key.clone(),
+            pack_key: delta.pack_key.clone(),
             sha256: delta.sha256.clone(),
             strength,
         });

@@ -20,7 +20,7 @@ pub(crate) struct Content<'a> {
 /// Whether the client has these bytes already.
 pub(crate) fn is_current(headers: &HeaderMap, sha256: &str) -> bool {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    known.is_some_and(|known| known.trim() == "*" || known.contains(sha256))
+    known.is_some_and(|known| known.trim() == "*" || known.contains(&format!("\"{sha256}\"")))
 }
 
 /// 304: nothing has changed, as objects never do.

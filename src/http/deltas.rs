@@ -17,6 +17,7 @@ use crate::db;
 use crate::domain::concept::{ClassNoun, Handle, ModifierToken};
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::invalid::FieldError;
 use crate::storage::StorageKey;
 
 /// The result of a training or a merge; it never changes.
@@ -121,30 +122,77 @@ pub(crate) async fn get_delta(
     Ok(axum::Json(DeltaBody::new(delta, &contents)))
 }
 
+/// Which file of a delta to return.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeltaContentQuery {
+    /// `native` as it is stored: a merged delta in factors. `dense` with every matrix whole, for other programs.
+    #[serde(default)]
+    #[param(inline)]
+    format: DeltaFormat,
+}
+
+/// How a delta's matrices are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum DeltaFormat {
+    #[default]
+    Native,
+    Dense,
+}
+
 /// Returns the weights, as a safetensors file.
 ///
-/// Deltas never change: `If-None-Match` with the entity tag is answered by 304. A single `Range` is honoured.
+/// With `format=dense` every matrix is whole, in f16 and under its name in diffusers, such as `….attn2.to_k.weight`, so
+/// that `pipe.unet.load_state_dict(load_file(path), strict=False)` applies it. Deltas never change: `If-None-Match` with
+/// the entity tag is answered by 304. A single `Range` is honoured.
 #[utoipa::path(get, path = "/v1/deltas/{delta_id}/content", tag = "deltas",
-    params(("delta_id" = DeltaId, Path)),
+    params(("delta_id" = DeltaId, Path), DeltaContentQuery),
     responses(
         (status = 200, content_type = "application/vnd.safetensors", body = Vec<u8>),
         (status = 304),
         (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`base_model_mismatch`: whole matrices need the base model that the delta was made for"),
     ))]
 pub(crate) async fn get_delta_content(
     State(app): State<App>,
     Path(delta_id): Path<DeltaId>,
+    Query(query): Query<DeltaContentQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let delta = find_delta(&app, delta_id).await?;
-    if is_current(&headers, &delta.sha256) {
-        return Ok(not_modified(&delta.sha256));
+    let (sha256, file_name) = match query.format {
+        DeltaFormat::Native => (delta.sha256.clone(), format!("{delta_id}.safetensors")),
+        // It follows from the native file.
+        DeltaFormat::Dense => {
+            (format!("{}-dense", delta.sha256), format!("{delta_id}-dense.safetensors"))
+        }
+    };
+    if is_current(&headers, &sha256) {
+        return Ok(not_modified(&sha256));
     }
-    let bytes = app.storage.read(&StorageKey::stored(&delta.storage_key)).await?;
-    let file_name = format!("{delta_id}.safetensors");
+    let bytes = match query.format {
+        DeltaFormat::Native => app.storage.read(&StorageKey::stored(&delta.storage_key)).await?,
+        DeltaFormat::Dense => {
+            check_served(&app, &delta)?;
+            app.merge_desk.dense(&delta.storage_key).await?.into()
+        }
+    };
     let content_type = "application/vnd.safetensors";
-    Content { bytes, content_type, sha256: &delta.sha256, file_name: &file_name }
-        .into_response(&headers)
+    Content { bytes, content_type, sha256: &sha256, file_name: &file_name }.into_response(&headers)
+}
+
+fn check_served(app: &App, delta: &Delta) -> Result<(), ApiError> {
+    if delta.base_digest == app.model.digest {
+        return Ok(());
+    }
+    let detail = format!(
+        "`{}` was made for base model {:.12}, this service has {} ({:.12}): ask for the native format",
+        delta.delta_id, delta.base_digest, app.model.name, app.model.digest
+    );
+    Err(ApiError::Conflict(FieldError::new("format", "base_model_mismatch", detail)))
 }
 
 async fn find_delta(app: &App, delta_id: DeltaId) -> Result<Delta, ApiError> {

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use crate::domain::id::JobId;
 use crate::domain::invalid::{FieldError, Invalid};
+use crate::merge_desk::DeskError;
 use crate::storage::StorageError;
 
 /// Why a request was not done: one variant per kind of answer.
@@ -58,6 +59,15 @@ impl From<sqlx::Error> for ApiError {
                 Self::DatabaseUnavailable(error)
             }
             _ => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<DeskError> for ApiError {
+    fn from(error: DeskError) -> Self {
+        match error {
+            DeskError::Storage(error) => error.into(),
+            error => Self::Internal(error.into()),
         }
     }
 }

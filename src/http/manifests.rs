@@ -153,6 +153,7 @@ async fn find_deltas(
             delta_id: delta.delta_id,
             storage_key: delta.storage_key.clone(),
             sha256: delta.sha256.clone(),
+            pack_key: delta.pack_key.clone(),
             strength: wanted.strength,
         })
     });

@@ -4,20 +4,23 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::App;
-use super::binding::{ConceptUse, bind};
+use super::binding::{Binding, ConceptUse, bind};
 use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
+use super::merge_options::{MergeMethod, MergeOptions};
 use super::samples::DeltaUseBody;
 use crate::db;
 use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::{Job, JobKind, Task};
-use crate::domain::merge::{MergeRecipe, MergeTask};
+use crate::domain::merge::{MergeRecipe, MergeTask, Protected};
+use crate::domain::model_card::ModelCard;
 
 /// A merge to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -26,6 +29,43 @@ pub(crate) struct StartMerge {
     /// What to merge: at least two different deltas.
     #[schema(min_items = 2, max_items = 8)]
     concepts: Vec<ConceptUse>,
+    /// `soft` unless said otherwise: concepts that contradict each other each give way a little.
+    method: Option<MergeMethod>,
+    /// μ of the soft constraints: the more, the nearer to each concept as it was learnt, and the more other prompts
+    /// change.
+    #[schema(minimum = 0.1, maximum = 100_000_000, default = 1000.0)]
+    constraint_weight: Option<f64>,
+    /// Ordinary prompts that shall stay as they are, enough of them to span the text space; those of the base model's
+    /// class images if left out.
+    #[schema(min_items = 20, max_items = 2000)]
+    captions: Option<Vec<String>>,
+    /// What shall stay exactly as the base model has it; everything that can if left out.
+    protect: Option<Vec<Protected>>,
+}
+
+/// A merge that is asked for, resolved.
+pub(crate) struct Bound {
+    pub(crate) binding: Binding,
+    pub(crate) recipe: MergeRecipe,
+}
+
+impl StartMerge {
+    /// Resolves the names and fills in the defaults.
+    pub(crate) async fn bind(
+        self,
+        db: &mut PgConnection,
+        model: &ModelCard,
+    ) -> Result<Bound, ApiError> {
+        let Self { concepts, method, constraint_weight, captions, protect } = self;
+        let options = MergeOptions { method, constraint_weight, captions, protect };
+        let recipe = options.recipe(model, "")?;
+        let binding = bind(db, model, &concepts, &[]).await?;
+        if binding.deltas.len() < 2 {
+            let detail = "a merge needs at least two different deltas";
+            return Err(FieldError::new("/concepts", "too_few_deltas", detail).into());
+        }
+        Ok(Bound { binding, recipe })
+    }
 }
 
 /// A merge and where it stands.
@@ -38,6 +78,9 @@ pub(crate) struct MergeBody {
     deltas: Vec<DeltaUseBody>,
     /// The concepts that the result contains.
     concepts: Vec<ConceptId>,
+    /// How they are merged, with every default filled in.
+    #[serde(flatten)]
+    recipe: MergeRecipe,
     /// The result, once the merge has succeeded.
     delta: Option<DeltaId>,
     #[serde(flatten)]
@@ -53,6 +96,7 @@ impl MergeBody {
             object: "merge",
             deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
             concepts: task.concepts,
+            recipe: task.recipe,
             delta: deltas
                 .iter()
                 .find(|(made_by, _)| *made_by == job.job_id)
@@ -85,16 +129,12 @@ pub(crate) async fn start_merge(
     Json(body): Json<StartMerge>,
 ) -> Result<impl IntoResponse, ApiError> {
     let mut tx = app.db.begin().await?;
-    let binding = bind(&mut tx, &app.model, &body.concepts, &[]).await?;
-    if binding.deltas.len() < 2 {
-        let detail = "a merge needs at least two different deltas";
-        return Err(FieldError::new("/concepts", "too_few_deltas", detail).into());
-    }
+    let Bound { binding, recipe } = body.bind(&mut tx, &app.model).await?;
     let task = MergeTask {
         base_digest: app.model.digest.clone(),
         deltas: binding.deltas,
         concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
-        recipe: MergeRecipe::default(),
+        recipe,
     };
     let job_id = enqueue(&app, &mut tx, &Task::Merge(task)).await?;
     tx.commit().await?;

@@ -16,8 +16,8 @@ use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::images::MAX_UPLOAD_BYTES;
 use super::{
-    App, capabilities, concepts, deltas, events, health, images, manifests, merges, previews,
-    samples, trainings, uploads,
+    App, capabilities, concepts, deltas, events, health, images, manifests, merge_check, merges,
+    previews, samples, trainings, uploads,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -77,6 +77,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(deltas::get_delta))
         .routes(routes!(deltas::get_delta_content))
         .routes(routes!(merges::start_merge, merges::list_merges))
+        .routes(routes!(merge_check::check_merge))
         .routes(routes!(merges::get_merge))
         .routes(routes!(merges::cancel_merge))
         .routes(routes!(events::stream_merge_events))

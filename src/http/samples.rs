@@ -15,6 +15,7 @@ use super::extract::{Json, Path, Query};
 use super::images::ImageBody;
 use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
 use super::manifests::task_again;
+use super::merge_options::MergeOptions;
 use super::trainings::random_seed;
 use super::uploads::{ChosenInit, choose_init};
 use crate::db;
@@ -82,6 +83,8 @@ pub(crate) struct StartSample {
     /// Concepts that no token in the prompt names, and deltas or strengths other than the usual.
     #[schema(max_items = 8)]
     concepts: Option<Vec<ConceptUse>>,
+    /// How several deltas are merged on the way.
+    merge: Option<MergeOptions>,
     /// A picture's manifest, to draw that one picture again. It stands alone: with any other field it would be another
     /// picture.
     from_manifest: Option<Manifest>,
@@ -110,6 +113,7 @@ impl StartSample {
             ("/preview_every", self.preview_every.is_some()),
             ("/determinism", self.determinism.is_some()),
             ("/concepts", self.concepts.is_some()),
+            ("/merge", self.merge.is_some()),
         ] {
             checks.require(!given, pointer, "conflicting_fields", || {
                 "from_manifest stands alone: leave this field out, or change it in the manifest"
@@ -159,8 +163,8 @@ impl StartSample {
             prompt,
             negative_prompt,
             settings,
+            merge: merge_recipe(self.merge, binding.deltas.len(), model)?,
             deltas: binding.deltas,
-            merge: MergeRecipe::default(),
             init,
         })
     }
@@ -203,6 +207,8 @@ pub(crate) struct SampleBody {
     noise_strength: Option<f64>,
     /// What the prompt's and the list's concepts meant when the sample was asked for.
     deltas: Vec<DeltaUseBody>,
+    /// How they are merged, if they are several, with every default filled in.
+    merge: Option<MergeRecipe>,
     /// The pictures, once the sample has succeeded.
     images: Vec<ImageBody>,
     #[serde(flatten)]
@@ -236,6 +242,7 @@ impl SampleBody {
             settings: task.settings,
             init_image: task.init.as_ref().map(|init| init.image_id),
             noise_strength: task.init.map(|init| init.noise_strength),
+            merge: (task.deltas.len() > 1).then_some(task.merge),
             deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
             images: images.iter().filter(is_its).cloned().map(ImageBody::from).collect(),
             job: body,
@@ -281,6 +288,25 @@ pub(crate) async fn start_sample(
     let (status, place, job) = started(&app, job_id, JobKind::Sample, &headers).await?;
     let images = db::images::of_samples(&app.db, &[job_id.into()]).await?;
     Ok((status, place, axum::Json(SampleBody::new(job, &images)?)))
+}
+
+/// How so many deltas are merged: by the options, which mean nothing for one.
+fn merge_recipe(
+    options: Option<MergeOptions>,
+    deltas: usize,
+    model: &ModelCard,
+) -> Result<MergeRecipe, Invalid> {
+    if deltas > 1 {
+        return options.unwrap_or_default().recipe(model, "/merge");
+    }
+    match options {
+        None => Ok(MergeRecipe::default()),
+        Some(_) => {
+            let detail =
+                "the request names less than two deltas, so nothing is merged: leave this out";
+            Err(FieldError::new("/merge", "not_applicable", detail).into())
+        }
+    }
 }
 
 /// Returns a sample, where it stands, and its pictures.

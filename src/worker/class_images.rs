@@ -44,7 +44,7 @@ impl ClassImageFolder {
     }
 
     /// All captions.
-    pub(crate) fn captions(&self) -> Vec<String> {
+    pub fn captions(&self) -> Vec<String> {
         self.entries.iter().map(|entry| entry.caption.clone()).collect()
     }
 

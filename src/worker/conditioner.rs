@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use super::job::JobContext;
 use super::lru::Lru;
-use super::merging::merge_deltas;
+use super::merging::solve;
 use super::model::Engine;
+use super::packs::Concepts;
 use crate::domain::job::Phase;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::sample::DeltaUse;
 use crate::engine::Result;
-use crate::engine::conditioning::{ConceptSet, ConceptUse, Conditioning, prompt_tokens};
-use crate::engine::custom_diffusion::delta::Delta;
+use crate::engine::conditioning::{ConceptSet, Conditioning, prompt_tokens};
 use crate::engine::sampler::{Prompts, Row, SampleRequest};
 
 /// The concepts of a sample: the deltas, and a name for all that they do to a prompt.
 pub(crate) struct Cast {
-    concepts: Vec<ConceptUse>,
+    concepts: Concepts,
     /// How they are merged, if they are several.
     merge: MergeRecipe,
     recipe: Recipe,
@@ -34,7 +34,7 @@ struct Recipe {
 
 impl Cast {
     /// - `concepts`: what `uses` name, in the same order
-    pub(crate) fn new(uses: &[DeltaUse], concepts: Vec<ConceptUse>, merge: MergeRecipe) -> Self {
+    pub(crate) fn new(uses: &[DeltaUse], concepts: Concepts, merge: MergeRecipe) -> Self {
         let recipe = Recipe {
             deltas: uses
                 .iter()
@@ -49,11 +49,6 @@ impl Cast {
         };
         Self { concepts, merge, recipe }
     }
-
-    fn modifier_tokens(&self) -> Vec<&str> {
-        let deltas = self.concepts.iter().map(|concept| &concept.delta);
-        deltas.flat_map(|delta| delta.token_rows()).map(|(token, _)| token.as_str()).collect()
-    }
 }
 
 /// Makes rows ready for the batch, from kept K and V where they are known.
@@ -64,18 +59,11 @@ pub(crate) struct Conditioner {
     kept: Lru<(Recipe, Vec<u32>), Conditioning>,
     /// The base model's answer to the empty prompt, which everyone may need, is never forgotten.
     unconditional: Option<(Vec<u32>, Conditioning)>,
-    merged: Lru<Recipe, Arc<Delta>>,
 }
 
 impl Conditioner {
-    /// A quarter of the budget is for merged deltas, which are on the host.
     pub(crate) fn new(budget_bytes: usize) -> Self {
-        let merged = budget_bytes / 4;
-        Self {
-            kept: Lru::new(budget_bytes - merged),
-            unconditional: None,
-            merged: Lru::new(merged),
-        }
+        Self { kept: Lru::new(budget_bytes), unconditional: None }
     }
 
     /// The row of one picture, at its first step.
@@ -86,14 +74,14 @@ impl Conditioner {
         cast: &Cast,
         request: &SampleRequest,
     ) -> Result<Row> {
-        let added = cast.modifier_tokens();
+        let added = cast.concepts.modifier_tokens();
         let mut concepts: Option<ConceptSet> = None;
         let prompts = Prompts::made_by(request, &mut |prompt, share| {
             let base = &engine.base;
             let tokens = prompt_tokens(base, &added, prompt)?;
             let named = tokens.ids.iter().any(|&id| id as usize >= base.tokenizer.vocab_size());
             // Without strength and without a modifier token it is the base model's, whatever the concepts.
-            let base_alone = cast.concepts.is_empty() || (share == 0.0 && !named);
+            let base_alone = cast.concepts.is_base_model() || (share == 0.0 && !named);
             let recipe = match base_alone {
                 true => Recipe::default(),
                 false => Recipe { share: share.to_bits(), ..cast.recipe.clone() },
@@ -103,30 +91,13 @@ impl Conditioner {
             }
             let concepts = match &mut concepts {
                 Some(concepts) => concepts,
-                none => none.insert(self.concepts(engine, job, cast)?),
+                none => none.insert(concepts_of(engine, job, cast)?),
             };
             let made = concepts.scaled(share).condition(base, prompt)?;
             self.keep(recipe, tokens.ids, prompt, &made);
             Ok(made)
         })?;
         Row::with_prompts(&engine.base, request, prompts)
-    }
-
-    /// What two deltas change overlaps, so they are merged, not added.
-    fn concepts(&mut self, engine: &Engine, job: &JobContext, cast: &Cast) -> Result<ConceptSet> {
-        if cast.concepts.len() < 2 {
-            return ConceptSet::new(&engine.base, &cast.concepts);
-        }
-        let delta = match self.merged.get(&cast.recipe) {
-            Some(delta) => delta,
-            None => {
-                job.enter(Phase::Merging);
-                let delta = Arc::new(merge_deltas(engine, &cast.concepts, &cast.merge)?);
-                self.merged.put(cast.recipe.clone(), delta.clone(), delta.size_bytes());
-                delta
-            }
-        };
-        ConceptSet::new(&engine.base, &[ConceptUse { delta, strength: 1.0 }])
     }
 
     fn known(&mut self, recipe: &Recipe, tokens: &[u32]) -> Option<Conditioning> {
@@ -143,6 +114,17 @@ impl Conditioner {
             self.unconditional = Some((tokens, made.clone()));
         } else {
             self.kept.put((recipe, tokens), made.clone(), made.size_bytes());
+        }
+    }
+}
+
+/// One delta's concepts, or those of several, solved from their packs in a few milliseconds.
+fn concepts_of(engine: &Engine, job: &JobContext, cast: &Cast) -> Result<ConceptSet> {
+    match &cast.concepts {
+        Concepts::Whole(one) => ConceptSet::new(&engine.base, one.as_slice()),
+        Concepts::Packs(packs) => {
+            job.enter(Phase::Merging);
+            ConceptSet::merged(&engine.base, Arc::new(solve(engine, packs, &cast.merge)?))
         }
     }
 }

@@ -3,11 +3,11 @@
 use super::error::JobError;
 use super::job::JobContext;
 use super::model::Engine;
+use super::packs::Concepts;
 use crate::domain::manifest::{
     Manifest, ManifestDelta, ManifestFormat, ManifestInit, ManifestMerge,
 };
 use crate::domain::sample::{Determinism, SampleTask};
-use crate::engine::conditioning::ConceptUse;
 
 /// The manifest of a task's first picture; those of the others differ in `image_index` alone.
 ///
@@ -15,21 +15,19 @@ use crate::engine::conditioning::ConceptUse;
 pub(crate) async fn manifest_of(
     job: &JobContext,
     task: &SampleTask,
-    concepts: &[ConceptUse],
+    concepts: &Concepts,
 ) -> Result<Manifest, JobError> {
-    let (task, concepts) = (task.clone(), concepts.to_vec());
+    let (task, concepts) = (task.clone(), concepts.clone());
     Ok(job.worker.gpu.run_quick(move |engine| describe(engine, task, &concepts)).await??)
 }
 
 fn describe(
     engine: &Engine,
     task: SampleTask,
-    concepts: &[ConceptUse],
+    concepts: &Concepts,
 ) -> crate::engine::Result<Manifest> {
     let base = &engine.base;
-    let learnt = concepts.iter().flat_map(|concept| &concept.delta.concepts);
-    let added: Vec<&str> =
-        learnt.filter_map(|one| Some(one.modifier_token.as_ref()?.as_str())).collect();
+    let added = concepts.modifier_tokens();
     let token_ids = |prompt: &str| -> crate::engine::Result<Vec<u32>> {
         let mut tokens = base.tokenizer.encode(prompt, &added)?;
         tokens.ids.truncate(tokens.length);

@@ -1,4 +1,6 @@
-//! Merges: from deltas in the store to one that holds all their concepts.
+//! Merges: from the packs of deltas to one that holds all their concepts.
+
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -10,26 +12,32 @@ use crate::db::deltas::NewDelta;
 use crate::domain::id::{DeltaId, JobId};
 use crate::domain::job::Phase;
 use crate::domain::merge::{MergeRecipe, MergeTask};
-use crate::engine::conditioning::ConceptUse;
+use crate::engine::Result as EngineResult;
 use crate::engine::custom_diffusion::delta::Delta;
-use crate::engine::custom_diffusion::merge;
-use crate::storage::StorageKey;
+use crate::engine::custom_diffusion::merge::{Merge, PackUse};
+use crate::engine::custom_diffusion::merge_base::MergeBase;
+use crate::engine::custom_diffusion::pack::MergePack;
+use crate::storage::{Storage, StorageKey};
 
 /// Merges the deltas and records the result.
 #[tracing::instrument(skip_all, fields(job.id = %job.job_id))]
 pub(crate) async fn run(job: &JobContext, task: MergeTask) -> Result<(), JobError> {
     job.check_base(&task.base_digest)?;
     job.enter(Phase::Fetching);
-    let deltas = job.worker.deltas.read(&job.worker.storage, &task.deltas).await?;
+    let packs = job.worker.packs.read(&job.worker, &task.deltas).await?;
 
     job.enter(Phase::Merging);
     let recipe = task.recipe;
-    let merged =
-        job.worker.gpu.run_quick(move |engine| merge_deltas(engine, &deltas, &recipe)).await??;
+    let merged = job.worker.gpu.run_quick(move |engine| {
+        let merge = solve(engine, &packs, &recipe)?;
+        let merged = merge.to_delta(&engine.base, &recipe)?;
+        Packed::new(engine, &merged, recipe.captions.as_deref())
+    });
+    let merged = merged.await??;
     job.enter(Phase::Storing);
     job.check()?;
 
-    let stored = store_delta(job, &merged).await?;
+    let stored = store_delta(job, merged).await?;
     let mut tx = job.worker.db.begin().await?;
     if !db::jobs::succeed(&mut *tx, job.job_id, job.fence).await? {
         return Err(JobError::LeaseLost);
@@ -40,26 +48,48 @@ pub(crate) async fn run(job: &JobContext, task: MergeTask) -> Result<(), JobErro
     Ok(())
 }
 
-/// Solves for one delta.
-pub(crate) fn merge_deltas(
+/// Solves for several deltas over the captions of the recipe.
+pub(crate) fn solve(
     engine: &Engine,
-    deltas: &[ConceptUse],
+    packs: &[PackUse],
     recipe: &MergeRecipe,
-) -> crate::engine::Result<Delta> {
-    let merge_base = engine.merge_base()?;
-    let (delta, diagnostics) =
-        merge::merge(&engine.base, merge_base, deltas, recipe.constraint.weight())?;
-    tracing::info!(?diagnostics, "merged {} deltas", deltas.len());
-    Ok(delta)
+) -> EngineResult<Merge> {
+    let merge_base = engine.merge_base(recipe.captions.as_deref())?;
+    Merge::new(&merge_base, packs, recipe)
 }
 
-/// A delta whose object is written and whose row is not.
+/// A delta's file and what later merges need of it.
+pub(crate) struct Packed {
+    file: Vec<u8>,
+    pack: MergePack,
+    /// What the service needs beside packs to say how deltas go together.
+    merge_base: Option<Arc<MergeBase>>,
+}
+
+impl Packed {
+    /// - `captions`: those of the merge that made the delta
+    pub(crate) fn new(
+        engine: &Engine,
+        delta: &Delta,
+        captions: Option<&[String]>,
+    ) -> EngineResult<Self> {
+        let file = delta.to_safetensors()?;
+        // Of the delta as whoever reads the file has it.
+        let pack = MergePack::build(&engine.base, &Delta::from_safetensors(&file)?)?;
+        let encoded = captions.is_some() || engine.has_captions();
+        let merge_base = encoded.then(|| engine.merge_base(captions)).transpose()?;
+        Ok(Self { file, pack, merge_base })
+    }
+}
+
+/// A delta whose objects are written and whose row is not.
 pub(crate) struct StoredDelta {
     pub(crate) delta_id: DeltaId,
     job_id: JobId,
     key: StorageKey,
     size_bytes: i64,
     sha256: String,
+    pack_key: StorageKey,
 }
 
 impl StoredDelta {
@@ -71,21 +101,46 @@ impl StoredDelta {
             storage_key: self.key.as_str(),
             size_bytes: self.size_bytes,
             sha256: &self.sha256,
+            pack_key: Some(self.pack_key.as_str()),
         }
     }
 }
 
-/// Writes a delta under a key of its job and fence.
-pub(crate) async fn store_delta(job: &JobContext, delta: &Delta) -> Result<StoredDelta, JobError> {
-    let bytes = delta.to_safetensors()?;
+/// Writes a delta and its pack under keys of its job and fence.
+pub(crate) async fn store_delta(job: &JobContext, packed: Packed) -> Result<StoredDelta, JobError> {
+    let storage = &job.worker.storage;
+    if let Some(merge_base) = &packed.merge_base {
+        store_merge_base(storage, merge_base).await?;
+    }
+    let pack = packed.pack.to_safetensors()?;
+    let pack_key = StorageKey::pack(job.job_id, job.fence, &sha256_hex(&pack));
+    storage.write(&pack_key, pack).await?;
+    let bytes = packed.file;
     let key = StorageKey::delta(job.job_id, job.fence);
     let stored = StoredDelta {
         delta_id: DeltaId::generate(),
         job_id: job.job_id,
         size_bytes: bytes.len() as i64,
-        sha256: data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes)),
+        sha256: sha256_hex(&bytes),
         key,
+        pack_key,
     };
-    job.worker.storage.write(&stored.key, bytes).await?;
+    storage.write(&stored.key, bytes).await?;
     Ok(stored)
+}
+
+/// Writes what a base model's merges have in common, unless it is there: its key says all that it depends on.
+pub(crate) async fn store_merge_base(
+    storage: &Storage,
+    merge_base: &MergeBase,
+) -> Result<(), JobError> {
+    let key = StorageKey::merge_base(&merge_base.base_digest, &merge_base.captions_digest);
+    if storage.read_if_there(&key).await?.is_none() {
+        storage.write(&key, merge_base.to_safetensors()?).await?;
+    }
+    Ok(())
+}
+
+fn sha256_hex(bytes: &[u8]) -> String {
+    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
 }

@@ -1,27 +1,29 @@
 //! A base model, loaded: what the API knows about it, and what the device's thread works with.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
-
-use sha2::{Digest, Sha256};
 
 use super::class_images::ClassImageFolder;
 use crate::domain::base_model::BaseModelProfile;
 use crate::domain::model_card::ModelCard;
 use crate::engine::base_model::BaseModel;
 use crate::engine::clip::ClipTokenizer;
-use crate::engine::custom_diffusion::pack::MergeBase;
+use crate::engine::custom_diffusion::delta::kv_weights;
+use crate::engine::custom_diffusion::merge_base::{MergeBase, captions_digest};
 use crate::engine::device::{compute_dtype, device_named, free_bytes};
 use crate::engine::schedulers::{check_steps, limits};
 use crate::engine::weights::read_json;
 use crate::engine::{EngineError, Result};
+use crate::merge_desk::MergeKit;
 
 /// A base model's folder, loaded.
 pub struct LoadedModel {
     pub card: Arc<ModelCard>,
     pub engine: Engine,
     pub class_images: ClassImageFolder,
+    /// For the API's own answers about merges.
+    pub merge_kit: MergeKit,
 }
 
 impl LoadedModel {
@@ -66,10 +68,16 @@ impl LoadedModel {
             check_steps: check_steps(&base.scheduler),
         });
         let captions = class_images.captions();
+        let merge_kit = MergeKit {
+            base_digest: base.digest.clone(),
+            captions_digest: (!captions.is_empty()).then(|| captions_digest(&captions)),
+            kv_weights: kv_weights(base.unet.cross_attention()),
+        };
         // The other half is for samples.
         let training_memory = free_bytes(&base.device).map(|free| free as u64 / 2);
-        let engine = Engine { base, training_memory, captions, merge_base: OnceCell::new() };
-        Ok(Self { card, engine, class_images })
+        let merge_bases = RefCell::default();
+        let engine = Engine { base, training_memory, captions, merge_bases };
+        Ok(Self { card, engine, class_images, merge_kit })
     }
 }
 
@@ -83,6 +91,8 @@ const GPU_ROW_BUDGET: usize = 128;
 /// Memory that a row takes in a call of the UNet, in maps of its first level: the eight of GEGLU, queries, keys, values and
 /// results of attention, and the skip connections, doubled for what the allocator keeps. An estimate, not measured.
 const WIDEST_MAPS: usize = 48;
+/// Sets of captions that are kept, 10 MB each for a Stable Diffusion 1.
+const MERGE_BASES: usize = 4;
 
 /// What the device's thread owns.
 pub struct Engine {
@@ -91,7 +101,8 @@ pub struct Engine {
     pub(crate) training_memory: Option<u64>,
     /// Ordinary prompts, over which merges are solved.
     captions: Vec<String>,
-    merge_base: OnceCell<MergeBase>,
+    /// Those of the last few sets of captions, the last one first.
+    merge_bases: RefCell<Vec<Arc<MergeBase>>>,
 }
 
 impl Engine {
@@ -106,22 +117,29 @@ impl Engine {
         (free / 2 / (WIDEST_MAPS * widest)).clamp(1, GPU_ROW_BUDGET)
     }
 
-    /// SHA-256 in hex over the captions that merges leave alone.
+    /// SHA-256 in hex over the captions that merges leave alone unless a request gives others.
     pub(crate) fn captions_digest(&self) -> String {
-        let mut digest = Sha256::new();
-        for caption in &self.captions {
-            digest.update((caption.len() as u64).to_le_bytes());
-            digest.update(caption);
-        }
-        data_encoding::HEXLOWER.encode(&digest.finalize())
+        captions_digest(&self.captions)
     }
 
-    /// What all merges have in common; the first one computes it.
-    pub(crate) fn merge_base(&self) -> Result<&MergeBase> {
-        if let Some(merge_base) = self.merge_base.get() {
-            return Ok(merge_base);
-        }
-        let merge_base = MergeBase::new(&self.base, &self.captions)?;
-        Ok(self.merge_base.get_or_init(|| merge_base))
+    /// What merges over these captions have in common, those of the class images if none are given; the first merge
+    /// computes it.
+    pub(crate) fn merge_base(&self, captions: Option<&[String]>) -> Result<Arc<MergeBase>> {
+        let captions = captions.unwrap_or(&self.captions);
+        let digest = captions_digest(captions);
+        let mut kept = self.merge_bases.borrow_mut();
+        let known = kept.iter().position(|known| known.captions_digest == digest);
+        let merge_base = match known {
+            Some(place) => kept.remove(place),
+            None => Arc::new(MergeBase::new(&self.base, captions)?),
+        };
+        kept.insert(0, merge_base.clone());
+        kept.truncate(MERGE_BASES);
+        Ok(merge_base)
+    }
+
+    /// Whether merges have captions without a request giving them.
+    pub(crate) fn has_captions(&self) -> bool {
+        !self.captions.is_empty()
     }
 }

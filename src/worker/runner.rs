@@ -15,6 +15,7 @@ use super::error::{JobError, worker_lost};
 use super::gpu::{Gpu, Sharing};
 use super::job::JobContext;
 use super::model::LoadedModel;
+use super::packs::PackCache;
 use super::slots::{Seat, Slots};
 use super::{merging, sampling, training};
 use crate::config::WorkerSettings;
@@ -77,6 +78,7 @@ pub struct Worker {
     pub(crate) config: Arc<WorkerConfig>,
     pub(crate) class_images: Arc<ClassImageFolder>,
     pub(crate) deltas: DeltaCache,
+    pub(crate) packs: PackCache,
     slots: Arc<Slots>,
     base_digest: Arc<str>,
     resolution: usize,
@@ -106,6 +108,7 @@ impl Worker {
             storage,
             config: Arc::new(config),
             class_images: Arc::new(model.class_images),
+            packs: PackCache::default(),
             slots: Slots::new(row_budget),
             base_digest: model.card.digest.as_str().into(),
             resolution: model.card.native_size,

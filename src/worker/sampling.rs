@@ -12,6 +12,7 @@ use super::error::JobError;
 use super::init_image::read_init;
 use super::job::JobContext;
 use super::manifest::manifest_of;
+use super::packs::Concepts;
 use super::slots::Seat;
 use crate::db;
 use crate::domain::id::{ImageId, SampleId};
@@ -19,7 +20,6 @@ use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::Phase;
 use crate::domain::manifest::Manifest;
 use crate::domain::sample::SampleTask;
-use crate::engine::conditioning::ConceptUse;
 use crate::engine::sampler::{InitImage, SampleRequest};
 use crate::picture;
 use crate::storage::StorageKey;
@@ -34,12 +34,12 @@ pub(crate) async fn run(
     mut seat: Seat,
 ) -> Result<(), JobError> {
     job.check_base(&task.base_digest)?;
-    let concepts = job.worker.deltas.read(&job.worker.storage, &task.deltas).await?;
+    let concepts = Concepts::read(&job.worker, &task.deltas).await?;
     let init = read_init(job, &task).await?;
     let (sender, mut pictures) = mpsc::unbounded_channel();
     job.worker.gpu.draw(Drawing {
         job: job.clone(),
-        requests: requests(&task, &concepts, init),
+        requests: requests(&task, init),
         cast: Cast::new(&task.deltas, concepts.clone(), task.merge.clone()),
         preview_every: task.settings.preview_every,
         pictures: sender,
@@ -79,16 +79,12 @@ pub(crate) async fn run(
 }
 
 /// One request per picture.
-fn requests(
-    task: &SampleTask,
-    concepts: &[ConceptUse],
-    init: Option<InitImage>,
-) -> Vec<SampleRequest> {
+fn requests(task: &SampleTask, init: Option<InitImage>) -> Vec<SampleRequest> {
     let settings = &task.settings;
     let request = |index| SampleRequest {
         prompt: task.prompt.clone(),
         negative_prompt: task.negative_prompt.clone(),
-        concepts: concepts.to_vec(),
+        concepts: Vec::new(), // their keys and values come with the cast
         seed: settings.seed,
         image_index: (settings.first_index + index) as u64,
         num_inference_steps: settings.num_inference_steps,

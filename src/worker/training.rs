@@ -5,7 +5,7 @@ use image::imageops::FilterType;
 
 use super::error::JobError;
 use super::job::{JobContext, StepLoss};
-use super::merging::store_delta;
+use super::merging::{Packed, store_delta};
 use crate::db;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
@@ -28,21 +28,21 @@ pub(crate) async fn run(job: &JobContext, task: TrainingTask) -> Result<(), JobE
     let mut input = TrainingInput { concepts, recipe: task.recipe, seed: task.seed, memory_budget };
 
     let steps = job.clone();
-    let delta = job.worker.gpu.run_long(move |engine, interludes| {
+    let packed = job.worker.gpu.run_long(move |engine, interludes| {
         input.memory_budget = input.memory_budget.or(engine.training_memory);
         let mut observe = |progress: &TrainingProgress| {
             let flow = note(&steps, progress);
             interludes.run(engine);
             flow
         };
-        train(&engine.base, &input, &mut observe)
+        Packed::new(engine, &train(&engine.base, &input, &mut observe)?, None)
     });
-    let delta = delta.await??;
+    let packed = packed.await??;
     job.enter(Phase::Storing);
     job.check()?;
 
     let concepts: Vec<ConceptId> = task.concepts.iter().map(|concept| concept.concept_id).collect();
-    let stored = store_delta(job, &delta).await?;
+    let stored = store_delta(job, packed).await?;
     job.write_news().await?; // the last points of the loss curve; nothing more is accepted once the job has ended
     let mut tx = job.worker.db.begin().await?;
     if !db::jobs::succeed(&mut *tx, job.job_id, job.fence).await? {

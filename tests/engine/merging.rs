@@ -6,14 +6,20 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use vstar::domain::concept::ModifierToken;
+use vstar::domain::merge::{Constraint, MergeRecipe, Protected};
 use vstar::engine::base_model::BaseModel;
-use vstar::engine::conditioning::ConceptUse;
-use vstar::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
-use vstar::engine::custom_diffusion::merge::merge;
-use vstar::engine::custom_diffusion::pack::MergeBase;
+use vstar::engine::conditioning::{ConceptSet, ConceptUse, Conditioning, condition_prompt};
+use vstar::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights, kv_weights};
+use vstar::engine::custom_diffusion::merge::{Merge, MergeReport, PackUse};
+use vstar::engine::custom_diffusion::merge_base::MergeBase;
+use vstar::engine::custom_diffusion::pack::MergePack;
 use vstar::engine::random::{Purpose, Random};
 
 use crate::devices::test_devices;
+
+fn tiny() -> BaseModel {
+    tiny_on(&Device::Cpu)
+}
 
 fn tiny_on(device: &Device) -> BaseModel {
     BaseModel::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny"), device).unwrap()
@@ -34,45 +40,64 @@ fn captions() -> Vec<String> {
         .collect()
 }
 
-/// A delta that changes every matrix by a little noise.
-fn delta(
-    base: &BaseModel,
-    modifier_token: Option<&str>,
-    class_noun: &str,
-    seed: u64,
-) -> ConceptUse {
+/// A delta that changes every matrix by a little noise, and teaches these concepts: modifier token and class noun.
+fn delta(base: &BaseModel, taught: &[(Option<&str>, &str)], seed: u64) -> Delta {
     let mut matrices = BTreeMap::new();
-    for (index, layer) in base.unet.cross_attention().iter().enumerate() {
-        for (part, weight) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
-            let mut noise = vec![0.0; weight.elem_count()];
-            Random::new(seed, Purpose::Noise, index as u64, u64::from(part == "to_v"))
-                .normals(&mut noise);
-            let noise = Tensor::from_vec(noise, weight.shape(), &Device::Cpu).unwrap();
-            let weight = weight.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
-            let changed = (weight + (noise * 0.02).unwrap()).unwrap();
-            matrices.insert(format!("{}.{part}.weight", layer.name), changed);
-        }
+    for (index, (name, weight)) in kv_weights(base.unet.cross_attention()).into_iter().enumerate() {
+        let mut noise = vec![0.0; weight.elem_count()];
+        Random::new(seed, Purpose::Noise, index as u64, 0).normals(&mut noise);
+        let noise = Tensor::from_vec(noise, weight.shape(), &Device::Cpu).unwrap();
+        let weight = weight.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
+        let changed = (weight + (noise * 0.02).unwrap()).unwrap();
+        matrices.insert(name, changed);
     }
-    let token_row = modifier_token.map(|_| {
-        let mut row = vec![0.0; base.text_encoder.hidden_size()];
-        Random::new(seed, Purpose::Noise, 99, 0).normals(&mut row);
-        row.iter_mut().for_each(|value| *value *= 0.3);
-        row
-    });
-    let concept = DeltaConcept {
-        modifier_token: modifier_token
-            .map(|token| ModifierToken::try_from(token.to_owned()).unwrap()),
-        token_row,
-        initializer_token: None,
-        class_noun: class_noun.into(),
+    let concept = |(index, (token, noun)): (usize, &(Option<&str>, &str))| {
+        let token_row = token.map(|_| {
+            let mut row = vec![0.0; base.text_encoder.hidden_size()];
+            Random::new(seed, Purpose::Noise, 99, index as u64).normals(&mut row);
+            row.iter_mut().for_each(|value| *value *= 0.3);
+            row
+        });
+        DeltaConcept {
+            modifier_token: token.map(|token| ModifierToken::try_from(token.to_owned()).unwrap()),
+            token_row,
+            initializer_token: None,
+            class_noun: (*noun).into(),
+        }
     };
-    let delta = Delta {
+    Delta {
         base_digest: base.digest.clone(),
-        concepts: vec![concept],
+        concepts: taught.iter().enumerate().map(concept).collect(),
         weights: DeltaWeights::Dense(matrices),
         metadata: BTreeMap::new(),
+    }
+}
+
+fn packed(base: &BaseModel, delta: &Delta) -> PackUse {
+    PackUse { pack: Arc::new(MergePack::build(base, delta).unwrap()), strength: 1.0 }
+}
+
+fn soft(constraint_weight: f64) -> MergeRecipe {
+    MergeRecipe { constraint: Constraint::Soft { constraint_weight }, ..MergeRecipe::default() }
+}
+
+fn report(merge_base: &MergeBase, packs: &[PackUse], recipe: &MergeRecipe) -> MergeReport {
+    Merge::new(merge_base, packs, recipe).unwrap().report(merge_base, recipe).unwrap()
+}
+
+/// All keys and values, `(layers, rows)` flat.
+fn numbers(conditioning: &Conditioning, tokens: std::ops::Range<usize>) -> Vec<f32> {
+    let layers = conditioning.layers.iter().flat_map(|kv| [&kv.key, &kv.value]);
+    let rows = layers.map(|tensor| tensor.narrow(1, tokens.start, tokens.len()).unwrap());
+    rows.flat_map(|rows| rows.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+}
+
+/// `‖a − b‖ / ‖c − b‖`.
+fn distance(a: &[f32], b: &[f32], c: &[f32]) -> f64 {
+    let norm = |x: &[f32]| -> f64 {
+        x.iter().zip(b).map(|(x, b)| f64::from(x - b).powi(2)).sum::<f64>().sqrt()
     };
-    ConceptUse { delta: Arc::new(delta), strength: 1.0 }
+    norm(a) / norm(c)
 }
 
 #[test]
@@ -80,15 +105,16 @@ fn a_merge_keeps_its_concepts_and_leaves_ordinary_prompts_alone() {
     for device in test_devices() {
         let base = tiny_on(&device);
         let merge_base = MergeBase::new(&base, &captions()).unwrap();
-        let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, None, "gate", 2)];
+        let deltas =
+            [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
+        let packs = deltas.each_ref().map(|delta| packed(&base, delta));
 
-        let (merged, diagnostics) = merge(&base, &merge_base, &deltas, Some(1e5)).unwrap();
+        let report = report(&merge_base, &packs, &soft(1e5));
 
-        assert_eq!(merged.concepts.len(), 2);
-        assert!(diagnostics.constraint_error < 0.2, "{diagnostics:?}");
-        assert!(diagnostics.drift < 0.3, "{diagnostics:?}");
-        assert_eq!(diagnostics.overlaps.len(), 1);
-        merged.check_base(&base).unwrap();
+        assert!(report.constraint_error < 0.2, "{report:?}");
+        assert!(report.drift < 0.3, "{report:?}");
+        assert_eq!((report.deltas.len(), report.pairs.len()), (2, 1));
+        assert!(report.deltas.iter().all(|error| *error < 0.2), "{report:?}");
     }
 }
 
@@ -97,8 +123,12 @@ fn a_weaker_constraint_drifts_less() {
     for device in test_devices() {
         let base = tiny_on(&device);
         let merge_base = MergeBase::new(&base, &captions()).unwrap();
-        let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<tom>"), "cat", 2)];
-        let at = |weight| merge(&base, &merge_base, &deltas, Some(weight)).unwrap().1;
+        let deltas = [
+            delta(&base, &[(Some("<rex>"), "dog")], 1),
+            delta(&base, &[(Some("<tom>"), "cat")], 2),
+        ];
+        let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+        let at = |weight| report(&merge_base, &packs, &soft(weight));
 
         let (weak, strong) = (at(10.0), at(1e5));
 
@@ -108,13 +138,144 @@ fn a_weaker_constraint_drifts_less() {
 }
 
 #[test]
+fn a_prompt_gets_the_same_from_packs_as_from_the_merged_weights() {
+    let base = tiny();
+    let merge_base = MergeBase::new(&base, &captions()).unwrap();
+    let deltas = [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
+    let mut packs = deltas.each_ref().map(|delta| packed(&base, delta));
+    packs[0].strength = 0.7;
+    let prompt = "a <rex> dog in front of a gate";
+
+    let merge = Arc::new(Merge::new(&merge_base, &packs, &MergeRecipe::default()).unwrap());
+    let direct = ConceptSet::merged(&base, merge.clone()).unwrap();
+    let direct = direct.condition(&base, prompt).unwrap();
+    let merged = Arc::new(merge.to_delta(&base, &MergeRecipe::default()).unwrap());
+    let by_delta =
+        condition_prompt(&base, prompt, &[ConceptUse { delta: merged, strength: 1.0 }]).unwrap();
+
+    let tokens = 0..base.tokenizer.max_length();
+    let (direct, by_delta) = (numbers(&direct, tokens.clone()), numbers(&by_delta, tokens));
+    let largest = direct.iter().map(|value| value.abs()).fold(0.0, f32::max);
+    for (a, b) in direct.iter().zip(&by_delta) {
+        assert!((a - b).abs() < 1e-4 * largest, "{a} {b}");
+    }
+}
+
+/// How far a concept's name is from its own keys and values in `photo of a <name>`, where 1 is as without the merge.
+fn missed(base: &BaseModel, set: &ConceptSet, own: &Delta, name: &str) -> f64 {
+    let prompt = format!("photo of a {name}");
+    let start = base.tokenizer.encode("photo of a", &[]).unwrap().length - 1;
+    let end = set.tokenize(base, &prompt).unwrap().length - 1;
+    let concept = |strength| ConceptUse { delta: Arc::new(own.clone()), strength };
+    let of = |conditioning: &Conditioning| numbers(conditioning, start..end);
+    let own_kv = of(&condition_prompt(base, &prompt, &[concept(1.0)]).unwrap());
+    let plain = of(&condition_prompt(base, &prompt, &[concept(0.0)]).unwrap());
+    let merged = of(&set.condition(base, &prompt).unwrap());
+    distance(&merged, &own_kv, &plain)
+}
+
+#[test]
+fn hard_constraints_give_each_concept_its_own_keys_and_values() {
+    let base = tiny();
+    let merge_base = MergeBase::new(&base, &captions()).unwrap();
+    let deltas = [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
+    let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+    let hard = MergeRecipe { constraint: Constraint::Hard, ..MergeRecipe::default() };
+
+    let merge = Merge::new(&merge_base, &packs, &hard).unwrap();
+    let set = ConceptSet::merged(&base, Arc::new(merge)).unwrap();
+
+    for (own, name) in [(&deltas[0], "<rex> dog"), (&deltas[1], "gate")] {
+        let missed = missed(&base, &set, own, name);
+        assert!(missed < 0.02, "{name}: {missed}");
+    }
+}
+
+#[test]
+fn joint_deltas_bare_nouns_and_nouns_of_two_words_merge() {
+    let base = tiny();
+    let merge_base = MergeBase::new(&base, &captions()).unwrap();
+    let deltas = [
+        delta(&base, &[(Some("<rex>"), "dog"), (Some("<tom>"), "cat")], 1),
+        delta(&base, &[(None, "teddy bear")], 2),
+        delta(&base, &[(Some("<pot>"), "wooden pot")], 3),
+    ];
+    let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+
+    let merge = Merge::new(&merge_base, &packs, &soft(1e4)).unwrap();
+    let set = ConceptSet::merged(&base, Arc::new(merge)).unwrap();
+
+    let cases = [(0, "<rex> dog"), (0, "<tom> cat"), (1, "teddy bear"), (2, "<pot> wooden pot")];
+    for (owner, name) in cases {
+        let missed = missed(&base, &set, &deltas[owner], name);
+        assert!(missed < 0.6, "{name}: {missed}");
+    }
+}
+
+/// The same delta without strength: its token rows, the base model's weights.
+fn without(used: PackUse) -> PackUse {
+    PackUse { strength: 0.0, ..used }
+}
+
+#[test]
+fn what_is_protected_stays_as_the_base_model_has_it() {
+    let base = tiny();
+    let merge_base = MergeBase::new(&base, &captions()).unwrap();
+    let deltas = [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
+    let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+    let change = |protect: Vec<Protected>, prompt: &str, start: usize| {
+        let recipe = MergeRecipe { protect, ..soft(1e6) };
+        let merge = Merge::new(&merge_base, &packs, &recipe).unwrap();
+        let ids = base.tokenizer.encode(prompt, &[]).unwrap();
+        let text = base.text_encoder.forward(&[ids.ids], None).unwrap().squeeze(0).unwrap();
+        let text = text.narrow(0, start, ids.length - start).unwrap(); // to the end token
+        let change = merge.change(&text, base.unet.cross_attention()).unwrap();
+        let squares = change
+            .iter()
+            .flat_map(|kv| [&kv.key, &kv.value])
+            .map(|tensor| tensor.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap());
+        squares.sum::<f32>().sqrt()
+    };
+
+    // Of the class noun's prompt, the noun and the end token.
+    for (what, prompt, start) in
+        [(Protected::EmptyPrompt, "", 0), (Protected::ClassNouns, "photo of a dog", 4)]
+    {
+        let free = change(vec![], prompt, start);
+        let kept = change(vec![what], prompt, start);
+        assert!(kept < 0.1 * free, "{what:?}: {kept} of {free}");
+    }
+}
+
+#[test]
+fn a_strength_of_zero_takes_a_concept_out_of_a_merge() {
+    let base = tiny();
+    let merge_base = MergeBase::new(&base, &captions()).unwrap();
+    let deltas = [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
+    let packs = deltas.each_ref().map(|delta| packed(&base, delta)).map(without);
+
+    let merge = Merge::new(&merge_base, &packs, &MergeRecipe::default()).unwrap();
+    let set = ConceptSet::merged(&base, Arc::new(merge)).unwrap();
+
+    let tokens = 0..base.tokenizer.max_length();
+    let merged = set.condition(&base, "a gate at night").unwrap();
+    let plain = condition_prompt(&base, "a gate at night", &[]).unwrap();
+    assert_eq!(numbers(&merged, tokens.clone()), numbers(&plain, tokens));
+}
+
+#[test]
 fn a_merged_delta_survives_its_file() {
     for device in test_devices() {
         let base = tiny_on(&device);
         let merge_base = MergeBase::new(&base, &captions()).unwrap();
-        let deltas =
-            [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<bear>"), "teddy bear", 2)];
-        let (merged, _) = merge(&base, &merge_base, &deltas, Some(1e3)).unwrap();
+        let deltas = [
+            delta(&base, &[(Some("<rex>"), "dog")], 1),
+            delta(&base, &[(Some("<bear>"), "teddy bear")], 2),
+        ];
+        let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+        let recipe = MergeRecipe::default();
+        let merge = Merge::new(&merge_base, &packs, &recipe).unwrap();
+        let merged = merge.to_delta(&base, &recipe).unwrap();
 
         let read = Delta::from_safetensors(&merged.to_safetensors().unwrap()).unwrap();
 
@@ -130,15 +291,68 @@ fn a_merged_delta_survives_its_file() {
 }
 
 #[test]
+fn packs_and_merge_bases_survive_their_files() {
+    let base = tiny();
+    let merge_base = MergeBase::new(&base, &captions()).unwrap();
+    let deltas = [
+        delta(&base, &[(Some("<rex>"), "dog"), (Some("<tom>"), "cat")], 1),
+        delta(&base, &[(None, "gate")], 2),
+    ];
+    let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+    let before = report(&merge_base, &packs, &MergeRecipe::default());
+
+    let file = merge_base.to_safetensors().unwrap();
+    let merge_base = MergeBase::from_safetensors(&file).unwrap();
+    let read = packs.map(|used| {
+        let file = used.pack.to_safetensors().unwrap();
+        PackUse { pack: Arc::new(MergePack::from_safetensors(&file).unwrap()), ..used }
+    });
+
+    assert_eq!(report(&merge_base, &read, &MergeRecipe::default()), before);
+    assert_eq!(merge_base.to_safetensors().unwrap(), file);
+    let refusal = |bytes: &[u8]| MergePack::from_safetensors(bytes).err().unwrap().to_string();
+    assert!(refusal(&file).contains("this is not a merge pack file"), "{}", refusal(&file));
+    assert!(MergeBase::from_safetensors(&file[..file.len() - 8]).is_err());
+}
+
+#[test]
 fn deltas_that_teach_the_same_word_are_refused() {
     for device in test_devices() {
         let base = tiny_on(&device);
         let merge_base = MergeBase::new(&base, &captions()).unwrap();
-        let deltas = [delta(&base, Some("<rex>"), "dog", 1), delta(&base, Some("<rex>"), "cat", 2)];
+        let deltas = [
+            delta(&base, &[(Some("<rex>"), "dog")], 1),
+            delta(&base, &[(Some("<rex>"), "cat")], 2),
+        ];
+        let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+        let refusal = |packs: &[PackUse]| {
+            Merge::new(&merge_base, packs, &MergeRecipe::default()).err().unwrap().to_string()
+        };
 
-        let error = merge(&base, &merge_base, &deltas, Some(1e3)).err().unwrap().to_string();
-
-        assert!(error.contains("`<rex>`"), "{error}");
-        assert!(merge(&base, &merge_base, &deltas[..1], Some(1e3)).is_err());
+        assert!(refusal(&packs).contains("`<rex>`"), "{}", refusal(&packs));
+        assert!(refusal(&packs[..1]).contains("at least 2 deltas"), "{}", refusal(&packs[..1]));
     }
+}
+
+#[test]
+fn a_name_that_no_prompt_has_room_for_is_refused() {
+    let base = tiny();
+    let long = "anti-disestablishment-arian-ism ".repeat(12);
+
+    let error = MergePack::build(&base, &delta(&base, &[(Some("<rex>"), long.trim())], 1));
+
+    let error = error.err().unwrap().to_string();
+    assert!(error.contains("longer than the model's prompts"), "{error}");
+}
+
+#[test]
+fn captions_that_do_not_span_the_text_space_are_refused() {
+    let base = tiny();
+    let alike = vec!["a dog".to_owned(); 100];
+    let few = captions()[..9].to_vec();
+
+    let error = |captions: &[String]| MergeBase::new(&base, captions).err().unwrap().to_string();
+
+    assert!(error(&alike).contains("do not span"), "{}", error(&alike));
+    assert!(error(&few).contains("at least 10"), "{}", error(&few));
 }

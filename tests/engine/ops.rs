@@ -357,27 +357,6 @@ fn a_batch_that_goes_through_in_groups_has_the_numbers_of_its_rows_alone() {
     }
 }
 
-/// Tensor code gathers as much of a large image at a time as it may hold.
-#[test]
-fn an_image_that_goes_through_in_bands_is_convolved_as_one() {
-    let below_and_right = Padding { top: 0, bottom: 1, left: 0, right: 1 };
-    for device in test_devices() {
-        for op in [
-            conv("large", [1, 300, 301, 24], (5, 3), 1, Padding::same(1)),
-            conv("large, back", [1, 300, 301, 5], (24, 3), 1, Padding::same(1)),
-            conv("large, stride 2", [1, 601, 600, 24], (5, 3), 2, below_and_right),
-        ] {
-            let inputs = op.inputs();
-            let whole = Place::single(&Device::Cpu);
-            let (expected, gradients) = op.value_and_gradients(&whole, &inputs, pull);
-            let place = Place { device: device.clone(), dtype: DType::F64 };
-            let (actual, ours) = op.value_and_gradients(&place, &inputs, pull);
-            assert_close(op.name, &actual, &expected, 4e-6);
-            assert_close(op.name, &ours[0], &gradients[0], 4e-6);
-        }
-    }
-}
-
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
     let place = Place::single(&Device::Cpu);

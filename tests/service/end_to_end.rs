@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use vstar::engine::custom_diffusion::delta::{Delta, DeltaWeights};
 use vstar::worker::{LoadedModel, Worker, WorkerConfig};
 
 use crate::harness::{Answer, Service, tiny};
@@ -24,8 +25,8 @@ impl Whole {
 
     pub(crate) async fn start_with(db: PgPool, config: WorkerConfig) -> Self {
         // The API has a card of its own: in production it may be another process than the worker.
-        let card = LoadedModel::load(&tiny(), "cpu").unwrap().card;
-        let service = Service::with_model(db, card).await;
+        let api = LoadedModel::load(&tiny(), "cpu").unwrap();
+        let service = Service::with_model(db, api.card, api.merge_kit).await;
         let stop_worker = CancellationToken::new();
         let worker = tokio::spawn(std::future::ready(()));
         let mut whole = Self { service, stop_worker, worker };
@@ -132,7 +133,7 @@ async fn photos_become_a_concept_and_a_concept_becomes_pictures(db: PgPool) {
     assert_eq!(whole.service.get("/v1/concepts/dog").await.body["current_delta"], delta.as_str());
     let content = whole.service.get(&format!("/v1/deltas/{delta}/content")).await;
     assert_eq!(content.header("content-type"), "application/vnd.safetensors");
-    vstar::engine::custom_diffusion::delta::Delta::from_safetensors(&content.bytes).unwrap();
+    Delta::from_safetensors(&content.bytes).unwrap();
 
     // Alone, merged on the way, and merged for good.
     let draw = |prompt: &str, concepts: Value| {
@@ -195,6 +196,108 @@ async fn two_concepts_are_learnt_jointly(db: PgPool) {
     let sample = whole.run("/v1/samples", body).await;
     assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
     assert_eq!(sample.body["deltas"].as_array().unwrap().len(), 1, "one delta holds both");
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn deltas_are_checked_merged_and_downloaded_whole(db: PgPool) {
+    let whole = Whole::start(db).await;
+    whole.concept("dog", Some("<rex>")).await;
+    whole.concept("cat", Some("<tom>")).await;
+    whole.concept("gate", None).await;
+    let joint = whole.train(json!(["dog", "cat"])).await.text("delta");
+    let gate = whole.train(json!(["gate"])).await.text("delta");
+    let concepts = json!([{ "delta": joint }, { "concept": "gate", "strength": 0.5 }]);
+
+    // The answer to a check comes from what the trainings stored; no job is queued for it.
+    let before = whole.service.contents().await;
+    let check = whole.service.post("/v1/merges/check", json!({ "concepts": concepts })).await;
+    assert_eq!(check.status, 200, "{check:?}");
+    assert_eq!(whole.service.contents().await, before);
+    assert_eq!(check.body["pairs"][0]["deltas"], json!([joint, gate]));
+    assert_eq!(check.body["deltas"][1]["strength"], 0.5);
+    assert_eq!(
+        (&check.body["method"], &check.body["constraint_weight"]),
+        (&"soft".into(), &1000.0.into())
+    );
+    for number in ["constraint_error", "drift", "condition"] {
+        assert!(check.body[number].as_f64().unwrap() > 0.0, "{number} of {check:?}");
+    }
+    let softer = json!({ "concepts": concepts, "constraint_weight": 1.0 });
+    let softer = whole.service.post("/v1/merges/check", softer).await;
+    let number = |answer: &Answer, name: &str| answer.body[name].as_f64().unwrap();
+    assert!(number(&softer, "constraint_error") > number(&check, "constraint_error"));
+    assert!(number(&softer, "drift") < number(&check, "drift"));
+
+    // Captions that nobody has encoded yet are encoded by the first merge over them.
+    let captions: Vec<String> = (0..40)
+        .map(|n| {
+            format!(
+                "a {} house number {n} in the {}",
+                ["red", "blue"][n % 2],
+                ["snow", "desert", "sea"][n % 3]
+            )
+        })
+        .collect();
+    let with_captions = json!({ "concepts": concepts, "captions": captions, "method": "soft" });
+    let unknown = whole.service.post("/v1/merges/check", with_captions.clone()).await;
+    assert_eq!(unknown.problem(), (409, "captions_not_encoded", vec!["/captions"]));
+    let merge = whole.run("/v1/merges", with_captions.clone()).await;
+    assert_eq!(merge.text("status"), "succeeded", "{merge:?}");
+    assert_eq!(merge.body["captions"], json!(captions));
+    assert_eq!(whole.service.post("/v1/merges/check", with_captions).await.status, 200);
+
+    // Factors as they are stored, or whole matrices, which are the same numbers.
+    let delta = merge.text("delta");
+    let native = whole.service.get(&format!("/v1/deltas/{delta}/content")).await;
+    let dense = whole.service.get(&format!("/v1/deltas/{delta}/content?format=dense")).await;
+    assert_ne!(native.header("etag"), dense.header("etag"));
+    let native = Delta::from_safetensors(&native.bytes).unwrap();
+    let dense = Delta::from_safetensors(&dense.bytes).unwrap();
+    let DeltaWeights::Dense(matrices) = &dense.weights else { panic!("{:?}", dense.concepts) };
+    assert!(matches!(native.weights, DeltaWeights::LowRank { .. }));
+    let base = LoadedModel::load(&tiny(), "cpu").unwrap().merge_kit.kv_weights;
+    for (name, matrix) in native.weights.densify(&base).unwrap() {
+        let numbers =
+            |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        for (kept, exact) in numbers(&matrices[&name]).iter().zip(numbers(&matrix)) {
+            assert!((kept - exact).abs() <= exact.abs() / 1024.0 + 1e-6, "{name}: {kept} {exact}");
+        }
+    }
+
+    // A sample takes the same options, and says what they were.
+    let sample = whole
+        .run(
+            "/v1/samples",
+            json!({
+                "prompt": "a <rex> dog and a gate", "concepts": [{ "concept": "gate" }], "num_inference_steps": 1,
+                "merge": { "constraint_weight": 50, "protect": ["empty_prompt"] },
+            }),
+        )
+        .await;
+    assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
+    assert_eq!(
+        sample.body["merge"],
+        json!({ "method": "soft", "constraint_weight": 50.0, "captions": null, "protect": ["empty_prompt"] })
+    );
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn captions_too_much_alike_fail_the_merge_with_the_remedy(db: PgPool) {
+    let whole = Whole::start(db).await;
+    whole.concept("dog", Some("<rex>")).await;
+    whole.concept("gate", None).await;
+    whole.train(json!(["dog"])).await;
+    whole.train(json!(["gate"])).await;
+
+    let body = json!({ "concepts": [{ "concept": "dog" }, { "concept": "gate" }], "captions": vec!["a dog"; 50] });
+    let merge = whole.run("/v1/merges", body).await;
+
+    assert_eq!(merge.text("status"), "failed", "{merge:?}");
+    assert_eq!(merge.body["error"]["code"], "invalid_input");
+    let detail = merge.body["error"]["detail"].as_str().unwrap();
+    assert!(detail.contains("do not span"), "{detail}");
     whole.end().await;
 }
 

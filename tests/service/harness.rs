@@ -24,6 +24,7 @@ use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
 use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
+use vstar::merge_desk::{MergeDesk, MergeKit};
 use vstar::storage::Storage;
 
 /// Digest of the base model that the tests without an engine pretend to have.
@@ -101,19 +102,20 @@ impl Service {
             }),
             check_steps: check_steps(&scheduler),
         };
-        Self::with(db, Arc::new(card), queue_limit).await
+        Self::with(db, Arc::new(card), MergeKit::default(), queue_limit).await
     }
 
     /// A service for a given model; the caller runs the worker.
-    pub(crate) async fn with_model(db: PgPool, card: Arc<ModelCard>) -> Self {
-        Self::with(db, card, DEFAULT_QUEUE_LIMIT).await
+    pub(crate) async fn with_model(db: PgPool, card: Arc<ModelCard>, kit: MergeKit) -> Self {
+        Self::with(db, card, kit, DEFAULT_QUEUE_LIMIT).await
     }
 
-    async fn with(db: PgPool, card: Arc<ModelCard>, queue_limit: usize) -> Self {
+    async fn with(db: PgPool, card: Arc<ModelCard>, kit: MergeKit, queue_limit: usize) -> Self {
         let objects = Arc::new(InMemory::new());
         let storage = Storage::new(objects.clone());
         let shutdown = CancellationToken::new();
-        let mut app = App::new(db.clone(), storage.clone(), card, shutdown.clone());
+        let desk = MergeDesk::new(storage.clone(), kit);
+        let mut app = App::new(db.clone(), storage.clone(), card, desk, shutdown.clone());
         app.queue_limit = queue_limit;
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
@@ -224,6 +226,7 @@ impl Service {
             storage_key: &format!("jobs/{job_id}/delta"),
             size_bytes: 3,
             sha256: "abc",
+            pack_key: None,
         };
         db::deltas::record(&self.db, row).await.unwrap();
         db::deltas::record_concepts(&self.db, delta_id, &[concept_id]).await.unwrap();

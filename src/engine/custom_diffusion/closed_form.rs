@@ -17,6 +17,10 @@ use crate::engine::{EngineError, Result};
 
 /// Condition numbers from which on rows count as dependent in double precision.
 const MOST_CONDITION: f64 = 1e14;
+/// The same for the captions' features, which are rounded to single precision.
+const MOST_CAPTION_CONDITION: f64 = 1e12;
+/// Share of a row that lies outside of the span of those before it, from which on it is independent of them.
+const LEAST_PIVOT: f64 = 1e-6;
 
 /// Features of ordinary captions, reduced to what a merge needs of them: computed once per base model.
 pub struct Regularization {
@@ -57,11 +61,32 @@ impl Regularization {
         let text_dim = features.dim(1)?;
         let features = on_host(features)?;
         let gram = to_matrix(&features.t()?.matmul(&features)?)?;
-        let factor = Cholesky::new(gram).ok_or_else(|| {
+        let factor = Cholesky::new(gram).filter(spans).ok_or_else(|| {
             EngineError::InvalidInput(format!(
-                "the regularization captions do not span the model's {text_dim} text dimensions: give more captions"
+                "the regularization captions do not span the model's {text_dim} text dimensions: give more of them, \
+                 and more different ones"
             ))
         })?;
+        Ok(Self { factor })
+    }
+
+    /// `L` of `G = L Lᵀ`, `(text_dim, text_dim)`, f64.
+    pub fn factor(&self) -> Result<Tensor> {
+        rows(&self.factor.l().transpose())
+    }
+
+    /// From what [`Self::factor`] answered.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for anything else.
+    pub fn from_factor(factor: &Tensor) -> Result<Self> {
+        let (height, width) = factor.dims2()?;
+        let factor = Cholesky::pack_dirty(to_matrix(factor)?);
+        if height != width || !spans(&factor) {
+            return Err(EngineError::InvalidInput(
+                "this is not the factor of a Gram matrix".into(),
+            ));
+        }
         Ok(Self { factor })
     }
 
@@ -123,10 +148,10 @@ impl System {
         Ok(Self { d, s, factor })
     }
 
-    /// `P`, `(rows, text_dim)`, f32.
+    /// `P`, `(rows, text_dim)`, f64.
     pub fn p(&self) -> Result<Tensor> {
         let p = self.factor.solve(&to_matrix(&self.d)?);
-        Ok(rows(&p)?.t()?.contiguous()?.to_dtype(DType::F32)?)
+        Ok(rows(&p)?.t()?.contiguous()?)
     }
 
     /// `c Pᵀ`, `(tokens, rows)`, f64, for less than `P` itself costs.
@@ -142,6 +167,29 @@ impl System {
     pub fn condition(&self) -> f64 {
         condition(&self.s)
     }
+}
+
+/// The rows that do not depend on those before them; the first `needed` are kept in any case.
+///
+/// - `features`, `d`: as for [`System::new`]
+pub fn independent_rows(features: &Tensor, d: &Tensor, needed: usize) -> Result<Vec<u32>> {
+    let s = to_matrix(&d.matmul(&on_host(features)?.t()?)?)?;
+    let mut kept: Vec<usize> = Vec::new();
+    let mut factor: Vec<Vec<f64>> = Vec::new(); // rows of the Cholesky factor of those that are kept
+    for row in 0..s.nrows() {
+        let mut line: Vec<f64> = Vec::with_capacity(kept.len() + 1);
+        for (place, &other) in kept.iter().enumerate() {
+            let known: f64 = line.iter().zip(&factor[place]).map(|(a, b)| a * b).sum();
+            line.push((s[(row, other)] - known) / factor[place][place]);
+        }
+        let rest = s[(row, row)] - line.iter().map(|value| value * value).sum::<f64>();
+        if row < needed || rest > LEAST_PIVOT * s[(row, row)] {
+            line.push(rest.max(f64::MIN_POSITIVE).sqrt());
+            factor.push(line);
+            kept.push(row);
+        }
+    }
+    Ok(kept.into_iter().map(|row| row as u32).collect())
 }
 
 /// Solves the merge for all matrices at once.
@@ -162,7 +210,15 @@ pub fn solve(
         .iter()
         .map(|(name, change)| Ok((name.clone(), change.to_dtype(DType::F32)?)))
         .collect::<Result<_>>()?;
-    Ok(Solution { p: system.p()?, e })
+    Ok(Solution { p: system.p()?.to_dtype(DType::F32)?, e })
+}
+
+/// Whether the Gram matrix has full rank in double precision: what rounding makes of a missing dimension is a pivot that
+/// is tiny beside the others.
+fn spans(factor: &Cholesky<f64, Dyn>) -> bool {
+    let pivots = factor.l_dirty().diagonal();
+    let (least, most) = (pivots.min(), pivots.max());
+    least > 0.0 && (most / least).powi(2) < MOST_CAPTION_CONDITION
 }
 
 fn condition(symmetric: &DMatrix<f64>) -> f64 {

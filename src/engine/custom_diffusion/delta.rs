@@ -54,20 +54,26 @@ pub enum DeltaWeights {
 }
 
 impl DeltaWeights {
-    /// `W` of every matrix, f32 on the CPU, over the base model's `layers`, whose shapes the weights have.
-    pub fn densify(&self, layers: &[CrossAttentionKv]) -> Result<BTreeMap<String, Tensor>> {
+    /// `W` of every matrix, f32 on the CPU.
+    ///
+    /// - `base`: the base model's own, by name, on any device
+    ///
+    /// # Errors
+    /// [`EngineError::WeightMissing`] and [`EngineError::WeightShape`] if the weights do not fit them.
+    pub fn densify(&self, base: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
         let (p, e) = match self {
             Self::Dense(matrices) => return Ok(matrices.clone()),
             Self::LowRank { p, e } => (p, e),
         };
         let mut matrices = BTreeMap::new();
-        for layer in layers {
-            for (part, weight) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
-                let name = format!("{}.{part}.weight", layer.name);
-                let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-                let dense = (weight + ops::matmul(&e[&name], p)?)?;
-                matrices.insert(name, dense);
-            }
+        for (name, weight) in base {
+            let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+            let factor = e.get(name).ok_or_else(|| EngineError::WeightMissing {
+                name: name.clone(),
+                file: "the delta".into(),
+            })?;
+            check_shape(name, factor, &[weight.dim(0)?, p.dim(0)?])?;
+            matrices.insert(name.clone(), (weight + ops::matmul(factor, p)?)?);
         }
         Ok(matrices)
     }
@@ -130,7 +136,7 @@ impl Delta {
     /// The changed matrices `W` themselves, f32 on the CPU: a factorised delta is added to the base model's.
     pub fn densify(&self, base: &BaseModel) -> Result<BTreeMap<String, Tensor>> {
         self.check_base(base)?;
-        self.weights.densify(base.unet.cross_attention())
+        self.weights.densify(&kv_weights(base.unet.cross_attention()))
     }
 
     /// How the delta changes the keys and values of text features: `C ΔWᵀ`, `(rows, Σ 2·inner)`, f32 on the CPU, each
@@ -183,8 +189,10 @@ impl Delta {
     }
 
     /// The same delta with whole matrices.
-    pub fn to_dense(&self, base: &BaseModel) -> Result<Self> {
-        Ok(Self { weights: DeltaWeights::Dense(self.densify(base)?), ..self.clone() })
+    ///
+    /// - `base`: as for [`DeltaWeights::densify`]
+    pub fn to_dense(&self, base: &BTreeMap<String, Tensor>) -> Result<Self> {
+        Ok(Self { weights: DeltaWeights::Dense(self.weights.densify(base)?), ..self.clone() })
     }
 
     /// Writes the file; the same delta gives the same bytes.
@@ -233,6 +241,15 @@ impl Delta {
         };
         Ok(Self { base_digest, concepts, weights, metadata: file.metadata })
     }
+}
+
+/// `to_k` and `to_v` of cross-attention layers by checkpoint name.
+pub fn kv_weights(layers: &[CrossAttentionKv]) -> BTreeMap<String, Tensor> {
+    let of_layer = |layer: &CrossAttentionKv| {
+        let name = |part| format!("{}.{part}.weight", layer.name);
+        [(name("to_k"), layer.to_k.clone()), (name("to_v"), layer.to_v.clone())]
+    };
+    layers.iter().flat_map(of_layer).collect()
 }
 
 fn check_shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {

@@ -65,6 +65,17 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes what is computed in double precision, such as a factor.
+    pub(super) fn f64(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
+        let values: Vec<f64> = tensor.flatten_all()?.to_vec1()?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(self.refused(&format_args!("`{name}` has values that are not finite")));
+        }
+        let bytes = values.into_iter().flat_map(f64::to_le_bytes).collect();
+        self.tensors.insert(name.to_owned(), (Dtype::F64, tensor.dims().to_vec(), bytes));
+        Ok(())
+    }
+
     /// Writes names into the header and rows beside the other tensors.
     pub(super) fn concepts(&mut self, concepts: &[DeltaConcept]) -> Result<()> {
         let headers: Vec<ConceptHeader> = concepts

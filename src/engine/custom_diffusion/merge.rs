@@ -5,77 +5,117 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 
+use crate::domain::merge::{MergeRecipe, Protected};
 use crate::engine::base_model::BaseModel;
-use crate::engine::conditioning::{ConceptUse, KeyValue};
-use crate::engine::custom_diffusion::closed_form::System;
+use crate::engine::conditioning::{KeyValue, row_at};
+use crate::engine::custom_diffusion::closed_form::{System, independent_rows};
 use crate::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
-use crate::engine::custom_diffusion::pack::{MergeBase, MergePack, PackKey};
+use crate::engine::custom_diffusion::merge_base::{MergeBase, Solved};
+use crate::engine::custom_diffusion::pack::{MergePack, SolvedPack, name};
 use crate::engine::unet::CrossAttentionKv;
 use crate::engine::{EngineError, Result, ops};
+
+/// Rows closer than this in every component are one constraint.
+const SAME_ROW: f64 = 1e-5;
+
+/// A delta in a merge, by its pack, and how much of it.
+#[derive(Clone)]
+pub struct PackUse {
+    pub pack: Arc<MergePack>,
+    /// The factor of its changes.
+    pub strength: f64,
+}
 
 /// Several deltas over one base model, solved: `ΔW = E P`.
 pub struct Merge {
     /// What the deltas teach, in their order, and each one's strength.
     pub concepts: Vec<(DeltaConcept, f64)>,
+    packs: Vec<(PackUse, Arc<SolvedPack>)>,
     system: System,
-    /// `Eᵀ` of the packs with changes, in the order of the system's first rows, and how often each counts.
-    changes: Vec<(Tensor, f64)>,
-    /// Rows with changes.
+    /// Rows with changes, which come before those that are protected.
     targets: usize,
-    /// `C`, `(rows, text_dim)`, f64.
-    features: Tensor,
-    /// For each delta, the features of its concepts alone.
-    own: Vec<Tensor>,
 }
 
 /// How far a merge is from what was asked of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct MergeDiagnostics {
+pub struct MergeReport {
     /// `‖W Cᵀ − V‖ / ‖V − W₀ Cᵀ‖` over the concepts' rows: 0 keeps every concept as it was learnt.
     pub constraint_error: f64,
     /// `‖ΔW cᵀ‖ / ‖W₀ cᵀ‖` on captions that were kept aside: 0 leaves ordinary prompts alone.
     pub drift: f64,
     /// Condition number of the linear system.
     pub condition: f64,
-    /// For each pair of deltas, the largest cosine between what they ask for; 1 is the same rows.
-    pub overlaps: Vec<((usize, usize), f64)>,
+    /// The constraint error over each delta's own rows.
+    pub deltas: Vec<f64>,
+    /// Every two deltas, without the others.
+    pub pairs: Vec<PairReport>,
+}
+
+/// How two deltas get on with each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairReport {
+    /// Which deltas.
+    pub pair: (usize, usize),
+    /// The largest cosine between what they ask for; 1 is a row in common.
+    pub overlap: f64,
+    /// The constraint error of the two merged.
+    pub constraint_error: f64,
+    /// The same if each of them were merged with nothing: what the soft constraints cost anyway.
+    pub constraint_error_alone: f64,
+    /// The drift of the two merged.
+    pub drift: f64,
+}
+
+/// A merge's error, and what was asked of it, as sums of squares over one delta's rows.
+#[derive(Clone, Copy, Default)]
+struct Residual {
+    missed: f64,
+    asked: f64,
+}
+
+impl Residual {
+    fn ratio(all: &[Self]) -> f64 {
+        let missed: f64 = all.iter().map(|one| one.missed.max(0.0)).sum();
+        let asked: f64 = all.iter().map(|one| one.asked).sum();
+        (missed / asked.max(f64::MIN_POSITIVE)).sqrt()
+    }
 }
 
 impl Merge {
-    /// Solves for packs in the order of [`PackKey::of_merge`].
-    ///
-    /// - `strengths`: one per delta, the factor of its changes
-    /// - `constraint_weight`: μ; `None` asks for equality
+    /// Solves for several deltas.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] if equality cannot be had.
-    pub fn new(
-        packs: &[(PackKey, Arc<MergePack>)],
-        strengths: &[f64],
-        constraint_weight: Option<f64>,
-    ) -> Result<Self> {
-        let mut taken = Vec::new();
-        let (mut features, mut d, mut changes, mut own) = (vec![], vec![], vec![], vec![]);
-        let mut targets = 0;
-        for (key, pack) in packs {
-            if let PackKey::Alone(_) = key {
-                own.push(pack.features.clone());
-            }
-            let reduced = pack.without_repeated(&mut taken)?;
-            let pack = reduced.as_ref().unwrap_or(pack);
-            if pack.len()? == 0 {
-                continue;
-            }
-            features.push(pack.features.clone());
-            d.push(pack.d.clone());
-            if let (Some(change), Some(owner)) = (&pack.changes, key.owner()) {
-                targets += pack.len()?;
-                changes.push((change.clone(), strengths[owner]));
+    /// [`EngineError::InvalidInput`] if fewer than two deltas are given, they are not of the same base model, two of
+    /// them use the same modifier token or teach the same class noun, or equality cannot be had.
+    pub fn new(merge_base: &MergeBase, packs: &[PackUse], recipe: &MergeRecipe) -> Result<Self> {
+        check(merge_base, packs)?;
+        Self::solve(merge_base, packs, recipe)
+    }
+
+    /// The same without those checks, and for one delta as well.
+    pub fn solve(merge_base: &MergeBase, packs: &[PackUse], recipe: &MergeRecipe) -> Result<Self> {
+        let solve = |used: &PackUse| Ok((used.clone(), used.pack.solved(merge_base)?));
+        let packs = packs.iter().map(solve).collect::<Result<Vec<_>>>()?;
+        let mut rows = GatheredRows::default();
+        for (_, solved) in &packs {
+            rows.add(&solved.targets)?;
+        }
+        let targets = rows.known.len();
+        for protected in &recipe.protect {
+            match protected {
+                Protected::EmptyPrompt => rows.add_unknown(&merge_base.empty)?,
+                Protected::ClassNouns => {
+                    for (_, solved) in &packs {
+                        rows.add_unknown(&solved.nouns)?;
+                    }
+                }
             }
         }
-        let (features, d) = (Tensor::cat(&features, 0)?, Tensor::cat(&d, 0)?);
-        let system = System::new(&features, d, constraint_weight)?;
-        Ok(Self { concepts: Vec::new(), system, changes, targets, features, own })
+        let system = rows.into_system(targets, recipe.constraint.weight())?;
+        let concepts = packs.iter().flat_map(|(used, _)| {
+            used.pack.concepts.iter().map(|learnt| (learnt.clone(), used.strength))
+        });
+        Ok(Self { concepts: concepts.collect(), packs, system, targets })
     }
 
     /// What the merge adds to the keys and values of a prompt, `(tokens, inner)` each, f32 on the CPU.
@@ -83,7 +123,8 @@ impl Merge {
     /// - `text`: the prompt's features, `(tokens, text_dim)`
     pub fn change(&self, text: &Tensor, layers: &[CrossAttentionKv]) -> Result<Vec<KeyValue>> {
         let coefficients = self.weighted(&self.system.coefficients(text)?)?.to_dtype(DType::F32)?;
-        let stacked: Vec<&Tensor> = self.changes.iter().map(|(change, _)| change).collect();
+        let stacked: Vec<&Tensor> =
+            self.packs.iter().map(|(used, _)| used.pack.changes()).collect();
         let mut widths = Vec::with_capacity(2 * layers.len());
         for layer in layers {
             widths.extend([layer.to_k.dim(0)?, layer.to_v.dim(0)?]);
@@ -94,12 +135,27 @@ impl Merge {
         Ok(pairs.iter().map(pair).collect())
     }
 
+    /// The merge as a delta that holds all concepts of its deltas.
+    pub fn to_delta(&self, base: &BaseModel, recipe: &MergeRecipe) -> Result<Delta> {
+        let constraint = recipe
+            .constraint
+            .weight()
+            .map_or_else(|| "hard".to_owned(), |weight| weight.to_string());
+        let concepts = self.concepts.iter().map(|(learnt, strength)| {
+            Ok(DeltaConcept { token_row: row_at(base, learnt, *strength)?, ..learnt.clone() })
+        });
+        Ok(Delta {
+            base_digest: base.digest.clone(),
+            concepts: concepts.collect::<Result<_>>()?,
+            weights: self.weights(base.unet.cross_attention())?,
+            metadata: BTreeMap::from([("constraint_weight".to_owned(), constraint)]),
+        })
+    }
+
     /// The merged weights, factorised.
     pub fn weights(&self, layers: &[CrossAttentionKv]) -> Result<DeltaWeights> {
-        let p = self.weighted(&self.system.p()?.t()?.to_dtype(DType::F64)?)?;
-        let p = p.t()?.contiguous()?.to_dtype(DType::F32)?; // (targets, text_dim)
-        let changes: Vec<&Tensor> = self.changes.iter().map(|(change, _)| change).collect();
-        let changes = Tensor::cat(&changes, 0)?; // (targets, Σ 2·inner)
+        let p = self.p()?.contiguous()?.to_dtype(DType::F32)?; // (targets, text_dim)
+        let changes = self.changes()?; // (targets, Σ 2·inner)
         let mut e = BTreeMap::new();
         let mut start = 0;
         for layer in layers {
@@ -113,115 +169,162 @@ impl Merge {
         Ok(DeltaWeights::LowRank { p, e })
     }
 
-    /// How well it went; a few products of the packs' sizes.
-    pub fn diagnostics(&self, merge_base: &MergeBase) -> Result<MergeDiagnostics> {
-        let changes: Vec<Tensor> = self.changes.iter().map(|(change, _)| change.clone()).collect();
-        let changes = Tensor::cat(&changes, 0)?;
+    /// How well it went, together and two by two.
+    pub fn report(&self, merge_base: &MergeBase, recipe: &MergeRecipe) -> Result<MergeReport> {
+        let (residuals, drift) = self.residuals(merge_base)?;
+        let packs: Vec<PackUse> = self.packs.iter().map(|(used, _)| used.clone()).collect();
+        let mut alone = Vec::new();
+        for used in &packs {
+            let only = Self::solve(merge_base, std::slice::from_ref(used), recipe)?;
+            alone.extend(only.residuals(merge_base)?.0);
+        }
+        let mut pairs = Vec::new();
+        for (i, first) in packs.iter().enumerate() {
+            for (j, second) in packs.iter().enumerate().skip(i + 1) {
+                let (of_pair, drift) = if packs.len() == 2 {
+                    (residuals.clone(), drift)
+                } else {
+                    let two = [first.clone(), second.clone()];
+                    Self::solve(merge_base, &two, recipe)?.residuals(merge_base)?
+                };
+                let features = [first.pack.features(), second.pack.features()];
+                pairs.push(PairReport {
+                    pair: (i, j),
+                    overlap: merge_base.regularization.overlap(features[0], features[1])?,
+                    constraint_error: Residual::ratio(&of_pair),
+                    constraint_error_alone: Residual::ratio(&[alone[i], alone[j]]),
+                    drift,
+                });
+            }
+        }
+        Ok(MergeReport {
+            constraint_error: Residual::ratio(&residuals),
+            drift,
+            condition: self.system.condition(),
+            deltas: residuals.iter().map(|one| Residual::ratio(&[*one])).collect(),
+            pairs,
+        })
+    }
+
+    /// The error over each delta's rows, and the drift.
+    fn residuals(&self, merge_base: &MergeBase) -> Result<(Vec<Residual>, f64)> {
+        let changes = self.changes()?;
         let gram = ops::matmul(&changes, &changes.t()?)?.to_dtype(DType::F64)?; // Eᵀ E
         // ‖A Eᵀ‖² for rows `A` of coefficients.
         let energy = |a: &Tensor| -> Result<f64> {
             Ok((a.matmul(&gram)? * a)?.sum_all()?.to_scalar::<f64>()?)
         };
-        let got = self.weighted(&self.system.coefficients(&self.features)?)?; // (rows, targets)
-        let rows = got.dim(0)?;
-        let asked = Tensor::eye(self.targets, DType::F64, &Device::Cpu)?;
-        let asked = self.weighted(&asked)?.pad_with_zeros(0, 0, rows - self.targets)?;
-        let moved = self.weighted(&self.system.coefficients(&merge_base.held_out)?)?;
-        let ratio = |part: f64, whole: f64| (part.max(0.0) / whole.max(f64::MIN_POSITIVE)).sqrt();
-        let mut overlaps = Vec::new();
-        for (i, first) in self.own.iter().enumerate() {
-            for (j, second) in self.own.iter().enumerate().skip(i + 1) {
-                overlaps.push(((i, j), merge_base.regularization.overlap(first, second)?));
-            }
+        let asked = self.weighted(&Tensor::eye(self.targets, DType::F64, &Device::Cpu)?)?;
+        let mut residuals = Vec::new();
+        let mut start = 0;
+        for (_, solved) in &self.packs {
+            let rows = solved.targets.len()?;
+            let got = self.weighted(&self.system.coefficients(&solved.targets.features)?)?;
+            let asked = asked.narrow(0, start, rows)?;
+            residuals.push(Residual { missed: energy(&(got - &asked)?)?, asked: energy(&asked)? });
+            start += rows;
         }
-        Ok(MergeDiagnostics {
-            constraint_error: ratio(energy(&(got - &asked)?)?, energy(&asked)?),
-            drift: ratio(energy(&moved)?, merge_base.held_out_scale),
-            condition: self.system.condition(),
-            overlaps,
-        })
+        // ‖H ΔWᵀ‖² = tr(Eᵀ E · P HᵀH Pᵀ)
+        let p = self.p()?;
+        let moved = p.matmul(&merge_base.held_out)?.matmul(&p.t()?)?;
+        let moved = (moved * gram)?.sum_all()?.to_scalar::<f64>()?;
+        Ok((residuals, (moved.max(0.0) / merge_base.held_out_scale).sqrt()))
+    }
+
+    /// `P`, each row times its delta's strength, `(targets, text_dim)`, f64.
+    fn p(&self) -> Result<Tensor> {
+        Ok(self.weighted(&self.system.p()?.t()?)?.t()?)
+    }
+
+    /// `Eᵀ`, `(targets, Σ 2·inner)`, f32.
+    fn changes(&self) -> Result<Tensor> {
+        let changes: Vec<&Tensor> =
+            self.packs.iter().map(|(used, _)| used.pack.changes()).collect();
+        Ok(Tensor::cat(&changes, 0)?)
     }
 
     /// The columns of rows with changes, each times its delta's strength.
     fn weighted(&self, coefficients: &Tensor) -> Result<Tensor> {
         let mut strengths = Vec::with_capacity(self.targets);
-        for (change, strength) in &self.changes {
-            strengths.extend(std::iter::repeat_n(*strength, change.dim(0)?));
+        for (used, solved) in &self.packs {
+            strengths.extend(std::iter::repeat_n(used.strength, solved.targets.len()?));
         }
         let strengths = Tensor::new(strengths, &Device::Cpu)?;
         Ok(coefficients.narrow(1, 0, self.targets)?.broadcast_mul(&strengths)?)
     }
 }
 
-/// Solves for several deltas; each one's changes count `strength` times.
-///
-/// # Errors
-/// [`EngineError::InvalidInput`] if fewer than two deltas are given, two of them use the same modifier token or teach
-/// the same class noun, or equality cannot be had.
-pub fn solve(
-    base: &BaseModel,
-    merge_base: &MergeBase,
-    deltas: &[ConceptUse],
-    constraint_weight: Option<f64>,
-) -> Result<Merge> {
-    check(base, deltas)?;
-    let whole: Vec<&Delta> = deltas.iter().map(|concept| &*concept.delta).collect();
-    let packs = PackKey::of_merge(deltas.len())
-        .into_iter()
-        .map(|key| Ok((key, Arc::new(MergePack::build(base, merge_base, &whole, key)?))))
-        .collect::<Result<Vec<_>>>()?;
-    let strengths: Vec<f64> = deltas.iter().map(|concept| concept.strength).collect();
-    let merge = Merge::new(&packs, &strengths, constraint_weight)?;
-    let concepts = deltas.iter().flat_map(|concept| {
-        concept.delta.concepts.iter().map(|learnt| (learnt.clone(), concept.strength))
-    });
-    Ok(Merge { concepts: concepts.collect(), ..merge })
+/// The rows of a merge's system, one below the other.
+#[derive(Default)]
+struct GatheredRows {
+    known: Vec<Vec<f64>>,
+    features: Vec<Tensor>,
+    d: Vec<Tensor>,
 }
 
-/// Merges several deltas into one whose weights are `E P`, and says how well they go together.
-///
-/// # Errors
-/// Those of [`solve`].
-pub fn merge(
-    base: &BaseModel,
-    merge_base: &MergeBase,
-    deltas: &[ConceptUse],
-    constraint_weight: Option<f64>,
-) -> Result<(Delta, MergeDiagnostics)> {
-    let merge = solve(base, merge_base, deltas, constraint_weight)?;
-    let constraint =
-        constraint_weight.map_or_else(|| "hard".to_owned(), |weight| weight.to_string());
-    let delta = Delta {
-        base_digest: base.digest.clone(),
-        concepts: merge.concepts.iter().map(|(learnt, _)| learnt.clone()).collect(),
-        weights: merge.weights(base.unet.cross_attention())?,
-        metadata: BTreeMap::from([("constraint_weight".to_owned(), constraint)]),
-    };
-    Ok((delta, merge.diagnostics(merge_base)?))
+impl GatheredRows {
+    fn add(&mut self, rows: &Solved) -> Result<()> {
+        self.known.extend(rows.features.to_vec2()?);
+        self.features.push(rows.features.clone());
+        self.d.push(rows.d.clone());
+        Ok(())
+    }
+
+    /// Leaves out what is there already: a protected noun that one of the deltas teaches, the end of a shared prompt.
+    fn add_unknown(&mut self, rows: &Solved) -> Result<()> {
+        let mut kept = Vec::new();
+        for (index, row) in rows.features.to_vec2::<f64>()?.into_iter().enumerate() {
+            let same =
+                |known: &Vec<f64>| known.iter().zip(&row).all(|(a, b)| (a - b).abs() < SAME_ROW);
+            if !self.known.iter().any(same) {
+                self.known.push(row);
+                kept.push(index as u32);
+            }
+        }
+        if !kept.is_empty() {
+            let kept = Tensor::new(kept, &Device::Cpu)?;
+            self.features.push(rows.features.index_select(&kept, 0)?);
+            self.d.push(rows.d.index_select(&kept, 0)?);
+        }
+        Ok(())
+    }
+
+    /// - `targets`: rows with changes, which come first
+    fn into_system(self, targets: usize, constraint_weight: Option<f64>) -> Result<System> {
+        let (features, d) = (Tensor::cat(&self.features, 0)?, Tensor::cat(&self.d, 0)?);
+        if constraint_weight.is_some() {
+            return System::new(&features, d, constraint_weight);
+        }
+        // Equality can be had of as many rows as the text space has dimensions: what is only protected gives way.
+        let kept = Tensor::new(independent_rows(&features, &d, targets)?, &Device::Cpu)?;
+        System::new(&features.index_select(&kept, 0)?, d.index_select(&kept, 0)?, None)
+    }
 }
 
 /// Checks that deltas can be merged at all.
-///
-/// # Errors
-/// [`EngineError::InvalidInput`] as [`solve`] says.
-pub fn check(base: &BaseModel, deltas: &[ConceptUse]) -> Result<()> {
-    if deltas.len() < 2 {
+fn check(merge_base: &MergeBase, packs: &[PackUse]) -> Result<()> {
+    if packs.len() < 2 {
         return Err(EngineError::InvalidInput(format!(
             "a merge takes at least 2 deltas, got {}",
-            deltas.len()
+            packs.len()
         )));
     }
     let mut names = HashSet::new();
-    for concept in deltas {
-        concept.delta.check_base(base)?;
-        for learnt in &concept.delta.concepts {
-            let name = match &learnt.modifier_token {
+    for used in packs {
+        if used.pack.base_digest != merge_base.base_digest {
+            return Err(EngineError::InvalidInput(format!(
+                "the delta of `{}` belongs to another base model",
+                used.pack.concepts.first().map(name).unwrap_or_default()
+            )));
+        }
+        for learnt in &used.pack.concepts {
+            let taught = match &learnt.modifier_token {
                 Some(token) => token.to_string(),
                 None => learnt.class_noun.clone(),
             };
-            if !names.insert(name.clone()) {
+            if !names.insert(taught.clone()) {
                 let text = format!(
-                    "two of the deltas both teach `{name}`: leave one out, or train them jointly"
+                    "two of the deltas both teach `{taught}`: leave one out, or train them jointly"
                 );
                 return Err(EngineError::InvalidInput(text));
             }

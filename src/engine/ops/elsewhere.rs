@@ -51,20 +51,33 @@ enum Positions {
     Reversed,
 }
 
-/// Pixels are held once for each position of the kernel: of a group of images at a time, or of a band of a large one.
+/// Pixels are held once for each position of the kernel, of a group of images at a time.
 fn gather_and_multiply(
     x: &Tensor,
     matrix: &Tensor,
     geometry: Geometry,
     positions: Positions,
 ) -> Result<Tensor> {
-    let Geometry { kernel, stride, padding: p } = geometry;
-    let (batch, height, width, _) = x.dims4()?;
+    let (_, height, width, _) = x.dims4()?;
     let (rows, columns) = geometry.output(height, width);
-    let (depth, out_channels) = matrix.dims2()?;
-    let shape = (batch, rows, columns, out_channels);
+    in_groups(&[x], rows * columns * matrix.dim(0)?, |part| {
+        let images = part[0].dim(0)?;
+        let gathered = gather(&part[0], geometry, (rows, columns), positions)?;
+        gathered.matmul(matrix)?.reshape((images, rows, columns, ()))
+    })
+}
+
+/// `(images, height, width, channels)` → `(images · rows · columns, kernel² · channels)`.
+fn gather(
+    x: &Tensor,
+    geometry: Geometry,
+    (rows, columns): (usize, usize),
+    positions: Positions,
+) -> Result<Tensor> {
+    let Geometry { kernel, stride, padding: p } = geometry;
+    let (images, _, _, channels) = x.dims4()?;
     if kernel == 1 && stride == 1 && p == Padding::same(0) {
-        return x.reshape(((), depth))?.matmul(matrix)?.reshape(shape);
+        return x.reshape(((), channels));
     }
     // Enough below and to the right that each position can be cut out in whole strides.
     let x = x.pad_with_zeros(1, p.top, p.bottom + stride)?.pad_with_zeros(
@@ -72,35 +85,6 @@ fn gather_and_multiply(
         p.left,
         p.right + stride,
     )?;
-    let multiply = |x: &Tensor, rows: usize| -> Result<Tensor> {
-        let gathered = gather(x, (kernel, stride), (rows, columns), positions)?;
-        gathered.matmul(matrix)?.reshape((x.dim(0)?, rows, columns, ()))
-    };
-    if rows * columns * depth <= HELD {
-        return in_groups(&[&x], rows * columns * depth, |part| multiply(&part[0], rows));
-    }
-    let band = (HELD / (columns * depth)).max(1);
-    let all = Tensor::zeros((batch * rows, columns, out_channels), x.dtype(), x.device())?;
-    for image in 0..batch {
-        for first in (0..rows).step_by(band) {
-            let rows_of_band = band.min(rows - first);
-            let seen = rows_of_band * stride + kernel - 1;
-            let part = x.narrow(0, image, 1)?.narrow(1, first * stride, seen)?;
-            let part = multiply(&part, rows_of_band)?.squeeze(0)?;
-            all.slice_set(&part, 0, image * rows + first)?;
-        }
-    }
-    all.reshape(shape)
-}
-
-/// Padded images `(images, …, …, channels)` → `(images · rows · columns, kernel² · channels)`.
-fn gather(
-    x: &Tensor,
-    (kernel, stride): (usize, usize),
-    (rows, columns): (usize, usize),
-    positions: Positions,
-) -> Result<Tensor> {
-    let (images, _, _, channels) = x.dims4()?;
     let part = |y: usize, x_: usize| -> Result<Tensor> {
         let part = x.narrow(1, y, rows * stride)?.narrow(2, x_, columns * stride)?;
         let part = match stride {

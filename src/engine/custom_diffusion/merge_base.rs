@@ -1,0 +1,173 @@
+//! What all merges over one base model and one set of captions have in common, as a value and as a file.
+
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
+use sha2::{Digest, Sha256};
+
+use crate::engine::base_model::BaseModel;
+use crate::engine::custom_diffusion::closed_form::Regularization;
+use crate::engine::custom_diffusion::file::{Reader, Writer};
+use crate::engine::{EngineError, Result, ops};
+
+/// What the format is called in messages, and in the header with its version.
+const WHAT: &str = "a merge base file";
+const FORMAT: &str = "vstar-merge-base-1";
+/// Of so many captions one is kept aside to measure drift on.
+const HELD_OUT: usize = 10;
+
+/// Captions of a base model, reduced to what merges need of them.
+pub struct MergeBase {
+    /// [`captions_digest`] of the captions.
+    pub captions_digest: String,
+    pub base_digest: String,
+    pub(super) regularization: Regularization,
+    /// `Hᵀ H` over features `H` of captions that the regularization has not seen, `(text_dim, text_dim)`, f64.
+    pub(super) held_out: Tensor,
+    /// `‖H W₀ᵀ‖²`, over all matrices.
+    pub(super) held_out_scale: f64,
+    /// The prompt of unconditional guidance: its features, and with them the start token's.
+    pub(super) empty: Solved,
+}
+
+/// Rows of text features and what a merge's system takes of each.
+pub(super) struct Solved {
+    /// `C`, `(rows, text_dim)`, f64.
+    pub(super) features: Tensor,
+    /// `D = C G⁻¹`, likewise.
+    pub(super) d: Tensor,
+}
+
+impl Solved {
+    /// - `features`: `(rows, text_dim)`
+    pub(super) fn new(regularization: &Regularization, features: &Tensor) -> Result<Self> {
+        let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let d = regularization.solve(&features)?;
+        Ok(Self { features, d })
+    }
+
+    pub(super) fn len(&self) -> Result<usize> {
+        Ok(self.features.dim(0)?)
+    }
+}
+
+/// SHA-256 in hex over captions: which of a base model's merge bases.
+pub fn captions_digest(captions: &[String]) -> String {
+    let mut digest = Sha256::new();
+    for caption in captions {
+        digest.update((caption.len() as u64).to_le_bytes());
+        digest.update(caption);
+    }
+    data_encoding::HEXLOWER.encode(&digest.finalize())
+}
+
+impl MergeBase {
+    /// Encodes `captions`, ordinary prompts of the base model's world; some are kept aside.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] if they are too few, or too much alike to span the text space.
+    pub fn new(base: &BaseModel, captions: &[String]) -> Result<Self> {
+        let (mut seen, mut held_out) = (Vec::new(), Vec::new());
+        for (index, caption) in captions.iter().enumerate() {
+            let ids = base.tokenizer.encode(caption, &[])?.ids;
+            if index % HELD_OUT == HELD_OUT - 1 { held_out.push(ids) } else { seen.push(ids) }
+        }
+        if held_out.is_empty() {
+            let text = format!(
+                "a merge needs at least {HELD_OUT} regularization captions, got {}",
+                captions.len()
+            );
+            return Err(EngineError::InvalidInput(text));
+        }
+        let held_out = caption_rows(base, &held_out)?;
+        let mut held_out_scale = 0.0;
+        for layer in base.unet.cross_attention() {
+            for weight in [&layer.to_k, &layer.to_v] {
+                let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+                held_out_scale += square_sum(&ops::matmul(&held_out, &weight.t()?)?)?;
+            }
+        }
+        let held_out = held_out.to_dtype(DType::F64)?;
+        let regularization = Regularization::new(&caption_rows(base, &seen)?)?;
+        let empty = base.tokenizer.encode("", &[])?.ids;
+        let empty = base.text_encoder.forward(&[empty], None)?.squeeze(0)?;
+        Ok(Self {
+            captions_digest: captions_digest(captions),
+            base_digest: base.digest.clone(),
+            held_out: held_out.t()?.matmul(&held_out)?,
+            held_out_scale,
+            empty: Solved::new(&regularization, &empty)?,
+            regularization,
+        })
+    }
+
+    /// From parts that are not of a base model's folder, for measurements.
+    ///
+    /// - `captions`, `empty`: features, `(rows, text_dim)`
+    pub fn of_features(captions: &Tensor, empty: &Tensor) -> Result<Self> {
+        let regularization = Regularization::new(captions)?;
+        let captions = captions.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        Ok(Self {
+            captions_digest: String::new(),
+            base_digest: String::new(),
+            held_out: captions.t()?.matmul(&captions)?,
+            held_out_scale: 1.0,
+            empty: Solved::new(&regularization, empty)?,
+            regularization,
+        })
+    }
+
+    /// Writes the file; the same base gives the same bytes.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>> {
+        let metadata = BTreeMap::from([
+            ("base_digest".to_owned(), self.base_digest.clone()),
+            ("captions_digest".to_owned(), self.captions_digest.clone()),
+            ("held_out_scale".to_owned(), self.held_out_scale.to_string()),
+        ]);
+        let mut file = Writer::new(WHAT, FORMAT, metadata);
+        file.f64("factor", &self.regularization.factor()?)?;
+        file.f64("held_out", &self.held_out)?;
+        file.f64("empty", &self.empty.features)?;
+        file.finish()
+    }
+
+    /// Reads a file that [`Self::to_safetensors`] wrote.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for anything else.
+    pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
+        let mut file = Reader::open(WHAT, FORMAT, bytes)?;
+        let scale = file.take_metadata("held_out_scale")?;
+        let held_out_scale = scale
+            .parse()
+            .map_err(|_| file.invalid(&format_args!("held_out_scale is `{scale}`")))?;
+        let regularization = Regularization::from_factor(&file.take_tensor("factor")?)?;
+        Ok(Self {
+            captions_digest: file.take_metadata("captions_digest")?,
+            base_digest: file.take_metadata("base_digest")?,
+            held_out: file.take_tensor("held_out")?.to_dtype(DType::F64)?,
+            held_out_scale,
+            empty: Solved::new(&regularization, &file.take_tensor("empty")?)?,
+            regularization,
+        })
+    }
+}
+
+/// The features of captions at all positions but the start token's, `(rows, text_dim)`, f32 on the CPU.
+fn caption_rows(base: &BaseModel, captions: &[Vec<u32>]) -> Result<Tensor> {
+    let mut rows = Vec::new();
+    for chunk in captions.chunks(32) {
+        let features = base
+            .text_encoder
+            .forward(chunk, None)?
+            .to_device(&Device::Cpu)?
+            .to_dtype(DType::F32)?;
+        let (_, tokens, _) = features.dims3()?;
+        rows.push(features.narrow(1, 1, tokens - 1)?.contiguous()?.flatten(0, 1)?);
+    }
+    Ok(Tensor::cat(&rows, 0)?)
+}
+
+fn square_sum(tensor: &Tensor) -> Result<f64> {
+    Ok(tensor.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar()?)
+}

@@ -1,0 +1,100 @@
+//! How a request wants its deltas merged: parsed once, for samples, merges and checks.
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use crate::domain::concept::modifier_tokens_in;
+use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::domain::merge::{CAPTIONS, CONSTRAINT_WEIGHTS, Constraint, MergeRecipe, Protected};
+use crate::domain::model_card::ModelCard;
+use crate::domain::sample::decimal;
+
+/// How deltas are merged; what is left out is the default.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MergeOptions {
+    /// `soft` unless said otherwise: concepts that contradict each other each give way a little.
+    pub(crate) method: Option<MergeMethod>,
+    /// μ of the soft constraints: the more, the nearer to each concept as it was learnt, and the more other prompts
+    /// change.
+    #[schema(minimum = 0.1, maximum = 100_000_000, default = 1000.0)]
+    pub(crate) constraint_weight: Option<f64>,
+    /// Ordinary prompts that shall stay as they are, enough of them to span the text space; those of the base model's
+    /// class images if left out.
+    #[schema(min_items = 20, max_items = 2000)]
+    pub(crate) captions: Option<Vec<String>>,
+    /// What shall stay exactly as the base model has it; everything that can if left out.
+    pub(crate) protect: Option<Vec<Protected>>,
+}
+
+/// How firmly concepts keep their own keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum MergeMethod {
+    Soft,
+    Hard,
+}
+
+impl MergeOptions {
+    /// Fills in the defaults.
+    ///
+    /// - `pointer`: where the options stand in the body
+    pub(crate) fn recipe(self, model: &ModelCard, pointer: &str) -> Result<MergeRecipe, Invalid> {
+        let mut checks = Checks::default();
+        let constraint = match (self.method, self.constraint_weight) {
+            (None | Some(MergeMethod::Soft), None) => Constraint::DEFAULT,
+            (None | Some(MergeMethod::Soft), Some(constraint_weight)) => {
+                let constraint_weight = decimal(constraint_weight);
+                let pointer = format!("{pointer}/constraint_weight");
+                checks.in_range(constraint_weight, CONSTRAINT_WEIGHTS, &pointer);
+                Constraint::Soft { constraint_weight }
+            }
+            (Some(MergeMethod::Hard), given) => {
+                let pointer = format!("{pointer}/constraint_weight");
+                checks.require(given.is_none(), &pointer, "not_applicable", || {
+                    "hard constraints have no weight: leave it out, or ask for the method `soft`"
+                        .to_owned()
+                });
+                Constraint::Hard
+            }
+        };
+        let captions_pointer = format!("{pointer}/captions");
+        match &self.captions {
+            None => {
+                checks.require(model.has_class_images, &captions_pointer, "missing_field", || {
+                    format!(
+                        "`{}` has no class images whose captions a merge could keep: give captions",
+                        model.name
+                    )
+                })
+            }
+            Some(captions) => {
+                checks.in_range(captions.len(), CAPTIONS, &captions_pointer);
+                for (index, caption) in captions.iter().enumerate() {
+                    let pointer = format!("{captions_pointer}/{index}");
+                    if let Err(error) = check_caption(model, caption, &pointer) {
+                        checks.push(error);
+                        break; // one is telling enough
+                    }
+                }
+            }
+        }
+        checks.finish()?;
+        Ok(MergeRecipe {
+            constraint,
+            captions: self.captions,
+            protect: self.protect.unwrap_or_else(Protected::all),
+        })
+    }
+}
+
+fn check_caption(model: &ModelCard, caption: &str, pointer: &str) -> Result<(), FieldError> {
+    if caption.trim().is_empty() {
+        return Err(FieldError::new(pointer, "invalid_value", "a caption has at least one word"));
+    }
+    if !modifier_tokens_in(caption).is_ok_and(|tokens| tokens.is_empty()) {
+        let detail = "captions are ordinary prompts: leave modifier tokens out";
+        return Err(FieldError::new(pointer, "invalid_value", detail));
+    }
+    model.check_prompt(caption, &[], pointer)
+}
