@@ -7,6 +7,7 @@ use super::App;
 use super::binding::all_or_errors;
 use super::error::{ApiError, Problem};
 use super::extract::Path;
+use super::merge_options::MergeOptions;
 use super::uploads::init_of;
 use crate::db;
 use crate::domain::concept::ModifierToken;
@@ -14,6 +15,7 @@ use crate::domain::id::{DeltaId, ImageId};
 use crate::domain::image::ImageSource;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::manifest::Manifest;
+use crate::domain::merge::MergeRecipe;
 use crate::domain::model_card::ModelCard;
 use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS, SampleTask};
 use crate::picture;
@@ -73,6 +75,7 @@ pub(crate) async fn task_again(
     })?;
     let deltas = find_deltas(db, model, &manifest).await?;
     check_prompts(db, model, &manifest, &deltas).await?;
+    let merge = merge_recipe(model, &manifest)?;
     let init = match &manifest.init_image {
         None => None,
         Some(init) => {
@@ -92,9 +95,26 @@ pub(crate) async fn task_again(
         negative_prompt: manifest.negative_prompt,
         settings,
         deltas,
-        merge: manifest.merge.map(|merge| merge.recipe).unwrap_or_default(),
+        merge,
         init,
     })
+}
+
+/// How the deltas are merged, which several must say and others cannot.
+fn merge_recipe(model: &ModelCard, manifest: &Manifest) -> Result<MergeRecipe, Invalid> {
+    let pointer = "/from_manifest/merge";
+    match (&manifest.merge, manifest.deltas.len()) {
+        (None, 0 | 1) => Ok(MergeRecipe::default()),
+        (Some(merge), 2..) => MergeOptions::from(merge.recipe.clone()).recipe(model, pointer),
+        (None, 2..) => {
+            let detail = "several deltas are merged, and the manifest does not say how";
+            Err(FieldError::new(pointer, "missing_field", detail).into())
+        }
+        (Some(_), 0 | 1) => {
+            let detail = "less than two deltas are not merged: write null";
+            Err(FieldError::new(pointer, "not_applicable", detail).into())
+        }
+    }
 }
 
 /// A manifest comes from a file, and files are changed: it is held to the same limits as any request.

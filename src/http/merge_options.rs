@@ -35,6 +35,22 @@ pub(crate) enum MergeMethod {
     Hard,
 }
 
+/// A recipe as a request would ask for it, so that one from elsewhere is held to the same rules.
+impl From<MergeRecipe> for MergeOptions {
+    fn from(recipe: MergeRecipe) -> Self {
+        let (method, constraint_weight) = match recipe.constraint {
+            Constraint::Soft { constraint_weight } => (MergeMethod::Soft, Some(constraint_weight)),
+            Constraint::Hard => (MergeMethod::Hard, None),
+        };
+        Self {
+            method: Some(method),
+            constraint_weight,
+            captions: recipe.captions,
+            protect: Some(recipe.protect),
+        }
+    }
+}
+
 impl MergeOptions {
     /// Fills in the defaults.
     ///

@@ -358,6 +358,7 @@ async fn a_manifest_becomes_a_sample_of_its_one_picture(db: PgPool) {
 async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db: PgPool) {
     let service = Service::start(db).await;
     let image = service.upload_image(png(64, 64, 1)).await;
+    service.trained_concept("rex", DIGEST).await;
     let before = service.contents().await;
 
     for (field, value, code, pointer) in [
@@ -386,6 +387,7 @@ async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db
             "out_of_range",
             "/init_image/noise_strength",
         ),
+        ("merge", json!({ "method": "hard", "protect": [] }), "not_applicable", "/merge"),
         ("prompt", json!("dog ".repeat(40)), "prompt_too_long", "/prompt"),
         ("image_index", json!(2_000_000), "out_of_range", "/image_index"),
         ("width", json!(50), "not_a_multiple", "/width"),
@@ -396,6 +398,27 @@ async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db
     ] {
         let mut manifest = manifest();
         manifest[field] = value;
+        let answer = service.post("/v1/samples", json!({ "from_manifest": manifest })).await;
+        let pointer = format!("/from_manifest{pointer}");
+        assert_eq!(answer.problem(), (422, code, vec![pointer.as_str()]), "{answer:?}");
+    }
+    for (merge, code, pointer) in [
+        (json!(null), "missing_field", "/merge"),
+        (
+            json!({ "method": "soft", "constraint_weight": 1e12, "protect": [] }),
+            "out_of_range",
+            "/merge/constraint_weight",
+        ),
+        (
+            json!({ "method": "hard", "captions": ["a dog"], "protect": [] }),
+            "out_of_range",
+            "/merge/captions",
+        ),
+    ] {
+        let mut manifest = manifest();
+        manifest["deltas"] =
+            json!([{ "sha256": "abc", "strength": 1 }, { "sha256": "abc", "strength": 1 }]);
+        manifest["merge"] = merge;
         let answer = service.post("/v1/samples", json!({ "from_manifest": manifest })).await;
         let pointer = format!("/from_manifest{pointer}");
         assert_eq!(answer.problem(), (422, code, vec![pointer.as_str()]), "{answer:?}");
