@@ -106,8 +106,10 @@ fn an_image_has_the_same_bytes_alone_and_among_neighbours() {
         },
     ];
     use SchedulerName::*;
-    for scheduler in [Ddpm, Pndm, Euler, EulerA, Dpmpp2m, Dpmpp2mKarras, UniPc, Lcm] {
-        requests.push(SampleRequest { scheduler, ..short.clone() });
+    // From noise of their own: Euler's ancestral steps are DDPM's, and give the same picture from the same noise.
+    let schedulers = [Ddpm, Pndm, Euler, EulerA, Dpmpp2m, Dpmpp2mKarras, UniPc, Lcm];
+    for (seed, scheduler) in (100..).zip(schedulers) {
+        requests.push(SampleRequest { scheduler, seed, ..short.clone() });
     }
 
     let together = draw(&base, &requests);

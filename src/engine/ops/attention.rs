@@ -3,7 +3,9 @@
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::cpu::{Shared, applies, exp, filled, sum_of_pairs, tensor, values, vectorized};
+use super::cpu::{
+    Shared, applies, exp2_of_negative, filled, sum_of_pairs, tensor, values, vectorized,
+};
 use super::elsewhere;
 use super::product::{Add, Left, Panels, Right, multiply, multiply_into};
 use crate::engine::autograd::Variable;
@@ -11,9 +13,8 @@ use crate::engine::autograd::Variable;
 /// Queries of one block: their logits over all keys are held at once, never those of all queries.
 const QUERIES: usize = 64;
 
-/// Logits this far below the largest weigh nothing: what `exp` makes of them, and of a masked key, ends in subnormal
-/// numbers, with which products take a hundred times as long.
-const LEAST: f32 = -75.0;
+/// What a bias of less counts as: a masked key's logit stays a number, whatever it is multiplied by.
+const MASKED: f32 = -1e30;
 
 /// `softmax(Q Kᵀ · scale + bias) V` for every head; heads lie side by side in the last dimension.
 ///
@@ -224,11 +225,12 @@ vectorized! {
     /// Each row becomes `exp(scale · row + bias − its largest)`, with its sum.
     fn exponentials(rows: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, sums: &mut [f32]) {
         for (index, (row, sum)) in rows.chunks_exact_mut(width).zip(sums).enumerate() {
-            let mut factor = scale;
+            // Powers of 2 take fewer steps than those of e.
+            let mut factor = scale * std::f32::consts::LOG2_E;
             if let Some(bias) = bias {
                 let bias = &bias[index * width..(index + 1) * width];
-                row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias);
-                factor = 1.0;
+                row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias.max(MASKED));
+                factor = std::f32::consts::LOG2_E;
             }
             let mut largest = [f32::MIN; 16];
             each_lane(row, f32::MIN, |lane, x| {
@@ -238,8 +240,7 @@ vectorized! {
             let largest = largest.into_iter().fold(f32::MIN, f32::max) * factor;
             let mut lanes = [0.0f32; 16];
             each_lane(row, f32::MIN, |lane, x| {
-                let logit = x.mul_add(factor, -largest);
-                let e = if logit < LEAST { 0.0 } else { exp(logit) };
+                let e = exp2_of_negative(x.mul_add(factor, -largest));
                 lanes[lane] += e;
                 e
             });

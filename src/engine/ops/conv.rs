@@ -6,7 +6,9 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu::{Shared, applies, filled, tensor, values};
-use super::product::{Add, Left, PANEL, Panels, Right, Start, TILE, multiply_into, multiply_rows};
+use super::product::{
+    Add, FrozenPanels, Left, PANEL, Panels, Right, Start, TILE, multiply_into, multiply_rows,
+};
 use super::winograd::{Image, Winograd};
 use super::{Precision, elsewhere};
 use crate::engine::autograd::Variable;
@@ -52,7 +54,7 @@ struct Filters {
 enum Place {
     Cpu {
         /// `(kernel² · in_channels, out_channels)`.
-        panels: Panels,
+        panels: FrozenPanels,
         bias: Option<Vec<f32>>,
         winograd: Option<Winograd>,
     },
@@ -151,6 +153,7 @@ impl FrozenConv2d {
             let suits = precision == Precision::Fast
                 && Winograd::suits(geometry, in_channels, out_channels);
             let winograd = suits.then(|| Winograd::new(in_channels, out_channels));
+            let panels = FrozenPanels::new(panels, kernel * kernel);
             Place::Cpu { panels, bias, winograd }
         } else {
             let matrix = weight.permute((2, 3, 1, 0))?.contiguous()?;
@@ -204,7 +207,7 @@ impl FrozenConv2d {
             present: false,
         };
         let y = filled(batch * output.0 * output.1 * out_channels, |y| match winograd {
-            Some(winograd) if Winograd::pays(height, width) => {
+            Some(winograd) if winograd.pays(height, width) => {
                 let image = Image { batch, height, width };
                 winograd.forward(&x, image, panels.view(), add, y);
             }
@@ -214,7 +217,7 @@ impl FrozenConv2d {
     }
 
     /// From the gradient of the result to that of an image of `(height, width)`.
-    fn convolve_back(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+    pub fn convolve_back(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
         let Filters { geometry, in_channels, .. } = *self.0;
         let (batch, rows, columns, channels) = dy.dims4()?;
         let (panels, winograd) = match &self.0.place {
@@ -227,14 +230,12 @@ impl FrozenConv2d {
         let dy = dy.contiguous()?;
         let dy = values(&dy)?;
         let dx = filled(batch * height * width * in_channels, |dx| match winograd {
-            Some(winograd) if Winograd::pays(height, width) => {
+            Some(winograd) if winograd.pays(height, width) => {
                 let image = Image { batch, height, width };
                 winograd.backward(&dy, image, panels.view(), dx);
             }
             _ => {
-                let positions = geometry.kernel * geometry.kernel;
-                let turned = Right::Turned { panels: panels.view(), positions };
-                direct(&dy, batch, way, turned, channels, Add::default(), dx);
+                direct(&dy, batch, way, panels.turned(), channels, Add::default(), dx);
             }
         });
         tensor(dx, (batch, height, width, in_channels))

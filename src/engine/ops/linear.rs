@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::cpu::{applies, filled, tensor, values};
 use super::product::{
-    Add, Left, Panels, Right, multiply_rows, multiply_shared, multiply_stacked, pack_columns,
-    pack_rows,
+    Add, FrozenPanels, Left, Panels, Right, multiply_rows, multiply_shared, multiply_stacked,
+    pack_columns, pack_rows,
 };
 use crate::engine::autograd::Variable;
 
@@ -26,7 +26,7 @@ struct Matrix {
 enum Place {
     Cpu {
         /// `Wᵀ`, `(in_features, out_features)`.
-        panels: Panels,
+        panels: FrozenPanels,
         bias: Option<Vec<f32>>,
     },
     Elsewhere {
@@ -49,7 +49,7 @@ impl FrozenLinear {
             let panels = Panels::filled(in_features, out_features, |index, panel| {
                 pack_columns(weight, in_features, in_features, out_features, index, panel);
             });
-            Place::Cpu { panels, bias }
+            Place::Cpu { panels: FrozenPanels::new(panels, 1), bias }
         } else {
             Place::Elsewhere { weight, bias }
         };
@@ -111,9 +111,8 @@ impl FrozenLinear {
         match place {
             Place::Cpu { panels, .. } => {
                 let dy = dy.contiguous()?;
-                let turned = Right::Turned { panels: panels.view(), positions: 1 };
                 let mut dx = filled(shape.iter().product(), |_| {});
-                multiply_rows(&values(&dy)?, turned, Add::default(), &mut dx);
+                multiply_rows(&values(&dy)?, panels.turned(), Add::default(), &mut dx);
                 tensor(dx, shape)
             }
             Place::Elsewhere { weight, .. } => {

@@ -8,6 +8,7 @@
 mod kernel;
 
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
@@ -24,6 +25,8 @@ const ROWS: usize = 8;
 const PANELS: usize = 3;
 /// Columns of the kernel's tile.
 pub(super) const TILE: usize = PANELS * PANEL;
+/// Factors up to this size are kept turned as well, in bytes.
+const KEPT_TURNED: usize = 1 << 20;
 /// Products smaller than this are not worth another thread.
 const SMALL: usize = 1 << 19;
 
@@ -71,6 +74,40 @@ impl Panels {
     }
 }
 
+/// A right factor that never changes, and its transpose for the way back.
+pub(super) struct FrozenPanels {
+    panels: Panels,
+    /// Blocks of the transpose, see [`Right::Turned`].
+    positions: usize,
+    turned: OnceLock<Panels>,
+}
+
+impl FrozenPanels {
+    pub(super) fn new(panels: Panels, positions: usize) -> Self {
+        Self { panels, positions, turned: OnceLock::new() }
+    }
+
+    pub(super) fn view(&self) -> View<'_> {
+        self.panels.view()
+    }
+
+    /// The transpose. That of a small factor is turned once and kept: products of few rows would spend more time on
+    /// turning than on multiplying.
+    pub(super) fn turned(&self) -> Right<'_> {
+        let turned = Right::Turned { panels: self.view(), positions: self.positions };
+        if std::mem::size_of_val(self.panels.data.as_slice()) > KEPT_TURNED {
+            return turned;
+        }
+        let kept = self.turned.get_or_init(|| {
+            let depth = turned.depth();
+            Panels::filled(depth, turned.width(), |index, panel| {
+                turn(self.view(), self.positions, 0..depth, index * PANEL, 1, panel);
+            })
+        });
+        Right::Panels(kept.view())
+    }
+}
+
 /// Panels that lie in memory of somebody else's, one after the other.
 #[derive(Clone, Copy)]
 pub(super) struct View<'a> {
@@ -91,11 +128,12 @@ pub(super) fn pack_rows(
     let start = index * PANEL;
     let columns = PANEL.min(width - start);
     for (k, to) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().take(depth) {
-        let from = &source[k * stride + start..k * stride + start + columns];
-        if let Ok(from) = <&[f32; PANEL]>::try_from(from) {
-            *to = *from;
+        let from = &source[k * stride + start..];
+        if let Some(from) = from.first_chunk::<PANEL>() {
+            // What lies beyond the columns is another row's.
+            *to = std::array::from_fn(|i| if i < columns { from[i] } else { 0.0 });
         } else {
-            to[..columns].copy_from_slice(from);
+            to[..columns].copy_from_slice(&from[..columns]);
             to[columns..].fill(0.0);
         }
     }
@@ -320,7 +358,7 @@ pub(super) unsafe fn multiply_into(
         Left::Strided { depth_stride, .. } => depth_stride,
         Left::Parts { .. } => 1,
     };
-    let mut runs = Vec::new();
+    let mut runs = Vec::with_capacity(1);
     for (index, block) in blocks(a, depth).enumerate() {
         for column in columns.clone().step_by(TILE) {
             let panels = (columns.end - column).div_ceil(PANEL).min(PANELS);

@@ -17,7 +17,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::conv::{Geometry, Padding};
-use super::cpu::{Lanes, Shared, filled, in_lanes};
+use super::cpu::{Lanes, Shared, filled, in_lanes, prefetch};
 use super::product::{self, Add, Left, PANEL, Right, TILE, View, multiply_into};
 
 /// Places of a transformed tile.
@@ -29,10 +29,10 @@ const IN: usize = 6;
 /// are read once for all of them.
 const TILES: usize = 64;
 const LEAST: usize = 32;
-/// Input channels whose filters are transformed together. Sums are cut here, whoever transforms.
-const DEPTH: usize = 128;
-/// Numbers of such a chunk, for a whole [`TILE`] of columns.
-const CHUNK: usize = PLACES * (DEPTH * TILE + GAP);
+/// Input channels whose filters are transformed together where they are kept, and where a transformed chunk shall stay
+/// in the second-level cache with the filters that are fetched for the next. Sums are cut here, whoever transforms.
+const DEPTH_KEPT: usize = 128;
+const DEPTH_ANEW: usize = 64;
 /// Transformed filters up to this size are kept, in bytes.
 const KEPT: usize = 16 << 20;
 
@@ -103,8 +103,11 @@ impl Winograd {
     }
 
     /// Whether images of this size are faster so. It must not depend on the batch: a row has the same bytes alone.
-    pub(super) fn pays(height: usize, width: usize) -> bool {
-        height * width >= 64
+    ///
+    /// A single tile pays where its filters need not be transformed anew.
+    pub(super) fn pays(&self, height: usize, width: usize) -> bool {
+        let least = if keeps(self.in_channels, self.out_channels) { 16 } else { 64 };
+        height * width >= least
     }
 
     pub(super) fn new(in_channels: usize, out_channels: usize) -> Self {
@@ -134,6 +137,11 @@ impl Winograd {
     }
 }
 
+/// Whether the transformed filters of a layer are kept.
+fn keeps(in_channels: usize, out_channels: usize) -> bool {
+    PLACES * in_channels * out_channels * std::mem::size_of::<f32>() <= KEPT
+}
+
 fn convolve(
     x: &[f32],
     image: Image,
@@ -143,7 +151,7 @@ fn convolve(
     y: &mut [f32],
 ) {
     let (tiles, threads) = (image.tiles(), rayon::current_num_threads());
-    let keep = PLACES * way.from * way.to * std::mem::size_of::<f32>() <= KEPT;
+    let keep = keeps(way.from, way.to);
     let place = Shared::new(y);
     if keep || tiles >= 2 * TILES * threads {
         let anew;
@@ -194,19 +202,30 @@ enum Source<'a> {
 }
 
 impl Direction<'_> {
-    /// Numbers of the transformed filters of a block of columns.
-    fn block(&self) -> usize {
-        self.from.div_ceil(DEPTH) * CHUNK
+    /// Channels that are transformed together.
+    fn depth(&self) -> usize {
+        if keeps(self.from, self.to) { DEPTH_KEPT } else { DEPTH_ANEW }
     }
 
-    /// All filters: for each [`TILE`] of columns, for each [`DEPTH`] of channels, for each place, panels.
+    /// Numbers of such a chunk, for a whole [`TILE`] of columns.
+    fn chunk(&self) -> usize {
+        PLACES * (self.depth() * TILE + GAP)
+    }
+
+    /// Numbers of the transformed filters of a block of columns.
+    fn block(&self) -> usize {
+        self.from.div_ceil(self.depth()) * self.chunk()
+    }
+
+    /// All filters: for each [`TILE`] of columns, for each chunk of channels, for each place, panels.
     fn transform_all(&self) -> Vec<f32> {
         filled(self.to.div_ceil(TILE) * self.block(), |all| {
             all.par_chunks_mut(self.block()).enumerate().for_each(|(index, block)| {
                 let columns = TILE.min(self.to - index * TILE);
-                for (chunk, to) in block.chunks_mut(CHUNK).enumerate() {
-                    let depth = DEPTH.min(self.from - chunk * DEPTH);
-                    self.transform(index * TILE, columns, chunk * DEPTH, depth, to);
+                for (chunk, to) in block.chunks_mut(self.chunk()).enumerate() {
+                    let first = chunk * self.depth();
+                    let depth = self.depth().min(self.from - first);
+                    self.transform(index * TILE, columns, first, depth, to);
                 }
             });
         })
@@ -238,6 +257,24 @@ impl Direction<'_> {
         }
     }
 
+    /// Has the filters of two channels fetched that the next block transforms, while the products keep the memory idle.
+    fn fetch(&self, column: usize, columns: usize, channel: usize) {
+        let lanes = self.panels.depth * PANEL;
+        for panel in 0..columns / PANEL {
+            for position in 0..9 {
+                // Backwards, sixteen channels are lanes of one panel, and rows of it the columns.
+                let start = if self.back {
+                    let row = position * self.to + column + panel * PANEL + channel % PANEL;
+                    channel / PANEL * lanes + row * PANEL
+                } else {
+                    let row = position * self.from + channel;
+                    (column / PANEL + panel) * lanes + row * PANEL
+                };
+                prefetch(&self.panels.data[start..start + 2 * PANEL]);
+            }
+        }
+    }
+
     /// Filters from output channels `first..` to input channels `lanes..`, sixteen of each, turned by 180°.
     fn turned(&self, first: usize, lanes: usize) -> Box<[[f32; PANEL]; 9 * PANEL]> {
         let mut square = Box::new([[0.0; PANEL]; 9 * PANEL]);
@@ -260,19 +297,25 @@ impl Direction<'_> {
         let columns = TILE.min(self.to - column);
         let mut anew = Vec::new();
         if matches!(source, Source::Anew) {
-            anew = filled(CHUNK, |_| {});
+            anew = filled(self.chunk(), |_| {});
         }
         filled(PLACES * (tiles * TILE + GAP), |products| {
-            for first in (0..self.from).step_by(DEPTH) {
-                let depth = DEPTH.min(self.from - first);
+            for first in (0..self.from).step_by(self.depth()) {
+                let depth = self.depth().min(self.from - first);
+                let mut next = 0..0; // channels to be fetched, two at a time
                 let filters = match source {
-                    Source::Kept(filters) => &filters[first / DEPTH * CHUNK..],
+                    Source::Kept(filters) => &filters[first / self.depth() * self.chunk()..],
                     Source::Anew => {
                         self.transform(column, columns, first, depth, &mut anew);
+                        next = first + depth..self.from.min(first + 2 * depth);
                         &anew
                     }
                 };
+                let mut next = next.step_by(2);
                 for place in 0..PLACES {
+                    if let Some(channel) = next.next() {
+                        self.fetch(column, columns, channel);
+                    }
                     let data = &transformed[place * (tiles * self.from + GAP) + first..];
                     let left =
                         Left::Strided { data, rows: tiles, row_stride: self.from, depth_stride: 1 };
@@ -364,8 +407,8 @@ in_lanes! {
                 }
             }
         }
+        let mut half = [[L::ZERO; IN]; IN];
         for channel in (0..channels).step_by(PANEL) {
-            let mut half = [[L::ZERO; IN]; IN];
             for column in 0..IN {
                 let mut d = [L::ZERO; IN];
                 for row in 0..IN {
@@ -393,8 +436,8 @@ in_lanes! {
 in_lanes! {
     /// `G g Gᵀ` of sixteen filters for each of `depth` channels: nine rows of a channel lie `between` rows apart.
     fn transform_filters<L>(from: &[f32], between: usize, to: &mut [f32], stride: usize, depth: usize) {
+        let mut half = [[L::ZERO; 3]; IN];
         for channel in 0..depth {
-            let mut half = [[L::ZERO; 3]; IN];
             for column in 0..3 {
                 let mut g = [L::ZERO; 3];
                 for row in 0..3 {
@@ -442,8 +485,8 @@ in_lanes! {
         let (at, y, x) = image.place(tile);
         let Image { height, width, .. } = image;
         let (rows, across) = (OUT.min(height - y), OUT.min(width - x));
+        let mut half = [[L::ZERO; IN]; OUT];
         for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
-            let mut half = [[L::ZERO; IN]; OUT];
             for i in 0..IN {
                 let mut m = [L::ZERO; IN];
                 for row in 0..IN {
