@@ -207,7 +207,10 @@ impl<'a> Rows<'a> {
 
     /// Takes the positions of a name that follows `before`, and `after` more, unless the prompt is cut before them.
     fn add(&mut self, before: &str, name: &str, after: usize) -> Result<()> {
-        let ids = self.encode(&format!("{before}{name}"))?.ids;
+        let TokenIds { ids, length, .. } = self.encode(&format!("{before}{name}"))?;
+        if length > ids.len() {
+            return Ok(()); // cut, and the name is at its end
+        }
         // A part's tokens do not depend on its neighbours: words are taken apart one by one.
         let start = 1 + self.inner(before)?.len();
         let part = self.inner(name)?;
