@@ -50,12 +50,15 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
     let text_encoder =
         || ClipTextEncoder::load(&folder("text_encoder"), &files("text_encoder", "model")?);
     let alone = |call| Ok(Prepared { call, beside: None });
+    let random = |row: u64, shape: &[usize]| -> Result<Tensor> {
+        Ok(normal(row, shape)?.to_device(&device)?)
+    };
     match args.what {
         Work::Denoise => {
             let unet = unet()?;
-            let features = normal(0, &[batch, 77, unet.config().cross_attention_dim()])?;
+            let features = random(0, &[batch, 77, unet.config().cross_attention_dim()])?;
             let conditioning = unet.project(&features)?;
-            let latents = normal(1, &[batch, unet.config().in_channels, latent, latent])?;
+            let latents = random(1, &[batch, unet.config().in_channels, latent, latent])?;
             let timesteps = float_timesteps(batch);
             alone(Box::new(move || denoise(&unet, &latents, &timesteps, &conditioning)))
         }
@@ -71,8 +74,8 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
                 .with_memory_budget(args.memory_budget.map(|budget| budget.0));
             let shape = [batch, unet.config().in_channels, latent, latent];
             let batch = Batch {
-                latents: normal(1, &shape)?,
-                noise: normal(2, &shape)?,
+                latents: random(1, &shape)?,
+                noise: random(2, &shape)?,
                 timesteps: timesteps(batch, scheduler.num_train_timesteps),
                 input_ids: captions(&text_encoder, batch),
                 mask: Tensor::ones((batch, 1, latent, latent), candle_core::DType::F32, &device)?,
@@ -88,7 +91,7 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         Work::VaeEncode => {
             let vae = vae()?;
             let side = latent * vae.factor();
-            let images = normal(1, &[batch, 3, side, side])?;
+            let images = random(1, &[batch, 3, side, side])?;
             alone(Box::new(move || {
                 vae.encode(&images)?;
                 Ok(())
@@ -96,7 +99,7 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         }
         Work::VaeDecode => {
             let vae = vae()?;
-            let latents = normal(1, &[batch, vae.config().latent_channels, latent, latent])?;
+            let latents = random(1, &[batch, vae.config().latent_channels, latent, latent])?;
             alone(Box::new(move || {
                 vae.decode(&latents)?;
                 Ok(())
@@ -144,9 +147,9 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
             let unet = Rc::new(unet()?);
             let width = unet.config().cross_attention_dim();
             let rows = (0..batch as u64)
-                .map(|row| Ok(unet.project(&normal(2 + row, &[1, 77, width])?)?))
+                .map(|row| Ok(unet.project(&random(2 + row, &[1, 77, width])?)?))
                 .collect::<Result<Vec<_>>>()?;
-            let latents = normal(1, &[batch, unet.config().in_channels, latent, latent])?;
+            let latents = random(1, &[batch, unet.config().in_channels, latent, latent])?;
             let call = |rows: Vec<Conditioning>| -> Call {
                 let (unet, latents) = (unet.clone(), latents.clone());
                 let timesteps = float_timesteps(batch);
