@@ -15,7 +15,7 @@ use crate::domain::job::{
     Failure, Job, JobKind, JobState, JobStatus, LeasedJob, Phase, Progress, Task,
 };
 
-/// The channel on which waiting workers hear of new jobs.
+/// The channel on which waiting workers hear of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";
 
 struct JobRow {
@@ -58,23 +58,19 @@ impl From<JobRow> for Job {
     }
 }
 
-/// Puts a task at the end of the queue.
+/// Puts a task at the end of the queue, and wakes idle workers once the surrounding transaction commits; the polling that
+/// goes on anyway is the net below.
 pub async fn enqueue(db: impl PgExecutor<'_>, job_id: JobId, task: &Task) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into job (job_id, kind, task, rows) values ($1, $2, $3, $4)",
+        "insert into job (job_id, kind, task, rows) values ($1, $2, $3, $4) returning pg_notify($5, $2)",
         job_id.0,
         task.kind() as JobKind,
         Json(task) as Json<&Task>,
         i32::try_from(task.rows()).unwrap_or(i32::MAX),
+        QUEUED_CHANNEL,
     )
     .execute(db)
     .await?;
-    Ok(())
-}
-
-/// Wakes idle workers once the surrounding transaction commits; the polling that goes on anyway is the net below.
-pub async fn announce(db: impl PgExecutor<'_>) -> sqlx::Result<()> {
-    sqlx::query!("select pg_notify($1, '')", QUEUED_CHANNEL).execute(db).await?;
     Ok(())
 }
 

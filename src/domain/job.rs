@@ -20,6 +20,8 @@ pub enum JobKind {
 }
 
 impl JobKind {
+    pub const ALL: [Self; 3] = [Self::Training, Self::Merge, Self::Sample];
+
     /// The kind as it is spelled in the catalog.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -13,6 +13,7 @@ use super::{
         merge::Merge,
         tokens::initializer_id,
     },
+    ops,
 };
 
 /// What one cross-attention layer attends to.
@@ -369,11 +370,12 @@ fn apply(
     let changed = match change {
         None => return Ok(projected.clone()),
         Some(WeightChange::Replaced(weight)) => {
-            let whole = text.matmul(&weight.t()?)?;
+            let whole = ops::matmul(text, &weight.t()?)?;
             if is_full(strength) { whole } else { (&base + ((whole - &base)? * strength)?)? }
         }
         Some(WeightChange::LowRank(e, p)) => {
-            let added = text.matmul(&p.t()?)?.matmul(&e.t()?)?; // (tokens, s), then (tokens, inner)
+            let shared = ops::matmul(text, &p.t()?)?; // (tokens, s)
+            let added = ops::matmul(&shared, &e.t()?)?; // (tokens, inner)
             return add(projected, &added, strength);
         }
     };

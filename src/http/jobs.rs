@@ -133,7 +133,6 @@ pub(crate) async fn enqueue(
     }
     let job_id = JobId::generate();
     db::jobs::enqueue(&mut *tx, job_id, task).await?;
-    db::jobs::announce(&mut *tx).await?;
     Ok(job_id)
 }
 

@@ -22,7 +22,7 @@ use crate::db;
 use crate::domain::id::{DeltaId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
-use crate::domain::job::{Job, JobKind, Task};
+use crate::domain::job::{Job, JobKind, JobStatus, Task};
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::model_card::ModelCard;
@@ -286,8 +286,20 @@ pub(crate) async fn start_sample(
     tx.commit().await?;
 
     let (status, place, job) = started(&app, job_id, JobKind::Sample, &headers).await?;
-    let images = db::images::of_samples(&app.db, &[job_id.into()]).await?;
+    let images = images_of(&app, &job).await?;
     Ok((status, place, axum::Json(SampleBody::new(job, &images)?)))
+}
+
+/// The pictures of a sample; before it has succeeded there are none to ask for.
+async fn images_of(app: &App, job: &Job) -> sqlx::Result<Vec<Image>> {
+    match job.status() {
+        JobStatus::Succeeded => db::images::of_samples(&app.db, &[job.job_id.into()]).await,
+        JobStatus::Queued
+        | JobStatus::Running
+        | JobStatus::Canceling
+        | JobStatus::Failed
+        | JobStatus::Canceled => Ok(Vec::new()),
+    }
 }
 
 /// How so many deltas are merged: by the options, which mean nothing for one.
@@ -320,7 +332,7 @@ pub(crate) async fn get_sample(
     Path(sample_id): Path<SampleId>,
 ) -> Result<axum::Json<SampleBody>, ApiError> {
     let job = find_job(&app, sample_id.into(), JobKind::Sample).await?;
-    let images = db::images::of_samples(&app.db, &[sample_id]).await?;
+    let images = images_of(&app, &job).await?;
     Ok(axum::Json(SampleBody::new(job, &images)?))
 }
 
@@ -351,6 +363,6 @@ pub(crate) async fn cancel_sample(
     Path(sample_id): Path<SampleId>,
 ) -> Result<impl IntoResponse, ApiError> {
     let (status, job) = cancel_job(&app, sample_id.into(), JobKind::Sample).await?;
-    let images = db::images::of_samples(&app.db, &[sample_id]).await?;
+    let images = images_of(&app, &job).await?;
     Ok((status, axum::Json(SampleBody::new(job, &images)?)))
 }

@@ -132,7 +132,7 @@ impl Worker {
 
     /// Works until `shutdown` is cancelled; jobs in hand stop at their next step and go back into the queue.
     pub async fn run(self, shutdown: CancellationToken) {
-        let wake = Arc::new(Notify::new());
+        let wake = Wakes::default();
         tokio::join!(
             self.lane(JobKind::Training, &wake, &shutdown),
             self.lane(JobKind::Merge, &wake, &shutdown),
@@ -143,9 +143,9 @@ impl Worker {
     }
 
     /// Takes job after job of a kind.
-    async fn lane(&self, kind: JobKind, wake: &Notify, shutdown: &CancellationToken) {
+    async fn lane(&self, kind: JobKind, wake: &Wakes, shutdown: &CancellationToken) {
         while !shutdown.is_cancelled() {
-            let woken = wake.notified(); // from here on no word is missed
+            let woken = wake.of(kind).notified(); // from here on no word is missed
             if let Some(job) = self.lease(kind, 1).await.pop() {
                 self.execute(job, None, shutdown).await;
                 continue;
@@ -159,10 +159,10 @@ impl Worker {
     }
 
     /// Takes samples as long as the batch has rows for them.
-    async fn sample_lane(&self, wake: &Notify, shutdown: &CancellationToken) {
+    async fn sample_lane(&self, wake: &Wakes, shutdown: &CancellationToken) {
         let mut running = JoinSet::new();
         while !shutdown.is_cancelled() {
-            let woken = wake.notified();
+            let woken = wake.of(JobKind::Sample).notified();
             let room = self.slots.room();
             let leased =
                 if room > 0 { self.lease(JobKind::Sample, room).await } else { Vec::new() };
@@ -280,13 +280,13 @@ impl Worker {
     }
 
     /// Takes back the jobs of workers that died.
-    async fn recover(&self, wake: &Notify, shutdown: &CancellationToken) {
+    async fn recover(&self, wake: &Wakes, shutdown: &CancellationToken) {
         loop {
             match db::jobs::recover_expired(&self.db, &worker_lost()).await {
                 Ok(0) => {}
                 Ok(jobs) => {
                     tracing::warn!(jobs, "took back jobs of workers that stopped answering");
-                    wake.notify_waiters();
+                    wake.all();
                 }
                 Err(error) => tracing::warn!(%error, "jobs of dead workers cannot be looked for"),
             }
@@ -298,15 +298,40 @@ impl Worker {
     }
 }
 
-/// Wakes the lanes when a job is queued; without a connection they still poll.
-async fn listen(db: &PgPool, wake: &Notify, shutdown: &CancellationToken) {
+/// Wakes the lanes, each by itself: while they look, the others' queries are in the way of the one that finds a job.
+#[derive(Default)]
+struct Wakes {
+    training: Notify,
+    merge: Notify,
+    sample: Notify,
+}
+
+impl Wakes {
+    fn of(&self, kind: JobKind) -> &Notify {
+        match kind {
+            JobKind::Training => &self.training,
+            JobKind::Merge => &self.merge,
+            JobKind::Sample => &self.sample,
+        }
+    }
+
+    fn all(&self) {
+        JobKind::ALL.into_iter().for_each(|kind| self.of(kind).notify_waiters());
+    }
+}
+
+/// Wakes the lane of a kind when such a job is queued; without a connection they still poll.
+async fn listen(db: &PgPool, wake: &Wakes, shutdown: &CancellationToken) {
     while !shutdown.is_cancelled() {
         let heard = async {
             let mut listener = PgListener::connect_with(db).await?;
             listener.listen(db::jobs::QUEUED_CHANNEL).await?;
             loop {
-                listener.recv().await?;
-                wake.notify_waiters();
+                let word = listener.recv().await?;
+                match JobKind::ALL.into_iter().find(|kind| kind.as_str() == word.payload()) {
+                    Some(kind) => wake.of(kind).notify_waiters(),
+                    None => wake.all(), // a service of another version
+                }
             }
         };
         let broken: sqlx::Result<()> = tokio::select! {
