@@ -134,7 +134,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         seconds_min: seconds[0],
         seconds_max: seconds[seconds.len() - 1],
         first_step_s,
-        peak_rss_mib: peak_rss_mib()?,
+        peak_rss_mib: memory_mib("VmHWM")?,
         beside: work
             .beside
             .map(|(beside, _)| Beside { beside, beside_seconds_median: median(&beside_seconds) }),
@@ -154,10 +154,13 @@ fn median(sorted: &[f64]) -> f64 {
     if sorted.len() % 2 == 1 { sorted[middle] } else { (sorted[middle - 1] + sorted[middle]) / 2.0 }
 }
 
-/// The most memory that this process has had resident.
-fn peak_rss_mib() -> Result<u64> {
+/// A line of what the system says of this process's memory: `VmHWM` is the most that was ever resident, `VmRSS` what is.
+///
+/// # Errors
+/// On a system without `/proc`.
+pub fn memory_mib(name: &str) -> Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status").context("/proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("VmHWM")?;
-    let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let kib: u64 = value.context("no such line")?.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib / 1024)
 }

@@ -5,12 +5,14 @@
 mod concepts;
 mod service;
 
-use std::time::Duration;
+use std::fmt;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use futures::future::join_all;
 use serde_json::{Value, json};
+use vstar::bench::memory_mib;
 use vstar::config::WorkerSettings;
 use vstar::engine::random::{Purpose, Random};
 
@@ -32,6 +34,9 @@ struct Args {
     /// Concepts that are there in the end.
     #[arg(long, default_value_t = 1000)]
     concepts: usize,
+    /// Pairs of requests by which two servers are compared.
+    #[arg(long, default_value_t = 100)]
+    pairs: usize,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -41,7 +46,7 @@ struct Args {
 enum Part {
     /// Many concepts at once, one concept at once, one request at a time.
     Batching,
-    /// Latency before and after the last of many concepts is added.
+    /// Latency with few concepts and with many, and the memory that many take.
     Concepts,
     /// From an accepted request to its first step, alone at the device and beside a training.
     FirstStep,
@@ -49,16 +54,25 @@ enum Part {
     Overload,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let args = Args::parse();
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> Result<()> {
+    // As in the program itself.
+    // SAFETY: no other thread exists yet.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(run(Args::parse()))
+}
+
+async fn run(args: Args) -> Result<()> {
     let runs = |part| args.only.is_empty() || args.only.contains(&part);
     println!("| what | measured |\n|---|---|");
     if runs(Part::Batching) {
         batching(args.rounds).await?;
     }
     if runs(Part::Concepts) {
-        many_concepts(args.concepts).await?;
+        many_concepts(args.concepts, args.pairs).await?;
     }
     if runs(Part::FirstStep) {
         first_step().await?;
@@ -140,53 +154,132 @@ async fn batching(rounds: usize) -> Result<()> {
     Ok(())
 }
 
-async fn many_concepts(count: usize) -> Result<()> {
-    let budget_mib = 16;
-    let settings = WorkerSettings { delta_cache_mib: budget_mib, ..WorkerSettings::default() };
-    let service = start(settings, 1000).await?;
-    let few = 10;
+/// One server with few concepts beside one that gets many while it runs, of the same program on the same machine: asked in
+/// turn, never both at once, so that whatever slows the machine down meets both.
+async fn many_concepts(count: usize, pairs: usize) -> Result<()> {
+    let (few, budget_mib) = (10, 16);
+    let settings = || WorkerSettings {
+        delta_cache_mib: budget_mib,
+        conditioning_cache_mib: budget_mib,
+        ..WorkerSettings::default()
+    };
+    let small = start(settings(), 1000).await?;
+    let large = start(settings(), 1000).await?;
+    for service in [&small, &large] {
+        service.add_concepts(few).await?;
+    }
     let shape = Shape { side: 32, guided: true };
-    let mut seed = 0;
-    let mut latency = async |requests: usize| -> Result<f64> {
-        let mut seconds = Vec::new();
-        for _ in 0..requests {
-            let request = shape.request(&format!("<c-{}>", seed % few), seed);
-            seed += 1;
-            let sample = service.draw(request).await?;
-            seconds.push(sample.finished_at - sample.created_at);
+    let among_few = |seed: usize| shape.request(&format!("<c-{}>", seed % few), seed);
+    let each_once = async |concepts: std::ops::Range<usize>| -> Result<()> {
+        let tiny_one = |index: usize| {
+            let request = Shape { side: 16, guided: false }.request(&format!("<c-{index}>"), index);
+            let mut request = request;
+            request["num_inference_steps"] = json!(1);
+            request
+        };
+        let requests: Vec<Value> = concepts.map(tiny_one).collect();
+        // In parts, so that the clients' memory stays small: it is counted too.
+        for part in requests.chunks(REQUESTS) {
+            large.draw_all(part.to_vec()).await?;
         }
-        Ok(median(&mut seconds))
+        Ok(())
     };
-    let delta_bytes = service.add_concepts(few).await?;
-    latency(60).await?; // until nothing gets quicker any more
-    let before = latency(60).await?;
+    // Until nothing gets quicker any more, and all that a full batch takes is there.
+    for _ in 0..10 {
+        each_once(0..few).await?;
+    }
+    paired(&large, among_few, &small, among_few, 30).await?;
+    let control = paired(&large, among_few, &small, among_few, pairs).await?;
 
-    service.add_concepts(count).await?;
-    let tiny_one = |index: usize| {
-        let request = Shape { side: 16, guided: false }.request(&format!("<c-{index}>"), index);
-        let mut request = request;
-        request["num_inference_steps"] = json!(1);
-        request
+    let delta_bytes = large.add_concepts(count).await?;
+    let overfull = count.min(10 * few); // more than the cache has room for
+    each_once(0..overfull).await?;
+    let resident_before = memory_mib("VmRSS")?;
+    each_once(overfull..count).await?;
+    let (used, resident) = (large.delta_cache_bytes(), memory_mib("VmRSS")?);
+    paired(&large, among_few, &small, among_few, few).await?; // the few are among the last that were used again
+    let same = paired(&large, among_few, &small, among_few, pairs).await?;
+    // Each of these was used longer ago than the cache reaches.
+    let forgotten = |seed: usize| {
+        let concept = few + seed % (count - few).max(1);
+        shape.request(&format!("<c-{concept}>"), seed)
     };
-    service.draw_all((0..count).map(tiny_one).collect()).await?;
-    let used = service.delta_cache_bytes();
-    let after = latency(60).await?;
+    let forgotten = paired(&large, forgotten, &small, among_few, pairs).await?;
 
+    for (what, against) in [
+        (format!("{few} concepts and {few}"), control),
+        (format!("{count} concepts and {few}"), same),
+        (format!("{count} concepts, delta not on the host, and {few}"), forgotten),
+    ] {
+        println!(
+            "| latency of a sample in {pairs} pairs, servers of {what}: p50, their ratio in a pair | {against} |"
+        );
+    }
     let mib = |bytes: usize| bytes as f64 / f64::from(1 << 20);
     println!(
-        "| latency of a sample, p50, with {few} and with {count} concepts | {:.0} ms, {:.0} ms: {:+.1} % |",
-        1e3 * before,
-        1e3 * after,
-        100.0 * (after / before - 1.0)
-    );
-    println!(
-        "| deltas on the host after all {count} were used, {:.2} MiB each as files | {:.1} MiB of the {budget_mib} MiB \
-         allowed |",
+        "| deltas on the host after all {count} were used, {:.2} MiB each as files | {:.1} of {budget_mib} MiB allowed, as \
+         many for keys and values; the process had {resident_before} MiB after {overfull} and {resident} MiB after all |",
         mib(delta_bytes),
         mib(used),
     );
-    service.stop().await;
+    small.stop().await;
+    large.stop().await;
     Ok(())
+}
+
+/// Latencies of two servers that were asked in turn.
+struct Paired {
+    /// Medians, in seconds.
+    first: f64,
+    second: f64,
+    /// Of the ratios of pairs: the median, and between what it lies with a confidence of 95 %.
+    ratio: f64,
+    between: [f64; 2],
+}
+
+impl fmt::Display for Paired {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { first, second, ratio, between: [low, high] } = self;
+        let percent = |ratio: &f64| 100.0 * (ratio - 1.0);
+        let (first, second) = (1e3 * first, 1e3 * second);
+        let [ratio, low, high] = [ratio, low, high].map(percent);
+        write!(f, "{first:.1} and {second:.1} ms: {ratio:+.1} % ({low:+.1} to {high:+.1})")
+    }
+}
+
+/// Asks one server and the other for a picture each, one after the other and every second time the other way round.
+async fn paired(
+    first: &Running,
+    of_first: impl Fn(usize) -> Value,
+    second: &Running,
+    of_second: impl Fn(usize) -> Value,
+    pairs: usize,
+) -> Result<Paired> {
+    let (mut firsts, mut seconds, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for pair in 0..pairs {
+        let seed = first.next_seed();
+        let (one, other);
+        if pair % 2 == 0 {
+            one = first.draw(of_first(seed)).await?;
+            other = second.draw(of_second(seed)).await?;
+        } else {
+            other = second.draw(of_second(seed)).await?;
+            one = first.draw(of_first(seed)).await?;
+        }
+        let [one, other] = [one, other].map(|sample| sample.finished_at - sample.created_at);
+        firsts.push(one);
+        seconds.push(other);
+        ratios.push(one / other);
+    }
+    // Half of the ratios lie below the true median, give or take two deviations of a fair coin.
+    let margin = 1.0 / (pairs as f64).sqrt();
+    Ok(Paired {
+        first: median(&mut firsts),
+        second: median(&mut seconds),
+        ratio: median(&mut ratios),
+        between: [0.5 - margin, 0.5 + margin]
+            .map(|part| quantile(&mut ratios, part.clamp(0.0, 1.0))),
+    })
 }
 
 async fn first_step() -> Result<()> {
@@ -203,34 +296,35 @@ async fn first_step() -> Result<()> {
     let capacity = REQUESTS as f64 / makespan(&full);
     let step = |sample: &Sample| (sample.finished_at - sample.first_step_at) / STEPS as f64;
 
-    let samples = service.draw_over_time(requests(80, 200), 0.5 * capacity).await?;
-    let mut waits: Vec<f64> = samples
-        .iter()
-        .map(|sample| (sample.first_step_at - sample.created_at) / step(sample))
-        .collect();
-    let mut steps: Vec<f64> = samples.iter().map(step).collect();
+    let sent = service.draw_over_time(requests(200, 200), 0.5 * capacity).await?;
+    let mut steps: Vec<f64> = sent.iter().map(|(_, sample)| step(sample)).collect();
+    let load = format!("at load 0.5 ({:.1} of {capacity:.1} requests/s, 32×32)", 0.5 * capacity);
+    let of_steps = |since: fn(&(f64, Sample)) -> f64| {
+        let wait = |both: &(f64, Sample)| (both.1.first_step_at - since(both)) / step(&both.1);
+        let mut waits: Vec<f64> = sent.iter().map(wait).collect();
+        [0.5, 0.95].map(|part| quantile(&mut waits, part))
+    };
+    let [p50, p95] = of_steps(|(_, sample)| sample.created_at);
+    let [sent_p50, sent_p95] = of_steps(|(sent_at, _)| *sent_at);
     println!(
-        "| accepted to first step at load 0.5 ({:.1} of {capacity:.1} requests/s, 32×32), p50 and p90 | {:.2} and {:.2} \
-         step times of {:.1} ms |",
-        0.5 * capacity,
-        median(&mut waits),
-        quantile(&mut waits, 0.9),
+        "| accepted to first step {load}, p50 and p95 | {p50:.2} and {p95:.2} step times of {:.1} ms; {sent_p50:.2} and \
+         {sent_p95:.2} from when the client sends |",
         1e3 * median(&mut steps),
     );
 
     let training = service.begin_training().await?;
     let training_step = 1.0 / training.steps_per_second;
-    let samples = service.draw_over_time(requests(40, 400), 0.25 * capacity).await?;
+    let sent = service.draw_over_time(requests(40, 400), 0.25 * capacity).await?;
     let mut waits: Vec<f64> =
-        samples.iter().map(|sample| sample.first_step_at - sample.created_at).collect();
-    let (p50, p90) = (median(&mut waits), quantile(&mut waits, 0.9));
+        sent.iter().map(|(_, sample)| sample.first_step_at - sample.created_at).collect();
+    let (p50, p95) = (median(&mut waits), quantile(&mut waits, 0.95));
     println!(
-        "| the same beside a training at half that rate, p50 and p90 | {:.0} and {:.0} ms: {:.2} and {:.2} training steps \
+        "| the same beside a training at half that rate, p50 and p95 | {:.0} and {:.0} ms: {:.2} and {:.2} training steps \
          of {:.0} ms |",
         1e3 * p50,
-        1e3 * p90,
+        1e3 * p95,
         p50 / training_step,
-        p90 / training_step,
+        p95 / training_step,
         1e3 * training_step,
     );
     // Samples wait all the time now: what is left to the training is its share.
@@ -277,16 +371,21 @@ async fn overload() -> Result<()> {
 }
 
 impl Running {
-    /// Draws requests that come at random times, so many per second.
-    async fn draw_over_time(&self, requests: Vec<Value>, per_second: f64) -> Result<Vec<Sample>> {
+    /// Draws requests that come at random times, so many per second; each with when it was sent, in seconds since 1970.
+    async fn draw_over_time(
+        &self,
+        requests: Vec<Value>,
+        per_second: f64,
+    ) -> Result<Vec<(f64, Sample)>> {
         let mut random = Random::new(1, Purpose::DataOrder, 0, 0);
-        let mut ids = Vec::new();
+        let (mut sent, mut ids) = (Vec::new(), Vec::new());
         for request in requests {
             let gap = -(1.0 - random.uniform()).ln() / per_second;
             tokio::time::sleep(Duration::from_secs_f64(gap)).await;
+            sent.push(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64());
             ids.push(self.post(request, std::time::Instant::now()).await?.id);
         }
-        self.wait(&ids).await
+        Ok(sent.into_iter().zip(self.wait(&ids).await?).collect())
     }
 
     /// Draws requests that come at once.

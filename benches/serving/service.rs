@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
-use sqlx::{PgPool, Row};
+use sqlx::Row;
 use vstar::config::{ServeSettings, Settings, WorkerSettings, bundled};
 use vstar::domain::id::{JobId, SampleId};
 use vstar::engine::base_model::BaseModel;
 use vstar::postgres::PrivatePostgres;
-use vstar::serve::Service;
+use vstar::serve::{Service, connect};
 use vstar::storage::Storage;
 
 use crate::concepts::Concepts;
@@ -24,6 +24,8 @@ pub(crate) struct Running {
     address: String,
     concepts: Concepts,
     added: Cell<usize>,
+    /// Of the next sample that shall be like no other.
+    seed: Cell<usize>,
     postgres: PrivatePostgres,
     folder: tempfile::TempDir,
 }
@@ -76,7 +78,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
     let service = Service::start(&settings).await?;
     let dir = settings.common.base_model_dir().map_err(anyhow::Error::msg)?;
     let base = BaseModel::load(&dir, &candle_core::Device::Cpu)?;
-    let db = PgPool::connect(postgres.url()).await?;
+    let db = connect(postgres.url()).await?;
     let concepts = Concepts::new(db, Storage::open(&objects)?, &base)?;
     Ok(Running {
         address: format!("http://{}", service.address),
@@ -84,6 +86,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
         client: reqwest::Client::new(),
         concepts,
         added: Cell::new(0),
+        seed: Cell::new(0),
         postgres,
         folder,
     })
@@ -100,6 +103,10 @@ impl Running {
             self.added.set(self.added.get() + 1);
         }
         Ok(size)
+    }
+
+    pub(crate) fn next_seed(&self) -> usize {
+        self.seed.replace(self.seed.get() + 1)
     }
 
     pub(crate) fn delta_cache_bytes(&self) -> usize {
@@ -119,7 +126,7 @@ impl Running {
         Ok(Answer { status, id, retry_after, seconds: since.elapsed().as_secs_f64() })
     }
 
-    /// Waits until samples have succeeded, and reads their times, in no particular order.
+    /// Waits until samples have succeeded, and reads their times, in their order.
     ///
     /// The catalog is asked instead of the service: the clients of this benchmark shall not be part of its load.
     pub(crate) async fn wait(&self, samples: &[String]) -> Result<Vec<Sample>> {
@@ -132,7 +139,7 @@ impl Running {
             let query = "
                 select state, extract(epoch from created_at)::float8 as created,
                     extract(epoch from first_step_at)::float8 as began, extract(epoch from finished_at)::float8 as finished
-                from job where job_id = any($1) and finished_at is not null";
+                from job where job_id = any($1) and finished_at is not null order by array_position($1, job_id)";
             let rows = sqlx::query(query).bind(&ids).fetch_all(&self.concepts.db).await?;
             if rows.len() == ids.len() {
                 let sample = |row: &sqlx::postgres::PgRow| {
