@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::concept::{ClassNoun, Handle, ModifierToken};
 use super::id::{ConceptId, DeltaId, JobId};
 use super::job::JobKind;
+use super::sample::DeltaUse;
 
 /// A delta as the catalog has it; its weights are an object in the store.
 #[derive(Clone, Debug)]
@@ -22,6 +23,19 @@ pub struct Delta {
     /// What merges need of it; older deltas have none.
     pub pack_key: Option<String>,
     pub created_at: DateTime<Utc>,
+}
+
+impl Delta {
+    /// The delta as a task names it.
+    pub fn used_at(&self, strength: f64) -> DeltaUse {
+        DeltaUse {
+            delta_id: self.delta_id,
+            storage_key: self.storage_key.clone(),
+            pack_key: self.pack_key.clone(),
+            sha256: self.sha256.clone(),
+            strength,
+        }
+    }
 }
 
 /// A concept that a delta contains.

@@ -110,13 +110,7 @@ impl Binding {
             }
             self.concepts.push(concept.clone());
         }
-        self.deltas.push(DeltaUse {
-            delta_id: delta.delta_id,
-            storage_key: delta.storage_key.clone(),
-            pack_key: delta.pack_key.clone(),
-            sha256: delta.sha256.clone(),
-            strength,
-        });
+        self.deltas.push(delta.used_at(strength));
         if self.deltas.len() > MAX_DELTAS {
             let detail = format!("at most {MAX_DELTAS} deltas can be combined");
             return Err(FieldError::new(pointer, "too_many_deltas", detail));

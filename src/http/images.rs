@@ -253,6 +253,28 @@ pub(crate) async fn decode(
     .map_err(|panicked| ApiError::Internal(panicked.into()))
 }
 
+/// Writes an uploaded image's object and returns its row, for the caller to record.
+pub(crate) async fn store(
+    app: &App,
+    image_id: ImageId,
+    source: ImageSource,
+    key: &StorageKey,
+    photo: Photo,
+) -> Result<Image, ApiError> {
+    let image = Image {
+        image_id,
+        source,
+        width: photo.width as i32,
+        height: photo.height as i32,
+        size_bytes: photo.png.len() as i64,
+        sha256: photo.sha256,
+        storage_key: key.as_str().to_owned(),
+        created_at: Utc::now(),
+    };
+    app.storage.write(key, photo.png).await?;
+    Ok(image)
+}
+
 /// Stores the photo, then records it: an object without a row is litter, a row without an object would be a bug.
 async fn add_photo(
     app: &App,
@@ -261,19 +283,10 @@ async fn add_photo(
     photo: Photo,
 ) -> Result<Verdict, ApiError> {
     let image_id = ImageId::generate();
+    let source =
+        ImageSource::Photo { concept_id: concept.concept_id, file_name: file_name.clone() };
     let key = StorageKey::photo(concept.concept_id, image_id);
-    let image = Image {
-        image_id,
-        source: ImageSource::Photo { concept_id: concept.concept_id, file_name: file_name.clone() },
-        width: photo.width as i32,
-        height: photo.height as i32,
-        size_bytes: photo.png.len() as i64,
-        sha256: photo.sha256,
-        storage_key: key.as_str().to_owned(),
-        created_at: Utc::now(),
-    };
-
-    app.storage.write(&key, photo.png).await?;
+    let image = store(app, image_id, source, &key, photo).await?;
     let mut tx = app.db.begin().await?;
     db::concepts::lock(&mut *tx, concept.concept_id).await?;
     let counts = db::images::count_of_concepts(&mut *tx, &[concept.concept_id]).await?;

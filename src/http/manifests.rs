@@ -169,13 +169,7 @@ async fn find_deltas(
             );
             FieldError::new(format!("{pointer}/sha256"), "unknown_delta", detail)
         })?;
-        Ok(DeltaUse {
-            delta_id: delta.delta_id,
-            storage_key: delta.storage_key.clone(),
-            sha256: delta.sha256.clone(),
-            pack_key: delta.pack_key.clone(),
-            strength: wanted.strength,
-        })
+        Ok(delta.used_at(wanted.strength))
     });
     Ok(all_or_errors(uses)?)
 }

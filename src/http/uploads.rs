@@ -3,13 +3,12 @@
 use axum::extract::{FromRequest, Multipart, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use chrono::Utc;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, Problem};
-use super::images::{ImageBody, decode, from_multipart, read_limited, short_file_name};
+use super::images::{ImageBody, decode, from_multipart, read_limited, short_file_name, store};
 use super::photos::PhotoError;
 use crate::db;
 use crate::domain::id::ImageId;
@@ -71,18 +70,8 @@ pub(crate) async fn upload_image(
     }
 
     let image_id = ImageId::generate();
-    let key = StorageKey::upload(image_id);
-    let image = Image {
-        image_id,
-        source: ImageSource::Upload { file_name },
-        width: photo.width as i32,
-        height: photo.height as i32,
-        size_bytes: photo.png.len() as i64,
-        sha256: photo.sha256,
-        storage_key: key.as_str().to_owned(),
-        created_at: Utc::now(),
-    };
-    app.storage.write(&key, photo.png).await?;
+    let source = ImageSource::Upload { file_name };
+    let image = store(&app, image_id, source, &StorageKey::upload(image_id), photo).await?;
     db::images::record(&app.db, &image).await?;
     Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
 }
@@ -143,6 +132,8 @@ fn fitting_size(image: &Image, model: &ModelCard) -> (usize, usize) {
 
 #[cfg(test)]
 mod tests {
+    use chrono::Utc;
+
     use super::*;
     use crate::domain::base_model::SamplingDefaults;
     use crate::domain::training::TrainingRecipe;

@@ -1,18 +1,16 @@
 //! K and V of prompts: a concept that is asked for shows in them, or nothing is drawn.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
-use vstar::{
-    domain::concept::ModifierToken,
-    engine::{
-        EngineError, Result,
-        base_model::BaseModel,
-        conditioning::{ConceptUse, Conditioning, condition_prompt},
-        custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights},
-    },
+use vstar::engine::{
+    EngineError, Result,
+    base_model::BaseModel,
+    conditioning::{ConceptUse, Conditioning, condition_prompt},
+    custom_diffusion::delta::Delta,
 };
 
+use crate::deltas::rex;
 use crate::devices::test_devices;
 
 fn base_model_on(device: &Device) -> BaseModel {
@@ -22,24 +20,8 @@ fn base_model_on(device: &Device) -> BaseModel {
 
 /// A concept `<rex>` whose last value projection is the base model's times `factor`; all others are the base model's.
 fn concept(base: &BaseModel, factor: f64) -> Arc<Delta> {
-    let mut weights = BTreeMap::new();
-    for (index, kv) in base.unet.cross_attention().iter().enumerate() {
-        let is_last = index + 1 == base.unet.cross_attention().len();
-        let value = if is_last { (&kv.to_v * factor).unwrap() } else { kv.to_v.clone() };
-        weights.insert(format!("{}.to_k.weight", kv.name), kv.to_k.clone());
-        weights.insert(format!("{}.to_v.weight", kv.name), value);
-    }
-    Arc::new(Delta {
-        base_digest: base.digest.clone(),
-        concepts: vec![DeltaConcept {
-            modifier_token: Some(ModifierToken::try_from("<rex>".to_owned()).unwrap()),
-            token_row: Some(base.text_encoder.token_row(5).unwrap()),
-            initializer_token: None,
-            class_noun: "dog".into(),
-        }],
-        weights: DeltaWeights::Dense(weights),
-        metadata: BTreeMap::new(),
-    })
+    let last = base.unet.cross_attention().len() - 1;
+    rex(base, |layer| if layer == last { factor } else { 1.0 })
 }
 
 #[test]

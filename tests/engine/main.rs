@@ -4,6 +4,7 @@
 
 mod base_model;
 mod conditioning;
+mod deltas;
 mod devices;
 mod late_starts;
 mod merging;

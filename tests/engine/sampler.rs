@@ -1,26 +1,24 @@
 //! What a sample promises: its bytes depend on its request alone, and what cannot be drawn is said.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use candle_core::{Device, Tensor};
 use vstar::{
-    domain::{
-        concept::ModifierToken,
-        sample::{Determinism, SchedulerName},
-    },
+    domain::sample::{Determinism, SchedulerName},
     engine::{
         EngineError, Flow,
         base_model::BaseModel,
         conditioning::ConceptUse,
-        custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights},
+        custom_diffusion::delta::Delta,
         random::{Purpose, Random},
         sampler::{InitImage, Prompts, Row, SampleRequest, denoise, encode_init, sample, step},
     },
 };
+
+use crate::deltas::rex;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sd1/model")
@@ -52,22 +50,7 @@ fn any_request(base: &BaseModel) -> SampleRequest {
 
 /// A concept `<rex>` that changes all values and has a token row of its own.
 fn any_concept(base: &BaseModel) -> Arc<Delta> {
-    let mut weights = BTreeMap::new();
-    for kv in base.unet.cross_attention() {
-        weights.insert(format!("{}.to_k.weight", kv.name), kv.to_k.clone());
-        weights.insert(format!("{}.to_v.weight", kv.name), (&kv.to_v * 1.5).unwrap());
-    }
-    Arc::new(Delta {
-        base_digest: base.digest.clone(),
-        concepts: vec![DeltaConcept {
-            modifier_token: Some(ModifierToken::try_from("<rex>".to_owned()).unwrap()),
-            token_row: Some(base.text_encoder.token_row(5).unwrap()),
-            initializer_token: None,
-            class_noun: "dog".into(),
-        }],
-        weights: DeltaWeights::Dense(weights),
-        metadata: BTreeMap::new(),
-    })
+    rex(base, |_| 1.5)
 }
 
 fn draw(base: &BaseModel, requests: &[SampleRequest]) -> Vec<Vec<u8>> {
