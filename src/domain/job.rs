@@ -153,9 +153,18 @@ pub struct Progress {
     pub loss: Option<f64>,
     pub steps_per_second: Option<f64>,
     pub eta_seconds: Option<f64>,
-    /// Steps that were done at the newest previews; samples with `preview_every` only.
+    /// The pictures that have a preview by now; samples with `preview_every` only.
     #[serde(default)]
-    pub preview_step: Option<usize>,
+    pub previews: Vec<PreviewStep>,
+}
+
+/// A picture that has a preview.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PreviewStep {
+    /// Which of the pictures of its seed.
+    pub index: usize,
+    /// Steps done when the preview was made.
+    pub step: usize,
 }
 
 /// What a picture looks like so far.

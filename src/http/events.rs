@@ -19,7 +19,7 @@ use super::body::Timestamp;
 use super::error::{ApiError, Problem};
 use super::extract::Path;
 use super::jobs::{JobProblem, find_job};
-use super::previews::preview_paths;
+use super::previews::preview_path;
 use crate::db;
 use crate::domain::id::{JobId, MergeId, SampleId, TrainingId};
 use crate::domain::job::{JobEvent, JobKind, JobStatus, Phase, Progress, published_id};
@@ -38,7 +38,7 @@ pub(crate) struct EventBody {
     phase: Option<Phase>,
     progress: Option<Progress>,
     error: Option<JobProblem>,
-    /// Paths of the newest previews of a sample's pictures, made after step `progress.preview_step`.
+    /// Paths of the newest previews of those pictures of a sample that have one, as in `progress.previews`.
     previews: Vec<String>,
     /// Also the event's id.
     revision: i64,
@@ -119,9 +119,8 @@ async fn stream_events(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let heartbeat = KeepAlive::new().interval(HEARTBEAT);
-    let mut response = Sse::new(follow(app, job_id, kind, preview_paths(&job), last_seen))
-        .keep_alive(heartbeat)
-        .into_response();
+    let mut response =
+        Sse::new(follow(app, job_id, kind, last_seen)).keep_alive(heartbeat).into_response();
     let no_buffering = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(no_buffering, HeaderValue::from_static("no"));
     Ok(response)
@@ -132,7 +131,6 @@ fn follow(
     app: App,
     job_id: JobId,
     kind: JobKind,
-    previews: Vec<String>,
     last_seen: i64,
 ) -> impl Stream<Item = Result<Event, Infallible>> {
     let batches = stream::unfold(Some(last_seen), move |state| {
@@ -144,7 +142,7 @@ fn follow(
             Some((stream::iter(events), next))
         }
     });
-    batches.flatten().map(move |event| Ok(to_sse(event, job_id, kind, &previews)))
+    batches.flatten().map(move |event| Ok(to_sse(event, job_id, kind)))
 }
 
 /// Waits for events after `seq`; `None` if the server shuts down or its database is gone: the client comes again.
@@ -165,15 +163,13 @@ async fn next_events(app: &App, job_id: JobId, seq: i64) -> Option<Vec<JobEvent>
     }
 }
 
-fn to_sse(event: JobEvent, job_id: JobId, kind: JobKind, previews: &[String]) -> Event {
+fn to_sse(event: JobEvent, job_id: JobId, kind: JobKind) -> Event {
     let name = if event.status.is_terminal() { "job.terminal" } else { "job.updated" };
-    let step = event.progress.as_ref().and_then(|progress| progress.preview_step);
-    // The step makes each path new, for clients that show what they have seen under a path.
-    let previews = match step {
-        Some(step) if !event.status.is_terminal() => {
-            previews.iter().map(|path| format!("{path}?step={step}")).collect()
+    let previews = match &event.progress {
+        Some(progress) if !event.status.is_terminal() => {
+            progress.previews.iter().map(|preview| preview_path(job_id.into(), *preview)).collect()
         }
-        Some(_) | None => Vec::new(),
+        Some(_) | None => Vec::new(), // they end with the job
     };
     let body = EventBody {
         id: published_id(job_id, kind),

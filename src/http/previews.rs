@@ -10,7 +10,7 @@ use super::extract::Path;
 use super::jobs::find_job;
 use crate::db;
 use crate::domain::id::{JobId, SampleId};
-use crate::domain::job::{Job, JobKind, Task};
+use crate::domain::job::{JobKind, PreviewStep};
 
 /// Returns the newest preview of one picture of a running sample, as a small PNG.
 ///
@@ -35,12 +35,7 @@ pub(crate) async fn get_preview(
     Ok((headers, preview.png).into_response())
 }
 
-/// Where the previews of a job's pictures are; nowhere for one that makes none.
-pub(crate) fn preview_paths(job: &Job) -> Vec<String> {
-    let Task::Sample(task) = &job.task else { return Vec::new() };
-    if task.settings.preview_every.is_none() {
-        return Vec::new();
-    }
-    let id = SampleId::from(job.job_id);
-    task.settings.indices().map(|index| format!("/v1/samples/{id}/previews/{index}")).collect()
+/// Where a preview is. The step makes the path new, for clients that show what they have seen under a path.
+pub(crate) fn preview_path(sample: SampleId, PreviewStep { index, step }: PreviewStep) -> String {
+    format!("/v1/samples/{sample}/previews/{index}?step={step}")
 }

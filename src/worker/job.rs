@@ -12,7 +12,7 @@ use super::error::JobError;
 use super::runner::Worker;
 use crate::db;
 use crate::domain::id::JobId;
-use crate::domain::job::{Metric, Phase, Preview, Progress};
+use crate::domain::job::{Metric, Phase, Preview, PreviewStep, Progress};
 use crate::engine::Flow;
 use crate::picture;
 
@@ -48,8 +48,8 @@ struct News {
     metrics: Vec<Metric>,
     /// The newest of each picture, by its index, and after which step; what is overtaken before it is written never is.
     previews: BTreeMap<usize, (usize, RgbImage)>,
-    /// The step of the newest of all.
-    preview_step: Option<usize>,
+    /// Those that are written, by index, and after which step: clients are told of nothing else.
+    written_previews: BTreeMap<usize, usize>,
     /// Something has changed since it was last written.
     fresh: bool,
 }
@@ -75,7 +75,7 @@ impl JobContext {
             progress: None,
             metrics: std::mem::take(&mut news.metrics),
             previews: std::mem::take(&mut news.previews),
-            preview_step: news.preview_step,
+            written_previews: std::mem::take(&mut news.written_previews),
             fresh: true,
         };
     }
@@ -104,7 +104,7 @@ impl JobContext {
             steps_per_second,
             eta_seconds: steps_per_second
                 .map(|rate| total_steps.saturating_sub(step) as f64 / rate),
-            preview_step: news.preview_step,
+            previews: Vec::new(), // those that are written by then come in when this is
         });
         if let Some(loss) = loss {
             news.metrics.push(Metric {
@@ -121,10 +121,6 @@ impl JobContext {
     pub(crate) fn show(&self, index: usize, step: usize, picture: RgbImage) {
         let mut news = self.news();
         news.previews.insert(index, (step, picture));
-        news.preview_step = Some(step);
-        if let Some(progress) = &mut news.progress {
-            progress.preview_step = Some(step);
-        }
         news.fresh = true;
     }
 
@@ -197,7 +193,7 @@ impl JobContext {
 
     /// Writes what is new, and returns whether the job shall stop, or `None` if it is another worker's.
     pub(crate) async fn write_news(&self) -> sqlx::Result<Option<bool>> {
-        let (phase, progress, metrics, previews, fresh) = {
+        let (phase, mut progress, metrics, previews, fresh) = {
             let mut news = self.news();
             let fresh = std::mem::take(&mut news.fresh);
             let metrics = std::mem::take(&mut news.metrics);
@@ -213,6 +209,13 @@ impl JobContext {
             let previews =
                 previews.map_err(|panic| sqlx::Error::Io(std::io::Error::other(panic)))?;
             db::previews::record(db, self.job_id, self.fence, &previews).await?;
+            let steps = previews.iter().map(|one| (one.index as usize, one.step as usize));
+            self.news().written_previews.extend(steps);
+        }
+        if let Some(progress) = &mut progress {
+            let written = &self.news().written_previews;
+            let told = written.iter().map(|(&index, &step)| PreviewStep { index, step });
+            progress.previews = told.collect();
         }
         match phase {
             Some(phase) if fresh => {

@@ -59,7 +59,7 @@ async fn a_stream_follows_a_training_to_its_end(db: PgPool) {
                 loss: Some(0.1),
                 steps_per_second: None,
                 eta_seconds: None,
-                preview_step: None,
+                previews: Vec::new(),
             };
             let phase = Phase::Optimizing;
             db::jobs::report(&db, leased.job_id, leased.fence, phase, Some(&progress), MINUTE)

@@ -1,6 +1,7 @@
 //! The same picture again, and what it looks like on the way.
 
 use std::io::{Cursor, Write};
+use std::time::Duration;
 
 use image::ImageFormat;
 use image::imageops::FilterType;
@@ -106,6 +107,44 @@ async fn replay(whole: &Whole, file: &[u8]) -> (bool, String) {
     (output.status.success(), String::from_utf8(said).unwrap())
 }
 
+/// The previews that a running sample tells of.
+fn told(sample: &Answer) -> Vec<Value> {
+    sample.body["progress"]["previews"].as_array().cloned().unwrap_or_default()
+}
+
+/// Two pictures in a batch with room for one: while the first is drawn, the second has nothing to show.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn every_preview_that_is_told_of_is_there(db: PgPool) {
+    let config = WorkerConfig { row_budget: Some(1), ..WorkerConfig::default() };
+    let whole = Whole::start_with(db, config).await;
+    let body =
+        json!({ "prompt": "a dog", "n": 2, "num_inference_steps": 250, "preview_every": 25 });
+    let started = whole.service.post("/v1/samples", body).await;
+    let path = started.header("location").to_owned();
+
+    let mut seen = 0;
+    loop {
+        let sample = whole.service.get(&path).await;
+        if !["queued", "running"].contains(&sample.text("status").as_str()) {
+            break assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
+        }
+        for preview in told(&sample) {
+            let answer = whole.service.get(&format!("{path}/previews/{}", preview["index"])).await;
+            // It ends with the sample, which may be between the two questions.
+            let running = whole.service.get(&path).await.text("status") == "running";
+            assert!(answer.status == 200 || !running, "{preview}: {answer:?}");
+            seen += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(seen > 0, "no preview was told of");
+    let events = whole.service.get(&format!("{path}/events")).await.bytes;
+    let events = String::from_utf8(events).unwrap();
+    let first = events.lines().find(|line| line.contains("/previews/")).unwrap();
+    assert!(first.contains("/previews/0?step=") && !first.contains("/previews/1"), "{first}");
+    whole.end().await;
+}
+
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn previews_come_while_pictures_are_drawn(db: PgPool) {
     let whole = Whole::start(db).await;
@@ -115,15 +154,16 @@ async fn previews_come_while_pictures_are_drawn(db: PgPool) {
     let path = started.header("location").to_owned();
 
     let ended = |job: &Answer| !["queued", "running"].contains(&job.text("status").as_str());
-    let shown = |job: &Answer| job.body["progress"]["preview_step"].is_u64();
+    let shown = |job: &Answer| !told(job).is_empty();
     let sample = whole.wait_for(&path, |job| shown(job) || ended(job)).await;
 
-    assert!(sample.body["progress"]["preview_step"].as_u64().unwrap() % 100 == 0, "{sample:?}");
-    // The first picture's comes first; the other's may not be written yet.
-    let preview = whole.service.get(&format!("{path}/previews/0")).await;
-    assert_eq!(preview.header("content-type"), "image/png", "{preview:?}");
-    let picture = image::load_from_memory(&preview.bytes).unwrap();
-    assert_eq!((picture.width(), picture.height()), (64, 64));
+    for preview in told(&sample) {
+        assert!(preview["step"].as_u64().unwrap().is_multiple_of(100), "{sample:?}");
+        let answer = whole.service.get(&format!("{path}/previews/{}", preview["index"])).await;
+        assert_eq!(answer.header("content-type"), "image/png", "{answer:?}");
+        let picture = image::load_from_memory(&answer.bytes).unwrap();
+        assert_eq!((picture.width(), picture.height()), (64, 64));
+    }
     let sample = whole.wait_for(&path, ended).await;
     assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
     assert_eq!(whole.service.get(&format!("{path}/previews/1")).await.status, 404);

@@ -133,7 +133,7 @@ async fn progress_and_the_loss_curve_are_told(db: PgPool) {
         loss: Some(0.5),
         steps_per_second: Some(2.0),
         eta_seconds: Some(3.0),
-        preview_step: None,
+        previews: Vec::new(),
     };
     let lease_time = Duration::from_secs(60);
     let (job_id, fence) = (leased.job_id, leased.fence);
