@@ -42,6 +42,9 @@ pub enum EngineError {
     /// The observer asked to stop.
     #[error("stopped")]
     Stopped,
+    /// The numbers of a concept are too large for the network: further steps would draw nothing.
+    #[error("the picture is not finite after step {step}")]
+    NotFinite { step: usize },
     /// The device or an operation failed; not the caller's doing.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),

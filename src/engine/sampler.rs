@@ -347,8 +347,11 @@ impl Row {
     }
 
     /// Applies the scheduler to what the model answered.
-    fn advance(&mut self, answers: &[f32]) {
+    fn advance(&mut self, answers: &[f32]) -> Result<()> {
         let model_pred = self.guide(answers);
+        if model_pred.iter().any(|value| !value.is_finite()) {
+            return Err(EngineError::NotFinite { step: self.next_step + 1 });
+        }
         let noise = self.scheduler.needs_noise(self.next_step).then(|| {
             let mut noise = vec![0.0; self.latents.len()];
             Random::new(self.seed, Purpose::StepNoise, self.next_step as u64, self.image_index)
@@ -359,6 +362,7 @@ impl Row {
             Some(self.scheduler.predicted_x0(self.next_step, &model_pred, &self.latents));
         self.scheduler.step(self.next_step, &model_pred, &mut self.latents, noise.as_deref());
         self.next_step += 1;
+        Ok(())
     }
 }
 
@@ -386,7 +390,7 @@ fn step_alike(base: &BaseModel, rows: &mut [&mut Row]) -> Result<()> {
     let mut rest = answers.as_slice();
     for row in rows.iter_mut() {
         let (own, others) = rest.split_at(row.width() * row.latents.len());
-        row.advance(own);
+        row.advance(own)?;
         rest = others;
     }
     Ok(())

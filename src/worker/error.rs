@@ -74,6 +74,9 @@ impl JobError {
             Self::Engine(EngineError::WithoutEffect { .. }) => {
                 ("concept_without_effect", "A concept changes nothing")
             }
+            Self::Engine(EngineError::NotFinite { .. }) => {
+                ("sample_diverged", "The picture diverged")
+            }
             Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
                 ("engine_error", "The engine failed")
             }
@@ -94,6 +97,10 @@ impl JobError {
             Self::Engine(error @ EngineError::Diverged { .. }) => {
                 format!("{error}: try a smaller learning_rate")
             }
+            Self::Engine(error @ EngineError::NotFinite { .. }) => format!(
+                "{error}: a concept's delta has too large numbers for this prompt, or guidance_scale is too large; try a \
+                 smaller strength, or train the concept again"
+            ),
             Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
                 "the cause is in the server's log under the id of this job".to_owned()
             }

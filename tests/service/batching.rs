@@ -3,9 +3,12 @@
 
 use std::time::Duration;
 
+use candle_core::Tensor;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use vstar::engine::base_model::BaseModel;
+use vstar::engine::custom_diffusion::delta::{Delta, DeltaWeights, kv_weights};
 use vstar::worker::WorkerConfig;
 
 use crate::end_to_end::Whole;
@@ -180,6 +183,59 @@ async fn a_damaged_delta_fails_its_own_sample_alone(db: PgPool) {
 async fn a_training_and_samples_both_get_on(db: PgPool) {
     let (whole, concepts) = with_concepts(db, 16, 1).await;
     whole.concept("dog", Some("<rex>")).await;
+/// Numbers that a delta's file may hold, but that the network cannot take: they overflow in a denoising step.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_picture_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPool) {
+    let (whole, concepts) = with_concepts(db, 16, 3).await;
+    let base = BaseModel::load(&tiny(), &candle_core::Device::Cpu).unwrap();
+    let mut delta =
+        Delta::from_safetensors(&whole.service.storage.read(&concepts[1].delta_key).await.unwrap())
+            .unwrap();
+    let ones = |rows: usize, columns: usize, value: f32| {
+        Tensor::full(value, (rows, columns), &candle_core::Device::Cpu).unwrap()
+    };
+    let factors = kv_weights(base.unet.cross_attention());
+    delta.weights = DeltaWeights::LowRank {
+        p: ones(1, base.text_encoder.hidden_size(), 3e37),
+        e: factors.into_iter().map(|(name, w)| (name, ones(w.dim(0).unwrap(), 1, 1.0))).collect(),
+    };
+    let bytes = delta.to_safetensors().unwrap();
+    let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes));
+    let key = &concepts[1].delta_key;
+    whole.service.storage.write(key, bytes).await.unwrap();
+    sqlx::query("update delta set sha256 = $1 where storage_key = $2")
+        .bind(sha256)
+        .bind(key.as_str())
+        .execute(&whole.service.db)
+        .await
+        .unwrap();
+    let neighbours = [request(&concepts[0], 200, 1), request(&concepts[2], 200, 2)];
+    let mut alone = Vec::new();
+    for request in &neighbours {
+        alone.push(digests(&ended(&whole, &start(&whole, request).await).await));
+    }
+
+    let mut paths = Vec::new();
+    for request in &neighbours {
+        paths.push(start(&whole, request).await);
+    }
+    for path in &paths {
+        whole.wait(path, |status| status == "running").await;
+    }
+    let failed = ended(&whole, &start(&whole, &request(&concepts[1], 50, 3)).await).await;
+
+    assert_eq!(failed.text("status"), "failed", "{failed:?}");
+    assert_eq!(failed.body["error"]["code"], "sample_diverged", "{failed:?}");
+    assert_eq!(failed.body["error"]["retryable"], false);
+    assert!(failed.body["error"]["detail"].as_str().unwrap().contains("strength"), "{failed:?}");
+    for (path, alone) in paths.iter().zip(&alone) {
+        let neighbour = ended(&whole, path).await;
+        assert_eq!(&digests(&neighbour), alone);
+        assert!(neighbour.text("finished_at") > failed.text("finished_at"), "it was no neighbour");
+    }
+    whole.end().await;
+}
+
     let recipe = json!({ "max_train_steps": 100_000, "num_class_images": 8 });
     let body = json!({ "concepts": ["dog"], "recipe": recipe });
     let started = whole.service.post("/v1/trainings", body).await;
