@@ -22,6 +22,7 @@ mod sampling;
 mod share;
 mod slots;
 mod training;
+mod upkeep;
 
 pub use class_images::ClassImageFolder;
 pub use deltas::DeltaCache;

@@ -1,4 +1,5 @@
-//! Tables `delta` and `delta_concept`: results of trainings and merges, never changed once written.
+//! Tables `delta` and `delta_concept`: results of trainings and merges, never changed once written but for packs of merges,
+//! which older ones get later.
 
 use sqlx::PgExecutor;
 
@@ -115,6 +116,46 @@ pub async fn list(
     )
     .fetch_all(db)
     .await
+}
+
+/// Lists a base model's deltas for which no merge pack was stored, newest first.
+pub async fn list_without_pack(
+    db: impl PgExecutor<'_>,
+    base_digest: &str,
+    page: Page,
+) -> sqlx::Result<Vec<Delta>> {
+    sqlx::query_as!(
+        Delta,
+        r#"
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+            storage_key, size_bytes, sha256, pack_key, delta.created_at
+        from delta join job using (job_id)
+        where pack_key is null and base_digest = $1 and ($2::uuid is null or delta_id < $2)
+        order by delta_id desc
+        limit $3
+        "#,
+        base_digest,
+        page.before,
+        page.limit,
+    )
+    .fetch_all(db)
+    .await
+}
+
+/// Adds the pack that a delta was stored without.
+pub async fn add_pack(
+    db: impl PgExecutor<'_>,
+    delta_id: DeltaId,
+    pack_key: &str,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update delta set pack_key = $2 where delta_id = $1 and pack_key is null",
+        delta_id.0,
+        pack_key,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Lists what these deltas contain, in the order within each delta.

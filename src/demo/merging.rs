@@ -52,10 +52,9 @@ pub struct MergingSheetArgs {
     out: PathBuf,
 }
 
-/// A delta with its pack and the name of its first concept.
+/// A delta with the name of its first concept.
 struct Learnt {
     delta: Arc<Delta>,
-    pack: Arc<MergePack>,
     name: String,
 }
 
@@ -132,17 +131,16 @@ impl Studio {
         let shown = path.display();
         let bytes = std::fs::read(path).with_context(|| format!("{shown} cannot be read"))?;
         let delta = Delta::from_safetensors(&bytes).with_context(|| shown.to_string())?;
-        let pack =
-            Arc::new(MergePack::build(&self.base, &delta).with_context(|| shown.to_string())?);
         let name = delta.concepts.first().map(name).context("the delta teaches nothing")?;
-        Ok(Learnt { delta: Arc::new(delta), pack, name })
+        Ok(Learnt { delta: Arc::new(delta), name })
     }
 
     fn solve(&self, parts: &[(&Learnt, f64)]) -> Result<Merge> {
-        let packs: Vec<PackUse> = parts
-            .iter()
-            .map(|(learnt, strength)| PackUse { pack: learnt.pack.clone(), strength: *strength })
-            .collect();
+        let pack = |(learnt, strength): &(&Learnt, f64)| -> Result<PackUse> {
+            let pack = Arc::new(MergePack::build(&self.base, &learnt.delta, *strength)?);
+            Ok(PackUse { pack, strength: *strength })
+        };
+        let packs: Vec<PackUse> = parts.iter().map(pack).collect::<Result<_>>()?;
         Ok(Merge::new(&self.merge_base, &packs, &MergeRecipe::default())?)
     }
 

@@ -81,7 +81,7 @@ pub(crate) struct SuggestedTrainingBody {
 /// Says how deltas go together, without merging or drawing anything.
 ///
 /// The answer is computed at once from what trainings have stored beside their deltas: no device is needed and no job
-/// is queued. Each pair of deltas gets a verdict of its own, and where it is not `ok` a training that would teach their
+/// is queued. At strengths other than 1 it takes a modifier token's row as it was learnt, where the merge itself moves it. Each pair of deltas gets a verdict of its own, and where it is not `ok` a training that would teach their
 /// concepts jointly.
 #[utoipa::path(post, path = "/v1/merges/check", tag = "merges", request_body = StartMerge,
     responses(
@@ -171,14 +171,15 @@ fn refusal(error: DeskError) -> ApiError {
             "/concepts",
             "pack_missing",
             format!(
-                "`{delta}` was stored by an earlier version, which left no merge pack: merge it with POST /v1/merges \
-                 or train its concepts again"
+                "`{delta}` was stored by an earlier version, which left no merge pack: a worker for its base model builds it \
+                 when it starts, so start one, or try again in a moment"
             ),
         )),
         DeskError::CaptionsNotEncoded => ApiError::Conflict(FieldError::new(
             "/captions",
             "captions_not_encoded",
-            "nothing has been trained or merged over these captions yet: do that once with POST /v1/merges",
+            "these captions have not been encoded yet: merge once over them with POST /v1/merges; those of the base model's \
+             class images a worker encodes when it starts",
         )),
         DeskError::Refused(reason) => FieldError::new("/concepts", "merge_refused", reason).into(),
         error @ (DeskError::Storage(_)

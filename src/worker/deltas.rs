@@ -46,7 +46,11 @@ impl DeltaCache {
         self.lock().used_bytes()
     }
 
-    async fn read_one(&self, storage: &Storage, used: &DeltaUse) -> Result<Arc<Delta>, JobError> {
+    pub(crate) async fn read_one(
+        &self,
+        storage: &Storage,
+        used: &DeltaUse,
+    ) -> Result<Arc<Delta>, JobError> {
         if let Some(delta) = self.get(used) {
             return Ok(delta);
         }

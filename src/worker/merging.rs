@@ -75,7 +75,7 @@ impl Packed {
     ) -> EngineResult<Self> {
         let file = delta.to_safetensors()?;
         // Of the delta as whoever reads the file has it.
-        let pack = MergePack::build(&engine.base, &Delta::from_safetensors(&file)?)?;
+        let pack = MergePack::build(&engine.base, &Delta::from_safetensors(&file)?, 1.0)?;
         let encoded = captions.is_some() || engine.has_captions();
         let merge_base = encoded.then(|| engine.merge_base(captions)).transpose()?;
         Ok(Self { file, pack, merge_base })
@@ -112,9 +112,7 @@ pub(crate) async fn store_delta(job: &JobContext, packed: Packed) -> Result<Stor
     if let Some(merge_base) = &packed.merge_base {
         store_merge_base(storage, merge_base).await?;
     }
-    let pack = packed.pack.to_safetensors()?;
-    let pack_key = StorageKey::pack(job.job_id, job.fence, &sha256_hex(&pack));
-    storage.write(&pack_key, pack).await?;
+    let pack_key = store_pack(storage, job.job_id, job.fence, &packed.pack).await?;
     let bytes = packed.file;
     let key = StorageKey::delta(job.job_id, job.fence);
     let stored = StoredDelta {
@@ -127,6 +125,19 @@ pub(crate) async fn store_delta(job: &JobContext, packed: Packed) -> Result<Stor
     };
     storage.write(&stored.key, bytes).await?;
     Ok(stored)
+}
+
+/// Writes the pack of a job's delta.
+pub(crate) async fn store_pack(
+    storage: &Storage,
+    job_id: JobId,
+    fence: i64,
+    pack: &MergePack,
+) -> Result<StorageKey, JobError> {
+    let bytes = pack.to_safetensors()?;
+    let key = StorageKey::pack(job_id, fence, &sha256_hex(&bytes));
+    storage.write(&key, bytes).await?;
+    Ok(key)
 }
 
 /// Writes what a base model's merges have in common, unless it is there: its key says all that it depends on.

@@ -51,10 +51,13 @@ impl Concepts {
     }
 }
 
+/// A delta, and the bits of a strength.
+type PackId = (DeltaId, u64);
+
 /// The packs that were used last. Deltas never change, and a worker has one base model.
 #[derive(Clone)]
 pub(crate) struct PackCache {
-    kept: Arc<Mutex<Lru<DeltaId, Arc<MergePack>>>>,
+    kept: Arc<Mutex<Lru<PackId, Arc<MergePack>>>>,
 }
 
 impl Default for PackCache {
@@ -72,14 +75,34 @@ impl PackCache {
     ) -> Result<Vec<PackUse>, JobError> {
         let mut packs = Vec::new();
         for used in uses {
-            let pack = self.read_one(worker, used).await?;
+            let pack = self.at_strength(worker, used).await?;
             packs.push(PackUse { pack, strength: used.strength });
         }
         Ok(packs)
     }
 
-    async fn read_one(&self, worker: &Worker, used: &DeltaUse) -> Result<Arc<MergePack>, JobError> {
-        if let Some(known) = self.lock().get(&used.delta_id) {
+    /// A delta's pack at its strength; the one that is stored is of the whole strength.
+    async fn at_strength(
+        &self,
+        worker: &Worker,
+        used: &DeltaUse,
+    ) -> Result<Arc<MergePack>, JobError> {
+        let whole = self.stored(worker, used).await?;
+        let id = (used.delta_id, used.strength.to_bits());
+        if id == whole_id(used) || !whole.depends_on_strength() {
+            return Ok(whole);
+        }
+        if let Some(known) = self.lock().get(&id) {
+            return Ok(known);
+        }
+        let pack = Arc::new(build(worker, used, used.strength).await?);
+        self.keep(id, &pack);
+        Ok(pack)
+    }
+
+    async fn stored(&self, worker: &Worker, used: &DeltaUse) -> Result<Arc<MergePack>, JobError> {
+        let id = whole_id(used);
+        if let Some(known) = self.lock().get(&id) {
             return Ok(known);
         }
         let pack = match &used.pack_key {
@@ -88,22 +111,36 @@ impl PackCache {
                 other => JobError::DamagedObject { key: key.clone(), source: other.into() },
             })?,
             // A delta from before packs were stored beside them.
-            None => {
-                let deltas =
-                    worker.deltas.read(&worker.storage, std::slice::from_ref(used)).await?;
-                let packs = worker.gpu.run_quick(move |engine| {
-                    let build = |used: &ConceptUse| MergePack::build(&engine.base, &used.delta);
-                    deltas.iter().map(build).collect::<crate::engine::Result<Vec<_>>>()
-                });
-                packs.await??.remove(0)
-            }
+            None => build(worker, used, 1.0).await?,
         };
         let pack = Arc::new(pack);
-        self.lock().put(used.delta_id, pack.clone(), pack.size_bytes());
+        self.keep(id, &pack);
         Ok(pack)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Lru<DeltaId, Arc<MergePack>>> {
+    fn keep(&self, id: PackId, pack: &Arc<MergePack>) {
+        self.lock().put(id, pack.clone(), pack.size_bytes());
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lru<PackId, Arc<MergePack>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn whole_id(used: &DeltaUse) -> PackId {
+    (used.delta_id, 1_f64.to_bits())
+}
+
+/// Builds a delta's pack from the delta itself.
+pub(crate) async fn build(
+    worker: &Worker,
+    used: &DeltaUse,
+    strength: f64,
+) -> Result<MergePack, JobError> {
+    let delta = worker.deltas.read_one(&worker.storage, used).await?;
+    let built = worker
+        .gpu
+        .run_quick(move |engine| MergePack::build(&engine.base, &delta, strength))
+        .await?;
+    Ok(built?)
 }

@@ -81,6 +81,7 @@ pub struct Worker {
     pub(crate) packs: PackCache,
     slots: Arc<Slots>,
     base_digest: Arc<str>,
+    captions_digest: Option<Arc<str>>,
     resolution: usize,
 }
 
@@ -111,6 +112,7 @@ impl Worker {
             packs: PackCache::default(),
             slots: Slots::new(row_budget),
             base_digest: model.card.digest.as_str().into(),
+            captions_digest: model.merge_kit.captions_digest.as_deref().map(Arc::from),
             resolution: model.card.native_size,
             gpu: Gpu::start(model.engine, sharing)?,
         })
@@ -123,6 +125,11 @@ impl Worker {
 
     pub(crate) fn base_digest(&self) -> &str {
         &self.base_digest
+    }
+
+    /// Of the captions that merges keep unless a request gives others; `None` if there are none.
+    pub(crate) fn captions_digest(&self) -> Option<&str> {
+        self.captions_digest.as_deref()
     }
 
     /// The side that the base model was trained on, in pixels.
@@ -139,6 +146,7 @@ impl Worker {
             self.sample_lane(&wake, &shutdown),
             listen(&self.db, &wake, &shutdown),
             self.recover(&wake, &shutdown),
+            self.catch_up(&shutdown),
         );
     }
 

@@ -74,7 +74,7 @@ fn delta(base: &BaseModel, taught: &[(Option<&str>, &str)], seed: u64) -> Delta 
 }
 
 fn packed(base: &BaseModel, delta: &Delta) -> PackUse {
-    PackUse { pack: Arc::new(MergePack::build(base, delta).unwrap()), strength: 1.0 }
+    PackUse { pack: Arc::new(MergePack::build(base, delta, 1.0).unwrap()), strength: 1.0 }
 }
 
 fn soft(constraint_weight: f64) -> MergeRecipe {
@@ -163,12 +163,17 @@ fn a_prompt_gets_the_same_from_packs_as_from_the_merged_weights() {
 
 /// How far a concept's name is from its own keys and values in `photo of a <name>`, where 1 is as without the merge.
 fn missed(base: &BaseModel, set: &ConceptSet, own: &Delta, name: &str) -> f64 {
+    missed_at(base, set, own, name, 1.0)
+}
+
+/// The same for the keys and values that the concept has alone at a strength.
+fn missed_at(base: &BaseModel, set: &ConceptSet, own: &Delta, name: &str, strength: f64) -> f64 {
     let prompt = format!("photo of a {name}");
     let start = base.tokenizer.encode("photo of a", &[]).unwrap().length - 1;
     let end = set.tokenize(base, &prompt).unwrap().length - 1;
     let concept = |strength| ConceptUse { delta: Arc::new(own.clone()), strength };
     let of = |conditioning: &Conditioning| numbers(conditioning, start..end);
-    let own_kv = of(&condition_prompt(base, &prompt, &[concept(1.0)]).unwrap());
+    let own_kv = of(&condition_prompt(base, &prompt, &[concept(strength)]).unwrap());
     let plain = of(&condition_prompt(base, &prompt, &[concept(0.0)]).unwrap());
     let merged = of(&set.condition(base, &prompt).unwrap());
     distance(&merged, &own_kv, &plain)
@@ -189,6 +194,29 @@ fn hard_constraints_give_each_concept_its_own_keys_and_values() {
         let missed = missed(&base, &set, own, name);
         assert!(missed < 0.02, "{name}: {missed}");
     }
+}
+
+#[test]
+fn a_concept_at_part_of_its_strength_gets_what_it_has_alone_at_that_strength() {
+    let base = tiny();
+    let merge_base = MergeBase::new(&base, &captions()).unwrap();
+    let mut rex = delta(&base, &[(Some("<rex>"), "dog")], 1);
+    rex.concepts[0].initializer_token = Some("cat".to_owned());
+    let gate = delta(&base, &[(None, "gate")], 2);
+    let hard = MergeRecipe { constraint: Constraint::Hard, ..MergeRecipe::default() };
+    // - `row`: at which the constraints have the modifier token's row
+    let missed = |row: f64| {
+        let pack = Arc::new(MergePack::build(&base, &rex, row).unwrap());
+        let packs = [PackUse { pack, strength: 0.5 }, packed(&base, &gate)];
+        let merge = Merge::new(&merge_base, &packs, &hard).unwrap();
+        let set = ConceptSet::merged(&base, Arc::new(merge)).unwrap();
+        missed_at(&base, &set, &rex, "<rex> dog", 0.5)
+    };
+
+    let (at_its_strength, as_learnt) = (missed(0.5), missed(1.0));
+
+    assert!(at_its_strength < 0.02, "{at_its_strength}");
+    assert!(as_learnt > 10.0 * at_its_strength, "{as_learnt}");
 }
 
 #[test]
@@ -339,7 +367,7 @@ fn a_name_that_no_prompt_has_room_for_is_refused() {
     let base = tiny();
     let long = "anti-disestablishment-arian-ism ".repeat(12);
 
-    let error = MergePack::build(&base, &delta(&base, &[(Some("<rex>"), long.trim())], 1));
+    let error = MergePack::build(&base, &delta(&base, &[(Some("<rex>"), long.trim())], 1), 1.0);
 
     let error = error.err().unwrap().to_string();
     assert!(error.contains("longer than the model's prompts"), "{error}");

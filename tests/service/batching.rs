@@ -24,7 +24,11 @@ fn config(row_budget: usize) -> WorkerConfig {
 }
 
 /// A service with a worker, and so many concepts that nobody trained.
-async fn with_concepts(db: PgPool, row_budget: usize, count: u64) -> (Whole, Vec<Concept>) {
+pub(crate) async fn with_concepts(
+    db: PgPool,
+    row_budget: usize,
+    count: u64,
+) -> (Whole, Vec<Concept>) {
     let whole = Whole::start_with(db, config(row_budget)).await;
     let base = BaseModel::load(&tiny(), &candle_core::Device::Cpu).unwrap();
     let concepts =
@@ -179,10 +183,6 @@ async fn a_damaged_delta_fails_its_own_sample_alone(db: PgPool) {
     whole.end().await;
 }
 
-#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_training_and_samples_both_get_on(db: PgPool) {
-    let (whole, concepts) = with_concepts(db, 16, 1).await;
-    whole.concept("dog", Some("<rex>")).await;
 /// Numbers that a delta's file may hold, but that the network cannot take: they overflow in a denoising step.
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_picture_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPool) {
@@ -236,6 +236,10 @@ async fn a_picture_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPoo
     whole.end().await;
 }
 
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_training_and_samples_both_get_on(db: PgPool) {
+    let (whole, concepts) = with_concepts(db, 16, 1).await;
+    whole.concept("dog", Some("<rex>")).await;
     let recipe = json!({ "max_train_steps": 100_000, "num_class_images": 8 });
     let body = json!({ "concepts": ["dog"], "recipe": recipe });
     let started = whole.service.post("/v1/trainings", body).await;

@@ -1,9 +1,13 @@
 //! A catalog that was filled by an earlier version goes on.
 
+use std::time::Duration;
+
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 use vstar::domain::id::{DeltaId, JobId, SampleId};
+use vstar::worker::WorkerConfig;
 
+use crate::batching::with_concepts;
 use crate::harness::Service;
 
 /// Runs the migrations before `first`, then `fill`, then the others.
@@ -62,4 +66,30 @@ async fn samples_from_before_manifests_say_how_they_were_drawn(db: PgPool) {
             .await
             .unwrap();
     assert_eq!(digests, "cd");
+}
+
+/// Deltas without packs, and nothing encoded: what a version before merge packs has left.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn merges_of_older_deltas_can_be_checked_once_a_worker_has_started(db: PgPool) {
+    let (mut whole, _) = with_concepts(db, 16, 2).await;
+    let body = json!({ "concepts": [{ "concept": "c-0" }, { "concept": "c-1", "strength": 0.5 }] });
+    whole.kill_worker().await;
+    let before = whole.service.post("/v1/merges/check", body.clone()).await;
+    assert_eq!(before.status, 409, "{before:?}");
+
+    whole.start_worker(WorkerConfig::default());
+    let mut check = whole.service.post("/v1/merges/check", body.clone()).await;
+    for _ in 0..200 {
+        if check.status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        check = whole.service.post("/v1/merges/check", body.clone()).await;
+    }
+
+    assert_eq!(check.status, 200, "{check:?}");
+    assert!(check.body["constraint_error"].as_f64().unwrap() > 0.0, "{check:?}");
+    let merge = whole.run("/v1/merges", body).await;
+    assert_eq!(merge.text("status"), "succeeded", "{merge:?}");
+    whole.end().await;
 }

@@ -15,6 +15,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::engine::base_model::BaseModel;
 use crate::engine::clip::TokenIds;
+use crate::engine::conditioning::row_at;
 use crate::engine::custom_diffusion::delta::{Delta, DeltaConcept};
 use crate::engine::custom_diffusion::file::{Reader, Writer};
 use crate::engine::custom_diffusion::merge_base::{MergeBase, Solved};
@@ -58,13 +59,18 @@ pub(super) struct SolvedPack {
 }
 
 impl MergePack {
-    /// Encodes the prompts of a delta's concepts, and what the delta makes of them.
+    /// Encodes the prompts of a delta's concepts, and what the delta makes of them, both with the modifier tokens' rows at
+    /// a strength: what a prompt is encoded with is what must be constrained. How much of the delta's changes a merge
+    /// takes is [`PackUse::strength`].
+    ///
+    /// [`PackUse::strength`]: super::merge::PackUse::strength
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] if a concept's name is longer than the model's prompts, or the delta is not of
     /// this model.
-    pub fn build(base: &BaseModel, delta: &Delta) -> Result<Self> {
-        let (mut targets, mut nouns) = (Rows::new(base, delta)?, Rows::new(base, delta)?);
+    pub fn build(base: &BaseModel, delta: &Delta, strength: f64) -> Result<Self> {
+        let mut targets = Rows::new(base, delta, strength)?;
+        let mut nouns = Rows::new(base, delta, strength)?;
         for (index, learnt) in delta.concepts.iter().enumerate() {
             let name = name(learnt);
             let known = targets.prompts.len();
@@ -141,6 +147,11 @@ impl MergePack {
         Ok(pack)
     }
 
+    /// Whether it is another at each strength: a modifier token's row moves from its initializer's.
+    pub fn depends_on_strength(&self) -> bool {
+        self.concepts.iter().any(|one| one.token_row.is_some() && one.initializer_token.is_some())
+    }
+
     /// Memory that the pack takes, with its rows solved.
     pub fn size_bytes(&self) -> usize {
         let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
@@ -192,13 +203,15 @@ struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    fn new(base: &'a BaseModel, delta: &'a Delta) -> Result<Self> {
+    fn new(base: &'a BaseModel, delta: &'a Delta, strength: f64) -> Result<Self> {
         let mut tokens = Vec::new();
         let mut rows = Vec::new();
         for learnt in &delta.concepts {
-            if let (Some(token), Some(row)) = (&learnt.modifier_token, &learnt.token_row) {
+            if let (Some(token), Some(row)) =
+                (&learnt.modifier_token, row_at(base, learnt, strength)?)
+            {
                 tokens.push(token.as_str());
-                rows.push(Tensor::new(row.as_slice(), &base.device)?);
+                rows.push(Tensor::new(row, &base.device)?);
             }
         }
         let modifier_rows = if rows.is_empty() { None } else { Some(Tensor::stack(&rows, 0)?) };
