@@ -18,6 +18,9 @@ pub mod unet;
 pub mod vae;
 pub mod weights;
 
+/// The crate's version and, behind the `+`, a digest of the engine's sources: what a picture's bytes depend on.
+pub const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "+", env!("VSTAR_ENGINE"));
+
 /// Why the engine could not finish what it was asked to do.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -39,12 +42,12 @@ pub enum EngineError {
     /// Further steps would only write noise into the delta.
     #[error("loss became {loss} at step {step}")]
     Diverged { step: usize, loss: f32 },
-    /// The observer asked to stop.
-    #[error("stopped")]
-    Stopped,
     /// The numbers of a concept are too large for the network: further steps would draw nothing.
     #[error("the picture is not finite after step {step}")]
     NotFinite { step: usize },
+    /// The observer asked to stop.
+    #[error("stopped")]
+    Stopped,
     /// The device or an operation failed; not the caller's doing.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),

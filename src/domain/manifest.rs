@@ -14,8 +14,8 @@ use super::sample::{Determinism, SampleSettings, SchedulerName};
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub format: ManifestFormat,
-    /// Version of the program that drew it.
-    #[schema(examples("0.1.0"))]
+    /// Version of the program that drew it, and behind the `+` a digest of its engine's sources.
+    #[schema(examples("0.1.0+5f2c9d0e8a41b763"))]
     pub engine_version: String,
     /// How numbers were computed: other precisions, devices and instruction sets round otherwise.
     #[schema(examples("f32, cpu avx512, winograd"))]

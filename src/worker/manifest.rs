@@ -8,6 +8,7 @@ use crate::domain::manifest::{
     Manifest, ManifestDelta, ManifestFormat, ManifestInit, ManifestMerge,
 };
 use crate::domain::sample::{Determinism, SampleTask};
+use crate::engine::VERSION;
 
 /// The manifest of a task's first picture; those of the others differ in `image_index` alone.
 ///
@@ -41,7 +42,7 @@ fn describe(
     });
     Ok(Manifest {
         format: ManifestFormat::V1,
-        engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+        engine_version: VERSION.to_owned(),
         precision: base.arithmetic.clone(),
         base_model: task.base_digest,
         prompt_token_ids: token_ids(&task.prompt)?,
