@@ -37,7 +37,10 @@ pub async fn run(args: &ReplayArgs) -> Result<()> {
     let manifest = picture::manifest_of(&file).with_context(|| format!("{shown}"))?;
 
     let client = Client::new(args.url.trim_end_matches('/'));
-    let sample = client.post("/v1/samples", &json!({ "from_manifest": manifest })).await?;
+    let sample = client.post("/v1/samples", &json!({ "from_manifest": manifest })).await;
+    let sample = sample.with_context(|| {
+        format!("the service at {} cannot draw it again; --url names another", args.url)
+    })?;
     let path = sample["urls"]["self"].as_str().context("the service's answer has no URL")?;
     let sample = client.finish(path, |_| {}).await?;
     let picture = sample["images"][0]["url"].as_str().context("the sample has no picture")?;

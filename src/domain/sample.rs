@@ -205,9 +205,9 @@ impl InitImage {
             return Ok(());
         }
         let detail = format!(
-            "{} of {steps} steps is less than one: take more steps, or at least {:.6}",
+            "{} of {steps} steps is less than one: take more steps, or at least {}",
             self.noise_strength,
-            1.0 / steps as f64
+            decimal(1.0 / steps as f64 + 5e-7) // rounded up, so that it is enough
         );
         Err(FieldError::new("/noise_strength", "out_of_range", detail))
     }

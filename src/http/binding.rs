@@ -142,7 +142,10 @@ pub(crate) async fn bind(
     let (deltas, contents) = load(db, wanted.iter().map(|wanted| wanted.delta_id)).await?;
     for wanted in &wanted {
         let delta = deltas.get(&wanted.delta_id).ok_or_else(|| {
-            let detail = format!("no delta `{}`", wanted.delta_id);
+            let detail = format!(
+                "no delta `{}`: GET /v1/deltas lists those that there are",
+                wanted.delta_id
+            );
             FieldError::new(format!("{}/delta", wanted.pointer), "unknown_delta", detail)
         })?;
         if let Some(concept) = wanted.concept_id
@@ -254,7 +257,7 @@ fn resolve_token(named: &NamedToken, concepts: &[Concept]) -> Result<DeltaId, Fi
 fn current_delta(concept: &Concept, pointer: &str) -> Result<DeltaId, FieldError> {
     concept.current_delta.ok_or_else(|| {
         let detail =
-            format!("concept `{}` has not been trained: POST /v1/trainings first", concept.handle);
+            format!("concept `{}` has not been trained: POST /v1/trainings, and wait until it has succeeded", concept.handle);
         FieldError::new(pointer, "concept_not_trained", detail)
     })
 }

@@ -85,6 +85,7 @@ fn escaped(key: &str) -> String {
 fn field_error(pointer: &str, message: &str) -> FieldError {
     // "… at line 1 column 20" says nothing that the pointer does not say better.
     let detail = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
+    let detail = &in_words_of_json(detail);
     let name = detail.split('`').nth(1).unwrap_or_default();
     let at = |name: &str| {
         let last = format!("/{}", escaped(name));
@@ -97,6 +98,23 @@ fn field_error(pointer: &str, message: &str) -> FieldError {
     } else {
         FieldError::new(pointer, "invalid_value", detail)
     }
+}
+
+/// Says what was expected without Rust's names for it.
+fn in_words_of_json(detail: &str) -> String {
+    let Some((found, expected)) = detail.rsplit_once(", expected ") else {
+        return detail.to_owned();
+    };
+    let expected = match expected {
+        "f32" | "f64" => "a number",
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, not below 0",
+        "i32" | "i64" => "a whole number",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    };
+    format!("{found}, expected {expected}")
 }
 
 /// The parameters in a path; what is not an id of the right kind names nothing, so it is "not found".
@@ -162,6 +180,21 @@ mod tests {
                 if matches!(other, ApiError::Malformed(_)) { "malformed" } else { "?" },
             ),
         }
+    }
+
+    #[test]
+    fn a_refusal_speaks_of_json_and_not_of_rust() {
+        let said = |body: &str| match from_json::<Outer>(body.as_bytes()).unwrap_err() {
+            ApiError::Invalid(invalid) => invalid.0[0].detail.clone(),
+            other => panic!("{other:?}"),
+        };
+
+        assert_eq!(
+            said(r#"{"inner":[{"steps":"many"}]}"#),
+            "invalid type: string \"many\", expected a whole number, not below 0"
+        );
+        assert_eq!(said(r#"{"inner":[3]}"#), "invalid type: integer `3`, expected an object");
+        assert_eq!(said(r#"{"inner":3}"#), "invalid type: integer `3`, expected a list");
     }
 
     #[test]
