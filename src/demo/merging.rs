@@ -83,7 +83,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
     let [one, other] = twins.as_slice() else { bail!("--conflict takes two deltas") };
 
     let mut lines = vec![("two concepts alone".to_owned(), studio.alone(&[&first, &second])?)];
-    let prompt = format!("a {} in front of a {}", first.name, second.name);
+    let prompt = format!("photo of a {} next to a {}", first.name, second.name);
     let merged = STRENGTHS.map(|strength| {
         let merged = studio.merged(&[(&first, strength), (&second, 1.0)])?;
         studio.group(&prompt, &format!("{} at {strength}", first.name), &merged)
