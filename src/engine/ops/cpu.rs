@@ -257,30 +257,31 @@ pub(super) mod wide {
     }
 }
 
-/// Compiles a function that is generic over [`Lanes`] for each instruction set and picks the best at run time.
+/// Compiles a function that is generic over [`Lanes`], and over one thing more, for each instruction set and picks the
+/// best at run time.
 macro_rules! in_lanes {
-    ($(#[$meta:meta])* fn $name:ident<$lanes:ident>($($arg:ident: $type:ty),* $(,)?) $body:block) => {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$lanes:ident, $other:ident: $bound:ident>($($arg:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
-        fn $name($($arg: $type),*) {
+        $vis fn $name<$other: $bound>($($arg: $type),*) {
             #[inline(always)]
-            fn body<$lanes: $crate::engine::ops::cpu::Lanes>($($arg: $type),*) $body
+            fn body<$lanes: $crate::engine::ops::cpu::Lanes, $other: $bound>($($arg: $type),*) $body
             #[cfg(target_arch = "x86_64")]
             {
                 use $crate::engine::ops::cpu::{Plain, wide::Wide};
                 #[target_feature(enable = "avx512f")]
-                fn avx512($($arg: $type),*) { body::<Wide>($($arg),*) }
+                fn avx512<$other: $bound>($($arg: $type),*) { body::<Wide, $other>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $type),*) { body::<Plain>($($arg),*) }
+                fn avx2<$other: $bound>($($arg: $type),*) { body::<Plain, $other>($($arg),*) }
                 if std::arch::is_x86_feature_detected!("avx512f") {
                     // SAFETY: the feature was detected.
-                    return unsafe { avx512($($arg),*) };
+                    return unsafe { avx512::<$other>($($arg),*) };
                 }
                 if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
                     // SAFETY: the feature was detected.
-                    return unsafe { avx2($($arg),*) };
+                    return unsafe { avx2::<$other>($($arg),*) };
                 }
             }
-            body::<$crate::engine::ops::cpu::Plain>($($arg),*)
+            body::<$crate::engine::ops::cpu::Plain, $other>($($arg),*)
         }
     };
 }

@@ -1,57 +1,55 @@
-//! 3×3 convolution by Winograd's minimal filtering F(4×4, 3×3): 36 multiplications where the definition has 144.
+//! 3×3 convolution by Winograd's minimal filtering F(m×m, 3×3).
 //!
-//! An output tile of 4×4 pixels is `Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A` for filter `g` and the 6×6 pixels `d` around it (Lavin
-//! and Gray, arXiv:1509.09308). Summed over channels, each of the 36 places is a matrix product. We interpolate at 0,
-//! ±3/4, ±3/2 and ∞: at the usual 0, ±1, ±2 the error is four times as large.
+//! An output tile of m×m pixels is `Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A` for filter `g` and the input pixels `d` around it (Lavin
+//! and Gray, arXiv:1509.09308). Summed over channels, each place of a transformed tile is a matrix product.
 //!
-//! Transformed filters have four times the size of the filters. Those of small layers are kept; larger ones are
-//! transformed anew in each call, a block at a time next to the products that read it.
+//! Tiles of 4×4 pixels take the fewest multiplications, but their transformed filters have four times the size of the
+//! filters. Those of small layers are kept; larger ones are transformed anew in each call, a block at a time next to
+//! the products that read it. On the smallest maps, where few tiles share what is read, tiles of 2×2 are faster.
 
-#![expect(
-    clippy::needless_range_loop,
-    reason = "small matrices by row and column, as the formulas have them"
-)]
+mod minimal;
+mod tiles;
 
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
+use self::minimal::{Large, Minimal, Small};
+use self::tiles::{store_tiles, transform_filters, transform_tiles};
 use super::conv::{Geometry, Padding};
-use super::cpu::{Lanes, Shared, filled, in_lanes, prefetch};
+use super::cpu::{Shared, filled, prefetch};
 use super::product::{self, Add, Left, PANEL, Right, TILE, View, multiply_into};
 
-/// Places of a transformed tile.
-const PLACES: usize = 36;
-/// Width of an output tile, and of the input tile around it.
-const OUT: usize = 4;
-const IN: usize = 6;
 /// Most tiles of one task that has all output channels, and as many as it has before there are several tasks: filters
 /// are read once for all of them.
 const TILES: usize = 64;
 const LEAST: usize = 32;
 /// Input channels whose filters are transformed together where they are kept, and where a transformed chunk shall stay
 /// in the second-level cache with the filters that are fetched for the next. Sums are cut here, whoever transforms.
-const DEPTH_KEPT: usize = 128;
+const DEPTH_KEPT: usize = 192;
 const DEPTH_ANEW: usize = 64;
 /// Transformed filters up to this size are kept, in bytes.
 const KEPT: usize = 16 << 20;
+/// Pixels of the largest map that is cut into small tiles.
+const SMALL_MAP: usize = 16;
 
 /// Numbers between the end of one place and the start of the next: at a multiple of a page from each other, all places
 /// would meet in the same lines of the first-level cache.
 const GAP: usize = PANEL;
 
-/// Points of interpolation besides 0 and ∞: ±P and ±Q.
-const P: f32 = 0.75;
-const Q: f32 = 1.5;
-const PP: f32 = P * P;
-const QQ: f32 = Q * Q;
-
 /// The filters of one layer, as far as they are kept transformed.
 pub(super) struct Winograd {
     in_channels: usize,
     out_channels: usize,
-    forward: OnceLock<Vec<f32>>,
-    backward: OnceLock<Vec<f32>>,
+    forward: Kept,
+    backward: Kept,
+}
+
+/// Transformed filters in one direction, of either size of tiles.
+#[derive(Default)]
+struct Kept {
+    large: OnceLock<Vec<f32>>,
+    small: OnceLock<Vec<f32>>,
 }
 
 /// Sizes of a batch of images.
@@ -63,32 +61,33 @@ pub(super) struct Image {
 }
 
 impl Image {
-    fn tiles_of_one(self) -> (usize, usize) {
-        (self.height.div_ceil(OUT), self.width.div_ceil(OUT))
+    fn tiles_of_one<M: Minimal>(self) -> (usize, usize) {
+        (self.height.div_ceil(M::OUT), self.width.div_ceil(M::OUT))
     }
 
-    fn tiles(self) -> usize {
-        let (down, across) = self.tiles_of_one();
+    fn tiles<M: Minimal>(self) -> usize {
+        let (down, across) = self.tiles_of_one::<M>();
         self.batch * down * across
     }
 
     /// Image, and first pixel of the output tile.
-    fn place(self, tile: usize) -> (usize, usize, usize) {
-        let (down, across) = self.tiles_of_one();
+    fn place<M: Minimal>(self, tile: usize) -> (usize, usize, usize) {
+        let (down, across) = self.tiles_of_one::<M>();
         let (image, tile) = (tile / (down * across), tile % (down * across));
-        (image, tile / across * OUT, tile % across * OUT)
+        (image, tile / across * M::OUT, tile % across * M::OUT)
     }
 }
 
-/// One layer's filters in one direction.
+/// One layer's filters in one direction, for one size of tiles.
 #[derive(Clone, Copy)]
-struct Direction<'a> {
+struct Direction<'a, M> {
     /// `(9 · in_channels, out_channels)` of the layer, whichever the direction.
     panels: View<'a>,
     back: bool,
     /// Channels of this direction.
     from: usize,
     to: usize,
+    minimal: M,
 }
 
 impl Winograd {
@@ -111,7 +110,7 @@ impl Winograd {
     }
 
     pub(super) fn new(in_channels: usize, out_channels: usize) -> Self {
-        let (forward, backward) = (OnceLock::new(), OnceLock::new());
+        let (forward, backward) = (Kept::default(), Kept::default());
         Self { in_channels, out_channels, forward, backward }
     }
 
@@ -125,32 +124,32 @@ impl Winograd {
         y: &mut [f32],
     ) {
         let (from, to) = (self.in_channels, self.out_channels);
-        let way = Direction { panels, back: false, from, to };
-        convolve(x, image, way, &self.forward, add, y);
+        let way = Direction { panels, back: false, from, to, minimal: Large };
+        way.convolve(x, image, &self.forward, add, y);
     }
 
     /// `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`, the gradient.
     pub(super) fn backward(&self, dy: &[f32], image: Image, panels: View<'_>, dx: &mut [f32]) {
         let (from, to) = (self.out_channels, self.in_channels);
-        let way = Direction { panels, back: true, from, to };
-        convolve(dy, image, way, &self.backward, Add::default(), dx);
+        let way = Direction { panels, back: true, from, to, minimal: Large };
+        way.convolve(dy, image, &self.backward, Add::default(), dx);
     }
 }
 
 /// Whether the transformed filters of a layer are kept.
 fn keeps(in_channels: usize, out_channels: usize) -> bool {
-    PLACES * in_channels * out_channels * std::mem::size_of::<f32>() <= KEPT
+    Large::PLACES * in_channels * out_channels * std::mem::size_of::<f32>() <= KEPT
 }
 
-fn convolve(
+fn convolve<M: Minimal>(
     x: &[f32],
     image: Image,
-    way: Direction<'_>,
+    way: Direction<'_, M>,
     kept: &OnceLock<Vec<f32>>,
     add: Add<'_>,
     y: &mut [f32],
 ) {
-    let (tiles, threads) = (image.tiles(), rayon::current_num_threads());
+    let (tiles, threads) = (image.tiles::<M>(), rayon::current_num_threads());
     let keep = keeps(way.from, way.to);
     let place = Shared::new(y);
     if keep || tiles >= 2 * TILES * threads {
@@ -168,12 +167,14 @@ fn convolve(
             if range.is_empty() {
                 return;
             }
-            let transformed = transform_tiles(x, image, range.clone(), way.from);
+            let transformed = transform_tiles::<M>(x, image, range.clone(), way.from);
             for column in (0..way.to).step_by(TILE) {
                 let block = &filters[column / TILE * way.block()..];
                 let products = way.multiply(&transformed, range.len(), column, Source::Kept(block));
                 // SAFETY: tasks have different tiles.
-                unsafe { store_tiles(&products, image, range.clone(), way.to, column, add, place) };
+                unsafe {
+                    store_tiles::<M>(&products, image, range.clone(), way.to, column, add, place)
+                };
             }
         };
         (0..tiles.div_ceil(count)).into_par_iter().for_each(task);
@@ -182,12 +183,14 @@ fn convolve(
         let group = 4 * TILES;
         for first in (0..tiles).step_by(group) {
             let range = first..tiles.min(first + group);
-            let transformed = transform_tiles(x, image, range.clone(), way.from);
+            let transformed = transform_tiles::<M>(x, image, range.clone(), way.from);
             (0..way.to.div_ceil(TILE)).into_par_iter().for_each(|task| {
                 let column = task * TILE;
                 let products = way.multiply(&transformed, range.len(), column, Source::Anew);
                 // SAFETY: tasks have different channels.
-                unsafe { store_tiles(&products, image, range.clone(), way.to, column, add, place) };
+                unsafe {
+                    store_tiles::<M>(&products, image, range.clone(), way.to, column, add, place)
+                };
             });
         }
     }
@@ -201,15 +204,29 @@ enum Source<'a> {
     Anew,
 }
 
-impl Direction<'_> {
+impl Direction<'_, Large> {
+    /// With tiles of the size that suits the image.
+    fn convolve(self, x: &[f32], image: Image, kept: &Kept, add: Add<'_>, y: &mut [f32]) {
+        if image.height * image.width > SMALL_MAP {
+            return convolve(x, image, self, &kept.large, add, y);
+        }
+        let Self { panels, back, from, to, .. } = self;
+        let way = Direction { panels, back, from, to, minimal: Small };
+        convolve(x, image, way, &kept.small, add, y);
+    }
+}
+
+impl<M: Minimal> Direction<'_, M> {
     /// Channels that are transformed together.
     fn depth(&self) -> usize {
-        if keeps(self.from, self.to) { DEPTH_KEPT } else { DEPTH_ANEW }
+        let most = if keeps(self.from, self.to) { DEPTH_KEPT } else { DEPTH_ANEW };
+        // In equal parts: a short rest would cost nearly as much as a whole chunk.
+        self.from.div_ceil(self.from.div_ceil(most)).next_multiple_of(PANEL)
     }
 
     /// Numbers of such a chunk, for a whole [`TILE`] of columns.
     fn chunk(&self) -> usize {
-        PLACES * (self.depth() * TILE + GAP)
+        M::PLACES * (self.depth() * TILE + GAP)
     }
 
     /// Numbers of the transformed filters of a block of columns.
@@ -240,7 +257,7 @@ impl Direction<'_> {
                 let lanes = column + panel * PANEL;
                 for at in (0..depth).step_by(PANEL) {
                     let square = self.turned(first + at, lanes);
-                    transform_filters(
+                    transform_filters::<M>(
                         square.as_flattened(),
                         PANEL,
                         &mut to[place + at * PANEL..],
@@ -252,7 +269,7 @@ impl Direction<'_> {
                 let index = column / PANEL + panel;
                 let source = &self.panels.data[index * self.panels.depth * PANEL..];
                 let source = &source[first * PANEL..];
-                transform_filters(source, self.from, &mut to[place..], stride, depth);
+                transform_filters::<M>(source, self.from, &mut to[place..], stride, depth);
             }
         }
     }
@@ -286,7 +303,7 @@ impl Direction<'_> {
         square
     }
 
-    /// The 36 products of `tiles` transformed tiles with the filters of a block of columns.
+    /// The products of `tiles` transformed tiles with the filters of a block of columns.
     fn multiply(
         &self,
         transformed: &[f32],
@@ -299,7 +316,7 @@ impl Direction<'_> {
         if matches!(source, Source::Anew) {
             anew = filled(self.chunk(), |_| {});
         }
-        filled(PLACES * (tiles * TILE + GAP), |products| {
+        filled(M::PLACES * (tiles * TILE + GAP), |products| {
             for first in (0..self.from).step_by(self.depth()) {
                 let depth = self.depth().min(self.from - first);
                 let mut next = 0..0; // channels to be fetched, two at a time
@@ -312,7 +329,7 @@ impl Direction<'_> {
                     }
                 };
                 let mut next = next.step_by(2);
-                for place in 0..PLACES {
+                for place in 0..M::PLACES {
                     if let Some(channel) = next.next() {
                         self.fetch(column, columns, channel);
                     }
@@ -328,197 +345,5 @@ impl Direction<'_> {
                 }
             }
         })
-    }
-}
-
-/// `Bᵀ d`, six numbers.
-#[inline(always)]
-fn input_transform<L: Lanes>(d: [L; IN]) -> [L; IN] {
-    let (even_p, odd_p) = (d[4] - d[2] * QQ, (d[3] - d[1] * QQ) * P);
-    let (even_q, odd_q) = (d[4] - d[2] * PP, (d[3] - d[1] * PP) * Q);
-    [
-        d[0] * (PP * QQ) - d[2] * (PP + QQ) + d[4],
-        even_p + odd_p,
-        even_p - odd_p,
-        even_q + odd_q,
-        even_q - odd_q,
-        d[1] * (PP * QQ) - d[3] * (PP + QQ) + d[5],
-    ]
-}
-
-/// `G g`, six of three numbers.
-#[inline(always)]
-fn filter_transform<L: Lanes>(g: [L; 3]) -> [L; IN] {
-    const OF_P: f32 = 1.0 / (2.0 * PP * (PP - QQ));
-    const OF_Q: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
-    let (even_p, odd_p) = (g[0] * OF_P + g[2] * (PP * OF_P), g[1] * (P * OF_P));
-    let (even_q, odd_q) = (g[0] * OF_Q + g[2] * (QQ * OF_Q), g[1] * (Q * OF_Q));
-    [g[0] * (1.0 / (PP * QQ)), even_p + odd_p, even_p - odd_p, even_q + odd_q, even_q - odd_q, g[2]]
-}
-
-/// `Aᵀ m`, four of six numbers.
-#[inline(always)]
-fn output_transform<L: Lanes>(m: [L; IN]) -> [L; OUT] {
-    let (sum_p, sum_q) = (m[1] + m[2], m[3] + m[4]);
-    let (difference_p, difference_q) = ((m[1] - m[2]) * P, (m[3] - m[4]) * Q);
-    [
-        m[0] + sum_p + sum_q,
-        difference_p + difference_q,
-        sum_p * PP + sum_q * QQ,
-        difference_p * PP + difference_q * QQ + m[5],
-    ]
-}
-
-/// `Bᵀ d B` of some tiles: for each place, `(tiles, channels)`.
-fn transform_tiles(
-    x: &[f32],
-    image: Image,
-    tiles: std::ops::Range<usize>,
-    channels: usize,
-) -> Vec<f32> {
-    let count = tiles.len();
-    filled(PLACES * (count * channels + GAP), |transformed| {
-        let to = Shared::new(transformed);
-        let task = |index: usize| {
-            let tile = tiles.start + index;
-            let stride = count * channels + GAP;
-            transform_tile(x, image, tile, channels, to.at(index * channels), stride);
-        };
-        if count > TILES {
-            (0..count).into_par_iter().with_min_len(8).for_each(task);
-        } else {
-            (0..count).for_each(task);
-        }
-    })
-}
-
-in_lanes! {
-    /// Writes to `to + place · stride`, which the caller has to itself.
-    fn transform_tile<L>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
-        let (at, y, x_) = image.place(tile);
-        let Image { height, width, .. } = image;
-        // Where the pixels of the input tile begin; it reaches one pixel beyond the output tile on each side.
-        let mut starts = [[usize::MAX; IN]; IN];
-        for row in 0..IN {
-            for column in 0..IN {
-                if (1..=height).contains(&(y + row)) && (1..=width).contains(&(x_ + column)) {
-                    starts[row][column] =
-                        ((at * height + y + row - 1) * width + x_ + column - 1) * channels;
-                }
-            }
-        }
-        let mut half = [[L::ZERO; IN]; IN];
-        for channel in (0..channels).step_by(PANEL) {
-            for column in 0..IN {
-                let mut d = [L::ZERO; IN];
-                for row in 0..IN {
-                    if starts[row][column] != usize::MAX {
-                        d[row] = L::load(&x[starts[row][column] + channel..]);
-                    }
-                }
-                let transformed = input_transform(d);
-                for row in 0..IN {
-                    half[row][column] = transformed[row];
-                }
-            }
-            for row in 0..IN {
-                let transformed = input_transform(half[row]);
-                for column in 0..IN {
-                    let to = to.wrapping_add((row * IN + column) * stride + channel);
-                    // SAFETY: `to` has room for the channels of each of the 36 places.
-                    transformed[column].store(unsafe { std::slice::from_raw_parts_mut(to, PANEL) });
-                }
-            }
-        }
-    }
-}
-
-in_lanes! {
-    /// `G g Gᵀ` of sixteen filters for each of `depth` channels: nine rows of a channel lie `between` rows apart.
-    fn transform_filters<L>(from: &[f32], between: usize, to: &mut [f32], stride: usize, depth: usize) {
-        let mut half = [[L::ZERO; 3]; IN];
-        for channel in 0..depth {
-            for column in 0..3 {
-                let mut g = [L::ZERO; 3];
-                for row in 0..3 {
-                    g[row] = L::load(&from[((row * 3 + column) * between + channel) * PANEL..]);
-                }
-                let transformed = filter_transform(g);
-                for row in 0..IN {
-                    half[row][column] = transformed[row];
-                }
-            }
-            for row in 0..IN {
-                let transformed = filter_transform(half[row]);
-                for column in 0..IN {
-                    transformed[column].store(&mut to[(row * IN + column) * stride + channel * PANEL..]);
-                }
-            }
-        }
-    }
-}
-
-/// `Aᵀ m A` of the products of some tiles, into columns `column..` of the image.
-///
-/// # Safety
-/// Nothing else may touch these pixels' columns of `to`, `(batch, height, width, channels)`.
-unsafe fn store_tiles(
-    products: &[f32],
-    image: Image,
-    tiles: std::ops::Range<usize>,
-    channels: usize,
-    column: usize,
-    add: Add<'_>,
-    to: Shared,
-) {
-    let stride = tiles.len() * TILE + GAP;
-    for tile in tiles.clone() {
-        let products = &products[(tile - tiles.start) * TILE..];
-        store_tile(products, stride, image, tile, (channels, column), add, to);
-    }
-}
-
-in_lanes! {
-    /// As [`store_tiles`], of one tile.
-    fn store_tile<L>(products: &[f32], stride: usize, image: Image, tile: usize, columns: (usize, usize), add: Add<'_>, to: Shared) {
-        let (channels, column) = columns;
-        let (at, y, x) = image.place(tile);
-        let Image { height, width, .. } = image;
-        let (rows, across) = (OUT.min(height - y), OUT.min(width - x));
-        let mut half = [[L::ZERO; IN]; OUT];
-        for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
-            for i in 0..IN {
-                let mut m = [L::ZERO; IN];
-                for row in 0..IN {
-                    m[row] = L::load(&products[(row * IN + i) * stride + lane..]);
-                }
-                let transformed = output_transform(m);
-                for row in 0..OUT {
-                    half[row][i] = transformed[row];
-                }
-            }
-            let bias = match add.per_column {
-                Some(bias) => L::load(&bias[column + lane..]),
-                None => L::ZERO,
-            };
-            for row in 0..OUT {
-                let transformed = output_transform(half[row]);
-                if row >= rows {
-                    break;
-                }
-                for i in 0..OUT {
-                    if i >= across {
-                        break;
-                    }
-                    let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
-                    let mut value = transformed[i] + bias;
-                    if let Some((other, _)) = add.matrix {
-                        value = value + L::load(&other[pixel..]);
-                    }
-                    // SAFETY: the pixel lies inside the image; its columns are this task's.
-                    value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
-                }
-            }
-        }
     }
 }
