@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 pub(super) use self::kernel::transpose;
-use self::kernel::{Finish, Kernel, Run};
+use self::kernel::{Even, Finish, Kernel, Strip, Tile};
 use super::cpu::{Shared, filled};
 
 /// Columns of a panel.
@@ -353,52 +353,51 @@ pub(super) unsafe fn multiply_into(
         Left::Parts { length, .. } => vec![0.0; length],
         Left::Strided { .. } => Vec::new(),
     };
-    let mut turned = Vec::new();
-    let depth_stride = match a {
-        Left::Strided { depth_stride, .. } => depth_stride,
-        Left::Parts { .. } => 1,
-    };
-    let mut runs = Vec::with_capacity(1);
+    let (mut turned, mut runs) = (Vec::new(), Vec::new());
     for (index, block) in blocks(a, depth).enumerate() {
         for column in columns.clone().step_by(TILE) {
             let panels = (columns.end - column).div_ceil(PANEL).min(PANELS);
-            let (tile, panel_stride) = match b {
-                Right::Panels(panels) => {
+            let last = (columns.end - column).min(TILE) - (panels - 1) * PANEL;
+            let tile = match b {
+                Right::Panels(source) => {
                     let first = column / PANEL * depth * PANEL + block.start * PANEL;
-                    (&panels.data[first..], depth * PANEL)
+                    Tile { data: &source.data[first..], stride: depth * PANEL, panels, last }
                 }
                 Right::Turned { panels: source, positions } => {
                     let length = block.end - block.start;
                     turned.resize(PANELS * length * PANEL, 0.0);
                     turn(source, positions, block.clone(), column, panels, &mut turned);
-                    (turned.as_slice(), length * PANEL)
+                    Tile { data: &turned, stride: length * PANEL, panels, last }
                 }
             };
-            let last = (columns.end - column).min(TILE) - (panels - 1) * PANEL;
-            for row in (0..rows).step_by(ROWS) {
-                let count = ROWS.min(rows - row);
-                a.runs(&zeros, row, count, block.clone(), &mut runs);
-                let finish = match index {
-                    0 => Finish {
-                        per_column: add.per_column.map(|values| &values[column..]),
-                        matrix: add
-                            .matrix
-                            .map(|(values, stride)| (&values[row * stride + column..], stride)),
-                        present: add.present,
-                    },
-                    _ => Finish { per_column: None, matrix: None, present: true },
-                };
-                // SAFETY: the caller vouches for these rows and columns of `c`; `check` has seen that every run lies
-                // inside the left factor, and the tile holds `panels` panels of this block.
-                unsafe {
-                    let place = c.add(row * stride + column);
-                    kernel.run(
-                        &Run { runs: &runs, depth_stride, tile, panel_stride },
-                        (count, panels, last),
-                        finish,
-                        place,
-                        stride,
-                    );
+            let finish = match index {
+                0 => Finish {
+                    per_column: add.per_column.map(|values| &values[column..]),
+                    matrix: add.matrix.map(|(values, stride)| (&values[column..], stride)),
+                    present: add.present,
+                },
+                _ => Finish { per_column: None, matrix: None, present: true },
+            };
+            let place = c.wrapping_add(column);
+            match a {
+                Left::Strided { data, row_stride, depth_stride, .. } => {
+                    let start = data.as_ptr().wrapping_add(block.start * depth_stride);
+                    let depth = block.end - block.start;
+                    let a = Even { start, rows, row_stride, depth, depth_stride };
+                    // SAFETY: the caller vouches for these rows and columns of `c`; `check` has seen that the left
+                    // factor reaches so far, and the tile holds its panels of this block.
+                    unsafe { kernel.run_even(a, tile, finish, place, stride) };
+                }
+                Left::Parts { data, starts, length, .. } => {
+                    for row in (0..rows).step_by(ROWS) {
+                        let count = ROWS.min(rows - row);
+                        let starts = |part: usize| &starts[part * rows + row..][..count];
+                        runs_of_parts(data, &zeros, starts, length, block.clone(), &mut runs);
+                        let strip = Strip { rows: count, runs: &runs, depth_stride: 1 };
+                        let (finish, place) = (finish.from(row), place.wrapping_add(row * stride));
+                        // SAFETY: likewise; `check` has seen that every part lies inside the left factor.
+                        unsafe { kernel.run(strip, tile, finish, place, stride) };
+                    }
                 }
             }
         }
@@ -446,40 +445,27 @@ fn blocks(a: Left<'_>, depth: usize) -> impl Iterator<Item = std::ops::Range<usi
     })
 }
 
-impl<'a> Left<'a> {
-    /// Where rows `row..row + count` begin in each part of a block, and the length of the parts there.
-    fn runs(
-        self,
-        zeros: &'a [f32],
-        row: usize,
-        count: usize,
-        block: std::ops::Range<usize>,
-        runs: &mut Vec<([*const f32; ROWS], usize)>,
-    ) {
-        runs.clear();
-        match self {
-            Self::Strided { data, row_stride, depth_stride, .. } => {
-                let start = |r: usize| {
-                    let r = row + r.min(count - 1);
-                    data.as_ptr().wrapping_add(r * row_stride + block.start * depth_stride)
-                };
-                runs.push((std::array::from_fn(start), block.end - block.start));
-            }
-            Self::Parts { data, starts, rows, length } => {
-                let mut at = block.start;
-                while at < block.end {
-                    let (part, offset) = (at / length, at % length);
-                    let starts = &starts[part * rows + row..part * rows + row + count];
-                    let start = |r: usize| match starts[r.min(count - 1)] {
-                        Start::At(start) => data.as_ptr().wrapping_add(start + offset),
-                        Start::Zeros => zeros.as_ptr().wrapping_add(offset),
-                    };
-                    let until = block.end.min((part + 1) * length);
-                    runs.push((std::array::from_fn(start), until - at));
-                    at = until;
-                }
-            }
-        }
+/// Where the rows of a strip begin in each part of a block, and the length of the parts there.
+fn runs_of_parts<'a>(
+    data: &[f32],
+    zeros: &[f32],
+    starts: impl Fn(usize) -> &'a [Start],
+    length: usize,
+    block: Range<usize>,
+    runs: &mut Vec<([*const f32; ROWS], usize)>,
+) {
+    runs.clear();
+    let mut at = block.start;
+    while at < block.end {
+        let (part, offset) = (at / length, at % length);
+        let starts = starts(part);
+        let start = |r: usize| match starts[r.min(starts.len() - 1)] {
+            Start::At(start) => data.as_ptr().wrapping_add(start + offset),
+            Start::Zeros => zeros.as_ptr().wrapping_add(offset),
+        };
+        let until = block.end.min((part + 1) * length);
+        runs.push((std::array::from_fn(start), until - at));
+        at = until;
     }
 }
 

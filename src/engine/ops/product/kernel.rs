@@ -12,14 +12,44 @@ pub(super) enum Kernel {
     Portable,
 }
 
-/// Both factors of one tile.
-pub(super) struct Run<'a> {
-    /// Where each row begins, and for how long that goes on, part after part of the depth.
+/// Up to [`ROWS`] rows of the left factor: where each begins, and for how long that goes on, part after part of the
+/// depth.
+#[derive(Clone, Copy)]
+pub(super) struct Strip<'a> {
+    pub(super) rows: usize,
     pub(super) runs: &'a [([*const f32; ROWS], usize)],
     pub(super) depth_stride: usize,
-    /// Panels, `panel_stride` apart.
-    pub(super) tile: &'a [f32],
-    pub(super) panel_stride: usize,
+}
+
+/// Any number of rows of the left factor that lie evenly.
+#[derive(Clone, Copy)]
+pub(super) struct Even {
+    pub(super) start: *const f32,
+    pub(super) rows: usize,
+    pub(super) row_stride: usize,
+    pub(super) depth: usize,
+    pub(super) depth_stride: usize,
+}
+
+impl Even {
+    /// The strip that begins with `row`.
+    #[inline(always)]
+    fn run(self, row: usize) -> [([*const f32; ROWS], usize); 1] {
+        let last = (self.rows - row).min(ROWS) - 1;
+        let start = |r: usize| self.start.wrapping_add((row + r.min(last)) * self.row_stride);
+        [(std::array::from_fn(start), self.depth)]
+    }
+}
+
+/// Panels of the right factor.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a> {
+    /// Panels that begin `stride` apart.
+    pub(super) data: &'a [f32],
+    pub(super) stride: usize,
+    pub(super) panels: usize,
+    /// Columns of the last panel.
+    pub(super) last: usize,
 }
 
 /// What is added to a tile before it is stored.
@@ -28,6 +58,15 @@ pub(super) struct Finish<'a> {
     pub(super) per_column: Option<&'a [f32]>,
     pub(super) matrix: Option<(&'a [f32], usize)>,
     pub(super) present: bool,
+}
+
+impl Finish<'_> {
+    /// For rows from `row` on.
+    #[inline(always)]
+    pub(super) fn from(self, row: usize) -> Self {
+        let matrix = self.matrix.map(|(values, stride)| (&values[row * stride..], stride));
+        Self { matrix, ..self }
+    }
 }
 
 impl Kernel {
@@ -46,15 +85,14 @@ impl Kernel {
         Self::Portable
     }
 
-    /// Computes `rows` of `panels` panels, of the last only the first `last` columns.
+    /// Computes the rows of `a`, however many.
     ///
     /// # Safety
-    /// Every run must be readable for its length, the tile must hold the panels, `finish` and `out` the rows and
-    /// columns, those of `out` `stride` apart.
-    pub(super) unsafe fn run(
+    /// As for [`Self::run`], for each row.
+    pub(super) unsafe fn run_even(
         self,
-        run: &Run<'_>,
-        (rows, panels, last): (usize, usize, usize),
+        a: Even,
+        tile: Tile<'_>,
         finish: Finish<'_>,
         out: *mut f32,
         stride: usize,
@@ -62,21 +100,50 @@ impl Kernel {
         #[cfg(target_arch = "x86_64")]
         if matches!(self, Self::Avx512) {
             // SAFETY: the feature was detected; the rest is the caller's.
-            return unsafe { x86::run_avx512(run, (rows, panels, last), finish, out, stride) };
+            return unsafe { x86::run_even_avx512(a, tile, finish, out, stride) };
         }
-        let mut tile = [0.0f32; ROWS * TILE];
+        for row in (0..a.rows).step_by(ROWS) {
+            let strip = Strip {
+                rows: ROWS.min(a.rows - row),
+                runs: &a.run(row),
+                depth_stride: a.depth_stride,
+            };
+            // SAFETY: the caller's, for these rows.
+            unsafe { self.run(strip, tile, finish.from(row), out.add(row * stride), stride) };
+        }
+    }
+
+    /// Computes the rows of a strip.
+    ///
+    /// # Safety
+    /// Every run must be readable for its length, the tile must hold its panels, `finish` and `out` the rows and
+    /// columns, those of `out` `stride` apart.
+    pub(super) unsafe fn run(
+        self,
+        strip: Strip<'_>,
+        tile: Tile<'_>,
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self, Self::Avx512) {
+            // SAFETY: the feature was detected; the rest is the caller's.
+            return unsafe { x86::run_avx512(strip, tile, finish, out, stride) };
+        }
+        let mut sums = [0.0f32; ROWS * TILE];
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the feature was detected; the tile has room for all rows and panels.
-            Self::Avx2 => unsafe { x86::run_avx2(run, rows, panels, &mut tile) },
+            // SAFETY: the feature was detected; there is room for all rows and panels.
+            Self::Avx2 => unsafe { x86::run_avx2(strip, tile, &mut sums) },
             // SAFETY: likewise.
-            _ => unsafe { portable(run, rows, panels, &mut tile) },
+            _ => unsafe { portable(strip, tile, &mut sums) },
         }
-        let columns = (panels - 1) * PANEL + last;
-        for row in 0..rows {
+        let columns = (tile.panels - 1) * PANEL + tile.last;
+        for row in 0..strip.rows {
             // SAFETY: the caller's room for rows and columns.
             let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), columns) };
-            for (column, (out, &product)) in out.iter_mut().zip(&tile[row * TILE..]).enumerate() {
+            for (column, (out, &product)) in out.iter_mut().zip(&sums[row * TILE..]).enumerate() {
                 let mut sum = if finish.present { *out + product } else { product };
                 if let Some(values) = finish.per_column {
                     sum += values[column];
@@ -92,19 +159,19 @@ impl Kernel {
 
 /// # Safety
 /// As for [`Kernel::run`].
-unsafe fn portable(run: &Run<'_>, rows: usize, panels: usize, tile: &mut [f32; ROWS * TILE]) {
-    for row in 0..rows {
-        for panel in 0..panels {
+unsafe fn portable(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE]) {
+    for row in 0..strip.rows {
+        for panel in 0..tile.panels {
             let mut sums = [0.0f32; PANEL];
-            let mut b = run.tile[panel * run.panel_stride..].as_chunks::<PANEL>().0.iter();
-            for (starts, length) in run.runs {
+            let mut b = tile.data[panel * tile.stride..].as_chunks::<PANEL>().0.iter();
+            for (starts, length) in strip.runs {
                 for (k, b) in (0..*length).zip(&mut b) {
                     // SAFETY: the run is readable for its length.
-                    let a = unsafe { *starts[row].add(k * run.depth_stride) };
+                    let a = unsafe { *starts[row].add(k * strip.depth_stride) };
                     sums.iter_mut().zip(b).for_each(|(sum, b)| *sum = a.mul_add(*b, *sum));
                 }
             }
-            tile[row * TILE + panel * PANEL..][..PANEL].copy_from_slice(&sums);
+            out[row * TILE + panel * PANEL..][..PANEL].copy_from_slice(&sums);
         }
     }
 }
@@ -137,14 +204,60 @@ pub(in crate::engine::ops) fn transpose(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Finish, PANEL, PANELS, ROWS, Run, TILE};
+    use super::{Even, Finish, PANEL, PANELS, ROWS, Strip, TILE, Tile};
+
+    /// # Safety
+    /// AVX-512F, and as for [`super::Kernel::run_even`].
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn run_even_avx512(
+        a: Even,
+        tile: Tile<'_>,
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        // SAFETY: the caller's.
+        unsafe {
+            match tile.panels {
+                1 => even::<1>(a, tile, finish, out, stride),
+                2 => even::<2>(a, tile, finish, out, stride),
+                _ => even::<PANELS>(a, tile, finish, out, stride),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`run_even_avx512`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn even<const P: usize>(
+        a: Even,
+        tile: Tile<'_>,
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        for row in (0..a.rows).step_by(ROWS) {
+            let rows = ROWS.min(a.rows - row);
+            let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
+            let finish = finish.from(row);
+            // SAFETY: the caller's, for these rows.
+            unsafe {
+                let out = out.add(row * stride);
+                if rows == ROWS {
+                    strip_of::<ROWS, P>(strip, tile, finish, out, stride);
+                } else {
+                    run_avx512(strip, tile, finish, out, stride);
+                }
+            }
+        }
+    }
 
     /// # Safety
     /// AVX-512F, and as for [`super::Kernel::run`].
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn run_avx512(
-        run: &Run<'_>,
-        (rows, panels, last): (usize, usize, usize),
+        strip: Strip<'_>,
+        tile: Tile<'_>,
         finish: Finish<'_>,
         out: *mut f32,
         stride: usize,
@@ -153,11 +266,11 @@ mod x86 {
             ($($rows:literal)*) => {
                 // SAFETY: the caller's.
                 unsafe {
-                    match (rows, panels) {
+                    match (strip.rows, tile.panels) {
                         $(
-                            ($rows, 1) => avx512::<$rows, 1>(run, last, finish, out, stride),
-                            ($rows, 2) => avx512::<$rows, 2>(run, last, finish, out, stride),
-                            ($rows, _) => avx512::<$rows, PANELS>(run, last, finish, out, stride),
+                            ($rows, 1) => strip_of::<$rows, 1>(strip, tile, finish, out, stride),
+                            ($rows, 2) => strip_of::<$rows, 2>(strip, tile, finish, out, stride),
+                            ($rows, _) => strip_of::<$rows, PANELS>(strip, tile, finish, out, stride),
                         )*
                         _ => {}
                     }
@@ -167,10 +280,13 @@ mod x86 {
         dispatch!(1 2 3 4 5 6 7 8)
     }
 
+    /// # Safety
+    /// As for [`run_avx512`].
+    #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn avx512<const R: usize, const P: usize>(
-        run: &Run<'_>,
-        last: usize,
+    unsafe fn strip_of<const R: usize, const P: usize>(
+        strip: Strip<'_>,
+        tile: Tile<'_>,
         finish: Finish<'_>,
         out: *mut f32,
         stride: usize,
@@ -183,15 +299,15 @@ mod x86 {
             }
         }
         let mut sums = [[_mm512_setzero_ps(); P]; R];
-        let mut b = run.tile.as_ptr();
-        for (starts, length) in run.runs {
+        let mut b = tile.data.as_ptr();
+        for (starts, length) in strip.runs {
             let mut at = 0;
             for _ in 0..*length {
                 // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
                 unsafe {
                     let mut columns = [_mm512_setzero_ps(); P];
                     for (p, column) in columns.iter_mut().enumerate() {
-                        *column = _mm512_loadu_ps(b.add(p * run.panel_stride));
+                        *column = _mm512_loadu_ps(b.add(p * tile.stride));
                     }
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let factor = _mm512_set1_ps(*starts[r].add(at));
@@ -200,11 +316,11 @@ mod x86 {
                         }
                     }
                 }
-                at += run.depth_stride;
+                at += strip.depth_stride;
                 b = b.wrapping_add(PANEL);
             }
         }
-        let partial: __mmask16 = if last == PANEL { !0 } else { (1 << last) - 1 };
+        let partial: __mmask16 = if tile.last == PANEL { !0 } else { (1 << tile.last) - 1 };
         for (r, sums) in sums.iter_mut().enumerate() {
             for (p, sum) in sums.iter_mut().enumerate() {
                 let mask = if p + 1 == P { partial } else { !0 };
@@ -231,22 +347,17 @@ mod x86 {
     /// # Safety
     /// AVX2 and FMA, and as for [`super::Kernel::run`].
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn run_avx2(
-        run: &Run<'_>,
-        rows: usize,
-        panels: usize,
-        tile: &mut [f32; ROWS * TILE],
-    ) {
-        for panel in 0..panels {
+    pub(super) unsafe fn run_avx2(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE]) {
+        for panel in 0..tile.panels {
             let mut row = 0;
-            while row < rows {
+            while row < strip.rows {
                 // SAFETY: the caller's; both parts stay inside the tile.
                 unsafe {
-                    if rows - row >= 4 {
-                        avx2::<4>(run, row, panel, tile);
+                    if strip.rows - row >= 4 {
+                        avx2::<4>(strip, row, tile, panel, out);
                         row += 4;
                     } else {
-                        avx2::<1>(run, row, panel, tile);
+                        avx2::<1>(strip, row, tile, panel, out);
                         row += 1;
                     }
                 }
@@ -256,14 +367,15 @@ mod x86 {
 
     #[target_feature(enable = "avx2,fma")]
     unsafe fn avx2<const R: usize>(
-        run: &Run<'_>,
+        strip: Strip<'_>,
         row: usize,
+        tile: Tile<'_>,
         panel: usize,
-        tile: &mut [f32; ROWS * TILE],
+        out: &mut [f32; ROWS * TILE],
     ) {
         let mut sums = [[_mm256_setzero_ps(); 2]; R];
-        let mut b = run.tile.as_ptr().wrapping_add(panel * run.panel_stride);
-        for (starts, length) in run.runs {
+        let mut b = tile.data.as_ptr().wrapping_add(panel * tile.stride);
+        for (starts, length) in strip.runs {
             let mut at = 0;
             for _ in 0..*length {
                 // SAFETY: the runs are readable for their lengths, and the panel holds the depth of all of them.
@@ -275,12 +387,12 @@ mod x86 {
                         sums[1] = _mm256_fmadd_ps(factor, columns[1], sums[1]);
                     }
                 }
-                at += run.depth_stride;
+                at += strip.depth_stride;
                 b = b.wrapping_add(PANEL);
             }
         }
         for (r, sums) in sums.iter().enumerate() {
-            let place = tile[(row + r) * TILE + panel * PANEL..][..PANEL].as_mut_ptr();
+            let place = out[(row + r) * TILE + panel * PANEL..][..PANEL].as_mut_ptr();
             // SAFETY: sixteen places, as sliced.
             unsafe {
                 _mm256_storeu_ps(place, sums[0]);
