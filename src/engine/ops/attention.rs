@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::cpu::{
-    Shared, applies, exp2_of_negative, filled, sum_of_pairs, tensor, values, vectorized,
+    Shared, applies, exp2_of_negative, filled, join_lanes, sum_of_pairs, tensor, values, vectorized,
 };
 use super::elsewhere;
 use super::product::{Add, Left, Panels, Right, multiply, multiply_into};
@@ -237,14 +237,14 @@ vectorized! {
                 largest[lane] = if x > largest[lane] { x } else { largest[lane] };
                 x
             });
-            let largest = largest.into_iter().fold(f32::MIN, f32::max) * factor;
+            let largest = join_lanes(largest, f32::max) * factor;
             let mut lanes = [0.0f32; 16];
             each_lane(row, f32::MIN, |lane, x| {
                 let e = exp2_of_negative(x.mul_add(factor, -largest));
                 lanes[lane] += e;
                 e
             });
-            *sum = lanes.iter().sum();
+            *sum = join_lanes(lanes, |a, b| a + b);
         }
     }
 }
