@@ -85,32 +85,40 @@ pub fn geglu(x: &Variable) -> Result<Variable> {
         return elsewhere::geglu(x);
     }
     let input = x.tensor().contiguous()?;
+    let input_shape = input.shape().clone();
     let rows = (CHUNK / width).max(1);
-    let y = {
-        let input = values(&input)?;
-        let input: &[f32] = &input;
-        filled(input.len() / 2, |y| {
-            y.par_chunks_mut(rows * width)
-                .zip(input.par_chunks(2 * rows * width))
-                .for_each(|(y, x)| geglu_of(x, y, width));
-        })
-    };
-    Ok(Variable::derived(tensor(y, shape)?, [x], move |dy, _| {
-        Ok([Some(geglu_back(&input, dy, rows, width)?)])
-    }))
-}
-
-fn geglu_back(x: &Tensor, dy: &Tensor, rows: usize, width: usize) -> Result<Tensor> {
-    let (shape, dy) = (x.shape(), dy.contiguous()?);
-    let (x, dy) = (values(x)?, values(&dy)?);
-    let (x, dy): (&[f32], &[f32]) = (&x, &dy);
-    let dx = filled(x.len(), |dx| {
-        let parts = dx.par_chunks_mut(2 * rows * width).zip(x.par_chunks(2 * rows * width));
-        parts
-            .zip(dy.par_chunks(rows * width))
-            .for_each(|((dx, x), dy)| geglu_gradient(x, dy, dx, width));
+    let halves = values(&input)?;
+    let halves: &[f32] = &halves;
+    if !x.is_tracked() {
+        let y = filled(halves.len() / 2, |y| {
+            let parts = y.par_chunks_mut(rows * width).zip(halves.par_chunks(2 * rows * width));
+            parts.for_each(|(y, x)| geglu_of(x, y, width));
+        });
+        return Ok(tensor(y, shape)?.into());
+    }
+    // What the way back multiplies by takes the place of what it would be computed from.
+    let mut factors = Vec::new();
+    let y = filled(halves.len() / 2, |y| {
+        factors = filled(halves.len(), |factors| {
+            let parts = y.par_chunks_mut(rows * width).zip(halves.par_chunks(2 * rows * width));
+            parts
+                .zip(factors.par_chunks_mut(2 * rows * width))
+                .for_each(|((y, x), factors)| geglu_and_factors(x, y, factors, width));
+        });
     });
-    tensor(dx, shape)
+    Ok(Variable::derived(tensor(y, shape)?, [x], move |dy, _| {
+        let (shape, dy) = (input_shape, dy.contiguous()?);
+        let dy = values(&dy)?;
+        let dy: &[f32] = &dy;
+        let dx = filled(factors.len(), |dx| {
+            let parts =
+                dx.par_chunks_mut(2 * rows * width).zip(factors.par_chunks(2 * rows * width));
+            parts
+                .zip(dy.par_chunks(rows * width))
+                .for_each(|((dx, factors), dy)| geglu_gradient(factors, dy, dx, width));
+        });
+        Ok([Some(tensor(dx, shape)?)])
+    }))
 }
 
 /// `Φ(x)` and `φ(x)`.
@@ -170,20 +178,34 @@ vectorized! {
     fn geglu_of(x: &[f32], y: &mut [f32], width: usize) {
         for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(2 * width)) {
             let (a, gate) = x.split_at(width);
-            y.iter_mut().zip(a).zip(gate).for_each(|((y, &a), &gate)| *y = a * gate * normal(gate).0);
+            y.iter_mut().zip(a).zip(gate).for_each(|((y, &a), &gate)| *y = a * (gate * normal(gate).0));
         }
     }
 }
 
 vectorized! {
-    fn geglu_gradient(x: &[f32], dy: &[f32], dx: &mut [f32], width: usize) {
-        for ((dx, x), dy) in dx.chunks_exact_mut(2 * width).zip(x.chunks_exact(2 * width)).zip(dy.chunks_exact(width)) {
+    /// [`geglu_of`], and its derivatives `gelu(gate)` and `a · gelu'(gate)`.
+    fn geglu_and_factors(x: &[f32], y: &mut [f32], factors: &mut [f32], width: usize) {
+        let rows = y.chunks_exact_mut(width).zip(factors.chunks_exact_mut(2 * width));
+        for ((y, factors), x) in rows.zip(x.chunks_exact(2 * width)) {
             let (a, gate) = x.split_at(width);
-            let (da, d_gate) = dx.split_at_mut(width);
-            for ((((da, d_gate), &a), &gate), &dy) in da.iter_mut().zip(d_gate).zip(a).zip(gate).zip(dy) {
+            let (of_a, of_gate) = factors.split_at_mut(width);
+            for ((((y, of_a), of_gate), &a), &gate) in y.iter_mut().zip(of_a).zip(of_gate).zip(a).zip(gate) {
                 let (cdf, pdf) = normal(gate);
-                *da = dy * gate * cdf;
-                *d_gate = dy * a * (cdf + gate * pdf);
+                *of_a = gate * cdf;
+                *of_gate = a * (cdf + gate * pdf);
+                *y = a * (gate * cdf);
+            }
+        }
+    }
+}
+
+vectorized! {
+    fn geglu_gradient(factors: &[f32], dy: &[f32], dx: &mut [f32], width: usize) {
+        for ((dx, factors), dy) in dx.chunks_exact_mut(2 * width).zip(factors.chunks_exact(2 * width)).zip(dy.chunks_exact(width)) {
+            let (dx, factors) = (dx.chunks_exact_mut(width), factors.chunks_exact(width));
+            for (dx, factors) in dx.zip(factors) {
+                dx.iter_mut().zip(factors).zip(dy).for_each(|((dx, factor), dy)| *dx = factor * dy);
             }
         }
     }

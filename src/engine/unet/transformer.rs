@@ -155,8 +155,8 @@ impl TransformerBlock {
         let attended = self.attn2.forward(&self.norm2.forward(&hidden_states)?, kv)?;
         let hidden_states = self.attn2.to_out.forward_add(&attended, &hidden_states)?;
 
-        let expanded = self.ff_proj.forward(&self.norm3.forward(&hidden_states)?)?; // (batch, h·w, 8·inner)
-        let gated = ops::geglu(&expanded)?; // (batch, h·w, 4·inner)
+        // (batch, h·w, 8·inner), which nobody needs once it is (batch, h·w, 4·inner).
+        let gated = ops::geglu(&self.ff_proj.forward(&self.norm3.forward(&hidden_states)?)?)?;
         Ok(self.ff_out.forward_add(&gated, &hidden_states)?)
     }
 }
