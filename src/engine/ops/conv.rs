@@ -92,43 +92,45 @@ impl Geometry {
 }
 
 impl Way {
-    /// The input pixel under kernel position `part` at output pixel `(y, x)`; backwards, positions are in reverse.
-    fn source(self, y: usize, x: usize, part: usize) -> Option<(usize, usize)> {
-        let Geometry { kernel, stride, padding } = self.geometry;
-        let part = if self.back { kernel * kernel - 1 - part } else { part };
-        let along = |at: usize, offset: usize, padding: usize, size: usize| {
+    /// The input row under each row of kernel positions (in reverse order backwards), for each output row; likewise for
+    /// columns.
+    fn along(self, input: usize, output: usize, padding: usize) -> Vec<Option<usize>> {
+        let Geometry { kernel, stride, .. } = self.geometry;
+        let source = |offset: usize, at: usize| {
             let at = match self.back {
                 false => (at * stride + offset).checked_sub(padding)?,
                 true => {
-                    let at = (at + padding).checked_sub(offset)?;
+                    let at = (at + padding).checked_sub(kernel - 1 - offset)?;
                     if !at.is_multiple_of(stride) {
                         return None;
                     }
                     at / stride
                 }
             };
-            (at < size).then_some(at)
+            (at < input).then_some(at)
         };
-        let (height, width) = self.input;
-        Some((
-            along(y, part / kernel, padding.top, height)?,
-            along(x, part % kernel, padding.left, width)?,
-        ))
+        (0..kernel).flat_map(|offset| (0..output).map(move |at| source(offset, at))).collect()
     }
 
     /// Where each part of each of the output pixels `pixels` begins in `(batch, height, width, channels)`.
-    fn starts(self, pixels: std::ops::Range<usize>, channels: usize, starts: &mut Vec<Start>) {
-        starts.clear();
+    fn starts(self, pixels: std::ops::Range<usize>, channels: usize) -> Vec<Start> {
+        let Geometry { kernel, padding, .. } = self.geometry;
         let ((height, width), (rows, columns)) = (self.input, self.output);
-        for part in 0..self.geometry.kernel.pow(2) {
-            starts.extend(pixels.clone().map(|pixel| {
-                let (image, pixel) = (pixel / (rows * columns), pixel % (rows * columns));
-                match self.source(pixel / columns, pixel % columns, part) {
-                    Some((y, x)) => Start::At(((image * height + y) * width + x) * channels),
-                    None => Start::Zeros,
-                }
+        let (ys, xs) =
+            (self.along(height, rows, padding.top), self.along(width, columns, padding.left));
+        let place =
+            |pixel: usize| (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
+        let places: Vec<_> = pixels.map(place).collect();
+        let mut starts = Vec::with_capacity(kernel * kernel * places.len());
+        for (ys, xs) in
+            ys.chunks_exact(rows).flat_map(|ys| xs.chunks_exact(columns).map(move |xs| (ys, xs)))
+        {
+            starts.extend(places.iter().map(|&(image, y, x)| match (ys[y], xs[x]) {
+                (Some(y), Some(x)) => Start::At(((image * height + y) * width + x) * channels),
+                _ => Start::Zeros,
             }));
         }
+        starts
     }
 }
 
@@ -297,8 +299,7 @@ fn direct(
         let matrix = add.matrix.map(|(values, stride)| (&values[first * stride..], stride));
         let add = Add { matrix, ..add };
         let rows = range.len();
-        let mut starts = Vec::with_capacity(kernel * kernel * rows);
-        way.starts(range, channels, &mut starts);
+        let starts = way.starts(range, channels);
         let y = place.at(first * width);
         // SAFETY: tasks write to different pixels or columns of `y`, all inside it.
         unsafe {

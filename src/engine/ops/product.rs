@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 pub(super) use self::kernel::transpose;
-use self::kernel::{Even, Finish, Kernel, Strip, Tile};
+use self::kernel::{Even, Finish, Kernel, Run, Strip, Tile};
 use super::cpu::{Shared, filled};
 
 /// Columns of a panel.
@@ -452,7 +452,7 @@ fn runs_of_parts<'a>(
     starts: impl Fn(usize) -> &'a [Start],
     length: usize,
     block: Range<usize>,
-    runs: &mut Vec<([*const f32; ROWS], usize)>,
+    runs: &mut Vec<Run>,
 ) {
     runs.clear();
     let mut at = block.start;
@@ -463,8 +463,10 @@ fn runs_of_parts<'a>(
             Start::At(start) => data.as_ptr().wrapping_add(start + offset),
             Start::Zeros => zeros.as_ptr().wrapping_add(offset),
         };
+        let zeros = starts.iter().all(|start| *start == Start::Zeros);
         let until = block.end.min((part + 1) * length);
-        runs.push((std::array::from_fn(start), until - at));
+        let starts = (!zeros).then(|| std::array::from_fn(start));
+        runs.push(Run { starts, length: until - at });
         at = until;
     }
 }

@@ -12,13 +12,20 @@ pub(super) enum Kernel {
     Portable,
 }
 
-/// Up to [`ROWS`] rows of the left factor: where each begins, and for how long that goes on, part after part of the
-/// depth.
+/// Up to [`ROWS`] rows of the left factor, part after part of the depth.
 #[derive(Clone, Copy)]
 pub(super) struct Strip<'a> {
     pub(super) rows: usize,
-    pub(super) runs: &'a [([*const f32; ROWS], usize)],
+    pub(super) runs: &'a [Run],
     pub(super) depth_stride: usize,
+}
+
+/// A part of the depth of a strip.
+#[derive(Clone, Copy)]
+pub(super) struct Run {
+    /// Where each row begins; `None` if all of them are zeros.
+    pub(super) starts: Option<[*const f32; ROWS]>,
+    pub(super) length: usize,
 }
 
 /// Any number of rows of the left factor that lie evenly.
@@ -34,10 +41,10 @@ pub(super) struct Even {
 impl Even {
     /// The strip that begins with `row`.
     #[inline(always)]
-    fn run(self, row: usize) -> [([*const f32; ROWS], usize); 1] {
+    fn run(self, row: usize) -> [Run; 1] {
         let last = (self.rows - row).min(ROWS) - 1;
         let start = |r: usize| self.start.wrapping_add((row + r.min(last)) * self.row_stride);
-        [(std::array::from_fn(start), self.depth)]
+        [Run { starts: Some(std::array::from_fn(start)), length: self.depth }]
     }
 }
 
@@ -163,9 +170,12 @@ unsafe fn portable(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE
     for row in 0..strip.rows {
         for panel in 0..tile.panels {
             let mut sums = [0.0f32; PANEL];
-            let mut b = tile.data[panel * tile.stride..].as_chunks::<PANEL>().0.iter();
-            for (starts, length) in strip.runs {
-                for (k, b) in (0..*length).zip(&mut b) {
+            let mut b = tile.data[panel * tile.stride..].as_chunks::<PANEL>().0;
+            for Run { starts, length } in strip.runs {
+                let (rows_of_b, rest) = b.split_at(*length);
+                b = rest;
+                let Some(starts) = starts else { continue };
+                for (k, b) in rows_of_b.iter().enumerate() {
                     // SAFETY: the run is readable for its length.
                     let a = unsafe { *starts[row].add(k * strip.depth_stride) };
                     sums.iter_mut().zip(b).for_each(|(sum, b)| *sum = a.mul_add(*b, *sum));
@@ -204,7 +214,7 @@ pub(in crate::engine::ops) fn transpose(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Even, Finish, PANEL, PANELS, ROWS, Strip, TILE, Tile};
+    use super::{Even, Finish, PANEL, PANELS, ROWS, Run, Strip, TILE, Tile};
 
     /// # Safety
     /// AVX-512F, and as for [`super::Kernel::run_even`].
@@ -300,7 +310,11 @@ mod x86 {
         }
         let mut sums = [[_mm512_setzero_ps(); P]; R];
         let mut b = tile.data.as_ptr();
-        for (starts, length) in strip.runs {
+        for Run { starts, length } in strip.runs {
+            let Some(starts) = starts else {
+                b = b.wrapping_add(length * PANEL);
+                continue;
+            };
             let mut at = 0;
             for _ in 0..*length {
                 // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
@@ -375,7 +389,11 @@ mod x86 {
     ) {
         let mut sums = [[_mm256_setzero_ps(); 2]; R];
         let mut b = tile.data.as_ptr().wrapping_add(panel * tile.stride);
-        for (starts, length) in strip.runs {
+        for Run { starts, length } in strip.runs {
+            let Some(starts) = starts else {
+                b = b.wrapping_add(length * PANEL);
+                continue;
+            };
             let mut at = 0;
             for _ in 0..*length {
                 // SAFETY: the runs are readable for their lengths, and the panel holds the depth of all of them.
