@@ -1,6 +1,7 @@
 //! Everything of a training that is computed once, before its loop: latents of all images, token ids of all captions.
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use crate::domain::training::TrainingRecipe;
 use crate::engine::base_model::BaseModel;
@@ -65,7 +66,7 @@ impl Dataset {
             let mut data = ConceptData { instances: Vec::new(), class_images: Vec::new() };
             for chunk in planned.chunks(ENCODE_BATCH) {
                 let prepared: Vec<PreparedImage> = chunk
-                    .iter()
+                    .par_iter()
                     .map(|planned| planned.prepare(recipe, input.seed, concept, canvas))
                     .collect();
                 for ((planned, prepared), (mean, std)) in
@@ -113,11 +114,7 @@ impl Dataset {
 
         let mut latents = vec![0.0; rows * size];
         let mut noise = vec![0.0; rows * size];
-        let mut mask = Vec::with_capacity(rows * height * width);
-        let mut timesteps = Vec::with_capacity(rows);
-        let mut input_ids = Vec::with_capacity(rows);
-        let mut is_class_image = Vec::with_capacity(rows);
-        for row in 0..rows {
+        let draw_row = |(row, (latent, noise)): (usize, (&mut [f32], &mut [f32]))| {
             let draw = |purpose| Random::new(seed, purpose, step as u64, row as u64);
             let is_class = row >= recipe.instance_batch_size;
             let turn = if is_class { row - recipe.instance_batch_size } else { row };
@@ -126,27 +123,27 @@ impl Dataset {
             let pool = if is_class { &concept.class_images } else { &concept.instances };
             let mut order = draw(Purpose::DataOrder);
             let image = &pool[order.below(pool.len())];
-            input_ids.push(image.captions[order.below(image.captions.len())].clone());
+            let caption = &image.captions[order.below(image.captions.len())];
 
-            let latent = &mut latents[row * size..(row + 1) * size];
             draw(Purpose::Posterior).normals(latent);
             for ((value, mean), std) in latent.iter_mut().zip(&image.mean).zip(&image.std) {
                 *value = (mean + std * *value) * self.scaling_factor;
             }
-            draw(Purpose::Noise).normals(&mut noise[row * size..(row + 1) * size]);
-            timesteps
-                .push(draw(Purpose::Timestep).below(base.scheduler.num_train_timesteps) as u32);
-            mask.extend_from_slice(&image.mask);
-            is_class_image.push(is_class);
-        }
+            draw(Purpose::Noise).normals(noise);
+            let timestep = draw(Purpose::Timestep).below(base.scheduler.num_train_timesteps);
+            (image, caption, timestep as u32)
+        };
+        let places = latents.par_chunks_exact_mut(size).zip(noise.par_chunks_exact_mut(size));
+        let drawn: Vec<(&Encoded, &Vec<u32>, u32)> = places.enumerate().map(draw_row).collect();
+        let mask = drawn.iter().flat_map(|(image, _, _)| image.mask.iter().copied()).collect();
         let shape = (rows, channels, height, width);
         Ok(Batch {
             latents: Tensor::from_vec(latents, shape, &base.device)?,
             noise: Tensor::from_vec(noise, shape, &base.device)?,
-            timesteps,
-            input_ids,
+            timesteps: drawn.iter().map(|(_, _, timestep)| *timestep).collect(),
+            input_ids: drawn.iter().map(|(_, caption, _)| (*caption).clone()).collect(),
             mask: Tensor::from_vec(mask, (rows, 1, height, width), &base.device)?,
-            is_class_image,
+            is_class_image: (0..rows).map(|row| row >= recipe.instance_batch_size).collect(),
         })
     }
 }

@@ -134,17 +134,17 @@ impl Parameters {
         let first = usize::from(objective.detach_first_token);
         let kept = |x: &Tensor| x.narrow(1, first, tokens - first)?.flatten(0, 1)?.contiguous();
         let d_flat = kept(&d_key_value)?; // (batch·tokens, Σ 2·inner)
-        let projections = ops::matmul(&d_flat.t()?, &kept(&captions.features)?)?;
-
-        let modifier_rows = match &self.modifier_rows {
-            Some(rows_now) => {
-                let d_features = ops::matmul(&d_flat, &self.projections)?;
-                let d_features = d_features.reshape((rows, tokens - first, width))?;
-                let d_features = d_features.pad_with_zeros(1, first, 0)?;
-                Some(captions.modifier_gradient(rows_now, &d_features)?)
-            }
-            None => None,
+        let features = kept(&captions.features)?;
+        let of_modifier_rows = || -> Result<Option<Tensor>> {
+            let Some(rows_now) = &self.modifier_rows else { return Ok(None) };
+            let d_features = ops::matmul(&d_flat, &self.projections)?;
+            let d_features = d_features.reshape((rows, tokens - first, width))?;
+            let d_features = d_features.pad_with_zeros(1, first, 0)?;
+            Ok(Some(captions.modifier_gradient(rows_now, &d_features)?))
         };
+        let (projections, modifier_rows) =
+            rayon::join(|| ops::matmul(&d_flat.t()?, &features), of_modifier_rows);
+        let (projections, modifier_rows) = (projections?, modifier_rows?);
         Ok(LossGradient { loss, projections, modifier_rows })
     }
 

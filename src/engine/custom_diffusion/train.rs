@@ -15,6 +15,7 @@ use crate::engine::custom_diffusion::parameters::{
     Batch, FrozenFeatures, FrozenModel, Objective, Parameters,
 };
 use crate::engine::custom_diffusion::tokens::{initial_rows, initializer, modifier_tokens};
+use crate::engine::rows::Split;
 use crate::engine::unet::Activations;
 use crate::engine::{EngineError, Flow, Result};
 
@@ -184,6 +185,20 @@ impl Trainer {
 
     /// One optimiser step on `batch`.
     pub fn step(
+        &mut self,
+        base: FrozenModel<'_>,
+        batch: &Batch,
+        learning_rate: f64,
+    ) -> Result<StepReport> {
+        match base.unet.split() {
+            // From one of the pool's own threads its helpers are near: woken from outside for each of the small
+            // operations around the UNet, they would cost more than those.
+            Split::Rows => rayon::scope(|_| self.step_here(base, batch, learning_rate)),
+            Split::Operations => self.step_here(base, batch, learning_rate),
+        }
+    }
+
+    fn step_here(
         &mut self,
         base: FrozenModel<'_>,
         batch: &Batch,
