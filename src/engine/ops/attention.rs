@@ -19,7 +19,8 @@ const MASKED: f32 = -1e30;
 /// `softmax(Q Kᵀ · scale + bias) V` for every head; heads lie side by side in the last dimension.
 ///
 /// With `P` the softmax, `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O))`, `dQ = scale · dS K`, `dK = scale · dSᵀ Q`.
-/// Neither direction stores more logits than those of a block of queries; the gradient computes them again.
+/// Neither direction stores more logits than those of a block of queries; the gradient computes them again, and `P` from
+/// them by `log Σ exp` of each query's logits, which is kept.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
@@ -41,10 +42,10 @@ pub fn attention(
         [query.tensor().contiguous()?, key.tensor().contiguous()?, value.tensor().contiguous()?];
     let sizes = Sizes::of(&q, &k, &v, heads)?;
     let attend = Attend { sizes, scale: scale as f32, bias };
-    let out = attend.forward(&q, &k, &v)?;
+    let (out, norms) = attend.forward(&q, &k, &v)?;
     let kept = out.clone();
     Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
-        let gradients = attend.backward([&q, &k, &v, &kept, &gradient.contiguous()?])?;
+        let gradients = attend.backward([&q, &k, &v, &kept, &gradient.contiguous()?], &norms)?;
         Ok(gradients.map(Some))
     }))
 }
@@ -104,11 +105,14 @@ fn tokens(values: &[f32], first: usize, count: usize, inner: usize) -> Left<'_> 
 }
 
 impl Attend {
-    fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    /// The result, and the binary logarithm of each query's sum of exponentials, `(batch, heads, queries)`.
+    fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<(Tensor, Vec<f32>)> {
         let sizes = self.sizes;
         let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
         let (q, k, v) = (values(query)?, values(key)?, values(value)?);
         let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
+        let mut norms = filled(batch * heads * queries, |_| {});
+        let norms_of = Shared::new(&mut norms);
         let out = filled(q.len(), |out| {
             let shared = Shared::new(out);
             (0..batch * heads).into_par_iter().for_each(|task| {
@@ -120,15 +124,14 @@ impl Attend {
                     let rows = QUERIES.min(queries - first);
                     let left = tokens(q, first, rows, inner);
                     let mut sums = [0.0; QUERIES];
+                    // SAFETY: each block has its own queries of its own head, inside `norms`.
+                    let norms = unsafe {
+                        std::slice::from_raw_parts_mut(norms_of.at(task * queries + first), rows)
+                    };
                     let weights = filled(rows * keys, |weights| {
                         multiply(left, Right::Panels(k.view()), Add::default(), weights, keys);
-                        exponentials(
-                            weights,
-                            keys,
-                            self.scale,
-                            self.bias_of(first, rows),
-                            &mut sums,
-                        );
+                        let bias = self.bias_of(first, rows);
+                        exponentials(weights, keys, self.scale, bias, &mut sums, norms);
                     });
                     let left = Left::rows(&weights, keys);
                     let place = shared.at(sizes.place(task, queries, first));
@@ -146,7 +149,7 @@ impl Attend {
                 });
             });
         });
-        tensor(out, query.shape())
+        Ok((tensor(out, query.shape())?, norms))
     }
 
     /// The bias of `rows` queries from `first` on.
@@ -155,8 +158,12 @@ impl Attend {
         self.bias.as_ref().map(|bias| &bias[first * keys..(first + rows) * keys])
     }
 
-    /// The gradients of query, key and value, from these, the result and its gradient.
-    fn backward(&self, [query, key, value, out, gradient]: [&Tensor; 5]) -> Result<[Tensor; 3]> {
+    /// The gradients of query, key and value, from these, the result and its gradient, and what [`Self::forward`] gave.
+    fn backward(
+        &self,
+        [query, key, value, out, gradient]: [&Tensor; 5],
+        norms: &[f32],
+    ) -> Result<[Tensor; 3]> {
         let sizes = self.sizes;
         let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
         let (q, k, v) = (values(query)?, values(key)?, values(value)?);
@@ -177,17 +184,17 @@ impl Attend {
             for first in (0..queries).step_by(QUERIES) {
                 let rows = QUERIES.min(queries - first);
                 let (p, d_p) = (&mut weights[..rows * keys], &mut d_weights[..rows * keys]);
-                let mut sums = [0.0; QUERIES];
                 let left = tokens(q, first, rows, inner);
                 multiply(left, Right::Panels(k_columns.view()), Add::default(), p, keys);
-                exponentials(p, keys, self.scale, self.bias_of(first, rows), &mut sums);
                 let left = tokens(d_o, first, rows, inner);
                 multiply(left, Right::Panels(v_columns.view()), Add::default(), d_p, keys); // dO Vᵀ
                 let products: [f32; QUERIES] = std::array::from_fn(|r| {
                     let at = (first + r.min(rows - 1)) * inner;
                     sum_of_pairs(&o[at..at + head_dim], &d_o[at..at + head_dim], |o, d| o * d)
                 });
-                softmax_gradient(p, d_p, keys, self.scale, &sums, &products);
+                let norms = &norms[task * queries + first..][..rows];
+                let bias = self.bias_of(first, rows);
+                softmax_gradient(p, d_p, keys, self.scale, bias, norms, &products);
 
                 let turned =
                     |data| Left::Strided { data, rows: keys, row_stride: 1, depth_stride: keys };
@@ -222,16 +229,12 @@ impl Attend {
 }
 
 vectorized! {
-    /// Each row becomes `exp(scale · row + bias − its largest)`, with its sum.
-    fn exponentials(rows: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, sums: &mut [f32]) {
-        for (index, (row, sum)) in rows.chunks_exact_mut(width).zip(sums).enumerate() {
-            // Powers of 2 take fewer steps than those of e.
-            let mut factor = scale * std::f32::consts::LOG2_E;
-            if let Some(bias) = bias {
-                let bias = &bias[index * width..(index + 1) * width];
-                row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias.max(MASKED));
-                factor = std::f32::consts::LOG2_E;
-            }
+    /// Each row becomes `exp(scale · row + bias − its largest)`; with its sum, and the logarithm of the sum of
+    /// `exp(scale · row + bias)`, to base 2.
+    fn exponentials(rows: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, sums: &mut [f32], norms: &mut [f32]) {
+        let outs = sums.iter_mut().zip(norms);
+        for (index, (row, (sum, norm))) in rows.chunks_exact_mut(width).zip(outs).enumerate() {
+            let factor = add_bias(row, scale, bias.map(|bias| &bias[index * width..(index + 1) * width]));
             let mut largest = [f32::MIN; 16];
             each_lane(row, f32::MIN, |lane, x| {
                 largest[lane] = if x > largest[lane] { x } else { largest[lane] };
@@ -245,6 +248,20 @@ vectorized! {
                 e
             });
             *sum = join_lanes(lanes, |a, b| a + b);
+            *norm = largest + sum.log2();
+        }
+    }
+}
+
+/// Adds a bias to a row of logits, and returns what they are to be multiplied by: powers of 2 take fewer steps than
+/// those of e.
+#[inline(always)]
+fn add_bias(row: &mut [f32], scale: f32, bias: Option<&[f32]>) -> f32 {
+    match bias {
+        None => scale * std::f32::consts::LOG2_E,
+        Some(bias) => {
+            row.iter_mut().zip(bias).for_each(|(x, bias)| *x = *x * scale + bias.max(MASKED));
+            std::f32::consts::LOG2_E
         }
     }
 }
@@ -269,16 +286,15 @@ fn each_lane(row: &mut [f32], fill: f32, mut f: impl FnMut(usize, f32) -> f32) {
 }
 
 vectorized! {
-    /// From `E = exp(S)` and its sums: `P` in its place, and `dS = scale · P ∘ (dP − d)` in place of `dP`, where `d` is
-    /// `rowsum(dO ∘ O)` of each row.
-    fn softmax_gradient(weights: &mut [f32], d_weights: &mut [f32], width: usize, scale: f32, sums: &[f32], d: &[f32]) {
-        let rows = weights.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));
-        for (index, (p, ds)) in rows.enumerate() {
-            let (d, factor) = (d[index], 1.0 / sums[index]);
-            for (ds, p) in ds.iter_mut().zip(p) {
-                *p *= factor;
-                *ds = scale * *p * (*ds - d);
-            }
+    /// From logits and `dP`: `P` in place of the logits, and `dS = scale · P ∘ (dP − d)` in place of `dP`, where `d` is
+    /// `rowsum(dO ∘ O)` of each row and `norms` are those of [`exponentials`].
+    fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, norms: &[f32], d: &[f32]) {
+        let rows = logits.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));
+        for (index, (row, ds)) in rows.enumerate() {
+            let factor = add_bias(row, scale, bias.map(|bias| &bias[index * width..(index + 1) * width]));
+            let (norm, d) = (norms[index], d[index]);
+            each_lane(row, f32::MIN, |_, x| exp2_of_negative(x.mul_add(factor, -norm)));
+            ds.iter_mut().zip(&*row).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
         }
     }
 }

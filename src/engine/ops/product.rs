@@ -151,17 +151,21 @@ pub(super) fn pack_columns(
     let start = index * PANEL;
     let columns = PANEL.min(width - start);
     let (panel, _) = panel.as_chunks_mut::<PANEL>();
-    if columns < PANEL {
-        panel.iter_mut().for_each(|row| row.fill(0.0));
-    }
-    // A few columns at a time stay in the first-level cache with the rows of the panel that they meet.
-    for block in (0..depth).step_by(PANEL) {
-        let length = PANEL.min(depth - block);
-        let rows = &mut panel[block..block + length];
-        for column in 0..columns {
-            let from = &source[(start + column) * stride + block..][..length];
-            for (row, &value) in rows.iter_mut().zip(from) {
-                row[column] = value;
+    let mut square = [[0.0; PANEL]; PANEL];
+    for (block, rows) in panel[..depth].chunks_mut(PANEL).enumerate() {
+        for (column, to) in square[..columns].iter_mut().enumerate() {
+            let from = &source[(start + column) * stride + block * PANEL..];
+            match from.first_chunk::<PANEL>() {
+                Some(from) => *to = *from, // beyond the depth, what is not used
+                None => to[..rows.len()].copy_from_slice(&from[..rows.len()]),
+            }
+        }
+        match <&mut [[f32; PANEL]; PANEL]>::try_from(&mut *rows) {
+            Ok(rows) => transpose(&square, 0, rows),
+            Err(_) => {
+                let mut turned = [[0.0; PANEL]; PANEL];
+                transpose(&square, 0, &mut turned);
+                rows.copy_from_slice(&turned[..rows.len()]);
             }
         }
     }
