@@ -20,7 +20,7 @@ const MASKED: f32 = -1e30;
 ///
 /// With `P` the softmax, `dV = Pᵀ dO`, `dS = P ∘ (dO Vᵀ − rowsum(dO ∘ O))`, `dQ = scale · dS K`, `dK = scale · dSᵀ Q`.
 /// Neither direction stores more logits than those of a block of queries; the gradient computes them again, and `P` from
-/// them by `log Σ exp` of each query's logits, which is kept.
+/// them by each query's largest logit and sum of exponentials, which are kept.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
@@ -42,12 +42,20 @@ pub fn attention(
         [query.tensor().contiguous()?, key.tensor().contiguous()?, value.tensor().contiguous()?];
     let sizes = Sizes::of(&q, &k, &v, heads)?;
     let attend = Attend { sizes, scale: scale as f32, bias };
-    let (out, norms) = attend.forward(&q, &k, &v)?;
+    let (out, softmaxes) = attend.forward(&q, &k, &v)?;
     let kept = out.clone();
     Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
-        let gradients = attend.backward([&q, &k, &v, &kept, &gradient.contiguous()?], &norms)?;
+        let gradients =
+            attend.backward([&q, &k, &v, &kept, &gradient.contiguous()?], &softmaxes)?;
         Ok(gradients.map(Some))
     }))
+}
+
+/// How a row of logits becomes probabilities: `2^(x − largest) · factor`, of logits to base 2.
+#[derive(Clone, Copy, Default)]
+struct Softmax {
+    largest: f32,
+    factor: f32,
 }
 
 /// One attention.
@@ -105,33 +113,31 @@ fn tokens(values: &[f32], first: usize, count: usize, inner: usize) -> Left<'_> 
 }
 
 impl Attend {
-    /// The result, and the binary logarithm of each query's sum of exponentials, `(batch, heads, queries)`.
-    fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<(Tensor, Vec<f32>)> {
+    /// The result, and how each row of logits became probabilities, `(batch, heads, queries)`.
+    fn forward(
+        &self,
+        query: &Tensor,
+        key: &Tensor,
+        value: &Tensor,
+    ) -> Result<(Tensor, Vec<Softmax>)> {
         let sizes = self.sizes;
         let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
         let (q, k, v) = (values(query)?, values(key)?, values(value)?);
         let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
-        let mut norms = filled(batch * heads * queries, |_| {});
-        let norms_of = Shared::new(&mut norms);
+        let mut softmaxes = vec![Softmax::default(); batch * heads * queries];
         let out = filled(q.len(), |out| {
             let shared = Shared::new(out);
-            (0..batch * heads).into_par_iter().for_each(|task| {
+            softmaxes.par_chunks_mut(queries).enumerate().for_each(|(task, softmaxes)| {
                 let q = sizes.head(q, task, queries);
                 let k = Panels::from_columns(sizes.head(k, task, keys), inner, head_dim, keys);
                 let v = Panels::from_rows(sizes.head(v, task, keys), inner, keys, head_dim);
-                (0..queries.div_ceil(QUERIES)).into_par_iter().for_each(|block| {
-                    let first = block * QUERIES;
-                    let rows = QUERIES.min(queries - first);
+                softmaxes.par_chunks_mut(QUERIES).enumerate().for_each(|(block, softmaxes)| {
+                    let (first, rows) = (block * QUERIES, softmaxes.len());
                     let left = tokens(q, first, rows, inner);
-                    let mut sums = [0.0; QUERIES];
-                    // SAFETY: each block has its own queries of its own head, inside `norms`.
-                    let norms = unsafe {
-                        std::slice::from_raw_parts_mut(norms_of.at(task * queries + first), rows)
-                    };
                     let weights = filled(rows * keys, |weights| {
                         multiply(left, Right::Panels(k.view()), Add::default(), weights, keys);
                         let bias = self.bias_of(first, rows);
-                        exponentials(weights, keys, self.scale, bias, &mut sums, norms);
+                        exponentials(weights, keys, self.scale, bias, softmaxes);
                     });
                     let left = Left::rows(&weights, keys);
                     let place = shared.at(sizes.place(task, queries, first));
@@ -139,17 +145,16 @@ impl Attend {
                     unsafe {
                         let v = Right::Panels(v.view());
                         multiply_into(left, v, Add::default(), 0..head_dim, place, inner);
-                        for (row, sum) in sums[..rows].iter().enumerate() {
+                        for (row, softmax) in softmaxes.iter().enumerate() {
                             let row =
                                 std::slice::from_raw_parts_mut(place.add(row * inner), head_dim);
-                            let factor = 1.0 / sum;
-                            row.iter_mut().for_each(|x| *x *= factor);
+                            row.iter_mut().for_each(|x| *x *= softmax.factor);
                         }
                     }
                 });
             });
         });
-        Ok((tensor(out, query.shape())?, norms))
+        Ok((tensor(out, query.shape())?, softmaxes))
     }
 
     /// The bias of `rows` queries from `first` on.
@@ -162,7 +167,7 @@ impl Attend {
     fn backward(
         &self,
         [query, key, value, out, gradient]: [&Tensor; 5],
-        norms: &[f32],
+        softmaxes: &[Softmax],
     ) -> Result<[Tensor; 3]> {
         let sizes = self.sizes;
         let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
@@ -184,22 +189,21 @@ impl Attend {
             for first in (0..queries).step_by(QUERIES) {
                 let rows = QUERIES.min(queries - first);
                 let (p, d_p) = (&mut weights[..rows * keys], &mut d_weights[..rows * keys]);
-                let left = tokens(q, first, rows, inner);
+                let [q, o, d_o] = [q, o, d_o].map(|x| &x[first * inner..]);
+                let left = tokens(q, 0, rows, inner);
                 multiply(left, Right::Panels(k_columns.view()), Add::default(), p, keys);
-                let left = tokens(d_o, first, rows, inner);
+                let left = tokens(d_o, 0, rows, inner);
                 multiply(left, Right::Panels(v_columns.view()), Add::default(), d_p, keys); // dO Vᵀ
-                let products: [f32; QUERIES] = std::array::from_fn(|r| {
-                    let at = (first + r.min(rows - 1)) * inner;
-                    sum_of_pairs(&o[at..at + head_dim], &d_o[at..at + head_dim], |o, d| o * d)
-                });
-                let norms = &norms[task * queries + first..][..rows];
+                let mut products = [0.0; QUERIES];
+                row_products(o, d_o, inner, head_dim, &mut products[..rows]);
+                let softmaxes = &softmaxes[task * queries + first..][..rows];
                 let bias = self.bias_of(first, rows);
-                softmax_gradient(p, d_p, keys, self.scale, bias, norms, &products);
+                softmax_gradient(p, d_p, keys, self.scale, bias, softmaxes, &products);
 
                 let turned =
                     |data| Left::Strided { data, rows: keys, row_stride: 1, depth_stride: keys };
-                let d_o_rows = Panels::from_rows(&d_o[first * inner..], inner, rows, head_dim);
-                let q_rows = Panels::from_rows(&q[first * inner..], inner, rows, head_dim);
+                let d_o_rows = Panels::from_rows(d_o, inner, rows, head_dim);
+                let q_rows = Panels::from_rows(q, inner, rows, head_dim);
                 let add = Add { present: first > 0, ..Add::default() };
                 let columns = 0..head_dim;
                 let to_k = to_k.at(sizes.place(task, keys, 0));
@@ -229,11 +233,9 @@ impl Attend {
 }
 
 vectorized! {
-    /// Each row becomes `exp(scale · row + bias − its largest)`; with its sum, and the logarithm of the sum of
-    /// `exp(scale · row + bias)`, to base 2.
-    fn exponentials(rows: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, sums: &mut [f32], norms: &mut [f32]) {
-        let outs = sums.iter_mut().zip(norms);
-        for (index, (row, (sum, norm))) in rows.chunks_exact_mut(width).zip(outs).enumerate() {
+    /// Each row becomes `exp(scale · row + bias − its largest)`, to be multiplied by its factor yet.
+    fn exponentials(rows: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, softmaxes: &mut [Softmax]) {
+        for (index, (row, softmax)) in rows.chunks_exact_mut(width).zip(softmaxes).enumerate() {
             let factor = add_bias(row, scale, bias.map(|bias| &bias[index * width..(index + 1) * width]));
             let mut largest = [f32::MIN; 16];
             each_lane(row, f32::MIN, |lane, x| {
@@ -247,8 +249,7 @@ vectorized! {
                 lanes[lane] += e;
                 e
             });
-            *sum = join_lanes(lanes, |a, b| a + b);
-            *norm = largest + sum.log2();
+            *softmax = Softmax { largest, factor: 1.0 / join_lanes(lanes, |a, b| a + b) };
         }
     }
 }
@@ -286,14 +287,24 @@ fn each_lane(row: &mut [f32], fill: f32, mut f: impl FnMut(usize, f32) -> f32) {
 }
 
 vectorized! {
+    /// The product of two tokens' `width` numbers, for as many tokens as there is room for; they lie `stride` apart.
+    fn row_products(a: &[f32], b: &[f32], stride: usize, width: usize, products: &mut [f32]) {
+        for (index, product) in products.iter_mut().enumerate() {
+            let numbers = index * stride..index * stride + width;
+            *product = sum_of_pairs(&a[numbers.clone()], &b[numbers], |a, b| a * b);
+        }
+    }
+}
+
+vectorized! {
     /// From logits and `dP`: `P` in place of the logits, and `dS = scale · P ∘ (dP − d)` in place of `dP`, where `d` is
-    /// `rowsum(dO ∘ O)` of each row and `norms` are those of [`exponentials`].
-    fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, norms: &[f32], d: &[f32]) {
+    /// `rowsum(dO ∘ O)` of each row.
+    fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], width: usize, scale: f32, bias: Option<&[f32]>, softmaxes: &[Softmax], d: &[f32]) {
         let rows = logits.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));
-        for (index, (row, ds)) in rows.enumerate() {
+        for (index, ((row, ds), (softmax, d))) in rows.zip(softmaxes.iter().zip(d)).enumerate() {
             let factor = add_bias(row, scale, bias.map(|bias| &bias[index * width..(index + 1) * width]));
-            let (norm, d) = (norms[index], d[index]);
-            each_lane(row, f32::MIN, |_, x| exp2_of_negative(x.mul_add(factor, -norm)));
+            let Softmax { largest, factor: share } = *softmax;
+            each_lane(row, f32::MIN, |_, x| share * exp2_of_negative(x.mul_add(factor, -largest)));
             ds.iter_mut().zip(&*row).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
         }
     }

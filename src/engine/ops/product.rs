@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 pub(super) use self::kernel::transpose;
 use self::kernel::{Even, Finish, Kernel, Run, Strip, Tile};
-use super::cpu::{Shared, filled};
+use super::cpu::{Shared, filled, vectorized};
 
 /// Columns of a panel.
 pub(super) const PANEL: usize = 16;
@@ -116,56 +116,43 @@ pub(super) struct View<'a> {
     pub(super) width: usize,
 }
 
-/// Packs one panel of `(depth, width)` rows.
-pub(super) fn pack_rows(
-    source: &[f32],
-    stride: usize,
-    depth: usize,
-    width: usize,
-    index: usize,
-    panel: &mut [f32],
-) {
-    let start = index * PANEL;
-    let columns = PANEL.min(width - start);
-    for (k, to) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().take(depth) {
-        let from = &source[k * stride + start..];
-        if let Some(from) = from.first_chunk::<PANEL>() {
-            // What lies beyond the columns is another row's.
-            *to = std::array::from_fn(|i| if i < columns { from[i] } else { 0.0 });
-        } else {
-            to[..columns].copy_from_slice(&from[..columns]);
-            to[columns..].fill(0.0);
+vectorized! {
+    /// Packs one panel of `(depth, width)` rows.
+    pub(super) fn pack_rows(source: &[f32], stride: usize, depth: usize, width: usize, index: usize, panel: &mut [f32]) {
+        let start = index * PANEL;
+        let columns = PANEL.min(width - start);
+        for (k, to) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().take(depth) {
+            let from = &source[k * stride + start..];
+            if let Some(from) = from.first_chunk::<PANEL>() {
+                // What lies beyond the columns is another row's.
+                *to = std::array::from_fn(|i| if i < columns { from[i] } else { 0.0 });
+            } else {
+                to[..columns].copy_from_slice(&from[..columns]);
+                to[columns..].fill(0.0);
+            }
         }
     }
 }
 
-/// Packs one panel of the transpose of `(width, depth)` rows.
-pub(super) fn pack_columns(
-    source: &[f32],
-    stride: usize,
-    depth: usize,
-    width: usize,
-    index: usize,
-    panel: &mut [f32],
-) {
-    let start = index * PANEL;
-    let columns = PANEL.min(width - start);
-    let (panel, _) = panel.as_chunks_mut::<PANEL>();
-    let mut square = [[0.0; PANEL]; PANEL];
-    for (block, rows) in panel[..depth].chunks_mut(PANEL).enumerate() {
-        for (column, to) in square[..columns].iter_mut().enumerate() {
-            let from = &source[(start + column) * stride + block * PANEL..];
-            match from.first_chunk::<PANEL>() {
-                Some(from) => *to = *from, // beyond the depth, what is not used
-                None => to[..rows.len()].copy_from_slice(&from[..rows.len()]),
+vectorized! {
+    /// Packs one panel of the transpose of `(width, depth)` rows.
+    pub(super) fn pack_columns(source: &[f32], stride: usize, depth: usize, width: usize, index: usize, panel: &mut [f32]) {
+        let start = index * PANEL;
+        let columns = PANEL.min(width - start);
+        let (panel, _) = panel.as_chunks_mut::<PANEL>();
+        let mut square = [[0.0; PANEL]; PANEL];
+        for (block, rows) in panel[..depth].chunks_mut(PANEL).enumerate() {
+            for (column, to) in square[..columns].iter_mut().enumerate() {
+                let from = &source[(start + column) * stride + block * PANEL..];
+                match from.first_chunk::<PANEL>() {
+                    Some(from) => *to = *from, // beyond the depth, what is not used
+                    None => to[..rows.len()].copy_from_slice(&from[..rows.len()]),
+                }
             }
-        }
-        match <&mut [[f32; PANEL]; PANEL]>::try_from(&mut *rows) {
-            Ok(rows) => transpose(&square, 0, rows),
-            Err(_) => {
-                let mut turned = [[0.0; PANEL]; PANEL];
-                transpose(&square, 0, &mut turned);
-                rows.copy_from_slice(&turned[..rows.len()]);
+            let mut turned = [[0.0; PANEL]; PANEL];
+            transpose(&square, 0, &mut turned);
+            for (row, turned) in rows.iter_mut().zip(&turned) {
+                *row = *turned;
             }
         }
     }
