@@ -167,6 +167,8 @@ fn operations() -> Vec<Operation> {
         conv("conv 1x1", [3, 16, 18, 21], (9, 1), 1, Padding::same(0)),
         winograd("conv 3x3, winograd", [3, 9, 11, 16], 32),
         winograd("conv 3x3, winograd, several blocks", [3, 22, 17, 144], 80),
+        winograd("conv 3x3, winograd, small tiles", [3, 4, 4, 208], 48),
+        winograd("conv 3x3, winograd, small tiles across a border", [3, 1, 16, 16], 32),
         operation("linear", &[&[3, 67, 300]], |place, x| {
             let (weight, bias) = (place.weight(15, &[70, 300]), place.weight(16, &[70]));
             FrozenLinear::new(weight, Some(bias))?.forward(&x[0])

@@ -78,16 +78,15 @@ impl Image {
     }
 }
 
-/// One layer's filters in one direction, for one size of tiles.
+/// One layer's filters in one direction.
 #[derive(Clone, Copy)]
-struct Direction<'a, M> {
+struct Direction<'a> {
     /// `(9 · in_channels, out_channels)` of the layer, whichever the direction.
     panels: View<'a>,
     back: bool,
     /// Channels of this direction.
     from: usize,
     to: usize,
-    minimal: M,
 }
 
 impl Winograd {
@@ -124,14 +123,14 @@ impl Winograd {
         y: &mut [f32],
     ) {
         let (from, to) = (self.in_channels, self.out_channels);
-        let way = Direction { panels, back: false, from, to, minimal: Large };
+        let way = Direction { panels, back: false, from, to };
         way.convolve(x, image, &self.forward, add, y);
     }
 
     /// `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`, the gradient.
     pub(super) fn backward(&self, dy: &[f32], image: Image, panels: View<'_>, dx: &mut [f32]) {
         let (from, to) = (self.out_channels, self.in_channels);
-        let way = Direction { panels, back: true, from, to, minimal: Large };
+        let way = Direction { panels, back: true, from, to };
         way.convolve(dy, image, &self.backward, Add::default(), dx);
     }
 }
@@ -144,7 +143,7 @@ fn keeps(in_channels: usize, out_channels: usize) -> bool {
 fn convolve<M: Minimal>(
     x: &[f32],
     image: Image,
-    way: Direction<'_, M>,
+    way: Direction<'_>,
     kept: &OnceLock<Vec<f32>>,
     add: Add<'_>,
     y: &mut [f32],
@@ -155,9 +154,9 @@ fn convolve<M: Minimal>(
     if keep || tiles >= 2 * TILES * threads {
         let anew;
         let filters = if keep {
-            kept.get_or_init(|| way.transform_all())
+            kept.get_or_init(|| way.transform_all::<M>())
         } else {
-            anew = way.transform_all();
+            anew = way.transform_all::<M>();
             &anew
         };
         // Each task has some tiles and all channels; its share stays in the second-level cache.
@@ -169,8 +168,9 @@ fn convolve<M: Minimal>(
             }
             let transformed = transform_tiles::<M>(x, image, range.clone(), way.from);
             for column in (0..way.to).step_by(TILE) {
-                let block = &filters[column / TILE * way.block()..];
-                let products = way.multiply(&transformed, range.len(), column, Source::Kept(block));
+                let block = &filters[column / TILE * way.block::<M>()..];
+                let products =
+                    way.multiply::<M>(&transformed, range.len(), column, Source::Kept(block));
                 // SAFETY: tasks have different tiles.
                 unsafe {
                     store_tiles::<M>(&products, image, range.clone(), way.to, column, add, place)
@@ -186,7 +186,7 @@ fn convolve<M: Minimal>(
             let transformed = transform_tiles::<M>(x, image, range.clone(), way.from);
             (0..way.to.div_ceil(TILE)).into_par_iter().for_each(|task| {
                 let column = task * TILE;
-                let products = way.multiply(&transformed, range.len(), column, Source::Anew);
+                let products = way.multiply::<M>(&transformed, range.len(), column, Source::Anew);
                 // SAFETY: tasks have different channels.
                 unsafe {
                     store_tiles::<M>(&products, image, range.clone(), way.to, column, add, place)
@@ -204,19 +204,16 @@ enum Source<'a> {
     Anew,
 }
 
-impl Direction<'_, Large> {
+impl Direction<'_> {
     /// With tiles of the size that suits the image.
     fn convolve(self, x: &[f32], image: Image, kept: &Kept, add: Add<'_>, y: &mut [f32]) {
         if image.height * image.width > SMALL_MAP {
-            return convolve(x, image, self, &kept.large, add, y);
+            convolve::<Large>(x, image, self, &kept.large, add, y);
+        } else {
+            convolve::<Small>(x, image, self, &kept.small, add, y);
         }
-        let Self { panels, back, from, to, .. } = self;
-        let way = Direction { panels, back, from, to, minimal: Small };
-        convolve(x, image, way, &kept.small, add, y);
     }
-}
 
-impl<M: Minimal> Direction<'_, M> {
     /// Channels that are transformed together.
     fn depth(&self) -> usize {
         let most = if keeps(self.from, self.to) { DEPTH_KEPT } else { DEPTH_ANEW };
@@ -225,31 +222,38 @@ impl<M: Minimal> Direction<'_, M> {
     }
 
     /// Numbers of such a chunk, for a whole [`TILE`] of columns.
-    fn chunk(&self) -> usize {
+    fn chunk<M: Minimal>(&self) -> usize {
         M::PLACES * (self.depth() * TILE + GAP)
     }
 
     /// Numbers of the transformed filters of a block of columns.
-    fn block(&self) -> usize {
-        self.from.div_ceil(self.depth()) * self.chunk()
+    fn block<M: Minimal>(&self) -> usize {
+        self.from.div_ceil(self.depth()) * self.chunk::<M>()
     }
 
     /// All filters: for each [`TILE`] of columns, for each chunk of channels, for each place, panels.
-    fn transform_all(&self) -> Vec<f32> {
-        filled(self.to.div_ceil(TILE) * self.block(), |all| {
-            all.par_chunks_mut(self.block()).enumerate().for_each(|(index, block)| {
+    fn transform_all<M: Minimal>(&self) -> Vec<f32> {
+        filled(self.to.div_ceil(TILE) * self.block::<M>(), |all| {
+            all.par_chunks_mut(self.block::<M>()).enumerate().for_each(|(index, block)| {
                 let columns = TILE.min(self.to - index * TILE);
-                for (chunk, to) in block.chunks_mut(self.chunk()).enumerate() {
+                for (chunk, to) in block.chunks_mut(self.chunk::<M>()).enumerate() {
                     let first = chunk * self.depth();
                     let depth = self.depth().min(self.from - first);
-                    self.transform(index * TILE, columns, first, depth, to);
+                    self.transform::<M>(index * TILE, columns, first, depth, to);
                 }
             });
         })
     }
 
     /// Filters of some columns and some channels: for each place, panels `(depth, PANEL)`.
-    fn transform(&self, column: usize, columns: usize, first: usize, depth: usize, to: &mut [f32]) {
+    fn transform<M: Minimal>(
+        &self,
+        column: usize,
+        columns: usize,
+        first: usize,
+        depth: usize,
+        to: &mut [f32],
+    ) {
         let (panels, stride) = (columns / PANEL, depth * columns + GAP);
         for panel in 0..panels {
             let place = panel * depth * PANEL;
@@ -304,7 +308,7 @@ impl<M: Minimal> Direction<'_, M> {
     }
 
     /// The products of `tiles` transformed tiles with the filters of a block of columns.
-    fn multiply(
+    fn multiply<M: Minimal>(
         &self,
         transformed: &[f32],
         tiles: usize,
@@ -314,16 +318,16 @@ impl<M: Minimal> Direction<'_, M> {
         let columns = TILE.min(self.to - column);
         let mut anew = Vec::new();
         if matches!(source, Source::Anew) {
-            anew = filled(self.chunk(), |_| {});
+            anew = filled(self.chunk::<M>(), |_| {});
         }
         filled(M::PLACES * (tiles * TILE + GAP), |products| {
             for first in (0..self.from).step_by(self.depth()) {
                 let depth = self.depth().min(self.from - first);
                 let mut next = 0..0; // channels to be fetched, two at a time
                 let filters = match source {
-                    Source::Kept(filters) => &filters[first / self.depth() * self.chunk()..],
+                    Source::Kept(filters) => &filters[first / self.depth() * self.chunk::<M>()..],
                     Source::Anew => {
-                        self.transform(column, columns, first, depth, &mut anew);
+                        self.transform::<M>(column, columns, first, depth, &mut anew);
                         next = first + depth..self.from.min(first + 2 * depth);
                         &anew
                     }
