@@ -1,6 +1,6 @@
 //! Pointwise activations and GEGLU.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, bail};
 use rayon::prelude::*;
 
 use super::cpu::{applies, erf_complement, exp, filled, sigmoid, tensor, values, vectorized};

@@ -53,7 +53,7 @@ pub fn attention(
 
 /// How a row of logits becomes probabilities: `2^(x − largest) · factor`, of logits to base 2.
 #[derive(Clone, Copy, Default)]
-struct Softmax {
+pub(super) struct Softmax {
     largest: f32,
     factor: f32,
 }

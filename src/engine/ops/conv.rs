@@ -56,7 +56,7 @@ enum Place {
         /// `(kernel² · in_channels, out_channels)`.
         panels: FrozenPanels,
         bias: Option<Vec<f32>>,
-        winograd: Option<Winograd>,
+        winograd: Option<Box<Winograd>>,
     },
     Elsewhere {
         /// `(kernel² · in_channels, out_channels)`.
@@ -154,7 +154,7 @@ impl FrozenConv2d {
             let panels = pack(&values(&weight.contiguous()?)?, out_channels, in_channels, kernel);
             let suits = precision == Precision::Fast
                 && Winograd::suits(geometry, in_channels, out_channels);
-            let winograd = suits.then(|| Winograd::new(in_channels, out_channels));
+            let winograd = suits.then(|| Box::new(Winograd::new(in_channels, out_channels)));
             let panels = FrozenPanels::new(panels, kernel * kernel);
             Place::Cpu { panels, bias, winograd }
         } else {

@@ -1,9 +1,10 @@
-//! What operations hold on their way back, beside what they are given and what they return, in bytes.
+//! What operations keep for their way back and hold on it, beside what they are given and what they return, in bytes.
 //!
 //! The kernels of the CPU hold little: the numbers here are those of `elsewhere.rs`, where each step makes a tensor.
 
 use candle_core::DType;
 
+use super::attention::Softmax;
 use super::elsewhere::{HELD, QUERIES};
 
 /// The sizes of numbers where an operation runs.
@@ -46,6 +47,11 @@ impl Workspace {
             return 0;
         }
         (3 * self.wide + self.narrow) * Self::group(images, logits)
+    }
+
+    /// What attention keeps of so many rows of logits.
+    pub(crate) fn softmaxes(&self, rows: u64) -> u64 {
+        if self.kernels { rows * std::mem::size_of::<Softmax>() as u64 } else { 0 }
     }
 
     /// Of filters with so many numbers, over images of `size` numbers once they are gathered.

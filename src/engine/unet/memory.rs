@@ -1,7 +1,7 @@
 //! What a UNet's training step holds, counted from the config before anything is computed.
 //!
 //! The tape keeps the results that an operation's way back reads: convolutions, projections and joins keep none, norms
-//! and GEGLU their input, attention its inputs and its result. A layer (a resnet with its transformer) that is computed
+//! their input, GEGLU as much as its input, attention its inputs and its result. A layer (a resnet with its transformer) that is computed
 //! again on the way back keeps its own input alone.
 
 use candle_core::DType;
@@ -102,7 +102,9 @@ impl LayerSize {
             // Nothing before the first attention to the prompt leads to what is trained.
             (false, blocks) => self.inner * (11 + 17 * (blocks - 1)),
         };
-        call.positions(self.level) * transformers * call.element()
+        let attentions = if self.tracked { 2 * self.blocks } else { (2 * self.blocks).max(1) - 1 };
+        let softmaxes = Workspace::of(call.dtype, call.on_cpu).softmaxes(self.heads * attentions);
+        call.positions(self.level) * (transformers * call.element() + softmaxes)
     }
 }
 

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::minimal::{Minimal, WIDEST};
 use super::{GAP, Image, TILES};
-use crate::engine::ops::cpu::{Lanes, Shared, filled, in_lanes};
+use crate::engine::ops::cpu::{Shared, filled, in_lanes};
 use crate::engine::ops::product::{Add, PANEL, TILE};
 
 /// `Bᵀ d B` of some tiles: for each place, `(tiles, channels)`.
