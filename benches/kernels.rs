@@ -12,7 +12,7 @@ use candle_core::{Device, Tensor};
 use rayon::ThreadPool;
 use vstar::engine::autograd::{Tape, Variable};
 use vstar::engine::ops::{
-    FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding, Precision, attention, geglu,
+    FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding, Precision, attention,
 };
 use vstar::engine::random::{Purpose, Random};
 
@@ -176,10 +176,14 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
     kernels.push(Kernel::new("layer norm 4096×320".to_owned(), 8 * 4096 * 320, move || {
         norm.forward(&x).expect("forward").into_tensor()
     }));
-    let x = Variable::from(numbers(&[4096, 2560])?);
-    kernels.push(Kernel::new("GEGLU 4096×2560".to_owned(), 20 * 4096 * 1280, move || {
-        geglu(&x).expect("forward").into_tensor()
-    }));
+    for (rows, input, output) in [(2048, 48, 192), (4096, 320, 1280)] {
+        let layer = Geglu::new(numbers(&[2 * output, input])?, numbers(&[2 * output])?)?;
+        let x = Variable::from(numbers(&[rows, input])?);
+        let flops = 2 * rows * input * 2 * output;
+        kernels.push(Kernel::new(format!("GEGLU {rows}×{input}→{output}"), flops, move || {
+            layer.forward(&x).expect("forward").into_tensor()
+        }));
+    }
     Ok(kernels)
 }
 

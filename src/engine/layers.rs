@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     EngineError, Result,
-    ops::{FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding},
+    ops::{FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding},
     weights::Weights,
 };
 
@@ -34,6 +34,16 @@ pub(crate) fn conv(
     let weight = weights.get("weight", &[out_channels, in_channels, kernel, kernel])?;
     let bias = weights.get("bias", &[out_channels])?;
     Ok(FrozenConv2d::new(weight, Some(bias), stride, padding, weights.precision())?)
+}
+
+/// `weight`: `(2 · out_features, in_features)`; `bias`: `(2 · out_features,)`.
+pub(crate) fn geglu(
+    weights: &Weights<'_>,
+    out_features: usize,
+    in_features: usize,
+) -> Result<Geglu> {
+    let weight = weights.matrix("weight", 2 * out_features, in_features)?;
+    Ok(Geglu::new(weight, weights.get("bias", &[2 * out_features])?)?)
 }
 
 /// A convolution that keeps height and width.

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use vstar::engine::autograd::{Tape, Variable, checkpoint};
 use vstar::engine::base_model::BaseModel;
 use vstar::engine::ops::{
-    self, FrozenConv2d, FrozenLinear, GroupNorm, LayerNorm, Padding, Precision, attention,
+    self, FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding, Precision, attention,
 };
 
 use crate::devices::test_devices;
@@ -133,6 +133,17 @@ fn winograd(name: &'static str, input: [usize; 4], out_channels: usize) -> Opera
     })
 }
 
+fn geglu(name: &'static str, input: &[usize; 3], width: usize) -> Operation {
+    let in_features = input[2];
+    scaled(
+        4.0,
+        operation(name, &[input], move |place, x| {
+            let weight = place.weight(15, &[2 * width, in_features]);
+            Geglu::new(weight, place.weight(16, &[2 * width]))?.forward(&x[0])
+        }),
+    )
+}
+
 fn attend(
     name: &'static str,
     (queries, keys, heads, head_dim): (usize, usize, usize, usize),
@@ -198,7 +209,8 @@ fn operations() -> Vec<Operation> {
         scaled(6.0, operation("silu", &[&[3, 4, 50]], |_, x| ops::silu(&x[0]))),
         scaled(6.0, operation("gelu", &[&[3, 4, 50]], |_, x| ops::gelu(&x[0]))),
         scaled(6.0, operation("quick gelu", &[&[3, 4, 50]], |_, x| ops::quick_gelu(&x[0]))),
-        scaled(4.0, operation("geglu", &[&[3, 7, 38]], |_, x| ops::geglu(&x[0]))),
+        geglu("geglu", &[3, 7, 12], 19),
+        geglu("geglu, several tasks", &[3, 131, 33], 130),
         operation("concat channels", &[&[3, 3, 5, 4], &[3, 3, 5, 7]], |_, x| {
             ops::concat_channels(&x[0], &x[1])
         }),

@@ -1,6 +1,6 @@
-//! Pointwise activations and GEGLU.
+//! Pointwise activations.
 
-use candle_core::{Result, bail};
+use candle_core::Result;
 use rayon::prelude::*;
 
 use super::cpu::{applies, erf_complement, exp, filled, sigmoid, tensor, values, vectorized};
@@ -71,59 +71,9 @@ impl Function {
     }
 }
 
-/// Splits the last dimension in halves `(a, gate)` and returns `a · gelu(gate)`: `(…, 2d)` → `(…, d)`.
-pub fn geglu(x: &Variable) -> Result<Variable> {
-    let mut shape = x.tensor().dims().to_vec();
-    let width = match shape.last_mut() {
-        Some(last) if last.is_multiple_of(2) => {
-            *last /= 2;
-            *last
-        }
-        Some(_) | None => bail!("{:?} does not split in halves", x.tensor().dims()),
-    };
-    if !applies(x.tensor()) {
-        return elsewhere::geglu(x);
-    }
-    let input = x.tensor().contiguous()?;
-    let input_shape = input.shape().clone();
-    let rows = (CHUNK / width).max(1);
-    let halves = values(&input)?;
-    let halves: &[f32] = &halves;
-    if !x.is_tracked() {
-        let y = filled(halves.len() / 2, |y| {
-            let parts = y.par_chunks_mut(rows * width).zip(halves.par_chunks(2 * rows * width));
-            parts.for_each(|(y, x)| geglu_of(x, y, width));
-        });
-        return Ok(tensor(y, shape)?.into());
-    }
-    // What the way back multiplies by takes the place of what it would be computed from.
-    let mut factors = Vec::new();
-    let y = filled(halves.len() / 2, |y| {
-        factors = filled(halves.len(), |factors| {
-            let parts = y.par_chunks_mut(rows * width).zip(halves.par_chunks(2 * rows * width));
-            parts
-                .zip(factors.par_chunks_mut(2 * rows * width))
-                .for_each(|((y, x), factors)| geglu_and_factors(x, y, factors, width));
-        });
-    });
-    Ok(Variable::derived(tensor(y, shape)?, [x], move |dy, _| {
-        let (shape, dy) = (input_shape, dy.contiguous()?);
-        let dy = values(&dy)?;
-        let dy: &[f32] = &dy;
-        let dx = filled(factors.len(), |dx| {
-            let parts =
-                dx.par_chunks_mut(2 * rows * width).zip(factors.par_chunks(2 * rows * width));
-            parts
-                .zip(dy.par_chunks(rows * width))
-                .for_each(|((dx, factors), dy)| geglu_gradient(factors, dy, dx, width));
-        });
-        Ok([Some(tensor(dx, shape)?)])
-    }))
-}
-
 /// `Φ(x)` and `φ(x)`.
 #[inline(always)]
-fn normal(x: f32) -> (f32, f32) {
+pub(super) fn normal(x: f32) -> (f32, f32) {
     let e = exp(-0.5 * x * x);
     let tail = 0.5 * erf_complement(x * std::f32::consts::FRAC_1_SQRT_2, e); // beyond |x|, on one side
     (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_3 * e)
@@ -170,43 +120,6 @@ vectorized! {
         for ((dx, &x), &dy) in dx.iter_mut().zip(x).zip(dy) {
             let s = sigmoid(1.702 * x);
             *dx = dy * s * (1.0 + 1.702 * x * (1.0 - s));
-        }
-    }
-}
-
-vectorized! {
-    fn geglu_of(x: &[f32], y: &mut [f32], width: usize) {
-        for (y, x) in y.chunks_exact_mut(width).zip(x.chunks_exact(2 * width)) {
-            let (a, gate) = x.split_at(width);
-            y.iter_mut().zip(a).zip(gate).for_each(|((y, &a), &gate)| *y = a * (gate * normal(gate).0));
-        }
-    }
-}
-
-vectorized! {
-    /// [`geglu_of`], and its derivatives `gelu(gate)` and `a · gelu'(gate)`.
-    fn geglu_and_factors(x: &[f32], y: &mut [f32], factors: &mut [f32], width: usize) {
-        let rows = y.chunks_exact_mut(width).zip(factors.chunks_exact_mut(2 * width));
-        for ((y, factors), x) in rows.zip(x.chunks_exact(2 * width)) {
-            let (a, gate) = x.split_at(width);
-            let (of_a, of_gate) = factors.split_at_mut(width);
-            for ((((y, of_a), of_gate), &a), &gate) in y.iter_mut().zip(of_a).zip(of_gate).zip(a).zip(gate) {
-                let (cdf, pdf) = normal(gate);
-                *of_a = gate * cdf;
-                *of_gate = a * (cdf + gate * pdf);
-                *y = a * (gate * cdf);
-            }
-        }
-    }
-}
-
-vectorized! {
-    fn geglu_gradient(factors: &[f32], dy: &[f32], dx: &mut [f32], width: usize) {
-        for ((dx, factors), dy) in dx.chunks_exact_mut(2 * width).zip(factors.chunks_exact(2 * width)).zip(dy.chunks_exact(width)) {
-            let (dx, factors) = (dx.chunks_exact_mut(width), factors.chunks_exact(width));
-            for (dx, factors) in dx.zip(factors) {
-                dx.iter_mut().zip(factors).zip(dy).for_each(|((dx, factor), dy)| *dx = factor * dy);
-            }
         }
     }
 }

@@ -56,6 +56,19 @@ impl FrozenLinear {
         Ok(Self(Arc::new(Matrix { in_features, out_features, place })))
     }
 
+    /// `(in_features, out_features)`.
+    pub(super) fn features(&self) -> (usize, usize) {
+        (self.0.in_features, self.0.out_features)
+    }
+
+    /// `Wᵀ` and the bias, where our kernels compute with them.
+    pub(super) fn on_cpu(&self) -> Option<(&FrozenPanels, Option<&[f32]>)> {
+        match &self.0.place {
+            Place::Cpu { panels, bias } => Some((panels, bias.as_deref())),
+            Place::Elsewhere { .. } => None,
+        }
+    }
+
     /// `(…, in_features)` → `(…, out_features)`.
     pub fn forward(&self, x: &Variable) -> Result<Variable> {
         let y = self.multiply(x.tensor(), None)?;
@@ -190,7 +203,7 @@ fn as_it_lies(x: &Tensor) -> Result<(Tensor, bool)> {
 }
 
 /// The shape of `x` with `to` in place of its last dimension, which must be `from`.
-fn replace_last(x: &Tensor, from: usize, to: usize) -> Result<Vec<usize>> {
+pub(super) fn replace_last(x: &Tensor, from: usize, to: usize) -> Result<Vec<usize>> {
     let mut shape = x.dims().to_vec();
     match shape.last_mut() {
         Some(last) if *last == from => *last = to,

@@ -95,7 +95,7 @@ impl FrozenPanels {
     /// turning than on multiplying.
     pub(super) fn turned(&self) -> Right<'_> {
         let turned = Right::Turned { panels: self.view(), positions: self.positions };
-        if std::mem::size_of_val(self.panels.data.as_slice()) > KEPT_TURNED {
+        if !keeps_turned(self.panels.depth, self.panels.width) {
             return turned;
         }
         let kept = self.turned.get_or_init(|| {
@@ -106,6 +106,11 @@ impl FrozenPanels {
         });
         Right::Panels(kept.view())
     }
+}
+
+/// Whether a factor of this size is turned once.
+pub(super) fn keeps_turned(depth: usize, width: usize) -> bool {
+    depth * width.next_multiple_of(PANEL) * std::mem::size_of::<f32>() <= KEPT_TURNED
 }
 
 /// Panels that lie in memory of somebody else's, one after the other.

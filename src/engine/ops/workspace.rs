@@ -6,6 +6,7 @@ use candle_core::DType;
 
 use super::attention::Softmax;
 use super::elsewhere::{HELD, QUERIES};
+use super::geglu;
 
 /// The sizes of numbers where an operation runs.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +35,14 @@ impl Workspace {
         if self.kernels { 0 } else { 7 * self.wide * Self::group(images, size) }
     }
 
-    /// Of rows of `width` numbers, of which the halves are combined.
-    pub(crate) fn geglu(&self, rows: u64, width: u64) -> u64 {
+    /// Of rows of `in_features` numbers that are projected to `width`, of which one half gates the other.
+    pub(crate) fn geglu(&self, rows: u64, in_features: u64, width: u64) -> u64 {
+        if self.kernels {
+            let held = geglu::rows_held(rows as usize, in_features as usize, width as usize / 2);
+            return self.wide * (held as u64 * width + rows * in_features);
+        }
         let half = Self::group(rows, width) / 2;
-        if self.kernels { 0 } else { (7 * self.wide + 3 * self.narrow) * half }
+        self.narrow * rows * width + (7 * self.wide + 3 * self.narrow) * half
     }
 
     /// Of so many logits for each pair of a query and a key, in all heads.

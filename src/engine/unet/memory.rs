@@ -1,7 +1,7 @@
 //! What a UNet's training step holds, counted from the config before anything is computed.
 //!
 //! The tape keeps the results that an operation's way back reads: convolutions, projections and joins keep none, norms
-//! their input, GEGLU as much as its input, attention its inputs and its result. A layer (a resnet with its transformer) that is computed
+//! their input, GEGLU factors as wide as its projection, attention its inputs and its result. A layer (a resnet with its transformer) that is computed
 //! again on the way back keeps its own input alone.
 
 use candle_core::DType;
@@ -75,7 +75,7 @@ impl LayerSize {
         let (mut geglu, mut attention) = (0, 0);
         if self.blocks > 0 {
             let inner = positions * self.inner * call.element();
-            geglu = workspace.geglu(positions, 8 * self.inner) + 13 * inner;
+            geglu = workspace.geglu(positions, self.inner, 8 * self.inner) + 5 * inner;
             attention = workspace.attention(rows, self.heads, pixels, pixels) + 6 * inner;
         }
         norm.max(conv).max(geglu).max(attention)

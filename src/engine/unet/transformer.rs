@@ -6,8 +6,8 @@ use super::{CrossAttentionKv, KeyValueVariable, config::UNet2DConditionConfig};
 use crate::engine::{
     Result,
     autograd::Variable,
-    layers::{group_norm, layer_norm, linear, linear_without_bias},
-    ops::{self, FrozenLinear, GroupNorm, LayerNorm},
+    layers::{geglu, group_norm, layer_norm, linear, linear_without_bias},
+    ops::{self, FrozenLinear, Geglu, GroupNorm, LayerNorm},
     weights::Weights,
 };
 
@@ -101,7 +101,7 @@ struct TransformerBlock {
     norm2: LayerNorm,
     attn2: CrossAttention,
     norm3: LayerNorm,
-    ff_proj: FrozenLinear,
+    ff_proj: Geglu,
     ff_out: FrozenLinear,
 }
 
@@ -142,7 +142,7 @@ impl TransformerBlock {
                 layer: cross_attention.len() - 1,
             },
             norm3: norm("norm3")?,
-            ff_proj: linear(&weights.at("ff.net.0.proj"), 8 * inner, inner)?,
+            ff_proj: geglu(&weights.at("ff.net.0.proj"), 4 * inner, inner)?,
             ff_out: linear(&weights.at("ff.net.2"), inner, 4 * inner)?,
         })
     }
@@ -155,8 +155,7 @@ impl TransformerBlock {
         let attended = self.attn2.forward(&self.norm2.forward(&hidden_states)?, kv)?;
         let hidden_states = self.attn2.to_out.forward_add(&attended, &hidden_states)?;
 
-        // (batch, h·w, 8·inner), which nobody needs once it is (batch, h·w, 4·inner).
-        let gated = ops::geglu(&self.ff_proj.forward(&self.norm3.forward(&hidden_states)?)?)?;
+        let gated = self.ff_proj.forward(&self.norm3.forward(&hidden_states)?)?; // (batch, h·w, 4·inner)
         Ok(self.ff_out.forward_add(&gated, &hidden_states)?)
     }
 }
