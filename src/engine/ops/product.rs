@@ -139,26 +139,26 @@ vectorized! {
     }
 }
 
+/// Whose rows are whole lines of the cache: what is written as one is read as one.
+#[repr(align(64))]
+struct Square([[f32; PANEL]; PANEL]);
+
 vectorized! {
     /// Packs one panel of the transpose of `(width, depth)` rows.
     pub(super) fn pack_columns(source: &[f32], stride: usize, depth: usize, width: usize, index: usize, panel: &mut [f32]) {
         let start = index * PANEL;
         let columns = PANEL.min(width - start);
         let (panel, _) = panel.as_chunks_mut::<PANEL>();
-        let mut square = [[0.0; PANEL]; PANEL];
+        let mut square = Square([[0.0; PANEL]; PANEL]);
         for (block, rows) in panel[..depth].chunks_mut(PANEL).enumerate() {
-            for (column, to) in square[..columns].iter_mut().enumerate() {
+            for (column, to) in square.0[..columns].iter_mut().enumerate() {
                 let from = &source[(start + column) * stride + block * PANEL..];
                 match from.first_chunk::<PANEL>() {
                     Some(from) => *to = *from, // beyond the depth, what is not used
                     None => to[..rows.len()].copy_from_slice(&from[..rows.len()]),
                 }
             }
-            let mut turned = [[0.0; PANEL]; PANEL];
-            transpose(&square, 0, &mut turned);
-            for (row, turned) in rows.iter_mut().zip(&turned) {
-                *row = *turned;
-            }
+            transpose(&square.0, 0, rows);
         }
     }
 }

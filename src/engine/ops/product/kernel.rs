@@ -195,12 +195,11 @@ pub(in crate::engine::ops) fn transpose(
     to: &mut [[f32; PANEL]],
 ) {
     #[cfg(target_arch = "x86_64")]
-    if let (Ok(from), Ok(to)) =
-        (<&[[f32; PANEL]; PANEL]>::try_from(from), <&mut [[f32; PANEL]; PANEL]>::try_from(&mut *to))
+    if let Ok(from) = <&[[f32; PANEL]; PANEL]>::try_from(from)
         && std::arch::is_x86_feature_detected!("avx512f")
     {
         // SAFETY: the feature was detected.
-        return unsafe { x86::transpose_avx512(from, to) };
+        return unsafe { x86::transpose_avx512(from, first, to) };
     }
     for (i, to) in to.iter_mut().enumerate() {
         for (to, from) in to.iter_mut().zip(from) {
@@ -421,7 +420,11 @@ mod x86 {
 
     /// Turns a square of sixteen.
     #[target_feature(enable = "avx512f")]
-    pub(super) fn transpose_avx512(from: &[[f32; PANEL]; PANEL], to: &mut [[f32; PANEL]; PANEL]) {
+    pub(super) fn transpose_avx512(
+        from: &[[f32; PANEL]; PANEL],
+        first: usize,
+        to: &mut [[f32; PANEL]],
+    ) {
         // SAFETY: each row has sixteen numbers.
         let x: [__m512; 16] = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(from[i].as_ptr()) });
         // Pairs of rows, then squares of four within each quarter of the lanes, then the quarters themselves.
@@ -453,8 +456,10 @@ mod x86 {
                 _mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high),
             ];
             for (quarter, row) in rows.into_iter().enumerate() {
-                // SAFETY: each row has sixteen numbers.
-                unsafe { _mm512_storeu_ps(to[4 * quarter + j].as_mut_ptr(), row) };
+                if let Some(to) = to.get_mut((4 * quarter + j).wrapping_sub(first)) {
+                    // SAFETY: each row has sixteen numbers.
+                    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), row) };
+                }
             }
         }
     }
