@@ -167,12 +167,35 @@ impl WeightFiles {
                 return Err(failed(format!("weight `{name}` is in two files")));
             }
         }
-        self.shards.push(Shard { path, file, size_bytes });
+        let shard = Shard { path, file, size_bytes };
+        shard.read_ahead();
+        self.shards.push(shard);
         Ok(())
     }
 }
 
 impl Shard {
+    /// Asks the system, in the background, for the whole file: while layers take and pack their weights one by one, a disk
+    /// would wait more than it reads. Without it loading is slower, nothing else.
+    fn read_ahead(&self) {
+        /// Bytes that are asked for at a time; the system cuts what goes far beyond its own read-ahead.
+        #[cfg(target_os = "linux")]
+        const STEP: usize = 1 << 20;
+        #[cfg(target_os = "linux")]
+        if let Ok(file) = self.file.try_clone() {
+            use std::os::fd::AsRawFd;
+
+            let size_bytes = self.size_bytes;
+            std::thread::spawn(move || {
+                for start in (0..size_bytes as i64).step_by(STEP) {
+                    let advice = libc::POSIX_FADV_WILLNEED;
+                    // SAFETY: a hint about a file that is open.
+                    unsafe { libc::posix_fadvise(file.as_raw_fd(), start, STEP as i64, advice) };
+                }
+            });
+        }
+    }
+
     /// Fills `bytes` with what lies from `start` on, in parts at a time.
     fn read(&self, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
         let parts = bytes.par_chunks_mut(READ).enumerate();
