@@ -464,3 +464,84 @@ mod x86 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that this CPU can run, not only the one that it does.
+    fn kernels() -> Vec<Kernel> {
+        let mut kernels = vec![Kernel::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+        {
+            kernels.push(Kernel::Avx2);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            kernels.push(Kernel::Avx512);
+        }
+        kernels
+    }
+
+    /// Small integers, so that every order of sums gives the same number.
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_definitions_product() {
+        const DEPTH: usize = 9;
+        let a = numbers(19 * DEPTH, 1);
+        for kernel in kernels() {
+            for (rows, panels, last) in [(1, 1, 16), (8, 3, 16), (7, 2, 5), (19, 3, 1)] {
+                let columns = (panels - 1) * PANEL + last;
+                let b = numbers(panels * DEPTH * PANEL, 2);
+                let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
+                let tile = Tile { data: &b, stride: DEPTH * PANEL, panels, last };
+                let finish = Finish {
+                    per_column: Some(&bias),
+                    matrix: Some((&matrix, columns)),
+                    present: true,
+                };
+                let definition = |takes_part: fn(&usize) -> bool| -> Vec<f32> {
+                    let element = |i: usize| {
+                        let (row, column) = (i / columns, i % columns);
+                        let b = |k: usize| b[(column / PANEL * DEPTH + k) * PANEL + column % PANEL];
+                        let depth = (0..DEPTH).filter(takes_part);
+                        let product: f32 = depth.map(|k| a[row * DEPTH + k] * b(k)).sum();
+                        0.5 + product + bias[column] + matrix[i]
+                    };
+                    (0..rows * columns).map(element).collect()
+                };
+                let even = Even {
+                    start: a.as_ptr(),
+                    rows,
+                    row_stride: DEPTH,
+                    depth: DEPTH,
+                    depth_stride: 1,
+                };
+                let mut out = vec![0.5; rows * columns];
+                // SAFETY: the factors, what is added and `out` have the sizes that are said.
+                unsafe { kernel.run_even(even, tile, finish, out.as_mut_ptr(), columns) };
+                assert_eq!(out, definition(|_| true), "{rows} rows of {panels} panels");
+
+                // A part of the depth that is zeros for all rows of a strip.
+                let rows = rows.min(ROWS);
+                let run = |part: std::ops::Range<usize>| Run {
+                    starts: Some(std::array::from_fn(|r| {
+                        a.as_ptr().wrapping_add(r.min(rows - 1) * DEPTH + part.start)
+                    })),
+                    length: part.len(),
+                };
+                let runs = [run(0..2), Run { starts: None, length: 4 }, run(6..DEPTH)];
+                let strip = Strip { rows, runs: &runs, depth_stride: 1 };
+                let mut out = vec![0.5; rows * columns];
+                // SAFETY: likewise.
+                unsafe { kernel.run(strip, tile, finish, out.as_mut_ptr(), columns) };
+                let expected = &definition(|k| !(2..6).contains(k))[..rows * columns];
+                assert_eq!(out, expected, "a strip of {rows} rows of {panels} panels");
+            }
+        }
+    }
+}
