@@ -43,30 +43,11 @@ impl FrozenLinear {
         let (out_features, in_features) = weight.dims2()?;
         let place = if applies(&weight) {
             let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
-            let weight = weight.contiguous()?;
-            let weight = values(&weight)?;
-            let weight: &[f32] = &weight;
-            let panels = Panels::filled(in_features, out_features, |index, panel| {
-                pack_columns(weight, in_features, in_features, out_features, index, panel);
-            });
-            Place::Cpu { panels: FrozenPanels::new(panels, 1), bias }
+            Place::Cpu { panels: packed(&weight)?, bias }
         } else {
             Place::Elsewhere { weight, bias }
         };
         Ok(Self(Arc::new(Matrix { in_features, out_features, place })))
-    }
-
-    /// `(in_features, out_features)`.
-    pub(super) fn features(&self) -> (usize, usize) {
-        (self.0.in_features, self.0.out_features)
-    }
-
-    /// `Wᵀ` and the bias, where our kernels compute with them.
-    pub(super) fn on_cpu(&self) -> Option<(&FrozenPanels, Option<&[f32]>)> {
-        match &self.0.place {
-            Place::Cpu { panels, bias } => Some((panels, bias.as_deref())),
-            Place::Elsewhere { .. } => None,
-        }
     }
 
     /// `(…, in_features)` → `(…, out_features)`.
@@ -133,6 +114,18 @@ impl FrozenLinear {
             }
         }
     }
+}
+
+/// The panels of `Wᵀ`, for `W` of `(out_features, in_features)` in f32 on the CPU.
+pub(super) fn packed(weight: &Tensor) -> Result<FrozenPanels> {
+    let (out_features, in_features) = weight.dims2()?;
+    let weight = weight.contiguous()?;
+    let weight = values(&weight)?;
+    let weight: &[f32] = &weight;
+    let panels = Panels::filled(in_features, out_features, |index, panel| {
+        pack_columns(weight, in_features, in_features, out_features, index, panel);
+    });
+    Ok(FrozenPanels::new(panels, 1))
 }
 
 /// `a b`, of matrices `(rows, depth)` and `(depth, columns)`, either of which may be a transposed view.

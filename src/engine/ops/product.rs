@@ -272,23 +272,37 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
         Right::Panels(_) => 192,
         Right::Turned { .. } => 512,
     };
+    let place = Shared::new(c);
+    share_out((rows, width), (most, TILE), |rows, columns| {
+        let matrix = add.matrix.map(|(values, stride)| (&values[rows.start * stride..], stride));
+        // SAFETY: tasks write to different rows or columns of `c`, all inside it.
+        unsafe {
+            let c = place.at(rows.start * width);
+            let a = a.part(rows.start, rows.len());
+            multiply_into(a, b, Add { matrix, ..add }, columns, c, width);
+        }
+    });
+}
+
+/// Cuts a matrix of `rows` and `columns` into a few parts for each thread: at most `most` rows each, and columns by
+/// multiples of `step`.
+pub(super) fn share_out(
+    (rows, columns): (usize, usize),
+    (most, step): (usize, usize),
+    task: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
     let rows_of_task = rows.div_ceil(rows.div_ceil(most)).next_multiple_of(ROWS);
     let row_tasks = rows.div_ceil(rows_of_task);
     let wanted = (4 * rayon::current_num_threads()).div_ceil(row_tasks);
-    let columns_of_task = width.div_ceil(wanted).next_multiple_of(TILE);
-    let column_tasks = width.div_ceil(columns_of_task);
-    let place = Shared::new(c);
-    (0..row_tasks * column_tasks).into_par_iter().for_each(|task| {
-        let (row, column) =
-            (task / column_tasks * rows_of_task, task % column_tasks * columns_of_task);
-        let count = rows_of_task.min(rows - row);
-        let columns = column..width.min(column + columns_of_task);
-        let matrix = add.matrix.map(|(values, stride)| (&values[row * stride..], stride));
-        // SAFETY: tasks write to different rows or columns of `c`, all inside it.
-        unsafe {
-            let c = place.at(row * width);
-            multiply_into(a.part(row, count), b, Add { matrix, ..add }, columns, c, width);
-        }
+    let columns_of_task = columns.div_ceil(wanted).next_multiple_of(step);
+    let column_tasks = columns.div_ceil(columns_of_task);
+    (0..row_tasks * column_tasks).into_par_iter().for_each(|index| {
+        let row = index / column_tasks * rows_of_task;
+        let column = index % column_tasks * columns_of_task;
+        task(row..rows.min(row + rows_of_task), column..columns.min(column + columns_of_task));
     });
 }
 
