@@ -81,8 +81,9 @@ pub(crate) struct SuggestedTrainingBody {
 /// Says how deltas go together, without merging or drawing anything.
 ///
 /// The answer is computed at once from what trainings have stored beside their deltas: no device is needed and no job
-/// is queued. At strengths other than 1 it takes a modifier token's row as it was learnt, where the merge itself moves it. Each pair of deltas gets a verdict of its own, and where it is not `ok` a training that would teach their
-/// concepts jointly.
+/// is queued. At strengths other than 1 it takes a modifier token's row as it was learnt, where the merge itself moves
+/// it. Each pair of deltas gets a verdict of its own, and where it is not `ok` a training that would teach their concepts
+/// jointly.
 #[utoipa::path(post, path = "/v1/merges/check", tag = "merges", request_body = StartMerge,
     responses(
         (status = 200, body = MergeCheckBody),
