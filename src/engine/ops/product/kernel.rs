@@ -215,6 +215,32 @@ mod x86 {
 
     use super::{Even, Finish, PANEL, PANELS, ROWS, Run, Strip, TILE, Tile};
 
+    /// What a strip has fetched into the second-level cache on its way, for those that come after it.
+    #[derive(Clone, Copy)]
+    struct Ahead {
+        next: *const f32,
+        /// Numbers from one step of the depth to the next; none fetches the same lines again, which costs nothing.
+        step: usize,
+    }
+
+    impl Ahead {
+        /// Numbers that each step of the depth has fetched.
+        const FETCHED: usize = 2 * PANEL;
+
+        #[inline(always)]
+        fn nothing(tile: Tile<'_>) -> Self {
+            Self { next: tile.data.as_ptr(), step: 0 }
+        }
+
+        /// What follows a whole tile in memory is what the next product reads, be it of the next columns or of the next
+        /// place of a convolution. Two strips fetch as much as a tile of the same size has, and a bit.
+        #[inline(always)]
+        fn of_strip(strip: usize, tile: Tile<'_>, depth: usize) -> Self {
+            let skipped = tile.panels * tile.stride + strip * depth * Self::FETCHED;
+            Self { next: tile.data.as_ptr().wrapping_add(skipped), step: Self::FETCHED }
+        }
+    }
+
     /// # Safety
     /// AVX-512F, and as for [`super::Kernel::run_even`].
     #[target_feature(enable = "avx512f")]
@@ -245,15 +271,21 @@ mod x86 {
         out: *mut f32,
         stride: usize,
     ) {
+        // Few rows would wait for a tile as long as they are multiplied with it.
+        let fetches = P == PANELS && a.rows < a.depth;
         for row in (0..a.rows).step_by(ROWS) {
             let rows = ROWS.min(a.rows - row);
             let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
             let finish = finish.from(row);
+            let ahead = match row / ROWS {
+                index @ (0 | 1) if fetches => Ahead::of_strip(index, tile, a.depth),
+                _ => Ahead::nothing(tile),
+            };
             // SAFETY: the caller's, for these rows.
             unsafe {
                 let out = out.add(row * stride);
                 if rows == ROWS {
-                    strip_of::<ROWS, P>(strip, tile, finish, out, stride);
+                    strip_of::<ROWS, P>(strip, tile, ahead, finish, out, stride);
                 } else {
                     run_avx512(strip, tile, finish, out, stride);
                 }
@@ -271,15 +303,16 @@ mod x86 {
         out: *mut f32,
         stride: usize,
     ) {
+        let ahead = Ahead::nothing(tile);
         macro_rules! dispatch {
             ($($rows:literal)*) => {
                 // SAFETY: the caller's.
                 unsafe {
                     match (strip.rows, tile.panels) {
                         $(
-                            ($rows, 1) => strip_of::<$rows, 1>(strip, tile, finish, out, stride),
-                            ($rows, 2) => strip_of::<$rows, 2>(strip, tile, finish, out, stride),
-                            ($rows, _) => strip_of::<$rows, PANELS>(strip, tile, finish, out, stride),
+                            ($rows, 1) => strip_of::<$rows, 1>(strip, tile, ahead, finish, out, stride),
+                            ($rows, 2) => strip_of::<$rows, 2>(strip, tile, ahead, finish, out, stride),
+                            ($rows, _) => strip_of::<$rows, PANELS>(strip, tile, ahead, finish, out, stride),
                         )*
                         _ => {}
                     }
@@ -296,6 +329,7 @@ mod x86 {
     unsafe fn strip_of<const R: usize, const P: usize>(
         strip: Strip<'_>,
         tile: Tile<'_>,
+        mut ahead: Ahead,
         finish: Finish<'_>,
         out: *mut f32,
         stride: usize,
@@ -318,6 +352,9 @@ mod x86 {
             for _ in 0..*length {
                 // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
                 unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.cast());
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.wrapping_add(PANEL).cast());
+                    ahead.next = ahead.next.wrapping_add(ahead.step);
                     let mut columns = [_mm512_setzero_ps(); P];
                     for (p, column) in columns.iter_mut().enumerate() {
                         *column = _mm512_loadu_ps(b.add(p * tile.stride));

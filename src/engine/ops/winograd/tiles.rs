@@ -116,21 +116,20 @@ pub(super) unsafe fn store_tiles<M: Minimal>(
     add: Add<'_>,
     to: Shared,
 ) {
-    let stride = tiles.len() * TILE + GAP;
-    for tile in tiles.clone() {
-        let products = &products[(tile - tiles.start) * TILE..];
-        store_tile::<M>(products, stride, image, tile, (channels, column), add, to);
-    }
+    store::<M>(products, image, tiles, (channels, column), add, to);
 }
 
 in_lanes! {
-    /// As [`store_tiles`], of one tile.
-    fn store_tile<L, M: Minimal>(products: &[f32], stride: usize, image: Image, tile: usize, columns: (usize, usize), add: Add<'_>, to: Shared) {
-        let (channels, column) = columns;
-        let (at, y, x) = image.place::<M>(tile);
+    /// As [`store_tiles`].
+    fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), add: Add<'_>, to: Shared) {
         let Image { height, width, .. } = image;
-        let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
+        let (channels, column) = columns;
+        let stride = tiles.len() * TILE + GAP;
         let mut half = [[L::ZERO; WIDEST]; WIDEST];
+        for (index, tile) in tiles.enumerate() {
+        let products = &products[index * TILE..];
+        let (at, y, x) = image.place::<M>(tile);
+        let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
         for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
             for i in 0..M::IN {
                 let mut m = [L::ZERO; WIDEST];
@@ -164,6 +163,7 @@ in_lanes! {
                     value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
                 }
             }
+        }
         }
     }
 }
