@@ -127,43 +127,43 @@ in_lanes! {
         let stride = tiles.len() * TILE + GAP;
         let mut half = [[L::ZERO; WIDEST]; WIDEST];
         for (index, tile) in tiles.enumerate() {
-        let products = &products[index * TILE..];
-        let (at, y, x) = image.place::<M>(tile);
-        let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
-        for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
-            for i in 0..M::IN {
-                let mut m = [L::ZERO; WIDEST];
-                for row in 0..M::IN {
-                    m[row] = L::load(&products[(row * M::IN + i) * stride + lane..]);
+            let products = &products[index * TILE..];
+            let (at, y, x) = image.place::<M>(tile);
+            let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
+            for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
+                for i in 0..M::IN {
+                    let mut m = [L::ZERO; WIDEST];
+                    for row in 0..M::IN {
+                        m[row] = L::load(&products[(row * M::IN + i) * stride + lane..]);
+                    }
+                    let transformed = M::output(m);
+                    for row in 0..M::OUT {
+                        half[row][i] = transformed[row];
+                    }
                 }
-                let transformed = M::output(m);
+                let bias = match add.per_column {
+                    Some(bias) => L::load(&bias[column + lane..]),
+                    None => L::ZERO,
+                };
                 for row in 0..M::OUT {
-                    half[row][i] = transformed[row];
-                }
-            }
-            let bias = match add.per_column {
-                Some(bias) => L::load(&bias[column + lane..]),
-                None => L::ZERO,
-            };
-            for row in 0..M::OUT {
-                let transformed = M::output(half[row]);
-                if row >= rows {
-                    break;
-                }
-                for i in 0..M::OUT {
-                    if i >= across {
+                    let transformed = M::output(half[row]);
+                    if row >= rows {
                         break;
                     }
-                    let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
-                    let mut value = transformed[i] + bias;
-                    if let Some((other, _)) = add.matrix {
-                        value = value + L::load(&other[pixel..]);
+                    for i in 0..M::OUT {
+                        if i >= across {
+                            break;
+                        }
+                        let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
+                        let mut value = transformed[i] + bias;
+                        if let Some((other, _)) = add.matrix {
+                            value = value + L::load(&other[pixel..]);
+                        }
+                        // SAFETY: the pixel lies inside the image; its columns are this task's.
+                        value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
                     }
-                    // SAFETY: the pixel lies inside the image; its columns are this task's.
-                    value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
                 }
             }
-        }
         }
     }
 }
