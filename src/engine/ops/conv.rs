@@ -283,7 +283,7 @@ fn direct(
     let threads = rayon::current_num_threads();
     let small = pixels * width * depth < 1 << 19 || threads == 1;
     let pixels_of_task = match filters {
-        Right::Panels(_) => PIXELS,
+        Right::Panels(_) | Right::Rows { .. } => PIXELS,
         Right::Turned { .. } => 4 * PIXELS,
     };
     let pixel_tasks = pixels.div_ceil(pixels_of_task);

@@ -362,15 +362,14 @@ pub(super) fn attention(
     let [q, k, v] = [query, key, value].map(|x| x.tensor().clone());
     let size = attend.logits(&q, &k)?;
     let out = in_groups(&[&q, &k, &v], size, |part| attend.forward(&part[0], &part[1], &part[2]))?;
-    let kept = out.clone();
     Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
         let rows = q.dim(0)?;
         let group = (HELD / size).max(1);
         let mut gradients = [&q, &k, &v].map(|_| Vec::new());
         for first in (0..rows).step_by(group) {
             let part = |x: &Tensor| x.narrow(0, first, group.min(rows - first))?.contiguous();
-            let [q, k, v, out, gradient] = [&q, &k, &v, &kept, gradient].map(part);
-            let of_part = attend.backward(&q?, &k?, &v?, &out?, &gradient?)?;
+            let [q, k, v, gradient] = [&q, &k, &v, gradient].map(part);
+            let of_part = attend.backward(&q?, &k?, &v?, &gradient?)?;
             gradients.iter_mut().zip(of_part).for_each(|(all, part)| all.push(part));
         }
         let [d_q, d_k, d_v] = gradients.map(|parts| joined(parts, 0));
@@ -448,7 +447,6 @@ impl Attend {
         query: &Tensor,
         key: &Tensor,
         value: &Tensor,
-        out: &Tensor,
         gradient: &Tensor,
     ) -> Result<[Tensor; 3]> {
         let (k, v) = (self.split(key)?, self.split(value)?);
@@ -457,15 +455,15 @@ impl Attend {
             (Vec::new(), k.zeros_like()?.to_dtype(wide)?, v.zeros_like()?.to_dtype(wide)?);
         for (first, count) in blocks_of(query.dim(1)?) {
             let part = |x: &Tensor| self.split(&x.narrow(1, first, count)?);
-            let (q, o, d_o) = (part(query)?, part(out)?, part(gradient)?);
+            let (q, d_o) = (part(query)?, part(gradient)?);
             let p = self.weights(&q, &k, first)?;
             let turned = |x: &Tensor, by: &Tensor| -> Result<Tensor> {
                 x.to_dtype(narrow)?.transpose(2, 3)?.matmul(by)?.to_dtype(wide)
             };
             d_v = (d_v + turned(&p, &d_o)?)?;
-            let d = (o.to_dtype(wide)? * d_o.to_dtype(wide)?)?.sum_keepdim(D::Minus1)?;
-            let d_p = d_o.matmul(&v.transpose(2, 3)?)?.to_dtype(wide)?.broadcast_sub(&d)?;
-            let d_s = ((p * d_p)? * self.scale)?;
+            let d_p = d_o.matmul(&v.transpose(2, 3)?)?.to_dtype(wide)?;
+            let d = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
+            let d_s = ((p * d_p.broadcast_sub(&d)?)? * self.scale)?;
             d_k = (d_k + turned(&d_s, &q)?)?;
             d_q.push(Self::join(&d_s.to_dtype(narrow)?.matmul(&k)?)?);
         }

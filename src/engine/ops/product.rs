@@ -167,6 +167,12 @@ vectorized! {
 #[derive(Clone, Copy)]
 pub(super) enum Right<'a> {
     Panels(View<'a>),
+    /// Row-major rows where they lie, `stride` apart: a multiple of [`PANEL`], so that whole panels can be read.
+    Rows {
+        data: &'a [f32],
+        stride: usize,
+        width: usize,
+    },
     /// The transpose, block by block: panels `(positions · width, depth)` read as `(positions · depth, width)`, the
     /// positions in reverse order. It is turned a tile at a time, on the way into the kernel: a second copy of a
     /// model's weights would double its memory.
@@ -180,6 +186,7 @@ impl Right<'_> {
     fn depth(self) -> usize {
         match self {
             Self::Panels(panels) => panels.depth,
+            Self::Rows { data, stride, .. } => data.len() / stride,
             Self::Turned { panels, positions } => positions * panels.width,
         }
     }
@@ -187,6 +194,7 @@ impl Right<'_> {
     pub(super) fn width(self) -> usize {
         match self {
             Self::Panels(panels) => panels.width,
+            Self::Rows { width, .. } => width,
             Self::Turned { panels, positions } => panels.depth / positions,
         }
     }
@@ -269,7 +277,7 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
     }
     // Turning costs as much as multiplying by a few dozen rows: whoever turns takes as many rows as there are.
     let most = match b {
-        Right::Panels(_) => 192,
+        Right::Panels(_) | Right::Rows { .. } => 192,
         Right::Turned { .. } => 512,
     };
     let place = Shared::new(c);
@@ -355,6 +363,12 @@ pub(super) unsafe fn multiply_into(
 ) {
     let (rows, depth) = (a.count(), b.depth());
     check(a, depth);
+    if let Right::Rows { stride, width, .. } = b {
+        assert!(
+            stride.is_multiple_of(PANEL) && width <= stride,
+            "the right factor's rows do not hold whole panels"
+        );
+    }
     if rows == 0 {
         return;
     }
@@ -371,13 +385,18 @@ pub(super) unsafe fn multiply_into(
             let tile = match b {
                 Right::Panels(source) => {
                     let first = column / PANEL * depth * PANEL + block.start * PANEL;
-                    Tile { data: &source.data[first..], stride: depth * PANEL, panels, last }
+                    let data = &source.data[first..];
+                    Tile { data, stride: depth * PANEL, row_stride: PANEL, panels, last }
+                }
+                Right::Rows { data, stride, .. } => {
+                    let data = &data[block.start * stride + column..];
+                    Tile { data, stride: PANEL, row_stride: stride, panels, last }
                 }
                 Right::Turned { panels: source, positions } => {
                     let length = block.end - block.start;
                     turned.resize(PANELS * length * PANEL, 0.0);
                     turn(source, positions, block.clone(), column, panels, &mut turned);
-                    Tile { data: &turned, stride: length * PANEL, panels, last }
+                    Tile { data: &turned, stride: length * PANEL, row_stride: PANEL, panels, last }
                 }
             };
             let finish = match index {

@@ -1,8 +1,8 @@
 //! What a UNet's training step holds, counted from the config before anything is computed.
 //!
 //! The tape keeps the results that an operation's way back reads: convolutions, projections and joins keep none, norms
-//! their input, GEGLU factors as wide as its projection, attention its inputs and its result. A layer (a resnet with its transformer) that is computed
-//! again on the way back keeps its own input alone.
+//! their input, GEGLU factors as wide as its projection, attention its inputs. A layer (a resnet with its transformer)
+//! that is computed again on the way back keeps its own input alone.
 
 use candle_core::DType;
 
@@ -95,12 +95,12 @@ impl LayerSize {
     fn inside(&self, call: &CallSize) -> u64 {
         let transformers = match (self.tracked, self.blocks) {
             (true, 0) => self.out_channels, // between the convolutions
-            // ... the resnet's result and the projection of it; then per block q, k, v and the result of both
-            // attentions (k and v of the second are the prompt's), what each norm reads, and the 8-fold of GEGLU.
-            (true, blocks) => 2 * self.out_channels + self.inner * (17 * blocks),
+            // ... the resnet's result and the projection of it; then per block q, k and v of both attentions (k and v
+            // of the second are the prompt's), what each norm reads, and the 8-fold of GEGLU.
+            (true, blocks) => 2 * self.out_channels + self.inner * (15 * blocks),
             (false, 0) => 0,
             // Nothing before the first attention to the prompt leads to what is trained.
-            (false, blocks) => self.inner * (11 + 17 * (blocks - 1)),
+            (false, blocks) => self.inner * (10 + 15 * (blocks - 1)),
         };
         let attentions = if self.tracked { 2 * self.blocks } else { (2 * self.blocks).max(1) - 1 };
         let softmaxes = Workspace::of(call.dtype, call.on_cpu).softmaxes(self.heads * attentions);

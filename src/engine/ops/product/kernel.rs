@@ -51,9 +51,10 @@ impl Even {
 /// Panels of the right factor.
 #[derive(Clone, Copy)]
 pub(super) struct Tile<'a> {
-    /// Panels that begin `stride` apart.
+    /// Panels that begin `stride` apart, with rows that begin `row_stride` apart.
     pub(super) data: &'a [f32],
     pub(super) stride: usize,
+    pub(super) row_stride: usize,
     pub(super) panels: usize,
     /// Columns of the last panel.
     pub(super) last: usize,
@@ -170,12 +171,13 @@ unsafe fn portable(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE
     for row in 0..strip.rows {
         for panel in 0..tile.panels {
             let mut sums = [0.0f32; PANEL];
-            let mut b = tile.data[panel * tile.stride..].as_chunks::<PANEL>().0;
+            let mut depth = 0;
             for Run { starts, length } in strip.runs {
-                let (rows_of_b, rest) = b.split_at(*length);
-                b = rest;
+                let first = panel * tile.stride + depth * tile.row_stride;
+                depth += length;
                 let Some(starts) = starts else { continue };
-                for (k, b) in rows_of_b.iter().enumerate() {
+                for k in 0..*length {
+                    let b = &tile.data[first + k * tile.row_stride..][..PANEL];
                     // SAFETY: the run is readable for its length.
                     let a = unsafe { *starts[row].add(k * strip.depth_stride) };
                     sums.iter_mut().zip(b).for_each(|(sum, b)| *sum = a.mul_add(*b, *sum));
@@ -272,7 +274,7 @@ mod x86 {
         stride: usize,
     ) {
         // Few rows would wait for a tile as long as they are multiplied with it.
-        let fetches = P == PANELS && a.rows < a.depth;
+        let fetches = P == PANELS && tile.row_stride == PANEL && a.rows < a.depth;
         for row in (0..a.rows).step_by(ROWS) {
             let rows = ROWS.min(a.rows - row);
             let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
@@ -345,7 +347,7 @@ mod x86 {
         let mut b = tile.data.as_ptr();
         for Run { starts, length } in strip.runs {
             let Some(starts) = starts else {
-                b = b.wrapping_add(length * PANEL);
+                b = b.wrapping_add(length * tile.row_stride);
                 continue;
             };
             let mut at = 0;
@@ -367,7 +369,7 @@ mod x86 {
                     }
                 }
                 at += strip.depth_stride;
-                b = b.wrapping_add(PANEL);
+                b = b.wrapping_add(tile.row_stride);
             }
         }
         let partial: __mmask16 = if tile.last == PANEL { !0 } else { (1 << tile.last) - 1 };
@@ -427,7 +429,7 @@ mod x86 {
         let mut b = tile.data.as_ptr().wrapping_add(panel * tile.stride);
         for Run { starts, length } in strip.runs {
             let Some(starts) = starts else {
-                b = b.wrapping_add(length * PANEL);
+                b = b.wrapping_add(length * tile.row_stride);
                 continue;
             };
             let mut at = 0;
@@ -442,7 +444,7 @@ mod x86 {
                     }
                 }
                 at += strip.depth_stride;
-                b = b.wrapping_add(PANEL);
+                b = b.wrapping_add(tile.row_stride);
             }
         }
         for (r, sums) in sums.iter().enumerate() {
@@ -535,7 +537,8 @@ mod tests {
                 let columns = (panels - 1) * PANEL + last;
                 let b = numbers(panels * DEPTH * PANEL, 2);
                 let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
-                let tile = Tile { data: &b, stride: DEPTH * PANEL, panels, last };
+                let tile =
+                    Tile { data: &b, stride: DEPTH * PANEL, row_stride: PANEL, panels, last };
                 let finish = Finish {
                     per_column: Some(&bias),
                     matrix: Some((&matrix, columns)),
