@@ -461,9 +461,10 @@ impl Attend {
                 x.to_dtype(narrow)?.transpose(2, 3)?.matmul(by)?.to_dtype(wide)
             };
             d_v = (d_v + turned(&p, &d_o)?)?;
-            let d_p = d_o.matmul(&v.transpose(2, 3)?)?.to_dtype(wide)?;
+            let mut d_p = d_o.matmul(&v.transpose(2, 3)?)?.to_dtype(wide)?;
             let d = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
-            let d_s = ((p * d_p.broadcast_sub(&d)?)? * self.scale)?;
+            d_p = d_p.broadcast_sub(&d)?; // and the one before it is freed
+            let d_s = ((p * d_p)? * self.scale)?;
             d_k = (d_k + turned(&d_s, &q)?)?;
             d_q.push(Self::join(&d_s.to_dtype(narrow)?.matmul(&k)?)?);
         }
