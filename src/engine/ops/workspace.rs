@@ -51,7 +51,7 @@ impl Workspace {
         if self.kernels {
             return 0;
         }
-        (3 * self.wide + self.narrow) * Self::group(images, logits)
+        3 * self.wide * Self::group(images, logits)
     }
 
     /// What attention keeps of so many rows of logits.
