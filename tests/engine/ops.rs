@@ -206,6 +206,7 @@ fn operations() -> Vec<Operation> {
         attend("attention, several blocks", (131, 77, 3, 40), false),
         attend("attention, one wide head", (20, 20, 1, 160), false),
         attend("attention, causal", (19, 19, 2, 4), true),
+        attend("attention, causal, several blocks", (101, 101, 2, 12), true),
         scaled(6.0, operation("silu", &[&[3, 4, 50]], |_, x| ops::silu(&x[0]))),
         scaled(6.0, operation("gelu", &[&[3, 4, 50]], |_, x| ops::gelu(&x[0]))),
         scaled(6.0, operation("quick gelu", &[&[3, 4, 50]], |_, x| ops::quick_gelu(&x[0]))),

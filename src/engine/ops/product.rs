@@ -570,6 +570,17 @@ mod tests {
             multiply_rows(&a, Right::Panels(panels.view()), Add::default(), &mut c);
             assert_close(&c, &expected);
 
+            // The same factor, read where it lies, in rows that hold whole panels.
+            let stride = width.next_multiple_of(PANEL);
+            let mut padded = vec![f32::NAN; depth * stride];
+            for (to, from) in padded.chunks_exact_mut(stride).zip(b.chunks_exact(width)) {
+                to[..width].copy_from_slice(from);
+            }
+            let mut c = vec![0.0; rows * width];
+            let right = Right::Rows { data: &padded, stride, width };
+            multiply_rows(&a, right, Add::default(), &mut c);
+            assert_close(&c, &expected);
+
             // The same factor, kept as the panels of its transpose.
             let turned: Vec<f32> =
                 (0..width * depth).map(|i| b[i % depth * width + i / depth]).collect();
