@@ -533,12 +533,21 @@ mod tests {
         const DEPTH: usize = 9;
         let a = numbers(19 * DEPTH, 1);
         for kernel in kernels() {
-            for (rows, panels, last) in [(1, 1, 16), (8, 3, 16), (7, 2, 5), (19, 3, 1)] {
+            // Of panels one after the other, and of rows that hold all of them.
+            for (rows, panels, last, in_rows) in [
+                (1, 1, 16, false),
+                (8, 3, 16, false),
+                (7, 2, 5, false),
+                (19, 3, 1, false),
+                (9, 3, 16, true),
+                (7, 2, 5, true),
+            ] {
+                let (stride, row_stride) =
+                    if in_rows { (PANEL, panels * PANEL) } else { (DEPTH * PANEL, PANEL) };
                 let columns = (panels - 1) * PANEL + last;
                 let b = numbers(panels * DEPTH * PANEL, 2);
                 let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
-                let tile =
-                    Tile { data: &b, stride: DEPTH * PANEL, row_stride: PANEL, panels, last };
+                let tile = Tile { data: &b, stride, row_stride, panels, last };
                 let finish = Finish {
                     per_column: Some(&bias),
                     matrix: Some((&matrix, columns)),
@@ -547,7 +556,8 @@ mod tests {
                 let definition = |takes_part: fn(&usize) -> bool| -> Vec<f32> {
                     let element = |i: usize| {
                         let (row, column) = (i / columns, i % columns);
-                        let b = |k: usize| b[(column / PANEL * DEPTH + k) * PANEL + column % PANEL];
+                        let first = column / PANEL * stride + column % PANEL;
+                        let b = |k: usize| b[first + k * row_stride];
                         let depth = (0..DEPTH).filter(takes_part);
                         let product: f32 = depth.map(|k| a[row * DEPTH + k] * b(k)).sum();
                         0.5 + product + bias[column] + matrix[i]
