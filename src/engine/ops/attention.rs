@@ -180,8 +180,7 @@ impl Attend {
     /// Scales logits `(keys, width)` of some queries and adds their bias.
     fn add_bias(&self, logits: &mut [f32], width: usize, bias: &[f32]) {
         for (row, bias) in logits.chunks_exact_mut(width).zip(bias.chunks(self.sizes.queries)) {
-            row.iter_mut().for_each(|x| *x *= self.scale);
-            row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.max(MASKED));
+            self.add_to_row(row, bias.iter());
         }
     }
 
@@ -189,10 +188,14 @@ impl Attend {
     fn add_bias_turned(&self, logits: &mut [f32], width: usize, first: usize) {
         let Some(bias) = &self.bias else { return };
         for (index, row) in logits.chunks_exact_mut(width).enumerate() {
-            let bias = bias[first + index..].iter().step_by(self.sizes.queries);
-            row.iter_mut().for_each(|x| *x *= self.scale);
-            row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.max(MASKED));
+            self.add_to_row(row, bias[first + index..].iter().step_by(self.sizes.queries));
         }
+    }
+
+    /// What lies beyond the bias is scaled alone.
+    fn add_to_row<'a>(&self, row: &mut [f32], bias: impl Iterator<Item = &'a f32>) {
+        row.iter_mut().for_each(|x| *x *= self.scale);
+        row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.max(MASKED));
     }
 
     /// The gradients of query, key and value, from these, the gradient of the result and what [`Self::forward`] gave.

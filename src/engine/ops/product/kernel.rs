@@ -221,7 +221,7 @@ mod x86 {
     #[derive(Clone, Copy)]
     struct Ahead {
         next: *const f32,
-        /// Numbers from one step of the depth to the next; none fetches the same lines again, which costs nothing.
+        /// Numbers from one step of the depth to the next; none asks for the same lines again, which are there.
         step: usize,
     }
 
@@ -273,7 +273,7 @@ mod x86 {
         out: *mut f32,
         stride: usize,
     ) {
-        // Few rows would wait for a tile as long as they are multiplied with it.
+        // Few rows would wait for each tile.
         let fetches = P == PANELS && tile.row_stride == PANEL && a.rows < a.depth;
         for row in (0..a.rows).step_by(ROWS) {
             let rows = ROWS.min(a.rows - row);
