@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,7 +19,9 @@ use vstar::engine::custom_diffusion::train::Trainer;
 use vstar::engine::ops::Precision;
 use vstar::engine::unet::{
     Activations, CallSize, KeyValueVariable, Recomputation, UNet2DConditionConfig,
+    UNet2DConditionModel,
 };
+use vstar::engine::weights::WeightFiles;
 
 /// Counts the bytes that are alive, and the most that have been.
 struct Counting;
@@ -112,6 +115,29 @@ fn assert_near(what: &str, expected: u64, counted: usize, share: f64) {
         off < share * expected as f64 + LISTS,
         "{what}: {expected} expected, {counted} counted"
     );
+}
+
+#[test]
+fn a_networks_weights_stay_in_their_file() {
+    let _turn = turn();
+    // The tiny model's, in f32.
+    let (dir, stem) = (folder("models/tiny/unet"), "diffusion_pytorch_model");
+    let own = tempfile::tempdir().unwrap();
+    let name = format!("{stem}.safetensors");
+    let weights = candle_core::safetensors::load(dir.join(&name), &Device::Cpu).unwrap();
+    let single = |(name, x): (String, Tensor)| (name, x.to_dtype(DType::F32).unwrap());
+    let weights: HashMap<String, Tensor> = weights.into_iter().map(single).collect();
+    candle_core::safetensors::save(&weights, own.path().join(&name)).unwrap();
+    drop(weights);
+
+    let files = WeightFiles::open(own.path(), stem, &Device::Cpu, DType::F32).unwrap();
+    let size = files.size_bytes() as usize;
+    let before = alive();
+    let unet = UNet2DConditionModel::load(&dir, &files).unwrap();
+    let loaded = alive() - before;
+    // Projections to K and V are what deltas are added to, and biases and norms are small.
+    assert!(loaded < size / 8, "{loaded} bytes beside a file of {size}");
+    drop(unet);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{
 /// `weight` `(rows, columns)` and `bias` `(rows,)`.
 pub(crate) fn linear(weights: &Weights<'_>, rows: usize, columns: usize) -> Result<FrozenLinear> {
     let bias = weights.get("bias", &[rows])?;
-    Ok(FrozenLinear::new(weights.matrix("weight", rows, columns)?, Some(bias))?)
+    Ok(FrozenLinear::new(weights.frozen_matrix("weight", rows, columns)?, Some(bias))?)
 }
 
 /// `weight` `(rows, columns)` alone.
@@ -20,7 +20,7 @@ pub(crate) fn linear_without_bias(
     rows: usize,
     columns: usize,
 ) -> Result<FrozenLinear> {
-    Ok(FrozenLinear::new(weights.matrix("weight", rows, columns)?, None)?)
+    Ok(FrozenLinear::new(weights.frozen_matrix("weight", rows, columns)?, None)?)
 }
 
 /// `weight` `(out_channels, in_channels, kernel, kernel)` and `bias` `(out_channels,)`.
@@ -31,7 +31,7 @@ pub(crate) fn conv(
     stride: usize,
     padding: Padding,
 ) -> Result<FrozenConv2d> {
-    let weight = weights.get("weight", &[out_channels, in_channels, kernel, kernel])?;
+    let weight = weights.frozen("weight", &[out_channels, in_channels, kernel, kernel])?;
     let bias = weights.get("bias", &[out_channels])?;
     Ok(FrozenConv2d::new(weight, Some(bias), stride, padding, weights.precision())?)
 }
@@ -42,7 +42,7 @@ pub(crate) fn geglu(
     out_features: usize,
     in_features: usize,
 ) -> Result<Geglu> {
-    let weight = weights.matrix("weight", 2 * out_features, in_features)?;
+    let weight = weights.frozen_matrix("weight", 2 * out_features, in_features)?;
     Ok(Geglu::new(weight, weights.get("bias", &[2 * out_features])?)?)
 }
 

@@ -22,6 +22,7 @@ mod norm;
 mod optimize;
 mod product;
 mod resample;
+mod stored;
 mod winograd;
 mod workspace;
 
@@ -35,6 +36,7 @@ pub use linear::{FrozenLinear, matmul, matmul_stacked};
 pub use norm::{GroupNorm, LayerNorm};
 pub use optimize::{AdamWStep, adamw, sum_of_squares};
 pub use resample::upsample_nearest_2x;
+pub use stored::FrozenWeight;
 pub(crate) use workspace::Workspace;
 
 /// How f32 on the CPU is computed.

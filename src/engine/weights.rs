@@ -2,7 +2,7 @@
 //!
 //! A component of the diffusers layout keeps its weights in `<stem>.safetensors`, or in several files that
 //! `<stem>.safetensors.index.json` lists. A weight is read when a layer asks for it, to the device and the dtype it is
-//! used in: mapped files would count as memory of ours for as long as they are open.
+//! used in; frozen ones that are stored as the CPU computes are used from the mapped file itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,10 +10,11 @@ use std::{
     io::Read,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use candle_core::{DType, Device, Tensor};
+use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
@@ -21,7 +22,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     EngineError, Result,
-    ops::{self, Precision},
+    ops::{self, FrozenWeight, Precision},
 };
 
 /// Bytes that one thread reads at a time.
@@ -44,6 +45,8 @@ struct Shard {
     path: PathBuf,
     file: File,
     size_bytes: u64,
+    /// None where the system does not map it, or nothing is used from it.
+    map: Option<Arc<Mmap>>,
 }
 
 /// Where one weight lies.
@@ -167,7 +170,10 @@ impl WeightFiles {
                 return Err(failed(format!("weight `{name}` is in two files")));
             }
         }
-        let shard = Shard { path, file, size_bytes };
+        let used_as_stored = self.device.is_cpu() && self.dtype == DType::F32;
+        // SAFETY: a model's files do not change while it is served, as README asks.
+        let map = used_as_stored.then(|| unsafe { Mmap::map(&file) }.ok()).flatten();
+        let shard = Shard { path, file, size_bytes, map: map.map(Arc::new) };
         shard.read_ahead();
         self.shards.push(shard);
         Ok(())
@@ -294,13 +300,33 @@ impl Weights<'_> {
         self.load(name, entry, shape, dtype)
     }
 
-    /// A `(rows, columns)` matrix, which some checkpoints keep as a 1×1 convolution.
-    pub fn matrix(&self, name: &str, rows: usize, columns: usize) -> Result<Tensor> {
+    /// A weight in the compute dtype that never changes.
+    pub fn frozen(&self, name: &str, shape: &[usize]) -> Result<FrozenWeight> {
+        let entry = self.entry(name)?;
+        if entry.shape != shape {
+            return Err(self.wrong_shape(name, shape, entry));
+        }
+        self.load_frozen(name, entry, shape)
+    }
+
+    /// A frozen `(rows, columns)` matrix, which some checkpoints keep as a 1×1 convolution.
+    pub fn frozen_matrix(&self, name: &str, rows: usize, columns: usize) -> Result<FrozenWeight> {
         let entry = self.entry(name)?;
         if entry.shape != [rows, columns] && entry.shape != [rows, columns, 1, 1] {
             return Err(self.wrong_shape(name, &[rows, columns], entry));
         }
-        self.load(name, entry, &[rows, columns], self.files.dtype)
+        self.load_frozen(name, entry, &[rows, columns])
+    }
+
+    fn load_frozen(&self, name: &str, entry: &Entry, shape: &[usize]) -> Result<FrozenWeight> {
+        if entry.dtype == DType::F32
+            && let Some(file) = &self.files.shards[entry.shard].map
+            && let Some(weight) = FrozenWeight::mapped(file, entry.start as usize, shape)
+        {
+            lock(&self.files.taken).insert(self.full_name(name));
+            return Ok(weight);
+        }
+        Ok(self.load(name, entry, shape, self.files.dtype)?.into())
     }
 
     fn load(&self, name: &str, entry: &Entry, shape: &[usize], dtype: DType) -> Result<Tensor> {

@@ -133,6 +133,13 @@ fn winograd(name: &'static str, input: [usize; 4], out_channels: usize) -> Opera
     })
 }
 
+fn linear(name: &'static str, in_features: usize, out_features: usize) -> Operation {
+    operation(name, &[&[3, 35, in_features]], move |place, x| {
+        let weight = place.weight(15, &[out_features, in_features]);
+        FrozenLinear::new(weight, Some(place.weight(16, &[out_features])))?.forward(&x[0])
+    })
+}
+
 fn geglu(name: &'static str, input: &[usize; 3], width: usize) -> Operation {
     let in_features = input[2];
     scaled(
@@ -180,6 +187,16 @@ fn operations() -> Vec<Operation> {
         winograd("conv 3x3, winograd, several blocks", [3, 22, 17, 144], 80),
         winograd("conv 3x3, winograd, small tiles", [3, 4, 4, 208], 48),
         winograd("conv 3x3, winograd, small tiles across a border", [3, 1, 16, 16], 32),
+        // More than 4 MiB of filters, which are read where they lie.
+        conv("conv 3x3, large", [3, 18, 19, 208], (576, 3), 1, same),
+        conv("conv 3x3, large, odd", [3, 5, 4, 197], (600, 3), 1, same),
+        conv("conv 3x3, large, stride 2", [3, 6, 8, 208], (576, 3), 2, below_and_right),
+        winograd("conv 3x3, winograd, large", [3, 9, 11, 208], 576),
+        winograd("conv 3x3, large on a small image", [3, 4, 4, 208], 576),
+        // More than 1 MiB of matrix, likewise.
+        linear("linear, large", 480, 560),
+        linear("linear, large, odd", 501, 543),
+        geglu("geglu, large", &[3, 201, 480], 552),
         operation("linear", &[&[3, 67, 300]], |place, x| {
             let (weight, bias) = (place.weight(15, &[70, 300]), place.weight(16, &[70]));
             FrozenLinear::new(weight, Some(bias))?.forward(&x[0])

@@ -283,7 +283,7 @@ vectorized! {
                         to.iter_mut().zip(&factors[column..]).for_each(|(x, factor)| *x *= factor);
                     }
                 }
-                transpose(&square, 0, &mut turned);
+                transpose(square.as_flattened(), PANEL, PANEL, &mut turned);
                 for (index, token) in turned.iter().enumerate().take(count - column) {
                     let to = to.wrapping_add((column + index) * inner + first);
                     // SAFETY: the token's numbers are valid and nobody else's.

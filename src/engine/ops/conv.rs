@@ -1,22 +1,24 @@
 //! Convolution with frozen filters.
 
+mod direct;
+mod unfolded;
+
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
-use super::cpu::{Shared, applies, filled, tensor, values};
-use super::product::{
-    Add, FrozenPanels, Left, PANEL, Panels, Right, Start, TILE, multiply_into, multiply_rows,
-};
+use self::direct::Direct;
+use self::unfolded::Unfolded;
+use super::cpu::{filled, tensor, values};
+use super::product::{Add, FrozenMatrix, Start, multiply_rows};
+use super::stored::{self, FrozenWeight, Stored};
 use super::winograd::{Image, Winograd};
 use super::{Precision, elsewhere};
 use crate::engine::autograd::Variable;
 
-/// Pixels of one task.
-const PIXELS: usize = 128;
-/// Inputs with fewer channels than this are gathered into rows before they are multiplied.
-const FEW_CHANNELS: usize = 16;
+/// Filters up to this size are packed or kept transformed, in bytes; larger ones are read where they lie, in each call
+/// anew.
+pub(super) const SMALL: usize = 4 << 20;
 
 /// Zeros around an image, in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +41,7 @@ impl Padding {
 /// `y[p, o] = b[o] + Σ_{k, i} W[o, i, k] x[s p + k, i]` over kernel positions `k` and input channels `i`. Its gradient
 /// is a convolution again, with the filters turned by 180° and input and output channels exchanged.
 ///
-/// On the CPU, 3×3 kernels of stride 1 go through Winograd's F(4×4, 3×3) if [`Precision::Fast`] allows it.
+/// On the CPU, 3×3 kernels of stride 1 go through Winograd's minimal filtering if [`Precision::Fast`] allows it.
 #[derive(Clone)]
 pub struct FrozenConv2d(Arc<Filters>);
 
@@ -53,9 +55,8 @@ struct Filters {
 /// The filters, where they are used.
 enum Place {
     Cpu {
-        /// `(kernel² · in_channels, out_channels)`.
-        panels: FrozenPanels,
         bias: Option<Vec<f32>>,
+        plain: Plain,
         winograd: Option<Box<Winograd>>,
     },
     Elsewhere {
@@ -63,6 +64,14 @@ enum Place {
         matrix: Tensor,
         bias: Option<Tensor>,
     },
+}
+
+/// How a sum is taken term by term, as the definition has it.
+enum Plain {
+    /// Kernels of one pixel, whose filters are the matrix of a linear layer.
+    Pixelwise(FrozenMatrix),
+    Direct(Direct),
+    Unfolded(Unfolded),
 }
 
 /// Which input pixels an output pixel sees.
@@ -92,6 +101,11 @@ impl Geometry {
 }
 
 impl Way {
+    /// Positions of the kernel.
+    fn area(self) -> usize {
+        self.geometry.kernel * self.geometry.kernel
+    }
+
     /// The input row under each row of kernel positions (in reverse order backwards), for each output row; likewise for
     /// columns.
     fn along(self, input: usize, output: usize, padding: usize) -> Vec<Option<usize>> {
@@ -114,14 +128,14 @@ impl Way {
 
     /// Where each part of each of the output pixels `pixels` begins in `(batch, height, width, channels)`.
     fn starts(self, pixels: std::ops::Range<usize>, channels: usize) -> Vec<Start> {
-        let Geometry { kernel, padding, .. } = self.geometry;
+        let padding = self.geometry.padding;
         let ((height, width), (rows, columns)) = (self.input, self.output);
         let (ys, xs) =
             (self.along(height, rows, padding.top), self.along(width, columns, padding.left));
         let place =
             |pixel: usize| (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
         let places: Vec<_> = pixels.map(place).collect();
-        let mut starts = Vec::with_capacity(kernel * kernel * places.len());
+        let mut starts = Vec::with_capacity(self.area() * places.len());
         for (ys, xs) in
             ys.chunks_exact(rows).flat_map(|ys| xs.chunks_exact(columns).map(move |xs| (ys, xs)))
         {
@@ -134,32 +148,53 @@ impl Way {
     }
 }
 
+impl Plain {
+    /// - `weight`: `(out_channels, in_channels, kernel, kernel)`
+    fn new(geometry: Geometry, weight: Stored, in_channels: usize, out_channels: usize) -> Self {
+        let Geometry { kernel, stride, padding } = geometry;
+        if kernel == 1 && stride == 1 && padding == Padding::same(0) {
+            return Self::Pixelwise(FrozenMatrix::new(weight, out_channels, in_channels));
+        }
+        if weight.size_bytes() <= SMALL {
+            return Self::Direct(Direct::new(weight, in_channels, out_channels));
+        }
+        let depth = in_channels * kernel * kernel;
+        Self::Unfolded(Unfolded(FrozenMatrix::new(weight, out_channels, depth)))
+    }
+}
+
 impl FrozenConv2d {
     /// - `weight`: `(out_channels, in_channels, kernel, kernel)`
     /// - `bias`: `(out_channels,)`
     pub fn new(
-        weight: Tensor,
+        weight: impl Into<FrozenWeight>,
         bias: Option<Tensor>,
         stride: usize,
         padding: Padding,
         precision: Precision,
     ) -> Result<Self> {
-        let (out_channels, in_channels, kernel, width) = weight.dims4()?;
+        let weight = weight.into();
+        let [out_channels, in_channels, kernel, width] = *weight.shape() else {
+            bail!("filters of {:?}", weight.shape());
+        };
         if kernel != width {
             bail!("a kernel of {kernel}×{width} is not square");
         }
         let geometry = Geometry { kernel, stride, padding };
-        let place = if applies(&weight) {
-            let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
-            let panels = pack(&values(&weight.contiguous()?)?, out_channels, in_channels, kernel);
-            let suits = precision == Precision::Fast
-                && Winograd::suits(geometry, in_channels, out_channels);
-            let winograd = suits.then(|| Box::new(Winograd::new(in_channels, out_channels)));
-            let panels = FrozenPanels::new(panels, kernel * kernel);
-            Place::Cpu { panels, bias, winograd }
-        } else {
-            let matrix = weight.permute((2, 3, 1, 0))?.contiguous()?;
-            Place::Elsewhere { matrix: matrix.reshape(((), out_channels))?, bias }
+        let place = match weight.place()? {
+            stored::Place::Cpu(weight) => {
+                let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
+                let suits = precision == Precision::Fast
+                    && Winograd::suits(geometry, in_channels, out_channels);
+                let winograd = suits
+                    .then(|| Box::new(Winograd::new(weight.clone(), in_channels, out_channels)));
+                let plain = Plain::new(geometry, weight, in_channels, out_channels);
+                Place::Cpu { bias, plain, winograd }
+            }
+            stored::Place::Elsewhere(weight) => {
+                let matrix = weight.permute((2, 3, 1, 0))?.contiguous()?;
+                Place::Elsewhere { matrix: matrix.reshape(((), out_channels))?, bias }
+            }
         };
         Ok(Self(Arc::new(Filters { geometry, in_channels, out_channels, place })))
     }
@@ -193,8 +228,8 @@ impl FrozenConv2d {
         let output = geometry.output(height, width);
         let way = Way { geometry, input: (height, width), output, back: false };
         let shape = (batch, output.0, output.1, out_channels);
-        let (panels, bias, winograd) = match &self.0.place {
-            Place::Cpu { panels, bias, winograd } => (panels, bias.as_deref(), winograd),
+        let (bias, plain, winograd) = match &self.0.place {
+            Place::Cpu { bias, plain, winograd } => (bias.as_deref(), plain, winograd),
             Place::Elsewhere { matrix, bias } => {
                 return elsewhere::convolve(x, matrix, bias.as_ref(), geometry, add);
             }
@@ -211,9 +246,13 @@ impl FrozenConv2d {
         let y = filled(batch * output.0 * output.1 * out_channels, |y| match winograd {
             Some(winograd) if winograd.pays(height, width) => {
                 let image = Image { batch, height, width };
-                winograd.forward(&x, image, panels.view(), add, y);
+                winograd.forward(&x, image, add, y);
             }
-            _ => direct(&x, batch, way, Right::Panels(panels.view()), channels, add, y),
+            _ => match plain {
+                Plain::Pixelwise(matrix) => multiply_rows(&x, matrix.right(), add, y),
+                Plain::Direct(direct) => direct.forward(&x, batch, way, add, y),
+                Plain::Unfolded(unfolded) => unfolded.forward(&x, batch, way, add, y),
+            },
         });
         tensor(y, shape)
     }
@@ -221,9 +260,9 @@ impl FrozenConv2d {
     /// From the gradient of the result to that of an image of `(height, width)`.
     pub fn convolve_back(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
         let Filters { geometry, in_channels, .. } = *self.0;
-        let (batch, rows, columns, channels) = dy.dims4()?;
-        let (panels, winograd) = match &self.0.place {
-            Place::Cpu { panels, winograd, .. } => (panels, winograd),
+        let (batch, rows, columns, _) = dy.dims4()?;
+        let (plain, winograd) = match &self.0.place {
+            Place::Cpu { plain, winograd, .. } => (plain, winograd),
             Place::Elsewhere { matrix, .. } => {
                 return elsewhere::convolve_back(dy, matrix, geometry, (height, width));
             }
@@ -234,98 +273,16 @@ impl FrozenConv2d {
         let dx = filled(batch * height * width * in_channels, |dx| match winograd {
             Some(winograd) if winograd.pays(height, width) => {
                 let image = Image { batch, height, width };
-                winograd.backward(&dy, image, panels.view(), dx);
+                winograd.backward(&dy, image, dx);
             }
-            _ => {
-                direct(&dy, batch, way, panels.turned(), channels, Add::default(), dx);
-            }
+            _ => match plain {
+                Plain::Pixelwise(matrix) => {
+                    multiply_rows(&dy, matrix.turned(), Add::default(), dx);
+                }
+                Plain::Direct(direct) => direct.backward(&dy, batch, way, dx),
+                Plain::Unfolded(unfolded) => unfolded.backward(&dy, batch, way, dx),
+            },
         });
         tensor(dx, (batch, height, width, in_channels))
     }
-}
-
-/// `(out, in, kernel, kernel)` → panels `(kernel² · in, out)`.
-fn pack(weight: &[f32], out_channels: usize, in_channels: usize, kernel: usize) -> Panels {
-    let area = kernel * kernel;
-    Panels::filled(area * in_channels, out_channels, |index, panel| {
-        let (panel, _) = panel.as_chunks_mut::<PANEL>();
-        let lanes = PANEL.min(out_channels - index * PANEL);
-        let filter = area * in_channels;
-        let filters = &weight[index * PANEL * filter..][..lanes * filter];
-        for channel in 0..in_channels {
-            for position in 0..area {
-                let row = &mut panel[position * in_channels + channel];
-                for (value, filter) in row.iter_mut().zip(filters.chunks_exact(filter)) {
-                    *value = filter[channel * area + position];
-                }
-                row[lanes..].fill(0.0);
-            }
-        }
-    })
-}
-
-/// Multiplies the pixels under each kernel position, where they lie, by that position's filters.
-fn direct(
-    x: &[f32],
-    batch: usize,
-    way: Way,
-    filters: Right<'_>,
-    channels: usize,
-    add: Add<'_>,
-    y: &mut [f32],
-) {
-    let Geometry { kernel, stride, padding } = way.geometry;
-    if kernel == 1 && stride == 1 && padding == Padding::same(0) {
-        return multiply_rows(x, filters, add, y);
-    }
-    let (pixels, width) = (batch * way.output.0 * way.output.1, filters.width());
-    let depth = kernel * kernel * channels;
-    let threads = rayon::current_num_threads();
-    let small = pixels * width * depth < 1 << 19 || threads == 1;
-    let pixels_of_task = match filters {
-        Right::Panels(_) | Right::Rows { .. } => PIXELS,
-        Right::Turned { .. } => 4 * PIXELS,
-    };
-    let pixel_tasks = pixels.div_ceil(pixels_of_task);
-    let wanted = if small { 1 } else { (4 * threads).div_ceil(pixel_tasks) };
-    let columns_of_task = width.div_ceil(wanted).next_multiple_of(TILE);
-    let column_tasks = width.div_ceil(columns_of_task);
-    let place = Shared::new(y);
-    let task = |task: usize| {
-        let (first, column) =
-            (task / column_tasks * pixels_of_task, task % column_tasks * columns_of_task);
-        let range = first..pixels.min(first + pixels_of_task);
-        let columns = column..width.min(column + columns_of_task);
-        let matrix = add.matrix.map(|(values, stride)| (&values[first * stride..], stride));
-        let add = Add { matrix, ..add };
-        let rows = range.len();
-        let starts = way.starts(range, channels);
-        let y = place.at(first * width);
-        // SAFETY: tasks write to different pixels or columns of `y`, all inside it.
-        unsafe {
-            if channels < FEW_CHANNELS {
-                let gathered = gather(x, &starts, rows, channels);
-                multiply_into(Left::rows(&gathered, depth), filters, add, columns, y, width);
-            } else {
-                let parts = Left::Parts { data: x, starts: &starts, rows, length: channels };
-                multiply_into(parts, filters, add, columns, y, width);
-            }
-        }
-    };
-    let tasks = pixel_tasks * column_tasks;
-    if small { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().for_each(task) }
-}
-
-/// Copies the parts of each row next to each other.
-fn gather(x: &[f32], starts: &[Start], rows: usize, channels: usize) -> Vec<f32> {
-    let parts = starts.len() / rows;
-    let mut gathered = vec![0.0; starts.len() * channels];
-    for (row, to) in gathered.chunks_exact_mut(parts * channels).enumerate() {
-        for (part, to) in to.chunks_exact_mut(channels).enumerate() {
-            if let Start::At(start) = starts[part * rows + row] {
-                to.copy_from_slice(&x[start..start + channels]);
-            }
-        }
-    }
-    gathered
 }

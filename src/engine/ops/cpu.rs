@@ -72,18 +72,6 @@ fn advise_huge_pages(values: *mut [f32]) {
     }
 }
 
-/// Asks for values to be brought into the second-level cache.
-pub(super) fn prefetch(values: &[f32]) {
-    #[cfg(target_arch = "x86_64")]
-    for line in values.chunks(16) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a hint; every x86-64 CPU has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = values;
-}
-
 /// Whether our CPU kernels apply: f32 on the CPU. Everything else goes through candle's own operations.
 pub(super) fn applies(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32

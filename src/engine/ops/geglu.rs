@@ -6,16 +6,17 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 use super::activation::normal;
-use super::cpu::{Shared, applies, filled, tensor, values, vectorized};
+use super::cpu::{Shared, filled, tensor, values, vectorized};
 use super::elsewhere;
-use super::linear::{FrozenLinear, packed, replace_last};
-use super::product::{
-    Add, FrozenPanels, Left, Right, TILE, keeps_turned, multiply_into, multiply_rows, share_out,
-};
+use super::linear::{FrozenLinear, replace_last};
+use super::product::{Add, FrozenMatrix, Left, TILE, multiply_into, multiply_rows, share_out};
+use super::stored::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
 /// Rows and columns of both halves that are computed at once, and gated while they are in the second-level cache.
 const ROWS: usize = 192;
+/// Rows of the projection, whose matrix is turned once for all of them.
+const PROJECTED: usize = 512;
 const COLUMNS: usize = 2 * TILE;
 
 /// `a · gelu(gate)` with `(a | gate) = x Wᵀ + b`, whose `W` and `b` take no gradient; diffusers' `GEGLU`.
@@ -38,28 +39,37 @@ struct Projection {
 }
 
 struct Half {
-    /// `Wᵀ`, `(in_features, out_features)`.
-    panels: FrozenPanels,
+    /// `W`, `(out_features, in_features)`.
+    matrix: FrozenMatrix,
     bias: Vec<f32>,
 }
 
 impl Geglu {
     /// - `weight`: `(2 · out_features, in_features)`
     /// - `bias`: `(2 · out_features,)`
-    pub fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
-        let (features, in_features) = weight.dims2()?;
+    pub fn new(weight: impl Into<FrozenWeight>, bias: Tensor) -> Result<Self> {
+        let weight = weight.into();
+        let [features, in_features] = *weight.shape() else {
+            bail!("a matrix of {:?}", weight.shape());
+        };
         if !features.is_multiple_of(2) {
             bail!("{features} features do not split in halves");
         }
-        if !applies(&weight) {
-            return Ok(Self(Place::Elsewhere(FrozenLinear::new(weight, Some(bias))?)));
-        }
-        let out_features = features / 2;
-        let half = |start: usize| -> Result<Half> {
-            let panels = packed(&weight.narrow(0, start, out_features)?)?;
-            Ok(Half { panels, bias: bias.narrow(0, start, out_features)?.to_vec1()? })
+        let stored = match weight.place()? {
+            stored::Place::Cpu(stored) => stored,
+            stored::Place::Elsewhere(weight) => {
+                return Ok(Self(Place::Elsewhere(FrozenLinear::new(weight, Some(bias))?)));
+            }
         };
-        let halves = [half(0)?, half(out_features)?];
+        let out_features = features / 2;
+        let half = |index: usize| -> Result<Half> {
+            let matrix = FrozenMatrix::new(stored.part(index, 2), out_features, in_features);
+            Ok(Half {
+                matrix,
+                bias: bias.narrow(0, index * out_features, out_features)?.to_vec1()?,
+            })
+        };
+        let halves = [half(0)?, half(1)?];
         Ok(Self(Place::Cpu(Arc::new(Projection { in_features, out_features, halves }))))
     }
 
@@ -102,7 +112,7 @@ impl Projection {
 
     fn gate_all(&self, x: &[f32], rows: usize, y: Shared, factors: Option<Shared>) {
         let width = self.out_features;
-        share_out((rows, width), (ROWS, COLUMNS), |rows, columns| {
+        share_out((rows, width), (PROJECTED, COLUMNS), |rows, columns| {
             let x = &x[rows.start * self.in_features..rows.end * self.in_features];
             let left = Left::rows(x, self.in_features);
             let mut products = [(); 2].map(|()| filled(rows.len() * COLUMNS, |_| {}));
@@ -110,7 +120,7 @@ impl Projection {
                 let columns = column..columns.end.min(column + COLUMNS);
                 for (product, half) in products.iter_mut().zip(&self.halves) {
                     let add = Add { per_column: Some(&half.bias), ..Add::default() };
-                    let right = Right::Panels(half.panels.view());
+                    let right = half.matrix.right();
                     let place = product.as_mut_ptr().wrapping_sub(column);
                     // SAFETY: these columns of each row lie inside `product`, which is this task's own.
                     unsafe { multiply_into(left, right, add, columns.clone(), place, COLUMNS) };
@@ -143,15 +153,13 @@ impl Projection {
         let shape = replace_last(dy, width, in_features)?;
         let dy = dy.contiguous()?;
         let dy = values(&dy)?;
-        let [a, gate] = [0, 1].map(|half| self.halves[half].panels.turned());
+        let [a, gate] = [0, 1].map(|half| self.halves[half].matrix.turned());
         let rows = dy.len() / width;
-        // What is turned on the way is turned once for all rows; else the gradients of the halves stay in the cache.
-        let rows_of_task = if keeps_turned(in_features, width) { ROWS } else { rows.max(1) };
         let dx = filled(rows * in_features, |dx| {
             let tasks = dx
-                .par_chunks_mut(rows_of_task * in_features)
-                .zip(dy.par_chunks(rows_of_task * width))
-                .zip(factors.par_chunks(2 * rows_of_task * width));
+                .par_chunks_mut(ROWS * in_features)
+                .zip(dy.par_chunks(ROWS * width))
+                .zip(factors.par_chunks(2 * ROWS * width));
             tasks.for_each(|((dx, dy), factors)| {
                 let mut d_gate = Vec::new();
                 let d_a = filled(dy.len(), |d_a| {
@@ -174,11 +182,8 @@ impl Projection {
 }
 
 /// Rows whose gradients of both halves are held at once on the way back.
-pub(super) fn rows_held(rows: usize, in_features: usize, width: usize) -> usize {
-    match keeps_turned(in_features, width) {
-        true => rows.min(ROWS * rayon::current_num_threads()),
-        false => rows,
-    }
+pub(super) fn rows_held(rows: usize) -> usize {
+    rows.min(ROWS * rayon::current_num_threads())
 }
 
 vectorized! {

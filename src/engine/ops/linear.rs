@@ -7,9 +7,10 @@ use rayon::prelude::*;
 
 use super::cpu::{applies, filled, tensor, values};
 use super::product::{
-    Add, FrozenPanels, Left, Panels, Right, multiply_rows, multiply_shared, multiply_stacked,
+    Add, FrozenMatrix, Left, Panels, Right, multiply_rows, multiply_shared, multiply_stacked,
     pack_columns, pack_rows,
 };
+use super::stored::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
 /// `x Wᵀ + b` whose `W` and `b` take no gradient; `dx = dy W`.
@@ -25,8 +26,8 @@ struct Matrix {
 /// The matrix, where it is used.
 enum Place {
     Cpu {
-        /// `Wᵀ`, `(in_features, out_features)`.
-        panels: FrozenPanels,
+        /// `W`, `(out_features, in_features)`.
+        matrix: FrozenMatrix,
         bias: Option<Vec<f32>>,
     },
     Elsewhere {
@@ -39,13 +40,17 @@ enum Place {
 impl FrozenLinear {
     /// - `weight`: `(out_features, in_features)`
     /// - `bias`: `(out_features,)`
-    pub fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
-        let (out_features, in_features) = weight.dims2()?;
-        let place = if applies(&weight) {
-            let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
-            Place::Cpu { panels: packed(&weight)?, bias }
-        } else {
-            Place::Elsewhere { weight, bias }
+    pub fn new(weight: impl Into<FrozenWeight>, bias: Option<Tensor>) -> Result<Self> {
+        let weight = weight.into();
+        let [out_features, in_features] = *weight.shape() else {
+            bail!("a matrix of {:?}", weight.shape());
+        };
+        let place = match weight.place()? {
+            stored::Place::Cpu(stored) => Place::Cpu {
+                matrix: FrozenMatrix::new(stored, out_features, in_features),
+                bias: bias.map(|bias| bias.to_vec1()).transpose()?,
+            },
+            stored::Place::Elsewhere(weight) => Place::Elsewhere { weight, bias },
         };
         Ok(Self(Arc::new(Matrix { in_features, out_features, place })))
     }
@@ -71,7 +76,7 @@ impl FrozenLinear {
         let Matrix { in_features, out_features, place } = &*self.0;
         let shape = replace_last(x, *in_features, *out_features)?;
         match place {
-            Place::Cpu { panels, bias } => {
+            Place::Cpu { matrix, bias } => {
                 let x = x.contiguous()?;
                 let other = add.map(|other| other.contiguous()).transpose()?;
                 let other = other.as_ref().map(values).transpose()?;
@@ -81,7 +86,7 @@ impl FrozenLinear {
                     present: false,
                 };
                 let mut y = filled(shape.iter().product(), |_| {});
-                multiply_rows(&values(&x)?, Right::Panels(panels.view()), add, &mut y);
+                multiply_rows(&values(&x)?, matrix.right(), add, &mut y);
                 tensor(y, shape)
             }
             Place::Elsewhere { weight, bias } => {
@@ -103,10 +108,10 @@ impl FrozenLinear {
         let Matrix { in_features, out_features, place } = &*self.0;
         let shape = replace_last(dy, *out_features, *in_features)?;
         match place {
-            Place::Cpu { panels, .. } => {
+            Place::Cpu { matrix, .. } => {
                 let dy = dy.contiguous()?;
                 let mut dx = filled(shape.iter().product(), |_| {});
-                multiply_rows(&values(&dy)?, panels.turned(), Add::default(), &mut dx);
+                multiply_rows(&values(&dy)?, matrix.turned(), Add::default(), &mut dx);
                 tensor(dx, shape)
             }
             Place::Elsewhere { weight, .. } => {
@@ -114,18 +119,6 @@ impl FrozenLinear {
             }
         }
     }
-}
-
-/// The panels of `Wᵀ`, for `W` of `(out_features, in_features)` in f32 on the CPU.
-pub(super) fn packed(weight: &Tensor) -> Result<FrozenPanels> {
-    let (out_features, in_features) = weight.dims2()?;
-    let weight = weight.contiguous()?;
-    let weight = values(&weight)?;
-    let weight: &[f32] = &weight;
-    let panels = Panels::filled(in_features, out_features, |index, panel| {
-        pack_columns(weight, in_features, in_features, out_features, index, panel);
-    });
-    Ok(FrozenPanels::new(panels, 1))
 }
 
 /// `a b`, of matrices `(rows, depth)` and `(depth, columns)`, either of which may be a transposed view.

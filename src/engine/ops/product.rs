@@ -5,6 +5,7 @@
 //! blocks at fixed places and each element of `C` is summed in one order, whatever the number of rows, columns or
 //! threads: a row computed alone has the same bits as among others.
 
+mod frozen;
 mod kernel;
 mod panels;
 
@@ -12,12 +13,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+pub(super) use self::frozen::FrozenMatrix;
+pub(super) use self::kernel::Fetch;
 pub(super) use self::kernel::transpose;
 use self::kernel::{Even, Finish, Kernel, Run, Strip, Tile};
-use self::panels::turn;
-pub(super) use self::panels::{
-    FrozenPanels, PANEL, Panels, View, keeps_turned, pack_columns, pack_rows,
-};
+pub(super) use self::panels::{PANEL, Panels, View, pack_columns, pack_rows};
 use super::cpu::Shared;
 
 /// Depth of a block: a tile of it fits the second-level cache many times.
@@ -40,29 +40,41 @@ pub(super) enum Right<'a> {
         stride: usize,
         width: usize,
     },
-    /// The transpose, block by block: panels `(positions · width, depth)` read as `(positions · depth, width)`, the
-    /// positions in reverse order. It is turned a tile at a time, on the way into the kernel: a second copy of a
-    /// model's weights would double its memory.
-    Turned {
-        panels: View<'a>,
-        positions: usize,
+    /// The transpose of row-major rows where they lie, `(width, depth)`: turned a tile at a time, on the way into the
+    /// kernel.
+    Columns {
+        data: &'a [f32],
+        depth: usize,
+        width: usize,
     },
 }
 
-impl Right<'_> {
-    fn depth(self) -> usize {
+impl<'a> Right<'a> {
+    pub(super) fn depth(self) -> usize {
         match self {
             Self::Panels(panels) => panels.depth,
-            Self::Rows { data, stride, .. } => data.len() / stride,
-            Self::Turned { panels, positions } => positions * panels.width,
+            Self::Rows { data, stride, .. } => data.len().div_ceil(stride),
+            Self::Columns { depth, .. } => depth,
         }
     }
 
     pub(super) fn width(self) -> usize {
         match self {
             Self::Panels(panels) => panels.width,
-            Self::Rows { width, .. } => width,
-            Self::Turned { panels, positions } => panels.depth / positions,
+            Self::Rows { width, .. } | Self::Columns { width, .. } => width,
+        }
+    }
+
+    /// `width` columns from `first` on, a multiple of [`PANEL`].
+    pub(super) fn columns(self, first: usize, width: usize) -> Self {
+        match self {
+            Self::Panels(View { data, depth, .. }) => {
+                Self::Panels(View { data: &data[first * depth..], depth, width })
+            }
+            Self::Rows { data, stride, .. } => Self::Rows { data: &data[first..], stride, width },
+            Self::Columns { data, depth, .. } => {
+                Self::Columns { data: &data[first * depth..], depth, width }
+            }
         }
     }
 }
@@ -145,7 +157,7 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
     // Turning costs as much as multiplying by a few dozen rows: whoever turns takes as many rows as there are.
     let most = match b {
         Right::Panels(_) | Right::Rows { .. } => 192,
-        Right::Turned { .. } => 512,
+        Right::Columns { .. } => 512,
     };
     let place = Shared::new(c);
     share_out((rows, width), (most, TILE), |rows, columns| {
@@ -228,6 +240,23 @@ pub(super) unsafe fn multiply_into(
     c: *mut f32,
     stride: usize,
 ) {
+    // SAFETY: the caller's.
+    unsafe { multiply_and_fetch(a, b, add, columns, c, stride, None) }
+}
+
+/// [`multiply_into`], while numbers that its caller will read are brought into the second-level cache.
+///
+/// # Safety
+/// As for [`multiply_into`].
+pub(super) unsafe fn multiply_and_fetch(
+    a: Left<'_>,
+    b: Right<'_>,
+    add: Add<'_>,
+    columns: Range<usize>,
+    c: *mut f32,
+    stride: usize,
+    fetch: Option<Fetch>,
+) {
     let (rows, depth) = (a.count(), b.depth());
     check(a, depth);
     if let Right::Rows { stride, width, .. } = b {
@@ -253,17 +282,38 @@ pub(super) unsafe fn multiply_into(
                 Right::Panels(source) => {
                     let first = column / PANEL * depth * PANEL + block.start * PANEL;
                     let data = &source.data[first..];
-                    Tile { data, stride: depth * PANEL, row_stride: PANEL, panels, last }
+                    // What follows a tile in memory is what the next product reads, be it of the next columns or of the
+                    // next place of a convolution.
+                    let size = PANELS * depth * PANEL;
+                    let following = data.as_ptr().wrapping_add(size);
+                    let next = (panels == PANELS && rows < depth)
+                        .then(|| Fetch::stream(following, size, block.len()));
+                    let next = fetch.or(next);
+                    Tile { data, stride: depth * PANEL, row_stride: PANEL, panels, last, next }
                 }
                 Right::Rows { data, stride, .. } => {
                     let data = &data[block.start * stride + column..];
-                    Tile { data, stride: PANEL, row_stride: stride, panels, last }
+                    let following = data.as_ptr().wrapping_add(TILE);
+                    let next = Some(Fetch::rows(following, stride, block.len(), TILE));
+                    Tile { data, stride: PANEL, row_stride: stride, panels, last, next }
                 }
-                Right::Turned { panels: source, positions } => {
-                    let length = block.end - block.start;
+                Right::Columns { data, depth, width } => {
+                    let length = block.len();
                     turned.resize(PANELS * length * PANEL, 0.0);
-                    turn(source, positions, block.clone(), column, panels, &mut turned);
-                    Tile { data: &turned, stride: length * PANEL, row_stride: PANEL, panels, last }
+                    let (from, width) = (&data[column * depth + block.start..], width - column);
+                    for (index, panel) in
+                        turned.chunks_exact_mut(length * PANEL).take(panels).enumerate()
+                    {
+                        pack_columns(from, depth, length, width, index, panel);
+                    }
+                    let following = if column + TILE < columns.end {
+                        from.as_ptr().wrapping_add(TILE * depth)
+                    } else {
+                        data.as_ptr().wrapping_add(columns.start * depth + block.end)
+                    };
+                    let next = Some(Fetch::rows(following, depth, TILE, length));
+                    let (data, stride) = (&*turned, length * PANEL);
+                    Tile { data, stride, row_stride: PANEL, panels, last, next }
                 }
             };
             let finish = match index {
@@ -417,17 +467,12 @@ mod tests {
             multiply_rows(&a, right, Add::default(), &mut c);
             assert_close(&c, &expected);
 
-            // The same factor, kept as the panels of its transpose.
-            let turned: Vec<f32> =
+            // The same factor, where its transpose lies.
+            let data: Vec<f32> =
                 (0..width * depth).map(|i| b[i % depth * width + i / depth]).collect();
-            let panels = Panels::from_rows(&turned, depth, width, depth);
             let mut c = vec![0.0; rows * width];
-            multiply_rows(
-                &a,
-                Right::Turned { panels: panels.view(), positions: 1 },
-                Add::default(),
-                &mut c,
-            );
+            let right = Right::Columns { data: &data, depth, width };
+            multiply_rows(&a, right, Add::default(), &mut c);
             assert_close(&c, &expected);
         }
     }

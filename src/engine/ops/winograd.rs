@@ -10,15 +10,19 @@
 mod minimal;
 mod tiles;
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use self::minimal::{Large, Minimal, Small};
 use self::tiles::{store_tiles, transform_filters, transform_tiles};
-use super::conv::{Geometry, Padding};
-use super::cpu::{Shared, filled, prefetch};
-use super::product::{self, Add, Left, PANEL, Right, TILE, View, multiply_into};
+use super::conv::{Geometry, Padding, SMALL};
+use super::cpu::{Shared, filled};
+use super::product::{
+    Add, Fetch, Left, PANEL, Right, TILE, View, multiply_and_fetch, pack_columns,
+};
+use super::stored::Stored;
 
 /// Most tiles of one task that has all output channels, and as many as it has before there are several tasks: filters
 /// are read once for all of them.
@@ -28,8 +32,6 @@ const LEAST: usize = 32;
 /// in the second-level cache with the filters that are fetched for the next. Sums are cut here, whoever transforms.
 const DEPTH_KEPT: usize = 192;
 const DEPTH_ANEW: usize = 64;
-/// Transformed filters up to this size are kept, in bytes.
-const KEPT: usize = 16 << 20;
 /// Pixels of the largest map that is cut into small tiles.
 const SMALL_MAP: usize = 16;
 
@@ -37,8 +39,10 @@ const SMALL_MAP: usize = 16;
 /// would meet in the same lines of the first-level cache.
 const GAP: usize = PANEL;
 
-/// The filters of one layer, as far as they are kept transformed.
+/// The filters of one layer.
 pub(super) struct Winograd {
+    /// `(out_channels, in_channels, 3, 3)`.
+    weight: Stored,
     in_channels: usize,
     out_channels: usize,
     forward: Kept,
@@ -51,6 +55,10 @@ struct Kept {
     large: OnceLock<Vec<f32>>,
     small: OnceLock<Vec<f32>>,
 }
+
+/// Filters between sixteen channels and sixteen others, whose rows are whole lines of the cache.
+#[repr(align(64))]
+struct Square([[f32; PANEL]; 9 * PANEL]);
 
 /// Sizes of a batch of images.
 #[derive(Clone, Copy)]
@@ -81,8 +89,8 @@ impl Image {
 /// One layer's filters in one direction.
 #[derive(Clone, Copy)]
 struct Direction<'a> {
-    /// `(9 · in_channels, out_channels)` of the layer, whichever the direction.
-    panels: View<'a>,
+    /// `(out_channels, in_channels, 3, 3)` of the layer, whichever the direction.
+    weight: &'a [f32],
     back: bool,
     /// Channels of this direction.
     from: usize,
@@ -108,36 +116,29 @@ impl Winograd {
         height * width >= least
     }
 
-    pub(super) fn new(in_channels: usize, out_channels: usize) -> Self {
+    pub(super) fn new(weight: Stored, in_channels: usize, out_channels: usize) -> Self {
         let (forward, backward) = (Kept::default(), Kept::default());
-        Self { in_channels, out_channels, forward, backward }
+        Self { weight, in_channels, out_channels, forward, backward }
     }
 
     /// `(batch, h, w, in_channels)` → `(batch, h, w, out_channels)`.
-    pub(super) fn forward(
-        &self,
-        x: &[f32],
-        image: Image,
-        panels: View<'_>,
-        add: Add<'_>,
-        y: &mut [f32],
-    ) {
+    pub(super) fn forward(&self, x: &[f32], image: Image, add: Add<'_>, y: &mut [f32]) {
         let (from, to) = (self.in_channels, self.out_channels);
-        let way = Direction { panels, back: false, from, to };
+        let way = Direction { weight: self.weight.values(), back: false, from, to };
         way.convolve(x, image, &self.forward, add, y);
     }
 
     /// `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`, the gradient.
-    pub(super) fn backward(&self, dy: &[f32], image: Image, panels: View<'_>, dx: &mut [f32]) {
+    pub(super) fn backward(&self, dy: &[f32], image: Image, dx: &mut [f32]) {
         let (from, to) = (self.out_channels, self.in_channels);
-        let way = Direction { panels, back: true, from, to };
+        let way = Direction { weight: self.weight.values(), back: true, from, to };
         way.convolve(dy, image, &self.backward, Add::default(), dx);
     }
 }
 
 /// Whether the transformed filters of a layer are kept.
 fn keeps(in_channels: usize, out_channels: usize) -> bool {
-    Large::PLACES * in_channels * out_channels * std::mem::size_of::<f32>() <= KEPT
+    9 * in_channels * out_channels * std::mem::size_of::<f32>() <= SMALL
 }
 
 fn convolve<M: Minimal>(
@@ -254,57 +255,57 @@ impl Direction<'_> {
         depth: usize,
         to: &mut [f32],
     ) {
-        let (panels, stride) = (columns / PANEL, depth * columns + GAP);
-        for panel in 0..panels {
-            let place = panel * depth * PANEL;
-            if self.back {
-                let lanes = column + panel * PANEL;
-                for at in (0..depth).step_by(PANEL) {
-                    let square = self.turned(first + at, lanes);
-                    transform_filters::<M>(
-                        square.as_flattened(),
-                        PANEL,
-                        &mut to[place + at * PANEL..],
-                        stride,
-                        PANEL,
-                    );
-                }
-            } else {
-                let index = column / PANEL + panel;
-                let source = &self.panels.data[index * self.panels.depth * PANEL..];
-                let source = &source[first * PANEL..];
-                transform_filters::<M>(source, self.from, &mut to[place..], stride, depth);
-            }
-        }
-    }
-
-    /// Has the filters of two channels fetched that the next block transforms, while the products keep the memory idle.
-    fn fetch(&self, column: usize, columns: usize, channel: usize) {
-        let lanes = self.panels.depth * PANEL;
+        let stride = depth * columns + GAP;
+        let mut square = Square([[0.0; PANEL]; 9 * PANEL]);
         for panel in 0..columns / PANEL {
-            for position in 0..9 {
-                // Backwards, sixteen channels are lanes of one panel, and rows of it the columns.
-                let start = if self.back {
-                    let row = position * self.to + column + panel * PANEL + channel % PANEL;
-                    channel / PANEL * lanes + row * PANEL
-                } else {
-                    let row = position * self.from + channel;
-                    (column / PANEL + panel) * lanes + row * PANEL
-                };
-                prefetch(&self.panels.data[start..start + 2 * PANEL]);
+            for at in (0..depth).step_by(PANEL) {
+                self.square(first + at, column + panel * PANEL, &mut square);
+                let to = &mut to[(panel * depth + at) * PANEL..];
+                transform_filters::<M>(square.0.as_flattened(), self.back, to, stride);
             }
         }
     }
 
-    /// Filters from output channels `first..` to input channels `lanes..`, sixteen of each, turned by 180°.
-    fn turned(&self, first: usize, lanes: usize) -> Box<[[f32; PANEL]; 9 * PANEL]> {
-        let mut square = Box::new([[0.0; PANEL]; 9 * PANEL]);
-        let panel = &self.panels.data[first / PANEL * self.panels.depth * PANEL..];
-        for (position, to) in square.chunks_exact_mut(PANEL).enumerate() {
-            let from = &panel[((8 - position) * self.to + lanes) * PANEL..][..PANEL * PANEL];
-            product::transpose(from.as_chunks().0, 0, to);
+    /// Where the filters of one channel of the layer's result begin that are read from channel `at` of its argument on.
+    fn row(&self, channel: usize, at: usize) -> &[f32] {
+        let in_channels = if self.back { self.to } else { self.from };
+        &self.weight[(channel * in_channels + at) * 9..]
+    }
+
+    /// Filters between sixteen channels from `channel` on and sixteen from `lanes` on of the result: nine positions of
+    /// each channel after the other, in the order that the layer has them, with the result's channels side by side.
+    fn square(&self, channel: usize, lanes: usize, to: &mut Square) {
+        if self.back {
+            // A row of the weight is one channel, and has the lanes' positions one after the other.
+            for (i, to) in to.0.chunks_exact_mut(9).enumerate() {
+                let row = self.row(channel + i, lanes);
+                pack_columns(row, 9, 9, PANEL, 0, to.as_flattened_mut());
+            }
+        } else {
+            // A row of the weight is one lane, and has the channels' positions one after the other.
+            let rows = self.row(lanes, channel);
+            pack_columns(rows, 9 * self.from, 9 * PANEL, PANEL, 0, to.0.as_flattened_mut());
         }
-        square
+    }
+
+    /// Part `place` of the filters that the next block of `channels` transforms, which the products of this block have
+    /// fetched while they keep the memory idle.
+    fn fetch<M: Minimal>(
+        &self,
+        columns: Range<usize>,
+        channels: Range<usize>,
+        place: usize,
+    ) -> Option<Fetch> {
+        let (rows, along) = if self.back { (channels, columns) } else { (columns, channels) };
+        let numbers = 9 * along.len();
+        let part = numbers.div_ceil(M::PLACES).next_multiple_of(2 * PANEL);
+        let first = place * part;
+        if rows.is_empty() || first >= numbers {
+            return None;
+        }
+        let stride = 9 * if self.back { self.to } else { self.from };
+        let start = self.row(rows.start, along.start)[first..].as_ptr();
+        Some(Fetch::rows(start, stride, rows.len(), part.min(numbers - first)))
     }
 
     /// The products of `tiles` transformed tiles with the filters of a block of columns.
@@ -323,7 +324,7 @@ impl Direction<'_> {
         filled(M::PLACES * (tiles * TILE + GAP), |products| {
             for first in (0..self.from).step_by(self.depth()) {
                 let depth = self.depth().min(self.from - first);
-                let mut next = 0..0; // channels to be fetched, two at a time
+                let mut next = 0..0; // channels to be fetched
                 let filters = match source {
                     Source::Kept(filters) => &filters[first / self.depth() * self.chunk::<M>()..],
                     Source::Anew => {
@@ -332,11 +333,8 @@ impl Direction<'_> {
                         &anew
                     }
                 };
-                let mut next = next.step_by(2);
                 for place in 0..M::PLACES {
-                    if let Some(channel) = next.next() {
-                        self.fetch(column, columns, channel);
-                    }
+                    let fetch = self.fetch::<M>(column..column + columns, next.clone(), place);
                     let data = &transformed[place * (tiles * self.from + GAP) + first..];
                     let left =
                         Left::Strided { data, rows: tiles, row_stride: self.from, depth_stride: 1 };
@@ -345,7 +343,17 @@ impl Direction<'_> {
                     let add = Add { present: first > 0, ..Add::default() };
                     let to = &mut products[place * (tiles * TILE + GAP)..][..tiles * TILE];
                     // SAFETY: `to` has a row of `TILE` numbers for each tile.
-                    unsafe { multiply_into(left, right, add, 0..columns, to.as_mut_ptr(), TILE) };
+                    unsafe {
+                        multiply_and_fetch(
+                            left,
+                            right,
+                            add,
+                            0..columns,
+                            to.as_mut_ptr(),
+                            TILE,
+                            fetch,
+                        );
+                    }
                 }
             }
         })

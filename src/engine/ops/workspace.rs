@@ -38,7 +38,7 @@ impl Workspace {
     /// Of rows of `in_features` numbers that are projected to `width`, of which one half gates the other.
     pub(crate) fn geglu(&self, rows: u64, in_features: u64, width: u64) -> u64 {
         if self.kernels {
-            let held = geglu::rows_held(rows as usize, in_features as usize, width as usize / 2);
+            let held = geglu::rows_held(rows as usize);
             return self.wide * (held as u64 * width + rows * in_features);
         }
         let half = Self::group(rows, width) / 2;

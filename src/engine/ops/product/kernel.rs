@@ -58,6 +58,45 @@ pub(super) struct Tile<'a> {
     pub(super) panels: usize,
     /// Columns of the last panel.
     pub(super) last: usize,
+    /// What comes after this tile.
+    pub(super) next: Option<Fetch>,
+}
+
+/// Numbers that are brought into the second-level cache on the way, for a tile that comes later: the first strips would
+/// wait for it as long as they multiply.
+///
+/// Each step of the depth asks for [`Self::WIDTH`] numbers, and `steps` steps for rows that are `step` apart; then the
+/// next sweep begins.
+#[derive(Clone, Copy)]
+pub(in crate::engine::ops) struct Fetch {
+    start: *const f32,
+    step: usize,
+    steps: usize,
+    sweep: usize,
+    sweeps: usize,
+}
+
+impl Fetch {
+    /// Numbers that each step of the depth asks for.
+    const WIDTH: usize = 2 * PANEL;
+
+    /// What lies one after the other, in the first strips of a product of this depth.
+    pub(super) fn stream(start: *const f32, numbers: usize, depth: usize) -> Self {
+        let sweep = depth * Self::WIDTH;
+        let sweeps = numbers.div_ceil(sweep.max(1));
+        Self { start, step: Self::WIDTH, steps: depth, sweep, sweeps }
+    }
+
+    /// So many numbers of each of some rows.
+    pub(in crate::engine::ops) fn rows(
+        start: *const f32,
+        stride: usize,
+        rows: usize,
+        numbers: usize,
+    ) -> Self {
+        let sweeps = numbers.div_ceil(Self::WIDTH);
+        Self { start, step: stride, steps: rows, sweep: Self::WIDTH, sweeps }
+    }
 }
 
 /// What is added to a tile before it is stored.
@@ -188,26 +227,28 @@ unsafe fn portable(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE
     }
 }
 
-/// Column `first + i` of `from` becomes row `i` of `to`; `from` has at most as many rows as `to` has columns.
+/// Column `i` of up to [`PANEL`] `rows` of `from`, `stride` apart, becomes row `i` of `to`, which has at most as many.
 ///
-/// Columns of `to` beyond that become zeros.
+/// Columns of `to` beyond the rows become zeros.
+#[inline]
 pub(in crate::engine::ops) fn transpose(
-    from: &[[f32; PANEL]],
-    first: usize,
+    from: &[f32],
+    stride: usize,
+    rows: usize,
     to: &mut [[f32; PANEL]],
 ) {
+    assert!(rows <= PANEL && to.len() <= PANEL, "a square of {PANEL} holds no more");
+    assert!(rows == 0 || from.len() >= (rows - 1) * stride + to.len(), "the rows are too short");
     #[cfg(target_arch = "x86_64")]
-    if let Ok(from) = <&[[f32; PANEL]; PANEL]>::try_from(from)
-        && std::arch::is_x86_feature_detected!("avx512f")
-    {
-        // SAFETY: the feature was detected.
-        return unsafe { x86::transpose_avx512(from, first, to) };
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        // SAFETY: the feature was detected; the rows have as many numbers as `to` has rows.
+        return unsafe { x86::transpose_avx512(from.as_ptr(), stride, rows, to) };
     }
     for (i, to) in to.iter_mut().enumerate() {
-        for (to, from) in to.iter_mut().zip(from) {
-            *to = from[first + i];
+        for (row, to) in to[..rows].iter_mut().enumerate() {
+            *to = from[row * stride + i];
         }
-        to[from.len()..].fill(0.0);
+        to[rows..].fill(0.0);
     }
 }
 
@@ -215,31 +256,36 @@ pub(in crate::engine::ops) fn transpose(
 mod x86 {
     use std::arch::x86_64::*;
 
-    use super::{Even, Finish, PANEL, PANELS, ROWS, Run, Strip, TILE, Tile};
+    use super::{Even, Fetch, Finish, PANEL, PANELS, ROWS, Run, Strip, TILE, Tile};
 
-    /// What a strip has fetched into the second-level cache on its way, for those that come after it.
+    /// The part of a [`Fetch`] that one strip does.
     #[derive(Clone, Copy)]
     struct Ahead {
         next: *const f32,
-        /// Numbers from one step of the depth to the next; none asks for the same lines again, which are there.
         step: usize,
+        /// Steps of a sweep, and what leads from one sweep to the next.
+        steps: usize,
+        turn: usize,
     }
 
     impl Ahead {
-        /// Numbers that each step of the depth has fetched.
-        const FETCHED: usize = 2 * PANEL;
-
+        /// None asks for the same lines again, which are there.
         #[inline(always)]
         fn nothing(tile: Tile<'_>) -> Self {
-            Self { next: tile.data.as_ptr(), step: 0 }
+            Self { next: tile.data.as_ptr(), step: 0, steps: usize::MAX, turn: 0 }
         }
 
-        /// What follows a whole tile in memory is what the next product reads, be it of the next columns or of the next
-        /// place of a convolution. Two strips fetch as much as a tile of the same size has, and a bit.
         #[inline(always)]
         fn of_strip(strip: usize, tile: Tile<'_>, depth: usize) -> Self {
-            let skipped = tile.panels * tile.stride + strip * depth * Self::FETCHED;
-            Self { next: tile.data.as_ptr().wrapping_add(skipped), step: Self::FETCHED }
+            let Some(Fetch { start, step, steps, sweep, sweeps }) = tile.next else {
+                return Self::nothing(tile);
+            };
+            let first = strip * (depth / steps.max(1));
+            if first >= sweeps || first < strip {
+                return Self::nothing(tile);
+            }
+            let turn = sweep.wrapping_sub(steps * step);
+            Self { next: start.wrapping_add(first * sweep), step, steps, turn }
         }
     }
 
@@ -273,23 +319,18 @@ mod x86 {
         out: *mut f32,
         stride: usize,
     ) {
-        // Few rows would wait for each tile.
-        let fetches = P == PANELS && tile.row_stride == PANEL && a.rows < a.depth;
         for row in (0..a.rows).step_by(ROWS) {
             let rows = ROWS.min(a.rows - row);
             let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
             let finish = finish.from(row);
-            let ahead = match row / ROWS {
-                index @ (0 | 1) if fetches => Ahead::of_strip(index, tile, a.depth),
-                _ => Ahead::nothing(tile),
-            };
+            let ahead = Ahead::of_strip(row / ROWS, tile, a.depth);
             // SAFETY: the caller's, for these rows.
             unsafe {
                 let out = out.add(row * stride);
                 if rows == ROWS {
                     strip_of::<ROWS, P>(strip, tile, ahead, finish, out, stride);
                 } else {
-                    run_avx512(strip, tile, finish, out, stride);
+                    strip_of_some::<P>(strip, tile, ahead, finish, out, stride);
                 }
             }
         }
@@ -306,16 +347,33 @@ mod x86 {
         stride: usize,
     ) {
         let ahead = Ahead::nothing(tile);
+        // SAFETY: the caller's.
+        unsafe {
+            match tile.panels {
+                1 => strip_of_some::<1>(strip, tile, ahead, finish, out, stride),
+                2 => strip_of_some::<2>(strip, tile, ahead, finish, out, stride),
+                _ => strip_of_some::<PANELS>(strip, tile, ahead, finish, out, stride),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As for [`run_avx512`].
+    #[target_feature(enable = "avx512f")]
+    unsafe fn strip_of_some<const P: usize>(
+        strip: Strip<'_>,
+        tile: Tile<'_>,
+        ahead: Ahead,
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
         macro_rules! dispatch {
             ($($rows:literal)*) => {
                 // SAFETY: the caller's.
                 unsafe {
-                    match (strip.rows, tile.panels) {
-                        $(
-                            ($rows, 1) => strip_of::<$rows, 1>(strip, tile, ahead, finish, out, stride),
-                            ($rows, 2) => strip_of::<$rows, 2>(strip, tile, ahead, finish, out, stride),
-                            ($rows, _) => strip_of::<$rows, PANELS>(strip, tile, ahead, finish, out, stride),
-                        )*
+                    match strip.rows {
+                        $($rows => strip_of::<$rows, P>(strip, tile, ahead, finish, out, stride),)*
                         _ => {}
                     }
                 }
@@ -350,26 +408,31 @@ mod x86 {
                 b = b.wrapping_add(length * tile.row_stride);
                 continue;
             };
-            let mut at = 0;
-            for _ in 0..*length {
-                // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
-                unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.cast());
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.wrapping_add(PANEL).cast());
-                    ahead.next = ahead.next.wrapping_add(ahead.step);
-                    let mut columns = [_mm512_setzero_ps(); P];
-                    for (p, column) in columns.iter_mut().enumerate() {
-                        *column = _mm512_loadu_ps(b.add(p * tile.stride));
-                    }
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let factor = _mm512_set1_ps(*starts[r].add(at));
-                        for (sum, column) in sums.iter_mut().zip(&columns) {
-                            *sum = _mm512_fmadd_ps(factor, *column, *sum);
+            let (mut at, mut left) = (0, *length);
+            while left > 0 {
+                let steps = left.min(ahead.steps);
+                left -= steps;
+                for _ in 0..steps {
+                    // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
+                    unsafe {
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.next.cast());
+                        _mm_prefetch::<_MM_HINT_T1>(ahead.next.wrapping_add(PANEL).cast());
+                        ahead.next = ahead.next.wrapping_add(ahead.step);
+                        let mut columns = [_mm512_setzero_ps(); P];
+                        for (p, column) in columns.iter_mut().enumerate() {
+                            *column = _mm512_loadu_ps(b.add(p * tile.stride));
+                        }
+                        for (r, sums) in sums.iter_mut().enumerate() {
+                            let factor = _mm512_set1_ps(*starts[r].add(at));
+                            for (sum, column) in sums.iter_mut().zip(&columns) {
+                                *sum = _mm512_fmadd_ps(factor, *column, *sum);
+                            }
                         }
                     }
+                    at += strip.depth_stride;
+                    b = b.wrapping_add(tile.row_stride);
                 }
-                at += strip.depth_stride;
-                b = b.wrapping_add(tile.row_stride);
+                ahead.next = ahead.next.wrapping_add(ahead.turn);
             }
         }
         let partial: __mmask16 = if tile.last == PANEL { !0 } else { (1 << tile.last) - 1 };
@@ -457,50 +520,102 @@ mod x86 {
         }
     }
 
-    /// Turns a square of sixteen.
+    /// Turns a square of sixteen, four columns at a time: each lane of four is loaded from a row of its own, so that
+    /// only squares of four are left to be turned within the lanes.
+    ///
+    /// # Safety
+    /// AVX-512F; `from` must be readable for as many numbers as `to` has rows, `rows` times.
     #[target_feature(enable = "avx512f")]
-    pub(super) fn transpose_avx512(
-        from: &[[f32; PANEL]; PANEL],
-        first: usize,
+    pub(super) unsafe fn transpose_avx512(
+        from: *const f32,
+        stride: usize,
+        rows: usize,
         to: &mut [[f32; PANEL]],
     ) {
-        // SAFETY: each row has sixteen numbers.
-        let x: [__m512; 16] = std::array::from_fn(|i| unsafe { _mm512_loadu_ps(from[i].as_ptr()) });
-        // Pairs of rows, then squares of four within each quarter of the lanes, then the quarters themselves.
-        let t: [__m512; 16] = std::array::from_fn(|i| {
-            let (a, b) = (x[i / 2 * 2], x[i / 2 * 2 + 1]);
-            if i % 2 == 0 { _mm512_unpacklo_ps(a, b) } else { _mm512_unpackhi_ps(a, b) }
-        });
-        let u: [__m512; 16] = std::array::from_fn(|i| {
-            let (group, at) = (i / 4 * 4, i % 4);
-            let (a, b) =
-                (_mm512_castps_pd(t[group + at / 2]), _mm512_castps_pd(t[group + 2 + at / 2]));
-            _mm512_castpd_ps(if at % 2 == 0 {
-                _mm512_unpacklo_pd(a, b)
-            } else {
-                _mm512_unpackhi_pd(a, b)
-            })
-        });
-        // u[4g + j], quarter q: element (row 4g + lane, column 4q + j).
-        for j in 0..4 {
-            let (a, b, c, d) = (u[j], u[4 + j], u[8 + j], u[12 + j]);
-            let (ab_low, ab_high) =
-                (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
-            let (cd_low, cd_high) =
-                (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
-            let rows = [
-                _mm512_shuffle_f32x4::<0x88>(ab_low, cd_low),
-                _mm512_shuffle_f32x4::<0x88>(ab_high, cd_high),
-                _mm512_shuffle_f32x4::<0xdd>(ab_low, cd_low),
-                _mm512_shuffle_f32x4::<0xdd>(ab_high, cd_high),
-            ];
-            for (quarter, row) in rows.into_iter().enumerate() {
-                if let Some(to) = to.get_mut((4 * quarter + j).wrapping_sub(first)) {
-                    // SAFETY: each row has sixteen numbers.
-                    unsafe { _mm512_storeu_ps(to.as_mut_ptr(), row) };
+        for (at, to) in to.chunks_mut(LANE).enumerate() {
+            let from = from.wrapping_add(at * LANE);
+            // SAFETY: the caller's, of these columns.
+            let x = unsafe {
+                match (to.len(), rows) {
+                    (LANE, PANEL) => std::array::from_fn(|i| lanes(from.add(i * stride), stride)),
+                    (columns, _) => std::array::from_fn(|i| {
+                        some_lanes(from.wrapping_add(i * stride), stride, rows, i, columns)
+                    }),
                 }
+            };
+            let x = turn_lanes(x);
+            // SAFETY: each row has sixteen numbers.
+            let store = |to: &mut [f32; PANEL], x| unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) };
+            if let [a, b, c, d] = to {
+                store(a, x[0]);
+                store(b, x[1]);
+                store(c, x[2]);
+                store(d, x[3]);
+            } else {
+                to.iter_mut().enumerate().for_each(|(i, to)| store(to, x[i]));
             }
         }
+    }
+
+    /// Numbers of a lane, within which shuffles are cheap.
+    const LANE: usize = 4;
+
+    /// Four numbers of every fourth row.
+    ///
+    /// # Safety
+    /// AVX-512F; they must be readable.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn lanes(from: *const f32, stride: usize) -> __m512 {
+        // SAFETY: the caller's.
+        unsafe {
+            let row = |index: usize| _mm_loadu_ps(from.add(index * LANE * stride));
+            let x = _mm512_broadcast_f32x4(row(0));
+            let x = _mm512_mask_broadcast_f32x4(x, 0x00f0, row(1));
+            let x = _mm512_mask_broadcast_f32x4(x, 0x0f00, row(2));
+            _mm512_mask_broadcast_f32x4(x, 0xf000, row(3))
+        }
+    }
+
+    /// Up to four numbers of every fourth row from row `first` on, of those that there are; zeros elsewhere.
+    ///
+    /// # Safety
+    /// AVX-512F; they must be readable.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    unsafe fn some_lanes(
+        from: *const f32,
+        stride: usize,
+        rows: usize,
+        first: usize,
+        columns: usize,
+    ) -> __m512 {
+        let mut x = _mm512_setzero_ps();
+        for index in 0..PANEL / LANE {
+            if first + index * LANE < rows {
+                let mask: __mmask16 = ((1 << columns) - 1) << (index * LANE);
+                let from = from.wrapping_add(index * LANE * stride).wrapping_sub(index * LANE);
+                // SAFETY: the caller's, for what the mask leaves.
+                x = unsafe { _mm512_mask_loadu_ps(x, mask, from) };
+            }
+        }
+        x
+    }
+
+    /// Turns the four by four numbers of each lane.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn turn_lanes([a, b, c, d]: [__m512; LANE]) -> [__m512; LANE] {
+        let (ab, ab_) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+        let (cd, cd_) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+        let [ab, ab_, cd, cd_] = [ab, ab_, cd, cd_].map(|x| _mm512_castps_pd(x));
+        let turned = [
+            _mm512_unpacklo_pd(ab, cd),
+            _mm512_unpackhi_pd(ab, cd),
+            _mm512_unpacklo_pd(ab_, cd_),
+            _mm512_unpackhi_pd(ab_, cd_),
+        ];
+        turned.map(|x| _mm512_castpd_ps(x))
     }
 }
 
@@ -547,7 +662,7 @@ mod tests {
                 let columns = (panels - 1) * PANEL + last;
                 let b = numbers(panels * DEPTH * PANEL, 2);
                 let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
-                let tile = Tile { data: &b, stride, row_stride, panels, last };
+                let tile = Tile { data: &b, stride, row_stride, panels, last, next: None };
                 let finish = Finish {
                     per_column: Some(&bias),
                     matrix: Some((&matrix, columns)),

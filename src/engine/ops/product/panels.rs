@@ -1,18 +1,12 @@
-//! The right factor of a product as panels of columns, how it is packed, and its transpose.
-
-use std::ops::Range;
-use std::sync::OnceLock;
+//! The right factor of a product as panels of columns, and how it is packed.
 
 use rayon::prelude::*;
 
-use super::Right;
 use super::kernel::transpose;
 use crate::engine::ops::cpu::{filled, vectorized};
 
 /// Columns of a panel.
 pub(in crate::engine::ops) const PANEL: usize = 16;
-/// Factors up to this size are kept turned as well, in bytes.
-const KEPT_TURNED: usize = 1 << 20;
 
 /// The right factor, `(depth, width)`, packed.
 pub(in crate::engine::ops) struct Panels {
@@ -68,45 +62,6 @@ impl Panels {
     }
 }
 
-/// A right factor that never changes, and its transpose for the way back.
-pub(in crate::engine::ops) struct FrozenPanels {
-    panels: Panels,
-    /// Blocks of the transpose, see [`Right::Turned`].
-    positions: usize,
-    turned: OnceLock<Panels>,
-}
-
-impl FrozenPanels {
-    pub(in crate::engine::ops) fn new(panels: Panels, positions: usize) -> Self {
-        Self { panels, positions, turned: OnceLock::new() }
-    }
-
-    pub(in crate::engine::ops) fn view(&self) -> View<'_> {
-        self.panels.view()
-    }
-
-    /// The transpose. That of a small factor is turned once and kept: products of few rows would spend more time on
-    /// turning than on multiplying.
-    pub(in crate::engine::ops) fn turned(&self) -> Right<'_> {
-        let turned = Right::Turned { panels: self.view(), positions: self.positions };
-        if !keeps_turned(self.panels.depth, self.panels.width) {
-            return turned;
-        }
-        let kept = self.turned.get_or_init(|| {
-            let depth = turned.depth();
-            Panels::filled(depth, turned.width(), |index, panel| {
-                turn(self.view(), self.positions, 0..depth, index * PANEL, 1, panel);
-            })
-        });
-        Right::Panels(kept.view())
-    }
-}
-
-/// Whether a factor of this size is turned once.
-pub(in crate::engine::ops) fn keeps_turned(depth: usize, width: usize) -> bool {
-    depth * width.next_multiple_of(PANEL) * std::mem::size_of::<f32>() <= KEPT_TURNED
-}
-
 /// Panels that lie in memory of somebody else's, one after the other.
 #[derive(Clone, Copy)]
 pub(in crate::engine::ops) struct View<'a> {
@@ -133,57 +88,19 @@ vectorized! {
     }
 }
 
-/// Whose rows are whole lines of the cache: what is written as one is read as one.
-#[repr(align(64))]
-struct Square([[f32; PANEL]; PANEL]);
-
-vectorized! {
-    /// Packs one panel of the transpose of `(width, depth)` rows.
-    pub(in crate::engine::ops) fn pack_columns(source: &[f32], stride: usize, depth: usize, width: usize, index: usize, panel: &mut [f32]) {
-        let start = index * PANEL;
-        let columns = PANEL.min(width - start);
-        let (panel, _) = panel.as_chunks_mut::<PANEL>();
-        let mut square = Square([[0.0; PANEL]; PANEL]);
-        for (block, rows) in panel[..depth].chunks_mut(PANEL).enumerate() {
-            for (column, to) in square.0[..columns].iter_mut().enumerate() {
-                let from = &source[(start + column) * stride + block * PANEL..];
-                match from.first_chunk::<PANEL>() {
-                    Some(from) => *to = *from, // beyond the depth, what is not used
-                    None => to[..rows.len()].copy_from_slice(&from[..rows.len()]),
-                }
-            }
-            transpose(&square.0, 0, rows);
-        }
-    }
-}
-
-/// Writes a tile of the transpose, see [`Right::Turned`]: `block` of its depth, `panels` panels from `column` on.
-pub(super) fn turn(
-    source: View<'_>,
-    positions: usize,
-    block: Range<usize>,
-    column: usize,
-    panels: usize,
-    to: &mut [f32],
+/// Packs one panel of the transpose of `(width, depth)` rows.
+pub(in crate::engine::ops) fn pack_columns(
+    source: &[f32],
+    stride: usize,
+    depth: usize,
+    width: usize,
+    index: usize,
+    panel: &mut [f32],
 ) {
-    let (depth, width) = (source.width, source.depth / positions); // of one position, as it is read here
-    let length = block.end - block.start;
-    for panel in 0..panels {
-        let first = column + panel * PANEL;
-        let columns = PANEL.min(width - first);
-        let to = &mut to[panel * length * PANEL..(panel + 1) * length * PANEL];
-        let (to, _) = to.as_chunks_mut::<PANEL>();
-        let mut at = block.start;
-        while at < block.end {
-            let (position, lane) = (positions - 1 - at / depth, at % depth);
-            let lanes = (PANEL - lane % PANEL).min(depth - lane).min(block.end - at);
-            let from = &source.data
-                [(lane / PANEL) * source.depth * PANEL + (position * width + first) * PANEL..]
-                [..columns * PANEL];
-            let (from, _) = from.as_chunks::<PANEL>();
-            let to = &mut to[at - block.start..at - block.start + lanes];
-            transpose(from, lane % PANEL, to);
-            at += lanes;
-        }
+    let start = index * PANEL;
+    let columns = PANEL.min(width - start);
+    let (panel, _) = panel.as_chunks_mut::<PANEL>();
+    for (block, to) in panel[..depth].chunks_mut(PANEL).enumerate() {
+        transpose(&source[start * stride + block * PANEL..], stride, columns, to);
     }
 }

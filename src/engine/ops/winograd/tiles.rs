@@ -79,14 +79,15 @@ in_lanes! {
 }
 
 in_lanes! {
-    /// `G g Gᵀ` of sixteen filters for each of `depth` channels: nine rows of a channel lie `between` rows apart.
-    pub(super) fn transform_filters<L, M: Minimal>(from: &[f32], between: usize, to: &mut [f32], stride: usize, depth: usize) {
+    /// `G g Gᵀ` of sixteen filters for each of sixteen channels, whose nine rows lie one after the other; `turned` by 180°.
+    pub(super) fn transform_filters<L, M: Minimal>(from: &[f32], turned: bool, to: &mut [f32], stride: usize) {
         let mut half = [[L::ZERO; 3]; WIDEST];
-        for channel in 0..depth {
+        for channel in 0..PANEL {
             for column in 0..3 {
                 let mut g = [L::ZERO; 3];
                 for row in 0..3 {
-                    g[row] = L::load(&from[((row * 3 + column) * between + channel) * PANEL..]);
+                    let position = if turned { 8 - (row * 3 + column) } else { row * 3 + column };
+                    g[row] = L::load(&from[(channel * 9 + position) * PANEL..]);
                 }
                 let transformed = M::filter(g);
                 for row in 0..M::IN {

@@ -1,0 +1,64 @@
+//! The matrix of a linear layer as the right factor of products in both directions.
+
+use std::sync::OnceLock;
+
+use super::Right;
+use super::panels::{PANEL, Panels, pack_columns, pack_rows};
+use crate::engine::ops::stored::Stored;
+
+/// Matrices up to this size are packed, in bytes; larger ones are read where they lie.
+///
+/// Products of few rows would spend more time on turning a small matrix than on multiplying, and packing a model's large
+/// ones would double its memory.
+const PACKED: usize = 1 << 20;
+
+/// `W` `(width, depth)`, which never changes, with `Wᵀ` as the factor on the way there and `W` on the way back.
+pub(in crate::engine::ops) struct FrozenMatrix {
+    stored: Stored,
+    depth: usize,
+    width: usize,
+    /// Of `Wᵀ` and of `W`, once they are asked for.
+    panels: OnceLock<Panels>,
+    turned: OnceLock<Panels>,
+}
+
+impl FrozenMatrix {
+    /// `stored`: row-major `(width, depth)`.
+    pub(in crate::engine::ops) fn new(stored: Stored, width: usize, depth: usize) -> Self {
+        Self { stored, depth, width, panels: OnceLock::new(), turned: OnceLock::new() }
+    }
+
+    /// `Wᵀ`, `(depth, width)`.
+    pub(in crate::engine::ops) fn right(&self) -> Right<'_> {
+        let Self { depth, width, .. } = *self;
+        let data = self.stored.values();
+        if !self.is_packed() {
+            return Right::Columns { data, depth, width };
+        }
+        let panels = self.panels.get_or_init(|| {
+            Panels::filled(depth, width, |index, panel| {
+                pack_columns(data, depth, depth, width, index, panel);
+            })
+        });
+        Right::Panels(panels.view())
+    }
+
+    /// `W`, `(width, depth)`.
+    pub(in crate::engine::ops) fn turned(&self) -> Right<'_> {
+        let Self { depth, width, .. } = *self;
+        let data = self.stored.values();
+        if !self.is_packed() && depth.is_multiple_of(PANEL) {
+            return Right::Rows { data, stride: depth, width: depth };
+        }
+        let panels = self.turned.get_or_init(|| {
+            Panels::filled(width, depth, |index, panel| {
+                pack_rows(data, depth, width, depth, index, panel);
+            })
+        });
+        Right::Panels(panels.view())
+    }
+
+    fn is_packed(&self) -> bool {
+        self.stored.size_bytes() <= PACKED
+    }
+}
