@@ -1,7 +1,8 @@
 //! The matrix product under convolution, linear layers and attention on the CPU.
 //!
-//! `C = A B` with `B` packed in panels of [`PANEL`] columns, so that the innermost loop reads it in one stream; rows of
-//! `A` are read where they lie, be they rows of a matrix or the pixels under a kernel's position. The depth is cut in
+//! `C = A B`, whose innermost loop reads `B` in panels of [`PANEL`] columns: packed ones, those that rows hold where
+//! they lie, or ones that are made of a transpose a tile at a time. Rows of `A` are read where they lie, be they rows
+//! of a matrix or the pixels under a kernel's position. The depth is cut in
 //! blocks at fixed places and each element of `C` is summed in one order, whatever the number of rows, columns or
 //! threads: a row computed alone has the same bits as among others.
 
@@ -14,9 +15,8 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 pub(super) use self::frozen::FrozenMatrix;
-pub(super) use self::kernel::Fetch;
-pub(super) use self::kernel::transpose;
 use self::kernel::{Even, Finish, Kernel, Run, Strip, Tile};
+pub(super) use self::kernel::{Fetch, transpose};
 pub(super) use self::panels::{PANEL, Panels, View, pack_columns, pack_rows};
 use super::cpu::Shared;
 
@@ -62,6 +62,22 @@ impl<'a> Right<'a> {
         match self {
             Self::Panels(panels) => panels.width,
             Self::Rows { width, .. } | Self::Columns { width, .. } => width,
+        }
+    }
+
+    /// What a tile is made of that begins with `column`, over `length` of the depth from `row` on.
+    fn fetch(self, row: usize, column: usize, length: usize) -> Fetch {
+        match self {
+            Self::Panels(View { data, depth, .. }) => {
+                let start = data.as_ptr().wrapping_add(column * depth + row * PANEL);
+                Fetch::stream(start, length * TILE, length)
+            }
+            Self::Rows { data, stride, .. } => {
+                Fetch::rows(data.as_ptr().wrapping_add(row * stride + column), stride, length, TILE)
+            }
+            Self::Columns { data, depth, .. } => {
+                Fetch::rows(data.as_ptr().wrapping_add(column * depth + row), depth, TILE, length)
+            }
         }
     }
 
@@ -276,46 +292,17 @@ pub(super) unsafe fn multiply_and_fetch(
     let (mut turned, mut runs) = (Vec::new(), Vec::new());
     for (index, block) in blocks(a, depth).enumerate() {
         for column in columns.clone().step_by(TILE) {
-            let panels = (columns.end - column).div_ceil(PANEL).min(PANELS);
-            let last = (columns.end - column).min(TILE) - (panels - 1) * PANEL;
-            let tile = match b {
-                Right::Panels(source) => {
-                    let first = column / PANEL * depth * PANEL + block.start * PANEL;
-                    let data = &source.data[first..];
-                    // What follows a tile in memory is what the next product reads, be it of the next columns or of the
-                    // next place of a convolution.
-                    let size = PANELS * depth * PANEL;
-                    let following = data.as_ptr().wrapping_add(size);
-                    let next = (panels == PANELS && rows < depth)
-                        .then(|| Fetch::stream(following, size, block.len()));
-                    let next = fetch.or(next);
-                    Tile { data, stride: depth * PANEL, row_stride: PANEL, panels, last, next }
+            let tile = tile(b, block.clone(), column..columns.end, &mut turned);
+            let next = match b {
+                // Many rows do not wait for a tile.
+                Right::Panels(_) if rows >= depth || tile.panels < PANELS => None,
+                Right::Columns { .. } if column + TILE >= columns.end => {
+                    Some(b.fetch(block.end, columns.start, block.len()))
                 }
-                Right::Rows { data, stride, .. } => {
-                    let data = &data[block.start * stride + column..];
-                    let following = data.as_ptr().wrapping_add(TILE);
-                    let next = Some(Fetch::rows(following, stride, block.len(), TILE));
-                    Tile { data, stride: PANEL, row_stride: stride, panels, last, next }
-                }
-                Right::Columns { data, depth, width } => {
-                    let length = block.len();
-                    turned.resize(PANELS * length * PANEL, 0.0);
-                    let (from, width) = (&data[column * depth + block.start..], width - column);
-                    for (index, panel) in
-                        turned.chunks_exact_mut(length * PANEL).take(panels).enumerate()
-                    {
-                        pack_columns(from, depth, length, width, index, panel);
-                    }
-                    let following = if column + TILE < columns.end {
-                        from.as_ptr().wrapping_add(TILE * depth)
-                    } else {
-                        data.as_ptr().wrapping_add(columns.start * depth + block.end)
-                    };
-                    let next = Some(Fetch::rows(following, depth, TILE, length));
-                    let (data, stride) = (&*turned, length * PANEL);
-                    Tile { data, stride, row_stride: PANEL, panels, last, next }
-                }
+                // What follows in memory, be it of the next columns or of the next place of a convolution.
+                _ => Some(b.fetch(block.start, column + TILE, block.len())),
             };
+            let tile = Tile { next: fetch.or(next), ..tile };
             let finish = match index {
                 0 => Finish {
                     per_column: add.per_column.map(|values| &values[column..]),
@@ -348,6 +335,35 @@ pub(super) unsafe fn multiply_and_fetch(
             }
         }
     }
+}
+
+/// The first panels of `columns`, over a block of the depth; `turned` has room for what lies otherwise.
+fn tile<'a>(
+    b: Right<'a>,
+    block: Range<usize>,
+    columns: Range<usize>,
+    turned: &'a mut Vec<f32>,
+) -> Tile<'a> {
+    let column = columns.start;
+    let panels = columns.len().div_ceil(PANEL).min(PANELS);
+    let last = columns.len().min(TILE) - (panels - 1) * PANEL;
+    let (data, stride, row_stride) = match b {
+        Right::Panels(View { data, depth, .. }) => {
+            (&data[column * depth + block.start * PANEL..], depth * PANEL, PANEL)
+        }
+        Right::Rows { data, stride, .. } => (&data[block.start * stride + column..], PANEL, stride),
+        Right::Columns { data, depth, width } => {
+            let length = block.len();
+            turned.resize(PANELS * length * PANEL, 0.0);
+            let data = &data[column * depth + block.start..];
+            let to = turned.chunks_exact_mut(length * PANEL).take(panels);
+            to.enumerate().for_each(|(index, panel)| {
+                pack_columns(data, depth, length, width - column, index, panel);
+            });
+            (&**turned, length * PANEL, PANEL)
+        }
+    };
+    Tile { data, stride, row_stride, panels, last, next: None }
 }
 
 /// Panics unless every element that the kernel will read of `a` is there.

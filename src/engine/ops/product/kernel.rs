@@ -62,32 +62,25 @@ pub(super) struct Tile<'a> {
     pub(super) next: Option<Fetch>,
 }
 
-/// Numbers that are brought into the second-level cache on the way, for a tile that comes later: the first strips would
-/// wait for it as long as they multiply.
+/// Numbers that a product has brought into the second-level cache on its way, for whoever comes next: the first strips
+/// of a tile would wait for it as long as they multiply.
 ///
-/// Each step of the depth asks for [`Self::WIDTH`] numbers, and `steps` steps for rows that are `step` apart; then the
-/// next sweep begins.
+/// Each step of the depth asks for [`Self::WIDTH`] numbers of one row. A sweep goes over all rows, and the next one over
+/// the numbers beside those of the last.
 #[derive(Clone, Copy)]
 pub(in crate::engine::ops) struct Fetch {
     start: *const f32,
-    step: usize,
-    steps: usize,
-    sweep: usize,
+    rows: usize,
+    stride: usize,
+    /// Numbers from the start of one sweep to that of the next.
+    between: usize,
     sweeps: usize,
 }
 
 impl Fetch {
-    /// Numbers that each step of the depth asks for.
     const WIDTH: usize = 2 * PANEL;
 
-    /// What lies one after the other, in the first strips of a product of this depth.
-    pub(super) fn stream(start: *const f32, numbers: usize, depth: usize) -> Self {
-        let sweep = depth * Self::WIDTH;
-        let sweeps = numbers.div_ceil(sweep.max(1));
-        Self { start, step: Self::WIDTH, steps: depth, sweep, sweeps }
-    }
-
-    /// So many numbers of each of some rows.
+    /// So many numbers of each of some rows, `stride` apart.
     pub(in crate::engine::ops) fn rows(
         start: *const f32,
         stride: usize,
@@ -95,7 +88,14 @@ impl Fetch {
         numbers: usize,
     ) -> Self {
         let sweeps = numbers.div_ceil(Self::WIDTH);
-        Self { start, step: stride, steps: rows, sweep: Self::WIDTH, sweeps }
+        Self { start, rows: rows.max(1), stride, between: Self::WIDTH, sweeps }
+    }
+
+    /// Numbers one after the other, by a product of this depth.
+    pub(super) fn stream(start: *const f32, numbers: usize, depth: usize) -> Self {
+        let rows = depth.max(1);
+        let between = rows * Self::WIDTH;
+        Self { start, rows, stride: Self::WIDTH, between, sweeps: numbers.div_ceil(between) }
     }
 }
 
@@ -262,30 +262,29 @@ mod x86 {
     #[derive(Clone, Copy)]
     struct Ahead {
         next: *const f32,
-        step: usize,
-        /// Steps of a sweep, and what leads from one sweep to the next.
-        steps: usize,
+        stride: usize,
+        rows: usize,
+        /// From the end of a sweep to the start of the next.
         turn: usize,
     }
 
     impl Ahead {
-        /// None asks for the same lines again, which are there.
+        /// Asks for the same lines again, which are there.
         #[inline(always)]
         fn nothing(tile: Tile<'_>) -> Self {
-            Self { next: tile.data.as_ptr(), step: 0, steps: usize::MAX, turn: 0 }
+            Self { next: tile.data.as_ptr(), stride: 0, rows: usize::MAX, turn: 0 }
         }
 
         #[inline(always)]
         fn of_strip(strip: usize, tile: Tile<'_>, depth: usize) -> Self {
-            let Some(Fetch { start, step, steps, sweep, sweeps }) = tile.next else {
-                return Self::nothing(tile);
-            };
-            let first = strip * (depth / steps.max(1));
-            if first >= sweeps || first < strip {
+            let Some(fetch) = tile.next else { return Self::nothing(tile) };
+            let Fetch { start, rows, stride, between, sweeps } = fetch;
+            let own = depth / rows;
+            if strip * own >= sweeps || (own == 0 && strip > 0) {
                 return Self::nothing(tile);
             }
-            let turn = sweep.wrapping_sub(steps * step);
-            Self { next: start.wrapping_add(first * sweep), step, steps, turn }
+            let next = start.wrapping_add(strip * own * between);
+            Self { next, stride, rows, turn: between.wrapping_sub(rows * stride) }
         }
     }
 
@@ -410,14 +409,14 @@ mod x86 {
             };
             let (mut at, mut left) = (0, *length);
             while left > 0 {
-                let steps = left.min(ahead.steps);
+                let steps = left.min(ahead.rows);
                 left -= steps;
                 for _ in 0..steps {
                     // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
                     unsafe {
                         _mm_prefetch::<_MM_HINT_T1>(ahead.next.cast());
                         _mm_prefetch::<_MM_HINT_T1>(ahead.next.wrapping_add(PANEL).cast());
-                        ahead.next = ahead.next.wrapping_add(ahead.step);
+                        ahead.next = ahead.next.wrapping_add(ahead.stride);
                         let mut columns = [_mm512_setzero_ps(); P];
                         for (p, column) in columns.iter_mut().enumerate() {
                             *column = _mm512_loadu_ps(b.add(p * tile.stride));
@@ -641,6 +640,31 @@ mod tests {
     /// Small integers, so that every order of sums gives the same number.
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect()
+    }
+
+    #[test]
+    fn squares_and_parts_of_squares_are_turned() {
+        const STRIDE: usize = 21;
+        let from = numbers(PANEL * STRIDE, 5);
+        for (rows, columns) in [(16, 16), (16, 9), (5, 16), (7, 3), (0, 4), (16, 0)] {
+            // No more than has to be there.
+            let from = &from[..(rows.max(1) - 1) * STRIDE + columns];
+            let mut to = vec![[f32::NAN; PANEL]; columns];
+            transpose(from, STRIDE, rows, &mut to);
+            for (column, to) in to.iter().enumerate() {
+                let expected: [f32; PANEL] =
+                    std::array::from_fn(
+                        |row| {
+                            if row < rows { from[row * STRIDE + column] } else { 0.0 }
+                        },
+                    );
+                assert_eq!(
+                    to.map(f32::to_bits),
+                    expected.map(f32::to_bits),
+                    "{column} of {columns} of {rows}"
+                );
+            }
+        }
     }
 
     #[test]
