@@ -2,9 +2,9 @@
 //!
 //! `C = A B`, whose innermost loop reads `B` in panels of [`PANEL`] columns: packed ones, those that rows hold where
 //! they lie, or ones that are made of a transpose a tile at a time. Rows of `A` are read where they lie, be they rows
-//! of a matrix or the pixels under a kernel's position. The depth is cut in
-//! blocks at fixed places and each element of `C` is summed in one order, whatever the number of rows, columns or
-//! threads: a row computed alone has the same bits as among others.
+//! of a matrix or the pixels under a kernel's position. The depth is cut in blocks at fixed places and each element of
+//! `C` is summed in one order, whatever the number of rows, columns or threads: a row computed alone has the same bits
+//! as among others.
 
 mod frozen;
 mod kernel;
@@ -49,7 +49,7 @@ pub(super) enum Right<'a> {
     },
 }
 
-impl<'a> Right<'a> {
+impl Right<'_> {
     pub(super) fn depth(self) -> usize {
         match self {
             Self::Panels(panels) => panels.depth,
@@ -170,7 +170,7 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
     if rows * depth * width < SMALL || rayon::current_num_threads() == 1 {
         return multiply(a, b, add, c, width);
     }
-    // Turning costs as much as multiplying by a few dozen rows: whoever turns takes as many rows as there are.
+    // Turning costs as much as multiplying some six rows: whoever turns takes as many rows as there are.
     let most = match b {
         Right::Panels(_) | Right::Rows { .. } => 192,
         Right::Columns { .. } => 512,

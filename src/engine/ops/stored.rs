@@ -9,8 +9,8 @@ use super::cpu::{applies, filled, values};
 
 /// A weight that never changes, in row-major order: part of a mapped file, or a tensor.
 ///
-/// In f32 on the CPU a large weight is used from the file itself. Loading a model then takes no time and no memory but
-/// what the system keeps of the file, which all processes share.
+/// In f32 on the CPU a large weight is used from the file itself: loading a model takes no memory but what the system
+/// keeps of the file, which all processes share.
 #[derive(Clone)]
 pub struct FrozenWeight {
     shape: Vec<usize>,
@@ -52,7 +52,8 @@ impl From<Tensor> for FrozenWeight {
 }
 
 impl FrozenWeight {
-    /// The f32 numbers of `file` from byte `start` on; none if they do not lie there as the CPU reads them.
+    /// The f32 numbers of `file` from byte `start` on, in row-major order of `shape`. None if the file ends before they
+    /// do, or if they do not lie there as the CPU reads them: at a multiple of four bytes, least byte first.
     pub fn mapped(file: &Arc<Mmap>, start: usize, shape: &[usize]) -> Option<Self> {
         let len: usize = shape.iter().product();
         let bytes = file.get(start..)?.get(..len * std::mem::size_of::<f32>())?;
@@ -63,6 +64,7 @@ impl FrozenWeight {
         Some(Self { shape: shape.to_vec(), source: Source::File(stored) })
     }
 
+    /// Its dimensions, as an operation's `new` says them.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }

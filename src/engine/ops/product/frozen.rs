@@ -8,8 +8,8 @@ use crate::engine::ops::stored::Stored;
 
 /// Matrices up to this size are packed, in bytes; larger ones are read where they lie.
 ///
-/// Products of few rows would spend more time on turning a small matrix than on multiplying, and packing a model's large
-/// ones would double its memory.
+/// Turning costs as much as multiplying some six rows, a good part of what a small model's products have. Packing a large
+/// model would double its memory.
 const PACKED: usize = 1 << 20;
 
 /// `W` `(width, depth)`, which never changes, with `Wᵀ` as the factor on the way there and `W` on the way back.
@@ -43,7 +43,7 @@ impl FrozenMatrix {
         Right::Panels(panels.view())
     }
 
-    /// `W`, `(width, depth)`.
+    /// `W`, `(width, depth)`; it is packed as well where its rows do not hold whole panels.
     pub(in crate::engine::ops) fn turned(&self) -> Right<'_> {
         let Self { depth, width, .. } = *self;
         let data = self.stored.values();

@@ -29,6 +29,15 @@ impl Panels {
         Self { data, depth, width }
     }
 
+    /// [`Self::filled`], on this thread alone: for callers that are one task of many.
+    fn filled_here(depth: usize, width: usize, fill: impl Fn(usize, &mut [f32])) -> Self {
+        let data = filled(width.div_ceil(PANEL) * depth * PANEL, |data| {
+            let panels = data.chunks_exact_mut((depth * PANEL).max(1)).enumerate();
+            panels.for_each(|(index, panel)| fill(index, panel));
+        });
+        Self { data, depth, width }
+    }
+
     /// From row-major `(depth, width)` rows that lie `stride` apart.
     pub(in crate::engine::ops) fn from_rows(
         source: &[f32],
@@ -36,11 +45,9 @@ impl Panels {
         depth: usize,
         width: usize,
     ) -> Self {
-        let mut data = filled(width.div_ceil(PANEL) * depth * PANEL, |_| {});
-        for (index, panel) in data.chunks_exact_mut((depth * PANEL).max(1)).enumerate() {
+        Self::filled_here(depth, width, |index, panel| {
             pack_rows(source, stride, depth, width, index, panel);
-        }
-        Self { data, depth, width }
+        })
     }
 
     /// From the transpose: row-major `(width, depth)` rows that lie `stride` apart.
@@ -50,11 +57,9 @@ impl Panels {
         depth: usize,
         width: usize,
     ) -> Self {
-        let mut data = filled(width.div_ceil(PANEL) * depth * PANEL, |_| {});
-        for (index, panel) in data.chunks_exact_mut((depth * PANEL).max(1)).enumerate() {
+        Self::filled_here(depth, width, |index, panel| {
             pack_columns(source, stride, depth, width, index, panel);
-        }
-        Self { data, depth, width }
+        })
     }
 
     pub(in crate::engine::ops) fn view(&self) -> View<'_> {

@@ -1,0 +1,364 @@
+//! The innermost loops for AVX-512 and AVX2.
+
+use std::arch::x86_64::*;
+
+use super::{Even, Fetch, Finish, PANEL, PANELS, ROWS, Run, Strip, TILE, Tile};
+
+/// The part of a [`Fetch`] that one strip does.
+#[derive(Clone, Copy)]
+struct Ahead {
+    next: *const f32,
+    stride: usize,
+    rows: usize,
+    /// From the end of a sweep to the start of the next.
+    turn: usize,
+}
+
+impl Ahead {
+    /// Asks for the same lines again, which are there.
+    #[inline(always)]
+    fn nothing(tile: Tile<'_>) -> Self {
+        Self { next: tile.data.as_ptr(), stride: 0, rows: usize::MAX, turn: 0 }
+    }
+
+    #[inline(always)]
+    fn of_strip(strip: usize, tile: Tile<'_>, depth: usize) -> Self {
+        let Some(fetch) = tile.next else { return Self::nothing(tile) };
+        let Fetch { start, rows, stride, between, sweeps } = fetch;
+        let own = depth / rows;
+        if strip * own >= sweeps || (own == 0 && strip > 0) {
+            return Self::nothing(tile);
+        }
+        let next = start.wrapping_add(strip * own * between);
+        Self { next, stride, rows, turn: between.wrapping_sub(rows * stride) }
+    }
+}
+
+/// # Safety
+/// AVX-512F, and as for [`super::Kernel::run_even`].
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn run_even_avx512(
+    a: Even,
+    tile: Tile<'_>,
+    finish: Finish<'_>,
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller's.
+    unsafe {
+        match tile.panels {
+            1 => even::<1>(a, tile, finish, out, stride),
+            2 => even::<2>(a, tile, finish, out, stride),
+            _ => even::<PANELS>(a, tile, finish, out, stride),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`run_even_avx512`].
+#[target_feature(enable = "avx512f")]
+unsafe fn even<const P: usize>(
+    a: Even,
+    tile: Tile<'_>,
+    finish: Finish<'_>,
+    out: *mut f32,
+    stride: usize,
+) {
+    for row in (0..a.rows).step_by(ROWS) {
+        let rows = ROWS.min(a.rows - row);
+        let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
+        let finish = finish.from(row);
+        let ahead = Ahead::of_strip(row / ROWS, tile, a.depth);
+        // SAFETY: the caller's, for these rows.
+        unsafe {
+            let out = out.add(row * stride);
+            if rows == ROWS {
+                strip_of::<ROWS, P>(strip, tile, ahead, finish, out, stride);
+            } else {
+                strip_of_some::<P>(strip, tile, ahead, finish, out, stride);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// AVX-512F, and as for [`super::Kernel::run`].
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn run_avx512(
+    strip: Strip<'_>,
+    tile: Tile<'_>,
+    finish: Finish<'_>,
+    out: *mut f32,
+    stride: usize,
+) {
+    let ahead = Ahead::nothing(tile);
+    // SAFETY: the caller's.
+    unsafe {
+        match tile.panels {
+            1 => strip_of_some::<1>(strip, tile, ahead, finish, out, stride),
+            2 => strip_of_some::<2>(strip, tile, ahead, finish, out, stride),
+            _ => strip_of_some::<PANELS>(strip, tile, ahead, finish, out, stride),
+        }
+    }
+}
+
+/// # Safety
+/// As for [`run_avx512`].
+#[target_feature(enable = "avx512f")]
+unsafe fn strip_of_some<const P: usize>(
+    strip: Strip<'_>,
+    tile: Tile<'_>,
+    ahead: Ahead,
+    finish: Finish<'_>,
+    out: *mut f32,
+    stride: usize,
+) {
+    macro_rules! dispatch {
+        ($($rows:literal)*) => {
+            // SAFETY: the caller's.
+            unsafe {
+                match strip.rows {
+                    $($rows => strip_of::<$rows, P>(strip, tile, ahead, finish, out, stride),)*
+                    _ => {}
+                }
+            }
+        };
+    }
+    dispatch!(1 2 3 4 5 6 7 8)
+}
+
+/// # Safety
+/// As for [`run_avx512`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn strip_of<const R: usize, const P: usize>(
+    strip: Strip<'_>,
+    tile: Tile<'_>,
+    mut ahead: Ahead,
+    finish: Finish<'_>,
+    out: *mut f32,
+    stride: usize,
+) {
+    // What is written last is fetched first: where the depth is short, a store that misses costs as much as the sum.
+    for r in 0..R {
+        for p in 0..P {
+            let place = out.wrapping_add(r * stride + p * PANEL);
+            _mm_prefetch::<_MM_HINT_ET0>(place.cast());
+        }
+    }
+    let mut sums = [[_mm512_setzero_ps(); P]; R];
+    let mut b = tile.data.as_ptr();
+    for Run { starts, length } in strip.runs {
+        let Some(starts) = starts else {
+            b = b.wrapping_add(length * tile.row_stride);
+            continue;
+        };
+        let (mut at, mut left) = (0, *length);
+        while left > 0 {
+            let steps = left.min(ahead.rows);
+            left -= steps;
+            for _ in 0..steps {
+                // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.cast());
+                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.wrapping_add(PANEL).cast());
+                    ahead.next = ahead.next.wrapping_add(ahead.stride);
+                    let mut columns = [_mm512_setzero_ps(); P];
+                    for (p, column) in columns.iter_mut().enumerate() {
+                        *column = _mm512_loadu_ps(b.add(p * tile.stride));
+                    }
+                    for (r, sums) in sums.iter_mut().enumerate() {
+                        let factor = _mm512_set1_ps(*starts[r].add(at));
+                        for (sum, column) in sums.iter_mut().zip(&columns) {
+                            *sum = _mm512_fmadd_ps(factor, *column, *sum);
+                        }
+                    }
+                }
+                at += strip.depth_stride;
+                b = b.wrapping_add(tile.row_stride);
+            }
+            ahead.next = ahead.next.wrapping_add(ahead.turn);
+        }
+    }
+    let partial: __mmask16 = if tile.last == PANEL { !0 } else { (1 << tile.last) - 1 };
+    for (r, sums) in sums.iter_mut().enumerate() {
+        for (p, sum) in sums.iter_mut().enumerate() {
+            let mask = if p + 1 == P { partial } else { !0 };
+            // SAFETY: the caller's room for the rows and the unmasked columns.
+            unsafe {
+                let place = out.add(r * stride + p * PANEL);
+                if finish.present {
+                    *sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), *sum);
+                }
+                if let Some(values) = finish.per_column {
+                    let values = values.as_ptr().wrapping_add(p * PANEL);
+                    *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, values));
+                }
+                if let Some((values, stride)) = finish.matrix {
+                    let values = values.as_ptr().wrapping_add(r * stride + p * PANEL);
+                    *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, values));
+                }
+                _mm512_mask_storeu_ps(place, mask, *sum);
+            }
+        }
+    }
+}
+
+/// # Safety
+/// AVX2 and FMA, and as for [`super::Kernel::run`].
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run_avx2(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE]) {
+    for panel in 0..tile.panels {
+        let mut row = 0;
+        while row < strip.rows {
+            // SAFETY: the caller's; both parts stay inside the tile.
+            unsafe {
+                if strip.rows - row >= 4 {
+                    avx2::<4>(strip, row, tile, panel, out);
+                    row += 4;
+                } else {
+                    avx2::<1>(strip, row, tile, panel, out);
+                    row += 1;
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn avx2<const R: usize>(
+    strip: Strip<'_>,
+    row: usize,
+    tile: Tile<'_>,
+    panel: usize,
+    out: &mut [f32; ROWS * TILE],
+) {
+    let mut sums = [[_mm256_setzero_ps(); 2]; R];
+    let mut b = tile.data.as_ptr().wrapping_add(panel * tile.stride);
+    for Run { starts, length } in strip.runs {
+        let Some(starts) = starts else {
+            b = b.wrapping_add(length * tile.row_stride);
+            continue;
+        };
+        let mut at = 0;
+        for _ in 0..*length {
+            // SAFETY: the runs are readable for their lengths, and the panel holds the depth of all of them.
+            unsafe {
+                let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let factor = _mm256_set1_ps(*starts[row + r].add(at));
+                    sums[0] = _mm256_fmadd_ps(factor, columns[0], sums[0]);
+                    sums[1] = _mm256_fmadd_ps(factor, columns[1], sums[1]);
+                }
+            }
+            at += strip.depth_stride;
+            b = b.wrapping_add(tile.row_stride);
+        }
+    }
+    for (r, sums) in sums.iter().enumerate() {
+        let place = out[(row + r) * TILE + panel * PANEL..][..PANEL].as_mut_ptr();
+        // SAFETY: sixteen places, as sliced.
+        unsafe {
+            _mm256_storeu_ps(place, sums[0]);
+            _mm256_storeu_ps(place.add(8), sums[1]);
+        }
+    }
+}
+
+/// Turns a square of sixteen, four columns at a time: each lane of four is loaded from a row of its own, so that
+/// only squares of four are left to be turned within the lanes.
+///
+/// # Safety
+/// AVX-512F; `from` must be readable for as many numbers as `to` has rows, `rows` times.
+#[target_feature(enable = "avx512f")]
+pub(super) unsafe fn transpose_avx512(
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    to: &mut [[f32; PANEL]],
+) {
+    for (at, to) in to.chunks_mut(LANE).enumerate() {
+        let from = from.wrapping_add(at * LANE);
+        // SAFETY: the caller's, of these columns.
+        let x = unsafe {
+            match (to.len(), rows) {
+                (LANE, PANEL) => std::array::from_fn(|i| lanes(from.add(i * stride), stride)),
+                (columns, _) => std::array::from_fn(|i| {
+                    some_lanes(from.wrapping_add(i * stride), stride, rows, i, columns)
+                }),
+            }
+        };
+        let x = turn_lanes(x);
+        // SAFETY: each row has sixteen numbers.
+        let store = |to: &mut [f32; PANEL], x| unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) };
+        if let [a, b, c, d] = to {
+            store(a, x[0]);
+            store(b, x[1]);
+            store(c, x[2]);
+            store(d, x[3]);
+        } else {
+            to.iter_mut().enumerate().for_each(|(i, to)| store(to, x[i]));
+        }
+    }
+}
+
+/// Numbers of a lane, within which shuffles are cheap.
+const LANE: usize = 4;
+
+/// Four numbers of every fourth row.
+///
+/// # Safety
+/// AVX-512F; they must be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn lanes(from: *const f32, stride: usize) -> __m512 {
+    // SAFETY: the caller's.
+    unsafe {
+        let row = |index: usize| _mm_loadu_ps(from.add(index * LANE * stride));
+        let x = _mm512_broadcast_f32x4(row(0));
+        let x = _mm512_mask_broadcast_f32x4(x, 0x00f0, row(1));
+        let x = _mm512_mask_broadcast_f32x4(x, 0x0f00, row(2));
+        _mm512_mask_broadcast_f32x4(x, 0xf000, row(3))
+    }
+}
+
+/// Up to four numbers of every fourth row from row `first` on, of those that there are; zeros elsewhere.
+///
+/// # Safety
+/// AVX-512F; they must be readable.
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn some_lanes(
+    from: *const f32,
+    stride: usize,
+    rows: usize,
+    first: usize,
+    columns: usize,
+) -> __m512 {
+    let mut x = _mm512_setzero_ps();
+    for index in 0..PANEL / LANE {
+        if first + index * LANE < rows {
+            let mask: __mmask16 = ((1 << columns) - 1) << (index * LANE);
+            let from = from.wrapping_add(index * LANE * stride).wrapping_sub(index * LANE);
+            // SAFETY: the caller's, for what the mask leaves.
+            x = unsafe { _mm512_mask_loadu_ps(x, mask, from) };
+        }
+    }
+    x
+}
+
+/// Turns the four by four numbers of each lane.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn turn_lanes([a, b, c, d]: [__m512; LANE]) -> [__m512; LANE] {
+    let (ab, ab_) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let (cd, cd_) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    let [ab, ab_, cd, cd_] = [ab, ab_, cd, cd_].map(|x| _mm512_castps_pd(x));
+    let turned = [
+        _mm512_unpacklo_pd(ab, cd),
+        _mm512_unpackhi_pd(ab, cd),
+        _mm512_unpacklo_pd(ab_, cd_),
+        _mm512_unpackhi_pd(ab_, cd_),
+    ];
+    turned.map(|x| _mm512_castpd_ps(x))
+}
