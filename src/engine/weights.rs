@@ -137,6 +137,9 @@ impl WeightFiles {
         let file = File::open(&path).map_err(wrong)?;
         let size_bytes = file.metadata().map_err(wrong)?.len();
         // Eight bytes of length, the header, then the weights.
+        if size_bytes < 8 {
+            return Err(failed(format!("{size_bytes} bytes are no safetensors file")));
+        }
         let mut length = [0; 8];
         file.read_exact_at(&mut length, 0).map_err(wrong)?;
         let data = u64::from_le_bytes(length).saturating_add(8);

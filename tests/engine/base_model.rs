@@ -131,12 +131,18 @@ fn a_file_that_was_cut_off_is_refused() {
     let dir = copy("sd1");
     let path = dir.path().join("unet/diffusion_pytorch_model.safetensors");
     let length = fs::metadata(&path).unwrap().len();
-    fs::File::options().write(true).open(&path).unwrap().set_len(length - 100).unwrap();
+    for (length, expected) in [
+        (length - 100, "the file ends within weight"),
+        (1000, "the header is longer than the file"),
+        (0, "0 bytes are no safetensors file"),
+    ] {
+        fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
 
-    let error = load_error(dir.path());
+        let error = load_error(dir.path());
 
-    let EngineError::ModelFile { path: named, .. } = error else { panic!("{error}") };
-    assert!(named.contains("unet"), "{named}");
+        let EngineError::ModelFile { path: named, reason } = error else { panic!("{error}") };
+        assert!(named.contains("unet") && reason.contains(expected), "{named}: {reason}");
+    }
 }
 
 /// Weights are used from the mapped file where their numbers lie as the CPU reads them; the header decides where that is.
