@@ -172,8 +172,6 @@ pub(crate) async fn started(
         let next = now + POLL.max(now.duration_since(began) / 10);
         tokio::time::sleep_until(next.min(deadline)).await;
     };
-    let status =
-        if job.status().is_terminal() { StatusCode::CREATED } else { StatusCode::ACCEPTED };
     let mut headers = HeaderMap::new();
     if let Ok(place) = HeaderValue::try_from(job_path(job_id, kind)) {
         headers.insert(header::LOCATION, place);
@@ -184,7 +182,15 @@ pub(crate) async fn started(
             HeaderValue::from_static("wait"),
         );
     }
-    Ok((status, headers, job))
+    Ok((started_status(wait, job.status()), headers, job))
+}
+
+/// A client that did not ask to wait gets the same status however fast its job was.
+fn started_status(wait: Option<Duration>, job: JobStatus) -> StatusCode {
+    match wait {
+        Some(_) if job.is_terminal() => StatusCode::CREATED,
+        _ => StatusCode::ACCEPTED,
+    }
 }
 
 /// Reads `Prefer: wait=N` (RFC 7240); what cannot be read is no preference, as the RFC asks.
@@ -211,6 +217,19 @@ pub(crate) async fn cancel_job(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_client_that_waits_is_told_of_the_end() {
+        for (wait, job, status) in [
+            (None, JobStatus::Succeeded, StatusCode::ACCEPTED),
+            (None, JobStatus::Queued, StatusCode::ACCEPTED),
+            (Some(Duration::ZERO), JobStatus::Running, StatusCode::ACCEPTED),
+            (Some(Duration::ZERO), JobStatus::Succeeded, StatusCode::CREATED),
+            (Some(MAX_WAIT), JobStatus::Failed, StatusCode::CREATED),
+        ] {
+            assert_eq!(started_status(wait, job), status, "{wait:?}, {job:?}");
+        }
+    }
 
     #[test]
     fn a_wait_is_read_among_other_preferences() {
