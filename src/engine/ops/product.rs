@@ -98,7 +98,7 @@ impl Right<'_> {
 /// The left factor, read where it lies.
 #[derive(Clone, Copy)]
 pub(super) enum Left<'a> {
-    /// `(rows, depth)`.
+    /// `(rows, depth)`; one of the strides is 1.
     Strided { data: &'a [f32], rows: usize, row_stride: usize, depth_stride: usize },
     /// Each row is joined of parts of the same length: row `r` of part `p` begins at `starts[p · rows + r]`.
     Parts { data: &'a [f32], starts: &'a [Start], rows: usize, length: usize },
@@ -319,7 +319,7 @@ pub(super) unsafe fn multiply_and_fetch(
                     let a = Even { start, rows, row_stride, depth, depth_stride };
                     // SAFETY: the caller vouches for these rows and columns of `c`; `check` has seen that the left
                     // factor reaches so far, and the tile holds its panels of this block.
-                    unsafe { kernel.run_even(a, tile, finish, place, stride) };
+                    unsafe { kernel.run_even(a, &tile, finish, place, stride) };
                 }
                 Left::Parts { data, starts, length, .. } => {
                     for row in (0..rows).step_by(ROWS) {
@@ -329,7 +329,7 @@ pub(super) unsafe fn multiply_and_fetch(
                         let strip = Strip { rows: count, runs: &runs, depth_stride: 1 };
                         let (finish, place) = (finish.from(row), place.wrapping_add(row * stride));
                         // SAFETY: likewise; `check` has seen that every part lies inside the left factor.
-                        unsafe { kernel.run(strip, tile, finish, place, stride) };
+                        unsafe { kernel.run(strip, &tile, finish, place, stride) };
                     }
                 }
             }
@@ -369,12 +369,11 @@ fn tile<'a>(
 /// Panics unless every element that the kernel will read of `a` is there.
 fn check(a: Left<'_>, depth: usize) {
     match a {
-        Left::Strided { data, rows, row_stride, depth_stride } => assert!(
-            rows == 0
-                || depth == 0
-                || data.len() > (rows - 1) * row_stride + (depth - 1) * depth_stride,
-            "the left factor is too short"
-        ),
+        Left::Strided { data, rows, row_stride, depth_stride } => {
+            let last = (rows.max(1) - 1) * row_stride + (depth.max(1) - 1) * depth_stride;
+            assert!(row_stride == 1 || depth_stride == 1, "the left factor has gaps both ways");
+            assert!(rows * depth == 0 || data.len() > last, "the left factor is too short");
+        }
         Left::Parts { data, starts, rows, length } => {
             let fits = |start: &Start| match start {
                 Start::At(start) => start + length <= data.len(),

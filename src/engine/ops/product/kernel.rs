@@ -138,11 +138,11 @@ impl Kernel {
     /// Computes the rows of `a`, however many.
     ///
     /// # Safety
-    /// As for [`Self::run`], for each row.
+    /// As for [`Self::run`], for each row. One of the strides of `a` is 1.
     pub(super) unsafe fn run_even(
         self,
         a: Even,
-        tile: Tile<'_>,
+        tile: &Tile<'_>,
         finish: Finish<'_>,
         out: *mut f32,
         stride: usize,
@@ -166,12 +166,13 @@ impl Kernel {
     /// Computes the rows of a strip.
     ///
     /// # Safety
-    /// Every run must be readable for its length, the tile must hold its panels, `finish` and `out` the rows and
-    /// columns, those of `out` `stride` apart.
+    /// Every run must be readable for its length, with rows side by side unless the stride of the depth is 1; the tile
+    /// must hold its panels, side by side unless their rows are dense; `finish` and `out` must hold the rows and columns,
+    /// those of `out` `stride` apart.
     pub(super) unsafe fn run(
         self,
         strip: Strip<'_>,
-        tile: Tile<'_>,
+        tile: &Tile<'_>,
         finish: Finish<'_>,
         out: *mut f32,
         stride: usize,
@@ -209,7 +210,7 @@ impl Kernel {
 
 /// # Safety
 /// As for [`Kernel::run`].
-unsafe fn portable(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE]) {
+unsafe fn portable(strip: Strip<'_>, tile: &Tile<'_>, out: &mut [f32; ROWS * TILE]) {
     for row in 0..strip.rows {
         for panel in 0..tile.panels {
             let mut sums = [0.0f32; PANEL];
@@ -345,7 +346,7 @@ mod tests {
                 };
                 let mut out = vec![0.5; rows * columns];
                 // SAFETY: the factors, what is added and `out` have the sizes that are said.
-                unsafe { kernel.run_even(even, tile, finish, out.as_mut_ptr(), columns) };
+                unsafe { kernel.run_even(even, &tile, finish, out.as_mut_ptr(), columns) };
                 assert_eq!(out, definition(|_| true), "{rows} rows of {panels} panels");
 
                 // A part of the depth that is zeros for all rows of a strip.
@@ -360,7 +361,7 @@ mod tests {
                 let strip = Strip { rows, runs: &runs, depth_stride: 1 };
                 let mut out = vec![0.5; rows * columns];
                 // SAFETY: likewise.
-                unsafe { kernel.run(strip, tile, finish, out.as_mut_ptr(), columns) };
+                unsafe { kernel.run(strip, &tile, finish, out.as_mut_ptr(), columns) };
                 let expected = &definition(|k| !(2..6).contains(k))[..rows * columns];
                 assert_eq!(out, expected, "a strip of {rows} rows of {panels} panels");
             }

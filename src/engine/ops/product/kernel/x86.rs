@@ -4,6 +4,10 @@ use std::arch::x86_64::*;
 
 use super::{Even, Fetch, Finish, PANEL, PANELS, ROWS, Run, Strip, TILE, Tile};
 
+/// Steps of the depth between two tests for its end: counting and moving pointers take turns with the sums on the same
+/// ports.
+const UNROLLED: usize = 4;
+
 /// The part of a [`Fetch`] that one strip does.
 #[derive(Clone, Copy)]
 struct Ahead {
@@ -15,23 +19,36 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Asks for the same lines again, which are there.
     #[inline(always)]
-    fn nothing(tile: Tile<'_>) -> Self {
-        Self { next: tile.data.as_ptr(), stride: 0, rows: usize::MAX, turn: 0 }
-    }
-
-    #[inline(always)]
-    fn of_strip(strip: usize, tile: Tile<'_>, depth: usize) -> Self {
-        let Some(fetch) = tile.next else { return Self::nothing(tile) };
-        let Fetch { start, rows, stride, between, sweeps } = fetch;
+    fn of_strip(strip: usize, tile: &Tile<'_>, depth: usize) -> Option<Self> {
+        let Fetch { start, rows, stride, between, sweeps } = tile.next?;
         let own = depth / rows;
         if strip * own >= sweeps || (own == 0 && strip > 0) {
-            return Self::nothing(tile);
+            return None;
         }
         let next = start.wrapping_add(strip * own * between);
-        Self { next, stride, rows, turn: between.wrapping_sub(rows * stride) }
+        Some(Self { next, stride, rows, turn: between.wrapping_sub(rows * stride) })
     }
+}
+
+/// Calls the loops for the shape of a tile and for how the factors lie.
+macro_rules! for_layout {
+    ($tile:ident, $turned:expr, $call:ident($($argument:expr),*)) => {
+        match ($tile.panels, $turned, $tile.row_stride == PANEL) {
+            (1, false, true) => $call::<1, false, false>($($argument),*),
+            (1, false, false) => $call::<1, false, true>($($argument),*),
+            (1, true, true) => $call::<1, true, false>($($argument),*),
+            (1, true, false) => $call::<1, true, true>($($argument),*),
+            (2, false, true) => $call::<2, false, false>($($argument),*),
+            (2, false, false) => $call::<2, false, true>($($argument),*),
+            (2, true, true) => $call::<2, true, false>($($argument),*),
+            (2, true, false) => $call::<2, true, true>($($argument),*),
+            (_, false, true) => $call::<PANELS, false, false>($($argument),*),
+            (_, false, false) => $call::<PANELS, false, true>($($argument),*),
+            (_, true, true) => $call::<PANELS, true, false>($($argument),*),
+            (_, true, false) => $call::<PANELS, true, true>($($argument),*),
+        }
+    };
 }
 
 /// # Safety
@@ -39,27 +56,21 @@ impl Ahead {
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn run_even_avx512(
     a: Even,
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     finish: Finish<'_>,
     out: *mut f32,
     stride: usize,
 ) {
     // SAFETY: the caller's.
-    unsafe {
-        match tile.panels {
-            1 => even::<1>(a, tile, finish, out, stride),
-            2 => even::<2>(a, tile, finish, out, stride),
-            _ => even::<PANELS>(a, tile, finish, out, stride),
-        }
-    }
+    unsafe { for_layout!(tile, a.depth_stride != 1, even(a, tile, finish, out, stride)) }
 }
 
 /// # Safety
 /// As for [`run_even_avx512`].
 #[target_feature(enable = "avx512f")]
-unsafe fn even<const P: usize>(
+unsafe fn even<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
     a: Even,
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     finish: Finish<'_>,
     out: *mut f32,
     stride: usize,
@@ -69,15 +80,9 @@ unsafe fn even<const P: usize>(
         let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
         let finish = finish.from(row);
         let ahead = Ahead::of_strip(row / ROWS, tile, a.depth);
+        let out = out.wrapping_add(row * stride);
         // SAFETY: the caller's, for these rows.
-        unsafe {
-            let out = out.add(row * stride);
-            if rows == ROWS {
-                strip_of::<ROWS, P>(strip, tile, ahead, finish, out, stride);
-            } else {
-                strip_of_some::<P>(strip, tile, ahead, finish, out, stride);
-            }
-        }
+        unsafe { any_strip::<P, TURNED, IN_ROWS>(strip, tile, ahead, finish, out, stride) };
     }
 }
 
@@ -86,55 +91,75 @@ unsafe fn even<const P: usize>(
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn run_avx512(
     strip: Strip<'_>,
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     finish: Finish<'_>,
     out: *mut f32,
     stride: usize,
 ) {
-    let ahead = Ahead::nothing(tile);
+    let turned = strip.depth_stride != 1;
     // SAFETY: the caller's.
-    unsafe {
-        match tile.panels {
-            1 => strip_of_some::<1>(strip, tile, ahead, finish, out, stride),
-            2 => strip_of_some::<2>(strip, tile, ahead, finish, out, stride),
-            _ => strip_of_some::<PANELS>(strip, tile, ahead, finish, out, stride),
-        }
-    }
+    unsafe { for_layout!(tile, turned, any_strip(strip, tile, None, finish, out, stride)) }
 }
 
-/// # Safety
-/// As for [`run_avx512`].
-#[target_feature(enable = "avx512f")]
-unsafe fn strip_of_some<const P: usize>(
-    strip: Strip<'_>,
-    tile: Tile<'_>,
-    ahead: Ahead,
-    finish: Finish<'_>,
-    out: *mut f32,
-    stride: usize,
-) {
-    macro_rules! dispatch {
-        ($($rows:literal)*) => {
-            // SAFETY: the caller's.
-            unsafe {
-                match strip.rows {
-                    $($rows => strip_of::<$rows, P>(strip, tile, ahead, finish, out, stride),)*
-                    _ => {}
-                }
-            }
-        };
-    }
-    dispatch!(1 2 3 4 5 6 7 8)
-}
-
+/// Most strips have [`ROWS`] rows and fetch nothing.
+///
 /// # Safety
 /// As for [`run_avx512`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn strip_of<const R: usize, const P: usize>(
+unsafe fn any_strip<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
     strip: Strip<'_>,
-    tile: Tile<'_>,
-    mut ahead: Ahead,
+    tile: &Tile<'_>,
+    ahead: Option<Ahead>,
+    finish: Finish<'_>,
+    out: *mut f32,
+    stride: usize,
+) {
+    let nothing = Ahead { next: out, stride: 0, rows: usize::MAX, turn: 0 };
+    macro_rules! strip_of {
+        ($rows:expr, $fetches:expr) => {
+            strip_of::<$rows, P, TURNED, IN_ROWS, $fetches>(
+                strip,
+                tile,
+                ahead.unwrap_or(nothing),
+                finish,
+                out,
+                stride,
+            )
+        };
+    }
+    // SAFETY: the caller's.
+    unsafe {
+        match (strip.rows, ahead) {
+            (ROWS, None) => strip_of!(ROWS, false),
+            (ROWS, Some(_)) => strip_of!(ROWS, true),
+            (7, _) => strip_of!(7, true),
+            (6, _) => strip_of!(6, true),
+            (5, _) => strip_of!(5, true),
+            (4, _) => strip_of!(4, true),
+            (3, _) => strip_of!(3, true),
+            (2, _) => strip_of!(2, true),
+            _ => strip_of!(1, true),
+        }
+    }
+}
+
+/// `TURNED`: numbers of the left factor's rows lie side by side, so that its depth is what has a stride; `IN_ROWS`: the
+/// right factor's panels lie side by side, so that their rows have one.
+///
+/// # Safety
+/// As for [`run_avx512`].
+#[target_feature(enable = "avx512f")]
+unsafe fn strip_of<
+    const R: usize,
+    const P: usize,
+    const TURNED: bool,
+    const IN_ROWS: bool,
+    const FETCHES: bool,
+>(
+    strip: Strip<'_>,
+    tile: &Tile<'_>,
+    ahead: Ahead,
     finish: Finish<'_>,
     out: *mut f32,
     stride: usize,
@@ -146,38 +171,61 @@ unsafe fn strip_of<const R: usize, const P: usize>(
             _mm_prefetch::<_MM_HINT_ET0>(place.cast());
         }
     }
+    let depth_stride = if TURNED { strip.depth_stride } else { 1 };
+    let (panel_stride, row_stride) =
+        if IN_ROWS { (PANEL, tile.row_stride) } else { (tile.stride, PANEL) };
+    let Ahead { mut next, .. } = ahead;
     let mut sums = [[_mm512_setzero_ps(); P]; R];
     let mut b = tile.data.as_ptr();
     for Run { starts, length } in strip.runs {
         let Some(starts) = starts else {
-            b = b.wrapping_add(length * tile.row_stride);
+            b = b.wrapping_add(length * row_stride);
             continue;
         };
-        let (mut at, mut left) = (0, *length);
-        while left > 0 {
-            let steps = left.min(ahead.rows);
-            left -= steps;
-            for _ in 0..steps {
+        let rows: [*const f32; R] = std::array::from_fn(|r| match TURNED {
+            true => starts[0].wrapping_add(r),
+            false => starts[r],
+        });
+        let mut at = 0;
+        macro_rules! step {
+            () => {
+                if FETCHES {
+                    _mm_prefetch::<_MM_HINT_T1>(next.cast());
+                    _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(PANEL).cast());
+                    next = next.wrapping_add(ahead.stride);
+                }
                 // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
                 unsafe {
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.cast());
-                    _mm_prefetch::<_MM_HINT_T1>(ahead.next.wrapping_add(PANEL).cast());
-                    ahead.next = ahead.next.wrapping_add(ahead.stride);
                     let mut columns = [_mm512_setzero_ps(); P];
                     for (p, column) in columns.iter_mut().enumerate() {
-                        *column = _mm512_loadu_ps(b.add(p * tile.stride));
+                        *column = _mm512_loadu_ps(b.add(p * panel_stride));
                     }
-                    for (r, sums) in sums.iter_mut().enumerate() {
-                        let factor = _mm512_set1_ps(*starts[r].add(at));
+                    for (sums, row) in sums.iter_mut().zip(&rows) {
+                        let factor = _mm512_set1_ps(*row.add(at));
                         for (sum, column) in sums.iter_mut().zip(&columns) {
                             *sum = _mm512_fmadd_ps(factor, *column, *sum);
                         }
                     }
                 }
-                at += strip.depth_stride;
-                b = b.wrapping_add(tile.row_stride);
+                at += depth_stride;
+                b = b.wrapping_add(row_stride);
+            };
+        }
+        let mut left = *length;
+        while left > 0 {
+            let steps = if FETCHES { left.min(ahead.rows) } else { left };
+            left -= steps;
+            for _ in 0..steps / UNROLLED {
+                for _ in 0..UNROLLED {
+                    step!();
+                }
             }
-            ahead.next = ahead.next.wrapping_add(ahead.turn);
+            for _ in 0..steps % UNROLLED {
+                step!();
+            }
+            if FETCHES {
+                next = next.wrapping_add(ahead.turn);
+            }
         }
     }
     let partial: __mmask16 = if tile.last == PANEL { !0 } else { (1 << tile.last) - 1 };
@@ -207,7 +255,7 @@ unsafe fn strip_of<const R: usize, const P: usize>(
 /// # Safety
 /// AVX2 and FMA, and as for [`super::Kernel::run`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run_avx2(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; ROWS * TILE]) {
+pub(super) unsafe fn run_avx2(strip: Strip<'_>, tile: &Tile<'_>, out: &mut [f32; ROWS * TILE]) {
     for panel in 0..tile.panels {
         let mut row = 0;
         while row < strip.rows {
@@ -229,7 +277,7 @@ pub(super) unsafe fn run_avx2(strip: Strip<'_>, tile: Tile<'_>, out: &mut [f32; 
 unsafe fn avx2<const R: usize>(
     strip: Strip<'_>,
     row: usize,
-    tile: Tile<'_>,
+    tile: &Tile<'_>,
     panel: usize,
     out: &mut [f32; ROWS * TILE],
 ) {
