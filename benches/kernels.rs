@@ -10,16 +10,22 @@ use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use rayon::ThreadPool;
+use vstar::allocator;
 use vstar::engine::autograd::{Tape, Variable};
 use vstar::engine::ops::{
     FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding, Precision, attention,
 };
 use vstar::engine::random::{Purpose, Random};
 
+/// As in the program: another would give every large result back to the system and have it cleared for the next.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Seconds that one figure may take, at least three calls.
 const BUDGET_SECS: f64 = 0.6;
 
 fn main() -> candle_core::Result<()> {
+    allocator::keep_freed_memory(allocator::KEPT);
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     let most = std::thread::available_parallelism().map_or(1, usize::from);
     let pools: Vec<ThreadPool> = [1, most].into_iter().map(pool).collect();
@@ -126,12 +132,17 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
         (77, 768, 3072),
     ] {
         let linear = FrozenLinear::new(numbers(&[output, input])?, None)?;
-        let x = Variable::from(numbers(&[rows, input])?);
-        kernels.push(Kernel::new(
-            format!("linear {rows}×{input}→{output}"),
-            2 * rows * input * output,
-            move || linear.forward(&x).expect("forward").into_tensor(),
-        ));
+        let flops = 2 * rows * input * output;
+        let size = format!("{rows}×{input}→{output}");
+        let x = numbers(&[rows, input])?;
+        kernels.push(Kernel::new(format!("linear {size}"), flops, {
+            let (linear, x) = (linear.clone(), Variable::from(&x));
+            move || linear.forward(&x).expect("forward").into_tensor()
+        }));
+        let dy = numbers(&[rows, output])?;
+        kernels.push(Kernel::new(format!("linear with gradient {size}"), 2 * flops, move || {
+            gradient(&x, dy.clone(), |x| linear.forward(x))
+        }));
     }
     for (batch, heads, queries, keys, head_dim) in [
         (1, 8, 4096, 4096, 40),
@@ -151,15 +162,15 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
             let scale = (head_dim as f64).powf(-0.5);
             move || attention(&q, &k, &k, heads, scale, None).expect("forward").into_tensor()
         }));
-        kernels.push(Kernel::new(format!("with gradient {size}"), flops * 7 / 2, move || {
-            let tape = Tape::default();
-            let leaf = tape.leaf(q.clone());
-            let k = Variable::from(&k);
-            let scale = (head_dim as f64).powf(-0.5);
-            let y = attention(&leaf, &k, &k, heads, scale, None).expect("forward");
-            let mut gradients = tape.backward(&y, q.clone()).expect("backward");
-            gradients.take(&leaf).expect("the query's gradient")
-        }));
+        kernels.push(Kernel::new(
+            format!("attention with gradient {size}"),
+            flops * 7 / 2,
+            move || {
+                let k = Variable::from(&k);
+                let scale = (head_dim as f64).powf(-0.5);
+                gradient(&q, q.clone(), |q| attention(q, &k, &k, heads, scale, None))
+            },
+        ));
     }
     for (side, channels) in [(64, 320), (32, 640), (8, 1280)] {
         let norm = GroupNorm::new(numbers(&[channels])?, numbers(&[channels])?, 32, 1e-5)?;
@@ -185,6 +196,19 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
         }));
     }
     Ok(kernels)
+}
+
+/// The gradient of `x` from that of `function(x)`.
+fn gradient(
+    x: &Tensor,
+    dy: Tensor,
+    function: impl Fn(&Variable) -> candle_core::Result<Variable>,
+) -> Tensor {
+    let tape = Tape::default();
+    let leaf = tape.leaf(x.clone());
+    let y = function(&leaf).expect("forward");
+    let mut gradients = tape.backward(&y, dy).expect("backward");
+    gradients.take(&leaf).expect("a gradient")
 }
 
 fn numbers(shape: &[usize]) -> candle_core::Result<Tensor> {

@@ -13,8 +13,10 @@
 //! - [`picture`]: a drawn picture as a PNG that carries its manifest; [`replay`] draws it again, as a client;
 //! - [`postgres`]: the private database where none is given;
 //! - [`serve`] and [`config`]: all of it, put together;
-//! - [`demo`]: the main job from end to end, as a client.
+//! - [`demo`]: the main job from end to end, as a client;
+//! - [`allocator`]: how long freed memory is kept.
 
+pub mod allocator;
 pub mod bench;
 pub mod client;
 pub mod config;

@@ -2,6 +2,7 @@
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -11,7 +12,7 @@ use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
 use vstar::postgres::PrivatePostgres;
 use vstar::replay::ReplayArgs;
-use vstar::{bench, demo, http, replay, serve};
+use vstar::{allocator, bench, demo, http, replay, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -59,12 +60,8 @@ enum Command {
     },
 }
 
-/// Keeps freed memory for half a minute instead of a second: a step of a network frees what the next one needs, and to
-/// have it cleared by the system again took a twentieth of a training step of the tiny model. A memory budget of 0 gives
-/// it back at once.
-fn keep_freed_memory(command: &Command) {
-    /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds.
-    const PURGE_DELAY: std::ffi::c_int = 15;
+/// How long freed memory is kept: a memory budget of 0 gives it back at once.
+fn kept_memory(command: &Command) -> Duration {
     let budget = match command {
         Command::Serve(settings) => settings.common.worker.memory_budget,
         Command::Work(settings) => settings.worker.memory_budget,
@@ -76,9 +73,7 @@ fn keep_freed_memory(command: &Command) {
         | Command::Openapi
         | Command::WithPostgres { .. } => None,
     };
-    let delay = if budget == Some(ByteSize(0)) { 0 } else { 30_000 };
-    // SAFETY: sets a number of the allocator's.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, delay) };
+    if budget == Some(ByteSize(0)) { Duration::ZERO } else { allocator::KEPT }
 }
 
 fn main() -> ExitCode {
@@ -88,7 +83,7 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     let cli = Cli::parse();
-    keep_freed_memory(&cli.command);
+    allocator::keep_freed_memory(kept_memory(&cli.command));
     start_log(cli.log_format, &cli.command);
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,16 @@
+//! What the allocator does with freed memory; the programs choose the allocator, mimalloc.
+
+use std::time::Duration;
+
+/// How long freed memory is kept: a step of a network frees what the next one needs, and to have it cleared by the system
+/// again took a twentieth of a training step of the tiny model.
+pub const KEPT: Duration = Duration::from_secs(30);
+
+/// Keeps freed memory for so long before it is given back to the system.
+pub fn keep_freed_memory(duration: Duration) {
+    /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds.
+    const PURGE_DELAY: std::ffi::c_int = 15;
+    let milliseconds = duration.as_millis().try_into().unwrap_or(std::ffi::c_long::MAX);
+    // SAFETY: sets a number of the allocator's.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) };
+}
