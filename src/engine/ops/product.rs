@@ -167,7 +167,7 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
     let (depth, width) = (b.depth(), b.width());
     let rows = a.count();
     assert!(c.len() >= rows * width, "the product does not fit");
-    if rows * depth * width < SMALL || rayon::current_num_threads() == 1 {
+    if rows * depth * width < SMALL {
         return multiply(a, b, add, c, width);
     }
     // Turning costs as much as multiplying some six rows: whoever turns takes as many rows as there are.
@@ -284,57 +284,99 @@ pub(super) unsafe fn multiply_and_fetch(
     if rows == 0 {
         return;
     }
-    let kernel = Kernel::detect();
-    let zeros = match a {
-        Left::Parts { length, .. } => vec![0.0; length],
-        Left::Strided { .. } => Vec::new(),
-    };
-    let (mut turned, mut runs) = (Vec::new(), Vec::new());
-    for (index, block) in blocks(a, depth).enumerate() {
-        for column in columns.clone().step_by(TILE) {
-            let tile = tile(b, block.clone(), column..columns.end, &mut turned);
-            let next = match b {
-                // Many rows do not wait for a tile.
-                Right::Panels(_) if rows >= depth || tile.panels < PANELS => None,
-                Right::Columns { .. } if column + TILE >= columns.end => {
-                    Some(b.fetch(block.end, columns.start, block.len()))
-                }
-                // What follows in memory, be it of the next columns or of the next place of a convolution.
-                _ => Some(b.fetch(block.start, column + TILE, block.len())),
-            };
-            let tile = Tile { next: fetch.or(next), ..tile };
-            let finish = match index {
-                0 => Finish {
-                    per_column: add.per_column.map(|values| &values[column..]),
-                    matrix: add.matrix.map(|(values, stride)| (&values[column..], stride)),
-                    present: add.present,
-                },
-                _ => Finish { per_column: None, matrix: None, present: true },
-            };
-            let place = c.wrapping_add(column);
-            match a {
-                Left::Strided { data, row_stride, depth_stride, .. } => {
-                    let start = data.as_ptr().wrapping_add(block.start * depth_stride);
-                    let depth = block.end - block.start;
-                    let a = Even { start, rows, row_stride, depth, depth_stride };
-                    // SAFETY: the caller vouches for these rows and columns of `c`; `check` has seen that the left
-                    // factor reaches so far, and the tile holds its panels of this block.
-                    unsafe { kernel.run_even(a, &tile, finish, place, stride) };
-                }
-                Left::Parts { data, starts, length, .. } => {
-                    for row in (0..rows).step_by(ROWS) {
-                        let count = ROWS.min(rows - row);
-                        let starts = |part: usize| &starts[part * rows + row..][..count];
-                        runs_of_parts(data, &zeros, starts, length, block.clone(), &mut runs);
-                        let strip = Strip { rows: count, runs: &runs, depth_stride: 1 };
-                        let (finish, place) = (finish.from(row), place.wrapping_add(row * stride));
-                        // SAFETY: likewise; `check` has seen that every part lies inside the left factor.
-                        unsafe { kernel.run(strip, &tile, finish, place, stride) };
+    let mut turned = Vec::new();
+    let mut strips = Strips::new(a);
+    for first in columns.clone().step_by(columns_held(rows)) {
+        let group = first..columns.end.min(first + columns_held(rows));
+        for (index, block) in blocks(a, depth).enumerate() {
+            for column in group.clone().step_by(TILE) {
+                let tile = tile(b, block.clone(), column..group.end, &mut turned);
+                let next = match b {
+                    // Many rows do not wait for a tile.
+                    Right::Panels(_) if rows >= depth || tile.panels < PANELS => None,
+                    _ if column + TILE < group.end => {
+                        Some(b.fetch(block.start, column + TILE, block.len()))
                     }
+                    _ if block.end < depth => Some(b.fetch(block.end, group.start, block.len())),
+                    // What follows in memory, be it of the next columns or of the next place of a convolution.
+                    _ => Some(b.fetch(0, group.end, block.len())),
+                };
+                let tile = Tile { next: fetch.or(next), ..tile };
+                let finish = match index {
+                    0 => Finish {
+                        per_column: add.per_column.map(|values| &values[column..]),
+                        matrix: add.matrix.map(|(values, stride)| (&values[column..], stride)),
+                        present: add.present,
+                    },
+                    _ => Finish { per_column: None, matrix: None, present: true },
+                };
+                let place = c.wrapping_add(column);
+                // SAFETY: the caller vouches for these rows and columns of `c`; `check` has seen that every part of the
+                // left factor lies inside it, and the tile holds its panels of this block.
+                unsafe { strips.multiply(block.clone(), &tile, finish, place, stride) };
+            }
+        }
+    }
+}
+
+/// The left factor's rows for the kernel.
+struct Strips<'a> {
+    kernel: Kernel,
+    rows: Left<'a>,
+    /// In place of parts that are not there.
+    zeros: Vec<f32>,
+    runs: Vec<Run>,
+}
+
+impl<'a> Strips<'a> {
+    fn new(rows: Left<'a>) -> Self {
+        let zeros = match rows {
+            Left::Parts { length, .. } => vec![0.0; length],
+            Left::Strided { .. } => Vec::new(),
+        };
+        Self { kernel: Kernel::detect(), rows, zeros, runs: Vec::new() }
+    }
+
+    /// All rows, over a block of the depth, times a tile.
+    ///
+    /// # Safety
+    /// The left factor must reach so far, the tile must hold its panels of this block, and `finish` and `out` the rows
+    /// and columns.
+    unsafe fn multiply(
+        &mut self,
+        block: Range<usize>,
+        tile: &Tile<'_>,
+        finish: Finish<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        match self.rows {
+            Left::Strided { data, rows, row_stride, depth_stride } => {
+                let start = data.as_ptr().wrapping_add(block.start * depth_stride);
+                let a = Even { start, rows, row_stride, depth: block.len(), depth_stride };
+                // SAFETY: the caller's.
+                unsafe { self.kernel.run_even(a, tile, finish, out, stride) };
+            }
+            Left::Parts { data, starts, rows, length } => {
+                for row in (0..rows).step_by(ROWS) {
+                    let count = ROWS.min(rows - row);
+                    let starts = |part: usize| &starts[part * rows + row..][..count];
+                    runs_of_parts(data, &self.zeros, starts, length, block.clone(), &mut self.runs);
+                    let strip = Strip { rows: count, runs: &self.runs, depth_stride: 1 };
+                    let (finish, out) = (finish.from(row), out.wrapping_add(row * stride));
+                    // SAFETY: the caller's.
+                    unsafe { self.kernel.run(strip, tile, finish, out, stride) };
                 }
             }
         }
     }
+}
+
+/// Columns of so many rows of a product that the second-level cache holds beside what is read, until the last block of
+/// the depth has been added to them.
+fn columns_held(rows: usize) -> usize {
+    const NUMBERS: usize = 96 << 10;
+    (NUMBERS / (rows.max(1) * TILE)).max(1) * TILE
 }
 
 /// The first panels of `columns`, over a block of the depth; `turned` has room for what lies otherwise.

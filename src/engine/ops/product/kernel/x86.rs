@@ -164,17 +164,12 @@ unsafe fn strip_of<
     out: *mut f32,
     stride: usize,
 ) {
-    // What is written last is fetched first: where the depth is short, a store that misses costs as much as the sum.
-    for r in 0..R {
-        for p in 0..P {
-            let place = out.wrapping_add(r * stride + p * PANEL);
-            _mm_prefetch::<_MM_HINT_ET0>(place.cast());
-        }
-    }
     let depth_stride = if TURNED { strip.depth_stride } else { 1 };
     let (panel_stride, row_stride) =
         if IN_ROWS { (PANEL, tile.row_stride) } else { (tile.stride, PANEL) };
-    let Ahead { mut next, .. } = ahead;
+    let Ahead { mut next, rows: mut until_turn, .. } = ahead;
+    const TOGETHER: usize = 2;
+    let (mut fetched, mut row) = (0, out); // rows of `out`
     let mut sums = [[_mm512_setzero_ps(); P]; R];
     let mut b = tile.data.as_ptr();
     for Run { starts, length } in strip.runs {
@@ -211,9 +206,26 @@ unsafe fn strip_of<
                 b = b.wrapping_add(row_stride);
             };
         }
+        // What is written last is fetched on the way, some rows at a time: all at once they would wait for each other, and
+        // a store that misses costs as much as a short sum.
+        let part = (length * TOGETHER / R).next_multiple_of(UNROLLED).max(4 * UNROLLED);
         let mut left = *length;
         while left > 0 {
-            let steps = if FETCHES { left.min(ahead.rows) } else { left };
+            if fetched < R {
+                for r in 0..TOGETHER {
+                    for p in 0..P {
+                        let place = row.wrapping_add(r * stride + p * PANEL);
+                        _mm_prefetch::<_MM_HINT_ET0>(place.cast());
+                    }
+                }
+                fetched += TOGETHER;
+                row = row.wrapping_add(TOGETHER * stride);
+            }
+            let mut steps = left.min(part);
+            if FETCHES {
+                steps = steps.min(until_turn);
+                until_turn -= steps;
+            }
             left -= steps;
             for _ in 0..steps / UNROLLED {
                 for _ in 0..UNROLLED {
@@ -223,8 +235,9 @@ unsafe fn strip_of<
             for _ in 0..steps % UNROLLED {
                 step!();
             }
-            if FETCHES {
+            if FETCHES && until_turn == 0 {
                 next = next.wrapping_add(ahead.turn);
+                until_turn = ahead.rows;
             }
         }
     }
