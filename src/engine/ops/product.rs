@@ -301,7 +301,13 @@ pub(super) unsafe fn multiply_and_fetch(
                     // What follows in memory, be it of the next columns or of the next place of a convolution.
                     _ => Some(b.fetch(0, group.end, block.len())),
                 };
-                let tile = Tile { next: fetch.or(next), ..tile };
+                let of_left = strips.fetch(block.end..depth.min(block.end + block.len()), || {
+                    let tiles = group.len().div_ceil(TILE);
+                    let part = |at: usize| rows * at / tiles;
+                    let at = (column - group.start) / TILE;
+                    part(at)..part(at + 1)
+                });
+                let tile = Tile { next: [fetch.or(next), of_left], ..tile };
                 let finish = match index {
                     0 => Finish {
                         per_column: add.per_column.map(|values| &values[column..]),
@@ -335,6 +341,18 @@ impl<'a> Strips<'a> {
             Left::Strided { .. } => Vec::new(),
         };
         Self { kernel: Kernel::detect(), rows, zeros, runs: Vec::new() }
+    }
+
+    /// Some rows, over a part of the depth.
+    fn fetch(&self, depth: Range<usize>, rows: impl Fn() -> Range<usize>) -> Option<Fetch> {
+        match self.rows {
+            Left::Strided { data, row_stride, depth_stride: 1, .. } if !depth.is_empty() => {
+                let rows = rows();
+                let start = data.as_ptr().wrapping_add(rows.start * row_stride + depth.start);
+                Some(Fetch::rows(start, row_stride, rows.len(), depth.len()))
+            }
+            Left::Strided { .. } | Left::Parts { .. } => None,
+        }
     }
 
     /// All rows, over a block of the depth, times a tile.
@@ -405,7 +423,7 @@ fn tile<'a>(
             (&**turned, length * PANEL, PANEL)
         }
     };
-    Tile { data, stride, row_stride, panels, last, next: None }
+    Tile { data, stride, row_stride, panels, last, next: [None; 2] }
 }
 
 /// Panics unless every element that the kernel will read of `a` is there.

@@ -61,8 +61,8 @@ pub(super) struct Tile<'a> {
     pub(super) panels: usize,
     /// Columns of the last panel.
     pub(super) last: usize,
-    /// What comes after this tile.
-    pub(super) next: Option<Fetch>,
+    /// What comes after this tile, of the right factor and of the left.
+    pub(super) next: [Option<Fetch>; 2],
 }
 
 /// Numbers that a product has brought into the second-level cache on its way, for whoever comes next: the first strips
@@ -320,7 +320,7 @@ mod tests {
                 let columns = (panels - 1) * PANEL + last;
                 let b = numbers(panels * DEPTH * PANEL, 2);
                 let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
-                let tile = Tile { data: &b, stride, row_stride, panels, last, next: None };
+                let tile = Tile { data: &b, stride, row_stride, panels, last, next: [None; 2] };
                 let finish = Finish {
                     per_column: Some(&bias),
                     matrix: Some((&matrix, columns)),

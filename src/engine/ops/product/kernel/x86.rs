@@ -20,14 +20,24 @@ struct Ahead {
 
 impl Ahead {
     #[inline(always)]
-    fn of_strip(strip: usize, tile: &Tile<'_>, depth: usize) -> Option<Self> {
-        let Fetch { start, rows, stride, between, sweeps } = tile.next?;
-        let own = depth / rows;
-        if strip * own >= sweeps || (own == 0 && strip > 0) {
-            return None;
+    fn of_strip(mut strip: usize, tile: &Tile<'_>, depth: usize) -> Option<Self> {
+        for fetch in tile.next.iter().flatten() {
+            let Fetch { start, rows, stride, between, sweeps } = *fetch;
+            // Sweeps of one strip; if not even one has room, what the first strip can do.
+            let own = depth / rows;
+            let strips = if own == 0 { 1 } else { sweeps.div_ceil(own) };
+            if strip < strips {
+                let next = start.wrapping_add(strip * own * between);
+                return Some(Self {
+                    next,
+                    stride,
+                    rows,
+                    turn: between.wrapping_sub(rows * stride),
+                });
+            }
+            strip -= strips;
         }
-        let next = start.wrapping_add(strip * own * between);
-        Some(Self { next, stride, rows, turn: between.wrapping_sub(rows * stride) })
+        None
     }
 }
 
