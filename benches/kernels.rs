@@ -6,6 +6,7 @@
 //! registers, nothing else.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{Device, Tensor};
@@ -187,12 +188,19 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
     kernels.push(Kernel::new("layer norm 4096×320".to_owned(), 8 * 4096 * 320, move || {
         norm.forward(&x).expect("forward").into_tensor()
     }));
-    for (rows, input, output) in [(2048, 48, 192), (4096, 320, 1280)] {
+    for (rows, input, output) in [(2048, 48, 192), (4096, 320, 1280), (512, 640, 2560)] {
         let layer = Geglu::new(numbers(&[2 * output, input])?, numbers(&[2 * output])?)?;
-        let x = Variable::from(numbers(&[rows, input])?);
+        let layer = Arc::new(layer);
+        let x = numbers(&[rows, input])?;
         let flops = 2 * rows * input * 2 * output;
-        kernels.push(Kernel::new(format!("GEGLU {rows}×{input}→{output}"), flops, move || {
-            layer.forward(&x).expect("forward").into_tensor()
+        let size = format!("{rows}×{input}→{output}");
+        kernels.push(Kernel::new(format!("GEGLU {size}"), flops, {
+            let (layer, x) = (layer.clone(), Variable::from(&x));
+            move || layer.forward(&x).expect("forward").into_tensor()
+        }));
+        let dy = numbers(&[rows, output])?;
+        kernels.push(Kernel::new(format!("GEGLU with gradient {size}"), 2 * flops, move || {
+            gradient(&x, dy.clone(), |x| layer.forward(x))
         }));
     }
     Ok(kernels)

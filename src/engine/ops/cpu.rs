@@ -296,10 +296,10 @@ pub(super) fn exp(x: f32) -> f32 {
     e * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
-/// `2ˣ` for `x ≤ 0`, to 2 units in the last place; below −100 it stays 2⁻¹⁰⁰, far from subnormal numbers.
+/// `2ˣ` for `x ≤ 0`, to 2 units in the last place; 0 below −100: what is multiplied by less becomes a subnormal number,
+/// which takes a hundred times as long.
 #[inline(always)]
 pub(super) fn exp2_of_negative(x: f32) -> f32 {
-    let x = if x < -100.0 { -100.0 } else { x }; // keeps NaN
     // x = n + r with |r| ≤ 1/2, as in `exp`; then 2ʳ, and n goes into the exponent.
     const ROUND: f32 = 12_582_912.0;
     let rounded = x + ROUND;
@@ -310,7 +310,8 @@ pub(super) fn exp2_of_negative(x: f32) -> f32 {
         .mul_add(r, 0.240_222_83)
         .mul_add(r, std::f32::consts::LN_2)
         .mul_add(r, 1.0);
-    f32::from_bits(p.to_bits().wrapping_add(rounded.to_bits() << 23))
+    let power = f32::from_bits(p.to_bits().wrapping_add(rounded.to_bits() << 23));
+    if x < -100.0 { 0.0 } else { power } // keeps NaN
 }
 
 /// `1 / (1 + e^{−x})`.

@@ -16,7 +16,7 @@ use crate::engine::autograd::Variable;
 /// Rows and columns of both halves that are computed at once, and gated while they are in the second-level cache.
 const ROWS: usize = 192;
 /// Rows of the projection, whose matrix is turned once for all of them.
-const PROJECTED: usize = 512;
+const PROJECTED: usize = 256;
 const COLUMNS: usize = 2 * TILE;
 
 /// `a · gelu(gate)` with `(a | gate) = x Wᵀ + b`, whose `W` and `b` take no gradient; diffusers' `GEGLU`.

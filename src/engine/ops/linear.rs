@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use super::cpu::{applies, filled, tensor, values};
 use super::product::{
-    Add, FrozenMatrix, Left, Panels, Right, multiply_rows, multiply_shared, multiply_stacked,
-    pack_columns, pack_rows,
+    Add, FrozenMatrix, Left, PANEL, Panels, Right, multiply_rows, multiply_shared,
+    multiply_stacked, pack_rows,
 };
 use super::stored::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
@@ -134,14 +134,21 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (kept_b, turned_b) = as_it_lies(b)?;
     let (a, b) = (values(&kept_a)?, values(&kept_b)?);
     let (data, b): (&[f32], &[f32]) = (&a, &b);
-    let panels = Panels::filled(depth, width, |index, panel| match turned_b {
-        false => pack_rows(b, width, depth, width, index, panel),
-        true => pack_columns(b, depth, depth, width, index, panel),
-    });
+    let packed;
+    let right = if turned_b {
+        Right::Columns { data: b, depth, width }
+    } else if width.is_multiple_of(PANEL) {
+        Right::Rows { data: b, stride: width, width }
+    } else {
+        packed = Panels::filled(depth, width, |index, panel| {
+            pack_rows(b, width, depth, width, index, panel);
+        });
+        Right::Panels(packed.view())
+    };
     let (row_stride, depth_stride) = if turned_a { (1, rows) } else { (depth, 1) };
     let left = Left::Strided { data, rows, row_stride, depth_stride };
     let mut c = filled(rows * width, |_| {});
-    multiply_shared(left, Right::Panels(panels.view()), Add::default(), &mut c);
+    multiply_shared(left, right, Add::default(), &mut c);
     tensor(c, (rows, width))
 }
 

@@ -29,6 +29,8 @@ const PANELS: usize = 3;
 pub(super) const TILE: usize = PANELS * PANEL;
 /// Products smaller than this are not worth another thread.
 const SMALL: usize = 1 << 19;
+/// What a task should multiply at least, some ten microseconds.
+const TASK: usize = 1 << 21;
 
 /// The right factor of one product.
 #[derive(Clone, Copy)]
@@ -175,8 +177,9 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
         Right::Panels(_) | Right::Rows { .. } => 192,
         Right::Columns { .. } => 512,
     };
+    let step = (TASK / (rows.min(most) * depth * TILE)).max(1) * TILE;
     let place = Shared::new(c);
-    share_out((rows, width), (most, TILE), |rows, columns| {
+    share_out((rows, width), (most, step), |rows, columns| {
         let matrix = add.matrix.map(|(values, stride)| (&values[rows.start * stride..], stride));
         // SAFETY: tasks write to different rows or columns of `c`, all inside it.
         unsafe {
@@ -187,8 +190,8 @@ pub(super) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [
     });
 }
 
-/// Cuts a matrix of `rows` and `columns` into a few parts for each thread: at most `most` rows each, and columns by
-/// multiples of `step`.
+/// Cuts a matrix of `rows` and `columns` into enough parts that no thread waits long for the last one: at most `most` rows
+/// each, and columns by multiples of `step`.
 pub(super) fn share_out(
     (rows, columns): (usize, usize),
     (most, step): (usize, usize),
@@ -199,7 +202,7 @@ pub(super) fn share_out(
     }
     let rows_of_task = rows.div_ceil(rows.div_ceil(most)).next_multiple_of(ROWS);
     let row_tasks = rows.div_ceil(rows_of_task);
-    let wanted = (4 * rayon::current_num_threads()).div_ceil(row_tasks);
+    let wanted = (16 * rayon::current_num_threads()).div_ceil(row_tasks);
     let columns_of_task = columns.div_ceil(wanted).next_multiple_of(step);
     let column_tasks = columns.div_ceil(columns_of_task);
     (0..row_tasks * column_tasks).into_par_iter().for_each(|index| {
