@@ -27,6 +27,8 @@ const ROWS: usize = 8;
 const PANELS: usize = 3;
 /// Columns of the kernel's tile.
 pub(super) const TILE: usize = PANELS * PANEL;
+/// Numbers of one factor, or of the product, that the second-level cache holds beside the others.
+const HELD: usize = 96 << 10;
 /// Products smaller than this are not worth another thread.
 const SMALL: usize = 1 << 19;
 /// What a task should multiply at least, some ten microseconds.
@@ -346,11 +348,13 @@ impl<'a> Strips<'a> {
         Self { kernel: Kernel::detect(), rows, zeros, runs: Vec::new() }
     }
 
-    /// Some rows, over a part of the depth.
-    fn fetch(&self, depth: Range<usize>, rows: impl Fn() -> Range<usize>) -> Option<Fetch> {
+    /// Some rows, over a part of the depth, unless the cache still has them.
+    fn fetch(&self, depth: Range<usize>, some: impl Fn() -> Range<usize>) -> Option<Fetch> {
         match self.rows {
-            Left::Strided { data, row_stride, depth_stride: 1, .. } if !depth.is_empty() => {
-                let rows = rows();
+            Left::Strided { data, rows, row_stride, depth_stride: 1 }
+                if !depth.is_empty() && rows * row_stride > 2 * HELD =>
+            {
+                let rows = some();
                 let start = data.as_ptr().wrapping_add(rows.start * row_stride + depth.start);
                 Some(Fetch::rows(start, row_stride, rows.len(), depth.len()))
             }
@@ -396,8 +400,7 @@ impl<'a> Strips<'a> {
 /// Columns of so many rows of a product that the second-level cache holds beside what is read, until the last block of
 /// the depth has been added to them.
 fn columns_held(rows: usize) -> usize {
-    const NUMBERS: usize = 96 << 10;
-    (NUMBERS / (rows.max(1) * TILE)).max(1) * TILE
+    (HELD / (rows.max(1) * TILE)).max(1) * TILE
 }
 
 /// The first panels of `columns`, over a block of the depth; `turned` has room for what lies otherwise.
