@@ -278,7 +278,7 @@ pub(super) use in_lanes;
 /// `eˣ` to 1 unit in the last place or so, without branches.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
-    // Beyond these the result is as good as 0, yet far enough from subnormal numbers, which take a hundred times as long,
+    // Beyond these the result is as good as 0, yet far enough from subnormal numbers, which take many times as long,
     // or so large that no caller meets it.
     let x = x.clamp(-80.0, 88.0);
     // x = n ln 2 + r with |r| ≤ ln 2 / 2; adding 1.5·2²³ rounds to an integer, which then stands in the low bits.
@@ -297,7 +297,7 @@ pub(super) fn exp(x: f32) -> f32 {
 }
 
 /// `2ˣ` for `x ≤ 0`, to 2 units in the last place; 0 below −100: what is multiplied by less becomes a subnormal number,
-/// which takes a hundred times as long.
+/// which takes many times as long.
 #[inline(always)]
 pub(super) fn exp2_of_negative(x: f32) -> f32 {
     // x = n + r with |r| ≤ 1/2, as in `exp`; then 2ʳ, and n goes into the exponent.
