@@ -303,8 +303,6 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_definitions_product() {
-        const DEPTH: usize = 9;
-        let a = numbers(19 * DEPTH, 1);
         for kernel in kernels() {
             // Of panels one after the other, and of rows that hold all of them.
             for (rows, panels, last, in_rows) in [
@@ -314,57 +312,90 @@ mod tests {
                 (19, 3, 1, false),
                 (9, 3, 16, true),
                 (7, 2, 5, true),
+                (8, 1, 3, true),
             ] {
-                let (stride, row_stride) =
-                    if in_rows { (PANEL, panels * PANEL) } else { (DEPTH * PANEL, PANEL) };
-                let columns = (panels - 1) * PANEL + last;
-                let b = numbers(panels * DEPTH * PANEL, 2);
-                let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
-                let tile = Tile { data: &b, stride, row_stride, panels, last, next: [None; 2] };
-                let finish = Finish {
-                    per_column: Some(&bias),
-                    matrix: Some((&matrix, columns)),
-                    present: true,
-                };
-                let definition = |takes_part: fn(&usize) -> bool| -> Vec<f32> {
-                    let element = |i: usize| {
-                        let (row, column) = (i / columns, i % columns);
-                        let first = column / PANEL * stride + column % PANEL;
-                        let b = |k: usize| b[first + k * row_stride];
-                        let depth = (0..DEPTH).filter(takes_part);
-                        let product: f32 = depth.map(|k| a[row * DEPTH + k] * b(k)).sum();
-                        0.5 + product + bias[column] + matrix[i]
-                    };
-                    (0..rows * columns).map(element).collect()
-                };
-                let even = Even {
-                    start: a.as_ptr(),
-                    rows,
-                    row_stride: DEPTH,
-                    depth: DEPTH,
-                    depth_stride: 1,
-                };
-                let mut out = vec![0.5; rows * columns];
-                // SAFETY: the factors, what is added and `out` have the sizes that are said.
-                unsafe { kernel.run_even(even, &tile, finish, out.as_mut_ptr(), columns) };
-                assert_eq!(out, definition(|_| true), "{rows} rows of {panels} panels");
-
-                // A part of the depth that is zeros for all rows of a strip.
-                let rows = rows.min(ROWS);
-                let run = |part: std::ops::Range<usize>| Run {
-                    starts: Some(std::array::from_fn(|r| {
-                        a.as_ptr().wrapping_add(r.min(rows - 1) * DEPTH + part.start)
-                    })),
-                    length: part.len(),
-                };
-                let runs = [run(0..2), Run { starts: None, length: 4 }, run(6..DEPTH)];
-                let strip = Strip { rows, runs: &runs, depth_stride: 1 };
-                let mut out = vec![0.5; rows * columns];
-                // SAFETY: likewise.
-                unsafe { kernel.run(strip, &tile, finish, out.as_mut_ptr(), columns) };
-                let expected = &definition(|k| !(2..6).contains(k))[..rows * columns];
-                assert_eq!(out, expected, "a strip of {rows} rows of {panels} panels");
+                for (turned, fetches) in
+                    [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    Case { rows, panels, last, in_rows, turned, fetches }.check(kernel);
+                }
             }
+        }
+    }
+
+    /// Long enough for several of the loops' rounds, and a rest.
+    const DEPTH: usize = 37;
+
+    #[derive(Clone, Copy, Debug)]
+    struct Case {
+        rows: usize,
+        panels: usize,
+        last: usize,
+        in_rows: bool,
+        /// Whether the left factor is a transpose.
+        turned: bool,
+        fetches: bool,
+    }
+
+    impl Case {
+        fn check(self, kernel: Kernel) {
+            let Self { rows, panels, last, in_rows, turned, fetches } = self;
+            let a = numbers(rows * DEPTH, 1);
+            let (row_stride_a, depth_stride) = if turned { (1, rows) } else { (DEPTH, 1) };
+            let (stride, row_stride) =
+                if in_rows { (PANEL, panels * PANEL) } else { (DEPTH * PANEL, PANEL) };
+            let columns = (panels - 1) * PANEL + last;
+            let b = numbers(panels * DEPTH * PANEL, 2);
+            let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
+            let next = match fetches {
+                true => [
+                    Some(Fetch::rows(b.as_ptr(), PANEL, 3, 40)),
+                    Some(Fetch::stream(a.as_ptr(), a.len(), DEPTH)),
+                ],
+                false => [None; 2],
+            };
+            let tile = Tile { data: &b, stride, row_stride, panels, last, next };
+            let finish =
+                Finish { per_column: Some(&bias), matrix: Some((&matrix, columns)), present: true };
+            let definition = |takes_part: fn(&usize) -> bool| -> Vec<f32> {
+                let element = |i: usize| {
+                    let (row, column) = (i / columns, i % columns);
+                    let first = column / PANEL * stride + column % PANEL;
+                    let a = |k: usize| a[row * row_stride_a + k * depth_stride];
+                    let b = |k: usize| b[first + k * row_stride];
+                    let product: f32 = (0..DEPTH).filter(takes_part).map(|k| a(k) * b(k)).sum();
+                    0.5 + product + bias[column] + matrix[i]
+                };
+                (0..rows * columns).map(element).collect()
+            };
+            let even = Even {
+                start: a.as_ptr(),
+                rows,
+                row_stride: row_stride_a,
+                depth: DEPTH,
+                depth_stride,
+            };
+            let mut out = vec![0.5; rows * columns];
+            // SAFETY: the factors, what is added and `out` have the sizes that are said.
+            unsafe { kernel.run_even(even, &tile, finish, out.as_mut_ptr(), columns) };
+            assert_eq!(out, definition(|_| true), "{self:?}");
+
+            // A part of the depth that is zeros for all rows of a strip.
+            let rows = rows.min(ROWS);
+            let run = |part: std::ops::Range<usize>| Run {
+                starts: Some(std::array::from_fn(|r| {
+                    let start = r.min(rows - 1) * row_stride_a + part.start * depth_stride;
+                    a.as_ptr().wrapping_add(start)
+                })),
+                length: part.len(),
+            };
+            let runs = [run(0..2), Run { starts: None, length: 4 }, run(6..DEPTH)];
+            let strip = Strip { rows, runs: &runs, depth_stride };
+            let mut out = vec![0.5; rows * columns];
+            // SAFETY: likewise.
+            unsafe { kernel.run(strip, &tile, finish, out.as_mut_ptr(), columns) };
+            let expected = &definition(|k| !(2..6).contains(k))[..rows * columns];
+            assert_eq!(out, expected, "a strip of {self:?}");
         }
     }
 }
