@@ -134,15 +134,10 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
     ] {
         let linear = FrozenLinear::new(numbers(&[output, input])?, None)?;
         let flops = 2 * rows * input * output;
-        let size = format!("{rows}×{input}→{output}");
-        let x = numbers(&[rows, input])?;
-        kernels.push(Kernel::new(format!("linear {size}"), flops, {
-            let (linear, x) = (linear.clone(), Variable::from(&x));
-            move || linear.forward(&x).expect("forward").into_tensor()
-        }));
-        let dy = numbers(&[rows, output])?;
-        kernels.push(Kernel::new(format!("linear with gradient {size}"), 2 * flops, move || {
-            gradient(&x, dy.clone(), |x| linear.forward(x))
+        let name = format!("{rows}×{input}→{output}");
+        let (x, dy) = (numbers(&[rows, input])?, numbers(&[rows, output])?);
+        kernels.extend(both_ways("linear", &name, (flops, 2 * flops), x, dy, move |x| {
+            linear.forward(x)
         }));
     }
     for (batch, heads, queries, keys, head_dim) in [
@@ -157,21 +152,13 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
         let inner = heads * head_dim;
         let (q, k) = (numbers(&[batch, queries, inner])?, numbers(&[batch, keys, inner])?);
         let flops = 4 * batch * queries * keys * inner;
-        let size = format!("{batch}×{heads}×{queries}×{keys}×{head_dim}");
-        kernels.push(Kernel::new(format!("attention {size}"), flops, {
-            let (q, k) = (Variable::from(&q), Variable::from(&k));
-            let scale = (head_dim as f64).powf(-0.5);
-            move || attention(&q, &k, &k, heads, scale, None).expect("forward").into_tensor()
+        let name = format!("{batch}×{heads}×{queries}×{keys}×{head_dim}");
+        let (k, scale) = (Variable::from(&k), (head_dim as f64).powf(-0.5));
+        // Two products there, five on the way back.
+        let flops = (flops, flops * 7 / 2);
+        kernels.extend(both_ways("attention", &name, flops, q.clone(), q, move |q| {
+            attention(q, &k, &k, heads, scale, None)
         }));
-        kernels.push(Kernel::new(
-            format!("attention with gradient {size}"),
-            flops * 7 / 2,
-            move || {
-                let k = Variable::from(&k);
-                let scale = (head_dim as f64).powf(-0.5);
-                gradient(&q, q.clone(), |q| attention(q, &k, &k, heads, scale, None))
-            },
-        ));
     }
     for (side, channels) in [(64, 320), (32, 640), (8, 1280)] {
         let norm = GroupNorm::new(numbers(&[channels])?, numbers(&[channels])?, 32, 1e-5)?;
@@ -190,33 +177,41 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
     }));
     for (rows, input, output) in [(2048, 48, 192), (4096, 320, 1280), (512, 640, 2560)] {
         let layer = Geglu::new(numbers(&[2 * output, input])?, numbers(&[2 * output])?)?;
-        let layer = Arc::new(layer);
-        let x = numbers(&[rows, input])?;
         let flops = 2 * rows * input * 2 * output;
-        let size = format!("{rows}×{input}→{output}");
-        kernels.push(Kernel::new(format!("GEGLU {size}"), flops, {
-            let (layer, x) = (layer.clone(), Variable::from(&x));
-            move || layer.forward(&x).expect("forward").into_tensor()
-        }));
-        let dy = numbers(&[rows, output])?;
-        kernels.push(Kernel::new(format!("GEGLU with gradient {size}"), 2 * flops, move || {
-            gradient(&x, dy.clone(), |x| layer.forward(x))
+        let name = format!("{rows}×{input}→{output}");
+        let (x, dy) = (numbers(&[rows, input])?, numbers(&[rows, output])?);
+        kernels.extend(both_ways("GEGLU", &name, (flops, 2 * flops), x, dy, move |x| {
+            layer.forward(x)
         }));
     }
     Ok(kernels)
 }
 
-/// The gradient of `x` from that of `function(x)`.
-fn gradient(
-    x: &Tensor,
+/// `function` of `x` alone, and with the gradient of `x` from `dy`; so many operations each.
+fn both_ways(
+    kind: &str,
+    name: &str,
+    (forward, with_gradient): (usize, usize),
+    x: Tensor,
     dy: Tensor,
-    function: impl Fn(&Variable) -> candle_core::Result<Variable>,
-) -> Tensor {
-    let tape = Tape::default();
-    let leaf = tape.leaf(x.clone());
-    let y = function(&leaf).expect("forward");
-    let mut gradients = tape.backward(&y, dy).expect("backward");
-    gradients.take(&leaf).expect("a gradient")
+    function: impl Fn(&Variable) -> candle_core::Result<Variable> + Send + Sync + 'static,
+) -> [Kernel; 2] {
+    let function = Arc::new(function);
+    let alone = {
+        let (function, x) = (function.clone(), Variable::from(&x));
+        move || function(&x).expect("forward").into_tensor()
+    };
+    let both = move || {
+        let tape = Tape::default();
+        let leaf = tape.leaf(x.clone());
+        let y = function(&leaf).expect("forward");
+        let mut gradients = tape.backward(&y, dy.clone()).expect("backward");
+        gradients.take(&leaf).expect("a gradient")
+    };
+    [
+        Kernel::new(format!("{kind} {name}"), forward, alone),
+        Kernel::new(format!("{kind} with gradient {name}"), with_gradient, both),
+    ]
 }
 
 fn numbers(shape: &[usize]) -> candle_core::Result<Tensor> {

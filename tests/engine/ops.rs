@@ -443,3 +443,26 @@ fn a_unet_row_alone_has_the_bytes_of_the_same_row_among_others() {
         assert!(bits(&among) == bits(&predict(row, 1)), "row {row}");
     }
 }
+
+#[test]
+fn products_of_views_are_those_of_copies() {
+    for device in test_devices() {
+        for (rows, depth, width) in [(5, 7, 3), (33, 200, 48), (150, 410, 96)] {
+            let (a, b) = (numbers(1, &[rows, depth]), numbers(2, &[depth, width]));
+            let expected = flat(&a.matmul(&b).unwrap());
+            // As it is, or a view of its transpose.
+            let both = |x: &Tensor| {
+                let x = x.to_dtype(DType::F32).unwrap().to_device(&device).unwrap();
+                let turned = x.t().unwrap().contiguous().unwrap();
+                [x, turned.t().unwrap()]
+            };
+            for (a, b) in both(&a).iter().flat_map(|a| both(&b).map(|b| (a.clone(), b))) {
+                let actual = flat(&ops::matmul(&a, &b).unwrap());
+                for (actual, expected) in actual.iter().zip(&expected) {
+                    let size = format!("{rows}×{depth}×{width}, {:?} {:?}", a.stride(), b.stride());
+                    assert!((actual - expected).abs() < 5e-5, "{actual} for {expected}: {size}");
+                }
+            }
+        }
+    }
+}

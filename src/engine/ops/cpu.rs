@@ -389,6 +389,9 @@ mod tests {
                 let power = exp2_of_negative(x);
                 assert!((f64::from(power) / f64::from(x).exp2() - 1.0).abs() < 3e-7, "2^{x}");
             }
+            // What is nearly nothing is 0, or far enough from numbers that take long.
+            let tiny = exp2_of_negative(10.0 * -x.abs() - 100.5);
+            assert!(tiny == 0.0 && exp(-10.0 * x.abs()) > 1e3 * f32::MIN_POSITIVE, "{x}");
             let complement = erf_complement(x, exp(-x * x));
             let exact = libm::erfc(f64::from(x.abs()));
             assert!((f64::from(complement) - exact).abs() < 4e-7, "erf({x})");

@@ -31,7 +31,7 @@ pub(super) const TILE: usize = PANELS * PANEL;
 const HELD: usize = 96 << 10;
 /// Products smaller than this are not worth another thread.
 const SMALL: usize = 1 << 19;
-/// What a task should multiply at least, some ten microseconds.
+/// Multiplications that a task should have at least, some twenty microseconds' work.
 const TASK: usize = 1 << 21;
 
 /// The right factor of one product.
@@ -560,17 +560,26 @@ mod tests {
 
     #[test]
     fn what_is_added_is_added_once() {
-        let (rows, depth, width) = (11, 700, 53);
-        let (a, b) = (numbers(rows * depth), numbers(depth * width));
-        let (bias, matrix) = (numbers(width), numbers(rows * width));
-        let mut expected = naive(&a, &b, rows, depth, width);
-        for (i, value) in expected.iter_mut().enumerate() {
-            *value += f64::from(bias[i % width]) + f64::from(matrix[i]) + 0.5;
+        // The larger one has several groups of columns, and several blocks of the depth in each.
+        for (rows, depth, width) in [(11, 700, 53), (600, 400, 320)] {
+            let (a, b) = (numbers(rows * depth), numbers(depth * width));
+            let (bias, matrix) = (numbers(width), numbers(rows * width));
+            let mut expected = naive(&a, &b, rows, depth, width);
+            for (i, value) in expected.iter_mut().enumerate() {
+                *value += f64::from(bias[i % width]) + f64::from(matrix[i]) + 0.5;
+            }
+            let panels = Panels::from_rows(&b, width, depth, width);
+            let turned: Vec<f32> =
+                (0..width * depth).map(|i| b[i % depth * width + i / depth]).collect();
+            let rights =
+                [Right::Panels(panels.view()), Right::Columns { data: &turned, depth, width }];
+            for right in rights {
+                let mut c = vec![0.5; rows * width];
+                let matrix = Some((&*matrix, width));
+                let add = Add { per_column: Some(&bias), matrix, present: true };
+                multiply(Left::rows(&a, depth), right, add, &mut c, width);
+                assert_close(&c, &expected);
+            }
         }
-        let panels = Panels::from_rows(&b, width, depth, width);
-        let mut c = vec![0.5; rows * width];
-        let add = Add { per_column: Some(&bias), matrix: Some((&matrix, width)), present: true };
-        multiply(Left::rows(&a, depth), Right::Panels(panels.view()), add, &mut c, width);
-        assert_close(&c, &expected);
     }
 }
