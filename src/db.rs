@@ -4,13 +4,13 @@
 //! checked against the schema when the crate is compiled; what the check needs is kept in `.sqlx`, so that a build
 //! needs no database.
 
-pub mod concepts;
-pub mod deltas;
-pub mod events;
-pub mod images;
-pub mod jobs;
-pub mod metrics;
-pub mod previews;
+pub mod concept;
+pub mod delta;
+pub mod event;
+pub mod image;
+pub mod job;
+pub mod metric;
+pub mod preview;
 
 use uuid::Uuid;
 

@@ -11,6 +11,6 @@ pub mod invalid;
 pub mod job;
 pub mod manifest;
 pub mod merge;
-pub mod model_card;
+pub mod model_info;
 pub mod sample;
 pub mod training;

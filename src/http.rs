@@ -32,7 +32,7 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::merge_desk::MergeDesk;
 use crate::storage::Storage;
 
@@ -46,7 +46,7 @@ pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
 pub struct App {
     pub db: PgPool,
     pub storage: Storage,
-    pub model: Arc<ModelCard>,
+    pub model: Arc<ModelInfo>,
     pub merge_desk: MergeDesk,
     /// Cancelled when the process is asked to end: event streams close, and `/readyz` says so.
     pub shutdown: CancellationToken,
@@ -60,7 +60,7 @@ impl App {
     pub fn new(
         db: PgPool,
         storage: Storage,
-        model: Arc<ModelCard>,
+        model: Arc<ModelInfo>,
         merge_desk: MergeDesk,
         shutdown: CancellationToken,
     ) -> Self {

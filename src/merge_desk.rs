@@ -11,11 +11,11 @@ use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 
 use crate::domain::id::DeltaId;
-use crate::domain::merge::MergeRecipe;
+use crate::domain::merge::{MergeRecipe, MergeReport};
 use crate::domain::sample::DeltaUse;
 use crate::engine::EngineError;
 use crate::engine::custom_diffusion::delta::Delta;
-use crate::engine::custom_diffusion::merge::{Merge, MergeReport, PackUse};
+use crate::engine::custom_diffusion::merge::{Merge, PackUse};
 use crate::engine::custom_diffusion::merge_base::{MergeBase, captions_digest};
 use crate::engine::custom_diffusion::pack::MergePack;
 use crate::storage::{Storage, StorageError, StorageKey};

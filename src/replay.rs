@@ -8,7 +8,7 @@ use image::RgbImage;
 use serde_json::json;
 
 use crate::client::Client;
-use crate::picture;
+use crate::image_file;
 
 /// Which picture to draw again, where, and what for.
 #[derive(Clone, Debug, Args)]
@@ -34,7 +34,7 @@ pub struct ReplayArgs {
 pub async fn run(args: &ReplayArgs) -> Result<()> {
     let shown = args.file.display();
     let file = std::fs::read(&args.file).with_context(|| format!("{shown} cannot be read"))?;
-    let manifest = picture::manifest_of(&file).with_context(|| format!("{shown}"))?;
+    let manifest = image_file::manifest_of(&file).with_context(|| format!("{shown}"))?;
 
     let client = Client::new(args.url.trim_end_matches('/'));
     let sample = client.post("/v1/samples", &json!({ "from_manifest": manifest })).await;
@@ -65,7 +65,7 @@ fn differences(file: &[u8], again: &[u8]) -> Result<Vec<String>> {
     if file == again {
         return Ok(Vec::new());
     }
-    let (was, is) = (picture::manifest_of(file)?, picture::manifest_of(again)?);
+    let (was, is) = (image_file::manifest_of(file)?, image_file::manifest_of(again)?);
     let mut differences: Vec<String> =
         was.differences(&is).iter().map(ToString::to_string).collect();
     if !was.reproducible {

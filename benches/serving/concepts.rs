@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use vstar::db;
-use vstar::db::jobs::Capacity;
+use vstar::db::job::Capacity;
 use vstar::domain::concept::{ClassNoun, Handle, ModifierToken};
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
@@ -69,7 +69,7 @@ impl Concepts {
             concepts: vec![],
             recipe: MergeRecipe::default(),
         };
-        db::jobs::enqueue(&self.db, job_id, &Task::Merge(task)).await?;
+        db::job::enqueue(&self.db, job_id, &Task::Merge(task)).await?;
         let capacity = Capacity {
             worker: "concepts",
             kinds: &[JobKind::Merge],
@@ -77,11 +77,11 @@ impl Concepts {
             rows: 1,
             lease: Duration::from_secs(60),
         };
-        let leased = db::jobs::lease_next(&self.db, capacity).await?;
+        let leased = db::job::lease_next(&self.db, capacity).await?;
         let fence = leased.first().map_or(0, |job| job.fence);
 
         let delta_key = StorageKey::delta(job_id, fence);
-        let row = db::deltas::NewDelta {
+        let row = db::delta::NewDelta {
             delta_id,
             job_id,
             base_digest: &self.base_digest,
@@ -93,11 +93,11 @@ impl Concepts {
         self.storage.write(&delta_key, bytes).await?;
         let handle = Handle::try_from(format!("c-{number}"))?;
         let mut tx = self.db.begin().await?;
-        db::concepts::create(&mut *tx, concept_id, &handle, Some(&token), &noun).await?;
-        anyhow::ensure!(db::jobs::succeed(&mut *tx, job_id, fence).await?, "the lease is lost");
-        db::deltas::record(&mut *tx, row).await?;
-        db::deltas::record_concepts(&mut *tx, delta_id, &[concept_id]).await?;
-        db::concepts::set_current_delta(&mut *tx, &[concept_id], delta_id).await?;
+        db::concept::create(&mut *tx, concept_id, &handle, Some(&token), &noun).await?;
+        anyhow::ensure!(db::job::succeed(&mut *tx, job_id, fence).await?, "the lease is lost");
+        db::delta::record(&mut *tx, row).await?;
+        db::delta::record_concepts(&mut *tx, delta_id, &[concept_id]).await?;
+        db::concept::set_current_delta(&mut *tx, &[concept_id], delta_id).await?;
         tx.commit().await?;
         Ok(Concept { token: token.as_str().to_owned(), delta_key })
     }

@@ -12,13 +12,13 @@ use image::RgbImage;
 
 use super::sheet::{Group, draw_groups};
 use crate::config::bundled;
-use crate::domain::merge::{MergeRecipe, Verdict};
+use crate::domain::merge::{MergeRecipe, MergeReport, Verdict};
 use crate::domain::sample::Determinism;
 use crate::engine::Flow;
 use crate::engine::base_model::BaseModel;
 use crate::engine::conditioning::ConceptUse;
 use crate::engine::custom_diffusion::delta::Delta;
-use crate::engine::custom_diffusion::merge::{Merge, MergeReport, PackUse};
+use crate::engine::custom_diffusion::merge::{Merge, PackUse};
 use crate::engine::custom_diffusion::merge_base::MergeBase;
 use crate::engine::custom_diffusion::pack::{MergePack, name};
 use crate::engine::sampler::{SampleRequest, sample};

@@ -232,6 +232,24 @@ impl std::fmt::Display for ClassNoun {
     }
 }
 
+/// The words by which prompts and captions name a concept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ConceptWords {
+    /// Without one, the class noun itself is taught: for classes that the base model does not know.
+    pub modifier_token: Option<ModifierToken>,
+    pub class_noun: ClassNoun,
+}
+
+impl ConceptWords {
+    /// The concept's name in a prompt: `<rex> dog`, or the class noun alone.
+    pub fn in_prompt(&self) -> String {
+        match &self.modifier_token {
+            Some(token) => format!("{token} {}", self.class_noun),
+            None => self.class_noun.to_string(),
+        }
+    }
+}
+
 /// A thing that a user teaches: its names, and its newest delta once it has been trained.
 #[derive(Clone, Debug)]
 pub struct Concept {
@@ -276,6 +294,18 @@ mod tests {
     #[test]
     fn a_bracketed_word_that_is_no_token_is_an_error() {
         assert_eq!(modifier_tokens_in("a <Rex> dog").unwrap_err().0, "<Rex>");
+    }
+
+    #[test]
+    fn a_concept_is_named_by_its_token_and_noun_or_by_its_noun_alone() {
+        let class_noun = ClassNoun::try_from("teddy bear".to_owned()).unwrap();
+        let modifier_token = Some(ModifierToken::try_from("<ted>".to_owned()).unwrap());
+
+        let known = ConceptWords { modifier_token, class_noun: class_noun.clone() };
+        let unknown = ConceptWords { modifier_token: None, class_noun };
+
+        assert_eq!(known.in_prompt(), "<ted> teddy bear");
+        assert_eq!(unknown.in_prompt(), "teddy bear");
     }
 
     #[test]

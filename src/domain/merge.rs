@@ -120,6 +120,36 @@ impl Default for MergeRecipe {
     }
 }
 
+/// How far a merge is from what was asked of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MergeReport {
+    /// `‖W Cᵀ − V‖ / ‖V − W₀ Cᵀ‖` over the concepts' rows: 0 keeps every concept as it was learnt.
+    pub constraint_error: f64,
+    /// `‖ΔW cᵀ‖ / ‖W₀ cᵀ‖` on captions that were kept aside: 0 leaves ordinary prompts alone.
+    pub drift: f64,
+    /// Condition number of the linear system.
+    pub condition: f64,
+    /// The constraint error over each delta's own rows.
+    pub deltas: Vec<f64>,
+    /// Every two deltas, without the others.
+    pub pairs: Vec<PairReport>,
+}
+
+/// How two deltas get on with each other.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PairReport {
+    /// Which deltas.
+    pub pair: (usize, usize),
+    /// The largest cosine between what they ask for; 1 is a row in common.
+    pub overlap: f64,
+    /// The constraint error of the two merged.
+    pub constraint_error: f64,
+    /// The same if each of them were merged with nothing: what the soft constraints cost anyway.
+    pub constraint_error_alone: f64,
+    /// The drift of the two merged.
+    pub drift: f64,
+}
+
 /// Solve for one delta that answers to the words of all of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeTask {

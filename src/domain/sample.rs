@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::id::{DeltaId, ImageId};
 use super::invalid::{Checks, FieldError, Invalid};
 use super::merge::MergeRecipe;
-use super::model_card::ModelCard;
+use super::model_info::ModelInfo;
 
 /// The rule by which a denoising step goes from one noise level to the next, named as in the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
@@ -102,7 +102,7 @@ impl SampleSettings {
     }
 
     /// Refuses what the base model cannot draw.
-    pub fn check(&self, model: &ModelCard) -> Result<(), Invalid> {
+    pub fn check(&self, model: &ModelInfo) -> Result<(), Invalid> {
         let mut checks = Checks::default();
         checks.in_range(self.n, 1..=MAX_IMAGES, "/n");
         checks.in_range(self.first_index, 0..=MAX_FIRST_INDEX, "/first_index");

@@ -14,7 +14,7 @@ mod schedule;
 mod unipc;
 
 use super::{EngineError, Result};
-use crate::domain::model_card::{CheckSteps, SchedulerLimit};
+use crate::domain::model_info::{CheckSteps, SchedulerLimit};
 use crate::domain::sample::SchedulerName;
 
 pub use schedule::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};

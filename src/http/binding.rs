@@ -16,7 +16,7 @@ use crate::domain::concept::{Concept, ConceptRef, ModifierToken, modifier_tokens
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::{FieldError, Invalid};
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS, decimal};
 
 /// A concept that takes part, with its delta and strength.
@@ -74,7 +74,7 @@ impl Binding {
         delta: &Delta,
         strength: f64,
         contents: &[DeltaConcept],
-        model: &ModelCard,
+        model: &ModelInfo,
         pointer: &str,
     ) -> Result<(), FieldError> {
         if delta.base_digest != model.digest {
@@ -130,7 +130,7 @@ fn same_word(a: &DeltaConcept, b: &DeltaConcept) -> bool {
 /// Resolves a `concepts` list, then the tokens that it has left without a meaning.
 pub(crate) async fn bind(
     db: &mut PgConnection,
-    model: &ModelCard,
+    model: &ModelInfo,
     uses: &[ConceptUse],
     tokens: &[NamedToken],
 ) -> Result<Binding, ApiError> {
@@ -163,7 +163,7 @@ pub(crate) async fn bind(
     let open: Vec<&NamedToken> =
         tokens.iter().filter(|named| !binding.covers(&named.token)).collect();
     let names: Vec<ModifierToken> = open.iter().map(|named| named.token.clone()).collect();
-    let concepts = db::concepts::find(&mut *db, &[], &[], &names).await?;
+    let concepts = db::concept::find(&mut *db, &[], &[], &names).await?;
     let current = all_or_errors(open.iter().map(|named| resolve_token(named, &concepts)))?;
     let (deltas, contents) = load(db, current.iter().copied()).await?;
     for (named, delta_id) in open.iter().zip(&current) {
@@ -191,7 +191,7 @@ pub(crate) async fn named_concepts(
     if ids.is_empty() && handles.is_empty() {
         return Ok(Vec::new()); // most requests name their concepts by tokens alone
     }
-    db::concepts::find(db, &ids, &handles, &[]).await
+    db::concept::find(db, &ids, &handles, &[]).await
 }
 
 /// Finds one of them again, or says which field names nothing.
@@ -270,8 +270,8 @@ async fn load(
     if ids.is_empty() {
         return Ok((HashMap::new(), Vec::new()));
     }
-    let deltas = db::deltas::find(&mut *db, &ids).await?;
-    let contents = db::deltas::concepts_of(&mut *db, &ids).await?;
+    let deltas = db::delta::find(&mut *db, &ids).await?;
+    let contents = db::delta::concepts_of(&mut *db, &ids).await?;
     Ok((deltas.into_iter().map(|delta| (delta.delta_id, delta)).collect(), contents))
 }
 

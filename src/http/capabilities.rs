@@ -11,7 +11,7 @@ use super::uploads::DEFAULT_NOISE_STRENGTH;
 use crate::domain::image::{
     MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
 };
-use crate::domain::model_card::{ModelCard, SchedulerLimit};
+use crate::domain::model_info::{ModelInfo, SchedulerLimit};
 use crate::domain::sample::{
     Determinism, ETAS, GUIDANCE_SCALES, MAX_DELTAS, MAX_FIRST_INDEX, MAX_IMAGES, MAX_SEED,
     NOISE_STRENGTHS, STRENGTHS, SchedulerName, UNCONDITIONAL_STRENGTHS,
@@ -132,7 +132,7 @@ impl From<&SchedulerLimit> for SchedulerBody {
 }
 
 impl SamplingRangesBody {
-    fn new(model: &ModelCard) -> Self {
+    fn new(model: &ModelInfo) -> Self {
         let ends = |range: RangeInclusive<f64>| [*range.start(), *range.end()];
         let most_steps = model.schedulers.iter().map(|limit| limit.max_steps).max().unwrap_or(1);
         let sides = [model.size_multiple, model.max_size()];

@@ -76,7 +76,7 @@ pub(crate) async fn create_concept(
     State(app): State<App>,
     Json(body): Json<CreateConcept>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let concept = db::concepts::create(
+    let concept = db::concept::create(
         &app.db,
         ConceptId::generate(),
         &body.handle,
@@ -94,12 +94,12 @@ fn refuse_taken_names(error: sqlx::Error, body: &CreateConcept) -> ApiError {
     let conflict =
         |pointer, code, detail| ApiError::Conflict(FieldError::new(pointer, code, detail));
     match (db::broken_constraint(&error), &body.modifier_token) {
-        (Some(db::concepts::HANDLE_IS_UNIQUE), _) => conflict(
+        (Some(db::concept::HANDLE_IS_UNIQUE), _) => conflict(
             "/handle",
             "handle_taken",
             format!("`{}` is taken: choose another handle", body.handle),
         ),
-        (Some(db::concepts::MODIFIER_TOKEN_IS_UNIQUE), Some(token)) => conflict(
+        (Some(db::concept::MODIFIER_TOKEN_IS_UNIQUE), Some(token)) => conflict(
             "/modifier_token",
             "modifier_token_taken",
             format!("`{token}` stands for another concept: choose another word"),
@@ -120,7 +120,7 @@ pub(crate) async fn get_concept(
     Path(concept): Path<String>,
 ) -> Result<axum::Json<ConceptBody>, ApiError> {
     let concept = find_one(&app, &concept).await?;
-    let counts = db::images::count_of_concepts(&app.db, &[concept.concept_id]).await?;
+    let counts = db::image::count_of_concepts(&app.db, &[concept.concept_id]).await?;
     Ok(axum::Json(ConceptBody::new(concept, &counts)))
 }
 
@@ -134,9 +134,9 @@ pub(crate) async fn list_concepts(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<ListBody<ConceptBody>>, ApiError> {
-    let concepts = db::concepts::list(&app.db, query.page()?).await?;
+    let concepts = db::concept::list(&app.db, query.page()?).await?;
     let ids: Vec<ConceptId> = concepts.iter().map(|concept| concept.concept_id).collect();
-    let counts = db::images::count_of_concepts(&app.db, &ids).await?;
+    let counts = db::image::count_of_concepts(&app.db, &ids).await?;
     let body = |concept| ConceptBody::new(concept, &counts);
     Ok(axum::Json(ListBody::new(concepts, &query, |concept| concept.concept_id.0, body)))
 }
@@ -146,9 +146,9 @@ pub(crate) async fn find_one(app: &App, text: &str) -> Result<Concept, ApiError>
     let missing = || ApiError::not_found("concept", text);
     let wanted = ConceptRef::try_from(text.to_owned()).map_err(|_| missing())?;
     let found = match wanted {
-        ConceptRef::Id(id) => db::concepts::find(&app.db, &[id], &[], &[]).await?,
+        ConceptRef::Id(id) => db::concept::find(&app.db, &[id], &[], &[]).await?,
         ConceptRef::Handle(handle) => {
-            db::concepts::find(&app.db, &[], &[handle.as_str().to_owned()], &[]).await?
+            db::concept::find(&app.db, &[], &[handle.as_str().to_owned()], &[]).await?
         }
     };
     found.into_iter().next().ok_or_else(missing)

@@ -100,9 +100,9 @@ pub(crate) async fn list_deltas(
         None => None,
     };
     let query = ListQuery::new(query.limit, query.after);
-    let deltas = db::deltas::list(&app.db, concept_id, query.page()?).await?;
+    let deltas = db::delta::list(&app.db, concept_id, query.page()?).await?;
     let ids: Vec<DeltaId> = deltas.iter().map(|delta| delta.delta_id).collect();
-    let contents = db::deltas::concepts_of(&app.db, &ids).await?;
+    let contents = db::delta::concepts_of(&app.db, &ids).await?;
     let body = |delta| DeltaBody::new(delta, &contents);
     Ok(axum::Json(ListBody::new(deltas, &query, |delta| delta.delta_id.0, body)))
 }
@@ -118,7 +118,7 @@ pub(crate) async fn get_delta(
     Path(delta_id): Path<DeltaId>,
 ) -> Result<axum::Json<DeltaBody>, ApiError> {
     let delta = find_delta(&app, delta_id).await?;
-    let contents = db::deltas::concepts_of(&app.db, &[delta_id]).await?;
+    let contents = db::delta::concepts_of(&app.db, &[delta_id]).await?;
     Ok(axum::Json(DeltaBody::new(delta, &contents)))
 }
 
@@ -196,6 +196,6 @@ fn check_served(app: &App, delta: &Delta) -> Result<(), ApiError> {
 }
 
 async fn find_delta(app: &App, delta_id: DeltaId) -> Result<Delta, ApiError> {
-    let found = db::deltas::find(&app.db, &[delta_id]).await?;
+    let found = db::delta::find(&app.db, &[delta_id]).await?;
     found.into_iter().next().ok_or_else(|| ApiError::not_found("delta", delta_id))
 }

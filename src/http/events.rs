@@ -148,7 +148,7 @@ fn follow(
 /// Waits for events after `seq`; `None` if the server shuts down or its database is gone: the client comes again.
 async fn next_events(app: &App, job_id: JobId, seq: i64) -> Option<Vec<JobEvent>> {
     loop {
-        match db::events::after(&app.db, job_id, seq, 200).await {
+        match db::event::after(&app.db, job_id, seq, 200).await {
             Ok(events) if !events.is_empty() => return Some(events),
             Ok(_) => {}
             Err(error) => {

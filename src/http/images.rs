@@ -288,15 +288,15 @@ async fn add_photo(
     let key = StorageKey::photo(concept.concept_id, image_id);
     let image = store(app, image_id, source, &key, photo).await?;
     let mut tx = app.db.begin().await?;
-    db::concepts::lock(&mut *tx, concept.concept_id).await?;
-    let counts = db::images::count_of_concepts(&mut *tx, &[concept.concept_id]).await?;
+    db::concept::lock(&mut *tx, concept.concept_id).await?;
+    let counts = db::image::count_of_concepts(&mut *tx, &[concept.concept_id]).await?;
     if counts.first().is_some_and(|(_, count)| *count >= MAX_PHOTOS as i64) {
         let detail = format!("a concept has at most {MAX_PHOTOS} photos");
         return Ok(Verdict::rejected(file_name, "too_many_images", detail));
     }
-    match db::images::record(&mut *tx, &image).await {
+    match db::image::record(&mut *tx, &image).await {
         Ok(()) => tx.commit().await?,
-        Err(error) if db::broken_constraint(&error) == Some(db::images::PHOTO_IS_UNIQUE) => {
+        Err(error) if db::broken_constraint(&error) == Some(db::image::PHOTO_IS_UNIQUE) => {
             let detail = "the concept has this photo already".to_owned();
             return Ok(Verdict::rejected(file_name, "duplicate_image", detail));
         }
@@ -323,7 +323,7 @@ pub(crate) async fn list_concept_images(
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<ListBody<ImageBody>>, ApiError> {
     let concept = find_one(&app, &concept).await?;
-    let images = db::images::list_of_concept(&app.db, concept.concept_id, query.page()?).await?;
+    let images = db::image::list_of_concept(&app.db, concept.concept_id, query.page()?).await?;
     Ok(axum::Json(ListBody::new(images, &query, |image| image.image_id.0, ImageBody::from)))
 }
 
@@ -338,7 +338,7 @@ pub(crate) async fn get_image(
     State(app): State<App>,
     Path(image_id): Path<ImageId>,
 ) -> Result<axum::Json<ImageBody>, ApiError> {
-    let image = db::images::find(&app.db, image_id).await?;
+    let image = db::image::find(&app.db, image_id).await?;
     let image = image.ok_or_else(|| ApiError::not_found("image", image_id))?;
     Ok(axum::Json(image.into()))
 }
@@ -358,7 +358,7 @@ pub(crate) async fn get_image_content(
     Path(image_id): Path<ImageId>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let image = db::images::find(&app.db, image_id).await?;
+    let image = db::image::find(&app.db, image_id).await?;
     let image = image.ok_or_else(|| ApiError::not_found("image", image_id))?;
     if is_current(&headers, &image.sha256) {
         return Ok(not_modified(&image.sha256));

@@ -109,7 +109,7 @@ pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
 
 /// Finds a job of one kind.
 pub(crate) async fn find_job(app: &App, job_id: JobId, kind: JobKind) -> Result<Job, ApiError> {
-    let job = db::jobs::find(&app.db, job_id, kind).await?;
+    let job = db::job::find(&app.db, job_id, kind).await?;
     job.ok_or_else(|| ApiError::not_found(kind.as_str(), published_id(job_id, kind)))
 }
 
@@ -126,13 +126,13 @@ pub(crate) async fn enqueue(
     task: &Task,
 ) -> Result<JobId, ApiError> {
     let kind = task.kind();
-    db::jobs::take_turn(&mut *tx, kind).await?;
-    let queued = db::jobs::count_queued(&mut *tx, kind).await?;
+    db::job::take_turn(&mut *tx, kind).await?;
+    let queued = db::job::count_queued(&mut *tx, kind).await?;
     if usize::try_from(queued).unwrap_or(0) >= app.queue_limit {
         return Err(queue_full(app, tx, kind).await?);
     }
     let job_id = JobId::generate();
-    db::jobs::enqueue(&mut *tx, job_id, task).await?;
+    db::job::enqueue(&mut *tx, job_id, task).await?;
     Ok(job_id)
 }
 
@@ -140,7 +140,7 @@ async fn queue_full(app: &App, tx: &mut PgConnection, kind: JobKind) -> sqlx::Re
     let limit = app.queue_limit;
     let some = limit.div_ceil(10) as f64;
     // Before the first job of a kind has ended, nobody knows.
-    let seconds = match db::jobs::rate(tx, kind).await? {
+    let seconds = match db::job::rate(tx, kind).await? {
         Some(per_second) if per_second > 0.0 => (some / per_second).ceil() as u64,
         Some(_) | None => 30,
     };
@@ -208,7 +208,7 @@ pub(crate) async fn cancel_job(
     job_id: JobId,
     kind: JobKind,
 ) -> Result<(StatusCode, Job), ApiError> {
-    db::jobs::cancel(&app.db, job_id, kind).await?;
+    db::job::cancel(&app.db, job_id, kind).await?;
     let job = find_job(app, job_id, kind).await?;
     let status = if job.status().is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, job))

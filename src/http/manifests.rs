@@ -16,9 +16,9 @@ use crate::domain::image::ImageSource;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS, SampleTask};
-use crate::picture;
+use crate::image_file;
 use crate::storage::StorageKey;
 
 /// Returns what a picture was made from.
@@ -35,7 +35,7 @@ pub(crate) async fn get_manifest(
     State(app): State<App>,
     Path(image_id): Path<ImageId>,
 ) -> Result<axum::Json<Manifest>, ApiError> {
-    let image = db::images::find(&app.db, image_id).await?;
+    let image = db::image::find(&app.db, image_id).await?;
     let image = image.ok_or_else(|| ApiError::not_found("image", image_id))?;
     match image.source {
         ImageSource::Sample { .. } => {}
@@ -44,10 +44,12 @@ pub(crate) async fn get_manifest(
         }
     }
     let png = app.storage.read(&StorageKey::stored(&image.storage_key)).await?;
-    match picture::manifest_of(&png) {
+    match image_file::manifest_of(&png) {
         Ok(manifest) => Ok(axum::Json(manifest)),
         // Drawn before pictures had one.
-        Err(picture::PictureError::NoManifest) => Err(ApiError::not_found("manifest of", image_id)),
+        Err(image_file::PictureError::NoManifest) => {
+            Err(ApiError::not_found("manifest of", image_id))
+        }
         Err(error) => Err(ApiError::Internal(error.into())),
     }
 }
@@ -58,7 +60,7 @@ pub(crate) async fn get_manifest(
 /// draw the same, and the new picture's own manifest says what drew it.
 pub(crate) async fn task_again(
     db: &mut PgConnection,
-    model: &ModelCard,
+    model: &ModelInfo,
     manifest: Manifest,
 ) -> Result<SampleTask, ApiError> {
     if manifest.base_model != model.digest {
@@ -79,7 +81,7 @@ pub(crate) async fn task_again(
     let init = match &manifest.init_image {
         None => None,
         Some(init) => {
-            let image = db::images::find_by_digest(db, &init.sha256).await?.ok_or_else(|| {
+            let image = db::image::find_by_digest(db, &init.sha256).await?.ok_or_else(|| {
                 let detail = format!("no image here has the digest {}", init.sha256);
                 FieldError::new("/from_manifest/init_image/sha256", "unknown_image", detail)
             })?;
@@ -101,7 +103,7 @@ pub(crate) async fn task_again(
 }
 
 /// How the deltas are merged, which several must say and others cannot.
-fn merge_recipe(model: &ModelCard, manifest: &Manifest) -> Result<MergeRecipe, Invalid> {
+fn merge_recipe(model: &ModelInfo, manifest: &Manifest) -> Result<MergeRecipe, Invalid> {
     let pointer = "/from_manifest/merge";
     match (&manifest.merge, manifest.deltas.len()) {
         (None, 0 | 1) => Ok(MergeRecipe::default()),
@@ -120,12 +122,12 @@ fn merge_recipe(model: &ModelCard, manifest: &Manifest) -> Result<MergeRecipe, I
 /// A manifest comes from a file, and files are changed: it is held to the same limits as any request.
 async fn check_prompts(
     db: &mut PgConnection,
-    model: &ModelCard,
+    model: &ModelInfo,
     manifest: &Manifest,
     deltas: &[DeltaUse],
 ) -> Result<(), ApiError> {
     let ids: Vec<DeltaId> = deltas.iter().map(|used| used.delta_id).collect();
-    let contents = db::deltas::concepts_of(db, &ids).await?;
+    let contents = db::delta::concepts_of(db, &ids).await?;
     let tokens: Vec<ModifierToken> =
         contents.into_iter().filter_map(|concept| concept.modifier_token).collect();
     let mut checks = Checks::default();
@@ -141,7 +143,7 @@ async fn check_prompts(
 
 async fn find_deltas(
     db: &mut PgConnection,
-    model: &ModelCard,
+    model: &ModelInfo,
     manifest: &Manifest,
 ) -> Result<Vec<DeltaUse>, ApiError> {
     if manifest.deltas.len() > MAX_DELTAS {
@@ -150,7 +152,7 @@ async fn find_deltas(
         return Err(FieldError::new(pointer, "too_many_deltas", detail).into());
     }
     let digests: Vec<String> = manifest.deltas.iter().map(|delta| delta.sha256.clone()).collect();
-    let found = db::deltas::find_by_digest(db, &digests).await?;
+    let found = db::delta::find_by_digest(db, &digests).await?;
     let uses = manifest.deltas.iter().enumerate().map(|(index, wanted)| {
         let known = found
             .iter()

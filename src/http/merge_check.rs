@@ -11,9 +11,8 @@ use super::merges::{Bound, StartMerge};
 use crate::domain::delta::DeltaConcept;
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
-use crate::domain::merge::{MergeRecipe, Verdict};
+use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
 use crate::domain::training::MAX_CONCEPTS;
-use crate::engine::custom_diffusion::merge::{MergeReport, PairReport};
 use crate::merge_desk::DeskError;
 
 /// How deltas go together.

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use crate::domain::concept::modifier_tokens_in;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::merge::{CAPTIONS, CONSTRAINT_WEIGHTS, Constraint, MergeRecipe, Protected};
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::decimal;
 
 /// How deltas are merged; what is left out is the default.
@@ -55,7 +55,7 @@ impl MergeOptions {
     /// Fills in the defaults.
     ///
     /// - `pointer`: where the options stand in the body
-    pub(crate) fn recipe(self, model: &ModelCard, pointer: &str) -> Result<MergeRecipe, Invalid> {
+    pub(crate) fn recipe(self, model: &ModelInfo, pointer: &str) -> Result<MergeRecipe, Invalid> {
         let mut checks = Checks::default();
         let constraint = match (self.method, self.constraint_weight) {
             (None | Some(MergeMethod::Soft), None) => Constraint::DEFAULT,
@@ -104,7 +104,7 @@ impl MergeOptions {
     }
 }
 
-fn check_caption(model: &ModelCard, caption: &str, pointer: &str) -> Result<(), FieldError> {
+fn check_caption(model: &ModelInfo, caption: &str, pointer: &str) -> Result<(), FieldError> {
     if caption.trim().is_empty() {
         return Err(FieldError::new(pointer, "invalid_value", "a caption has at least one word"));
     }

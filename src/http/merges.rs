@@ -20,7 +20,7 @@ use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::{Job, JobKind, Task};
 use crate::domain::merge::{MergeRecipe, MergeTask, Protected};
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 
 /// A merge to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -54,7 +54,7 @@ impl StartMerge {
     pub(crate) async fn bind(
         self,
         db: &mut PgConnection,
-        model: &ModelCard,
+        model: &ModelInfo,
     ) -> Result<Bound, ApiError> {
         let Self { concepts, method, constraint_weight, captions, protect } = self;
         let options = MergeOptions { method, constraint_weight, captions, protect };
@@ -140,7 +140,7 @@ pub(crate) async fn start_merge(
     tx.commit().await?;
 
     let (status, place, job) = started(&app, job_id, JobKind::Merge, &headers).await?;
-    let deltas = db::deltas::of_jobs(&app.db, &[job_id]).await?;
+    let deltas = db::delta::of_jobs(&app.db, &[job_id]).await?;
     Ok((status, place, axum::Json(MergeBody::new(job, &deltas)?)))
 }
 
@@ -155,7 +155,7 @@ pub(crate) async fn get_merge(
     Path(merge_id): Path<MergeId>,
 ) -> Result<axum::Json<MergeBody>, ApiError> {
     let job = find_job(&app, merge_id.into(), JobKind::Merge).await?;
-    let deltas = db::deltas::of_jobs(&app.db, &[job.job_id]).await?;
+    let deltas = db::delta::of_jobs(&app.db, &[job.job_id]).await?;
     Ok(axum::Json(MergeBody::new(job, &deltas)?))
 }
 
@@ -166,9 +166,9 @@ pub(crate) async fn list_merges(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<ListBody<MergeBody>>, ApiError> {
-    let jobs = db::jobs::list(&app.db, JobKind::Merge, query.page()?).await?;
+    let jobs = db::job::list(&app.db, JobKind::Merge, query.page()?).await?;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.job_id).collect();
-    let deltas = db::deltas::of_jobs(&app.db, &ids).await?;
+    let deltas = db::delta::of_jobs(&app.db, &ids).await?;
     let list = ListBody::new(jobs, &query, |job| job.job_id.0, |job| MergeBody::new(job, &deltas));
     Ok(axum::Json(list.transpose()?))
 }
@@ -185,6 +185,6 @@ pub(crate) async fn cancel_merge(
     Path(merge_id): Path<MergeId>,
 ) -> Result<impl IntoResponse, ApiError> {
     let (status, job) = cancel_job(&app, merge_id.into(), JobKind::Merge).await?;
-    let deltas = db::deltas::of_jobs(&app.db, &[job.job_id]).await?;
+    let deltas = db::delta::of_jobs(&app.db, &[job.job_id]).await?;
     Ok((status, axum::Json(MergeBody::new(job, &deltas)?)))
 }

@@ -29,7 +29,7 @@ pub(crate) async fn get_preview(
 ) -> Result<Response, ApiError> {
     let job_id = JobId::from(sample_id);
     find_job(&app, job_id, JobKind::Sample).await?;
-    let preview = db::previews::find(&app.db, job_id, index).await?;
+    let preview = db::preview::find(&app.db, job_id, index).await?;
     let preview = preview.ok_or_else(|| ApiError::not_found("preview of picture", index))?;
     let headers = [(header::CONTENT_TYPE, "image/png"), (header::CACHE_CONTROL, "no-store")];
     Ok((headers, preview.png).into_response())

@@ -25,7 +25,7 @@ use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::job::{Job, JobKind, JobStatus, Task};
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{
     DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName, decimal,
 };
@@ -127,7 +127,7 @@ impl StartSample {
     async fn into_task(
         self,
         db: &mut PgConnection,
-        model: &ModelCard,
+        model: &ModelInfo,
     ) -> Result<SampleTask, ApiError> {
         let init = choose_init(db, model, self.init_image, self.noise_strength).await?;
         let settings = self.settings(model, init.as_ref());
@@ -169,7 +169,7 @@ impl StartSample {
         })
     }
 
-    fn settings(&self, model: &ModelCard, init: Option<&ChosenInit>) -> SampleSettings {
+    fn settings(&self, model: &ModelInfo, init: Option<&ChosenInit>) -> SampleSettings {
         let defaults = &model.sampling;
         let native = (model.native_size, model.native_size);
         let (width, height) = init.map_or(native, |chosen| (chosen.width, chosen.height));
@@ -293,7 +293,7 @@ pub(crate) async fn start_sample(
 /// The pictures of a sample; before it has succeeded there are none to ask for.
 async fn images_of(app: &App, job: &Job) -> sqlx::Result<Vec<Image>> {
     match job.status() {
-        JobStatus::Succeeded => db::images::of_samples(&app.db, &[job.job_id.into()]).await,
+        JobStatus::Succeeded => db::image::of_samples(&app.db, &[job.job_id.into()]).await,
         JobStatus::Queued
         | JobStatus::Running
         | JobStatus::Canceling
@@ -306,7 +306,7 @@ async fn images_of(app: &App, job: &Job) -> sqlx::Result<Vec<Image>> {
 fn merge_recipe(
     options: Option<MergeOptions>,
     deltas: usize,
-    model: &ModelCard,
+    model: &ModelInfo,
 ) -> Result<MergeRecipe, Invalid> {
     if deltas > 1 {
         return options.unwrap_or_default().recipe(model, "/merge");
@@ -343,9 +343,9 @@ pub(crate) async fn list_samples(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<ListBody<SampleBody>>, ApiError> {
-    let jobs = db::jobs::list(&app.db, JobKind::Sample, query.page()?).await?;
+    let jobs = db::job::list(&app.db, JobKind::Sample, query.page()?).await?;
     let ids: Vec<SampleId> = jobs.iter().map(|job| job.job_id.into()).collect();
-    let images = db::images::of_samples(&app.db, &ids).await?;
+    let images = db::image::of_samples(&app.db, &ids).await?;
     let list = ListBody::new(jobs, &query, |job| job.job_id.0, |job| SampleBody::new(job, &images));
     Ok(axum::Json(list.transpose()?))
 }

@@ -19,7 +19,7 @@ use crate::domain::id::{ConceptId, DeltaId, JobId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError};
 use crate::domain::job::{Job, JobKind, Metric, Task};
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
     ClassImages, MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe,
@@ -148,7 +148,7 @@ pub(crate) async fn start_training(
     let concepts = named_concepts(&mut tx, body.concepts.iter()).await?;
     let chosen = choose_concepts(&body.concepts, &concepts)?;
     let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
-    let images = db::images::of_concepts(&mut *tx, &ids).await?;
+    let images = db::image::of_concepts(&mut *tx, &ids).await?;
     let task = TrainingTask {
         base_digest: app.model.digest.clone(),
         concepts: with_images(&chosen, &images)?,
@@ -166,12 +166,12 @@ pub(crate) async fn start_training(
     tx.commit().await?;
 
     let (status, place, job) = started(&app, job_id, JobKind::Training, &headers).await?;
-    let deltas = db::deltas::of_jobs(&app.db, &[job_id]).await?;
+    let deltas = db::delta::of_jobs(&app.db, &[job_id]).await?;
     Ok((status, place, axum::Json(TrainingBody::new(job, &deltas)?)))
 }
 
 /// The preset for so many concepts, with the request's changes.
-fn resolve_recipe(body: &StartTraining, model: &ModelCard) -> Result<TrainingRecipe, ApiError> {
+fn resolve_recipe(body: &StartTraining, model: &ModelInfo) -> Result<TrainingRecipe, ApiError> {
     let preset = match body.preset {
         Preset::Default => model.recipe.clone(),
         Preset::Paper => TrainingRecipe::paper(),
@@ -242,7 +242,7 @@ fn with_images(concepts: &[&Concept], images: &[Image]) -> Result<Vec<TaskConcep
 }
 
 /// Refuses templates whose captions would be cut, for any of the concepts.
-fn check_captions(task: &TrainingTask, model: &ModelCard) -> Result<(), ApiError> {
+fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), ApiError> {
     let mut checks = Checks::default();
     let tokens: Vec<ModifierToken> =
         task.concepts.iter().filter_map(|concept| concept.modifier_token.clone()).collect();
@@ -274,7 +274,7 @@ pub(crate) async fn get_training(
     Path(training_id): Path<TrainingId>,
 ) -> Result<axum::Json<TrainingBody>, ApiError> {
     let job = find_job(&app, training_id.into(), JobKind::Training).await?;
-    let deltas = db::deltas::of_jobs(&app.db, &[job.job_id]).await?;
+    let deltas = db::delta::of_jobs(&app.db, &[job.job_id]).await?;
     Ok(axum::Json(TrainingBody::new(job, &deltas)?))
 }
 
@@ -285,9 +285,9 @@ pub(crate) async fn list_trainings(
     State(app): State<App>,
     Query(query): Query<ListQuery>,
 ) -> Result<axum::Json<ListBody<TrainingBody>>, ApiError> {
-    let jobs = db::jobs::list(&app.db, JobKind::Training, query.page()?).await?;
+    let jobs = db::job::list(&app.db, JobKind::Training, query.page()?).await?;
     let ids: Vec<JobId> = jobs.iter().map(|job| job.job_id).collect();
-    let deltas = db::deltas::of_jobs(&app.db, &ids).await?;
+    let deltas = db::delta::of_jobs(&app.db, &ids).await?;
     let list =
         ListBody::new(jobs, &query, |job| job.job_id.0, |job| TrainingBody::new(job, &deltas));
     Ok(axum::Json(list.transpose()?))
@@ -309,7 +309,7 @@ pub(crate) async fn cancel_training(
     Path(training_id): Path<TrainingId>,
 ) -> Result<impl IntoResponse, ApiError> {
     let (status, job) = cancel_job(&app, training_id.into(), JobKind::Training).await?;
-    let deltas = db::deltas::of_jobs(&app.db, &[job.job_id]).await?;
+    let deltas = db::delta::of_jobs(&app.db, &[job.job_id]).await?;
     Ok((status, axum::Json(TrainingBody::new(job, &deltas)?)))
 }
 
@@ -358,6 +358,6 @@ pub(crate) async fn get_training_metrics(
     checks.in_range(query.limit, 1..=10_000, "limit");
     checks.finish()?;
     let job = find_job(&app, training_id.into(), JobKind::Training).await?;
-    let data = db::metrics::after(&app.db, job.job_id, query.since_step, query.limit).await?;
+    let data = db::metric::after(&app.db, job.job_id, query.since_step, query.limit).await?;
     Ok(axum::Json(MetricsBody { object: "metrics", data }))
 }

@@ -14,7 +14,7 @@ use crate::db;
 use crate::domain::id::ImageId;
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::FieldError;
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{InitImage, decimal};
 use crate::storage::StorageKey;
 
@@ -72,7 +72,7 @@ pub(crate) async fn upload_image(
     let image_id = ImageId::generate();
     let source = ImageSource::Upload { file_name };
     let image = store(&app, image_id, source, &StorageKey::upload(image_id), photo).await?;
-    db::images::record(&app.db, &image).await?;
+    db::image::record(&app.db, &image).await?;
     Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
 }
 
@@ -89,7 +89,7 @@ pub(crate) const DEFAULT_NOISE_STRENGTH: f64 = 0.8;
 /// Finds the image that a request starts from.
 pub(crate) async fn choose_init(
     db: &mut PgConnection,
-    model: &ModelCard,
+    model: &ModelInfo,
     image: Option<ImageId>,
     noise_strength: Option<f64>,
 ) -> Result<Option<ChosenInit>, ApiError> {
@@ -101,7 +101,7 @@ pub(crate) async fn choose_init(
         return Ok(None);
     };
     let noise_strength = decimal(noise_strength.unwrap_or(DEFAULT_NOISE_STRENGTH));
-    let image = db::images::find(db, image_id).await?.ok_or_else(|| {
+    let image = db::image::find(db, image_id).await?.ok_or_else(|| {
         let detail = format!("no image `{image_id}`: upload one with POST /v1/images");
         FieldError::new("/init_image", "unknown_image", detail)
     })?;
@@ -119,7 +119,7 @@ pub(crate) fn init_of(image: Image, noise_strength: f64) -> InitImage {
 }
 
 /// The image's own size, shrunk to what can be drawn and rounded to the model's multiple.
-fn fitting_size(image: &Image, model: &ModelCard) -> (usize, usize) {
+fn fitting_size(image: &Image, model: &ModelInfo) -> (usize, usize) {
     let longest = image.width.max(image.height) as f64;
     let scale = (model.max_size() as f64 / longest).min(1.0);
     let multiple = model.size_multiple;
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_size_is_the_images_own_as_far_as_it_can_be_drawn() {
-        let model = ModelCard {
+        let model = ModelInfo {
             name: String::new(),
             digest: String::new(),
             size_multiple: 8,

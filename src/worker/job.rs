@@ -14,7 +14,7 @@ use crate::db;
 use crate::domain::id::JobId;
 use crate::domain::job::{Metric, Phase, Preview, PreviewStep, Progress};
 use crate::engine::Flow;
-use crate::picture;
+use crate::image_file;
 
 /// How often progress is written, the lease renewed and a wish to cancel noticed.
 const BEAT: Duration = Duration::from_millis(500);
@@ -201,14 +201,14 @@ impl JobContext {
         };
         let (db, lease) = (&self.worker.db, self.worker.config.lease);
         if !metrics.is_empty() {
-            db::metrics::record(db, self.job_id, self.fence, &metrics).await?;
+            db::metric::record(db, self.job_id, self.fence, &metrics).await?;
         }
         // Before the progress that tells of them.
         if !previews.is_empty() {
             let previews = tokio::task::spawn_blocking(|| encoded(previews)).await;
             let previews =
                 previews.map_err(|panic| sqlx::Error::Io(std::io::Error::other(panic)))?;
-            db::previews::record(db, self.job_id, self.fence, &previews).await?;
+            db::preview::record(db, self.job_id, self.fence, &previews).await?;
             let steps = previews.iter().map(|one| (one.index as usize, one.step as usize));
             self.news().written_previews.extend(steps);
         }
@@ -219,9 +219,9 @@ impl JobContext {
         }
         match phase {
             Some(phase) if fresh => {
-                db::jobs::report(db, self.job_id, self.fence, phase, progress.as_ref(), lease).await
+                db::job::report(db, self.job_id, self.fence, phase, progress.as_ref(), lease).await
             }
-            Some(_) | None => db::jobs::renew_lease(db, self.job_id, self.fence, lease).await,
+            Some(_) | None => db::job::renew_lease(db, self.job_id, self.fence, lease).await,
         }
     }
 
@@ -233,7 +233,7 @@ impl JobContext {
 /// Previews as PNGs; one that cannot be encoded is left out.
 fn encoded(previews: BTreeMap<usize, (usize, RgbImage)>) -> Vec<Preview> {
     let encode = |(index, (step, picture)): (usize, (usize, RgbImage))| {
-        let png = picture::encode_plain(&picture).ok()?;
+        let png = image_file::encode_plain(&picture).ok()?;
         Some(Preview { index: index as i32, step: step as i32, png })
     };
     previews.into_iter().filter_map(encode).collect()

@@ -8,7 +8,7 @@ use super::error::JobError;
 use super::job::JobContext;
 use super::model::Engine;
 use crate::db;
-use crate::db::deltas::NewDelta;
+use crate::db::delta::NewDelta;
 use crate::domain::id::{DeltaId, JobId};
 use crate::domain::job::Phase;
 use crate::domain::merge::{MergeRecipe, MergeTask};
@@ -39,11 +39,11 @@ pub(crate) async fn run(job: &JobContext, task: MergeTask) -> Result<(), JobErro
 
     let stored = store_delta(job, merged).await?;
     let mut tx = job.worker.db.begin().await?;
-    if !db::jobs::succeed(&mut *tx, job.job_id, job.fence).await? {
+    if !db::job::succeed(&mut *tx, job.job_id, job.fence).await? {
         return Err(JobError::LeaseLost);
     }
-    db::deltas::record(&mut *tx, stored.row(&task.base_digest)).await?;
-    db::deltas::record_concepts(&mut *tx, stored.delta_id, &task.concepts).await?;
+    db::delta::record(&mut *tx, stored.row(&task.base_digest)).await?;
+    db::delta::record_concepts(&mut *tx, stored.delta_id, &task.concepts).await?;
     tx.commit().await?;
     Ok(())
 }

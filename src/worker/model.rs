@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::class_images::ClassImageFolder;
 use crate::domain::base_model::BaseModelProfile;
-use crate::domain::model_card::ModelCard;
+use crate::domain::model_info::ModelInfo;
 use crate::engine::base_model::BaseModel;
 use crate::engine::clip::ClipTokenizer;
 use crate::engine::custom_diffusion::delta::kv_weights;
@@ -19,7 +19,7 @@ use crate::merge_desk::MergeKit;
 
 /// A base model's folder, loaded.
 pub struct LoadedModel {
-    pub card: Arc<ModelCard>,
+    pub card: Arc<ModelInfo>,
     pub engine: Engine,
     pub class_images: ClassImageFolder,
     /// For the API's own answers about merges.
@@ -48,7 +48,7 @@ impl LoadedModel {
         };
         let base = BaseModel::load(dir, &device_named(device)?)?;
         let tokenizer = ClipTokenizer::load(&dir.join("tokenizer"))?;
-        let card = Arc::new(ModelCard {
+        let card = Arc::new(ModelInfo {
             name: dir
                 .file_name()
                 .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),

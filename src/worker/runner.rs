@@ -20,7 +20,7 @@ use super::slots::{Seat, Slots};
 use super::{merging, sampling, training};
 use crate::config::WorkerSettings;
 use crate::db;
-use crate::db::jobs::Capacity;
+use crate::db::job::Capacity;
 use crate::domain::job::{JobKind, LeasedJob, Task};
 use crate::storage::Storage;
 
@@ -203,7 +203,7 @@ impl Worker {
             rows,
             lease: self.config.lease,
         };
-        db::jobs::lease_next(&self.db, capacity).await.unwrap_or_else(|error| {
+        db::job::lease_next(&self.db, capacity).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "the queue cannot be read");
             Vec::new()
         })
@@ -268,19 +268,19 @@ impl Worker {
             JobError::Stopped => {
                 let canceled = job.is_canceled();
                 // A wish to cancel that comes this late keeps the job out of the queue as well.
-                if canceled || !db::jobs::hand_back(db, job_id, fence).await? {
-                    db::jobs::stop(db, job_id, fence).await?;
+                if canceled || !db::job::hand_back(db, job_id, fence).await? {
+                    db::job::stop(db, job_id, fence).await?;
                 }
                 tracing::info!(job.id = %job_id, canceled, "stopped");
             }
             _ => {
                 let sources = with_sources(&error);
                 let delay = Duration::from_secs(5 << attempts.clamp(0, 6));
-                if error.retryable() && db::jobs::retry(db, job_id, fence, delay).await? {
+                if error.retryable() && db::job::retry(db, job_id, fence, delay).await? {
                     tracing::warn!(job.id = %job_id, error = sources, "failed, will be tried again");
                 } else {
                     tracing::error!(job.id = %job_id, error = sources, "failed");
-                    db::jobs::fail(db, job_id, fence, &error.failure()).await?;
+                    db::job::fail(db, job_id, fence, &error.failure()).await?;
                 }
             }
         }
@@ -290,7 +290,7 @@ impl Worker {
     /// Takes back the jobs of workers that died.
     async fn recover(&self, wake: &Wakes, shutdown: &CancellationToken) {
         loop {
-            match db::jobs::recover_expired(&self.db, &worker_lost()).await {
+            match db::job::recover_expired(&self.db, &worker_lost()).await {
                 Ok(0) => {}
                 Ok(jobs) => {
                     tracing::warn!(jobs, "took back jobs of workers that stopped answering");
@@ -333,7 +333,7 @@ async fn listen(db: &PgPool, wake: &Wakes, shutdown: &CancellationToken) {
     while !shutdown.is_cancelled() {
         let heard = async {
             let mut listener = PgListener::connect_with(db).await?;
-            listener.listen(db::jobs::QUEUED_CHANNEL).await?;
+            listener.listen(db::job::QUEUED_CHANNEL).await?;
             loop {
                 let word = listener.recv().await?;
                 match JobKind::ALL.into_iter().find(|kind| kind.as_str() == word.payload()) {

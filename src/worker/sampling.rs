@@ -21,7 +21,7 @@ use crate::domain::job::Phase;
 use crate::domain::manifest::Manifest;
 use crate::domain::sample::SampleTask;
 use crate::engine::sampler::{InitImage, SampleRequest};
-use crate::picture;
+use crate::image_file;
 use crate::storage::StorageKey;
 
 /// Has the pictures drawn in the running batch, stores each as it comes, and records them all.
@@ -66,13 +66,13 @@ pub(crate) async fn run(
 
     let mut tx = job.worker.db.begin().await?;
     if let Some(first_step_at) = job.first_step_at() {
-        db::jobs::note_first_step(&mut *tx, job.job_id, job.fence, first_step_at).await?;
+        db::job::note_first_step(&mut *tx, job.job_id, job.fence, first_step_at).await?;
     }
-    if !db::jobs::succeed(&mut *tx, job.job_id, job.fence).await? {
+    if !db::job::succeed(&mut *tx, job.job_id, job.fence).await? {
         return Err(JobError::LeaseLost);
     }
     for image in &images {
-        db::images::record(&mut *tx, image).await?;
+        db::image::record(&mut *tx, image).await?;
     }
     tx.commit().await?;
     Ok(())
@@ -106,7 +106,7 @@ async fn store(job: JobContext, picture: RgbImage, manifest: Manifest) -> Result
     let index = manifest.image_index;
     let (width, height) = picture.dimensions();
     let encoded = tokio::task::spawn_blocking(move || {
-        let png = picture::encode(&picture, &manifest)?;
+        let png = image_file::encode(&picture, &manifest)?;
         let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&png));
         Ok((png, sha256))
     });

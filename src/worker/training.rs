@@ -45,12 +45,12 @@ pub(crate) async fn run(job: &JobContext, task: TrainingTask) -> Result<(), JobE
     let stored = store_delta(job, packed).await?;
     job.write_news().await?; // the last points of the loss curve; nothing more is accepted once the job has ended
     let mut tx = job.worker.db.begin().await?;
-    if !db::jobs::succeed(&mut *tx, job.job_id, job.fence).await? {
+    if !db::job::succeed(&mut *tx, job.job_id, job.fence).await? {
         return Err(JobError::LeaseLost);
     }
-    db::deltas::record(&mut *tx, stored.row(&task.base_digest)).await?;
-    db::deltas::record_concepts(&mut *tx, stored.delta_id, &concepts).await?;
-    db::concepts::set_current_delta(&mut *tx, &concepts, stored.delta_id).await?;
+    db::delta::record(&mut *tx, stored.row(&task.base_digest)).await?;
+    db::delta::record_concepts(&mut *tx, stored.delta_id, &concepts).await?;
+    db::concept::set_current_delta(&mut *tx, &concepts, stored.delta_id).await?;
     tx.commit().await?;
     Ok(())
 }

@@ -24,7 +24,7 @@ impl Worker {
         let mut before = None;
         while !shutdown.is_cancelled() {
             let page = Page { before, limit: PAGE };
-            let deltas = db::deltas::list_without_pack(&self.db, self.base_digest(), page).await;
+            let deltas = db::delta::list_without_pack(&self.db, self.base_digest(), page).await;
             let deltas = deltas.unwrap_or_else(|error| {
                 tracing::warn!(%error, "deltas without a merge pack cannot be looked for");
                 Vec::new()
@@ -59,6 +59,6 @@ impl Worker {
         let pack = build(self, &delta.used_at(1.0), 1.0).await?;
         // No lease has the number 0, so no job writes there.
         let key = store_pack(&self.storage, delta.job_id, 0, &pack).await?;
-        Ok(db::deltas::add_pack(&self.db, delta.delta_id, key.as_str()).await?)
+        Ok(db::delta::add_pack(&self.db, delta.delta_id, key.as_str()).await?)
     }
 }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use vstar::domain::concept::ModifierToken;
-use vstar::domain::merge::{Constraint, MergeRecipe, Protected};
+use vstar::domain::merge::{Constraint, MergeRecipe, MergeReport, Protected};
 use vstar::engine::base_model::BaseModel;
 use vstar::engine::conditioning::{ConceptSet, ConceptUse, Conditioning, condition_prompt};
 use vstar::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights, kv_weights};
-use vstar::engine::custom_diffusion::merge::{Merge, MergeReport, PackUse};
+use vstar::engine::custom_diffusion::merge::{Merge, PackUse};
 use vstar::engine::custom_diffusion::merge_base::MergeBase;
 use vstar::engine::custom_diffusion::pack::MergePack;
 use vstar::engine::random::{Purpose, Random};

@@ -62,12 +62,12 @@ async fn a_stream_follows_a_training_to_its_end(db: PgPool) {
                 previews: Vec::new(),
             };
             let phase = Phase::Optimizing;
-            db::jobs::report(&db, leased.job_id, leased.fence, phase, Some(&progress), MINUTE)
+            db::job::report(&db, leased.job_id, leased.fence, phase, Some(&progress), MINUTE)
                 .await
                 .unwrap();
-            db::jobs::renew_lease(&db, leased.job_id, leased.fence, MINUTE).await.unwrap();
+            db::job::renew_lease(&db, leased.job_id, leased.fence, MINUTE).await.unwrap();
         }
-        db::jobs::succeed(&db, leased.job_id, leased.fence).await.unwrap();
+        db::job::succeed(&db, leased.job_id, leased.fence).await.unwrap();
     };
     let path = format!("/v1/trainings/{id}/events");
     let ((status, events), ()) = tokio::join!(read(&service, &path, None), work);
@@ -96,7 +96,7 @@ async fn a_stream_is_taken_up_after_the_last_event_seen(db: PgPool) {
     let service = Service::start(db.clone()).await;
     let id = start_training(&service).await;
     let leased = lease(&db, "gpu-0", MINUTE).await.unwrap();
-    db::jobs::succeed(&db, leased.job_id, leased.fence).await.unwrap();
+    db::job::succeed(&db, leased.job_id, leased.fence).await.unwrap();
     let path = format!("/v1/trainings/{id}/events");
 
     let (_, all) = read(&service, &path, None).await;

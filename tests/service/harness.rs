@@ -14,11 +14,11 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use vstar::db;
-use vstar::db::jobs::Capacity;
+use vstar::db::job::Capacity;
 use vstar::domain::base_model::SamplingDefaults;
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
-use vstar::domain::model_card::ModelCard;
+use vstar::domain::model_info::ModelInfo;
 use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
@@ -86,7 +86,7 @@ impl Service {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let scheduler: SchedulerConfig =
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
-        let card = ModelCard {
+        let card = ModelInfo {
             name: "tiny".to_owned(),
             digest: DIGEST.to_owned(),
             size_multiple: 4,
@@ -106,11 +106,11 @@ impl Service {
     }
 
     /// A service for a given model; the caller runs the worker.
-    pub(crate) async fn with_model(db: PgPool, card: Arc<ModelCard>, kit: MergeKit) -> Self {
+    pub(crate) async fn with_model(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit) -> Self {
         Self::with(db, card, kit, DEFAULT_QUEUE_LIMIT).await
     }
 
-    async fn with(db: PgPool, card: Arc<ModelCard>, kit: MergeKit, queue_limit: usize) -> Self {
+    async fn with(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit, queue_limit: usize) -> Self {
         let objects = Arc::new(InMemory::new());
         let storage = Storage::new(objects.clone());
         let shutdown = CancellationToken::new();
@@ -218,8 +218,8 @@ impl Service {
         let leased = lease(&self.db, "test", std::time::Duration::from_secs(60)).await.unwrap();
         assert_eq!(leased.job_id, job_id);
         let delta_id = DeltaId::generate();
-        assert!(db::jobs::succeed(&self.db, job_id, leased.fence).await.unwrap());
-        let row = db::deltas::NewDelta {
+        assert!(db::job::succeed(&self.db, job_id, leased.fence).await.unwrap());
+        let row = db::delta::NewDelta {
             delta_id,
             job_id,
             base_digest,
@@ -228,9 +228,9 @@ impl Service {
             sha256: "abc",
             pack_key: None,
         };
-        db::deltas::record(&self.db, row).await.unwrap();
-        db::deltas::record_concepts(&self.db, delta_id, &[concept_id]).await.unwrap();
-        db::concepts::set_current_delta(&self.db, &[concept_id], delta_id).await.unwrap();
+        db::delta::record(&self.db, row).await.unwrap();
+        db::delta::record_concepts(&self.db, delta_id, &[concept_id]).await.unwrap();
+        db::concept::set_current_delta(&self.db, &[concept_id], delta_id).await.unwrap();
         delta_id
     }
 
@@ -279,7 +279,7 @@ pub(crate) async fn lease(
 ) -> Option<vstar::domain::job::LeasedJob> {
     let kinds = &[JobKind::Training, JobKind::Merge, JobKind::Sample];
     let capacity = Capacity { worker, kinds, base_digest: DIGEST, rows: 1, lease };
-    db::jobs::lease_next(db, capacity).await.unwrap().pop()
+    db::job::lease_next(db, capacity).await.unwrap().pop()
 }
 
 /// A job that nobody will run.

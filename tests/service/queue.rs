@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::PgPool;
 use vstar::db;
-use vstar::db::jobs::Capacity;
+use vstar::db::job::Capacity;
 use vstar::domain::id::JobId;
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
 
@@ -15,12 +15,12 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn enqueue(db: &PgPool) -> JobId {
     let job_id = JobId::generate();
-    db::jobs::enqueue(db, job_id, &any_task()).await.unwrap();
+    db::job::enqueue(db, job_id, &any_task()).await.unwrap();
     job_id
 }
 
 async fn state(db: &PgPool, job_id: JobId) -> JobState {
-    db::jobs::find(db, job_id, JobKind::Merge).await.unwrap().unwrap().state
+    db::job::find(db, job_id, JobKind::Merge).await.unwrap().unwrap().state
 }
 
 fn failure() -> Failure {
@@ -71,22 +71,22 @@ async fn a_job_of_a_dead_worker_is_leased_again_and_the_dead_one_changes_nothing
     let job_id = enqueue(&db).await;
     let dead = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
 
-    assert_eq!(db::jobs::recover_expired(&db, &failure()).await.unwrap(), 1);
+    assert_eq!(db::job::recover_expired(&db, &failure()).await.unwrap(), 1);
     let next = lease(&db, "gpu-1", MINUTE).await.unwrap();
 
     assert_eq!((next.job_id, next.attempts, dead.attempts), (job_id, 2, 1));
     assert!(next.fence > dead.fence);
-    assert_eq!(db::jobs::renew_lease(&db, job_id, dead.fence, MINUTE).await.unwrap(), None);
+    assert_eq!(db::job::renew_lease(&db, job_id, dead.fence, MINUTE).await.unwrap(), None);
     assert_eq!(
-        db::jobs::report(&db, job_id, dead.fence, Phase::Storing, None, MINUTE).await.unwrap(),
+        db::job::report(&db, job_id, dead.fence, Phase::Storing, None, MINUTE).await.unwrap(),
         None
     );
-    assert!(!db::jobs::succeed(&db, job_id, dead.fence).await.unwrap());
-    assert!(!db::jobs::fail(&db, job_id, dead.fence, &failure()).await.unwrap());
-    assert!(!db::jobs::hand_back(&db, job_id, dead.fence).await.unwrap());
+    assert!(!db::job::succeed(&db, job_id, dead.fence).await.unwrap());
+    assert!(!db::job::fail(&db, job_id, dead.fence, &failure()).await.unwrap());
+    assert!(!db::job::hand_back(&db, job_id, dead.fence).await.unwrap());
     assert_eq!(state(&db, job_id).await, JobState::Running);
-    assert!(db::jobs::succeed(&db, job_id, next.fence).await.unwrap());
-    assert!(!db::jobs::succeed(&db, job_id, next.fence).await.unwrap(), "a job ends once");
+    assert!(db::job::succeed(&db, job_id, next.fence).await.unwrap());
+    assert!(!db::job::succeed(&db, job_id, next.fence).await.unwrap(), "a job ends once");
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -96,11 +96,11 @@ async fn a_job_that_kills_its_workers_fails_after_three_attempts(db: PgPool) {
     for attempt in 1..=3 {
         let leased = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
         assert_eq!(leased.attempts, attempt);
-        db::jobs::recover_expired(&db, &failure()).await.unwrap();
+        db::job::recover_expired(&db, &failure()).await.unwrap();
     }
 
     assert!(lease(&db, "gpu-0", MINUTE).await.is_none());
-    let job = db::jobs::find(&db, job_id, JobKind::Merge).await.unwrap().unwrap();
+    let job = db::job::find(&db, job_id, JobKind::Merge).await.unwrap().unwrap();
     assert_eq!((job.state, job.error), (JobState::Failed, Some(failure())));
 }
 
@@ -109,12 +109,9 @@ async fn a_lease_that_is_renewed_is_not_taken_back(db: PgPool) {
     let job_id = enqueue(&db).await;
     let leased = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
 
-    assert_eq!(
-        db::jobs::renew_lease(&db, job_id, leased.fence, MINUTE).await.unwrap(),
-        Some(false)
-    );
+    assert_eq!(db::job::renew_lease(&db, job_id, leased.fence, MINUTE).await.unwrap(), Some(false));
 
-    assert_eq!(db::jobs::recover_expired(&db, &failure()).await.unwrap(), 0);
+    assert_eq!(db::job::recover_expired(&db, &failure()).await.unwrap(), 0);
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -122,14 +119,14 @@ async fn a_retry_waits_and_runs_out_of_attempts(db: PgPool) {
     let job_id = enqueue(&db).await;
 
     let first = lease(&db, "gpu-0", MINUTE).await.unwrap();
-    assert!(db::jobs::retry(&db, job_id, first.fence, MINUTE).await.unwrap());
+    assert!(db::job::retry(&db, job_id, first.fence, MINUTE).await.unwrap());
     assert!(lease(&db, "gpu-0", MINUTE).await.is_none(), "not before its time");
     sqlx::query("update job set run_at = now()").execute(&db).await.unwrap();
     let second = lease(&db, "gpu-0", MINUTE).await.unwrap();
-    assert!(db::jobs::retry(&db, job_id, second.fence, Duration::ZERO).await.unwrap());
+    assert!(db::job::retry(&db, job_id, second.fence, Duration::ZERO).await.unwrap());
     let third = lease(&db, "gpu-0", MINUTE).await.unwrap();
 
-    assert!(!db::jobs::retry(&db, job_id, third.fence, Duration::ZERO).await.unwrap());
+    assert!(!db::job::retry(&db, job_id, third.fence, Duration::ZERO).await.unwrap());
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -137,7 +134,7 @@ async fn a_job_handed_back_has_lost_no_attempt(db: PgPool) {
     let job_id = enqueue(&db).await;
     let leased = lease(&db, "gpu-0", MINUTE).await.unwrap();
 
-    assert!(db::jobs::hand_back(&db, job_id, leased.fence).await.unwrap());
+    assert!(db::job::hand_back(&db, job_id, leased.fence).await.unwrap());
 
     let again = lease(&db, "gpu-1", MINUTE).await.unwrap();
     assert_eq!((again.attempts, again.fence), (1, leased.fence + 1));
@@ -148,8 +145,8 @@ async fn a_canceled_job_of_a_dead_worker_is_not_run_again(db: PgPool) {
     let job_id = enqueue(&db).await;
     lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
 
-    let status = db::jobs::cancel(&db, job_id, JobKind::Merge).await.unwrap();
-    db::jobs::recover_expired(&db, &failure()).await.unwrap();
+    let status = db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+    db::job::recover_expired(&db, &failure()).await.unwrap();
 
     assert_eq!(status, Some(JobStatus::Canceling));
     assert_eq!(state(&db, job_id).await, JobState::Canceled);
@@ -160,14 +157,14 @@ async fn canceling_twice_changes_nothing_the_second_time(db: PgPool) {
     let job_id = enqueue(&db).await;
 
     for _ in 0..2 {
-        let status = db::jobs::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+        let status = db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
         assert_eq!(status, Some(JobStatus::Canceled));
     }
 
-    let events = db::events::after(&db, job_id, 0, 10).await.unwrap();
+    let events = db::event::after(&db, job_id, 0, 10).await.unwrap();
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(
-        db::jobs::cancel(&db, job_id, JobKind::Sample).await.unwrap(),
+        db::job::cancel(&db, job_id, JobKind::Sample).await.unwrap(),
         None,
         "of another kind"
     );
@@ -204,7 +201,7 @@ async fn a_batch_whose_worker_died_is_tried_again_one_by_one(db: PgPool) {
     }
     assert_eq!(lease_samples(&db, 100, Duration::ZERO).await, queued);
 
-    db::jobs::recover_expired(&db, &failure()).await.unwrap();
+    db::job::recover_expired(&db, &failure()).await.unwrap();
     queued.push(enqueue_sample(&db, 1, DIGEST).await);
 
     for job_id in queued {
@@ -224,13 +221,13 @@ async fn enqueue_sample(db: &PgPool, n: usize, base_digest: &str) -> JobId {
     }))
     .unwrap();
     let job_id = JobId::generate();
-    db::jobs::enqueue(db, job_id, &task).await.unwrap();
+    db::job::enqueue(db, job_id, &task).await.unwrap();
     job_id
 }
 
 async fn lease_samples(db: &PgPool, rows: usize, lease: Duration) -> Vec<JobId> {
     let kinds = &[JobKind::Sample];
     let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, rows, lease };
-    let leased = db::jobs::lease_next(db, capacity).await.unwrap();
+    let leased = db::job::lease_next(db, capacity).await.unwrap();
     leased.iter().map(|job| job.job_id).collect()
 }

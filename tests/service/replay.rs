@@ -51,7 +51,7 @@ async fn a_picture_is_drawn_again_from_what_it_carries(db: PgPool) {
         ),
     ] {
         let picture = whole.pictures(asked(more)).await.pop().unwrap();
-        let manifest = vstar::picture::manifest_of(&picture).unwrap();
+        let manifest = vstar::image_file::manifest_of(&picture).unwrap();
         let again = whole.pictures(json!({ "from_manifest": manifest })).await;
         assert!(again[0] == picture, "{name}: {manifest:?}");
         let listed = whole.service.get("/v1/samples").await;
@@ -70,17 +70,17 @@ async fn a_picture_is_drawn_again_from_what_it_carries(db: PgPool) {
 
     // What is not the same again is said.
     let picture = &first[0];
-    let manifest = vstar::picture::manifest_of(picture).unwrap();
+    let manifest = vstar::image_file::manifest_of(picture).unwrap();
     let pixels = image::load_from_memory(picture).unwrap().to_rgb8();
     let mut altered = pixels.clone();
     altered.get_pixel_mut(3, 3).0[0] ^= 128;
     let other = |change: &dyn Fn(&mut Manifest)| {
         let mut manifest = manifest.clone();
         change(&mut manifest);
-        vstar::picture::encode(&pixels, &manifest).unwrap()
+        vstar::image_file::encode(&pixels, &manifest).unwrap()
     };
     for (file, word) in [
-        (vstar::picture::encode(&altered, &manifest).unwrap(), "pixels: 1 of"),
+        (vstar::image_file::encode(&altered, &manifest).unwrap(), "pixels: 1 of"),
         (other(&|manifest| manifest.seed += 1), "pixels: "),
         (other(&|manifest| manifest.engine_version = "0.0.9".into()), "engine_version: \"0.0.9\""),
         (other(&|manifest| manifest.deltas[0].sha256 = "00".into()), "unknown_delta"),

@@ -465,7 +465,7 @@ async fn previews_are_the_newest_and_end_with_their_sample(db: PgPool) {
     let leased = lease(&service.db, "test", Duration::from_secs(60)).await.unwrap();
     let preview = |index, step, shade| Preview { index, step, png: png(16, 16, shade) };
     let keep = async |fence, previews: &[Preview]| {
-        vstar::db::previews::record(&service.db, leased.job_id, fence, previews).await.unwrap();
+        vstar::db::preview::record(&service.db, leased.job_id, fence, previews).await.unwrap();
     };
 
     assert_eq!(service.get(&format!("{path}/previews/4")).await.problem().0, 404);
@@ -477,7 +477,7 @@ async fn previews_are_the_newest_and_end_with_their_sample(db: PgPool) {
     assert_eq!(newest.header("content-type"), "image/png");
     assert_eq!(newest.bytes, png(16, 16, 3));
     assert_eq!(service.get(&format!("{path}/previews/5")).await.bytes, png(16, 16, 2));
-    vstar::db::jobs::succeed(&service.db, leased.job_id, leased.fence).await.unwrap();
+    vstar::db::job::succeed(&service.db, leased.job_id, leased.fence).await.unwrap();
     assert_eq!(service.get(&format!("{path}/previews/4")).await.problem().0, 404);
     let left: i64 = sqlx::query_scalar("select count(*) from sample_preview")
         .fetch_one(&service.db)

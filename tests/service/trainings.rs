@@ -111,10 +111,10 @@ async fn a_waiting_training_is_canceled_at_once_and_a_running_one_soon(db: PgPoo
     assert_eq!((soon.status, soon.text("status").as_str()), (202, "canceling"));
     assert_eq!((at_once.status, at_once.text("status").as_str()), (200, "canceled"));
     let asked =
-        db::jobs::renew_lease(&service.db, leased.job_id, leased.fence, Duration::from_secs(60))
+        db::job::renew_lease(&service.db, leased.job_id, leased.fence, Duration::from_secs(60))
             .await;
     assert_eq!(asked.unwrap(), Some(true));
-    assert!(db::jobs::stop(&service.db, leased.job_id, leased.fence).await.unwrap());
+    assert!(db::job::stop(&service.db, leased.job_id, leased.fence).await.unwrap());
     let ended = service.post(&format!("/v1/trainings/{running}/cancel"), json!({})).await;
     assert_eq!((ended.status, ended.text("status").as_str()), (200, "canceled"));
     assert!(lease(&service.db, "gpu-0", Duration::from_secs(60)).await.is_none());
@@ -137,12 +137,12 @@ async fn progress_and_the_loss_curve_are_told(db: PgPool) {
     };
     let lease_time = Duration::from_secs(60);
     let (job_id, fence) = (leased.job_id, leased.fence);
-    db::jobs::report(&service.db, job_id, fence, Phase::Optimizing, Some(&progress), lease_time)
+    db::job::report(&service.db, job_id, fence, Phase::Optimizing, Some(&progress), lease_time)
         .await
         .unwrap();
     let metrics = [1, 2].map(|step| Metric { step, loss: f64::from(step) / 4.0, grad_norm: None });
-    db::metrics::record(&service.db, job_id, fence, &metrics).await.unwrap();
-    db::metrics::record(
+    db::metric::record(&service.db, job_id, fence, &metrics).await.unwrap();
+    db::metric::record(
         &service.db,
         job_id,
         fence - 1,

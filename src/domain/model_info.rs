@@ -24,7 +24,7 @@ pub struct SchedulerLimit {
 const MAX_PROMPT_BYTES: usize = 8 * 1024;
 
 /// What the service knows about its base model without its weights.
-pub struct ModelCard {
+pub struct ModelInfo {
     pub name: String,
     /// SHA-256 over configs and weights: which deltas fit.
     pub digest: String,
@@ -46,7 +46,7 @@ pub struct ModelCard {
     pub check_steps: CheckSteps,
 }
 
-impl ModelCard {
+impl ModelInfo {
     /// The longest side of a sample.
     pub fn max_size(&self) -> usize {
         4 * self.native_size
@@ -83,9 +83,9 @@ impl ModelCard {
     }
 }
 
-impl std::fmt::Debug for ModelCard {
+impl std::fmt::Debug for ModelInfo {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelCard")
+        f.debug_struct("ModelInfo")
             .field("name", &self.name)
             .field("digest", &self.digest)
             .finish_non_exhaustive()
