@@ -1,7 +1,7 @@
 //! Merges the deltas of two trained concepts and saves an image of both, as a client of a running service.
 //!
 //! ```sh
-//! cargo run --release --example merge_two -- rex gate "photo of a gate next to a <rex> dog"
+//! cargo run --release --example merge_two -- rex gate "photo of a gate next to a <rex> dog on the grass"
 //! ```
 //!
 //! `teach_a_concept` shows how to teach them.
