@@ -2,7 +2,10 @@
 
 use candle_core::{DType, Device};
 
-use super::{EngineError, Result, ops::Precision};
+use super::{
+    error::{EngineError, Result},
+    ops::Precision,
+};
 
 /// Picks a device by its name: `cpu`, or `cuda:0` in a build with the feature `cuda`.
 ///

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Result, weights::WeightFiles};
+use super::{error::Result, weights::WeightFiles};
 
 /// Models up to this size are read by each thread for itself, in bytes.
 const SMALL_MODEL: u64 = 64 << 20;

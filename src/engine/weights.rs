@@ -21,7 +21,7 @@ use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use super::{
-    EngineError, Result,
+    error::{EngineError, Result},
     ops::{self, FrozenWeight, Precision},
 };
 

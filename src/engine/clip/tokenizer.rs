@@ -22,7 +22,10 @@ use tokenizers::{
     },
 };
 
-use crate::engine::{EngineError, Result, weights::read_json};
+use crate::engine::{
+    error::{EngineError, Result},
+    weights::read_json,
+};
 
 /// Words, contractions, single digits, runs of signs; white space lies between.
 const PIECES: &str =

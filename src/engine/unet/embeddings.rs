@@ -4,8 +4,8 @@ use candle_core::{DType, Device, Tensor};
 
 use super::config::UNet2DConditionConfig;
 use crate::engine::{
-    Result,
     autograd::Variable,
+    error::Result,
     ops::{self, FrozenLinear},
     weights::Weights,
 };

@@ -2,10 +2,13 @@
 
 use candle_core::D;
 
-use super::{CrossAttentionKv, KeyValueVariable, config::UNet2DConditionConfig};
+use super::{
+    config::UNet2DConditionConfig,
+    cross_attention::{CrossAttentionKv, KeyValueVariable},
+};
 use crate::engine::{
-    Result,
     autograd::Variable,
+    error::Result,
     layers::{geglu, group_norm, layer_norm, linear, linear_without_bias},
     ops::{self, FrozenLinear, Geglu, GroupNorm, LayerNorm},
     weights::Weights,
