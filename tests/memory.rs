@@ -11,17 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use vstar::domain::training::TrainingRecipe;
 use vstar::engine::autograd::Tape;
-use vstar::engine::base_model::BaseModel;
 use vstar::engine::clip::ClipTextConfig;
-use vstar::engine::custom_diffusion::memory::StepMemory;
-use vstar::engine::custom_diffusion::parameters::{Batch, FrozenModel};
-use vstar::engine::custom_diffusion::train::Trainer;
 use vstar::engine::ops::Precision;
 use vstar::engine::unet::{
     Activations, CallSize, KeyValueVariable, Recomputation, UNet2DConditionConfig,
     UNet2DConditionModel,
 };
 use vstar::engine::weights::WeightFiles;
+use vstar::engine::{BaseModel, Batch, FrozenModel, Parameters, StepMemory, Trainer};
 
 /// Counts the bytes that are alive, and the most that have been.
 struct Counting;
@@ -94,7 +91,7 @@ fn leaves(base: &BaseModel, tape: &Tape, rows: usize) -> Vec<KeyValueVariable> {
     inner.map(|inner| KeyValueVariable { key: kv(inner), value: kv(inner) }).collect()
 }
 
-/// Bytes that the tape keeps of a call through the UNet, and the most that the way back has alive with them.
+/// Bytes that the tape keeps of a call through the UNet, and the most that the backward pass has alive with them.
 fn counted(base: &BaseModel, rows: usize, side: usize, plan: &Recomputation) -> (usize, usize) {
     let tape = Tape::default();
     let leaves = leaves(base, &tape, rows);
@@ -173,8 +170,13 @@ fn activations_take_what_the_config_says() {
     }
 }
 
+/// Numbers of all projections to K and V.
+fn trained(unet: &UNet2DConditionConfig) -> u64 {
+    unet.projected() * unet.cross_attention_dim() as u64
+}
+
 fn batch(base: &BaseModel, rows: usize, side: usize) -> Batch {
-    let vocab_size = base.text_encoder.vocab_size() as u32;
+    let vocab_size = base.prompt_encoder.vocab_size() as u32;
     let shape = [rows, 4, side, side];
     Batch {
         latents: zeros(&shape, DType::F32),
@@ -195,22 +197,31 @@ fn a_training_step_takes_what_the_config_says_and_stays_in_its_budget() {
     for dtype in [DType::F32, DType::F16] {
         let base = tiny(dtype);
         let batch = batch(&base, 3, 24);
-        let (unet, text) = (base.unet.config(), base.text_encoder.config());
+        let (unet, text) = (base.unet.config(), base.prompt_encoder.text_encoder().config());
         let call = base.unet.call_size(&batch.latents).unwrap();
         let expected = |again| {
-            StepMemory::of(unet, text, &call, (3, TOKENS as usize), &unet.recompute_all(again))
-                .beside_weights()
+            StepMemory::of(
+                trained(unet),
+                unet,
+                text,
+                &call,
+                (3, TOKENS as usize),
+                &unet.recompute_all(again),
+            )
+            .beside_weights()
         };
-        let row = zeros(&[1, base.text_encoder.hidden_size()], DType::F32);
+        let row = zeros(&[1, base.prompt_encoder.hidden_size()], DType::F32);
         let count = |budget: Option<u64>| {
             let before = alive();
             let recipe = TrainingRecipe::paper();
-            let trainer = Trainer::new(FrozenModel::from(&base), &recipe, Some(row.clone()));
+            let frozen = FrozenModel::from(&base);
+            let parameters = Parameters::new(frozen, Some(row.clone()), &recipe).unwrap();
+            let trainer = Trainer::new(parameters, frozen, &recipe);
             let mut trainer = trainer.unwrap().with_memory_budget(budget);
             let state = alive() - before;
             let (most, report) = most_of(|| trainer.step((&base).into(), &batch, 1e-3).unwrap());
             let weights: Vec<f32> =
-                trainer.parameters.projections.flatten_all().unwrap().to_vec1().unwrap();
+                trainer.method.projections.flatten_all().unwrap().to_vec1().unwrap();
             (state + most, report.loss.to_bits(), weights)
         };
         count(None); // candle's matrix product keeps some space of its own
@@ -245,9 +256,12 @@ fn no_gradient_has_the_shape_of_a_frozen_weight() {
         tape.backward_seen(&predicted, gradient, &mut seen).unwrap();
 
         let tape = Tape::default();
-        let rows = tape.leaf(zeros(&[ROWS, base.text_encoder.hidden_size()], DType::F32));
-        let features =
-            base.text_encoder.trace(&batch(&base, ROWS, 8).input_ids, Some(&rows)).unwrap();
+        let rows = tape.leaf(zeros(&[ROWS, base.prompt_encoder.hidden_size()], DType::F32));
+        let features = base
+            .prompt_encoder
+            .text_encoder()
+            .trace(&batch(&base, ROWS, 8).input_ids, Some(&rows))
+            .unwrap();
         let gradient = features.tensor().clone();
         tape.backward_seen(&features, gradient, &mut seen).unwrap();
 
@@ -283,8 +297,10 @@ fn stable_diffusion_1_5() -> (UNet2DConditionConfig, ClipTextConfig) {
 fn stable_diffusion_trains_on_a_card_of_12_gb() {
     let (unet, text) = stable_diffusion_1_5();
     assert_eq!((unet.parameters(), text.parameters()), (859_520_964, 123_060_480));
-    let call = CallSize { rows: 8, height: 64, width: 64, dtype: DType::BF16, on_cpu: false };
-    let of = |again| StepMemory::of(&unet, &text, &call, (4, 77), &unet.recompute_all(again));
+    let call = CallSize { batch: 8, height: 64, width: 64, dtype: DType::BF16, on_cpu: false };
+    let of = |again| {
+        StepMemory::of(trained(&unet), &unet, &text, &call, (4, 77), &unet.recompute_all(again))
+    };
     let (kept, recomputed) = (of(false), of(true));
     println!("all kept: {} bytes, {kept:?}", kept.total());
     println!("all computed again: {} bytes, {recomputed:?}", recomputed.total());
@@ -296,7 +312,10 @@ fn stable_diffusion_trains_on_a_card_of_12_gb() {
     // Two thirds of that are left to a budget that knows what is free.
     let budget = 12_000_000_000 - autoencoder - driver - recomputed.weights;
     let plan = unet.recompute_within(&call, recomputed.left_for_activations(budget));
-    assert!(StepMemory::of(&unet, &text, &call, (4, 77), &plan).beside_weights() <= budget);
+    assert!(
+        StepMemory::of(trained(&unet), &unet, &text, &call, (4, 77), &plan).beside_weights()
+            <= budget
+    );
     println!(
         "within 12 GB: {} of {} layers again",
         plan.layers(),
@@ -321,7 +340,7 @@ fn parameters_are_counted_as_the_files_have_them() {
         let unet = numbers("unet/diffusion_pytorch_model.safetensors");
         assert_eq!(base.unet.config().parameters(), unet, "{path}");
         assert_eq!(
-            base.text_encoder.config().parameters(),
+            base.prompt_encoder.text_encoder().config().parameters(),
             numbers("text_encoder/model.safetensors"),
             "{path}"
         );

@@ -14,7 +14,7 @@ use super::{
     error::{EngineError, Result},
     weights::WeightFiles,
 };
-use crate::domain::concept::modifier_tokens_in;
+use crate::domain::concept::{InvalidModifierToken, modifier_tokens_in};
 
 /// Turns prompts into token ids, and token ids into the features that cross-attention reads.
 ///
@@ -59,8 +59,18 @@ impl PromptEncoder {
             ))
         };
         // The tokenizer takes added tokens in upper and lower case.
-        let named = modifier_tokens_in(&prompt.to_ascii_lowercase());
-        for token in named.map_err(|invalid| unknown(&invalid.0))? {
+        let mut text = prompt.to_ascii_lowercase();
+        let named = loop {
+            match modifier_tokens_in(&text) {
+                Ok(named) => break named,
+                Err(InvalidModifierToken(word)) if is_like_a_token(&word) => {
+                    return Err(unknown(&word));
+                }
+                // Other signs in brackets, such as `<!>`, are ordinary text.
+                Err(InvalidModifierToken(signs)) => text = text.replace(&signs, " "),
+            }
+        };
+        for token in named {
             if !added.iter().any(|known| known.eq_ignore_ascii_case(token.as_str())) {
                 return Err(unknown(token.as_str()));
             }
@@ -150,4 +160,10 @@ impl PromptEncoder {
         }
         Ok(())
     }
+}
+
+/// Whether a text in brackets could have been meant as a modifier token: one that is too long, for instance.
+fn is_like_a_token(bracketed: &str) -> bool {
+    let word = bracketed.trim_start_matches('<').trim_end_matches('>');
+    word.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }

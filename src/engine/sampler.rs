@@ -22,6 +22,7 @@ pub use self::prompts::PromptKeyValues;
 pub use self::request::{InitImage, SampleRequest};
 pub use self::running_batch::{RunningBatch, RunningImage};
 pub use self::state::DenoisingState;
+pub use self::step::step;
 
 /// Generates a batch of images, together and yet each as if alone.
 ///

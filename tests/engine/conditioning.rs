@@ -1,13 +1,10 @@
-//! K and V of prompts: a concept that is asked for shows in them, or nothing is drawn.
+//! K and V of prompts: a concept that is asked for shows in them, or no image is generated.
 
 use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
 use vstar::engine::{
-    EngineError, Result,
-    base_model::BaseModel,
-    conditioning::{ConceptUse, Conditioning, condition_prompt},
-    custom_diffusion::delta::Delta,
+    BaseModel, ConceptUse, Delta, EngineError, KeyValues, Result, condition_prompt,
 };
 
 use crate::deltas::rex;
@@ -25,10 +22,10 @@ fn concept(base: &BaseModel, factor: f64) -> Arc<Delta> {
 }
 
 #[test]
-fn a_concept_that_changes_nothing_is_refused_instead_of_drawn_as_the_base_model() {
+fn a_concept_that_changes_nothing_is_refused_instead_of_sampled_as_the_base_model() {
     for device in test_devices() {
         let base = base_model_on(&device);
-        let condition = |factor: f64, strength: f64, prompt: &str| -> Result<Conditioning> {
+        let condition = |factor: f64, strength: f64, prompt: &str| -> Result<KeyValues> {
             condition_prompt(
                 &base,
                 prompt,

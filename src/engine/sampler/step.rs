@@ -8,7 +8,7 @@ use crate::engine::error::Result;
 use crate::engine::key_values::KeyValues;
 
 /// Takes each image one step further.
-pub(super) fn step(base: &BaseModel, states: &mut [&mut DenoisingState]) -> Result<()> {
+pub fn step(base: &BaseModel, states: &mut [&mut DenoisingState]) -> Result<()> {
     states.sort_by_key(|state| state.batch_key(base)); // stable
     states
         .chunk_by_mut(|a, b| a.batch_key(base).shares_with(&b.batch_key(base)))
