@@ -39,7 +39,7 @@ pub struct BenchArgs {
     #[arg(long, default_value = "cpu")]
     device: String,
     /// For `train`: what a step may take beside the weights, such as 500MB; the UNet's layers are computed again on the
-    /// way back as far as it takes. With 0, freed memory also goes back to the system at once.
+    /// backward pass as far as it takes. With 0, freed memory also goes back to the system at once.
     #[arg(long, value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,
     /// Computes every product and convolution term by term, without Winograd's transforms.
@@ -53,7 +53,7 @@ pub struct BenchArgs {
 enum Work {
     /// One UNet call, K and V given.
     Denoise,
-    /// One Custom Diffusion step: text encoder, UNet, backward to K/V and token row, clipping, AdamW.
+    /// One Custom Diffusion step: text encoder, UNet, backward pass to K/V and embedding row, clipping, AdamW.
     Train,
     /// Images to the posterior of their latents.
     #[value(alias = "vae_encode")]
@@ -63,10 +63,10 @@ enum Work {
     VaeDecode,
     /// Token ids to text features.
     Text,
-    /// As many concepts as rows, from merge packs to the change of one prompt's K and V, on one thread; beside it, to
+    /// As many concepts as `--batch`, from merge packs to the change of one prompt's K and V, on one thread; beside it, to
     /// whole matrices.
     Merge,
-    /// One UNet call whose rows carry as many concepts; beside it, rows of one concept.
+    /// One UNet call whose elements are of as many concepts; beside it, elements of one concept.
     Mixed,
 }
 

@@ -13,18 +13,23 @@ mod flow;
 mod key_values;
 mod layers;
 mod prompt;
-mod rows;
 mod sampler;
+mod split;
 mod training;
 
 pub mod autograd;
 pub mod clip;
 pub mod device;
+#[expect(
+    unsafe_code,
+    reason = "kernels use vector instructions and fill memory without clearing it first"
+)]
 pub mod ops;
 pub mod random;
 pub mod schedulers;
 pub mod unet;
 pub mod vae;
+#[expect(unsafe_code, reason = "weights are mapped from their files")]
 pub mod weights;
 
 pub use self::base_model::BaseModel;

@@ -81,6 +81,7 @@ fn instructions() -> &'static str {
 }
 
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "the driver's memory pool is set up through its C interface")]
 mod cuda {
     use candle_core::Device;
     use candle_core::cuda_backend::cudarc::driver::{

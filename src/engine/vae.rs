@@ -13,7 +13,7 @@ use super::{
     error::{EngineError, Result},
     layers::conv_same,
     ops::FrozenConv2d,
-    rows::Split,
+    split::Split,
     weights::WeightFiles,
 };
 
@@ -116,8 +116,8 @@ impl AutoencoderKl {
         f: impl Fn(Variable) -> Result<Variable> + Sync,
     ) -> Result<Tensor> {
         let part = |range: std::ops::Range<usize>| -> Result<Tensor> {
-            let rows = images.narrow(0, range.start, range.len())?.to_dtype(self.dtype)?;
-            let result = f(rows.permute((0, 2, 3, 1))?.contiguous()?.into())?;
+            let elements = images.narrow(0, range.start, range.len())?.to_dtype(self.dtype)?;
+            let result = f(elements.permute((0, 2, 3, 1))?.contiguous()?.into())?;
             Ok(result.tensor().permute((0, 3, 1, 2))?.contiguous()?)
         };
         Ok(Tensor::cat(&self.split.map(images.dim(0)?, part)?, 0)?.to_dtype(images.dtype())?)

@@ -76,19 +76,19 @@ impl LayerSize {
     /// Bytes that its backward pass holds for a while, with the gradients that it passes on.
     fn work(&self, call: &CallSize) -> u64 {
         let workspace = Workspace::of(call.dtype, call.on_cpu);
-        let (rows, positions) = (call.batch as u64, call.positions(self.level));
-        let (wider, pixels) = (self.in_channels.max(self.out_channels), positions / rows);
+        let (batch, positions) = (call.batch as u64, call.positions(self.level));
+        let (wider, pixels) = (self.in_channels.max(self.out_channels), positions / batch);
         let norm =
-            workspace.group_norm(rows, pixels * wider) + self.input(call) + self.output(call);
+            workspace.group_norm(batch, pixels * wider) + self.input(call) + self.output(call);
         let filters = 9 * self.in_channels * self.out_channels;
-        let conv = workspace.conv(filters, rows, 9 * pixels * self.out_channels)
+        let conv = workspace.conv(filters, batch, 9 * pixels * self.out_channels)
             + 2 * self.input(call)
             + self.output(call);
         let (mut geglu, mut attention) = (0, 0);
         if self.blocks > 0 {
             let inner = positions * self.inner * call.element();
             geglu = workspace.geglu(positions, self.inner, 8 * self.inner) + 5 * inner;
-            attention = workspace.attention(rows, self.heads, pixels, pixels) + 6 * inner;
+            attention = workspace.attention(batch, self.heads, pixels, pixels) + 6 * inner;
         }
         norm.max(conv).max(geglu).max(attention)
     }
