@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
-use super::{BenchArgs, Work};
+use super::args::{BenchArgs, Work};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::training::TrainingRecipe;
 use crate::engine::clip::ClipTextEncoder;

@@ -30,7 +30,7 @@ pub struct Delta {
     pub base_digest: String,
     pub concepts: Vec<DeltaConcept>,
     pub weights: DeltaWeights,
-    /// What else is worth knowing, such as the seed.
+    /// Further facts, such as the seed.
     pub metadata: BTreeMap<String, String>,
 }
 
