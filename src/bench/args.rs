@@ -31,7 +31,7 @@ pub struct BenchArgs {
     /// Where it runs: cpu, or cuda:0 in a build with the feature cuda.
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,
-    /// For `train`: what a step may take beside the weights, such as 500MB; the UNet's layers are computed again in
+    /// For `train`: what a step may take in addition to the weights, such as 500MB; the UNet's layers are computed again in
     /// the backward pass as far as that takes. With 0, freed memory also goes back to the system at once.
     #[arg(long, value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,

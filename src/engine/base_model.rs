@@ -27,7 +27,7 @@ pub struct BaseModel {
     pub digest: String,
     /// How numbers are computed, as [`arithmetic`] calls it.
     pub arithmetic: String,
-    /// Weights of the folder that no layer has asked for, such as `text_encoder/text_projection.weight`.
+    /// Weights of the folder that no layer uses, such as `text_encoder/text_projection.weight`.
     pub unexpected_weights: Vec<String>,
 }
 

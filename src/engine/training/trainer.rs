@@ -51,8 +51,8 @@ impl<M: Method> Trainer<M> {
         })
     }
 
-    /// Keeps what a step holds beside the model's weights below so many bytes, as far as that can be done by computing
-    /// layers of the UNet again in the backward pass. The result is the same to the bit.
+    /// Limits what a step holds in addition to the model's weights to `bytes`, as far as computing layers of the UNet
+    /// again in the backward pass can do that. The result is the same to the bit.
     pub fn with_memory_budget(self, bytes: Option<u64>) -> Self {
         Self { memory_budget: bytes, ..self }
     }
