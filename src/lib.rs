@@ -16,6 +16,9 @@
 //! - [`demo`]: the main job from end to end, as a client;
 //! - [`allocator`]: how long freed memory is kept.
 
+#![deny(unsafe_code)]
+
+#[expect(unsafe_code, reason = "an option of the allocator is set through its C interface")]
 pub mod allocator;
 pub mod bench;
 pub mod client;
@@ -27,6 +30,7 @@ pub mod engine;
 pub mod http;
 pub mod image_file;
 pub mod merge_desk;
+#[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
 pub mod replay;
 pub mod serve;

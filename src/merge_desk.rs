@@ -13,11 +13,9 @@ use sha2::{Digest, Sha256};
 use crate::domain::id::DeltaId;
 use crate::domain::merge::{MergeRecipe, MergeReport};
 use crate::domain::sample::DeltaUse;
-use crate::engine::EngineError;
-use crate::engine::custom_diffusion::delta::Delta;
-use crate::engine::custom_diffusion::merge::{Merge, PackUse};
-use crate::engine::custom_diffusion::merge_base::{MergeBase, captions_digest};
-use crate::engine::custom_diffusion::pack::MergePack;
+use crate::engine::{
+    Delta, EngineError, Merge, MergePack, PackUse, RegularizationStatistics, captions_digest,
+};
 use crate::storage::{Storage, StorageError, StorageKey};
 use crate::worker::Lru;
 
@@ -74,7 +72,7 @@ pub struct MergeDesk {
     kit: Arc<MergeKit>,
     packs: Arc<Mutex<Lru<DeltaId, Arc<MergePack>>>>,
     /// The last one first.
-    merge_bases: Arc<Mutex<Vec<Arc<MergeBase>>>>,
+    merge_bases: Arc<Mutex<Vec<Arc<RegularizationStatistics>>>>,
 }
 
 impl MergeDesk {
@@ -125,12 +123,15 @@ impl MergeDesk {
         dense.await.map_err(|_| DeskError::Panicked)?
     }
 
-    async fn merge_base(&self, recipe: &MergeRecipe) -> Result<Arc<MergeBase>, DeskError> {
+    async fn merge_base(
+        &self,
+        recipe: &MergeRecipe,
+    ) -> Result<Arc<RegularizationStatistics>, DeskError> {
         let digest = match &recipe.captions {
             Some(captions) => captions_digest(captions),
             None => self.kit.captions_digest.clone().ok_or(DeskError::CaptionsNotEncoded)?,
         };
-        let find = |kept: &[Arc<MergeBase>]| {
+        let find = |kept: &[Arc<RegularizationStatistics>]| {
             kept.iter().find(|known| known.captions_digest == digest).cloned()
         };
         if let Some(known) = find(&self.lock_bases()) {
@@ -138,7 +139,7 @@ impl MergeDesk {
         }
         let key = StorageKey::merge_base(&self.kit.base_digest, &digest);
         let bytes = self.storage.read_if_there(&key).await?.ok_or(DeskError::CaptionsNotEncoded)?;
-        let read = MergeBase::from_safetensors(&bytes);
+        let read = RegularizationStatistics::from_safetensors(&bytes);
         let merge_base = Arc::new(read.map_err(|error| damaged(key.as_str(), error))?);
         let mut kept = self.lock_bases();
         kept.insert(0, merge_base.clone());
@@ -160,7 +161,7 @@ impl MergeDesk {
         self.packs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lock_bases(&self) -> std::sync::MutexGuard<'_, Vec<Arc<MergeBase>>> {
+    fn lock_bases(&self) -> std::sync::MutexGuard<'_, Vec<Arc<RegularizationStatistics>>> {
         self.merge_bases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

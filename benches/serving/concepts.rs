@@ -8,13 +8,12 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::Capacity;
-use vstar::domain::concept::{ClassNoun, Handle, ModifierToken};
+use vstar::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
 use vstar::domain::merge::{MergeRecipe, MergeTask};
-use vstar::engine::base_model::BaseModel;
-use vstar::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
 use vstar::engine::random::{Purpose, Random};
+use vstar::engine::{BaseModel, Delta, DeltaConcept, DeltaWeights};
 use vstar::storage::{Storage, StorageKey};
 
 /// How far the random matrices are from the base model's, in units of its own spread.
@@ -49,7 +48,7 @@ impl Concepts {
             storage,
             base: matrices,
             base_digest: base.digest.clone(),
-            text_dim: base.text_encoder.hidden_size(),
+            text_dim: base.prompt_encoder.hidden_size(),
         })
     }
 
@@ -116,10 +115,12 @@ impl Concepts {
         Ok(Delta {
             base_digest: self.base_digest.clone(),
             concepts: vec![DeltaConcept {
-                modifier_token: Some(token.clone()),
-                token_row: Some(row.into_iter().map(|n| 0.02 * n).collect()),
+                words: ConceptWords {
+                    modifier_token: Some(token.clone()),
+                    class_noun: ClassNoun::try_from("dog".to_owned())?,
+                },
+                embedding_row: Some(row.into_iter().map(|n| 0.02 * n).collect()),
                 initializer_token: None,
-                class_noun: "dog".to_owned(),
             }],
             weights: DeltaWeights::Dense(matrices),
             metadata: BTreeMap::new(),

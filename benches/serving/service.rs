@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sqlx::Row;
 use vstar::config::{ServeSettings, Settings, WorkerSettings, bundled};
 use vstar::domain::id::{JobId, SampleId};
-use vstar::engine::base_model::BaseModel;
+use vstar::engine::BaseModel;
 use vstar::postgres::PrivatePostgres;
 use vstar::serve::{Service, connect};
 use vstar::storage::Storage;

@@ -6,17 +6,10 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
-use super::{BenchArgs, Work};
+use super::args::{BenchArgs, Work};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::training::TrainingRecipe;
 use crate::engine::clip::ClipTextEncoder;
-use crate::engine::conditioning::Conditioning;
-use crate::engine::custom_diffusion::delta::kv_weights;
-use crate::engine::custom_diffusion::merge::{Merge, PackUse};
-use crate::engine::custom_diffusion::merge_base::MergeBase;
-use crate::engine::custom_diffusion::pack::MergePack;
-use crate::engine::custom_diffusion::parameters::{Batch, FrozenModel};
-use crate::engine::custom_diffusion::train::Trainer;
 use crate::engine::device::{compute_dtype, device_named};
 use crate::engine::ops::Precision;
 use crate::engine::random::{Purpose, Random};
@@ -24,6 +17,10 @@ use crate::engine::schedulers::SchedulerConfig;
 use crate::engine::unet::UNet2DConditionModel;
 use crate::engine::vae::AutoencoderKl;
 use crate::engine::weights::{WeightFiles, read_json};
+use crate::engine::{
+    Batch, FrozenModel, KeyValues, Merge, MergePack, PackUse, Parameters, RegularizationStatistics,
+    Trainer, kv_weights,
+};
 
 /// One call of the work.
 pub(super) type Call = Box<dyn FnMut() -> Result<()>>;
@@ -50,17 +47,17 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
     let text_encoder =
         || ClipTextEncoder::load(&folder("text_encoder"), &files("text_encoder", "model")?);
     let alone = |call| Ok(Prepared { call, beside: None });
-    let random = |row: u64, shape: &[usize]| -> Result<Tensor> {
-        Ok(normal(row, shape)?.to_device(&device)?)
+    let random = |stream: u64, shape: &[usize]| -> Result<Tensor> {
+        Ok(normal(stream, shape)?.to_device(&device)?)
     };
     match args.what {
         Work::Denoise => {
             let unet = unet()?;
             let features = random(0, &[batch, 77, unet.config().cross_attention_dim()])?;
-            let conditioning = unet.project(&features)?;
+            let key_values = unet.project(&features)?;
             let latents = random(1, &[batch, unet.config().in_channels, latent, latent])?;
             let timesteps = float_timesteps(batch);
-            alone(Box::new(move || denoise(&unet, &latents, &timesteps, &conditioning)))
+            alone(Box::new(move || denoise(&unet, &latents, &timesteps, &key_values)))
         }
         Work::Train => {
             let unet = unet()?;
@@ -70,7 +67,9 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
             let row = some_row(&text_encoder)?.to_device(&device)?;
             let frozen =
                 FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
-            let mut trainer = Trainer::new(frozen, &TrainingRecipe::paper(), Some(row))?
+            let recipe = TrainingRecipe::paper();
+            let parameters = Parameters::new(frozen, Some(row), &recipe)?;
+            let mut trainer = Trainer::new(parameters, frozen, &recipe)?
                 .with_memory_budget(args.memory_budget.map(|budget| budget.0));
             let shape = [batch, unet.config().in_channels, latent, latent];
             let batch = Batch {
@@ -108,8 +107,8 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         Work::Text => {
             let text_encoder = text_encoder()?;
             let mut ids = captions(&text_encoder, batch);
-            for row in &mut ids {
-                row[4] = 0; // no modifier token
+            for caption in &mut ids {
+                caption[4] = 0; // no modifier token
             }
             alone(Box::new(move || {
                 text_encoder.forward(&ids, None)?;
@@ -118,12 +117,12 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         }
         Work::Merge => {
             let (unet, text_encoder) = (Rc::new(unet()?), text_encoder()?);
-            let (merge_base, packs) = merge_packs(&unet, &text_encoder, batch)?;
+            let (statistics, packs) = merge_packs(&unet, &text_encoder, batch)?;
             let caption = captions(&text_encoder, 1);
             let caption = text_encoder.forward(&caption, Some(&some_row(&text_encoder)?))?;
             let caption = caption.squeeze(0)?; // (tokens, text_dim)
             let recipe = MergeRecipe::default();
-            let solve = Arc::new(move || Merge::solve(&merge_base, &packs, &recipe));
+            let solve = Arc::new(move || Merge::solve(&statistics, &packs, &recipe));
             let one_core = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
             let to_prompt = {
                 let (solve, unet) = (solve.clone(), unet.clone());
@@ -146,20 +145,20 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         Work::Mixed => {
             let unet = Rc::new(unet()?);
             let width = unet.config().cross_attention_dim();
-            let rows = (0..batch as u64)
-                .map(|row| Ok(unet.project(&random(2 + row, &[1, 77, width])?)?))
+            let elements = (0..batch as u64)
+                .map(|element| Ok(unet.project(&random(2 + element, &[1, 77, width])?)?))
                 .collect::<Result<Vec<_>>>()?;
             let latents = random(1, &[batch, unet.config().in_channels, latent, latent])?;
-            let call = |rows: Vec<Conditioning>| -> Call {
+            let call = |elements: Vec<KeyValues>| -> Call {
                 let (unet, latents) = (unet.clone(), latents.clone());
                 let timesteps = float_timesteps(batch);
                 Box::new(move || {
-                    let conditioning = Conditioning::cat(&rows.iter().collect::<Vec<_>>())?;
-                    denoise(&unet, &latents, &timesteps, &conditioning)
+                    let key_values = KeyValues::cat(&elements.iter().collect::<Vec<_>>())?;
+                    denoise(&unet, &latents, &timesteps, &key_values)
                 })
             };
-            let one = vec![rows[0].clone(); batch];
-            Ok(Prepared { call: call(rows), beside: Some(("one concept", call(one))) })
+            let one = vec![elements[0].clone(); batch];
+            Ok(Prepared { call: call(elements), beside: Some(("one concept", call(one))) })
         }
     }
 }
@@ -169,7 +168,7 @@ fn merge_packs(
     unet: &UNet2DConditionModel,
     text_encoder: &ClipTextEncoder,
     concepts: usize,
-) -> Result<(MergeBase, Vec<PackUse>)> {
+) -> Result<(RegularizationStatistics, Vec<PackUse>)> {
     let modifier = some_row(text_encoder)?;
     let mut random = Random::new(0, Purpose::DataOrder, 1, 0);
     let mut rows = |wanted: usize| -> Result<Tensor> {
@@ -186,7 +185,8 @@ fn merge_packs(
         Ok(Tensor::cat(&features, 0)?.narrow(0, 0, wanted)?)
     };
     let empty = rows(text_encoder.max_position_embeddings())?;
-    let merge_base = MergeBase::of_features(&rows(4 * text_encoder.hidden_size())?, &empty)?;
+    let statistics =
+        RegularizationStatistics::of_features(&rows(4 * text_encoder.hidden_size())?, &empty)?;
     let width: usize = unet.cross_attention().iter().map(|layer| 2 * layer.to_k.dims()[0]).sum();
     let packs = (0..concepts as u64).map(|concept| {
         // Two tokens of a name, the end mark and two of padding in three prompts where the concept is alone; the name in
@@ -196,12 +196,12 @@ fn merge_packs(
         let pack = MergePack::of_features(rows(targets)?, changes, rows(nouns)?);
         Ok(PackUse { pack: Arc::new(pack), strength: 1.0 })
     });
-    Ok((merge_base, packs.collect::<Result<_>>()?))
+    Ok((statistics, packs.collect::<Result<_>>()?))
 }
 
-/// A row for the modifier token.
+/// An embedding row for the modifier token.
 fn some_row(text_encoder: &ClipTextEncoder) -> Result<Tensor> {
-    let row = text_encoder.token_row(0)?;
+    let row = text_encoder.embedding_row(0)?;
     Ok(Tensor::from_vec(row, (1, text_encoder.hidden_size()), &Device::Cpu)?)
 }
 
@@ -209,15 +209,15 @@ fn denoise(
     unet: &UNet2DConditionModel,
     latents: &Tensor,
     timesteps: &[f32],
-    conditioning: &Conditioning,
+    key_values: &KeyValues,
 ) -> Result<()> {
-    unet.forward(latents, timesteps, conditioning)?;
+    unet.forward(latents, timesteps, key_values)?;
     Ok(())
 }
 
-fn normal(row: u64, shape: &[usize]) -> Result<Tensor> {
+fn normal(stream: u64, shape: &[usize]) -> Result<Tensor> {
     let mut values = vec![0.0; shape.iter().product()];
-    Random::new(0, Purpose::Noise, 0, row).normals(&mut values);
+    Random::new(0, Purpose::Noise, 0, stream).normals(&mut values);
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
@@ -230,16 +230,16 @@ fn timesteps(batch: usize, of: usize) -> Vec<u32> {
     (0..batch).map(|_| random.below(of) as u32).collect()
 }
 
-/// Random ids; the first half of the rows hold the modifier token at position 4.
+/// Random ids; the first half of the captions hold the modifier token at position 4.
 fn captions(text_encoder: &ClipTextEncoder, batch: usize) -> Vec<Vec<u32>> {
     let mut random = Random::new(0, Purpose::DataOrder, 0, 0);
     let vocab_size = text_encoder.vocab_size();
     (0..batch)
-        .map(|row| {
+        .map(|caption| {
             let mut ids: Vec<u32> = (0..text_encoder.max_position_embeddings())
                 .map(|_| random.below(vocab_size - 3) as u32)
                 .collect();
-            if row < (batch / 2).max(1) {
+            if caption < (batch / 2).max(1) {
                 ids[4] = vocab_size as u32;
             }
             ids

@@ -14,14 +14,10 @@ use super::sheet::{Group, draw_groups};
 use crate::config::bundled;
 use crate::domain::merge::{MergeRecipe, MergeReport, Verdict};
 use crate::domain::sample::Determinism;
-use crate::engine::Flow;
-use crate::engine::base_model::BaseModel;
-use crate::engine::conditioning::ConceptUse;
-use crate::engine::custom_diffusion::delta::Delta;
-use crate::engine::custom_diffusion::merge::{Merge, PackUse};
-use crate::engine::custom_diffusion::merge_base::MergeBase;
-use crate::engine::custom_diffusion::pack::{MergePack, name};
-use crate::engine::sampler::{SampleRequest, sample};
+use crate::engine::{
+    BaseModel, ConceptUse, Delta, Flow, Merge, MergePack, PackUse, RegularizationStatistics,
+    SampleRequest, sample,
+};
 use crate::worker::ClassImageFolder;
 
 /// Pictures of each prompt.
@@ -60,7 +56,7 @@ struct Learnt {
 
 struct Studio {
     base: BaseModel,
-    merge_base: MergeBase,
+    merge_base: RegularizationStatistics,
 }
 
 /// Draws the sheet and prints the checks.
@@ -77,7 +73,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
     let captions = ClassImageFolder::open(&dir.join("class_images"))
         .with_context(|| format!("{} has no folder class_images", dir.display()))?
         .captions();
-    let studio = Studio { merge_base: MergeBase::new(&base, &captions)?, base };
+    let studio = Studio { merge_base: RegularizationStatistics::new(&base, &captions)?, base };
     let (first, second) = (studio.read(&args.first)?, studio.read(&args.second)?);
     let twins = args.conflict.iter().map(|path| studio.read(path)).collect::<Result<Vec<_>>>()?;
     let [one, other] = twins.as_slice() else { bail!("--conflict takes two deltas") };
@@ -131,7 +127,11 @@ impl Studio {
         let shown = path.display();
         let bytes = std::fs::read(path).with_context(|| format!("{shown} cannot be read"))?;
         let delta = Delta::from_safetensors(&bytes).with_context(|| shown.to_string())?;
-        let name = delta.concepts.first().map(name).context("the delta teaches nothing")?;
+        let name = delta
+            .concepts
+            .first()
+            .map(|one| one.words.in_prompt())
+            .context("the delta teaches nothing")?;
         Ok(Learnt { delta: Arc::new(delta), name })
     }
 

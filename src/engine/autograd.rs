@@ -193,8 +193,8 @@ impl Gradients {
 /// `block` must give the same result each time, and use no tracked variable but its inputs.
 pub fn checkpoint(
     inputs: &[&Variable],
-    block: impl Fn(&[Variable]) -> super::Result<Variable> + Send + 'static,
-) -> super::Result<Variable> {
+    block: impl Fn(&[Variable]) -> super::error::Result<Variable> + Send + 'static,
+) -> super::error::Result<Variable> {
     let tracked: Vec<bool> = inputs.iter().map(|input| input.is_tracked()).collect();
     let detached: Vec<Variable> = inputs.iter().map(|input| input.tensor().into()).collect();
     let result = block(&detached)?;

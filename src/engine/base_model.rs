@@ -6,20 +6,19 @@ use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use super::{
-    EngineError, Result,
-    clip::{ClipTextEncoder, ClipTokenizer},
     device::{arithmetic, compute_dtype},
+    error::{EngineError, Result},
     ops::Precision,
+    prompt::PromptEncoder,
     schedulers::SchedulerConfig,
     unet::UNet2DConditionModel,
     vae::AutoencoderKl,
     weights::{WeightFiles, read_json},
 };
 
-/// All parts of a diffusers folder that drawing and training need.
+/// All parts of a diffusers folder that sampling and training need.
 pub struct BaseModel {
-    pub tokenizer: ClipTokenizer,
-    pub text_encoder: ClipTextEncoder,
+    pub prompt_encoder: PromptEncoder,
     pub unet: UNet2DConditionModel,
     pub vae: AutoencoderKl,
     pub scheduler: SchedulerConfig,
@@ -28,7 +27,7 @@ pub struct BaseModel {
     pub digest: String,
     /// How numbers are computed, as [`arithmetic`] calls it.
     pub arithmetic: String,
-    /// Weights of the folder that no layer has asked for, such as `text_encoder/text_projection.weight`.
+    /// Weights of the folder that no layer uses, such as `text_encoder/text_projection.weight`.
     pub unexpected_weights: Vec<String>,
 }
 
@@ -55,8 +54,7 @@ impl BaseModel {
         let vae_files = open("vae", "diffusion_pytorch_model")?;
 
         let mut base = Self {
-            tokenizer: ClipTokenizer::load(&dir.join("tokenizer"))?,
-            text_encoder: ClipTextEncoder::load(&dir.join("text_encoder"), &text_files)?,
+            prompt_encoder: PromptEncoder::load(dir, &text_files)?,
             unet: UNet2DConditionModel::load(&dir.join("unet"), &unet_files)?,
             vae: AutoencoderKl::load(&dir.join("vae"), &vae_files)?,
             scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
@@ -86,25 +84,13 @@ impl BaseModel {
         let mismatch =
             |reason: String| EngineError::ModelFile { path: dir.display().to_string(), reason };
         let (text, cross) =
-            (self.text_encoder.hidden_size(), self.unet.config().cross_attention_dim());
+            (self.prompt_encoder.hidden_size(), self.unet.config().cross_attention_dim());
         if text != cross {
             return Err(mismatch(format!(
                 "the text encoder has width {text}, the unet's cross-attention {cross}"
             )));
         }
-        let (limit, positions) =
-            (self.tokenizer.max_length(), self.text_encoder.max_position_embeddings());
-        if limit > positions {
-            return Err(mismatch(format!(
-                "the tokenizer's limit is {limit}, the text encoder has {positions} positions"
-            )));
-        }
-        let (vocabulary, rows) = (self.tokenizer.vocab_size(), self.text_encoder.vocab_size());
-        if vocabulary != rows {
-            return Err(mismatch(format!(
-                "the vocabulary has {vocabulary} entries, the token table {rows} rows"
-            )));
-        }
+        self.prompt_encoder.check().map_err(mismatch)?;
         let (latent, sample) = (self.vae.config().latent_channels, self.unet.config().in_channels);
         if latent != sample || latent != self.unet.config().out_channels {
             return Err(mismatch(format!(

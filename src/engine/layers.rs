@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    EngineError, Result,
+    error::{EngineError, Result},
     ops::{FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding},
     weights::Weights,
 };

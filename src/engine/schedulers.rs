@@ -1,7 +1,7 @@
 //! From one noise level to the next: the rules of sampling, as diffusers defines them.
 //!
-//! A [`Scheduler`] belongs to one row of a batch and works on the host, on that row's latents; rows of one batch may
-//! follow different rules with different numbers of steps. `ᾱ_t` is the cumulative product of `1 − β`, and
+//! A [`Scheduler`] belongs to one image of a batch and works on the host, on that image's latents; the images of a batch
+//! may follow different rules with different numbers of steps. `ᾱ_t` is the cumulative product of `1 − β`, and
 //! `σ_t = √((1 − ᾱ_t) / ᾱ_t)` its noise level.
 
 mod ddim;
@@ -11,42 +11,15 @@ mod euler;
 mod lcm;
 mod pndm;
 mod schedule;
+mod scheduler;
 mod unipc;
 
-use super::{EngineError, Result};
+use super::error::{EngineError, Result};
 use crate::domain::model_info::{CheckSteps, SchedulerLimit};
 use crate::domain::sample::SchedulerName;
 
 pub use schedule::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
-
-/// One row's way from noise to image.
-pub struct Scheduler {
-    timesteps: Vec<f32>,
-    init_noise_sigma: f32,
-    rule: Box<dyn Rule>,
-    /// Steps of the rule that were left out at the beginning.
-    skipped: usize,
-    prediction_type: PredictionType,
-}
-
-/// What a family of schedulers does at a step; `step` counts from 0 and goes up by one at each call.
-trait Rule: Send {
-    /// `sample / √(σ² + 1)` for rules that work on `x₀ + σ ε`; others change nothing.
-    fn scale_model_input(&self, _step: usize, sample: &[f32]) -> Vec<f32> {
-        sample.to_vec()
-    }
-
-    /// Whether the step adds fresh noise.
-    fn needs_noise(&self, _step: usize) -> bool {
-        false
-    }
-
-    /// What x₀ and ε are multiplied by in the sample at `step`.
-    fn noise_parts(&self, step: usize) -> (f64, f64);
-
-    /// Replaces the sample by the one at the next timestep.
-    fn step(&mut self, step: usize, model_pred: &[f32], sample: &mut [f32], noise: Option<&[f32]>);
-}
+pub use scheduler::Scheduler;
 
 impl Scheduler {
     /// Plans `num_inference_steps` steps of the rule `name`; `eta` is DDIM's η and ignored by the others.
@@ -118,52 +91,6 @@ impl Scheduler {
         scheduler.skipped = skipped;
         Ok(scheduler)
     }
-
-    /// The timestep that the model is called with at each step, from noisy to clean.
-    pub fn timesteps(&self) -> &[f32] {
-        &self.timesteps
-    }
-
-    /// What standard normal latents are multiplied by at the start.
-    pub fn init_noise_sigma(&self) -> f32 {
-        self.init_noise_sigma
-    }
-
-    /// What the model sees of the sample at `step`.
-    pub fn scale_model_input(&self, step: usize, sample: &[f32]) -> Vec<f32> {
-        self.rule.scale_model_input(self.skipped + step, sample)
-    }
-
-    /// Whether [`Self::step`] wants standard normal noise at `step`.
-    pub fn needs_noise(&self, step: usize) -> bool {
-        self.rule.needs_noise(self.skipped + step)
-    }
-
-    /// The sample to start from: a clean one with as much noise as the first step expects.
-    pub fn add_noise(&self, clean: &[f32], noise: &[f32]) -> Vec<f32> {
-        let (of_x0, of_noise) = self.rule.noise_parts(self.skipped);
-        combined(&[(of_x0, clean), (of_noise, noise)])
-    }
-
-    /// What the model's answer at `step` says of the clean sample.
-    pub fn predicted_x0(&self, step: usize, model_pred: &[f32], sample: &[f32]) -> Vec<f32> {
-        let (of_x0, of_noise) = self.rule.noise_parts(self.skipped + step);
-        // As if the sample had unit variance, which is what the model sees of it.
-        let scale = of_x0.hypot(of_noise);
-        let parts = self.prediction_type.parts((of_x0 / scale).powi(2));
-        combined(&[(parts.x0.0, model_pred), (parts.x0.1 / scale, sample)])
-    }
-
-    /// Takes the sample from `timesteps()[step]` to the next; steps must be taken in order.
-    pub fn step(
-        &mut self,
-        step: usize,
-        model_pred: &[f32],
-        sample: &mut [f32],
-        noise: Option<&[f32]>,
-    ) {
-        self.rule.step(self.skipped + step, model_pred, sample, noise);
-    }
 }
 
 /// The schedulers that can be used with a config, and the most steps of each.
@@ -176,7 +103,7 @@ pub fn limits(config: &SchedulerConfig) -> Vec<SchedulerLimit> {
     SchedulerName::ALL.into_iter().filter_map(limit).collect()
 }
 
-/// The rule by which a number of steps is checked before anything is drawn.
+/// The rule by which a number of steps is checked before anything is generated.
 pub fn check_steps(config: &SchedulerConfig) -> CheckSteps {
     let config = config.clone();
     Box::new(move |name, steps| match Scheduler::new(name, &config, steps, 0.0) {
@@ -197,7 +124,7 @@ fn in_range(config: &SchedulerConfig, timesteps: &[f64]) -> Result<()> {
     )))
 }
 
-/// Refuses so many steps that two fall on one timestep, between which a solver cannot go.
+/// Refuses a number of steps at which two fall on one timestep: a solver cannot step between them.
 fn distinct(timesteps: &[f64]) -> Result<()> {
     if timesteps.windows(2).all(|pair| pair[0] > pair[1]) {
         return Ok(());
@@ -207,20 +134,6 @@ fn distinct(timesteps: &[f64]) -> Result<()> {
         timesteps.len()
     );
     Err(EngineError::InvalidInput(text))
-}
-
-/// `out ← Σ factor · part`, element by element in f64.
-fn combine(out: &mut [f32], parts: &[(f64, &[f32])]) {
-    for (i, out) in out.iter_mut().enumerate() {
-        *out = parts.iter().map(|(factor, part)| factor * f64::from(part[i])).sum::<f64>() as f32;
-    }
-}
-
-/// The same as [`combine`], as a new row.
-fn combined(parts: &[(f64, &[f32])]) -> Vec<f32> {
-    let mut out = vec![0.0; parts.first().map_or(0, |(_, part)| part.len())];
-    combine(&mut out, parts);
-    out
 }
 
 #[cfg(test)]

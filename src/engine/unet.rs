@@ -2,6 +2,7 @@
 
 mod blocks;
 mod config;
+mod cross_attention;
 mod embeddings;
 mod memory;
 mod resnet;
@@ -17,54 +18,24 @@ use self::{
     embeddings::TimestepEmbedding,
 };
 use super::{
-    EngineError, Result,
     autograd::Variable,
-    conditioning::{Conditioning, KeyValue},
+    error::{EngineError, Result},
+    key_values::{KeyValue, KeyValues},
     layers::{conv_same, group_norm},
-    ops::{self, FrozenConv2d, FrozenLinear, GroupNorm},
-    rows,
+    ops::{self, FrozenConv2d, GroupNorm},
+    split::Split,
     weights::WeightFiles,
 };
 
 pub use config::UNet2DConditionConfig;
-pub use memory::{CallSize, Recomputation};
-
-/// `to_k` and `to_v` of one cross-attention layer: what Custom Diffusion trains.
-pub struct CrossAttentionKv {
-    /// The layer as in the checkpoint, such as `down_blocks.0.attentions.0.transformer_blocks.0.attn2`.
-    pub name: String,
-    /// `(inner, cross_attention_dim)`.
-    pub to_k: Tensor,
-    /// `(inner, cross_attention_dim)`.
-    pub to_v: Tensor,
-    frozen_k: FrozenLinear,
-    frozen_v: FrozenLinear,
-}
-
-/// K and V of one cross-attention layer as a training takes them, each `(batch, tokens, inner)`.
-#[derive(Clone, Debug)]
-pub struct KeyValueVariable {
-    pub key: Variable,
-    pub value: Variable,
-}
-
-/// What a training keeps of the way forward for the way back.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Activations {
-    /// All that the way back needs: the fastest.
-    #[default]
-    Keep,
-    /// The input of each layer (a resnet with its transformer), which runs once more on the way back.
-    Recompute,
-    /// All, but the inputs of as many layers as it takes for activations and gradients to fit in so many bytes.
-    Within(u64),
-}
+pub use cross_attention::{CrossAttentionKv, KeyValueVariable};
+pub use memory::{Activations, CallSize, Recomputation};
 
 /// Predicts the noise (or v) in `noisy_latents`.
 ///
 /// `h₀ = conv_in(x)`; every down block keeps its results; `mid`; every up block reads one kept result per resnet,
 /// joined to its input along the channels; last `conv_out(silu(norm(h)))`.
-/// It never sees text or deltas: K and V of its cross-attention layers come in a [`Conditioning`], one per row.
+/// It never sees text or deltas: K and V of its cross-attention layers come in as [`KeyValues`], one per element.
 ///
 /// | weight                                         | shape, with `c = block_out_channels`          |
 /// |------------------------------------------------|-----------------------------------------------|
@@ -84,7 +55,7 @@ pub struct UNet2DConditionModel {
     conv_out: FrozenConv2d,
     cross_attention: Vec<CrossAttentionKv>,
     dtype: DType,
-    split: rows::Split,
+    split: Split,
 }
 
 impl UNet2DConditionModel {
@@ -129,39 +100,39 @@ impl UNet2DConditionModel {
             )?,
             cross_attention,
             dtype: files.dtype(),
-            split: rows::Split::of(files),
+            split: Split::of(files),
             config,
         };
         Ok(model)
     }
 
-    /// Predicts one denoising direction per row.
+    /// Predicts one denoising direction per element of the batch.
     ///
     /// - `noisy_latents`: `(batch, in_channels, height, width)`, any height and width
-    /// - `timesteps`: one per row
-    /// - `conditioning`: `batch` rows
+    /// - `timesteps`: one per element
+    /// - `key_values`: of `batch` elements
     /// - returns `(batch, out_channels, height, width)` in the type of `noisy_latents`
     pub fn forward(
         &self,
         noisy_latents: &Tensor,
         timesteps: &[f32],
-        conditioning: &Conditioning,
+        key_values: &KeyValues,
     ) -> Result<Tensor> {
-        self.check(noisy_latents, timesteps, conditioning)?;
+        self.check(noisy_latents, timesteps, key_values)?;
         let kept = self.config.recompute_all(false);
         let predict = |range: std::ops::Range<usize>| -> Result<Tensor> {
-            let rows = |x: &Tensor| x.narrow(0, range.start, range.len());
-            let key_values = conditioning
+            let elements = |x: &Tensor| x.narrow(0, range.start, range.len());
+            let key_values = key_values
                 .layers
                 .iter()
                 .map(|kv| {
                     Ok(KeyValueVariable {
-                        key: rows(&kv.key)?.into(),
-                        value: rows(&kv.value)?.into(),
+                        key: elements(&kv.key)?.into(),
+                        value: elements(&kv.value)?.into(),
                     })
                 })
                 .collect::<Result<_>>()?;
-            let latents = rows(noisy_latents)?.permute((0, 2, 3, 1))?.contiguous()?;
+            let latents = elements(noisy_latents)?.permute((0, 2, 3, 1))?.contiguous()?;
             let timesteps = &timesteps[range.clone()];
             let predicted = self.trace(&latents, timesteps, key_values, &kept)?;
             Ok(predicted.tensor().permute((0, 3, 1, 2))?.contiguous()?)
@@ -206,7 +177,7 @@ impl UNet2DConditionModel {
 
     /// Which layers a training step computes again.
     ///
-    /// - `latents`: `(batch, in_channels, height, width)`, of all rows of the step
+    /// - `latents`: `(batch, in_channels, height, width)`, of all elements of the step
     pub fn recomputation(
         &self,
         activations: Activations,
@@ -223,17 +194,17 @@ impl UNet2DConditionModel {
 
     /// The size of a call with these latents, `(batch, in_channels, height, width)`.
     pub fn call_size(&self, latents: &Tensor) -> Result<CallSize> {
-        let (rows, _, height, width) = latents.dims4()?;
+        let (batch, _, height, width) = latents.dims4()?;
         let on_cpu = latents.device().is_cpu();
-        Ok(CallSize { rows, height, width, dtype: self.dtype, on_cpu })
+        Ok(CallSize { batch, height, width, dtype: self.dtype, on_cpu })
     }
 
-    /// How the rows of a batch are shared out.
-    pub(crate) fn split(&self) -> rows::Split {
+    /// How the elements of a batch are divided among the threads.
+    pub(crate) fn split(&self) -> Split {
         self.split
     }
 
-    /// The layers that K and V belong to, in the order of [`Conditioning::layers`].
+    /// The layers that K and V belong to, in the order of [`KeyValues::layers`].
     pub fn cross_attention(&self) -> &[CrossAttentionKv] {
         &self.cross_attention
     }
@@ -241,7 +212,7 @@ impl UNet2DConditionModel {
     /// K and V of the base model for encoded prompts.
     ///
     /// - `encoder_hidden_states`: `(batch, tokens, cross_attention_dim)`
-    pub fn project(&self, encoder_hidden_states: &Tensor) -> Result<Conditioning> {
+    pub fn project(&self, encoder_hidden_states: &Tensor) -> Result<KeyValues> {
         let text = encoder_hidden_states.to_dtype(self.dtype)?.into();
         let project = |layer: &CrossAttentionKv| -> Result<KeyValue> {
             Ok(KeyValue {
@@ -249,9 +220,7 @@ impl UNet2DConditionModel {
                 value: layer.frozen_v.forward(&text)?.into_tensor(),
             })
         };
-        Ok(Conditioning {
-            layers: self.cross_attention.iter().map(project).collect::<Result<_>>()?,
-        })
+        Ok(KeyValues { layers: self.cross_attention.iter().map(project).collect::<Result<_>>()? })
     }
 
     /// The published config.
@@ -268,7 +237,7 @@ impl UNet2DConditionModel {
         &self,
         noisy_latents: &Tensor,
         timesteps: &[f32],
-        conditioning: &Conditioning,
+        key_values: &KeyValues,
     ) -> Result<()> {
         let (batch, channels, _, _) = noisy_latents.dims4()?;
         let complain = |text: String| Err(EngineError::InvalidInput(text));
@@ -279,17 +248,17 @@ impl UNet2DConditionModel {
             ));
         }
         if timesteps.len() != batch {
-            return complain(format!("{} timesteps for {batch} rows", timesteps.len()));
+            return complain(format!("{} timesteps for {batch} elements", timesteps.len()));
         }
-        if conditioning.layers.len() != self.cross_attention.len() {
-            let (given, wanted) = (conditioning.layers.len(), self.cross_attention.len());
+        if key_values.layers.len() != self.cross_attention.len() {
+            let (given, wanted) = (key_values.layers.len(), self.cross_attention.len());
             return complain(format!("a conditioning of {given} layers for a model of {wanted}"));
         }
-        for kv in &conditioning.layers {
-            let rows = kv.key.dim(0)?;
-            if rows != batch {
+        for kv in &key_values.layers {
+            let elements = kv.key.dim(0)?;
+            if elements != batch {
                 return complain(format!(
-                    "a conditioning of {rows} rows for {batch} rows of latents"
+                    "a conditioning of {elements} elements for {batch} elements of latents"
                 ));
             }
         }

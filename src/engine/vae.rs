@@ -1,50 +1,23 @@
 //! The autoencoder between images and latents.
 
 mod coder;
+mod config;
 
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
-use serde::Deserialize;
-use serde_json::{Value, json};
 
 use self::coder::{Decoder, Encoder};
 use super::{
-    EngineError, Result,
     autograd::Variable,
-    layers::{conv_same, require},
+    error::{EngineError, Result},
+    layers::conv_same,
     ops::FrozenConv2d,
-    rows::Split,
-    weights::{WeightFiles, read_json},
+    split::Split,
+    weights::WeightFiles,
 };
 
-/// `vae/config.json`.
-#[derive(Clone, Debug, Deserialize)]
-pub struct AutoencoderKlConfig {
-    #[serde(default = "three")]
-    pub in_channels: usize,
-    #[serde(default = "three")]
-    pub out_channels: usize,
-    #[serde(default = "default_latent_channels")]
-    pub latent_channels: usize,
-    pub block_out_channels: Vec<usize>,
-    #[serde(default = "one")]
-    pub layers_per_block: usize,
-    #[serde(default = "default_norm_num_groups")]
-    pub norm_num_groups: usize,
-    /// Height and width of the images that the model was trained on.
-    #[serde(default)]
-    pub sample_size: Option<usize>,
-    /// Latents times this have a variance of about one: what the UNet sees.
-    #[serde(default = "default_scaling_factor")]
-    pub scaling_factor: f64,
-    #[serde(default = "yes")]
-    pub use_quant_conv: bool,
-    #[serde(default = "yes")]
-    pub use_post_quant_conv: bool,
-    #[serde(default = "yes")]
-    pub mid_block_add_attention: bool,
-}
+pub use config::AutoencoderKlConfig;
 
 /// Where an image lies among the latents: a normal distribution per number, both `(batch, latent_channels, h, w)`.
 #[derive(Clone, Debug)]
@@ -56,7 +29,7 @@ pub struct Posterior {
 /// Encodes images to latents and decodes latents to images.
 ///
 /// `[μ, log σ²] = quant_conv(encoder(x))` with `log σ²` clamped to [−30, 20]; `x̂ = decoder(post_quant_conv(z))`.
-/// Latents here are unscaled: the caller multiplies by [`Self::scaling_factor`] on the way to the UNet.
+/// Latents here are unscaled: the caller multiplies by [`Self::scaling_factor`] before the UNet.
 ///
 /// | weight                               | shape, with `l = latent_channels`      |
 /// |--------------------------------------|----------------------------------------|
@@ -76,7 +49,7 @@ pub struct AutoencoderKl {
 impl AutoencoderKl {
     /// Reads the config and takes the weights.
     pub fn load(dir: &Path, files: &WeightFiles) -> Result<Self> {
-        let config = read_config(&dir.join("config.json"))?;
+        let config = AutoencoderKlConfig::read(&dir.join("config.json"))?;
         let weights = files.root();
         let latent = config.latent_channels;
         let quant_conv = match config.use_quant_conv {
@@ -143,8 +116,8 @@ impl AutoencoderKl {
         f: impl Fn(Variable) -> Result<Variable> + Sync,
     ) -> Result<Tensor> {
         let part = |range: std::ops::Range<usize>| -> Result<Tensor> {
-            let rows = images.narrow(0, range.start, range.len())?.to_dtype(self.dtype)?;
-            let result = f(rows.permute((0, 2, 3, 1))?.contiguous()?.into())?;
+            let elements = images.narrow(0, range.start, range.len())?.to_dtype(self.dtype)?;
+            let result = f(elements.permute((0, 2, 3, 1))?.contiguous()?.into())?;
             Ok(result.tensor().permute((0, 3, 1, 2))?.contiguous()?)
         };
         Ok(Tensor::cat(&self.split.map(images.dim(0)?, part)?, 0)?.to_dtype(images.dtype())?)
@@ -164,46 +137,4 @@ impl AutoencoderKl {
     pub fn config(&self) -> &AutoencoderKlConfig {
         &self.config
     }
-}
-
-fn read_config(path: &Path) -> Result<AutoencoderKlConfig> {
-    let json: Value = read_json(path)?;
-    for field in ["latents_mean", "latents_std"] {
-        require(path, &json, field, &[json!(null)])?;
-    }
-    require(path, &json, "shift_factor", &[json!(null), json!(0), json!(0.0)])?;
-    require(path, &json, "act_fn", &[json!("silu"), json!("swish")])?;
-    let levels = json["block_out_channels"].as_array().map_or(0, Vec::len);
-    let failed =
-        |reason: String| EngineError::ModelFile { path: path.display().to_string(), reason };
-    if levels == 0 {
-        return Err(failed("`block_out_channels` is empty".into()));
-    }
-    require(path, &json, "down_block_types", &[json!(vec!["DownEncoderBlock2D"; levels])])?;
-    require(path, &json, "up_block_types", &[json!(vec!["UpDecoderBlock2D"; levels])])?;
-    serde_json::from_value(json).map_err(|error| failed(error.to_string()))
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn one() -> usize {
-    1
-}
-
-fn three() -> usize {
-    3
-}
-
-fn default_latent_channels() -> usize {
-    4
-}
-
-fn default_norm_num_groups() -> usize {
-    32
-}
-
-fn default_scaling_factor() -> f64 {
-    0.18215
 }

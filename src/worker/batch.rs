@@ -16,7 +16,7 @@ use super::error::JobError;
 use super::job::JobContext;
 use super::model::Engine;
 use crate::domain::job::Phase;
-use crate::engine::sampler::{self, Row, SampleRequest};
+use crate::engine::{DenoisingState, RunningBatch, RunningImage, SampleRequest, images};
 
 /// Pixels that are decoded in one call: the decoder takes much more memory than a denoising step.
 const DECODED_AT_ONCE: usize = 512 * 512;
@@ -78,25 +78,24 @@ impl Waiting {
     }
 }
 
-/// A picture in the batch.
-struct Running {
+/// Whose picture one in the batch is.
+struct Owner {
     order: Rc<Order>,
     index: usize,
-    row: Row,
-    /// How many rows of the base model's own size one of its rows counts for.
-    scale: usize,
 }
 
-impl Running {
+type Running = RunningImage<Owner>;
+
+impl Owner {
     /// Shows what it looks like so far, where that is asked for and due; the last step is followed by the picture itself.
-    fn show(&self, engine: &Engine) {
+    fn show(&self, engine: &Engine, state: &DenoisingState) {
         let Drawing { job, requests, preview_every, .. } = &self.order.drawing;
-        let left = self.row.remaining();
-        let done = self.row.total_steps() - left;
+        let left = state.remaining();
+        let done = state.total_steps() - left;
         if left == 0 || preview_every.is_none_or(|every| !done.is_multiple_of(every)) {
             return;
         }
-        match guarded(|| self.row.preview(&engine.base)) {
+        match guarded(|| state.preview(&engine.base)) {
             Ok(preview) => {
                 let index = requests[self.index].image_index as usize;
                 preview.into_iter().for_each(|picture| job.show(index, done, picture));
@@ -105,23 +104,18 @@ impl Running {
             Err(error) => tracing::warn!(job.id = %job.job_id, %error, "no preview"),
         }
     }
-
-    fn cost(&self) -> usize {
-        self.row.width() * self.scale
-    }
 }
 
 /// What is drawn now, and what comes next.
 pub(crate) struct Batch {
-    /// Rows of one call of the UNet, guidance rows counted.
-    row_budget: usize,
     waiting: VecDeque<Waiting>,
-    running: Vec<Running>,
+    running: RunningBatch<Owner>,
 }
 
 impl Batch {
+    /// - `row_budget`: elements of one call of the UNet, guidance counted
     pub(crate) fn new(row_budget: usize) -> Self {
-        Self { row_budget: row_budget.max(1), waiting: VecDeque::new(), running: Vec::new() }
+        Self { waiting: VecDeque::new(), running: RunningBatch::new(row_budget) }
     }
 
     /// Lines a job's pictures up.
@@ -143,21 +137,18 @@ impl Batch {
 
     /// Takes every picture one step further: lets new ones in, drops those of stopped jobs, and hands over those done.
     pub(crate) fn step(&mut self, engine: &Engine, conditioner: &mut Conditioner) {
-        self.running.retain(|running| !running.order.is_over());
+        self.running.retain(|owner| !owner.order.is_over());
         self.admit(engine, conditioner);
         self.denoise(engine);
-        let done = self.running.extract_if(.., |running| running.row.remaining() == 0).collect();
-        deliver(engine, done);
+        deliver(engine, self.running.take_finished());
     }
 
     /// Lets pictures in as long as there is room for their rows.
     fn admit(&mut self, engine: &Engine, conditioner: &mut Conditioner) {
-        let mut taken: usize = self.running.iter().map(Running::cost).sum();
         while let Some(next) = self.waiting.front() {
             let scale = scale(engine, next.request());
-            let cost = next.request().max_width() * scale;
-            // Larger than the budget, it goes alone.
-            if !next.order.is_over() && taken > 0 && taken + cost > self.row_budget {
+            let cost = next.request().max_elements() * scale;
+            if !next.order.is_over() && !self.running.has_room_for(cost) {
                 return;
             }
             let Some(Waiting { order, index }) = self.waiting.pop_front() else { return };
@@ -166,47 +157,32 @@ impl Batch {
             }
             let Drawing { job, cast, requests, .. } = &order.drawing;
             match guarded(|| conditioner.row(engine, job, cast, &requests[index])) {
-                Ok(row) => {
-                    order.total_steps.set(requests.len() * row.remaining());
-                    self.running.push(Running { order, index, row, scale });
-                    taken += cost;
+                Ok(state) => {
+                    order.total_steps.set(requests.len() * state.remaining());
+                    self.running.join(Running { owner: Owner { order, index }, state, scale });
                 }
                 Err(error) => order.end(error),
             }
         }
     }
 
-    /// One step of all rows that fit into the budget, those that joined first before others.
+    /// One step of all pictures whose turn it is.
     fn denoise(&mut self, engine: &Engine) {
-        let mut taken = 0;
-        let fit = self.running.iter().take_while(|running| {
-            taken += running.cost();
-            taken <= self.row_budget
-        });
-        let count = fit.count().max(1).min(self.running.len());
-        let turn = &mut self.running[..count];
-        if turn.is_empty() {
-            return;
+        for running in self.running.turn() {
+            running.owner.order.drawing.job.begin_first_step();
         }
-        let before: Vec<usize> = turn.iter().map(|running| running.row.remaining()).collect();
-        for running in turn.iter() {
-            running.order.drawing.job.begin_first_step();
-        }
-        let mut rows: Vec<&mut Row> = turn.iter_mut().map(|running| &mut running.row).collect();
-        let together = guarded(|| sampler::step(&engine.base, &mut rows));
-        for (running, before) in turn.iter_mut().zip(before) {
-            if together.is_err() && running.row.remaining() == before {
-                // Somebody's row cannot be drawn: alone, each shows whether it is the one.
-                let alone = guarded(|| sampler::step(&engine.base, &mut [&mut running.row]));
-                if let Err(error) = alone {
-                    running.order.end(error);
-                    continue;
+        self.running.step(
+            &engine.base,
+            |call| guarded(call),
+            |running, result| match result {
+                Ok(()) => {
+                    running.owner.order.note_step();
+                    running.owner.show(engine, &running.state);
                 }
-            }
-            running.order.note_step();
-            running.show(engine);
-        }
-        self.running.retain(|running| !running.order.over.get());
+                Err(error) => running.owner.order.end(error),
+            },
+        );
+        self.running.retain(|owner| !owner.order.over.get());
     }
 }
 
@@ -215,28 +191,30 @@ fn deliver(engine: &Engine, done: Vec<Running>) {
     let mut rest = done.as_slice();
     while let Some(first) = rest.first() {
         let pixels = |running: &Running| {
-            let request = &running.order.drawing.requests[running.index];
+            let request = &running.owner.order.drawing.requests[running.owner.index];
             request.width * request.height
         };
         let at_once = (DECODED_AT_ONCE / pixels(first)).clamp(1, rest.len());
         let (now, later) = rest.split_at(at_once);
         rest = later;
-        let rows: Vec<&Row> = now.iter().map(|running| &running.row).collect();
-        match guarded(|| sampler::pictures(&engine.base, &rows)) {
+        let states: Vec<&DenoisingState> = now.iter().map(|running| &running.state).collect();
+        match guarded(|| images(&engine.base, &states)) {
             Ok(pictures) => {
                 for (running, picture) in now.iter().zip(pictures) {
-                    let _ = running.order.drawing.pictures.send(Ok((running.index, picture)));
+                    let Owner { order, index } = &running.owner;
+                    let _ = order.drawing.pictures.send(Ok((*index, picture)));
                 }
             }
-            Err(error) if now.len() == 1 => now[0].order.end(error),
+            Err(error) if now.len() == 1 => now[0].owner.order.end(error),
             Err(_) => {
                 for running in now {
-                    match guarded(|| sampler::pictures(&engine.base, &[&running.row])) {
+                    let Owner { order, index } = &running.owner;
+                    match guarded(|| images(&engine.base, &[&running.state])) {
                         Ok(mut picture) => {
-                            let picture = picture.pop().map(|picture| Ok((running.index, picture)));
-                            let _ = picture.map(|one| running.order.drawing.pictures.send(one));
+                            let picture = picture.pop().map(|picture| Ok((*index, picture)));
+                            let _ = picture.map(|one| order.drawing.pictures.send(one));
                         }
-                        Err(error) => running.order.end(error),
+                        Err(error) => order.end(error),
                     }
                 }
             }

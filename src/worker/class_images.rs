@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::domain::concept::ClassNoun;
-use crate::engine::custom_diffusion::train::CaptionedImage;
+use crate::engine::CaptionedImage;
 
 /// The captions of a folder's `metadata.jsonl`; images are read when a training needs them.
 #[derive(Clone, Debug, Default)]

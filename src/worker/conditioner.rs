@@ -10,9 +10,9 @@ use super::packs::Concepts;
 use crate::domain::job::Phase;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::sample::DeltaUse;
-use crate::engine::Result;
-use crate::engine::conditioning::{ConceptSet, Conditioning, prompt_tokens};
-use crate::engine::sampler::{Prompts, Row, SampleRequest};
+use crate::engine::{
+    ConceptSet, DenoisingState, KeyValues, PromptKeyValues, Result, SampleRequest,
+};
 
 /// The concepts of a sample: the deltas, and a name for all that they do to a prompt.
 pub(crate) struct Cast {
@@ -56,9 +56,9 @@ impl Cast {
 /// They depend on the recipe and the prompt's token ids, and on the engine's dtype, of which there is one per thread.
 /// Nothing else of a concept is ever on the device.
 pub(crate) struct Conditioner {
-    kept: Lru<(Recipe, Vec<u32>), Conditioning>,
+    kept: Lru<(Recipe, Vec<u32>), KeyValues>,
     /// The base model's answer to the empty prompt, which everyone may need, is never forgotten.
-    unconditional: Option<(Vec<u32>, Conditioning)>,
+    unconditional: Option<(Vec<u32>, KeyValues)>,
 }
 
 impl Conditioner {
@@ -73,13 +73,14 @@ impl Conditioner {
         job: &JobContext,
         cast: &Cast,
         request: &SampleRequest,
-    ) -> Result<Row> {
+    ) -> Result<DenoisingState> {
         let added = cast.concepts.modifier_tokens();
         let mut concepts: Option<ConceptSet> = None;
-        let prompts = Prompts::made_by(request, &mut |prompt, share| {
+        let prompts = PromptKeyValues::from_fn(request, &mut |prompt, share| {
             let base = &engine.base;
-            let tokens = prompt_tokens(base, &added, prompt)?;
-            let named = tokens.ids.iter().any(|&id| id as usize >= base.tokenizer.vocab_size());
+            let tokens = base.prompt_encoder.tokenize_whole(prompt, &added)?;
+            let named =
+                tokens.ids.iter().any(|&id| id as usize >= base.prompt_encoder.vocab_size());
             // Without strength and without a modifier token it is the base model's, whatever the concepts.
             let base_alone = cast.concepts.is_base_model() || (share == 0.0 && !named);
             let recipe = match base_alone {
@@ -97,10 +98,10 @@ impl Conditioner {
             self.keep(recipe, tokens.ids, prompt, &made);
             Ok(made)
         })?;
-        Row::with_prompts(&engine.base, request, prompts)
+        DenoisingState::with_key_values(&engine.base, request, prompts)
     }
 
-    fn known(&mut self, recipe: &Recipe, tokens: &[u32]) -> Option<Conditioning> {
+    fn known(&mut self, recipe: &Recipe, tokens: &[u32]) -> Option<KeyValues> {
         match &self.unconditional {
             Some((empty, known)) if recipe.deltas.is_empty() && empty == tokens => {
                 Some(known.clone())
@@ -109,7 +110,7 @@ impl Conditioner {
         }
     }
 
-    fn keep(&mut self, recipe: Recipe, tokens: Vec<u32>, prompt: &str, made: &Conditioning) {
+    fn keep(&mut self, recipe: Recipe, tokens: Vec<u32>, prompt: &str, made: &KeyValues) {
         if recipe.deltas.is_empty() && prompt.is_empty() {
             self.unconditional = Some((tokens, made.clone()));
         } else {

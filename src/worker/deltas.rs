@@ -10,8 +10,7 @@ use super::error::JobError;
 use super::lru::Lru;
 use crate::domain::id::DeltaId;
 use crate::domain::sample::DeltaUse;
-use crate::engine::conditioning::ConceptUse;
-use crate::engine::custom_diffusion::delta::Delta;
+use crate::engine::{ConceptUse, Delta};
 use crate::storage::{Storage, StorageKey};
 
 /// The deltas that were used last, up to so many bytes.

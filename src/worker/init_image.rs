@@ -5,7 +5,7 @@ use image::RgbImage;
 use super::error::JobError;
 use super::job::JobContext;
 use crate::domain::sample::SampleTask;
-use crate::engine::sampler::{InitImage, encode_init};
+use crate::engine::{InitImage, encode_init};
 use crate::storage::StorageKey;
 
 /// Reads and encodes it, once for all pictures of the task.

@@ -30,7 +30,7 @@ fn describe(
     let base = &engine.base;
     let added = concepts.modifier_tokens();
     let token_ids = |prompt: &str| -> crate::engine::Result<Vec<u32>> {
-        let mut tokens = base.tokenizer.encode(prompt, &added)?;
+        let mut tokens = base.prompt_encoder.tokenize(prompt, &added)?;
         tokens.ids.truncate(tokens.length);
         Ok(tokens.ids)
     };

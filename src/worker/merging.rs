@@ -12,11 +12,9 @@ use crate::db::delta::NewDelta;
 use crate::domain::id::{DeltaId, JobId};
 use crate::domain::job::Phase;
 use crate::domain::merge::{MergeRecipe, MergeTask};
-use crate::engine::Result as EngineResult;
-use crate::engine::custom_diffusion::delta::Delta;
-use crate::engine::custom_diffusion::merge::{Merge, PackUse};
-use crate::engine::custom_diffusion::merge_base::MergeBase;
-use crate::engine::custom_diffusion::pack::MergePack;
+use crate::engine::{
+    Delta, Merge, MergePack, PackUse, RegularizationStatistics, Result as EngineResult,
+};
 use crate::storage::{Storage, StorageKey};
 
 /// Merges the deltas and records the result.
@@ -63,7 +61,7 @@ pub(crate) struct Packed {
     file: Vec<u8>,
     pack: MergePack,
     /// What the service needs beside packs to say how deltas go together.
-    merge_base: Option<Arc<MergeBase>>,
+    merge_base: Option<Arc<RegularizationStatistics>>,
 }
 
 impl Packed {
@@ -143,7 +141,7 @@ pub(crate) async fn store_pack(
 /// Writes what a base model's merges have in common, unless it is there: its key says all that it depends on.
 pub(crate) async fn store_merge_base(
     storage: &Storage,
-    merge_base: &MergeBase,
+    merge_base: &RegularizationStatistics,
 ) -> Result<(), JobError> {
     let key = StorageKey::merge_base(&merge_base.base_digest, &merge_base.captions_digest);
     if storage.read_if_there(&key).await?.is_none() {

@@ -7,14 +7,13 @@ use std::sync::Arc;
 use super::class_images::ClassImageFolder;
 use crate::domain::base_model::BaseModelProfile;
 use crate::domain::model_info::ModelInfo;
-use crate::engine::base_model::BaseModel;
 use crate::engine::clip::ClipTokenizer;
-use crate::engine::custom_diffusion::delta::kv_weights;
-use crate::engine::custom_diffusion::merge_base::{MergeBase, captions_digest};
 use crate::engine::device::{compute_dtype, device_named, free_bytes};
 use crate::engine::schedulers::{check_steps, limits};
 use crate::engine::weights::read_json;
-use crate::engine::{EngineError, Result};
+use crate::engine::{
+    BaseModel, EngineError, RegularizationStatistics, Result, captions_digest, kv_weights,
+};
 use crate::merge_desk::MergeKit;
 
 /// A base model's folder, loaded.
@@ -55,7 +54,7 @@ impl LoadedModel {
             digest: base.digest.clone(),
             size_multiple: base.vae.factor(),
             native_size: base.resolution(),
-            max_prompt_tokens: base.tokenizer.max_length(),
+            max_prompt_tokens: base.prompt_encoder.max_length(),
             num_train_timesteps: base.scheduler.num_train_timesteps,
             schedulers: limits(&base.scheduler),
             recipe: profile.training,
@@ -102,7 +101,7 @@ pub struct Engine {
     /// Ordinary prompts, over which merges are solved.
     captions: Vec<String>,
     /// Those of the last few sets of captions, the last one first.
-    merge_bases: RefCell<Vec<Arc<MergeBase>>>,
+    merge_bases: RefCell<Vec<Arc<RegularizationStatistics>>>,
 }
 
 impl Engine {
@@ -124,14 +123,17 @@ impl Engine {
 
     /// What merges over these captions have in common, those of the class images if none are given; the first merge
     /// computes it.
-    pub(crate) fn merge_base(&self, captions: Option<&[String]>) -> Result<Arc<MergeBase>> {
+    pub(crate) fn merge_base(
+        &self,
+        captions: Option<&[String]>,
+    ) -> Result<Arc<RegularizationStatistics>> {
         let captions = captions.unwrap_or(&self.captions);
         let digest = captions_digest(captions);
         let mut kept = self.merge_bases.borrow_mut();
         let known = kept.iter().position(|known| known.captions_digest == digest);
         let merge_base = match known {
             Some(place) => kept.remove(place),
-            None => Arc::new(MergeBase::new(&self.base, captions)?),
+            None => Arc::new(RegularizationStatistics::new(&self.base, captions)?),
         };
         kept.insert(0, merge_base.clone());
         kept.truncate(MERGE_BASES);

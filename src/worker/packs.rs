@@ -7,10 +7,7 @@ use super::lru::Lru;
 use super::runner::Worker;
 use crate::domain::id::DeltaId;
 use crate::domain::sample::DeltaUse;
-use crate::engine::conditioning::ConceptUse;
-use crate::engine::custom_diffusion::delta::DeltaConcept;
-use crate::engine::custom_diffusion::merge::PackUse;
-use crate::engine::custom_diffusion::pack::MergePack;
+use crate::engine::{ConceptUse, DeltaConcept, MergePack, PackUse};
 use crate::merge_desk::{DeskError, read_pack};
 
 /// Host memory for packs: about a hundred of Stable Diffusion 1's size, thousands of `tiny`'s.
@@ -43,7 +40,7 @@ impl Concepts {
 
     pub(crate) fn modifier_tokens(&self) -> Vec<&str> {
         let learnt = self.learnt().into_iter();
-        learnt.filter_map(|one| Some(one.modifier_token.as_ref()?.as_str())).collect()
+        learnt.filter_map(|one| Some(one.words.modifier_token.as_ref()?.as_str())).collect()
     }
 
     pub(crate) fn is_base_model(&self) -> bool {

@@ -20,7 +20,7 @@ use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::Phase;
 use crate::domain::manifest::Manifest;
 use crate::domain::sample::SampleTask;
-use crate::engine::sampler::{InitImage, SampleRequest};
+use crate::engine::{InitImage, SampleRequest};
 use crate::image_file;
 use crate::storage::StorageKey;
 

@@ -7,12 +7,11 @@ use super::error::JobError;
 use super::job::{JobContext, StepLoss};
 use super::merging::{Packed, store_delta};
 use crate::db;
+use crate::domain::concept::ConceptWords;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
 use crate::domain::training::{ClassImages, TaskConcept, TrainingTask};
-use crate::engine::custom_diffusion::train::{
-    TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
-};
+use crate::engine::{TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train};
 use crate::storage::StorageKey;
 
 /// Learns the concepts and makes the delta their current one.
@@ -98,12 +97,11 @@ async fn read_concept(
                 .map_err(JobError::ClassImages)?
         }
     };
-    Ok(TrainingConcept {
+    let words = ConceptWords {
         modifier_token: concept.modifier_token.clone(),
-        class_noun: concept.class_noun.to_string(),
-        images,
-        class_images,
-    })
+        class_noun: concept.class_noun.clone(),
+    };
+    Ok(TrainingConcept { words, images, class_images })
 }
 
 fn image_error(

@@ -7,7 +7,7 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
-use vstar::engine::{EngineError, base_model::BaseModel, clip::ClipTokenizer};
+use vstar::engine::{BaseModel, EngineError, clip::ClipTokenizer};
 
 fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model).join("model")
@@ -147,7 +147,7 @@ fn a_file_that_was_cut_off_is_refused() {
 
 /// Weights are used from the mapped file where their numbers lie as the CPU reads them; the header decides where that is.
 #[test]
-fn weights_that_lie_at_odd_bytes_give_the_same_picture() {
+fn weights_that_lie_at_odd_bytes_give_the_same_prediction() {
     let dir = copy("sd1");
     let path = dir.path().join("unet/diffusion_pytorch_model.safetensors");
     let file = fs::read(&path).unwrap();
@@ -161,9 +161,9 @@ fn weights_that_lie_at_odd_bytes_give_the_same_picture() {
     let predict = |dir: &Path| {
         let base = BaseModel::load(dir, &Device::Cpu).unwrap();
         let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-        let conditioning =
-            base.unet.project(&ones(&[1, 7, base.text_encoder.hidden_size()])).unwrap();
-        let predicted = base.unet.forward(&ones(&[1, 4, 8, 8]), &[3.0], &conditioning).unwrap();
+        let key_values =
+            base.unet.project(&ones(&[1, 7, base.prompt_encoder.hidden_size()])).unwrap();
+        let predicted = base.unet.forward(&ones(&[1, 4, 8, 8]), &[3.0], &key_values).unwrap();
         predicted.flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     assert_eq!(predict(dir.path()), predict(&golden("sd1")));

@@ -1,13 +1,10 @@
-//! K and V of prompts: a concept that is asked for shows in them, or nothing is drawn.
+//! K and V of prompts: a concept that is asked for shows in them, or no image is generated.
 
 use std::{path::Path, sync::Arc};
 
 use candle_core::Device;
 use vstar::engine::{
-    EngineError, Result,
-    base_model::BaseModel,
-    conditioning::{ConceptUse, Conditioning, condition_prompt},
-    custom_diffusion::delta::Delta,
+    BaseModel, ConceptUse, Delta, EngineError, KeyValues, Result, condition_prompt,
 };
 
 use crate::deltas::rex;
@@ -25,10 +22,10 @@ fn concept(base: &BaseModel, factor: f64) -> Arc<Delta> {
 }
 
 #[test]
-fn a_concept_that_changes_nothing_is_refused_instead_of_drawn_as_the_base_model() {
+fn a_concept_that_changes_nothing_is_refused_instead_of_sampled_as_the_base_model() {
     for device in test_devices() {
         let base = base_model_on(&device);
-        let condition = |factor: f64, strength: f64, prompt: &str| -> Result<Conditioning> {
+        let condition = |factor: f64, strength: f64, prompt: &str| -> Result<KeyValues> {
             condition_prompt(
                 &base,
                 prompt,
@@ -39,7 +36,7 @@ fn a_concept_that_changes_nothing_is_refused_instead_of_drawn_as_the_base_model(
         let refused = condition(1.0, 1.0, "photo of a dog");
         assert!(matches!(refused, Err(EngineError::WithoutEffect { .. })), "{refused:?}");
 
-        // One matrix of one layer is enough, at any strength; a token row is a change as well.
+        // One matrix of one layer is enough, at any strength; an embedding row is a change as well.
         assert!(condition(1.01, 1.0, "photo of a dog").is_ok());
         assert!(condition(1.01, 0.1, "photo of a dog").is_ok());
         assert!(condition(1.0, 1.0, "photo of a <rex> dog").is_ok());

@@ -9,5 +9,6 @@ mod devices;
 mod late_starts;
 mod merging;
 mod ops;
+mod running_batch;
 mod sampler;
 mod training;

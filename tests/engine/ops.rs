@@ -4,8 +4,8 @@
 use std::path::Path;
 
 use candle_core::{DType, Device, Result, Tensor};
+use vstar::engine::BaseModel;
 use vstar::engine::autograd::{Tape, Variable, checkpoint};
-use vstar::engine::base_model::BaseModel;
 use vstar::engine::ops::{
     self, FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding, Precision, attention,
 };
@@ -430,7 +430,7 @@ fn a_unet_row_alone_has_the_bytes_of_the_same_row_among_others() {
     let base = BaseModel::load(&folder, &Device::Cpu).unwrap();
     let place = Place::single(&Device::Cpu);
     let latents = place.put(&numbers(1, &[5, 4, 16, 16]));
-    let text = place.put(&numbers(2, &[5, 77, base.text_encoder.hidden_size()]));
+    let text = place.put(&numbers(2, &[5, 77, base.prompt_encoder.hidden_size()]));
     let timesteps = [3.0, 999.0, 500.0, 12.0, 741.0];
     let predict = |first: usize, count: usize| {
         let conditioning = base.unet.project(&text.narrow(0, first, count).unwrap()).unwrap();

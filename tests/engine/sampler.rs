@@ -1,4 +1,4 @@
-//! What a sample promises: its bytes depend on its request alone, and what cannot be drawn is said.
+//! What a sample promises: its bytes depend on its request alone, and what cannot be generated is refused with a reason.
 
 use std::{
     path::{Path, PathBuf},
@@ -9,12 +9,8 @@ use candle_core::{Device, Tensor};
 use vstar::{
     domain::sample::{Determinism, SchedulerName},
     engine::{
-        EngineError, Flow,
-        base_model::BaseModel,
-        conditioning::ConceptUse,
-        custom_diffusion::delta::Delta,
-        random::{Purpose, Random},
-        sampler::{InitImage, Prompts, Row, SampleRequest, denoise, encode_init, sample, step},
+        BaseModel, ConceptUse, Delta, DenoisingState, EngineError, Flow, InitImage,
+        PromptKeyValues, SampleRequest, denoise, encode_init, sample, step,
     },
 };
 
@@ -24,11 +20,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sd1/model")
 }
 
-fn base_model() -> BaseModel {
+pub(crate) fn base_model() -> BaseModel {
     BaseModel::load(&folder(), &Device::Cpu).unwrap()
 }
 
-fn any_request(base: &BaseModel) -> SampleRequest {
+pub(crate) fn any_request(base: &BaseModel) -> SampleRequest {
     SampleRequest {
         prompt: "photo of a dog".into(),
         negative_prompt: String::new(),
@@ -48,12 +44,12 @@ fn any_request(base: &BaseModel) -> SampleRequest {
     }
 }
 
-/// A concept `<rex>` that changes all values and has a token row of its own.
-fn any_concept(base: &BaseModel) -> Arc<Delta> {
+/// A concept `<rex>` that changes all values and has an embedding row of its own.
+pub(crate) fn any_concept(base: &BaseModel) -> Arc<Delta> {
     rex(base, |_| 1.5)
 }
 
-fn draw(base: &BaseModel, requests: &[SampleRequest]) -> Vec<Vec<u8>> {
+pub(crate) fn generate(base: &BaseModel, requests: &[SampleRequest]) -> Vec<Vec<u8>> {
     let images = sample(base, requests, &mut |_, _| Flow::Continue).unwrap();
     images.into_iter().map(image::RgbImage::into_raw).collect()
 }
@@ -62,7 +58,7 @@ fn refusal(base: &BaseModel, request: SampleRequest) -> String {
     match sample(base, &[request], &mut |_, _| Flow::Continue) {
         Err(EngineError::InvalidInput(text)) => text,
         Err(error) => panic!("{error}"),
-        Ok(_) => panic!("the request was drawn"),
+        Ok(_) => panic!("the image was generated"),
     }
 }
 
@@ -89,19 +85,19 @@ fn an_image_has_the_same_bytes_alone_and_among_neighbours() {
         },
     ];
     use SchedulerName::*;
-    // From noise of their own: Euler's ancestral steps are DDPM's, and give the same picture from the same noise.
+    // From noise of their own: Euler's ancestral steps are DDPM's, and give the same image from the same noise.
     let schedulers = [Ddpm, Pndm, Euler, EulerA, Dpmpp2m, Dpmpp2mKarras, UniPc, Lcm];
     for (seed, scheduler) in (100..).zip(schedulers) {
         requests.push(SampleRequest { scheduler, seed, ..short.clone() });
     }
 
-    let together = draw(&base, &requests);
+    let together = generate(&base, &requests);
 
     for (i, request) in requests.iter().enumerate() {
-        let alone = draw(&base, std::slice::from_ref(request));
-        assert!(alone[0] == together[i], "row {i} depends on its neighbours");
+        let alone = generate(&base, std::slice::from_ref(request));
+        assert!(alone[0] == together[i], "image {i} depends on its neighbours");
         let twin = together.iter().position(|other| *other == together[i]);
-        assert_eq!(twin, Some(i), "two rows are the same picture");
+        assert_eq!(twin, Some(i), "two requests give the same image");
     }
 }
 
@@ -110,7 +106,7 @@ fn seed_and_index_choose_the_noise() {
     let base = base_model();
     let request = any_request(&base);
 
-    let images = draw(
+    let images = generate(
         &base,
         &[
             request.clone(),
@@ -126,11 +122,11 @@ fn seed_and_index_choose_the_noise() {
     assert!(images[2] != images[3]);
 }
 
-/// The picture as the decoder's numbers, which show what bytes would hide.
-fn numbers(base: &BaseModel, request: &SampleRequest) -> Vec<f32> {
-    let mut rows = [Row::new(base, request).unwrap()];
-    denoise(base, &mut rows, &mut |_, _| Flow::Continue).unwrap();
-    rows[0].decode(base).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+/// The image as the decoder's numbers, which show what bytes would hide.
+pub(crate) fn numbers(base: &BaseModel, request: &SampleRequest) -> Vec<f32> {
+    let state = DenoisingState::new(base, request).unwrap();
+    let states = denoise(base, vec![state], &mut |_, _| Flow::Continue).unwrap();
+    states[0].decode(base).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]
@@ -174,11 +170,12 @@ fn the_negative_prompt_sees_as_much_of_the_concepts_as_is_asked_for() {
     let with = |unconditional_strength| SampleRequest { unconditional_strength, ..request.clone() };
     let negative_of = |concepts| {
         let negative = SampleRequest { concepts, unconditional_strength: 1.0, ..request.clone() };
-        let negative = Prompts::new(&base, &negative).unwrap().negative;
-        let prompts = Prompts { negative, ..Prompts::new(&base, &request).unwrap() };
-        let mut rows = [Row::with_prompts(&base, &request, prompts).unwrap()];
-        denoise(&base, &mut rows, &mut |_, _| Flow::Continue).unwrap();
-        rows[0].decode(&base).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        let negative = PromptKeyValues::new(&base, &negative).unwrap().negative;
+        let prompts =
+            PromptKeyValues { negative, ..PromptKeyValues::new(&base, &request).unwrap() };
+        let state = DenoisingState::with_key_values(&base, &request, prompts).unwrap();
+        let states = denoise(&base, vec![state], &mut |_, _| Flow::Continue).unwrap();
+        states[0].decode(&base).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     let half = vec![ConceptUse { delta: any_concept(&base), strength: 0.4 }];
 
@@ -189,24 +186,24 @@ fn the_negative_prompt_sees_as_much_of_the_concepts_as_is_asked_for() {
 }
 
 #[test]
-fn steps_outside_the_guidance_interval_take_one_row() {
+fn steps_outside_the_guidance_interval_take_one_element() {
     let base = base_model();
     let request = SampleRequest { num_inference_steps: 10, ..any_request(&base) };
-    let widths = |guidance_interval| {
+    let elements = |guidance_interval| {
         let request = SampleRequest { guidance_interval, ..request.clone() };
-        let mut row = Row::new(&base, &request).unwrap();
-        let mut widths = Vec::new();
-        while row.remaining() > 0 {
-            widths.push(row.width());
-            step(&base, &mut [&mut row]).unwrap();
+        let mut state = DenoisingState::new(&base, &request).unwrap();
+        let mut elements = Vec::new();
+        while state.remaining() > 0 {
+            elements.push(state.elements());
+            step(&base, &mut [&mut state]).unwrap();
         }
-        widths
+        elements
     };
 
     // Timesteps 901, 801, … 1 of 1000: 0.099, 0.199, … 0.999 of the way.
-    assert_eq!(widths([0.0, 1.0]), [2; 10]);
-    assert_eq!(widths([0.15, 0.75]), [1, 2, 2, 2, 2, 2, 2, 1, 1, 1]);
-    assert_eq!(widths([0.0, 0.0]), [1; 10]);
+    assert_eq!(elements([0.0, 1.0]), [2; 10]);
+    assert_eq!(elements([0.15, 0.75]), [1, 2, 2, 2, 2, 2, 2, 1, 1, 1]);
+    assert_eq!(elements([0.0, 0.0]), [1; 10]);
     let never = SampleRequest { guidance_interval: [0.0, 0.0], ..request.clone() };
     let unguided = SampleRequest { guidance_scale: 1.0, ..request.clone() };
     assert!(numbers(&base, &never) == numbers(&base, &unguided));
@@ -218,8 +215,8 @@ fn an_image_to_start_from_leaves_out_the_first_steps() {
     let base = base_model();
     let request = SampleRequest { num_inference_steps: 7, ..any_request(&base) };
     let (width, height) = (request.width, request.height + base.vae.factor());
-    let picture = image::RgbImage::from_fn(40, 90, |x, y| image::Rgb([x as u8, y as u8, 128]));
-    let latents = encode_init(&base, &picture, width, height).unwrap();
+    let photo = image::RgbImage::from_fn(40, 90, |x, y| image::Rgb([x as u8, y as u8, 128]));
+    let latents = encode_init(&base, &photo, width, height).unwrap();
     use SchedulerName::*;
     for scheduler in [Ddim, Ddpm, Pndm, Euler, EulerA, Dpmpp2m, Dpmpp2mKarras, UniPc, Lcm] {
         let from = |noise_strength| SampleRequest {
@@ -231,9 +228,9 @@ fn an_image_to_start_from_leaves_out_the_first_steps() {
         let repeated = usize::from(scheduler == Pndm);
 
         // int(7 · 0.6) = 4 steps, as diffusers counts them.
-        let row = Row::new(&base, &from(0.6)).unwrap();
-        assert_eq!(row.remaining(), 4 + repeated, "{scheduler:?}");
-        assert_eq!(Row::new(&base, &from(1.0)).unwrap().remaining(), 7 + repeated);
+        let state = DenoisingState::new(&base, &from(0.6)).unwrap();
+        assert_eq!(state.remaining(), 4 + repeated, "{scheduler:?}");
+        assert_eq!(DenoisingState::new(&base, &from(1.0)).unwrap().remaining(), 7 + repeated);
         let little = numbers(&base, &from(0.15));
         let much = numbers(&base, &from(0.9));
         let start = decoded(&base, &latents, width, height);
@@ -275,81 +272,27 @@ fn an_image_to_start_from_is_cut_in_its_middle() {
 }
 
 #[test]
-fn a_preview_is_the_picture_at_the_last_step_and_small() {
+fn a_preview_is_the_image_at_the_last_step_and_small() {
     let base = base_model();
     let request = any_request(&base);
     let large =
         SampleRequest { width: 70 * base.vae.factor(), num_inference_steps: 1, ..request.clone() };
-    let mut row = Row::new(&base, &request).unwrap();
-    assert!(row.preview(&base).unwrap().is_none());
-    while row.remaining() > 0 {
-        step(&base, &mut [&mut row]).unwrap();
+    let mut state = DenoisingState::new(&base, &request).unwrap();
+    assert!(state.preview(&base).unwrap().is_none());
+    while state.remaining() > 0 {
+        step(&base, &mut [&mut state]).unwrap();
     }
-    let mut wide = Row::new(&base, &large).unwrap();
+    let mut wide = DenoisingState::new(&base, &large).unwrap();
     step(&base, &mut [&mut wide]).unwrap();
 
-    let preview = row.preview(&base).unwrap().unwrap();
-    let finished = &draw(&base, std::slice::from_ref(&request))[0];
+    let preview = state.preview(&base).unwrap().unwrap();
+    let finished = &generate(&base, std::slice::from_ref(&request))[0];
     let (sum, count) = (preview.as_raw().iter().zip(finished), finished.len() as f32);
     let off: f32 = sum.map(|(a, b)| f32::from(a.abs_diff(*b))).sum::<f32>() / count;
     assert!(off < 4.0, "{off} of 255: the last step of DDIM ends near its own x0");
     let small = wide.preview(&base).unwrap().unwrap();
     let factor = base.vae.factor() as u32;
     assert_eq!(small.dimensions(), (24 * factor, 3 * factor), "70 by 8 cells, three to one");
-}
-
-#[test]
-fn strict_pictures_do_not_depend_on_neighbours_that_come_and_go_nor_on_threads() {
-    let base = base_model();
-    let rex = |strength| ConceptUse { delta: any_concept(&base), strength };
-    let request = SampleRequest {
-        prompt: "a <rex> dog".into(),
-        concepts: vec![rex(0.9)],
-        num_inference_steps: 6,
-        scheduler: SchedulerName::EulerA,
-        guidance_interval: [0.1, 0.8],
-        ..any_request(&base)
-    };
-    let alone = numbers(&base, &request);
-    for (threads, neighbours) in [(1, 1), (2, 3), (2, 7), (1, 7)] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let among = pool.install(|| {
-            let mut own = Row::new(&base, &request).unwrap();
-            let mut random = Random::new(9, Purpose::DataOrder, neighbours, threads as u64);
-            let mut others: Vec<(usize, Row)> = (0..neighbours)
-                .map(|i| {
-                    let steps = 1 + random.below(9);
-                    let scheduler = SchedulerName::ALL[random.below(9)];
-                    let concepts = (i % 2 == 0).then(|| rex(random.uniform())).into_iter();
-                    let other = SampleRequest {
-                        concepts: concepts.collect(),
-                        prompt: ["a dog", "a chair"][random.below(2)].into(),
-                        num_inference_steps: steps,
-                        scheduler,
-                        seed: i,
-                        width: request.width * (1 + random.below(2)),
-                        ..any_request(&base)
-                    };
-                    (random.below(6), Row::new(&base, &other).unwrap())
-                })
-                .collect();
-            let mut now = 0;
-            while own.remaining() > 0 {
-                // Before and behind it in the batch, joining at a step of their own.
-                let mut batch: Vec<&mut Row> = others
-                    .iter_mut()
-                    .filter(|(joins, row)| *joins <= now && row.remaining() > 0)
-                    .map(|(_, row)| row)
-                    .collect();
-                let at = random.below(batch.len() + 1);
-                batch.insert(at, &mut own);
-                step(&base, &mut batch).unwrap();
-                now += 1;
-            }
-            own.decode(&base).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
-        });
-        assert!(among == alone, "{neighbours} neighbours on {threads} threads");
-    }
 }
 
 #[test]
@@ -361,7 +304,7 @@ fn a_prompt_over_the_limit_is_refused_with_its_length() {
     assert!(text.contains("a a a") && text.contains("78") && text.contains("77"), "{text}");
     let fits =
         SampleRequest { prompt: "a ".repeat(75), num_inference_steps: 1, ..any_request(&base) };
-    assert_eq!(draw(&base, &[fits]).len(), 1);
+    assert_eq!(generate(&base, &[fits]).len(), 1);
 }
 
 #[test]
@@ -382,7 +325,7 @@ fn a_word_in_brackets_without_a_concept_is_refused_by_name() {
     assert!(unknown.contains("<rex>"), "{unknown}");
     assert!(other.contains("<max>"), "{other}");
     let known = SampleRequest { prompt: "1 < 2, a <Rex>dog > <!>".into(), concepts, ..request };
-    assert_eq!(draw(&base, &[known]).len(), 1);
+    assert_eq!(generate(&base, &[known]).len(), 1);
 }
 
 #[test]

@@ -4,14 +4,12 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use image::{Rgb, RgbImage};
-use vstar::domain::concept::ModifierToken;
-use vstar::domain::training::TrainingRecipe;
-use vstar::engine::base_model::BaseModel;
-use vstar::engine::custom_diffusion::delta::DeltaWeights;
-use vstar::engine::custom_diffusion::train::{
-    CaptionedImage, TrainingConcept, TrainingInput, TrainingPhase, train,
+use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
+use vstar::domain::training::{LearningRateSchedule, TrainingRecipe};
+use vstar::engine::{
+    BaseModel, CaptionedImage, DeltaWeights, EngineError, FineTuning, Flow, TrainerState,
+    TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
 };
-use vstar::engine::{EngineError, Flow};
 
 use crate::devices::test_devices;
 
@@ -26,9 +24,11 @@ fn photo(shade: u8) -> RgbImage {
 
 fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput {
     let concept = TrainingConcept {
-        modifier_token: modifier_token
-            .map(|token| ModifierToken::try_from(token.to_owned()).unwrap()),
-        class_noun: "dog".into(),
+        words: ConceptWords {
+            modifier_token: modifier_token
+                .map(|token| ModifierToken::try_from(token.to_owned()).unwrap()),
+            class_noun: ClassNoun::try_from("dog".to_owned()).unwrap(),
+        },
         images: (0..4).map(|i| photo(60 * i)).collect(),
         class_images: vec![CaptionedImage {
             image: photo(128),
@@ -83,21 +83,21 @@ fn a_training_moves_every_projection_and_the_modifier_row() {
                 assert!(moved > 1e-5, "{}.{name} moved by {moved}", layer.name);
             }
         }
-        let token_id = base.tokenizer.token_id("ktn</w>").unwrap();
-        let initial = base.text_encoder.token_row(token_id).unwrap();
-        assert_ne!(delta.concepts[0].token_row.as_ref().unwrap(), &initial);
+        let token_id = base.prompt_encoder.token_id("ktn</w>").unwrap();
+        let initial = base.prompt_encoder.embedding_row(token_id).unwrap();
+        assert_ne!(delta.concepts[0].embedding_row.as_ref().unwrap(), &initial);
     }
 }
 
 #[test]
-fn a_concept_without_a_modifier_has_no_token_row() {
+fn a_concept_without_a_modifier_has_no_embedding_row() {
     for device in test_devices() {
         let base = tiny_on(&device);
 
         let delta = train(&base, &input(None, 1, 7), &mut |_| Flow::Continue).unwrap();
 
-        assert!(delta.concepts[0].token_row.is_none());
-        assert_eq!(delta.concepts[0].class_noun, "dog");
+        assert!(delta.concepts[0].embedding_row.is_none());
+        assert_eq!(delta.concepts[0].words.class_noun.as_str(), "dog");
     }
 }
 
@@ -117,6 +117,66 @@ fn a_training_stops_at_the_step_where_its_observer_says_so() {
         assert!(matches!(result, Err(EngineError::Stopped)));
         assert_eq!(last, 2);
     }
+}
+
+/// Stops a training after its `step`-th optimiser step.
+fn stop_after(step: usize) -> impl FnMut(&TrainingProgress) -> Flow {
+    move |progress| match progress.phase {
+        TrainingPhase::Optimizing if progress.step == step => Flow::Stop,
+        TrainingPhase::Encoding | TrainingPhase::Optimizing => Flow::Continue,
+    }
+}
+
+#[test]
+fn a_training_restored_from_its_state_gives_the_same_bytes() {
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let mut input = input(Some("<rex>"), 6, 7);
+        input.recipe.learning_rate_schedule = LearningRateSchedule::Cosine;
+        input.recipe.learning_rate_warmup_steps = 3;
+        let whole = train(&base, &input, &mut |_| Flow::Continue).unwrap();
+
+        for step in [1, 4] {
+            let mut first = FineTuning::new(&base, &input).unwrap();
+            let stopped = first.run(&mut stop_after(step));
+            assert!(matches!(stopped, Err(EngineError::Stopped)));
+            let state = first.state();
+            // A state is not touched by what its trainer does afterwards.
+            first.run(&mut |_| Flow::Continue).unwrap();
+
+            let mut second = FineTuning::new(&base, &input).unwrap();
+            assert_eq!(state.step, step);
+            second.restore(state).unwrap();
+            second.run(&mut |_| Flow::Continue).unwrap();
+
+            let bytes =
+                |training: &FineTuning<'_>| training.delta().unwrap().to_safetensors().unwrap();
+            assert!(bytes(&first) == whole.to_safetensors().unwrap(), "continued after {step}");
+            assert!(bytes(&second) == whole.to_safetensors().unwrap(), "restored at {step}");
+        }
+    }
+}
+
+#[test]
+fn a_state_of_other_parameters_is_refused() {
+    let base = tiny_on(&Device::Cpu);
+    let (with, without) = (input(Some("<rex>"), 1, 7), input(None, 1, 7));
+    let mut training = FineTuning::new(&base, &with).unwrap();
+    let before = training.state();
+    let mut refused = |state: TrainerState| match training.restore(state) {
+        Err(EngineError::InvalidInput(text)) => text,
+        other => panic!("{other:?}"),
+    };
+
+    let other = refused(FineTuning::new(&base, &without).unwrap().state());
+    let mut cut = before;
+    cut.parameters[0].second_moment = cut.parameters[0].second_moment.narrow(0, 0, 1).unwrap();
+    let cut = refused(cut);
+
+    assert!(
+        other.contains("other parameters") && cut.contains("other parameters"),
+        "{other} {cut}"
+    );
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Cases recorded from diffusers, run against the engine.
 //!
 //! `GOLDEN_DIR=<folder> cargo test --release --test golden [FILTER]` runs every case of every model folder below
-//! `GOLDEN_DIR` (default `tests/golden`), prints the largest error of each beside its bound, and fails beyond it.
-//! `README.md` in that folder describes the format. What has an exact and a fast way runs both. FILTER keeps the cases whose `model/name` contains it.
-//! `GOLDEN_DEVICE=cuda:0` runs them there, in f32. `record_variants.py` makes further folders for `GOLDEN_DIR`.
+//! `GOLDEN_DIR` (default `tests/golden`), fails beyond a case's bound, and prints the largest error of each beside it.
+//! `README.md` in that folder describes the format.
+//!
+//! A case is a test, called `model/name`; what has an exact and a fast path runs both, the fast one as `model/name/fast`.
+//! The usual arguments of a test program work (`--list`, `--exact`, `--skip`, …); a filter that matches nothing fails.
+//! `GOLDEN_DEVICE=cuda:0` runs the cases there, in f32. `record_variants.py` makes further folders for `GOLDEN_DIR`.
 
 mod merging;
 mod models;
@@ -12,25 +15,25 @@ mod schedulers;
 mod training;
 
 use std::{
-    cell::OnceCell,
     collections::HashMap,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
-use vstar::engine::{base_model::BaseModel, device::device_named, ops::Precision};
+use vstar::engine::{BaseModel, device::device_named, ops::Precision};
 
 /// A folder with a model and what diffusers answered for it.
 pub(crate) struct GoldenModel {
-    name: String,
     dir: PathBuf,
     device: Device,
     precision: Precision,
     tensors: HashMap<String, Tensor>,
-    base: OnceCell<BaseModel>,
+    base: OnceLock<BaseModel>,
 }
 
 impl GoldenModel {
@@ -100,7 +103,7 @@ impl Case<'_> {
         Ok(self.tensor(key)?.to_dtype(DType::F32)?.to_device(&self.model.device)?)
     }
 
-    /// The token ids that `key` names: a list in the JSON, or a tensor of one row per prompt.
+    /// The token ids that `key` names: a list in the JSON, or a tensor with one row of ids per prompt.
     pub(crate) fn ids(&self, key: &str) -> Result<Vec<Vec<u32>>> {
         Ok(self.tensor(key)?.to_dtype(DType::U32)?.to_vec2()?)
     }
@@ -218,99 +221,121 @@ fn model_folders(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
         .try_for_each(|path| model_folders(&path, found))
 }
 
-/// Runs the cases of one folder and returns how many ran and how many failed.
-fn run_folder(
+/// The worst that each case measured, a line per case.
+#[derive(Default)]
+struct Summary(Mutex<Vec<String>>);
+
+impl Summary {
+    fn add(&self, label: &str, worst: &Measured) {
+        let Measured { error, tolerance, what } = worst;
+        let line = format!("{label:<38}  {error:9.2e}  of {tolerance:8.1e}  {what}");
+        self.lines().push(line);
+    }
+
+    fn lines(&self) -> std::sync::MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The cases of one folder as tests.
+fn trials(
     name: &str,
     dir: &Path,
-    filter: Option<&str>,
     device: &Device,
     precision: Precision,
-) -> Result<(usize, usize)> {
+    summary: &Arc<Summary>,
+) -> Result<Vec<Trial>> {
     let json: Value = serde_json::from_slice(&std::fs::read(dir.join("cases.json"))?)?;
-    let model = GoldenModel {
-        name: name.to_owned(),
+    let model = Arc::new(GoldenModel {
         dir: dir.to_owned(),
         device: device.clone(),
         precision,
         tensors: candle_core::safetensors::load(dir.join("cases.safetensors"), &Device::Cpu)?,
-        base: OnceCell::new(),
-    };
-    let (mut ran, mut failed) = (0, 0);
+        base: OnceLock::new(),
+    });
+    let mut trials = Vec::new();
     for json in json["cases"].as_array().context("`cases` is not a list")? {
-        let case = Case { model: &model, json };
-        let name = json["name"].as_str().unwrap_or("?");
+        let case = json["name"].as_str().context("a case has no name")?;
         let label = match precision {
-            Precision::Exact => format!("{}/{name}", model.name),
-            Precision::Fast => format!("{}/{name}, fast", model.name),
+            Precision::Exact => format!("{name}/{case}"),
+            Precision::Fast if has_precisions(&Case { model: &model, json }) => {
+                format!("{name}/{case}/fast")
+            }
+            Precision::Fast => continue,
         };
-        if precision == Precision::Fast && !has_precisions(&case) {
-            continue;
-        }
-        if filter.is_some_and(|filter| !label.contains(filter)) {
-            continue;
-        }
-        ran += 1;
-        failed += usize::from(!report(&label, run(&case)));
+        let (model, summary, json) = (model.clone(), summary.clone(), json.clone());
+        trials.push(Trial::test(label.clone(), move || {
+            let measured = run(&Case { model: &model, json: &json });
+            judge(&label, measured, &summary).map_err(|error| Failed::from(format!("{error:#}")))
+        }));
     }
-    Ok((ran, failed))
+    Ok(trials)
 }
 
-/// Prints the worst of what a case measured, relative to its bound; returns whether all of it holds.
-fn report(label: &str, result: Result<Vec<Measured>>) -> bool {
-    let (holds, text) = match result {
-        Err(error) => (false, format!("{error:#}")),
-        Ok(measured) if measured.is_empty() => (false, "nothing was compared".to_owned()),
-        Ok(measured) => {
-            let holds = measured.iter().all(Measured::holds);
-            // NaN sorts last, as the worst.
-            let ratio =
-                |m: &Measured| if m.tolerance > 0.0 { m.error / m.tolerance } else { m.error };
-            let worst = measured.iter().max_by(|a, b| ratio(a).total_cmp(&ratio(b)));
-            let text =
-                worst.map(|m| format!("{:9.2e}  of {:8.1e}  {}", m.error, m.tolerance, m.what));
-            (holds, text.unwrap_or_default())
+/// Fails if a case measured nothing or anything beyond its bound.
+fn judge(label: &str, measured: Result<Vec<Measured>>, summary: &Summary) -> Result<()> {
+    let measured = measured?;
+    // NaN sorts last, as the worst.
+    let ratio = |m: &Measured| if m.tolerance > 0.0 { m.error / m.tolerance } else { m.error };
+    let worst = measured.iter().max_by(|a, b| ratio(a).total_cmp(&ratio(b)));
+    let worst = worst.context("nothing was compared")?;
+    summary.add(label, worst);
+    match measured.iter().find(|measured| !measured.holds()) {
+        None => Ok(()),
+        Some(Measured { error, tolerance, what }) => {
+            bail!("`{what}` is off by {error:.2e}, the bound is {tolerance:.1e}")
         }
-    };
-    println!("{}  {label:<32}  {text}", if holds { "ok  " } else { "FAIL" });
-    holds
+    }
 }
 
-fn run_all(root: &Path, filter: Option<&str>, device: &Device) -> Result<ExitCode> {
+/// All cases of all folders below `root`.
+fn all_trials(root: &Path, device: &Device, summary: &Arc<Summary>) -> Result<Vec<Trial>> {
     let mut folders = Vec::new();
     model_folders(root, &mut folders)?;
     ensure!(!folders.is_empty(), "no folder below {} has a cases.json", root.display());
-
-    let (mut ran, mut failed) = (0, 0);
+    let mut all = Vec::new();
     for dir in &folders {
         let name = match dir.strip_prefix(root) {
             Ok(path) if !path.as_os_str().is_empty() => path.display().to_string(),
             _ => root.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
         for precision in [Precision::Exact, Precision::Fast] {
-            let (here, bad) = run_folder(&name, dir, filter, device, precision)
+            let trials = trials(&name, dir, device, precision, summary)
                 .with_context(|| dir.display().to_string())?;
-            ran += here;
-            failed += bad;
+            all.extend(trials);
         }
     }
-    println!("{ran} cases of {} models, {failed} failed", folders.len());
-    Ok(if failed == 0 && (ran > 0 || filter.is_some()) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(all)
+}
+
+/// Whether the arguments choose a test, by libtest's rules.
+fn is_chosen(arguments: &Arguments, name: &str) -> bool {
+    let matches = |pattern: &String| match arguments.exact {
+        true => name == pattern,
+        false => name.contains(pattern),
+    };
+    arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
 }
 
 fn main() -> Result<ExitCode> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // Other programs list tests before they run them; there are none of libtest's kind here.
-    if arguments.iter().any(|argument| argument == "--list") {
-        return Ok(ExitCode::SUCCESS);
-    }
-    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let mut arguments = Arguments::from_args();
+    // Each case uses all cores.
+    arguments.test_threads.get_or_insert(1);
     let root =
         std::env::var_os("GOLDEN_DIR").map_or_else(|| PathBuf::from("tests/golden"), PathBuf::from);
     let device =
         device_named(&std::env::var("GOLDEN_DEVICE").unwrap_or_else(|_| "cpu".to_owned()))?;
-    run_all(&root, filter.map(String::as_str), &device)
+    let summary = Arc::new(Summary::default());
+    let trials = all_trials(&root, &device, &summary)?;
+    if !arguments.list && !trials.iter().any(|trial| is_chosen(&arguments, trial.name())) {
+        eprintln!("no golden case matches {:?}", arguments.filter.as_deref().unwrap_or_default());
+        return Ok(ExitCode::from(101));
+    }
+
+    let conclusion = libtest_mimic::run(&arguments, trials);
+
+    for line in summary.lines().iter() {
+        println!("{line}");
+    }
+    Ok(conclusion.exit_code())
 }

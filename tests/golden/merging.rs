@@ -1,61 +1,70 @@
-//! Cases of kind `merge`.
+//! Cases of kind `merge`, on the path that a request takes: packs, a merge of them, keys and values of a prompt.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
-use vstar::engine::custom_diffusion::closed_form::{Regularization, Targets, solve};
+use vstar::domain::merge::{Constraint, MergeRecipe};
+use vstar::engine::{ConceptSet, Merge, MergePack, PackUse, RegularizationStatistics, kv_weights};
 
+use super::sampling::dense;
 use super::{Case, Measured, compare};
+
+/// A prompt whose keys and values must be those of the recorded weights.
+const PROMPT: &str = "photo of a cat in front of a house";
 
 pub(crate) fn merge(case: &Case<'_>) -> Result<Vec<Measured>> {
     let base = case.model.base()?;
-    let mut matrices = BTreeMap::new();
-    for layer in base.unet.cross_attention() {
-        for (part, weight) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
-            let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-            matrices.insert(format!("{}.{part}.weight", layer.name), weight);
+    let recipe = MergeRecipe {
+        constraint: match case.json["constraint_weight"].as_f64() {
+            Some(constraint_weight) => Constraint::Soft { constraint_weight },
+            None => Constraint::Hard,
+        },
+        captions: None,
+        protect: Vec::new(),
+    };
+    let captions = case.tensor("regularization_features")?;
+    let no_rows = Tensor::zeros((0, captions.dim(1)?), DType::F32, &Device::Cpu)?;
+    let statistics = RegularizationStatistics::of_features(&captions, &no_rows)?;
+    let packs = packs(case, &no_rows)?;
+
+    let merge = Arc::new(Merge::solve(&statistics, &packs, &recipe)?);
+    let concepts = ConceptSet::merged(base, merge.clone())?;
+    let key_values = concepts.condition_tokens(base, concepts.tokenize(base, PROMPT)?)?;
+    let layers = base.unet.cross_attention();
+    let merged = merge.weights(layers)?.densify(&kv_weights(layers))?;
+
+    let tokens = base.prompt_encoder.tokenize(PROMPT, &[])?;
+    let text = base.prompt_encoder.encode(&[tokens.ids], None)?.squeeze(0)?; // (tokens, text_dim)
+    let text = text.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+    let mut measured = Vec::new();
+    for (layer, kv) in layers.iter().zip(&key_values.layers) {
+        for (part, ours) in [("to_k", &kv.key), ("to_v", &kv.value)] {
+            let name = format!("{}.{part}.weight", layer.name);
+            let weight = tensor(case, &case.json["weights"], &name)?;
+            measured.push(compare(&name, &merged[&name], &weight, case.tolerance()?)?);
+            let projected = text.matmul(&weight.to_dtype(DType::F64)?.t()?)?.unsqueeze(0)?;
+            let what = format!("{}.{part} of the prompt", layer.name);
+            measured.push(compare(&what, ours, &projected, case.tolerance()?)?);
         }
     }
-    let features =
-        case.json["target_features"].as_array().context("`target_features` is not a list")?;
-    let features = features
-        .iter()
-        .map(|name| {
-            Ok(case.model.tensor(name.as_str().context("not a name")?)?.to_dtype(DType::F64)?)
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let deltas = case.json["deltas"].as_array().context("`deltas` is not a list")?;
-
-    let mut changes = BTreeMap::new();
-    for (name, weight) in &matrices {
-        let parts = deltas
-            .iter()
-            .zip(&features)
-            .map(|(delta, features)| {
-                let learnt = tensor(case, delta, name)?.to_dtype(DType::F64)?;
-                Ok((learnt - weight)?.matmul(&features.t()?)?)
-            })
-            .collect::<Result<Vec<_>>>()?;
-        changes.insert(name.clone(), Tensor::cat(&parts, 1)?);
-    }
-    let targets = Targets { features: Tensor::cat(&features, 0)?, changes };
-    let regularization = Regularization::new(&case.tensor("regularization_features")?)?;
-
-    let solution = solve(&regularization, &targets, case.json["constraint_weight"].as_f64())?;
-
-    let mut measured = Vec::new();
-    for (name, weight) in &matrices {
-        let merged = (weight.to_dtype(DType::F32)? + solution.e[name].matmul(&solution.p)?)?;
-        measured.push(compare(
-            name,
-            &merged,
-            &tensor(case, &case.json["weights"], name)?,
-            case.tolerance()?,
-        )?);
-    }
     Ok(measured)
+}
+
+/// The case's deltas with the features at which each is to be kept.
+fn packs(case: &Case<'_>, no_rows: &Tensor) -> Result<Vec<PackUse>> {
+    let base = case.model.base()?;
+    let list =
+        |key: &str| case.json[key].as_array().with_context(|| format!("`{key}` is not a list"));
+    let pack = |(delta, features): (&Value, &Value)| -> Result<PackUse> {
+        let features = features.as_str().context("`target_features` is not a list of names")?;
+        let features = case.model.tensor(features)?.to_dtype(DType::F32)?;
+        let changes = dense(case, delta)?.change(base, &features)?;
+        let pack = MergePack::of_features(features, changes, no_rows.clone());
+        Ok(PackUse { pack: Arc::new(pack), strength: 1.0 })
+    };
+    list("deltas")?.iter().zip(list("target_features")?).map(pack).collect()
 }
 
 /// The tensor that an object `{weight name: tensor name}` names for one weight.

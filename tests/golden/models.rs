@@ -29,7 +29,7 @@ pub(crate) fn tokenize(case: &Case<'_>) -> Result<Vec<Measured>> {
 pub(crate) fn text_encoder(case: &Case<'_>) -> Result<Vec<Measured>> {
     let ids = case.ids("input_ids")?;
 
-    let hidden_states = case.model.base()?.text_encoder.forward(&ids, None)?;
+    let hidden_states = case.model.base()?.prompt_encoder.encode(&ids, None)?;
 
     Ok(vec![case.compare("last_hidden_state", &hidden_states)?])
 }
@@ -53,9 +53,9 @@ pub(crate) fn vae_decode(case: &Case<'_>) -> Result<Vec<Measured>> {
 pub(crate) fn unet(case: &Case<'_>) -> Result<Vec<Measured>> {
     let base = case.model.base()?;
     let timesteps: Vec<f32> = case.tensor("timesteps")?.to_dtype(DType::F32)?.to_vec1()?;
-    let conditioning = base.unet.project(&case.input("encoder_hidden_states")?)?;
+    let key_values = base.unet.project(&case.input("encoder_hidden_states")?)?;
 
-    let model_pred = base.unet.forward(&case.input("sample")?, &timesteps, &conditioning)?;
+    let model_pred = base.unet.forward(&case.input("sample")?, &timesteps, &key_values)?;
 
     Ok(vec![case.compare("model_pred", &model_pred)?])
 }

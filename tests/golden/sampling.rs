@@ -7,11 +7,8 @@ use candle_core::{DType, Tensor};
 use serde_json::Value;
 use vstar::domain::sample::Determinism;
 use vstar::engine::{
-    Flow,
-    base_model::BaseModel,
-    conditioning::{ConceptSet, ConceptUse, Conditioning},
-    custom_diffusion::delta::{Delta, DeltaWeights},
-    sampler::{Prompts, Row, SampleRequest, denoise},
+    BaseModel, ConceptSet, ConceptUse, Delta, DeltaWeights, DenoisingState, Flow, KeyValues,
+    PromptKeyValues, SampleRequest, denoise,
 };
 
 use super::{Case, Measured, schedulers::scheduler_of};
@@ -26,7 +23,7 @@ pub(crate) fn sample(case: &Case<'_>) -> Result<Vec<Measured>> {
     let init_latents = case.input("init_latents")?;
     let (_, _, height, width) = init_latents.dims4()?;
 
-    let row = |(i, request): (usize, &Value)| -> Result<Row> {
+    let state = |(i, request): (usize, &Value)| -> Result<DenoisingState> {
         let delta = request["delta"].as_u64().map(|at| deltas[at as usize].clone());
         let request = SampleRequest {
             prompt: request["prompt"].as_str().context("`prompt` is not a string")?.to_owned(),
@@ -47,31 +44,31 @@ pub(crate) fn sample(case: &Case<'_>) -> Result<Vec<Measured>> {
         };
         let latents: Vec<f32> = init_latents.get(i)?.flatten_all()?.to_vec1()?;
         let prompts = prompts(base, &request)?;
-        Ok(Row::start(base, &config, &request, prompts, latents)?)
+        Ok(DenoisingState::start(base, &config, &request, prompts, latents)?)
     };
-    let mut rows = requests.iter().enumerate().map(row).collect::<Result<Vec<_>>>()?;
+    let states = requests.iter().enumerate().map(state).collect::<Result<Vec<_>>>()?;
 
-    denoise(base, &mut rows, &mut |_, _| Flow::Continue)?;
+    let states = denoise(base, states, &mut |_, _| Flow::Continue)?;
 
-    let images = rows.iter().map(|row| Ok(row.decode(base)?)).collect::<Result<Vec<_>>>()?;
+    let images = states.iter().map(|state| Ok(state.decode(base)?)).collect::<Result<Vec<_>>>()?;
     Ok(vec![case.compare("images", &Tensor::stack(&images, 0)?)?])
 }
 
 /// Like the sampler, except that prompts beyond the model's limit are cut, as the reference did.
-fn prompts(base: &BaseModel, request: &SampleRequest) -> Result<Prompts> {
+fn prompts(base: &BaseModel, request: &SampleRequest) -> Result<PromptKeyValues> {
     let concepts = ConceptSet::new(base, &request.concepts)?;
-    let of_prompt = |prompt: &str| -> Result<Conditioning> {
+    let of_prompt = |prompt: &str| -> Result<KeyValues> {
         Ok(concepts.condition_tokens(base, concepts.tokenize(base, prompt)?)?)
     };
     let negative = match request.is_guided() {
         true => Some(of_prompt(&request.negative_prompt)?),
         false => None,
     };
-    Ok(Prompts { prompt: of_prompt(&request.prompt)?, negative })
+    Ok(PromptKeyValues { prompt: of_prompt(&request.prompt)?, negative })
 }
 
 /// A delta of the case: whole matrices by their names in the checkpoint.
-fn dense(case: &Case<'_>, delta: &Value) -> Result<Arc<Delta>> {
+pub(crate) fn dense(case: &Case<'_>, delta: &Value) -> Result<Arc<Delta>> {
     let names = delta.as_object().context("a delta is not an object")?;
     let weight = |(name, tensor): (&String, &Value)| -> Result<(String, Tensor)> {
         let tensor = case.model.tensor(tensor.as_str().context("a weight is not named")?)?;

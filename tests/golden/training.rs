@@ -1,40 +1,46 @@
 //! Cases of kinds `train_gradients` and `train_steps`.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Tensor};
 use serde_json::Value;
 use vstar::domain::training::TrainingRecipe;
-use vstar::engine::custom_diffusion::parameters::{Batch, FrozenFeatures, Objective, Parameters};
-use vstar::engine::custom_diffusion::train::Trainer;
 use vstar::engine::schedulers::PredictionType;
 use vstar::engine::unet::Activations;
+use vstar::engine::{Batch, Objective, Parameters, Trainer, loss_gradient};
 
 use super::{Case, Measured, compare, compare_norm, compare_number};
 
 pub(crate) fn train_gradients(case: &Case<'_>) -> Result<Vec<Measured>> {
     let base = case.model.base()?;
-    let parameters = Parameters::new(base.into(), initial_rows(case)?)?;
+    let recipe = TrainingRecipe {
+        detach_first_token: case.bool("detach_first_token")?,
+        ..TrainingRecipe::paper()
+    };
+    let mut parameters = Parameters::new(base.into(), initial_rows(case)?, &recipe)?;
     let objective = Objective {
         prediction_type: prediction_type(case)?,
         prior_loss_weight: case.f64("prior_loss_weight")?,
-        detach_first_token: case.bool("detach_first_token")?,
         activations: Activations::Keep,
     };
 
     let batch = batch(case, case.json)?;
-    let gradient =
-        parameters.loss_gradient(base.into(), &batch, objective, &mut FrozenFeatures::default())?;
+    let gradient = loss_gradient(&mut parameters, base.into(), &batch, objective)?;
+    let [projections, modifier_rows] = gradient.gradients.as_slice() else {
+        bail!(
+            "{} gradients, expected those of projections and modifier rows",
+            gradient.gradients.len()
+        )
+    };
 
     let tolerance = case.tolerance()?;
     let mut measured =
         vec![compare_number("loss", gradient.loss.into(), case.f64("loss")?, tolerance)];
-    let ours = parameters.by_name(&gradient.projections)?;
+    let ours = parameters.by_name(projections)?;
     for (name, reference) in named_tensors(case, "gradients")? {
         let ours = ours.get(&name).with_context(|| format!("no gradient for `{name}`"))?;
         measured.push(compare(&name, ours, &reference, tolerance)?);
     }
-    let token_gradients = gradient.modifier_rows.context("no gradient for the modifier rows")?;
-    measured.push(case.compare("token_gradients", &token_gradients)?);
+    measured.push(case.compare("token_gradients", modifier_rows)?);
     Ok(measured)
 }
 
@@ -54,8 +60,9 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
         ..TrainingRecipe::paper()
     };
     let before = initial_rows(case)?.context("the case has no modifier token")?;
-    let mut trainer = Trainer::new(base.into(), &recipe, Some(before.clone()))?;
-    let initial = trainer.parameters.by_name(&trainer.parameters.projections)?;
+    let parameters = Parameters::new(base.into(), Some(before.clone()), &recipe)?;
+    let initial = parameters.by_name(&parameters.projections)?;
+    let mut trainer = Trainer::new(parameters, base.into(), &recipe)?;
 
     let batches = case.json["batches"].as_array().context("`batches` is not a list")?;
     let losses = case.json["losses"].as_array().context("`losses` is not a list")?;
@@ -76,13 +83,14 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
         }
     }
 
-    let after = trainer.parameters.by_name(&trainer.parameters.projections)?;
+    let parameters = trainer.method;
+    let after = parameters.by_name(&parameters.projections)?;
     for (name, reference) in named_tensors(case, "weights")? {
         let initial = initial.get(&name).with_context(|| format!("no weight `{name}`"))?;
         let (ours, reference) = ((&after[&name] - initial)?, (reference - initial)?);
         measured.push(compare_norm(&name, &ours, &reference, tolerance)?);
     }
-    let rows = trainer.parameters.modifier_rows.context("no modifier rows")?;
+    let rows = parameters.modifier_rows.context("no modifier rows")?;
     let reference = case.input("modifier_token_rows")?;
     measured.push(compare_norm(
         "modifier_token_rows",
@@ -102,7 +110,8 @@ fn initial_rows(case: &Case<'_>) -> Result<Option<Tensor>> {
     let mut rows = Vec::new();
     for id in ids {
         rows.extend(
-            base.text_encoder.token_row(id.as_u64().context("an id is not a number")? as u32)?,
+            base.prompt_encoder
+                .embedding_row(id.as_u64().context("an id is not a number")? as u32)?,
         );
     }
     if ids.is_empty() {
@@ -116,12 +125,12 @@ fn batch(case: &Case<'_>, json: &Value) -> Result<Batch> {
     let case = Case { model: case.model, json };
     let flags = json["is_class_image"].as_array().context("`is_class_image` is not a list")?;
     let latents = case.input("latents")?;
-    let (rows, _, height, width) = latents.dims4()?;
+    let (elements, _, height, width) = latents.dims4()?;
     Ok(Batch {
         noise: case.input("noise")?,
         timesteps: case.tensor("timesteps")?.to_dtype(DType::U32)?.to_vec1()?,
         input_ids: case.ids("input_ids")?,
-        mask: case.input("mask")?.reshape((rows, 1, height, width))?,
+        mask: case.input("mask")?.reshape((elements, 1, height, width))?,
         is_class_image: flags.iter().map(|flag| flag.as_bool().unwrap_or_default()).collect(),
         latents,
     })

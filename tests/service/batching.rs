@@ -7,8 +7,7 @@ use candle_core::Tensor;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
-use vstar::engine::base_model::BaseModel;
-use vstar::engine::custom_diffusion::delta::{Delta, DeltaWeights, kv_weights};
+use vstar::engine::{BaseModel, Delta, DeltaWeights, kv_weights};
 use vstar::worker::WorkerConfig;
 
 use crate::end_to_end::Whole;
@@ -196,7 +195,7 @@ async fn a_picture_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPoo
     };
     let factors = kv_weights(base.unet.cross_attention());
     delta.weights = DeltaWeights::LowRank {
-        p: ones(1, base.text_encoder.hidden_size(), 3e37),
+        p: ones(1, base.prompt_encoder.hidden_size(), 3e37),
         e: factors.into_iter().map(|(name, w)| (name, ones(w.dim(0).unwrap(), 1, 1.0))).collect(),
     };
     let bytes = delta.to_safetensors().unwrap();

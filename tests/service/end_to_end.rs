@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use vstar::engine::custom_diffusion::delta::{Delta, DeltaWeights};
+use vstar::engine::{Delta, DeltaWeights};
 use vstar::worker::{LoadedModel, Worker, WorkerConfig};
 
 use crate::harness::{Answer, Service, tiny};

@@ -6,11 +6,11 @@ use candle_core::{D, DType, Tensor};
 use serde::Deserialize;
 
 use crate::engine::{
-    EngineError, Result,
     autograd::Variable,
+    error::{EngineError, Result},
     layers::{layer_norm, linear},
     ops::{self, FrozenLinear, LayerNorm},
-    rows::Split,
+    split::Split,
     weights::{WeightFiles, Weights, read_json},
 };
 
@@ -61,7 +61,7 @@ fn default_layer_norm_eps() -> f64 {
 /// Turns token ids into the features that cross-attention reads.
 ///
 /// `h = E[ids] + P`; per layer `h += attn(LN1 h)`, `h += mlp(LN2 h)`, where a token attends to itself and to earlier
-/// ones; last, `LN_f h`. Rows of the token table beyond the vocabulary are the modifier rows of the caller.
+/// ones; last, `LN_f h`. Rows of the embedding table beyond the vocabulary are the modifier rows of the caller.
 ///
 /// | weight                                               | shape                          |
 /// |------------------------------------------------------|--------------------------------|
@@ -143,13 +143,13 @@ impl ClipTextEncoder {
         Ok(self.final_layer_norm.forward(&hidden_states)?)
     }
 
-    /// How the rows of a batch are shared out.
+    /// How the elements of a batch are divided among the threads.
     pub(crate) fn split(&self) -> Split {
         self.split
     }
 
-    /// One row of the token table, in f32: what a modifier token starts from.
-    pub fn token_row(&self, id: u32) -> Result<Vec<f32>> {
+    /// One row of the embedding table, in f32: what a modifier token starts from.
+    pub fn embedding_row(&self, id: u32) -> Result<Vec<f32>> {
         if id as usize >= self.config.vocab_size {
             return Err(EngineError::InvalidInput(format!("token {id} is not in the vocabulary")));
         }
@@ -167,7 +167,7 @@ impl ClipTextEncoder {
         self.config.hidden_size
     }
 
-    /// Rows of the token table.
+    /// Rows of the embedding table.
     pub fn vocab_size(&self) -> usize {
         self.config.vocab_size
     }
@@ -179,7 +179,7 @@ impl ClipTextEncoder {
 
     fn check_lengths(&self, ids: &[Vec<u32>]) -> Result<usize> {
         let tokens = ids.first().map_or(0, Vec::len);
-        if tokens == 0 || ids.iter().any(|row| row.len() != tokens) {
+        if tokens == 0 || ids.iter().any(|prompt| prompt.len() != tokens) {
             return Err(EngineError::InvalidInput(
                 "prompts of one batch must have the same number of tokens".into(),
             ));
@@ -193,7 +193,7 @@ impl ClipTextEncoder {
         Ok(tokens)
     }
 
-    /// Token rows plus position rows, `(batch, tokens, dim)`; ids beyond the vocabulary are rows of `modifier_rows`.
+    /// Embedding rows plus position rows, `(batch, tokens, dim)`; ids beyond the vocabulary are rows of `modifier_rows`.
     fn embed(&self, ids: &[Vec<u32>], modifier_rows: Option<&Variable>) -> Result<Variable> {
         let (vocab_size, dim) = (self.config.vocab_size, self.config.hidden_size);
         let modifiers = modifier_rows.map_or(Ok(0), |rows| rows.tensor().dim(0))?;

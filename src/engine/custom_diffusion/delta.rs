@@ -1,19 +1,20 @@
-//! A delta: what a training learnt or a merge computed, as a value and as a file.
+//! A delta: what a training learned or a merge computed, as a value and as a file.
 //!
 //! The file is safetensors. A dense delta has the trained matrices under their diffusers names (`….attn2.to_k.weight`),
 //! in f16, so that `unet.load_state_dict(file, strict=False)` applies it; a factorised one has the shared `P` and one
-//! `E` per matrix, in f32. Token rows lie under `modifier_token.<rex>`. The header's metadata says which base model the
+//! `E` per matrix, in f32. Embedding rows lie under `modifier_token.<rex>`. The header's metadata says which base model the
 //! delta belongs to and which concepts it holds.
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 
-use crate::domain::concept::ModifierToken;
 use crate::engine::base_model::BaseModel;
+use crate::engine::custom_diffusion::concept::DeltaConcept;
 use crate::engine::custom_diffusion::file::{Reader, TOKEN_PREFIX, Writer};
+use crate::engine::error::{EngineError, Result};
+use crate::engine::ops;
 use crate::engine::unet::CrossAttentionKv;
-use crate::engine::{EngineError, Result, ops};
 
 /// What the format is called in messages, and in the header with its version.
 const WHAT: &str = "a delta file";
@@ -25,23 +26,12 @@ const FACTOR: &str = ".low_rank.e";
 /// Changed cross-attention projections and the concepts they hold.
 #[derive(Clone, Debug)]
 pub struct Delta {
-    /// [`BaseModel::digest`] of the model that it was learnt on.
+    /// [`BaseModel::digest`] of the model that it was learned on.
     pub base_digest: String,
     pub concepts: Vec<DeltaConcept>,
     pub weights: DeltaWeights,
-    /// What else is worth knowing, such as the seed.
+    /// Further facts, such as the seed.
     pub metadata: BTreeMap<String, String>,
-}
-
-/// One concept of a delta.
-#[derive(Clone, Debug, PartialEq)]
-pub struct DeltaConcept {
-    /// `None` if the delta teaches the class noun itself.
-    pub modifier_token: Option<ModifierToken>,
-    /// The modifier token's embedding, `(text_dim,)`.
-    pub token_row: Option<Vec<f32>>,
-    pub initializer_token: Option<String>,
-    pub class_noun: String,
 }
 
 /// The weights of a delta; matrices are f32, on the CPU, by checkpoint name such as `….attn2.to_k.weight`.
@@ -93,7 +83,7 @@ impl Delta {
                 short(&base.digest)
             )));
         }
-        let text_dim = base.text_encoder.hidden_size();
+        let text_dim = base.prompt_encoder.hidden_size();
         let mut expected = BTreeMap::new();
         for layer in base.unet.cross_attention() {
             expected.insert(format!("{}.to_k.weight", layer.name), layer.to_k.dim(0)?);
@@ -119,7 +109,8 @@ impl Delta {
             return Err(EngineError::InvalidInput(text));
         }
         for concept in &self.concepts {
-            if let (Some(token), Some(row)) = (&concept.modifier_token, &concept.token_row)
+            if let (Some(token), Some(row)) =
+                (&concept.words.modifier_token, &concept.embedding_row)
                 && row.len() != text_dim
             {
                 let (expected, actual) = (vec![text_dim], vec![row.len()]);
@@ -169,14 +160,6 @@ impl Delta {
             }
         }
         Ok(Tensor::cat(&changes, 1)?)
-    }
-
-    /// The modifier tokens with their embeddings, in order.
-    pub fn token_rows(&self) -> impl Iterator<Item = (&ModifierToken, &[f32])> {
-        let rows = self.concepts.iter();
-        rows.filter_map(|learnt| {
-            Some((learnt.modifier_token.as_ref()?, learnt.token_row.as_deref()?))
-        })
     }
 
     /// Memory that the weights take.
@@ -267,17 +250,18 @@ fn short(digest: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
 
     fn delta() -> Delta {
+        let class_noun = ClassNoun::try_from("dog".to_owned()).unwrap();
         let matrix = Tensor::arange(0f32, 12.0, &Device::Cpu).unwrap().reshape((3, 4)).unwrap();
         let token = ModifierToken::try_from("<rex>".to_owned()).unwrap();
         Delta {
             base_digest: "abc".into(),
             concepts: vec![DeltaConcept {
-                modifier_token: Some(token),
-                token_row: Some(vec![0.1, 0.2, 0.3, 0.4]),
+                words: ConceptWords { modifier_token: Some(token), class_noun },
+                embedding_row: Some(vec![0.1, 0.2, 0.3, 0.4]),
                 initializer_token: Some("ktn".into()),
-                class_noun: "dog".into(),
             }],
             weights: DeltaWeights::Dense(BTreeMap::from([("a.attn2.to_k.weight".into(), matrix)])),
             metadata: BTreeMap::from([("seed".into(), "7".into()), ("note".into(), "x".into())]),
@@ -320,7 +304,7 @@ mod tests {
         bytes[last..].copy_from_slice(&half::f16::NAN.to_le_bytes());
 
         let read = Delta::from_safetensors(&bytes).unwrap_err().to_string();
-        delta.concepts[0].token_row = Some(vec![f32::NAN; 4]);
+        delta.concepts[0].embedding_row = Some(vec![f32::NAN; 4]);
         let written = delta.to_safetensors().unwrap_err().to_string();
 
         assert!(read.contains("to_k.weight` has values that are not finite"), "{read}");

@@ -7,9 +7,9 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use crate::domain::concept::ModifierToken;
-use crate::engine::custom_diffusion::delta::DeltaConcept;
-use crate::engine::{EngineError, Result};
+use crate::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
+use crate::engine::custom_diffusion::concept::DeltaConcept;
+use crate::engine::error::{EngineError, Result};
 
 pub(super) const TOKEN_PREFIX: &str = "modifier_token.";
 
@@ -18,7 +18,7 @@ pub(super) const TOKEN_PREFIX: &str = "modifier_token.";
 struct ConceptHeader {
     modifier_token: Option<ModifierToken>,
     initializer_token: Option<String>,
-    class_noun: String,
+    class_noun: ClassNoun,
 }
 
 /// A file being written; the same content gives the same bytes.
@@ -76,20 +76,22 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes names into the header and rows beside the other tensors.
+    /// Writes words into the header, and embedding rows as tensors.
     pub(super) fn concepts(&mut self, concepts: &[DeltaConcept]) -> Result<()> {
         let headers: Vec<ConceptHeader> = concepts
             .iter()
             .map(|concept| ConceptHeader {
-                modifier_token: concept.modifier_token.clone(),
+                modifier_token: concept.words.modifier_token.clone(),
                 initializer_token: concept.initializer_token.clone(),
-                class_noun: concept.class_noun.clone(),
+                class_noun: concept.words.class_noun.clone(),
             })
             .collect();
         let headers = serde_json::to_string(&headers).map_err(|error| self.refused(&error))?;
         self.metadata.insert("concepts".into(), headers);
         for concept in concepts {
-            if let (Some(token), Some(row)) = (&concept.modifier_token, &concept.token_row) {
+            if let (Some(token), Some(row)) =
+                (&concept.words.modifier_token, &concept.embedding_row)
+            {
                 let row = Tensor::new(row.as_slice(), &Device::Cpu)?;
                 self.f32(format!("{TOKEN_PREFIX}{token}"), &row)?;
             }
@@ -123,7 +125,7 @@ impl Writer {
     }
 }
 
-/// A file that has been read; what is taken out is gone, so that what nobody asked for can be found.
+/// A file that has been read. What is taken is removed, so that what is left over can be found.
 pub(super) struct Reader {
     what: &'static str,
     pub(super) metadata: BTreeMap<String, String>,
@@ -183,18 +185,18 @@ impl Reader {
         }
         let mut concepts = Vec::new();
         for header in headers {
-            let token_row = match &header.modifier_token {
+            let embedding_row = match &header.modifier_token {
                 None => None,
                 Some(token) => Some(rows.remove(token.as_str()).ok_or_else(|| {
                     self.invalid(&format_args!("it has no row for modifier token {token}"))
                 })?),
             };
-            concepts.push(DeltaConcept {
+            let words = ConceptWords {
                 modifier_token: header.modifier_token,
-                token_row,
-                initializer_token: header.initializer_token,
                 class_noun: header.class_noun,
-            });
+            };
+            let initializer_token = header.initializer_token;
+            concepts.push(DeltaConcept { words, embedding_row, initializer_token });
         }
         if let Some(token) = rows.keys().min() {
             return Err(self.invalid(&format_args!(

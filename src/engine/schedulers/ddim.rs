@@ -1,7 +1,7 @@
 //! Denoising diffusion implicit models (Song et al., arXiv:2010.02502, equation 12).
 
 use super::schedule::{PredictionType, SchedulerConfig, TimestepSpacing};
-use super::{Rule, Scheduler, combine, combined};
+use super::scheduler::{Rule, Scheduler, combine, combined};
 
 struct Ddim {
     prediction_type: PredictionType,

@@ -1,7 +1,7 @@
 //! Denoising diffusion probabilistic models (Ho et al., arXiv:2006.11239, equations 6 and 7).
 
 use super::schedule::{PredictionType, SchedulerConfig, TimestepSpacing};
-use super::{Rule, Scheduler, combine, combined};
+use super::scheduler::{Rule, Scheduler, combine, combined};
 
 struct Ddpm {
     prediction_type: PredictionType,

@@ -3,7 +3,7 @@
 //! With `α = 1/√(σ²+1)` and `λ = −ln σ`, the solver advances predictions of x₀ in λ.
 
 use super::schedule::{PredictionType, SchedulerConfig, linspace};
-use super::{Rule, Scheduler, combine, combined};
+use super::scheduler::{Rule, Scheduler, combine, combined};
 
 /// Which noise levels are visited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //! without churn; ancestral as in k-diffusion). Samples are `x₀ + σ ε`.
 
 use super::schedule::{PredictionType, SchedulerConfig, TimestepSpacing};
-use super::{Rule, Scheduler, combine};
+use super::scheduler::{Rule, Scheduler, combine};
 
 /// Whether noise is added between steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

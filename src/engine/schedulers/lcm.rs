@@ -1,7 +1,8 @@
 //! Latent consistency models (Luo et al., arXiv:2310.04378, algorithm 3).
 
 use super::schedule::{PredictionType, SchedulerConfig};
-use super::{EngineError, Result, Rule, Scheduler, combine, combined};
+use super::scheduler::{Rule, Scheduler, combine, combined};
+use crate::engine::error::{EngineError, Result};
 
 /// Scale of the timestep in the boundary condition, and the data's standard deviation.
 const TIMESTEP_SCALING: f64 = 10.0;

@@ -2,7 +2,8 @@
 //! linear multistep only, its first step taken twice.
 
 use super::schedule::{PredictionType, SchedulerConfig, TimestepSpacing};
-use super::{EngineError, Result, Rule, Scheduler, combine, combined};
+use super::scheduler::{Rule, Scheduler, combine, combined};
+use crate::engine::error::{EngineError, Result};
 
 struct Pndm {
     v_prediction: bool,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EngineError, Result};
+use crate::engine::error::{EngineError, Result};
 
 /// How β grows from `beta_start` to `beta_end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 
 use super::dpm_solver::{lambda, noise_part, predicted_x0, signal_part};
 use super::schedule::{PredictionType, SchedulerConfig};
-use super::{Rule, Scheduler, combined};
+use super::scheduler::{Rule, Scheduler, combined};
 
 const ORDER: usize = 2;
 

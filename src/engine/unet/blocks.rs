@@ -12,15 +12,15 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use super::{
-    CrossAttentionKv, KeyValueVariable,
     config::{ATTENDING_DOWN, ATTENDING_UP, UNet2DConditionConfig},
+    cross_attention::{CrossAttentionKv, KeyValueVariable},
     memory::Recomputation,
     resnet::ResnetBlock,
     transformer::Transformer,
 };
 use crate::engine::{
-    EngineError, Result,
     autograd::{Variable, checkpoint},
+    error::{EngineError, Result},
     layers::{conv, conv_same},
     ops::{self, FrozenConv2d, Padding},
     weights::Weights,
@@ -32,9 +32,9 @@ pub(super) struct Call<'a> {
     pub(super) embedding: Variable,
     /// Of all cross-attention layers of the model.
     pub(super) key_values: Vec<KeyValueVariable>,
-    /// Whether a gradient's way back computes a layer anew instead of keeping what it needs.
+    /// Whether the backward pass computes a layer again instead of keeping what it needs.
     pub(super) recomputation: &'a Recomputation,
-    /// Layers that have had their turn.
+    /// Layers that have run.
     pub(super) layer: Cell<usize>,
 }
 

@@ -5,7 +5,11 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::engine::{EngineError, Result, layers::require, weights::read_json};
+use crate::engine::{
+    error::{EngineError, Result},
+    layers::require,
+    weights::read_json,
+};
 
 /// Block types that attend to the prompt.
 pub(super) const ATTENDING_DOWN: &str = "CrossAttnDownBlock2D";

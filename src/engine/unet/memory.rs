@@ -1,18 +1,30 @@
 //! What a UNet's training step holds, counted from the config before anything is computed.
 //!
-//! The tape keeps the results that an operation's way back reads: convolutions, projections and joins keep none, norms
+//! The tape keeps the results that an operation's backward pass reads: convolutions, projections and joins keep none, norms
 //! their input, GEGLU factors as wide as its projection, attention its inputs. A layer (a resnet with its transformer)
-//! that is computed again on the way back keeps its own input alone.
+//! that is computed again in the backward pass keeps its own input alone.
 
 use candle_core::DType;
 
 use super::config::{ATTENDING_DOWN, ATTENDING_UP, UNet2DConditionConfig};
 use crate::engine::ops::Workspace;
 
+/// What a training keeps of the forward pass for the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// All that the backward pass needs: the fastest.
+    #[default]
+    Keep,
+    /// The input of each layer (a resnet with its transformer), which runs once more in the backward pass.
+    Recompute,
+    /// All, except in as many layers as must be recomputed for activations and gradients to fit in so many bytes.
+    Within(u64),
+}
+
 /// The size of a call.
 #[derive(Clone, Copy, Debug)]
 pub struct CallSize {
-    pub rows: usize,
+    pub batch: usize,
     /// Of the latents.
     pub height: usize,
     pub width: usize,
@@ -25,7 +37,7 @@ impl CallSize {
     /// Positions of all images at a level of resolution.
     fn positions(&self, level: usize) -> u64 {
         let along = |size: usize| (0..level).fold(size, |size, _| size.div_ceil(2));
-        (self.rows * along(self.height) * along(self.width)) as u64
+        (self.batch * along(self.height) * along(self.width)) as u64
     }
 
     fn element(&self) -> u64 {
@@ -61,22 +73,22 @@ impl LayerSize {
         }
     }
 
-    /// Bytes that its way back holds for a while, with the gradients that it passes on.
+    /// Bytes that its backward pass holds for a while, with the gradients that it passes on.
     fn work(&self, call: &CallSize) -> u64 {
         let workspace = Workspace::of(call.dtype, call.on_cpu);
-        let (rows, positions) = (call.rows as u64, call.positions(self.level));
-        let (wider, pixels) = (self.in_channels.max(self.out_channels), positions / rows);
+        let (batch, positions) = (call.batch as u64, call.positions(self.level));
+        let (wider, pixels) = (self.in_channels.max(self.out_channels), positions / batch);
         let norm =
-            workspace.group_norm(rows, pixels * wider) + self.input(call) + self.output(call);
+            workspace.group_norm(batch, pixels * wider) + self.input(call) + self.output(call);
         let filters = 9 * self.in_channels * self.out_channels;
-        let conv = workspace.conv(filters, rows, 9 * pixels * self.out_channels)
+        let conv = workspace.conv(filters, batch, 9 * pixels * self.out_channels)
             + 2 * self.input(call)
             + self.output(call);
         let (mut geglu, mut attention) = (0, 0);
         if self.blocks > 0 {
             let inner = positions * self.inner * call.element();
             geglu = workspace.geglu(positions, self.inner, 8 * self.inner) + 5 * inner;
-            attention = workspace.attention(rows, self.heads, pixels, pixels) + 6 * inner;
+            attention = workspace.attention(batch, self.heads, pixels, pixels) + 6 * inner;
         }
         norm.max(conv).max(geglu).max(attention)
     }
@@ -91,7 +103,7 @@ impl LayerSize {
         call.positions(self.level) * self.out_channels * call.element()
     }
 
-    /// Bytes that its way back reads beside its input.
+    /// Bytes that its backward pass reads in addition to its input.
     fn inside(&self, call: &CallSize) -> u64 {
         let transformers = match (self.tracked, self.blocks) {
             (true, 0) => self.out_channels, // between the convolutions
@@ -108,7 +120,7 @@ impl LayerSize {
     }
 }
 
-/// Which layers are computed again on the way back, in the order of the way forward.
+/// Which layers are computed again in the backward pass, in the order of the forward pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Recomputation(pub(super) Vec<bool>);
 
@@ -170,7 +182,7 @@ impl UNet2DConditionConfig {
         sizes
     }
 
-    /// The bytes that the tape keeps of a call until the way back begins.
+    /// The bytes that the tape keeps of a call until the backward pass begins.
     pub fn tape_bytes(&self, call: &CallSize, recomputation: &Recomputation) -> u64 {
         let layers = self.layer_sizes();
         let kept = layers.iter().zip(&recomputation.0).map(|(size, again)| size.kept(call, *again));
@@ -182,7 +194,7 @@ impl UNet2DConditionConfig {
         call.positions(0) * self.block_out_channels[0] as u64 * call.element()
     }
 
-    /// The most bytes that a call's activations and gradients take, on the way back.
+    /// The most bytes that a call's activations and gradients take, in the backward pass.
     pub fn activation_bytes(&self, call: &CallSize, recomputation: &Recomputation) -> u64 {
         let mut alive = self.tape_bytes(call, recomputation);
         let mut most = alive + 3 * self.last_input(call);
@@ -190,9 +202,9 @@ impl UNet2DConditionConfig {
         // Gradients of what was joined on the way up wait for the way down.
         let mut waiting = 0;
         for (layer, again) in self.layer_sizes().iter().zip(&recomputation.0).rev() {
-            let anew = if *again { layer.inside(call) + layer.output(call) } else { 0 };
+            let recomputed = if *again { layer.inside(call) + layer.output(call) } else { 0 };
             let passed = layer.output(call) + layer.work(call);
-            most = most.max(alive + anew + waiting + passed);
+            most = most.max(alive + recomputed + waiting + passed);
             alive -= layer.kept(call, *again);
             waiting += call.positions(layer.level) * layer.skipped * call.element();
         }

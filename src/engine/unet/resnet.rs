@@ -2,8 +2,8 @@
 
 use super::config::UNet2DConditionConfig;
 use crate::engine::{
-    Result,
     autograd::Variable,
+    error::Result,
     layers::{conv_same, group_norm, linear},
     ops::{FrozenConv2d, FrozenLinear, GroupNorm},
     weights::Weights,

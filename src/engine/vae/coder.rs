@@ -7,10 +7,10 @@
 //! | `mid_block.attentions.0.*`                                 | see [`MidAttention`]                     |
 //! | `down_blocks.N.downsamplers.0.conv`, `up_blocks.N.upsamplers.0.conv` | `(c, c, 3, 3)`, `(c,)`         |
 
-use super::AutoencoderKlConfig;
+use super::config::AutoencoderKlConfig;
 use crate::engine::{
-    Result,
     autograd::Variable,
+    error::Result,
     layers::{self, conv, conv_same, group_norm},
     ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, Padding},
     weights::Weights,

@@ -8,12 +8,10 @@
 //!
 //! (μ⁻¹ = 0 if the constraint is hard). Only `E` depends on the layer, so all layers share `P`.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Device, Tensor};
 use nalgebra::{Cholesky, DMatrix, Dyn};
 
-use crate::engine::{EngineError, Result};
+use crate::engine::error::{EngineError, Result};
 
 /// Condition numbers from which on rows count as dependent in double precision.
 const MOST_CONDITION: f64 = 1e14;
@@ -23,28 +21,33 @@ const MOST_CAPTION_CONDITION: f64 = 1e12;
 const LEAST_PIVOT: f64 = 1e-6;
 
 /// Features of ordinary captions, reduced to what a merge needs of them: computed once per base model.
-pub struct Regularization {
+pub(super) struct Regularization {
     factor: Cholesky<f64, Dyn>,
 }
 
-/// Rows of text features and what each projection is to make of them.
-pub struct Targets {
-    /// `C`, `(rows, text_dim)`.
-    pub features: Tensor,
-    /// `E = V − W₀ Cᵀ`, `(inner, rows)`, by matrix name.
-    pub changes: BTreeMap<String, Tensor>,
+/// Rows of text features, and what a merge's system takes of each.
+pub(super) struct SolvedRows {
+    /// `C`, `(rows, text_dim)`, f64.
+    pub(super) features: Tensor,
+    /// `D = C G⁻¹`, `(rows, text_dim)`, f64.
+    pub(super) d: Tensor,
 }
 
-/// `ΔW = E P` for every matrix.
-pub struct Solution {
-    /// `(rows, text_dim)`, f32 on the CPU.
-    pub p: Tensor,
-    /// `(inner, rows)` by matrix name, f32 on the CPU.
-    pub e: BTreeMap<String, Tensor>,
+impl SolvedRows {
+    /// - `features`: `(rows, text_dim)`
+    pub(super) fn new(regularization: &Regularization, features: &Tensor) -> Result<Self> {
+        let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        let d = regularization.solve(&features)?;
+        Ok(Self { features, d })
+    }
+
+    pub(super) fn len(&self) -> Result<usize> {
+        Ok(self.features.dim(0)?)
+    }
 }
 
-/// The rows' linear system, factorised: everything of the solution but `E`.
-pub struct System {
+/// The linear system of a merge's rows, factorised: everything of the solution but `E`.
+pub(super) struct System {
     /// `D`, `(rows, text_dim)`, f64.
     d: Tensor,
     /// `S + μ⁻¹ I`.
@@ -57,7 +60,7 @@ impl Regularization {
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] if they do not span the text space: too few captions.
-    pub fn new(features: &Tensor) -> Result<Self> {
+    pub(super) fn new(features: &Tensor) -> Result<Self> {
         let text_dim = features.dim(1)?;
         let features = on_host(features)?;
         let gram = to_matrix(&features.t()?.matmul(&features)?)?;
@@ -71,7 +74,7 @@ impl Regularization {
     }
 
     /// `L` of `G = L Lᵀ`, `(text_dim, text_dim)`, f64.
-    pub fn factor(&self) -> Result<Tensor> {
+    pub(super) fn factor(&self) -> Result<Tensor> {
         rows(&self.factor.l().transpose())
     }
 
@@ -79,7 +82,7 @@ impl Regularization {
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] for anything else.
-    pub fn from_factor(factor: &Tensor) -> Result<Self> {
+    pub(super) fn from_factor(factor: &Tensor) -> Result<Self> {
         let (height, width) = factor.dims2()?;
         let factor = Cholesky::pack_dirty(to_matrix(factor)?);
         if height != width || !spans(&factor) {
@@ -93,7 +96,7 @@ impl Regularization {
     /// `D = C G⁻¹`, `(rows, text_dim)`, f64: the part of a merge that each row needs on its own.
     ///
     /// - `features`: `C`, `(rows, text_dim)`
-    pub fn solve(&self, features: &Tensor) -> Result<Tensor> {
+    pub(super) fn solve(&self, features: &Tensor) -> Result<Tensor> {
         // nalgebra is column-major: a row-major matrix is its own transpose there.
         let mut columns = columns(features)?;
         self.factor.solve_mut(&mut columns);
@@ -102,7 +105,7 @@ impl Regularization {
 
     /// The largest cosine of the principal angles between the row spaces of two sets of features, in the metric in
     /// which captions are white: 1 means that both ask for a row in common.
-    pub fn overlap(&self, a: &Tensor, b: &Tensor) -> Result<f64> {
+    pub(super) fn overlap(&self, a: &Tensor, b: &Tensor) -> Result<f64> {
         let basis = |features: &Tensor| -> Result<DMatrix<f64>> {
             let columns = columns(features)?;
             let white = self.factor.l().solve_lower_triangular(&columns);
@@ -120,7 +123,11 @@ impl System {
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] if μ is not positive, or if equality is asked of rows that depend on one another.
-    pub fn new(features: &Tensor, d: Tensor, constraint_weight: Option<f64>) -> Result<Self> {
+    pub(super) fn new(
+        features: &Tensor,
+        d: Tensor,
+        constraint_weight: Option<f64>,
+    ) -> Result<Self> {
         let softness = match constraint_weight {
             None => 0.0,
             Some(weight) if weight > 0.0 && weight.is_finite() => 1.0 / weight,
@@ -149,7 +156,7 @@ impl System {
     }
 
     /// `P`, `(rows, text_dim)`, f64.
-    pub fn p(&self) -> Result<Tensor> {
+    pub(super) fn p(&self) -> Result<Tensor> {
         let p = self.factor.solve(&to_matrix(&self.d)?);
         Ok(rows(&p)?.t()?.contiguous()?)
     }
@@ -157,14 +164,14 @@ impl System {
     /// `c Pᵀ`, `(tokens, rows)`, f64, for less than `P` itself costs.
     ///
     /// - `text`: `c`, `(tokens, text_dim)`
-    pub fn coefficients(&self, text: &Tensor) -> Result<Tensor> {
+    pub(super) fn coefficients(&self, text: &Tensor) -> Result<Tensor> {
         let mut columns = columns(&on_host(text)?.matmul(&self.d.t()?)?)?;
         self.factor.solve_mut(&mut columns);
         rows(&columns)
     }
 
     /// Condition number of `S + μ⁻¹ I`.
-    pub fn condition(&self) -> f64 {
+    pub(super) fn condition(&self) -> f64 {
         condition(&self.s)
     }
 }
@@ -172,7 +179,7 @@ impl System {
 /// The rows that do not depend on those before them; the first `needed` are kept in any case.
 ///
 /// - `features`, `d`: as for [`System::new`]
-pub fn independent_rows(features: &Tensor, d: &Tensor, needed: usize) -> Result<Vec<u32>> {
+pub(super) fn independent_rows(features: &Tensor, d: &Tensor, needed: usize) -> Result<Vec<u32>> {
     let s = to_matrix(&d.matmul(&on_host(features)?.t()?)?)?;
     let mut kept: Vec<usize> = Vec::new();
     let mut factor: Vec<Vec<f64>> = Vec::new(); // rows of the Cholesky factor of those that are kept
@@ -192,29 +199,8 @@ pub fn independent_rows(features: &Tensor, d: &Tensor, needed: usize) -> Result<
     Ok(kept.into_iter().map(|row| row as u32).collect())
 }
 
-/// Solves the merge for all matrices at once.
-///
-/// `constraint_weight` is μ; `None` asks for equality.
-///
-/// # Errors
-/// Those of [`System::new`].
-pub fn solve(
-    regularization: &Regularization,
-    targets: &Targets,
-    constraint_weight: Option<f64>,
-) -> Result<Solution> {
-    let d = regularization.solve(&targets.features)?;
-    let system = System::new(&targets.features, d, constraint_weight)?;
-    let e = targets
-        .changes
-        .iter()
-        .map(|(name, change)| Ok((name.clone(), change.to_dtype(DType::F32)?)))
-        .collect::<Result<_>>()?;
-    Ok(Solution { p: system.p()?.to_dtype(DType::F32)?, e })
-}
-
 /// Whether the Gram matrix has full rank in double precision: what rounding makes of a missing dimension is a pivot that
-/// is tiny beside the others.
+/// is tiny compared to the others.
 fn spans(factor: &Cholesky<f64, Dyn>) -> bool {
     let pivots = factor.l_dirty().diagonal();
     let (least, most) = (pivots.min(), pivots.max());
@@ -258,41 +244,43 @@ mod tests {
         Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap()
     }
 
-    fn problem() -> (Regularization, Targets) {
-        let changes = BTreeMap::from([("w".to_owned(), random(5, 4, 3))]);
-        (
-            Regularization::new(&random(60, 8, 1)).unwrap(),
-            Targets { features: random(4, 8, 2), changes },
-        )
+    fn problem() -> (Regularization, Tensor, Tensor) {
+        // Captions' features; `C`, `(rows, text_dim)`; and `E`, `(inner, rows)`.
+        (Regularization::new(&random(60, 8, 1)).unwrap(), random(4, 8, 2), random(5, 4, 3))
     }
 
-    fn residual(targets: &Targets, solution: &Solution) -> f32 {
-        let change = solution.e["w"].matmul(&solution.p).unwrap();
-        let kept = change.matmul(&targets.features.t().unwrap()).unwrap();
-        (kept - &targets.changes["w"])
-            .unwrap()
-            .abs()
-            .unwrap()
-            .max_all()
-            .unwrap()
-            .to_scalar()
-            .unwrap()
+    fn solve(
+        regularization: &Regularization,
+        features: &Tensor,
+        constraint_weight: Option<f64>,
+    ) -> Result<Tensor> {
+        let d = regularization.solve(features)?;
+        System::new(features, d, constraint_weight)?.p()
+    }
+
+    /// The largest value of `ΔW Cᵀ − E`.
+    fn residual(features: &Tensor, changes: &Tensor, p: &Tensor) -> f32 {
+        let change = changes.matmul(&p.to_dtype(DType::F32).unwrap()).unwrap();
+        let kept = change.matmul(&features.t().unwrap()).unwrap();
+        (kept - changes).unwrap().abs().unwrap().max_all().unwrap().to_scalar().unwrap()
     }
 
     #[test]
     fn a_hard_constraint_is_met() {
-        let (regularization, targets) = problem();
+        let (regularization, features, changes) = problem();
 
-        let solution = solve(&regularization, &targets, None).unwrap();
+        let p = solve(&regularization, &features, None).unwrap();
 
-        assert!(residual(&targets, &solution) < 1e-4);
+        assert!(residual(&features, &changes, &p) < 1e-4);
     }
 
     #[test]
     fn a_soft_constraint_approaches_the_hard_one_as_its_weight_grows() {
-        let (regularization, targets) = problem();
-        let at =
-            |weight| residual(&targets, &solve(&regularization, &targets, Some(weight)).unwrap());
+        let (regularization, features, changes) = problem();
+        let at = |weight| {
+            let p = solve(&regularization, &features, Some(weight)).unwrap();
+            residual(&features, &changes, &p)
+        };
 
         assert!(at(1e6) < 1e-3);
         assert!(at(1.0) > at(100.0) && at(100.0) > at(1e6));
@@ -300,14 +288,13 @@ mod tests {
 
     #[test]
     fn equality_on_repeated_rows_is_refused_and_says_what_to_do() {
-        let (regularization, mut targets) = problem();
-        targets.features = Tensor::cat(&[&targets.features, &targets.features], 0).unwrap();
-        targets.changes.insert("w".into(), random(5, 8, 4));
+        let (regularization, features, _) = problem();
+        let repeated = Tensor::cat(&[&features, &features], 0).unwrap();
 
-        let error = solve(&regularization, &targets, None).err().unwrap().to_string();
+        let error = solve(&regularization, &repeated, None).err().unwrap().to_string();
 
         assert!(error.contains("give a constraint_weight"), "{error}");
-        assert!(solve(&regularization, &targets, Some(10.0)).is_ok());
+        assert!(solve(&regularization, &repeated, Some(10.0)).is_ok());
     }
 
     #[test]

@@ -4,29 +4,29 @@ use candle_core::{DType, Result, Tensor};
 
 /// Weights that turn squared errors into the loss by one product and one sum.
 ///
-/// A row's loss is the mean of its squared errors over the latent cells that its mask keeps and over all channels;
-/// the loss is the mean over instance rows plus `prior_loss_weight` times the mean over class rows, which is the
+/// An element's loss is the mean of its squared errors over the latent cells that its mask keeps and over all channels;
+/// the loss is the mean over instance images plus `prior_loss_weight` times the mean over class images, which is the
 /// paper's balance (reference implementations differ by the number of channels, unintentionally).
 ///
 /// - `mask`: `(batch, 1, height, width)`, 1 where a cell counts
-/// - returns the same shape; a row whose mask is empty weighs nothing
-pub fn error_weights(
+/// - returns the same shape; an element whose mask is empty weighs nothing
+pub(super) fn error_weights(
     mask: &Tensor,
     is_class_image: &[bool],
     channels: usize,
     prior_loss_weight: f64,
 ) -> Result<Tensor> {
-    let class_rows = is_class_image.iter().filter(|&&class| class).count();
-    let instance_rows = is_class_image.len() - class_rows;
+    let class_images = is_class_image.iter().filter(|&&class| class).count();
+    let instance_images = is_class_image.len() - class_images;
     let cells: Vec<f32> = mask.flatten_from(1)?.sum(1)?.to_vec1()?;
     let weights: Vec<f32> = is_class_image
         .iter()
         .zip(cells)
         .map(|(&class, cells)| {
-            let (share, rows) =
-                if class { (prior_loss_weight, class_rows) } else { (1.0, instance_rows) };
+            let (share, images) =
+                if class { (prior_loss_weight, class_images) } else { (1.0, instance_images) };
             if cells > 0.0 {
-                (share / (rows as f64 * channels as f64 * f64::from(cells))) as f32
+                (share / (images as f64 * channels as f64 * f64::from(cells))) as f32
             } else {
                 0.0
             }
@@ -36,12 +36,12 @@ pub fn error_weights(
     mask.broadcast_mul(&weights)
 }
 
-/// `Σ weights · (model_pred − target)²` of each row, and the gradient of their sum with respect to `model_pred`.
+/// `Σ weights · (model_pred − target)²` of each element, and the gradient of their sum with respect to `model_pred`.
 ///
 /// - `model_pred`, `target`: `(batch, height, width, channels)`
 /// - `weights`: `(batch, height, width, 1)`, from [`error_weights`]
-/// - returns the rows' shares of the loss, and `2 · weights · (model_pred − target)` in the type of `model_pred`
-pub fn weighted_squared_error(
+/// - returns the elements' shares of the loss, and `2 · weights · (model_pred − target)` in the type of `model_pred`
+pub(super) fn weighted_squared_error(
     model_pred: &Tensor,
     target: &Tensor,
     weights: &Tensor,

@@ -1,23 +1,25 @@
-//! What all merges over one base model and one set of captions have in common, as a value and as a file.
+//! Regularization statistics: what all merges over one base model and one set of captions share, as a value and as a file.
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use sha2::{Digest, Sha256};
 
+use super::closed_form::{Regularization, SolvedRows};
 use crate::engine::base_model::BaseModel;
-use crate::engine::custom_diffusion::closed_form::Regularization;
 use crate::engine::custom_diffusion::file::{Reader, Writer};
-use crate::engine::{EngineError, Result, ops};
+use crate::engine::error::{EngineError, Result};
+use crate::engine::ops;
 
-/// What the format is called in messages, and in the header with its version.
-const WHAT: &str = "a merge base file";
+/// What the file is called in messages.
+const WHAT: &str = "a file of regularization statistics";
+/// Files are stored under this name: it stays as it was.
 const FORMAT: &str = "vstar-merge-base-1";
-/// Of so many captions one is kept aside to measure drift on.
+/// Of this many captions, one is held out to measure drift on.
 const HELD_OUT: usize = 10;
 
-/// Captions of a base model, reduced to what merges need of them.
-pub struct MergeBase {
+/// Captions of a base model, reduced to what merges need of them: the paper's regularization term.
+pub struct RegularizationStatistics {
     /// [`captions_digest`] of the captions.
     pub captions_digest: String,
     pub base_digest: String,
@@ -27,31 +29,10 @@ pub struct MergeBase {
     /// `‖H W₀ᵀ‖²`, over all matrices.
     pub(super) held_out_scale: f64,
     /// The prompt of unconditional guidance: its features, and with them the start token's.
-    pub(super) empty: Solved,
+    pub(super) empty: SolvedRows,
 }
 
-/// Rows of text features and what a merge's system takes of each.
-pub(super) struct Solved {
-    /// `C`, `(rows, text_dim)`, f64.
-    pub(super) features: Tensor,
-    /// `D = C G⁻¹`, likewise.
-    pub(super) d: Tensor,
-}
-
-impl Solved {
-    /// - `features`: `(rows, text_dim)`
-    pub(super) fn new(regularization: &Regularization, features: &Tensor) -> Result<Self> {
-        let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-        let d = regularization.solve(&features)?;
-        Ok(Self { features, d })
-    }
-
-    pub(super) fn len(&self) -> Result<usize> {
-        Ok(self.features.dim(0)?)
-    }
-}
-
-/// SHA-256 in hex over captions: which of a base model's merge bases.
+/// SHA-256 in hex over captions: it names the statistics of a base model.
 pub fn captions_digest(captions: &[String]) -> String {
     let mut digest = Sha256::new();
     for caption in captions {
@@ -61,15 +42,15 @@ pub fn captions_digest(captions: &[String]) -> String {
     data_encoding::HEXLOWER.encode(&digest.finalize())
 }
 
-impl MergeBase {
-    /// Encodes `captions`, ordinary prompts of the base model's world; some are kept aside.
+impl RegularizationStatistics {
+    /// Encodes `captions`, ordinary prompts of what the base model knows; some are held out.
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] if they are too few, or too much alike to span the text space.
     pub fn new(base: &BaseModel, captions: &[String]) -> Result<Self> {
         let (mut seen, mut held_out) = (Vec::new(), Vec::new());
         for (index, caption) in captions.iter().enumerate() {
-            let ids = base.tokenizer.encode(caption, &[])?.ids;
+            let ids = base.prompt_encoder.tokenize(caption, &[])?.ids;
             if index % HELD_OUT == HELD_OUT - 1 { held_out.push(ids) } else { seen.push(ids) }
         }
         if held_out.is_empty() {
@@ -89,14 +70,14 @@ impl MergeBase {
         }
         let held_out = held_out.to_dtype(DType::F64)?;
         let regularization = Regularization::new(&caption_rows(base, &seen)?)?;
-        let empty = base.tokenizer.encode("", &[])?.ids;
-        let empty = base.text_encoder.forward(&[empty], None)?.squeeze(0)?;
+        let empty = base.prompt_encoder.tokenize("", &[])?.ids;
+        let empty = base.prompt_encoder.encode(&[empty], None)?.squeeze(0)?;
         Ok(Self {
             captions_digest: captions_digest(captions),
             base_digest: base.digest.clone(),
             held_out: held_out.t()?.matmul(&held_out)?,
             held_out_scale,
-            empty: Solved::new(&regularization, &empty)?,
+            empty: SolvedRows::new(&regularization, &empty)?,
             regularization,
         })
     }
@@ -112,12 +93,12 @@ impl MergeBase {
             base_digest: String::new(),
             held_out: captions.t()?.matmul(&captions)?,
             held_out_scale: 1.0,
-            empty: Solved::new(&regularization, empty)?,
+            empty: SolvedRows::new(&regularization, empty)?,
             regularization,
         })
     }
 
-    /// Writes the file; the same base gives the same bytes.
+    /// Writes the file; the same statistics give the same bytes.
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         let metadata = BTreeMap::from([
             ("base_digest".to_owned(), self.base_digest.clone()),
@@ -147,7 +128,7 @@ impl MergeBase {
             base_digest: file.take_metadata("base_digest")?,
             held_out: file.take_tensor("held_out")?.to_dtype(DType::F64)?,
             held_out_scale,
-            empty: Solved::new(&regularization, &file.take_tensor("empty")?)?,
+            empty: SolvedRows::new(&regularization, &file.take_tensor("empty")?)?,
             regularization,
         })
     }
@@ -158,8 +139,8 @@ fn caption_rows(base: &BaseModel, captions: &[Vec<u32>]) -> Result<Tensor> {
     let mut rows = Vec::new();
     for chunk in captions.chunks(32) {
         let features = base
-            .text_encoder
-            .forward(chunk, None)?
+            .prompt_encoder
+            .encode(chunk, None)?
             .to_device(&Device::Cpu)?
             .to_dtype(DType::F32)?;
         let (_, tokens, _) = features.dims3()?;

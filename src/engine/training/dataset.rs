@@ -3,56 +3,54 @@
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::augmentation::{Canvas, PreparedImage, augment_instance, prepare_class_image};
+use super::batch::Batch;
+use super::input::{TrainingConcept, TrainingInput};
 use crate::domain::training::TrainingRecipe;
 use crate::engine::base_model::BaseModel;
-use crate::engine::custom_diffusion::augment::{
-    Canvas, PreparedImage, augment_instance, prepare_class_image,
-};
-use crate::engine::custom_diffusion::parameters::Batch;
-use crate::engine::custom_diffusion::tokens::{concept_name, modifier_tokens};
-use crate::engine::custom_diffusion::train::{TrainingConcept, TrainingInput};
+use crate::engine::error::{EngineError, Result};
+use crate::engine::flow::Flow;
 use crate::engine::random::{Purpose, Random};
-use crate::engine::{EngineError, Flow, Result};
 
 /// Augmented versions of each instance image that are encoded; every step draws from this pool.
 const AUGMENTATIONS_PER_IMAGE: usize = 48;
 /// Images that pass the VAE together.
 const ENCODE_BATCH: usize = 8;
 
-/// The images of a training as VAE posteriors, with the captions that they may be drawn with.
-pub struct Dataset {
+/// The images of a training as VAE posteriors, with the captions that they may be trained with.
+pub(super) struct Dataset {
     concepts: Vec<ConceptData>,
     /// Channels, height and width of a latent.
     latent_shape: [usize; 3],
     scaling_factor: f32,
 }
 
-/// One concept's drawable images.
+/// One concept's images.
 struct ConceptData {
     instances: Vec<Encoded>,
     class_images: Vec<Encoded>,
 }
 
-/// One image as the VAE sees it: a Gaussian over latents, so that each draw samples it anew.
+/// One image as the VAE sees it: a Gaussian over latents, so that each step samples new latents.
 struct Encoded {
     mean: Vec<f32>,
     std: Vec<f32>,
     /// 1 where a latent cell counts in the loss.
     mask: Vec<f32>,
-    /// The captions it may be drawn with, as padded token ids.
+    /// The captions it may be trained with, as padded token ids.
     captions: Vec<Vec<u32>>,
 }
 
 impl Dataset {
     /// Augments and encodes the images of `input`; `observe` hears how many of how many are encoded.
-    pub fn encode(
+    pub(super) fn encode(
         base: &BaseModel,
         input: &TrainingInput,
         observe: &mut dyn FnMut(usize, usize) -> Flow,
     ) -> Result<Self> {
         let recipe = &input.recipe;
         let canvas = Canvas { resolution: base.resolution(), factor: base.vae.factor() };
-        let tokens = modifier_tokens(&input.concepts);
+        let tokens = input.modifier_tokens();
         let plan: Vec<Vec<Planned>> = input
             .concepts
             .iter()
@@ -95,10 +93,10 @@ impl Dataset {
         Ok(Self { concepts, latent_shape, scaling_factor: base.vae.scaling_factor() as f32 })
     }
 
-    /// The batch of one step: instance rows, then class rows, both taking turns between the concepts.
+    /// The batch of one step: instance images, then class images, both taken from the concepts in turn.
     ///
-    /// A row's draws depend on the seed, the step and its place alone.
-    pub fn batch(
+    /// What an element draws depends on the seed, the step and its place in the batch alone.
+    pub(super) fn batch(
         &self,
         base: &BaseModel,
         recipe: &TrainingRecipe,
@@ -107,17 +105,17 @@ impl Dataset {
     ) -> Result<Batch> {
         let with_class_images =
             self.concepts.iter().all(|concept| !concept.class_images.is_empty());
-        let class_rows = if with_class_images { recipe.class_batch_size } else { 0 };
-        let rows = recipe.instance_batch_size + class_rows;
+        let class_size = if with_class_images { recipe.class_batch_size } else { 0 };
+        let elements = recipe.instance_batch_size + class_size;
         let [channels, height, width] = self.latent_shape;
         let size = channels * height * width;
 
-        let mut latents = vec![0.0; rows * size];
-        let mut noise = vec![0.0; rows * size];
-        let draw_row = |(row, (latent, noise)): (usize, (&mut [f32], &mut [f32]))| {
-            let draw = |purpose| Random::new(seed, purpose, step as u64, row as u64);
-            let is_class = row >= recipe.instance_batch_size;
-            let turn = if is_class { row - recipe.instance_batch_size } else { row };
+        let mut latents = vec![0.0; elements * size];
+        let mut noise = vec![0.0; elements * size];
+        let draw_element = |(element, (latent, noise)): (usize, (&mut [f32], &mut [f32]))| {
+            let draw = |purpose| Random::new(seed, purpose, step as u64, element as u64);
+            let is_class = element >= recipe.instance_batch_size;
+            let turn = if is_class { element - recipe.instance_batch_size } else { element };
             let concept =
                 &self.concepts[(step * recipe.instance_batch_size + turn) % self.concepts.len()];
             let pool = if is_class { &concept.class_images } else { &concept.instances };
@@ -134,16 +132,18 @@ impl Dataset {
             (image, caption, timestep as u32)
         };
         let places = latents.par_chunks_exact_mut(size).zip(noise.par_chunks_exact_mut(size));
-        let drawn: Vec<(&Encoded, &Vec<u32>, u32)> = places.enumerate().map(draw_row).collect();
+        let drawn: Vec<(&Encoded, &Vec<u32>, u32)> = places.enumerate().map(draw_element).collect();
         let mask = drawn.iter().flat_map(|(image, _, _)| image.mask.iter().copied()).collect();
-        let shape = (rows, channels, height, width);
+        let shape = (elements, channels, height, width);
         Ok(Batch {
             latents: Tensor::from_vec(latents, shape, &base.device)?,
             noise: Tensor::from_vec(noise, shape, &base.device)?,
             timesteps: drawn.iter().map(|(_, _, timestep)| *timestep).collect(),
             input_ids: drawn.iter().map(|(_, caption, _)| (*caption).clone()).collect(),
-            mask: Tensor::from_vec(mask, (rows, 1, height, width), &base.device)?,
-            is_class_image: (0..rows).map(|row| row >= recipe.instance_batch_size).collect(),
+            mask: Tensor::from_vec(mask, (elements, 1, height, width), &base.device)?,
+            is_class_image: (0..elements)
+                .map(|element| element >= recipe.instance_batch_size)
+                .collect(),
         })
     }
 }
@@ -181,7 +181,7 @@ impl Planned {
     ) -> Vec<String> {
         match *self {
             Self::Instance { .. } => {
-                let name = concept_name(concept);
+                let name = concept.words.in_prompt();
                 recipe
                     .instance_templates
                     .iter()
@@ -235,10 +235,10 @@ fn posteriors(
     let pixels: Vec<f32> = images.iter().flat_map(|image| image.pixels.iter().copied()).collect();
     let posterior =
         base.vae.encode(&Tensor::from_vec(pixels, (images.len(), 3, side, side), &base.device)?)?;
-    let rows = |tensor: &Tensor| {
+    let flat = |tensor: &Tensor| {
         tensor.to_dtype(candle_core::DType::F32)?.flatten_from(1)?.to_vec2::<f32>()
     };
-    Ok(rows(&posterior.mean)?.into_iter().zip(rows(&posterior.std)?).collect())
+    Ok(flat(&posterior.mean)?.into_iter().zip(flat(&posterior.std)?).collect())
 }
 
 fn token_ids(
@@ -247,8 +247,8 @@ fn token_ids(
     tokens: &[&str],
     planned: &Planned,
 ) -> Result<Vec<u32>> {
-    let encoded = base.tokenizer.encode(caption, tokens)?;
-    let limit = base.tokenizer.max_length();
+    let encoded = base.prompt_encoder.tokenize(caption, tokens)?;
+    let limit = base.prompt_encoder.max_length();
     match planned {
         // A caption from the web is cut, as in the reference implementations; one that we make must be whole.
         Planned::Instance { .. } if encoded.length > limit => {

@@ -1,31 +1,31 @@
-//! The rows of a batch, shared out among the threads.
+//! How a network's calls are divided among the threads.
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Result, weights::WeightFiles};
+use super::{error::Result, weights::WeightFiles};
 
 /// Models up to this size are read by each thread for itself, in bytes.
 const SMALL_MODEL: u64 = 64 << 20;
 
-/// How a model's calls are spread over the threads.
+/// What of a network's call the threads divide among themselves.
 ///
-/// The rows of a batch do not see each other. Where the weights are small enough to be read once per thread, each takes
-/// its share of the rows through the whole network: what a layer leaves in the cache is there for the next, and nobody
-/// waits between layers. Larger models, and single rows, are shared out within each operation. Either way a row has
-/// the same bytes.
+/// The elements of a batch do not see each other. Where the weights are small enough to be read once per thread, each
+/// thread takes its share of the elements through the whole network: what a layer leaves in the cache is there for the
+/// next, and no thread waits between layers. Larger models, and single elements, are divided within each operation.
+/// Either way an element has the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Split {
-    Rows,
+    Elements,
     Operations,
 }
 
 impl Split {
-    /// The way for a model of these weights.
+    /// What suits a model of these weights.
     pub(crate) fn of(files: &WeightFiles) -> Self {
         match files.is_on_cpu() && files.size_bytes() <= SMALL_MODEL {
-            true => Self::Rows,
+            true => Self::Elements,
             false => Self::Operations,
         }
     }
@@ -37,7 +37,7 @@ impl Split {
         f: impl Fn(Range<usize>) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
         let parts = match self {
-            Self::Rows => rayon::current_num_threads().min(batch),
+            Self::Elements => rayon::current_num_threads().min(batch),
             Self::Operations => 1,
         };
         if parts <= 1 {

@@ -13,9 +13,9 @@ use crate::engine::random::Random;
 /// Below this share of the canvas a photo is pasted small; from here to 1 it fills the canvas.
 const SMALL: f64 = 0.6;
 
-/// The square that the model draws on.
+/// The square that the model generates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Canvas {
+pub(super) struct Canvas {
     /// Pixels per side.
     pub resolution: usize,
     /// Pixels per side of a latent cell.
@@ -24,14 +24,14 @@ pub struct Canvas {
 
 impl Canvas {
     /// Latent cells per side.
-    pub fn cells(self) -> usize {
+    pub(super) fn cells(self) -> usize {
         self.resolution / self.factor
     }
 }
 
 /// One image, ready for the VAE.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PreparedImage {
+pub(super) struct PreparedImage {
     /// `(3, resolution, resolution)` in [-1, 1].
     pub pixels: Vec<f32>,
     /// `(cells, cells)`: 1 where a latent cell counts in the loss, else 0.
@@ -41,7 +41,7 @@ pub struct PreparedImage {
 }
 
 /// Draws one augmented version of an instance image: centre crop, mirror image, size.
-pub fn augment_instance(
+pub(super) fn augment_instance(
     photo: &RgbImage,
     canvas: Canvas,
     recipe: &TrainingRecipe,
@@ -77,7 +77,7 @@ pub fn augment_instance(
 }
 
 /// Prepares a class image: centre crop, mirror image if `flip`, full size; its caption is its own.
-pub fn prepare_class_image(image: &RgbImage, canvas: Canvas, flip: bool) -> PreparedImage {
+pub(super) fn prepare_class_image(image: &RgbImage, canvas: Canvas, flip: bool) -> PreparedImage {
     let mut square = centre_square(image);
     if flip {
         imageops::flip_horizontal_in_place(&mut square);

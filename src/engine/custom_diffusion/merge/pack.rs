@@ -8,18 +8,18 @@
 //! nouns on their own are in the pack as well, to be protected.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 
+use super::closed_form::SolvedRows;
+use super::prompt_rows::PromptRows;
+use super::statistics::RegularizationStatistics;
 use crate::engine::base_model::BaseModel;
-use crate::engine::clip::TokenIds;
-use crate::engine::conditioning::row_at;
-use crate::engine::custom_diffusion::delta::{Delta, DeltaConcept};
+use crate::engine::custom_diffusion::concept::DeltaConcept;
+use crate::engine::custom_diffusion::delta::Delta;
 use crate::engine::custom_diffusion::file::{Reader, Writer};
-use crate::engine::custom_diffusion::merge_base::{MergeBase, Solved};
-use crate::engine::{EngineError, Result};
+use crate::engine::error::{EngineError, Result};
 
 /// What the format is called in messages, and in the header with its version.
 const WHAT: &str = "a merge pack file";
@@ -33,8 +33,6 @@ const BEFORE_AND_BETWEEN: [(&str, &str); 3] =
 const NEIGHBOURS: [&str; 2] = ["cat", "house"];
 /// Padding positions after the end token that are constrained as well.
 const PADDING_ROWS: usize = 2;
-/// Rows closer than this in every component are one constraint.
-const SAME_ROW: f32 = 1e-5;
 
 /// Rows of text features, how a delta changes their keys and values, and rows that shall stay as they are.
 pub struct MergePack {
@@ -54,8 +52,8 @@ pub struct MergePack {
 /// A pack's rows over one set of captions.
 pub(super) struct SolvedPack {
     captions_digest: String,
-    pub(super) targets: Solved,
-    pub(super) nouns: Solved,
+    pub(super) targets: SolvedRows,
+    pub(super) nouns: SolvedRows,
 }
 
 impl MergePack {
@@ -63,22 +61,22 @@ impl MergePack {
     /// a strength: what a prompt is encoded with is what must be constrained. How much of the delta's changes a merge
     /// takes is [`PackUse::strength`].
     ///
-    /// [`PackUse::strength`]: super::merge::PackUse::strength
+    /// [`PackUse::strength`]: super::PackUse::strength
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] if a concept's name is longer than the model's prompts, or the delta is not of
     /// this model.
     pub fn build(base: &BaseModel, delta: &Delta, strength: f64) -> Result<Self> {
-        let mut targets = Rows::new(base, delta, strength)?;
-        let mut nouns = Rows::new(base, delta, strength)?;
-        for (index, learnt) in delta.concepts.iter().enumerate() {
-            let name = name(learnt);
-            let known = targets.prompts.len();
+        let mut targets = PromptRows::new(base, delta, strength)?;
+        let mut nouns = PromptRows::new(base, delta, strength)?;
+        for (index, learned) in delta.concepts.iter().enumerate() {
+            let name = learned.words.in_prompt();
+            let known = targets.len();
             for before in BEFORE {
                 targets.add(before, &name, 1 + PADDING_ROWS)?;
             }
-            if targets.prompts.len() == known {
-                let limit = base.tokenizer.max_length();
+            if targets.len() == known {
+                let limit = base.prompt_encoder.max_length();
                 let text = format!(
                     "the name `{name}` is longer than the model's prompts of {limit} tokens"
                 );
@@ -86,15 +84,16 @@ impl MergePack {
             }
             let others = delta.concepts.iter().enumerate();
             let others = others.filter(|(other, _)| *other != index).map(|(_, other)| other);
-            let others = others.map(self::name).chain(NEIGHBOURS.map(str::to_owned));
+            let others =
+                others.map(|other| other.words.in_prompt()).chain(NEIGHBOURS.map(str::to_owned));
             for other in others {
                 for (before, between) in BEFORE_AND_BETWEEN {
                     targets.add(&format!("{before}{other}{between}"), &name, 0)?;
                 }
             }
-            if learnt.modifier_token.is_some() {
+            if learned.words.modifier_token.is_some() {
                 for before in BEFORE {
-                    nouns.add(before, &learnt.class_noun, 1)?;
+                    nouns.add(before, learned.words.class_noun.as_str(), 1)?;
                 }
             }
         }
@@ -149,7 +148,9 @@ impl MergePack {
 
     /// Whether it is another at each strength: a modifier token's row moves from its initializer's.
     pub fn depends_on_strength(&self) -> bool {
-        self.concepts.iter().any(|one| one.token_row.is_some() && one.initializer_token.is_some())
+        self.concepts
+            .iter()
+            .any(|one| one.embedding_row.is_some() && one.initializer_token.is_some())
     }
 
     /// Memory that the pack takes, with its rows solved.
@@ -168,104 +169,20 @@ impl MergePack {
         &self.changes
     }
 
-    /// The rows over the captions of `merge_base`, which are remembered.
-    pub(super) fn solved(&self, merge_base: &MergeBase) -> Result<Arc<SolvedPack>> {
+    /// The rows over the captions of `statistics`, which are remembered.
+    pub(super) fn solved(&self, statistics: &RegularizationStatistics) -> Result<Arc<SolvedPack>> {
         let mut solved = self.solved.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = &*solved
-            && known.captions_digest == merge_base.captions_digest
+            && known.captions_digest == statistics.captions_digest
         {
             return Ok(known.clone());
         }
         let fresh = Arc::new(SolvedPack {
-            captions_digest: merge_base.captions_digest.clone(),
-            targets: Solved::new(&merge_base.regularization, &self.features)?,
-            nouns: Solved::new(&merge_base.regularization, &self.nouns)?,
+            captions_digest: statistics.captions_digest.clone(),
+            targets: SolvedRows::new(&statistics.regularization, &self.features)?,
+            nouns: SolvedRows::new(&statistics.regularization, &self.nouns)?,
         });
         *solved = Some(fresh.clone());
         Ok(fresh)
-    }
-}
-
-/// How prompts name a concept.
-pub fn name(learnt: &DeltaConcept) -> String {
-    match &learnt.modifier_token {
-        Some(token) => format!("{token} {}", learnt.class_noun),
-        None => learnt.class_noun.clone(),
-    }
-}
-
-/// Features of chosen positions of prompts.
-struct Rows<'a> {
-    base: &'a BaseModel,
-    tokens: Vec<&'a str>,
-    modifier_rows: Option<Tensor>,
-    prompts: Vec<(Vec<u32>, Range<usize>)>,
-}
-
-impl<'a> Rows<'a> {
-    fn new(base: &'a BaseModel, delta: &'a Delta, strength: f64) -> Result<Self> {
-        let mut tokens = Vec::new();
-        let mut rows = Vec::new();
-        for learnt in &delta.concepts {
-            if let (Some(token), Some(row)) =
-                (&learnt.modifier_token, row_at(base, learnt, strength)?)
-            {
-                tokens.push(token.as_str());
-                rows.push(Tensor::new(row, &base.device)?);
-            }
-        }
-        let modifier_rows = if rows.is_empty() { None } else { Some(Tensor::stack(&rows, 0)?) };
-        Ok(Self { base, tokens, modifier_rows, prompts: Vec::new() })
-    }
-
-    /// Takes the positions of a name that follows `before`, and `after` more, unless the prompt is cut before them.
-    fn add(&mut self, before: &str, name: &str, after: usize) -> Result<()> {
-        let TokenIds { ids, length, .. } = self.encode(&format!("{before}{name}"))?;
-        if length > ids.len() {
-            return Ok(()); // cut, and the name is at its end
-        }
-        // A part's tokens do not depend on its neighbours: words are taken apart one by one.
-        let start = 1 + self.inner(before)?.len();
-        let part = self.inner(name)?;
-        let end = start + part.len();
-        if !part.is_empty() && ids.get(start..end) == Some(part.as_slice()) {
-            let range = start..(end + after).min(ids.len());
-            self.prompts.push((ids, range));
-        }
-        Ok(())
-    }
-
-    fn encode(&self, prompt: &str) -> Result<TokenIds> {
-        self.base.tokenizer.encode(prompt, &self.tokens)
-    }
-
-    /// The ids of a text without the marks around it.
-    fn inner(&self, text: &str) -> Result<Vec<u32>> {
-        let encoded = self.encode(text)?;
-        let end = encoded.length.min(encoded.ids.len()).saturating_sub(1);
-        Ok(encoded.ids[1..end.max(1)].to_vec())
-    }
-
-    /// `(rows, text_dim)`, f32 on the CPU, each row once.
-    fn into_features(self) -> Result<Tensor> {
-        let width = self.base.text_encoder.hidden_size();
-        if self.prompts.is_empty() {
-            return Ok(Tensor::zeros((0, width), DType::F32, &Device::Cpu)?);
-        }
-        let (ids, ranges): (Vec<_>, Vec<_>) = self.prompts.into_iter().unzip();
-        let features = self.base.text_encoder.forward(&ids, self.modifier_rows.as_ref())?;
-        let features: Vec<Vec<Vec<f32>>> =
-            features.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec3()?;
-        let mut kept: Vec<Vec<f32>> = Vec::new();
-        for (prompt, range) in features.iter().zip(ranges) {
-            for row in &prompt[range] {
-                let same =
-                    |known: &Vec<f32>| known.iter().zip(row).all(|(a, b)| (a - b).abs() < SAME_ROW);
-                if !kept.iter().any(same) {
-                    kept.push(row.clone());
-                }
-            }
-        }
-        Ok(Tensor::from_vec(kept.concat(), (kept.len(), width), &Device::Cpu)?)
     }
 }

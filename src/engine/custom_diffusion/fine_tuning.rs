@@ -1,0 +1,112 @@
+//! A training by Custom Diffusion, from photos to a delta.
+
+use std::collections::BTreeMap;
+
+use candle_core::Device;
+
+use super::concept::DeltaConcept;
+use super::delta::{Delta, DeltaWeights};
+use super::modifier_tokens::{initial_rows, initializer};
+use super::parameters::Parameters;
+use crate::engine::base_model::BaseModel;
+use crate::engine::error::Result;
+use crate::engine::flow::Flow;
+use crate::engine::training::{Trainer, TrainerState, TrainingInput, TrainingProgress, run};
+
+/// Learns the concepts of `input` and returns their delta.
+///
+/// The same input gives the same delta. `observe` is called after each step and may stop the training.
+///
+/// # Errors
+/// Those of [`FineTuning::new`] and [`FineTuning::run`].
+pub fn train(
+    base: &BaseModel,
+    input: &TrainingInput,
+    observe: &mut dyn FnMut(&TrainingProgress) -> Flow,
+) -> Result<Delta> {
+    let mut fine_tuning = FineTuning::new(base, input)?;
+    fine_tuning.run(observe)?;
+    fine_tuning.delta()
+}
+
+/// A training that can be stopped between two steps, and continued from its state, here or in another process.
+pub struct FineTuning<'a> {
+    base: &'a BaseModel,
+    input: &'a TrainingInput,
+    trainer: Trainer<Parameters>,
+}
+
+impl<'a> FineTuning<'a> {
+    /// Starts at step 0.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`](crate::engine::EngineError::InvalidInput) if an initializer is not an entry of the
+    /// model's vocabulary.
+    pub fn new(base: &'a BaseModel, input: &'a TrainingInput) -> Result<Self> {
+        let recipe = &input.recipe;
+        let rows = initial_rows(base, recipe, input.modifier_tokens().len())?;
+        let parameters = Parameters::new(base.into(), rows, recipe)?;
+        let trainer =
+            Trainer::new(parameters, base.into(), recipe)?.with_memory_budget(input.memory_budget);
+        Ok(Self { base, input, trainer })
+    }
+
+    /// Takes the steps that are left. After [`EngineError::Stopped`] the state is that after the last whole step.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] if `observe` said so, [`EngineError::Diverged`] if the loss is no longer a number,
+    /// [`EngineError::InvalidInput`] if captions do not fit the model.
+    ///
+    /// [`EngineError::Stopped`]: crate::engine::EngineError::Stopped
+    /// [`EngineError::Diverged`]: crate::engine::EngineError::Diverged
+    /// [`EngineError::InvalidInput`]: crate::engine::EngineError::InvalidInput
+    pub fn run(&mut self, observe: &mut dyn FnMut(&TrainingProgress) -> Flow) -> Result<()> {
+        run(self.base, &mut self.trainer, self.input, observe)
+    }
+
+    /// What [`Self::restore`] needs to go on from here.
+    pub fn state(&self) -> TrainerState {
+        self.trainer.state()
+    }
+
+    /// Goes on from the state of a training with the same input.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`](crate::engine::EngineError::InvalidInput) if its parameters are others.
+    pub fn restore(&mut self, state: TrainerState) -> Result<()> {
+        self.trainer.restore(state)
+    }
+
+    /// What has been learned so far.
+    pub fn delta(&self) -> Result<Delta> {
+        let parameters = &self.trainer.method;
+        let mut rows = match &parameters.modifier_rows {
+            Some(rows) => rows.to_vec2::<f32>()?,
+            None => Vec::new(),
+        }
+        .into_iter();
+        let mut concepts = Vec::new();
+        let mut token = 0;
+        for concept in &self.input.concepts {
+            let mut initializer_token = None;
+            let mut embedding_row = None;
+            if concept.words.modifier_token.is_some() {
+                initializer_token = Some(initializer(&self.input.recipe, token)?.to_owned());
+                embedding_row = rows.next();
+                token += 1;
+            }
+            let words = concept.words.clone();
+            concepts.push(DeltaConcept { words, embedding_row, initializer_token });
+        }
+        let projections = parameters.projections.to_device(&Device::Cpu)?;
+        Ok(Delta {
+            base_digest: self.base.digest.clone(),
+            concepts,
+            weights: DeltaWeights::Dense(parameters.by_name(&projections)?),
+            metadata: BTreeMap::from([
+                ("seed".into(), self.input.seed.to_string()),
+                ("max_train_steps".into(), self.input.recipe.max_train_steps.to_string()),
+            ]),
+        })
+    }
+}

@@ -1,0 +1,47 @@
+//! One denoising step of a batch.
+
+use candle_core::{DType, Device, Tensor};
+
+use super::state::DenoisingState;
+use crate::engine::base_model::BaseModel;
+use crate::engine::error::Result;
+use crate::engine::key_values::KeyValues;
+
+/// Takes each image one step further.
+pub fn step(base: &BaseModel, states: &mut [&mut DenoisingState]) -> Result<()> {
+    states.sort_by_key(|state| state.batch_key(base)); // stable
+    states
+        .chunk_by_mut(|a, b| a.batch_key(base).shares_with(&b.batch_key(base)))
+        .try_for_each(|alike| step_alike(base, alike))
+}
+
+/// One step of images that share a call.
+fn step_alike(base: &BaseModel, states: &mut [&mut DenoisingState]) -> Result<()> {
+    let (channels, height, width) = states[0].shape;
+    let mut latents = Vec::new();
+    let mut timesteps = Vec::new();
+    for state in states.iter() {
+        let scaled = state.scheduler.scale_model_input(state.next_step, &state.latents);
+        for _ in 0..state.elements() {
+            latents.extend_from_slice(&scaled);
+            timesteps.push(state.scheduler.timesteps()[state.next_step]);
+        }
+    }
+    let latents =
+        Tensor::from_vec(latents, (timesteps.len(), channels, height, width), &base.device)?;
+    let parts =
+        states.iter().flat_map(|state| state.negative().into_iter().chain([&state.prompts.prompt]));
+    let key_values = KeyValues::cat(&parts.collect::<Vec<_>>())?;
+
+    let model_pred = base.unet.forward(&latents, &timesteps, &key_values)?; // (elements, c, h, w)
+
+    let predictions: Vec<f32> =
+        model_pred.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let mut rest = predictions.as_slice();
+    for state in states.iter_mut() {
+        let (own, others) = rest.split_at(state.elements() * state.latents.len());
+        state.advance(own)?;
+        rest = others;
+    }
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! What a training learns from.
+
+use image::RgbImage;
+
+use crate::domain::concept::ConceptWords;
+use crate::domain::training::TrainingRecipe;
+
+/// What one training learns from: one concept, or several jointly.
+pub struct TrainingInput {
+    pub concepts: Vec<TrainingConcept>,
+    pub recipe: TrainingRecipe,
+    pub seed: u64,
+    /// Memory for a step in addition to the model's weights, in bytes; the result does not depend on it.
+    pub memory_budget: Option<u64>,
+}
+
+/// One concept's words and images.
+pub struct TrainingConcept {
+    pub words: ConceptWords,
+    pub images: Vec<RgbImage>,
+    /// May be empty: then the training has no class images.
+    pub class_images: Vec<CaptionedImage>,
+}
+
+/// A class image and the caption that it is trained with.
+pub struct CaptionedImage {
+    pub image: RgbImage,
+    pub caption: String,
+}
+
+impl TrainingInput {
+    /// The modifier tokens of the concepts that have one, in order: token `i` has the id `vocab_size + i`.
+    pub(crate) fn modifier_tokens(&self) -> Vec<&str> {
+        let tokens =
+            self.concepts.iter().filter_map(|concept| concept.words.modifier_token.as_ref());
+        tokens.map(|token| token.as_str()).collect()
+    }
+}
