@@ -20,14 +20,15 @@ const MODULES: &[(&str, &[&str])] = &[
     // What everybody may know.
     ("domain", &[]),
     ("allocator", &[]),
-    ("postgres", &[]),
     ("config", &["domain"]),
+    ("postgres", &["config"]),
     ("image_file", &["domain"]),
     // What keeps things, and what computes them.
     ("db", &["domain"]),
     ("storage", &["domain"]),
     ("engine", &["domain"]),
     ("delta_store", &["domain", "engine", "storage"]),
+    ("merge_desk", &["domain", "engine", "storage"]), // today's delta_store
     // What the service can do, and who asks it to.
     ("app", &["db", "delta_store", "domain", "image_file", "storage"]),
     ("http", &["app", "domain"]),
@@ -83,32 +84,97 @@ const CRATES: &[(&str, &[&str])] = &[
             "demo",
             "http",
             "main",
+            "merge_desk",
             "replay",
             "serve",
             "worker",
         ],
     ),
-    ("candle_core", &["bench", "delta_store", "engine", "worker"]),
+    ("candle_core", &["bench", "delta_store", "demo", "engine", "merge_desk", "worker"]),
 ];
 
 /// Who has SQL.
 const SQL: &str = "db";
 
 /// Where `unsafe` may stand: files, and folders with a slash at their end.
-const UNSAFE: &[&str] =
-    &["allocator.rs", "main.rs", "postgres.rs", "engine/ops/", "engine/weights.rs"];
+const UNSAFE: &[&str] = &[
+    "allocator.rs",
+    "main.rs",
+    "postgres.rs",
+    "engine/device.rs",
+    "engine/ops/",
+    "engine/weights.rs",
+];
 
 /// The only file that depends on the feature `cuda`.
 const CUDA: &str = "engine/device.rs";
 
 /// Modules of the tables that are not there yet.
-const NOT_THERE_YET: &[&str] = &[];
+const NOT_THERE_YET: &[&str] = &["app", "delta_store"];
 
 /// What is not yet as the tables want it: a module, and what it names all the same.
-const EXCEPTIONS: &[(&str, &str)] = &[];
+const EXCEPTIONS: &[(&str, &str)] = &[
+    // The rules that are to move into `app`.
+    ("http", "db"),
+    ("http", "storage"),
+    ("http", "sqlx"),
+    ("http", "image_file"),
+    ("http", "merge_desk"),
+    ("worker", "merge_desk"), // as delta_store it may
+    // The limit of the queue.
+    ("config", "http"),
+    ("demo", "http"),
+    // The worker's cache.
+    ("merge_desk", "worker"),
+    // The worker's way of loading a model.
+    ("demo", "worker"),
+    // Keys and values, which are to lie below the network.
+    ("engine::unet", "engine::conditioning"),
+];
 
 /// Circles that are there yet: the files of each.
-const CIRCLES: &[&[&str]] = &[];
+const CIRCLES: &[&[&str]] = &[
+    &["domain/base_model.rs", "domain/merge.rs", "domain/model_info.rs", "domain/sample.rs"],
+    &["engine/autograd.rs", "engine/ops/arrange.rs"],
+    &[
+        "engine/base_model.rs",
+        "engine/conditioning.rs",
+        "engine/custom_diffusion/dataset.rs",
+        "engine/custom_diffusion/delta.rs",
+        "engine/custom_diffusion/file.rs",
+        "engine/custom_diffusion/merge.rs",
+        "engine/custom_diffusion/merge_base.rs",
+        "engine/custom_diffusion/pack.rs",
+        "engine/custom_diffusion/parameters.rs",
+        "engine/custom_diffusion/tokens.rs",
+        "engine/custom_diffusion/train.rs",
+        "engine/unet.rs",
+    ],
+    &[
+        "engine/ops/activation.rs",
+        "engine/ops/conv.rs",
+        "engine/ops/elsewhere.rs",
+        "engine/ops/winograd.rs",
+    ],
+    &[
+        "engine/ops/product/kernel.rs",
+        "engine/ops/product/kernel/x86.rs",
+        "engine/ops/product/panels.rs",
+    ],
+    &[
+        "worker/batch.rs",
+        "worker/conditioner.rs",
+        "worker/gpu.rs",
+        "worker/init_image.rs",
+        "worker/job.rs",
+        "worker/manifest.rs",
+        "worker/merging.rs",
+        "worker/packs.rs",
+        "worker/runner.rs",
+        "worker/sampling.rs",
+        "worker/training.rs",
+    ],
+];
 
 #[test]
 fn no_module_reaches_over_its_boundary() {
@@ -152,10 +218,13 @@ fn no_files_form_a_circle() {
     let known = Crate::read();
     let mut uses: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for reference in known.references() {
-        // A parent that hands on what its children define does not depend on them by that; tests depend on anything.
+        // A parent that hands on what its children define does not depend on them by that, and a child may use what its
+        // parent defines for all of them: a file and its folder are one story. Tests may use anything.
         if reference.path[0] == "crate" && !reference.is_reexport && !reference.is_test {
             let file = known.defining_file(&reference.path);
-            if file != reference.file {
+            let is_ancestor =
+                reference.file.starts_with(&format!("{}/", file.trim_end_matches(".rs")));
+            if file != reference.file && !is_ancestor {
                 uses.entry(&reference.file).or_default().insert(file);
             }
         }
@@ -201,6 +270,81 @@ fn unsafe_code_and_the_feature_cuda_stand_where_they_are_expected() {
     assert!(broken.is_empty(), "{}", lines(&broken));
 }
 
+#[test]
+fn paths_are_resolved_as_the_compiler_resolves_them() {
+    let files = [
+        ("lib.rs", "pub mod a; pub mod b;"),
+        ("a.rs", "mod deep; pub use deep::Thing; pub(crate) mod other;"),
+        (
+            "a/deep.rs",
+            "pub struct Thing; use super::super::b::{self as bee, inner::{Leaf, sub::*}};",
+        ),
+        ("a/other.rs", "fn f() { crate::b::g(); bee!(super::deep::Thing, ::axum::Router); }"),
+        (
+            "b.rs",
+            "use crate::a::Thing; use sqlx as database; fn g() { database::query(\"\"); Thing }",
+        ),
+    ];
+    let files = files.map(|(file, text)| (file.to_owned(), text.to_owned()));
+
+    let known = Crate::parse(&files);
+
+    let named = |file: &str| -> BTreeSet<String> {
+        let of_file = known.references().iter().filter(|reference| reference.file == file);
+        of_file.map(|reference| reference.path.join("::")).collect()
+    };
+    let expected = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
+    assert_eq!(
+        named("a/deep.rs"),
+        expected(&["crate::b", "crate::b::inner::Leaf", "crate::b::inner::sub"])
+    );
+    assert_eq!(
+        named("a/other.rs"),
+        expected(&["axum::Router", "crate::a::deep::Thing", "crate::b::g"])
+    );
+    assert_eq!(named("b.rs"), expected(&["crate::a::Thing", "sqlx", "sqlx::query"]));
+    let thing = ["crate", "a", "Thing"].map(str::to_owned);
+    assert_eq!(known.defining_file(&thing), "a/deep.rs", "a re-export is followed");
+}
+
+#[test]
+fn what_the_tables_forbid_is_found() {
+    let offends = |file: &str, text: &str| {
+        let known = Crate::parse(&[
+            ("lib.rs".to_owned(), String::new()),
+            (file.to_owned(), text.to_owned()),
+        ]);
+        known.references().iter().flat_map(offences).map(|(target, _)| target).next()
+    };
+
+    assert_eq!(
+        offends("engine/x.rs", "use crate::{domain::id, worker::X};").as_deref(),
+        Some("worker")
+    );
+    assert_eq!(offends("engine/x.rs", "fn f() { tokio::spawn(()); }").as_deref(), Some("tokio"));
+    assert_eq!(
+        offends("app/x.rs", "async fn f() { sqlx::query!(\"\") }").as_deref(),
+        Some("sqlx::query")
+    );
+    assert_eq!(
+        offends("engine/training.rs", "use super::custom_diffusion::delta::Delta;").as_deref(),
+        Some("engine::custom_diffusion::delta::Delta")
+    );
+    assert_eq!(offends("http/x.rs", "use crate::app::App; use axum::Router;"), None);
+}
+
+#[test]
+fn circles_are_found() {
+    let uses = BTreeMap::from([
+        ("a", BTreeSet::from(["b"])),
+        ("b", BTreeSet::from(["c", "d"])),
+        ("c", BTreeSet::from(["a"])),
+        ("d", BTreeSet::new()),
+    ]);
+
+    assert_eq!(circles(&uses), BTreeSet::from([BTreeSet::from(["a", "b", "c"])]));
+}
+
 /// What a reference names that it must not, each with the rule.
 fn offences(reference: &Reference) -> Vec<(String, &'static str)> {
     let own = top_level(&reference.module);
@@ -211,7 +355,7 @@ fn offences(reference: &Reference) -> Vec<(String, &'static str)> {
         let is_module = MODULES.iter().any(|(module, _)| *module == other);
         let allowed = row(MODULES, own);
         if is_module && other != own && !allowed.contains(&other) && allowed != ANYTHING {
-            offences.push((target.clone(), "MODULES does not let it"));
+            offences.push((other.to_owned(), "MODULES does not let it"));
         }
         for (part, above) in LAYERS {
             if is_within(&reference.module, part)
