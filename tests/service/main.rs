@@ -17,6 +17,7 @@ mod photos;
 mod queue;
 mod replay;
 mod samples;
+mod stored;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod trainings;
