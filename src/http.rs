@@ -32,8 +32,8 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::delta_store::MergeDesk;
 use crate::domain::model_info::ModelInfo;
-use crate::merge_desk::MergeDesk;
 use crate::storage::Storage;
 
 pub use router::{openapi, router};

@@ -9,7 +9,7 @@
 //! - [`worker`]: takes a job, feeds the engine, records the result;
 //! - [`db`]: the catalog in Postgres, the only place with SQL;
 //! - [`storage`]: photos, deltas and pictures in an object store;
-//! - [`merge_desk`]: what the API answers about deltas by itself;
+//! - [`delta_store`]: what the API answers about deltas by itself;
 //! - [`picture`]: a drawn picture as a PNG that carries its manifest; [`replay`] draws it again, as a client;
 //! - [`postgres`]: the private database where none is given;
 //! - [`serve`] and [`config`]: all of it, put together;
@@ -18,15 +18,17 @@
 
 pub mod allocator;
 pub mod bench;
+pub mod class_images;
 pub mod client;
 pub mod config;
 pub mod db;
+pub mod delta_store;
 pub mod demo;
 pub mod domain;
 pub mod engine;
 pub mod http;
 pub mod image_file;
-pub mod merge_desk;
+
 pub mod postgres;
 pub mod replay;
 pub mod serve;

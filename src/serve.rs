@@ -11,8 +11,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{ServeSettings, Settings};
+use crate::delta_store::MergeDesk;
 use crate::http::{App, router};
-use crate::merge_desk::MergeDesk;
 use crate::postgres::PrivatePostgres;
 use crate::storage::Storage;
 use crate::worker::{DeltaCache, LoadedModel, Worker, WorkerConfig};

@@ -4,29 +4,23 @@
 //! are taken one at a time, samples as long as the running batch has rows for them. The batch and merges are let in
 //! between two steps of a training. What a worker writes after losing its lease is ignored in the catalog.
 
+mod backfill;
 mod batch;
-mod class_images;
 mod conditioner;
 mod deltas;
+mod device;
+mod engine;
 mod error;
-mod gpu;
-mod init_image;
+mod fair_share;
 mod job;
+mod kinds;
 mod lru;
-mod manifest;
-mod merging;
-mod model;
 mod packs;
+mod permits;
 mod runner;
-mod sampling;
-mod share;
-mod slots;
-mod training;
-mod upkeep;
 
-pub use class_images::ClassImageFolder;
 pub use deltas::DeltaCache;
-pub use gpu::Gpu;
+pub use device::Gpu;
+pub use engine::LoadedModel;
 pub(crate) use lru::Lru;
-pub use model::LoadedModel;
 pub use runner::{Worker, WorkerConfig};

@@ -11,6 +11,7 @@ use clap::Args;
 use image::RgbImage;
 
 use super::sheet::{Group, draw_groups};
+use crate::class_images::ClassImageFolder;
 use crate::config::bundled;
 use crate::domain::merge::{MergeRecipe, MergeReport, Verdict};
 use crate::domain::sample::Determinism;
@@ -22,7 +23,6 @@ use crate::engine::custom_diffusion::merge::{Merge, PackUse};
 use crate::engine::custom_diffusion::merge_base::MergeBase;
 use crate::engine::custom_diffusion::pack::{MergePack, name};
 use crate::engine::sampler::{SampleRequest, sample};
-use crate::worker::ClassImageFolder;
 
 /// Pictures of each prompt.
 const SEEDS: [u64; 2] = [1, 2];

@@ -11,9 +11,9 @@ use serde::Serialize;
 use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
 
+use crate::delta_store::DeskError;
 use crate::domain::id::JobId;
 use crate::domain::invalid::{FieldError, Invalid};
-use crate::merge_desk::DeskError;
 use crate::storage::StorageError;
 
 /// Why a request was not done: one variant per kind of answer.

@@ -8,12 +8,12 @@ use super::App;
 use super::error::{ApiError, Problem};
 use super::extract::Json;
 use super::merges::{Bound, StartMerge};
+use crate::delta_store::DeskError;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
 use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
 use crate::domain::training::MAX_CONCEPTS;
-use crate::merge_desk::DeskError;
 
 /// How deltas go together.
 #[derive(Debug, Serialize, ToSchema)]

@@ -12,9 +12,9 @@ use image::RgbImage;
 use tokio::sync::mpsc;
 
 use super::conditioner::{Cast, Conditioner};
+use super::engine::Engine;
 use super::error::JobError;
 use super::job::JobContext;
-use super::model::Engine;
 use crate::domain::job::Phase;
 use crate::engine::sampler::{self, Row, SampleRequest};
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use super::engine::Engine;
 use super::job::JobContext;
+use super::kinds::merge::solve;
 use super::lru::Lru;
-use super::merging::solve;
-use super::model::Engine;
 use super::packs::Concepts;
 use crate::domain::job::Phase;
 use crate::domain::merge::MergeRecipe;

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::error::JobError;
 use super::lru::Lru;
 use super::runner::Worker;
+use crate::delta_store::{DeskError, read_pack};
 use crate::domain::id::DeltaId;
 use crate::domain::sample::DeltaUse;
 use crate::engine::conditioning::ConceptUse;
 use crate::engine::custom_diffusion::delta::DeltaConcept;
 use crate::engine::custom_diffusion::merge::PackUse;
 use crate::engine::custom_diffusion::pack::MergePack;
-use crate::merge_desk::{DeskError, read_pack};
 
 /// Host memory for packs: about a hundred of Stable Diffusion 1's size, thousands of `tiny`'s.
 const BUDGET_BYTES: usize = 256 * 1024 * 1024;

@@ -9,15 +9,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::class_images::ClassImageFolder;
 use super::deltas::DeltaCache;
+use super::device::{Gpu, Sharing};
+use super::engine::LoadedModel;
 use super::error::{JobError, worker_lost};
-use super::gpu::{Gpu, Sharing};
 use super::job::JobContext;
-use super::model::LoadedModel;
+use super::kinds::{merge, sample, training};
 use super::packs::PackCache;
-use super::slots::{Seat, Slots};
-use super::{merging, sampling, training};
+use super::permits::{Seat, Slots};
+use crate::class_images::ClassImageFolder;
 use crate::config::WorkerSettings;
 use crate::db;
 use crate::db::job::Capacity;
@@ -218,10 +218,10 @@ impl Worker {
         let work = async {
             match leased.task {
                 Task::Training(task) => training::run(&job, task).await,
-                Task::Merge(task) => merging::run(&job, task).await,
+                Task::Merge(task) => merge::run(&job, task).await,
                 Task::Sample(task) => {
                     let seat = seat.unwrap_or_else(|| self.slots.take(0));
-                    sampling::run(&job, task, seat).await
+                    sample::run(&job, task, seat).await
                 }
             }
         };

@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use vstar::db;
 use vstar::db::job::Capacity;
+use vstar::delta_store::{MergeDesk, MergeKit};
 use vstar::domain::base_model::SamplingDefaults;
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
@@ -24,7 +25,6 @@ use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
 use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
-use vstar::merge_desk::{MergeDesk, MergeKit};
 use vstar::storage::Storage;
 
 /// Digest of the base model that the tests without an engine pretend to have.

@@ -2,11 +2,11 @@
 
 use image::RgbImage;
 
-use super::error::JobError;
-use super::job::JobContext;
 use crate::domain::sample::SampleTask;
 use crate::engine::sampler::{InitImage, encode_init};
 use crate::storage::StorageKey;
+use crate::worker::error::JobError;
+use crate::worker::job::JobContext;
 
 /// Reads and encodes it, once for all pictures of the task.
 pub(crate) async fn read_init(

@@ -4,9 +4,6 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::error::JobError;
-use super::job::JobContext;
-use super::model::Engine;
 use crate::db;
 use crate::db::delta::NewDelta;
 use crate::domain::id::{DeltaId, JobId};
@@ -18,6 +15,9 @@ use crate::engine::custom_diffusion::merge::{Merge, PackUse};
 use crate::engine::custom_diffusion::merge_base::MergeBase;
 use crate::engine::custom_diffusion::pack::MergePack;
 use crate::storage::{Storage, StorageKey};
+use crate::worker::engine::Engine;
+use crate::worker::error::JobError;
+use crate::worker::job::JobContext;
 
 /// Merges the deltas and records the result.
 #[tracing::instrument(skip_all, fields(job.id = %job.job_id))]

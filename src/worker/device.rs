@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 
 use super::batch::{Batch, Drawing};
 use super::conditioner::Conditioner;
+use super::engine::Engine;
 use super::error::JobError;
-use super::model::Engine;
-use super::share::Share;
+use super::fair_share::Share;
 
 /// The engine recurses into deep graphs; threads of the runtime have too small a stack for that.
 const STACK_BYTES: usize = 64 * 1024 * 1024;

@@ -1,19 +1,14 @@
 //! Samples: from a prompt to pictures in the store.
 
+mod init_image;
+mod manifest;
+
 use chrono::Utc;
 use image::RgbImage;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::batch::Drawing;
-use super::conditioner::Cast;
-use super::error::JobError;
-use super::init_image::read_init;
-use super::job::JobContext;
-use super::manifest::manifest_of;
-use super::packs::Concepts;
-use super::slots::Seat;
 use crate::db;
 use crate::domain::id::{ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
@@ -23,6 +18,14 @@ use crate::domain::sample::SampleTask;
 use crate::engine::sampler::{InitImage, SampleRequest};
 use crate::image_file;
 use crate::storage::StorageKey;
+use crate::worker::batch::Drawing;
+use crate::worker::conditioner::Cast;
+use crate::worker::error::JobError;
+use crate::worker::job::JobContext;
+use crate::worker::kinds::sample::init_image::read_init;
+use crate::worker::kinds::sample::manifest::manifest_of;
+use crate::worker::packs::Concepts;
+use crate::worker::permits::Seat;
 
 /// Has the pictures drawn in the running batch, stores each as it comes, and records them all.
 ///

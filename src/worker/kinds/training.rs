@@ -3,9 +3,6 @@
 use image::RgbImage;
 use image::imageops::FilterType;
 
-use super::error::JobError;
-use super::job::{JobContext, StepLoss};
-use super::merging::{Packed, store_delta};
 use crate::db;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
@@ -14,6 +11,9 @@ use crate::engine::custom_diffusion::train::{
     TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
 };
 use crate::storage::StorageKey;
+use crate::worker::error::JobError;
+use crate::worker::job::{JobContext, StepLoss};
+use crate::worker::kinds::merge::{Packed, store_delta};
 
 /// Learns the concepts and makes the delta their current one.
 #[tracing::instrument(skip_all, fields(job.id = %job.job_id))]

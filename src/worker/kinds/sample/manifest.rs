@@ -1,14 +1,14 @@
 //! What a sample's pictures are made from, as their manifests say it.
 
-use super::error::JobError;
-use super::job::JobContext;
-use super::model::Engine;
-use super::packs::Concepts;
 use crate::domain::manifest::{
     Manifest, ManifestDelta, ManifestFormat, ManifestInit, ManifestMerge,
 };
 use crate::domain::sample::{Determinism, SampleTask};
 use crate::engine::VERSION;
+use crate::worker::engine::Engine;
+use crate::worker::error::JobError;
+use crate::worker::job::JobContext;
+use crate::worker::packs::Concepts;
 
 /// The manifest of a task's first picture; those of the others differ in `image_index` alone.
 ///

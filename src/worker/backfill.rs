@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::error::JobError;
-use super::merging::{store_merge_base, store_pack};
+use super::kinds::merge::{store_merge_base, store_pack};
 use super::packs::build;
 use super::runner::Worker;
 use crate::db;

@@ -4,7 +4,8 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::class_images::ClassImageFolder;
+use crate::class_images::ClassImageFolder;
+use crate::delta_store::MergeKit;
 use crate::domain::base_model::BaseModelProfile;
 use crate::domain::model_info::ModelInfo;
 use crate::engine::base_model::BaseModel;
@@ -15,7 +16,6 @@ use crate::engine::device::{compute_dtype, device_named, free_bytes};
 use crate::engine::schedulers::{check_steps, limits};
 use crate::engine::weights::read_json;
 use crate::engine::{EngineError, Result};
-use crate::merge_desk::MergeKit;
 
 /// A base model's folder, loaded.
 pub struct LoadedModel {
