@@ -11,7 +11,7 @@ use clap::Args;
 use image::RgbImage;
 
 use super::sheet::{Group, draw_groups};
-use crate::class_images::ClassImageFolder;
+use crate::class_images::ClassImageSet;
 use crate::config::bundled;
 use crate::domain::merge::{MergeRecipe, MergeReport, Verdict};
 use crate::domain::sample::Determinism;
@@ -74,7 +74,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
             .context("the repository's model is not here: give --base-model DIR")?,
     };
     let base = BaseModel::load(&dir, &Device::Cpu)?;
-    let captions = ClassImageFolder::open(&dir.join("class_images"))
+    let captions = ClassImageSet::open(&dir.join("class_images"))
         .with_context(|| format!("{} has no folder class_images", dir.display()))?
         .captions();
     let studio = Studio { merge_base: MergeBase::new(&base, &captions)?, base };

@@ -46,6 +46,18 @@ pub struct AutoencoderKlConfig {
     pub mid_block_add_attention: bool,
 }
 
+impl AutoencoderKlConfig {
+    /// Reads the file and refuses what is not built here.
+    pub fn read(path: &Path) -> Result<Self> {
+        read_config(path)
+    }
+
+    /// Pixels a side that become one latent cell.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
 /// Where an image lies among the latents: a normal distribution per number, both `(batch, latent_channels, h, w)`.
 #[derive(Clone, Debug)]
 pub struct Posterior {
@@ -157,7 +169,7 @@ impl AutoencoderKl {
 
     /// Pixels per latent cell, in height and in width.
     pub fn factor(&self) -> usize {
-        1 << (self.config.block_out_channels.len() - 1)
+        self.config.factor()
     }
 
     /// The published config.

@@ -15,10 +15,10 @@ use crate::end_to_end::Whole;
 use crate::harness::{Answer, tiny};
 use crate::synthetic::{Concept, Concepts};
 
-fn config(row_budget: usize) -> WorkerConfig {
+fn config(max_batch_size: usize) -> WorkerConfig {
     WorkerConfig {
         poll: Duration::from_millis(100),
-        row_budget: Some(row_budget),
+        max_batch_size: Some(max_batch_size),
         ..WorkerConfig::default()
     }
 }
@@ -26,10 +26,10 @@ fn config(row_budget: usize) -> WorkerConfig {
 /// A service with a worker, and so many concepts that nobody trained.
 pub(crate) async fn with_concepts(
     db: PgPool,
-    row_budget: usize,
+    max_batch_size: usize,
     count: u64,
 ) -> (Whole, Vec<Concept>) {
-    let whole = Whole::start_with(db, config(row_budget)).await;
+    let whole = Whole::start_with(db, config(max_batch_size)).await;
     let base = BaseModel::load(&tiny(), &candle_core::Device::Cpu).unwrap();
     let concepts =
         Concepts::new(whole.service.db.clone(), whole.service.storage.clone(), &base).unwrap();

@@ -15,7 +15,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn enqueue(db: &PgPool) -> JobId {
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &any_task()).await.unwrap();
+    db::job::enqueue(db, job_id, &any_task(), 1).await.unwrap();
     job_id
 }
 
@@ -221,13 +221,13 @@ async fn enqueue_sample(db: &PgPool, n: usize, base_digest: &str) -> JobId {
     }))
     .unwrap();
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &task).await.unwrap();
+    db::job::enqueue(db, job_id, &task, task.batch_elements(64)).await.unwrap();
     job_id
 }
 
-async fn lease_samples(db: &PgPool, rows: usize, lease: Duration) -> Vec<JobId> {
+async fn lease_samples(db: &PgPool, batch_elements: usize, lease: Duration) -> Vec<JobId> {
     let kinds = &[JobKind::Sample];
-    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, rows, lease };
+    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, batch_elements, lease };
     let leased = db::job::lease_next(db, capacity).await.unwrap();
     leased.iter().map(|job| job.job_id).collect()
 }
