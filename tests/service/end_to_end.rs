@@ -1,5 +1,6 @@
 //! Photos in, pictures out: the whole service with its worker, a few steps on the tiny base model.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use crate::harness::{Answer, DELTA_BYTES, Service, tiny};
 /// A service with a worker.
 pub(crate) struct Whole {
     pub(crate) service: Service,
+    /// The base model's folder.
+    model: PathBuf,
     stop_worker: CancellationToken,
     worker: tokio::task::JoinHandle<()>,
 }
@@ -27,17 +30,28 @@ impl Whole {
     }
 
     pub(crate) async fn start_with(db: PgPool, config: WorkerConfig) -> Self {
+        Self::start_on(db, tiny(), config).await
+    }
+
+    /// A service with a worker on another model than the repository's.
+    pub(crate) async fn start_on(db: PgPool, model: PathBuf, config: WorkerConfig) -> Self {
         // The API reads the folder by itself: in production it may be another process than the worker.
-        let service = Service::with_model(db, &ModelFolder::open(&tiny()).unwrap()).await;
+        let service = Service::with_model(db, &ModelFolder::open(&model).unwrap()).await;
         let stop_worker = CancellationToken::new();
         let worker = tokio::spawn(std::future::ready(()));
-        let mut whole = Self { service, stop_worker, worker };
+        let mut whole = Self { service, model, stop_worker, worker };
         whole.start_worker(config);
         whole
     }
 
     pub(crate) fn start_worker(&mut self, config: WorkerConfig) {
-        let model = LoadedModel::load(&tiny(), "cpu").unwrap();
+        let model = self.model.clone();
+        self.start_worker_on(&model, config);
+    }
+
+    /// Starts a worker with a folder of its own.
+    pub(crate) fn start_worker_on(&mut self, model: &Path, config: WorkerConfig) {
+        let model = LoadedModel::load(model, "cpu").unwrap();
         let (db, storage) = (self.service.db.clone(), self.service.storage.clone());
         let deltas = DeltaStore::new(storage.clone(), (&model.folder).into(), DELTA_BYTES);
         let worker = Worker::new(db, storage, deltas, model, config).unwrap();

@@ -28,6 +28,8 @@ use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
 use vstar::model_folder::ModelFolder;
 use vstar::storage::Storage;
 
+use crate::faulty_store::FaultyStore;
+
 /// Digest of the base model that the tests without an engine pretend to have.
 pub(crate) const DIGEST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
@@ -43,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) db: PgPool,
     pub(crate) storage: Storage,
     objects: Arc<InMemory>,
+    /// Can be told to fail or to stall.
+    pub(crate) store: Arc<FaultyStore>,
     client: reqwest::Client,
     address: String,
     shutdown: CancellationToken,
@@ -125,7 +129,8 @@ impl Service {
         queue_limit: usize,
     ) -> Self {
         let objects = Arc::new(InMemory::new());
-        let storage = Storage::new(objects.clone());
+        let store = Arc::new(FaultyStore::new(objects.clone()));
+        let storage = Storage::new(store.clone());
         let shutdown = CancellationToken::new();
         let deltas = DeltaStore::new(storage.clone(), base, DELTA_BYTES);
         let mut app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone());
@@ -133,7 +138,7 @@ impl Service {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });
-        Self { db, storage, objects, client: reqwest::Client::new(), address, shutdown }
+        Self { db, storage, objects, store, client: reqwest::Client::new(), address, shutdown }
     }
 
     pub(crate) fn shutdown(&self) -> CancellationToken {
