@@ -50,7 +50,7 @@ pub struct WorkerSettings {
     /// Fraction of the device's time that a running training gets while samples wait, 0 to 0.95.
     #[arg(long, env = "VSTAR_TRAINING_SHARE", value_parser = parse_share, default_value_t = 0.5)]
     pub training_share: f64,
-    /// Host memory for deltas that were used last, in MiB.
+    /// Host memory for deltas that were used last, in MiB; an API and a worker in one process share it.
     #[arg(long, env = "VSTAR_DELTA_CACHE_MIB", default_value_t = 1024)]
     pub delta_cache_mib: usize,
     /// Memory for keys and values of prompts that were used last, in MiB.

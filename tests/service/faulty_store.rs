@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -19,7 +18,6 @@ use tokio::sync::watch;
 pub(crate) struct FaultyStore {
     objects: Arc<InMemory>,
     fault: watch::Sender<Option<Fault>>,
-    hits: AtomicUsize,
 }
 
 /// What happens to whoever reads or writes an object whose key has `part` in it.
@@ -37,7 +35,7 @@ enum Effect {
 
 impl FaultyStore {
     pub(crate) fn new(objects: Arc<InMemory>) -> Self {
-        Self { objects, fault: watch::Sender::new(None), hits: AtomicUsize::new(0) }
+        Self { objects, fault: watch::Sender::new(None) }
     }
 
     /// Reads and writes of keys with `part` in them fail from now on.
@@ -55,11 +53,6 @@ impl FaultyStore {
         self.fault.send_replace(None);
     }
 
-    /// How many reads and writes have met a fault so far.
-    pub(crate) fn hits(&self) -> usize {
-        self.hits.load(Ordering::Relaxed)
-    }
-
     fn set(&self, part: &str, effect: Effect) {
         self.fault.send_replace(Some(Fault { part: part.to_owned(), effect }));
     }
@@ -71,7 +64,6 @@ impl FaultyStore {
             let Some(fault) = fault.filter(|fault| key.as_ref().contains(&fault.part)) else {
                 return Ok(());
             };
-            self.hits.fetch_add(1, Ordering::Relaxed);
             match fault.effect {
                 Effect::Fails => {
                     let source = format!("`{key}` cannot be reached, as the test wants it").into();
