@@ -13,14 +13,12 @@ use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use image::RgbImage;
 use vstar::domain::base_model::BaseModelProfile;
-use vstar::domain::concept::ModifierToken;
+use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
 use vstar::domain::sample::Determinism;
 use vstar::domain::training::TrainingRecipe;
-use vstar::engine::Flow;
-use vstar::engine::base_model::BaseModel;
-use vstar::engine::conditioning::ConceptUse;
-use vstar::engine::custom_diffusion::train::{TrainingConcept, TrainingInput, train};
-use vstar::engine::sampler::{SampleRequest, sample};
+use vstar::engine::{
+    BaseModel, ConceptUse, Flow, SampleRequest, TrainingConcept, TrainingInput, sample, train,
+};
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,8 +31,10 @@ fn main() -> Result<()> {
     let recipe = TrainingRecipe { max_train_steps: 250, class_batch_size: 0, ..profile.training };
     let input = TrainingInput {
         concepts: vec![TrainingConcept {
-            modifier_token: Some(ModifierToken::try_from("<rex>".to_owned())?),
-            class_noun: "dog".to_owned(),
+            words: ConceptWords {
+                modifier_token: Some(ModifierToken::try_from("<rex>".to_owned())?),
+                class_noun: ClassNoun::try_from("dog".to_owned())?,
+            },
             images: images_in(Path::new(photos))?,
             class_images: Vec::new(),
         }],

@@ -32,8 +32,8 @@ use sqlx::PgPool;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::delta_store::DeltaStore;
 use crate::domain::model_info::ModelInfo;
-use crate::merge_desk::MergeDesk;
 use crate::storage::Storage;
 
 pub use router::{openapi, router};
@@ -47,7 +47,7 @@ pub struct App {
     pub db: PgPool,
     pub storage: Storage,
     pub model: Arc<ModelInfo>,
-    pub merge_desk: MergeDesk,
+    pub merge_desk: DeltaStore,
     /// Cancelled when the process is asked to end: event streams close, and `/readyz` says so.
     pub shutdown: CancellationToken,
     /// Jobs of one kind that may wait; who comes then is asked to come again.
@@ -61,7 +61,7 @@ impl App {
         db: PgPool,
         storage: Storage,
         model: Arc<ModelInfo>,
-        merge_desk: MergeDesk,
+        merge_desk: DeltaStore,
         shutdown: CancellationToken,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -68,6 +68,11 @@ impl StorageKey {
         Self(Path::from(format!("base-models/{base_digest}/merge-{captions_digest}.safetensors")))
     }
 
+    /// A set of class images, by the digest of its content.
+    pub fn image_set(digest: &str) -> Self {
+        Self(Path::from(format!("image-sets/{digest}.zip")))
+    }
+
     /// Picture `index` of a sample.
     pub fn sample(job: JobId, fence: i64, index: usize) -> Self {
         Self(Path::from(format!("jobs/{job}/{fence}/{index}.png")))
@@ -142,6 +147,15 @@ impl Storage {
     ) -> Result<(), StorageError> {
         let written = self.store.put(&key.0, content.into().into()).await;
         written.map(drop).map_err(|source| Self::error(key, source))
+    }
+
+    /// Returns whether there is an object of this name, without reading it.
+    pub async fn exists(&self, key: &StorageKey) -> Result<bool, StorageError> {
+        match self.store.head(&key.0).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(Self::error(key, source)),
+        }
     }
 
     /// Reads a whole object.

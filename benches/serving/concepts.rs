@@ -68,12 +68,12 @@ impl Concepts {
             concepts: vec![],
             recipe: MergeRecipe::default(),
         };
-        db::job::enqueue(&self.db, job_id, &Task::Merge(task)).await?;
+        db::job::enqueue(&self.db, job_id, &Task::Merge(task), 1).await?;
         let capacity = Capacity {
             worker: "concepts",
             kinds: &[JobKind::Merge],
             base_digest: &base_digest,
-            rows: 1,
+            batch_elements: 1,
             lease: Duration::from_secs(60),
         };
         let leased = db::job::lease_next(&self.db, capacity).await?;

@@ -14,6 +14,7 @@ use crate::domain::id::JobId;
 use crate::domain::job::{
     Failure, Job, JobKind, JobState, JobStatus, LeasedJob, Phase, Progress, Task,
 };
+use crate::domain::merge::MergeReport;
 
 /// The channel on which waiting workers hear of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";
@@ -27,6 +28,7 @@ struct JobRow {
     phase: Option<Phase>,
     progress: Option<Json<Progress>>,
     error: Option<Json<Failure>>,
+    merge_report: Option<Json<MergeReport>>,
     queue_position: Option<i64>,
     revision: i64,
     created_at: DateTime<Utc>,
@@ -47,6 +49,7 @@ impl From<JobRow> for Job {
             phase: row.phase,
             progress: row.progress.map(|progress| progress.0),
             error: row.error.map(|error| error.0),
+            merge_report: row.merge_report.map(|report| report.0),
             queue_position: row.queue_position,
             revision: row.revision,
             created_at: row.created_at,
@@ -60,13 +63,20 @@ impl From<JobRow> for Job {
 
 /// Puts a task at the end of the queue, and wakes idle workers once the surrounding transaction commits; the polling that
 /// goes on anyway is the net below.
-pub async fn enqueue(db: impl PgExecutor<'_>, job_id: JobId, task: &Task) -> sqlx::Result<()> {
+///
+/// - `batch_elements`: [`Task::batch_elements`] for the base model that is served
+pub async fn enqueue(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    task: &Task,
+    batch_elements: usize,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into job (job_id, kind, task, rows) values ($1, $2, $3, $4) returning pg_notify($5, $2)",
         job_id.0,
         task.kind() as JobKind,
         Json(task) as Json<&Task>,
-        i32::try_from(task.rows()).unwrap_or(i32::MAX),
+        i32::try_from(batch_elements).unwrap_or(i32::MAX),
         QUEUED_CHANNEL,
     )
     .execute(db)
@@ -85,7 +95,7 @@ pub async fn find(
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
             attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, first_step_at,
+            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at, first_step_at,
             finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
@@ -109,7 +119,7 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
             attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, first_step_at,
+            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at, first_step_at,
             finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
@@ -175,8 +185,8 @@ pub struct Capacity<'a> {
     pub kinds: &'a [JobKind],
     /// Jobs for other base models are left to other workers.
     pub base_digest: &'a str,
-    /// Jobs are taken until they fill so many rows; the last may go beyond.
-    pub rows: usize,
+    /// Jobs are leased until they fill so many elements of a batch; the last one may go beyond.
+    pub batch_elements: usize,
     pub lease: Duration,
 }
 
@@ -190,34 +200,34 @@ pub async fn lease_next(
     struct LeasedRow {
         job_id: JobId,
         task: Json<Task>,
-        rows: i32,
+        batch_elements: i32,
         attempts: i32,
         fence: i64,
     }
-    let rows = i64::try_from(capacity.rows).unwrap_or(i64::MAX);
+    let batch_elements = i64::try_from(capacity.batch_elements).unwrap_or(i64::MAX);
     let mut leased = sqlx::query_as!(
         LeasedRow,
         r#"
         with waiting as (
-            select job_id, rows from job
+            select job_id, rows as elements from job
             where state = 'queued' and kind = any($2) and run_at <= now() and task ->> 'base_digest' = $4
             order by job_id limit $5
             for update skip locked
         ), summed as (
-            select job_id, sum(rows) over (order by job_id) - rows as rows_before from waiting
+            select job_id, sum(elements) over (order by job_id) - elements as elements_before from waiting
         )
         update job
         set state = 'running', worker = $1, attempts = attempts + 1, fence = fence + 1,
             lease_expires_at = now() + make_interval(secs => $3), phase = 'fetching', progress = null,
             started_at = coalesce(started_at, now())
-        where job_id in (select job_id from summed where rows_before < $5)
-        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows, attempts, fence
+        where job_id in (select job_id from summed where elements_before < $5)
+        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows as batch_elements, attempts, fence
         "#,
         capacity.worker,
         &capacity.kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
         capacity.lease.as_secs_f64(),
         capacity.base_digest,
-        rows,
+        batch_elements,
     )
     .fetch_all(db)
     .await?;
@@ -225,7 +235,7 @@ pub async fn lease_next(
     let leased = leased.into_iter().map(|row| LeasedJob {
         job_id: row.job_id,
         task: row.task.0,
-        rows: usize::try_from(row.rows).unwrap_or(1),
+        batch_elements: usize::try_from(row.batch_elements).unwrap_or(1),
         attempts: row.attempts,
         fence: row.fence,
     });
@@ -300,6 +310,24 @@ pub async fn note_first_step(
         job_id.0,
         fence,
         first_step_at,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Records how well a merge went.
+pub async fn record_merge_report(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    report: &MergeReport,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update job set merge_report = $3 where job_id = $1 and fence = $2",
+        job_id.0,
+        fence,
+        Json(report) as Json<&MergeReport>,
     )
     .execute(db)
     .await?;
@@ -401,7 +429,7 @@ pub async fn cancel(
     Ok(row.map(|row| JobStatus::new(row.state, row.cancel_requested)))
 }
 
-/// More rows than any worker has: such a job is leased last, and nothing beside it.
+/// More elements than any worker's batch has: such a job is leased last, and nothing beside it.
 const ALONE: i32 = 1 << 20;
 
 /// Takes back the jobs of workers that stopped renewing: queued again, or ended when they were asked to stop or have

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::id::{JobId, MergeId, SampleId, TrainingId};
-use super::merge::MergeTask;
+use super::merge::{MergeReport, MergeTask};
 use super::sample::SampleTask;
 use super::training::TrainingTask;
 
@@ -59,12 +59,14 @@ impl Task {
         }
     }
 
-    /// The most rows that it takes in one call of the UNet, which count against a worker's row budget: those of all
-    /// pictures of a sample. Other kinds of work have the device in turns, one job each.
-    pub fn rows(&self) -> usize {
+    /// What the task takes of a worker's batch, in elements of the base model's own size: that of all images of a
+    /// sample. Other kinds of work run one job at a time and count as one.
+    ///
+    /// - `native_size`: the side that the base model was trained on, in pixels
+    pub fn batch_elements(&self, native_size: usize) -> usize {
         match self {
             Self::Training(_) | Self::Merge(_) => 1,
-            Self::Sample(task) => task.settings.n * task.settings.rows_per_image(),
+            Self::Sample(task) => task.settings.n * task.settings.elements_per_image(native_size),
         }
     }
 }
@@ -208,6 +210,8 @@ pub struct Job {
     pub phase: Option<Phase>,
     pub progress: Option<Progress>,
     pub error: Option<Failure>,
+    /// How well a merge went; merges that have succeeded only.
+    pub merge_report: Option<MergeReport>,
     /// Jobs of its kind that wait before it; only while it waits itself.
     pub queue_position: Option<i64>,
     /// Grows with every change; also the number of the event that told of it.
@@ -231,8 +235,8 @@ impl Job {
 pub struct LeasedJob {
     pub job_id: JobId,
     pub task: Task,
-    /// What it takes of a worker's row budget: [`Task::rows`], or all of it if it has to go alone.
-    pub rows: usize,
+    /// What it takes of a worker's batch: [`Task::batch_elements`], or all of it if it has to go alone.
+    pub batch_elements: usize,
     pub attempts: i32,
     /// Counts the leases: whatever an earlier holder still writes carries a smaller number, and is ignored.
     pub fence: i64,

@@ -4,7 +4,7 @@ use super::base_model::SamplingDefaults;
 use super::concept::ModifierToken;
 use super::invalid::FieldError;
 use super::sample::SchedulerName;
-use super::training::TrainingRecipe;
+use super::training::{ImageSetRef, TrainingRecipe};
 
 /// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
 pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
@@ -42,6 +42,8 @@ pub struct ModelInfo {
     pub sampling: SamplingDefaults,
     /// Whether there is a folder of class images.
     pub has_class_images: bool,
+    /// The images of that folder, as trainings name them; `None` without a folder.
+    pub class_image_set: Option<ImageSetRef>,
     pub count_tokens: CountTokens,
     pub check_steps: CheckSteps,
 }

@@ -148,10 +148,25 @@ impl SampleSettings {
 }
 
 impl SampleSettings {
-    /// The most rows that one picture takes in one call of the UNet: guidance has a row of its own.
-    pub fn rows_per_image(&self) -> usize {
-        if self.guidance_scale > 1.0 { 2 } else { 1 }
+    /// Whether the UNet answers twice a step: for the prompt and for the negative prompt.
+    pub fn is_guided(&self) -> bool {
+        self.guidance_scale > 1.0
     }
+
+    /// What one image costs: see [`batch_elements`].
+    pub fn elements_per_image(&self, native_size: usize) -> usize {
+        batch_elements(self.is_guided(), self.width, self.height, native_size)
+    }
+}
+
+/// What an image takes of a batch, counted in elements of the base model's own size.
+///
+/// Guidance doubles the elements. An image larger than `native_size` squared counts as many elements as native images
+/// cover its area. The queue claims jobs by this number and the running batch admits images by it, so that both mean the
+/// same by a batch size.
+pub fn batch_elements(is_guided: bool, width: usize, height: usize, native_size: usize) -> usize {
+    let elements = if is_guided { 2 } else { 1 };
+    elements * (width * height).div_ceil(native_size.pow(2).max(1)).max(1)
 }
 
 /// How much a delta changes the base model: 0 not at all, 1 as trained.
@@ -226,4 +241,24 @@ pub struct SampleTask {
     /// How the deltas are merged, if they are several.
     #[serde(default)]
     pub merge: MergeRecipe,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batch_elements;
+
+    #[test]
+    fn an_image_costs_its_guidance_and_its_area() {
+        for (is_guided, width, height, expected) in [
+            (false, 64, 64, 1),
+            (true, 64, 64, 2),
+            (true, 16, 16, 2), // a small image is an element all the same
+            (true, 128, 64, 4),
+            (false, 72, 64, 2), // more than one native image counts as two
+            (true, 256, 256, 32),
+        ] {
+            let cost = batch_elements(is_guided, width, height, 64);
+            assert_eq!(cost, expected, "{width}×{height}, guided: {is_guided}");
+        }
+    }
 }

@@ -209,7 +209,23 @@ pub struct TrainingTask {
     pub preset: Preset,
     pub recipe: TrainingRecipe,
     pub class_images: ClassImages,
+    /// The class images that [`ClassImages::Auto`] chooses from; `None` in tasks from before there were sets, whose
+    /// worker takes those of its own folder.
+    #[serde(default)]
+    pub class_image_set: Option<ImageSetRef>,
     pub seed: u64,
+}
+
+/// A set of captioned class images in the object store.
+///
+/// A task names the set by its content, so that every worker trains the same delta from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSetRef {
+    /// SHA-256 of the object, in hex.
+    pub digest: String,
+    pub storage_key: String,
+    /// How many images it has.
+    pub count: usize,
 }
 
 /// A concept as it was when its training was asked for.

@@ -19,6 +19,13 @@ use super::{
 
 pub use config::AutoencoderKlConfig;
 
+impl AutoencoderKlConfig {
+    /// Pixels a side that become one latent cell.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
+
 /// Where an image lies among the latents: a normal distribution per number, both `(batch, latent_channels, h, w)`.
 #[derive(Clone, Debug)]
 pub struct Posterior {
@@ -130,7 +137,7 @@ impl AutoencoderKl {
 
     /// Pixels per latent cell, in height and in width.
     pub fn factor(&self) -> usize {
-        1 << (self.config.block_out_channels.len() - 1)
+        self.config.factor()
     }
 
     /// The published config.

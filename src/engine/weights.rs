@@ -96,6 +96,17 @@ impl WeightFiles {
         self.entries.keys().filter(|name| !taken.contains(*name)).cloned().collect()
     }
 
+    /// The weights whose names end in one of `suffixes`, by name, in the compute dtype.
+    pub fn ending_in(&self, suffixes: &[&str]) -> Result<BTreeMap<String, Tensor>> {
+        let wanted = |name: &&String| suffixes.iter().any(|suffix| name.ends_with(suffix));
+        let root = self.root();
+        let read = |name: &String| {
+            let entry = root.entry(name)?;
+            Ok((name.clone(), root.load(name, entry, &entry.shape, self.dtype)?))
+        };
+        self.entries.keys().filter(wanted).map(read).collect()
+    }
+
     /// Adds the bytes of all files to a digest.
     pub fn update_digest(&self, digest: &mut Sha256) -> Result<()> {
         let mut buffer = vec![0; 1 << 20];

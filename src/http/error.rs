@@ -11,9 +11,9 @@ use serde::Serialize;
 use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
 
+use crate::delta_store::DeltaStoreError;
 use crate::domain::id::JobId;
 use crate::domain::invalid::{FieldError, Invalid};
-use crate::merge_desk::DeskError;
 use crate::storage::StorageError;
 
 /// Why a request was not done: one variant per kind of answer.
@@ -63,10 +63,10 @@ impl From<sqlx::Error> for ApiError {
     }
 }
 
-impl From<DeskError> for ApiError {
-    fn from(error: DeskError) -> Self {
+impl From<DeltaStoreError> for ApiError {
+    fn from(error: DeltaStoreError) -> Self {
         match error {
-            DeskError::Storage(error) => error.into(),
+            DeltaStoreError::Storage(error) => error.into(),
             error => Self::Internal(error.into()),
         }
     }

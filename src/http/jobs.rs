@@ -132,7 +132,7 @@ pub(crate) async fn enqueue(
         return Err(queue_full(app, tx, kind).await?);
     }
     let job_id = JobId::generate();
-    db::job::enqueue(&mut *tx, job_id, task).await?;
+    db::job::enqueue(&mut *tx, job_id, task, task.batch_elements(app.model.native_size)).await?;
     Ok(job_id)
 }
 

@@ -47,7 +47,7 @@ pub(crate) async fn get_manifest(
     match image_file::manifest_of(&png) {
         Ok(manifest) => Ok(axum::Json(manifest)),
         // Drawn before pictures had one.
-        Err(image_file::PictureError::NoManifest) => {
+        Err(image_file::ImageFileError::NoManifest) => {
             Err(ApiError::not_found("manifest of", image_id))
         }
         Err(error) => Err(ApiError::Internal(error.into())),

@@ -8,12 +8,12 @@ use super::App;
 use super::error::{ApiError, Problem};
 use super::extract::Json;
 use super::merges::{Bound, StartMerge};
+use crate::delta_store::DeltaStoreError;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
 use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
 use crate::domain::training::MAX_CONCEPTS;
-use crate::merge_desk::DeskError;
 
 /// How deltas go together.
 #[derive(Debug, Serialize, ToSchema)]
@@ -165,9 +165,9 @@ fn suggestion(deltas: [DeltaId; 2], concepts: &[DeltaConcept]) -> Option<Suggest
     })
 }
 
-fn refusal(error: DeskError) -> ApiError {
+fn refusal(error: DeltaStoreError) -> ApiError {
     match error {
-        DeskError::PackMissing(delta) => ApiError::Conflict(FieldError::new(
+        DeltaStoreError::PackMissing(delta) => ApiError::Conflict(FieldError::new(
             "/concepts",
             "pack_missing",
             format!(
@@ -175,16 +175,18 @@ fn refusal(error: DeskError) -> ApiError {
                  when it starts, so start one, or try again in a moment"
             ),
         )),
-        DeskError::CaptionsNotEncoded => ApiError::Conflict(FieldError::new(
+        DeltaStoreError::CaptionsNotEncoded => ApiError::Conflict(FieldError::new(
             "/captions",
             "captions_not_encoded",
             "these captions have not been encoded yet: merge once over them with POST /v1/merges; those of the base model's \
              class images a worker encodes when it starts",
         )),
-        DeskError::Refused(reason) => FieldError::new("/concepts", "merge_refused", reason).into(),
-        error @ (DeskError::Storage(_)
-        | DeskError::Damaged { .. }
-        | DeskError::Engine(_)
-        | DeskError::Panicked) => error.into(),
+        DeltaStoreError::Refused(reason) => {
+            FieldError::new("/concepts", "merge_refused", reason).into()
+        }
+        error @ (DeltaStoreError::Storage(_)
+        | DeltaStoreError::Damaged { .. }
+        | DeltaStoreError::Engine(_)
+        | DeltaStoreError::Panicked) => error.into(),
     }
 }

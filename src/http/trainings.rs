@@ -158,6 +158,7 @@ pub(crate) async fn start_training(
         } else {
             body.class_images
         },
+        class_image_set: app.model.class_image_set.clone(),
         recipe,
         seed: body.seed.unwrap_or_else(random_seed),
     };

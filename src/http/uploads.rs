@@ -151,6 +151,7 @@ mod tests {
             recipe: TrainingRecipe::paper(),
             sampling: SamplingDefaults::paper(),
             has_class_images: false,
+            class_image_set: None,
             count_tokens: Box::new(|_, _| 0),
             check_steps: Box::new(|_, _| Ok(())),
         };

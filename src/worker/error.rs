@@ -1,5 +1,6 @@
 //! Why a job did not succeed, and whether trying again can help.
 
+use crate::delta_store::DeltaStoreError;
 use crate::domain::job::Failure;
 use crate::engine::EngineError;
 use crate::storage::StorageError;
@@ -25,7 +26,7 @@ pub(crate) enum JobError {
     /// A stored object is not what its row says.
     #[error("object `{key}` is damaged")]
     DamagedObject { key: String, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("a picture cannot be encoded")]
+    #[error("an image cannot be encoded")]
     Encoding(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the class images cannot be read")]
     ClassImages(#[source] std::io::Error),
@@ -40,6 +41,22 @@ impl From<EngineError> for JobError {
         match error {
             EngineError::Stopped => Self::Stopped,
             other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<DeltaStoreError> for JobError {
+    fn from(error: DeltaStoreError) -> Self {
+        match error {
+            DeltaStoreError::Storage(error) => error.into(),
+            DeltaStoreError::Damaged { key, source } => Self::DamagedObject { key, source },
+            DeltaStoreError::Engine(error) => error.into(),
+            DeltaStoreError::Panicked => Self::EnginePanicked,
+            error @ (DeltaStoreError::Refused(_)
+            | DeltaStoreError::PackMissing(_)
+            | DeltaStoreError::CaptionsNotEncoded) => {
+                Self::Engine(EngineError::InvalidInput(error.to_string()))
+            }
         }
     }
 }
@@ -75,7 +92,7 @@ impl JobError {
                 ("concept_without_effect", "A concept changes nothing")
             }
             Self::Engine(EngineError::NotFinite { .. }) => {
-                ("sample_diverged", "The picture diverged")
+                ("sample_diverged", "The image diverged")
             }
             Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
                 ("engine_error", "The engine failed")

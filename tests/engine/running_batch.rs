@@ -82,7 +82,7 @@ fn an_image_that_overflows_fails_alone_and_the_others_of_its_batch_go_on() {
     while !batch.is_empty() {
         batch.step(
             &base,
-            |call| call(),
+            |_, call| call(),
             |image, result| {
                 if let Err(error) = result {
                     failed.push((image.owner, error.to_string()));

@@ -15,6 +15,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use vstar::db;
 use vstar::db::job::Capacity;
+use vstar::delta_store::{BaseModelRef, DeltaStore};
 use vstar::domain::base_model::SamplingDefaults;
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
@@ -24,11 +25,16 @@ use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
 use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
-use vstar::merge_desk::{MergeDesk, MergeKit};
+use vstar::model_folder::ModelFolder;
 use vstar::storage::Storage;
+
+use crate::faulty_store::FaultyStore;
 
 /// Digest of the base model that the tests without an engine pretend to have.
 pub(crate) const DIGEST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// Memory for deltas of a test's API or worker.
+pub(crate) const DELTA_BYTES: usize = 256 << 20;
 
 pub(crate) fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny")
@@ -39,6 +45,8 @@ pub(crate) struct Service {
     pub(crate) db: PgPool,
     pub(crate) storage: Storage,
     objects: Arc<InMemory>,
+    /// Can be told to fail or to stall.
+    pub(crate) store: Arc<FaultyStore>,
     client: reqwest::Client,
     address: String,
     shutdown: CancellationToken,
@@ -86,7 +94,7 @@ impl Service {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let scheduler: SchedulerConfig =
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
-        let card = ModelInfo {
+        let info = ModelInfo {
             name: "tiny".to_owned(),
             digest: DIGEST.to_owned(),
             size_multiple: 4,
@@ -97,30 +105,40 @@ impl Service {
             recipe: TrainingRecipe::paper(),
             sampling: SamplingDefaults::paper(),
             has_class_images: true,
+            class_image_set: None,
             count_tokens: Box::new(move |text, added| {
                 tokenizer.encode(text, added).unwrap().length
             }),
             check_steps: check_steps(&scheduler),
         };
-        Self::with(db, Arc::new(card), MergeKit::default(), queue_limit).await
+        Self::with(db, Arc::new(info), BaseModelRef::default(), queue_limit).await
     }
 
     /// A service for a given model; the caller runs the worker.
-    pub(crate) async fn with_model(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit) -> Self {
-        Self::with(db, card, kit, DEFAULT_QUEUE_LIMIT).await
+    pub(crate) async fn with_model(db: PgPool, folder: &ModelFolder) -> Self {
+        let base = BaseModelRef::from(folder);
+        let service = Self::with(db, folder.info.clone(), base, DEFAULT_QUEUE_LIMIT).await;
+        folder.publish_class_images(&service.storage).await.unwrap();
+        service
     }
 
-    async fn with(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit, queue_limit: usize) -> Self {
+    async fn with(
+        db: PgPool,
+        info: Arc<ModelInfo>,
+        base: BaseModelRef,
+        queue_limit: usize,
+    ) -> Self {
         let objects = Arc::new(InMemory::new());
-        let storage = Storage::new(objects.clone());
+        let store = Arc::new(FaultyStore::new(objects.clone()));
+        let storage = Storage::new(store.clone());
         let shutdown = CancellationToken::new();
-        let desk = MergeDesk::new(storage.clone(), kit);
-        let mut app = App::new(db.clone(), storage.clone(), card, desk, shutdown.clone());
+        let deltas = DeltaStore::new(storage.clone(), base, DELTA_BYTES);
+        let mut app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone());
         app.queue_limit = queue_limit;
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });
-        Self { db, storage, objects, client: reqwest::Client::new(), address, shutdown }
+        Self { db, storage, objects, store, client: reqwest::Client::new(), address, shutdown }
     }
 
     pub(crate) fn shutdown(&self) -> CancellationToken {
@@ -278,7 +296,7 @@ pub(crate) async fn lease(
     lease: std::time::Duration,
 ) -> Option<vstar::domain::job::LeasedJob> {
     let kinds = &[JobKind::Training, JobKind::Merge, JobKind::Sample];
-    let capacity = Capacity { worker, kinds, base_digest: DIGEST, rows: 1, lease };
+    let capacity = Capacity { worker, kinds, base_digest: DIGEST, batch_elements: 1, lease };
     db::job::lease_next(db, capacity).await.unwrap().pop()
 }
 

@@ -15,7 +15,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn enqueue(db: &PgPool) -> JobId {
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &any_task()).await.unwrap();
+    db::job::enqueue(db, job_id, &any_task(), 1).await.unwrap();
     job_id
 }
 
@@ -180,13 +180,13 @@ async fn the_schema_refuses_a_running_job_without_a_lease(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn jobs_are_leased_until_they_fill_the_rows_and_for_one_base_model(db: PgPool) {
+async fn jobs_are_leased_until_they_fill_the_batch_and_for_one_base_model(db: PgPool) {
     let mut queued = Vec::new();
     for (n, base_digest) in [(1, DIGEST), (1, "another"), (2, DIGEST), (3, DIGEST), (1, DIGEST)] {
         queued.push(enqueue_sample(&db, n, base_digest).await);
     }
 
-    // Each picture has a row of guidance too: 2, 4 and 6 rows.
+    // Guidance doubles each image: 2, 4 and 6 elements.
     assert_eq!(lease_samples(&db, 5, MINUTE).await, [queued[0], queued[2]]);
     assert_eq!(lease_samples(&db, 1, MINUTE).await, [queued[3]]);
     assert_eq!(lease_samples(&db, 100, MINUTE).await, [queued[4]]);
@@ -209,11 +209,25 @@ async fn a_batch_whose_worker_died_is_tried_again_one_by_one(db: PgPool) {
     }
 }
 
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_large_image_takes_as_much_of_a_batch_as_its_area(db: PgPool) {
+    let large = enqueue_sample_of(&db, 1, DIGEST, 128).await;
+    let small = enqueue_sample(&db, 1, DIGEST).await;
+
+    // Four times the native area and guidance: 8 elements, which leave no room for the other.
+    assert_eq!(lease_samples(&db, 8, MINUTE).await, [large]);
+    assert_eq!(lease_samples(&db, 8, MINUTE).await, [small]);
+}
+
 async fn enqueue_sample(db: &PgPool, n: usize, base_digest: &str) -> JobId {
+    enqueue_sample_of(db, n, base_digest, 64).await
+}
+
+async fn enqueue_sample_of(db: &PgPool, n: usize, base_digest: &str, side: usize) -> JobId {
     let settings = json!({
         "n": n, "first_index": 0, "seed": 1, "num_inference_steps": 1, "guidance_scale": 2.0,
         "unconditional_strength": 1.0, "guidance_interval": [0.0, 1.0], "scheduler": "ddim", "eta": 0.0,
-        "width": 64, "height": 64, "determinism": "strict", "preview_every": null,
+        "width": side, "height": side, "determinism": "strict", "preview_every": null,
     });
     let task: Task = serde_json::from_value(json!({
         "kind": "sample", "base_digest": base_digest, "prompt": "", "negative_prompt": "",
@@ -221,13 +235,13 @@ async fn enqueue_sample(db: &PgPool, n: usize, base_digest: &str) -> JobId {
     }))
     .unwrap();
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &task).await.unwrap();
+    db::job::enqueue(db, job_id, &task, task.batch_elements(64)).await.unwrap();
     job_id
 }
 
-async fn lease_samples(db: &PgPool, rows: usize, lease: Duration) -> Vec<JobId> {
+async fn lease_samples(db: &PgPool, batch_elements: usize, lease: Duration) -> Vec<JobId> {
     let kinds = &[JobKind::Sample];
-    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, rows, lease };
+    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, batch_elements, lease };
     let leased = db::job::lease_next(db, capacity).await.unwrap();
     leased.iter().map(|job| job.job_id).collect()
 }

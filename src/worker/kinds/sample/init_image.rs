@@ -2,25 +2,24 @@
 
 use image::RgbImage;
 
-use super::error::JobError;
-use super::job::JobContext;
 use crate::domain::sample::SampleTask;
 use crate::engine::{InitImage, encode_init};
 use crate::storage::StorageKey;
+use crate::worker::error::JobError;
+use crate::worker::job::Job;
 
-/// Reads and encodes it, once for all pictures of the task.
-pub(crate) async fn read_init(
-    job: &JobContext,
-    task: &SampleTask,
-) -> Result<Option<InitImage>, JobError> {
+/// Reads and encodes it, once for all images of the task.
+pub(super) async fn read_init(job: &Job, task: &SampleTask) -> Result<Option<InitImage>, JobError> {
     let Some(init) = &task.init else { return Ok(None) };
     let key = StorageKey::stored(&init.storage_key);
-    let file = job.worker.storage.read(&key).await?;
+    let file = job.context.storage.read(&key).await?;
     let image = decode(&key, &file)?;
     let (width, height, noise_strength) =
         (task.settings.width, task.settings.height, init.noise_strength);
-    let encode =
-        job.worker.gpu.run_quick(move |engine| encode_init(&engine.base, &image, width, height));
+    let encode = job
+        .context
+        .device
+        .run_quick(move |engine| encode_init(&engine.base, &image, width, height));
     Ok(Some(InitImage { latents: encode.await??, noise_strength }))
 }
 

@@ -1,31 +1,41 @@
-//! What a sample's pictures are made from, as their manifests say it.
+//! What a sample's images are made from, as their manifests say it.
 
-use super::error::JobError;
-use super::job::JobContext;
-use super::model::Engine;
-use super::packs::Concepts;
 use crate::domain::manifest::{
     Manifest, ManifestDelta, ManifestFormat, ManifestInit, ManifestMerge,
 };
 use crate::domain::sample::{Determinism, SampleTask};
 use crate::engine::VERSION;
+use crate::engine::captions_digest;
+use crate::worker::concepts::SampleConcepts;
+use crate::worker::engine::Engine;
+use crate::worker::error::JobError;
+use crate::worker::job::Job;
 
-/// The manifest of a task's first picture; those of the others differ in `image_index` alone.
+/// The manifest of a task's first image; those of the others differ in `image_index` alone.
 ///
-/// - `concepts`: what the task's deltas name, in their order
-pub(crate) async fn manifest_of(
-    job: &JobContext,
+/// - `concepts`: what the task's deltas name
+pub(super) async fn manifest_of(
+    job: &Job,
     task: &SampleTask,
-    concepts: &Concepts,
+    concepts: SampleConcepts,
 ) -> Result<Manifest, JobError> {
-    let (task, concepts) = (task.clone(), concepts.clone());
-    Ok(job.worker.gpu.run_quick(move |engine| describe(engine, task, &concepts)).await??)
+    let merge = (task.deltas.len() > 1).then(|| ManifestMerge {
+        captions_sha256: match &task.merge.captions {
+            Some(_) => None, // they are in the recipe
+            None => Some(captions_digest(&job.context.class_images.captions())),
+        },
+        recipe: task.merge.clone(),
+    });
+    let task = task.clone();
+    let describe = move |engine: &Engine| describe(engine, task, &concepts, merge);
+    Ok(job.context.device.run_quick(describe).await??)
 }
 
 fn describe(
     engine: &Engine,
     task: SampleTask,
-    concepts: &Concepts,
+    concepts: &SampleConcepts,
+    merge: Option<ManifestMerge>,
 ) -> crate::engine::Result<Manifest> {
     let base = &engine.base;
     let added = concepts.modifier_tokens();
@@ -35,11 +45,7 @@ fn describe(
         Ok(tokens.ids)
     };
     let settings = task.settings;
-    let is_guided = settings.guidance_scale > 1.0;
-    let merge = (task.deltas.len() > 1).then(|| ManifestMerge {
-        captions_sha256: task.merge.captions.is_none().then(|| engine.captions_digest()),
-        recipe: task.merge,
-    });
+    let is_guided = settings.is_guided();
     Ok(Manifest {
         format: ManifestFormat::V1,
         engine_version: VERSION.to_owned(),

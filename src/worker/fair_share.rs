@@ -1,4 +1,4 @@
-//! How a training and samples share the device's time.
+//! How a training and samples share the device's time: the fair share of each.
 
 use std::time::Duration;
 
@@ -8,14 +8,14 @@ use std::time::Duration;
 /// training's steps they may use the time that it has earned them, and what the last of their steps takes beyond that
 /// is owed to the training. Nothing is saved up while nobody waits.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct FairShare {
     /// Seconds that the samples gain by a second of training.
     rate: f64,
     /// Seconds that they may use; negative is owed.
     credit: f64,
 }
 
-impl Share {
+impl FairShare {
     /// - `training`: fraction of the time, below 1
     pub(crate) fn new(training: f64) -> Self {
         Self { rate: (1.0 - training) / training, credit: 0.0 }
@@ -37,7 +37,7 @@ impl Share {
     }
 
     /// Whether they may take another step.
-    pub(crate) fn samples_turn(&self) -> bool {
+    pub(crate) fn is_samples_turn(&self) -> bool {
         self.credit > 0.0
     }
 
@@ -54,13 +54,13 @@ mod tests {
     /// The training's fraction over many of its steps, with samples always waiting, and how many of its steps lie between
     /// two of theirs at most.
     fn simulate(training: f64, train_ms: u64, sample_ms: u64) -> (f64, usize) {
-        let mut share = Share::new(training);
+        let mut share = FairShare::new(training);
         let (mut trained, mut sampled, mut gap, mut longest) = (0, 0, 0, 0);
         for _ in 0..10_000 {
             share.trained(Duration::from_millis(train_ms));
             (trained, gap) = (trained + train_ms, gap + 1);
             longest = longest.max(gap);
-            while share.samples_turn() {
+            while share.is_samples_turn() {
                 share.sampled(Duration::from_millis(sample_ms));
                 (sampled, gap) = (sampled + sample_ms, 0);
             }
@@ -86,21 +86,21 @@ mod tests {
 
     #[test]
     fn without_a_share_the_training_waits_for_all_samples() {
-        let mut share = Share::new(0.0);
+        let mut share = FairShare::new(0.0);
         share.trained(Duration::from_millis(1));
         share.sampled(Duration::from_secs(3600));
-        assert!(share.samples_turn());
+        assert!(share.is_samples_turn());
     }
 
     #[test]
     fn idle_time_is_not_saved_up() {
-        let mut share = Share::new(0.5);
+        let mut share = FairShare::new(0.5);
         share.trained(Duration::from_secs(3600));
         share.nobody_waits();
-        assert!(!share.samples_turn());
+        assert!(!share.is_samples_turn());
 
         share.trained(Duration::from_millis(100));
         share.sampled(Duration::from_millis(100));
-        assert!(!share.samples_turn());
+        assert!(!share.is_samples_turn());
     }
 }
