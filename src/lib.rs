@@ -6,6 +6,7 @@
 //! - [`domain`]: the nouns and their rules, no I/O;
 //! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service;
 //! - [`http`]: requests in, responses out;
+//! - [`app`]: what the service can do, one verb per request;
 //! - [`worker`]: takes a job, feeds the engine, records the result;
 //! - [`db`]: the catalog in Postgres, the only place with SQL;
 //! - [`storage`]: photos, deltas and pictures in an object store;
@@ -17,6 +18,7 @@
 //! - [`allocator`]: how long freed memory is kept.
 
 pub mod allocator;
+pub mod app;
 pub mod bench;
 pub mod client;
 pub mod config;

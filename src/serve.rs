@@ -10,8 +10,9 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::App;
 use crate::config::{ServeSettings, Settings};
-use crate::http::{App, router};
+use crate::http::router;
 use crate::merge_desk::MergeDesk;
 use crate::postgres::PrivatePostgres;
 use crate::storage::Storage;

@@ -6,8 +6,8 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
-use super::uploads::DEFAULT_NOISE_STRENGTH;
+use super::upload::DEFAULT_NOISE_STRENGTH;
+use crate::app::App;
 use crate::domain::image::{
     MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
 };

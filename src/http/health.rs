@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
+use crate::app::App;
 
 /// The state of the service.
 #[derive(Debug, Serialize, ToSchema)]

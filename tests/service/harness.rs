@@ -13,6 +13,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use vstar::app::{App, DEFAULT_QUEUE_LIMIT};
 use vstar::db;
 use vstar::db::job::Capacity;
 use vstar::domain::base_model::SamplingDefaults;
@@ -23,7 +24,7 @@ use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
-use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
+use vstar::http::router;
 use vstar::merge_desk::{MergeDesk, MergeKit};
 use vstar::storage::Storage;
 

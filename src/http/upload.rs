@@ -6,10 +6,10 @@ use axum::response::IntoResponse;
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use super::App;
 use super::error::{ApiError, Problem};
-use super::images::{ImageBody, decode, from_multipart, read_limited, short_file_name, store};
-use super::photos::PhotoError;
+use super::image::{ImageBody, decode, from_multipart, read_limited, short_file_name, store};
+use super::photo::PhotoError;
+use crate::app::App;
 use crate::db;
 use crate::domain::id::ImageId;
 use crate::domain::image::{Image, ImageSource};

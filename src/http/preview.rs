@@ -4,10 +4,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::App;
 use super::error::{ApiError, Problem};
 use super::extract::Path;
-use super::jobs::find_job;
+use super::job::find_job;
+use crate::app::App;
 use crate::db;
 use crate::domain::id::{JobId, SampleId};
 use crate::domain::job::{JobKind, PreviewStep};

@@ -1,5 +1,8 @@
 //! Merges: several deltas become one.
 
+pub(crate) mod check;
+pub(crate) mod options;
+
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
@@ -7,20 +10,20 @@ use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 
-use super::App;
 use super::binding::{Binding, ConceptUse, bind};
 use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
-use super::merge_options::{MergeMethod, MergeOptions};
-use super::samples::DeltaUseBody;
+use super::job::{JobBody, cancel_job, enqueue, find_job, started};
+use super::sample::DeltaUseBody;
+use crate::app::App;
 use crate::db;
 use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::{Job, JobKind, Task};
 use crate::domain::merge::{MergeRecipe, MergeTask, Protected};
 use crate::domain::model_info::ModelInfo;
+use options::{MergeMethod, MergeOptions};
 
 /// A merge to start.
 #[derive(Debug, Deserialize, ToSchema)]

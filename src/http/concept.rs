@@ -6,10 +6,10 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::App;
 use super::body::{ListBody, ListQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
+use crate::app::App;
 use crate::db;
 use crate::domain::concept::{ClassNoun, Concept, ConceptRef, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId};

@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::App;
 use super::binding::{all_or_errors, concept_named, named_concepts};
 use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::jobs::{JobBody, cancel_job, enqueue, find_job, started};
+use super::job::{JobBody, cancel_job, enqueue, find_job, started};
+use crate::app::App;
 use crate::db;
 use crate::domain::concept::{ClassNoun, Concept, ConceptRef, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, JobId, TrainingId};

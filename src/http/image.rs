@@ -8,13 +8,13 @@ use chrono::Utc;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
 use super::body::{ListBody, ListQuery, Timestamp};
-use super::concepts::find_one;
+use super::concept::find_one;
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
-use super::photos::{self, Photo, PhotoError};
+use super::photo::{self, Photo, PhotoError};
+use crate::app::App;
 use crate::db;
 use crate::domain::concept::Concept;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
@@ -245,7 +245,7 @@ pub(crate) async fn decode(
     let permit = app.decoders.clone().acquire_owned().await;
     let permit = permit.map_err(|closed| ApiError::Internal(closed.into()))?;
     tokio::task::spawn_blocking(move || {
-        let photo = photos::normalize(&file);
+        let photo = photo::normalize(&file);
         drop(permit);
         photo
     })

@@ -14,12 +14,12 @@ use futures::{Stream, StreamExt, stream};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
 use super::body::Timestamp;
 use super::error::{ApiError, Problem};
 use super::extract::Path;
-use super::jobs::{JobProblem, find_job};
-use super::previews::preview_path;
+use super::job::{JobProblem, find_job};
+use super::preview::preview_path;
+use crate::app::App;
 use crate::db;
 use crate::domain::id::{JobId, MergeId, SampleId, TrainingId};
 use crate::domain::job::{JobEvent, JobKind, JobStatus, Phase, Progress, published_id};

@@ -4,15 +4,15 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
-use super::error::{ApiError, Problem};
-use super::extract::Json;
-use super::merges::{Bound, StartMerge};
+use super::{Bound, StartMerge};
+use crate::app::App;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
 use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
 use crate::domain::training::MAX_CONCEPTS;
+use crate::http::error::{ApiError, Problem};
+use crate::http::extract::Json;
 use crate::merge_desk::DeskError;
 
 /// How deltas go together.

@@ -3,12 +3,12 @@
 use axum::extract::State;
 use sqlx::PgConnection;
 
-use super::App;
 use super::binding::all_or_errors;
 use super::error::{ApiError, Problem};
 use super::extract::Path;
-use super::merge_options::MergeOptions;
-use super::uploads::init_of;
+use super::merge::options::MergeOptions;
+use super::upload::init_of;
+use crate::app::App;
 use crate::db;
 use crate::domain::concept::ModifierToken;
 use crate::domain::id::{DeltaId, ImageId};

@@ -6,13 +6,13 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::App;
 use super::body::{ListBody, ListQuery, Timestamp};
-use super::concepts::find_one;
+use super::concept::find_one;
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
-use super::jobs::job_path;
+use super::job::job_path;
+use crate::app::App;
 use crate::db;
 use crate::domain::concept::{ClassNoun, Handle, ModifierToken};
 use crate::domain::delta::{Delta, DeltaConcept};

@@ -9,9 +9,9 @@ use sqlx::PgConnection;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::App;
 use super::body::Timestamp;
 use super::error::{ApiError, problem_type};
+use crate::app::App;
 use crate::db;
 use crate::domain::id::JobId;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, Task, published_id};
