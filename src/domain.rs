@@ -3,6 +3,7 @@
 //! A request is parsed once, at the edge; from there on the types here are the proof that it is in order.
 
 pub mod base_model;
+pub mod code;
 pub mod concept;
 pub mod delta;
 pub mod id;

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::Capacity;
-use vstar::domain::concept::{ClassNoun, Handle, ModifierToken};
+use vstar::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
 use vstar::domain::merge::{MergeRecipe, MergeTask};
@@ -93,7 +93,8 @@ impl Concepts {
         self.storage.write(&delta_key, bytes).await?;
         let handle = Handle::try_from(format!("c-{number}"))?;
         let mut tx = self.db.begin().await?;
-        db::concept::create(&mut *tx, concept_id, &handle, Some(&token), &noun).await?;
+        let words = ConceptWords { modifier_token: Some(token.clone()), class_noun: noun };
+        db::concept::create(&mut *tx, concept_id, &handle, &words).await?;
         anyhow::ensure!(db::job::succeed(&mut *tx, job_id, fence).await?, "the lease is lost");
         db::delta::record(&mut *tx, row).await?;
         db::delta::record_concepts(&mut *tx, delta_id, &[concept_id]).await?;

@@ -4,7 +4,7 @@
 use sqlx::PgExecutor;
 
 use super::Page;
-use crate::domain::concept::{ClassNoun, Handle, ModifierToken};
+use crate::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::id::{ConceptId, DeltaId, JobId};
 use crate::domain::job::JobKind;
@@ -163,8 +163,15 @@ pub async fn concepts_of(
     db: impl PgExecutor<'_>,
     deltas: &[DeltaId],
 ) -> sqlx::Result<Vec<DeltaConcept>> {
-    sqlx::query_as!(
-        DeltaConcept,
+    struct DeltaConceptRow {
+        delta_id: DeltaId,
+        concept_id: ConceptId,
+        handle: Handle,
+        modifier_token: Option<ModifierToken>,
+        class_noun: ClassNoun,
+    }
+    let rows = sqlx::query_as!(
+        DeltaConceptRow,
         r#"
         select delta_id as "delta_id: DeltaId", concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun"
@@ -175,7 +182,14 @@ pub async fn concepts_of(
         &deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
     )
     .fetch_all(db)
-    .await
+    .await?;
+    let concepts = rows.into_iter().map(|row| DeltaConcept {
+        delta_id: row.delta_id,
+        concept_id: row.concept_id,
+        handle: row.handle,
+        words: ConceptWords { modifier_token: row.modifier_token, class_noun: row.class_noun },
+    });
+    Ok(concepts.collect())
 }
 
 /// Finds the deltas that these jobs made; a job that made none is left out.

@@ -255,9 +255,7 @@ impl ConceptWords {
 pub struct Concept {
     pub concept_id: ConceptId,
     pub handle: Handle,
-    /// Without one, the class noun itself is taught: for classes that the base model does not know.
-    pub modifier_token: Option<ModifierToken>,
-    pub class_noun: ClassNoun,
+    pub words: ConceptWords,
     /// What a prompt gets that names the concept and no delta.
     pub current_delta: Option<DeltaId>,
     pub created_at: DateTime<Utc>,

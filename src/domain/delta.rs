@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::concept::{ClassNoun, Handle, ModifierToken};
+use super::concept::{ConceptWords, Handle};
 use super::id::{ConceptId, DeltaId, JobId};
 use super::job::JobKind;
 use super::sample::DeltaUse;
@@ -44,6 +44,5 @@ pub struct DeltaConcept {
     pub delta_id: DeltaId,
     pub concept_id: ConceptId,
     pub handle: Handle,
-    pub modifier_token: Option<ModifierToken>,
-    pub class_noun: ClassNoun,
+    pub words: ConceptWords,
 }

@@ -1,18 +1,18 @@
 //! What a request got wrong, field by field.
 
+use super::code::Code;
 /// One rule that one field of a request breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
     /// JSON pointer to the field, such as `/concepts/0`.
     pub pointer: String,
-    /// For programs: stable and lower-case.
-    pub code: &'static str,
+    pub code: Code,
     /// For people: what is wrong and what would be right.
     pub detail: String,
 }
 
 impl FieldError {
-    pub fn new(pointer: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Self {
+    pub fn new(pointer: impl Into<String>, code: Code, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), code, detail: detail.into() }
     }
 }
@@ -38,7 +38,7 @@ impl Checks {
         &mut self,
         holds: bool,
         pointer: &str,
-        code: &'static str,
+        code: Code,
         detail: impl FnOnce() -> String,
     ) {
         if !holds {
@@ -53,7 +53,7 @@ impl Checks {
         range: std::ops::RangeInclusive<T>,
         pointer: &str,
     ) {
-        self.require(range.contains(&value), pointer, "out_of_range", || {
+        self.require(range.contains(&value), pointer, Code::OutOfRange, || {
             format!("{value} is outside {} to {}", range.start(), range.end())
         });
     }

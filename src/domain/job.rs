@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::code::Code;
 use super::id::{JobId, MergeId, SampleId, TrainingId};
 use super::merge::MergeTask;
 use super::sample::SampleTask;
@@ -190,8 +191,7 @@ pub struct Metric {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
     pub title: String,
-    /// For programs: stable and lower-case.
-    pub code: String,
+    pub code: Code,
     pub detail: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,

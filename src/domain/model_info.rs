@@ -1,6 +1,7 @@
 //! The base model that is served, as requests are checked against it: names and limits, no weights.
 
 use super::base_model::SamplingDefaults;
+use super::code::Code;
 use super::concept::ModifierToken;
 use super::invalid::FieldError;
 use super::sample::SchedulerName;
@@ -62,13 +63,13 @@ impl ModelInfo {
         if text.contains('\0') {
             return Err(FieldError::new(
                 pointer,
-                "invalid_value",
+                Code::InvalidValue,
                 "a text cannot contain the character U+0000",
             ));
         }
         if text.len() > MAX_PROMPT_BYTES {
             let detail = format!("the text has more than {MAX_PROMPT_BYTES} bytes: shorten it");
-            return Err(FieldError::new(pointer, "prompt_too_long", detail));
+            return Err(FieldError::new(pointer, Code::PromptTooLong, detail));
         }
         let added: Vec<&str> = modifier_tokens.iter().map(ModifierToken::as_str).collect();
         let tokens = (self.count_tokens)(text, &added);
@@ -79,7 +80,7 @@ impl ModelInfo {
             "{tokens} tokens with begin and end, and {} fit: shorten the text",
             self.max_prompt_tokens
         );
-        Err(FieldError::new(pointer, "prompt_too_long", detail))
+        Err(FieldError::new(pointer, Code::PromptTooLong, detail))
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::{Range, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
+use super::code::Code;
 use super::id::{DeltaId, ImageId};
 use super::invalid::{Checks, FieldError, Invalid};
 use super::merge::MergeRecipe;
@@ -115,7 +116,7 @@ impl SampleSettings {
         if (1..=model.num_train_timesteps).contains(&self.num_inference_steps)
             && let Err(reason) = (model.check_steps)(self.scheduler, self.num_inference_steps)
         {
-            checks.push(FieldError::new("/num_inference_steps", "out_of_range", reason));
+            checks.push(FieldError::new("/num_inference_steps", Code::OutOfRange, reason));
         }
         checks.in_range(self.guidance_scale, GUIDANCE_SCALES, "/guidance_scale");
         checks.in_range(
@@ -126,7 +127,7 @@ impl SampleSettings {
         let [start, end] = self.guidance_interval;
         checks.in_range(start, 0.0..=1.0, "/guidance_interval/0");
         checks.in_range(end, 0.0..=1.0, "/guidance_interval/1");
-        checks.require(start <= end, "/guidance_interval", "out_of_range", || {
+        checks.require(start <= end, "/guidance_interval", Code::OutOfRange, || {
             format!("it ends at {end}, before its start at {start}: write the smaller number first")
         });
         checks.in_range(self.eta, ETAS, "/eta");
@@ -136,7 +137,7 @@ impl SampleSettings {
         for (side, pointer) in [(self.width, "/width"), (self.height, "/height")] {
             let multiple = model.size_multiple;
             checks.in_range(side, multiple..=model.max_size(), pointer);
-            checks.require(side.is_multiple_of(multiple), pointer, "not_a_multiple", || {
+            checks.require(side.is_multiple_of(multiple), pointer, Code::NotAMultiple, || {
                 format!(
                     "{side} is not a multiple of {multiple}; {} is",
                     side.div_ceil(multiple).max(1) * multiple
@@ -199,7 +200,7 @@ impl InitImage {
         let steps = settings.num_inference_steps;
         if !NOISE_STRENGTHS.contains(&self.noise_strength) {
             let detail = format!("{} is outside (0, 1]", self.noise_strength);
-            return Err(FieldError::new("/noise_strength", "out_of_range", detail));
+            return Err(FieldError::new("/noise_strength", Code::OutOfRange, detail));
         }
         if (steps as f64 * self.noise_strength) as usize > 0 {
             return Ok(());
@@ -209,7 +210,7 @@ impl InitImage {
             self.noise_strength,
             decimal(1.0 / steps as f64 + 5e-7) // rounded up, so that it is enough
         );
-        Err(FieldError::new("/noise_strength", "out_of_range", detail))
+        Err(FieldError::new("/noise_strength", Code::OutOfRange, detail))
     }
 }
 

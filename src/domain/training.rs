@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::concept::{ClassNoun, Handle, ModifierToken};
+use super::code::Code;
+use super::concept::{ConceptWords, Handle};
 use super::id::{ConceptId, ImageId};
 use super::invalid::{Checks, FieldError, Invalid};
 
@@ -113,7 +114,7 @@ impl TrainingRecipe {
             match serde_json::from_value(serde_json::Value::Object(fields)) {
                 Ok(changed) => recipe = changed,
                 Err(error) => {
-                    let code = if known { "invalid_value" } else { "unknown_field" };
+                    let code = if known { Code::InvalidValue } else { Code::UnknownField };
                     checks.push(FieldError::new(
                         format!("/recipe/{name}"),
                         code,
@@ -153,7 +154,7 @@ impl TrainingRecipe {
             checks.require(
                 template.matches("{}").count() == 1,
                 &format!("/recipe/instance_templates/{index}"),
-                "invalid_value",
+                Code::InvalidValue,
                 || format!("`{template}` needs the place of the concept, {{}}, once"),
             );
         }
@@ -170,7 +171,7 @@ impl TrainingRecipe {
                 && texts
                     .iter()
                     .all(|text| text.len() <= 200 && !text.contains('\0') && !bracketed(text));
-            checks.require(fits, &format!("/recipe/{name}"), "invalid_value", || {
+            checks.require(fits, &format!("/recipe/{name}"), Code::InvalidValue, || {
                 "at most 32 texts of 200 bytes, without < and >".to_owned()
             });
         }
@@ -217,8 +218,8 @@ pub struct TrainingTask {
 pub struct TaskConcept {
     pub concept_id: ConceptId,
     pub handle: Handle,
-    pub modifier_token: Option<ModifierToken>,
-    pub class_noun: ClassNoun,
+    #[serde(flatten)]
+    pub words: ConceptWords,
     pub images: Vec<TaskImage>,
 }
 
@@ -235,7 +236,7 @@ mod tests {
 
     use super::*;
 
-    fn errors(overrides: serde_json::Value) -> Vec<(String, &'static str)> {
+    fn errors(overrides: serde_json::Value) -> Vec<(String, Code)> {
         let overrides = overrides.as_object().unwrap();
         let invalid = TrainingRecipe::paper().with_overrides(overrides).unwrap_err();
         invalid.0.into_iter().map(|error| (error.pointer, error.code)).collect()
@@ -264,11 +265,11 @@ mod tests {
         }));
 
         for expected in [
-            ("/recipe/max_train_steps", "out_of_range"),
-            ("/recipe/lr", "unknown_field"),
-            ("/recipe/learning_rate", "invalid_value"),
-            ("/recipe/prior_loss_weight", "out_of_range"),
-            ("/recipe/instance_templates/0", "invalid_value"),
+            ("/recipe/max_train_steps", Code::OutOfRange),
+            ("/recipe/lr", Code::UnknownField),
+            ("/recipe/learning_rate", Code::InvalidValue),
+            ("/recipe/prior_loss_weight", Code::OutOfRange),
+            ("/recipe/instance_templates/0", Code::InvalidValue),
         ] {
             assert!(
                 found.contains(&(expected.0.to_owned(), expected.1)),

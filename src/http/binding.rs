@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 
 use super::error::ApiError;
 use crate::db;
+use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef, ModifierToken, modifier_tokens_in};
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::id::{ConceptId, DeltaId};
@@ -46,7 +47,7 @@ pub(crate) fn tokens_of(
     pointer: &'static str,
 ) -> Result<Vec<NamedToken>, FieldError> {
     let tokens = modifier_tokens_in(prompt)
-        .map_err(|error| FieldError::new(pointer, "unknown_concept", error.to_string()))?;
+        .map_err(|error| FieldError::new(pointer, Code::UnknownConcept, error.to_string()))?;
     Ok(tokens.into_iter().map(|token| NamedToken { token, pointer }).collect())
 }
 
@@ -61,11 +62,11 @@ pub(crate) struct Binding {
 impl Binding {
     /// The modifier tokens that have a meaning.
     pub(crate) fn modifier_tokens(&self) -> Vec<ModifierToken> {
-        self.concepts.iter().filter_map(|concept| concept.modifier_token.clone()).collect()
+        self.concepts.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect()
     }
 
     fn covers(&self, token: &ModifierToken) -> bool {
-        self.concepts.iter().any(|concept| concept.modifier_token.as_ref() == Some(token))
+        self.concepts.iter().any(|concept| concept.words.modifier_token.as_ref() == Some(token))
     }
 
     /// Adds a delta once; naming it again is fine as long as both say the same strength.
@@ -82,14 +83,14 @@ impl Binding {
                 "`{}` was made for base model {:.12}, this service has {} ({:.12}): train the concept again",
                 delta.delta_id, delta.base_digest, model.name, model.digest
             );
-            return Err(FieldError::new(pointer, "base_model_mismatch", detail));
+            return Err(FieldError::new(pointer, Code::BaseModelMismatch, detail));
         }
         if let Some(known) = self.deltas.iter().find(|known| known.delta_id == delta.delta_id) {
             if known.strength.to_bits() == strength.to_bits() {
                 return Ok(());
             }
             let detail = format!("`{}` is one delta and has one strength", delta.delta_id);
-            return Err(FieldError::new(pointer, "ambiguous_strength", detail));
+            return Err(FieldError::new(pointer, Code::AmbiguousStrength, detail));
         }
         let new = contents.iter().filter(|concept| concept.delta_id == delta.delta_id);
         for concept in new {
@@ -99,21 +100,21 @@ impl Binding {
                     "concept `{}` is in `{}` and in `{}`: name one delta for it",
                     concept.handle, known.delta_id, delta.delta_id
                 );
-                return Err(FieldError::new(pointer, "ambiguous_concept", detail));
+                return Err(FieldError::new(pointer, Code::AmbiguousConcept, detail));
             }
             if let Some(known) = self.concepts.iter().find(|known| same_word(known, concept)) {
                 let detail = format!(
                     "`{}` and `{}` both teach the bare noun `{}`: give one a modifier token, or train them jointly",
-                    known.handle, concept.handle, concept.class_noun
+                    known.handle, concept.handle, concept.words.class_noun
                 );
-                return Err(FieldError::new(pointer, "ambiguous_concept", detail));
+                return Err(FieldError::new(pointer, Code::AmbiguousConcept, detail));
             }
             self.concepts.push(concept.clone());
         }
         self.deltas.push(delta.used_at(strength));
         if self.deltas.len() > MAX_DELTAS {
             let detail = format!("at most {MAX_DELTAS} deltas can be combined");
-            return Err(FieldError::new(pointer, "too_many_deltas", detail));
+            return Err(FieldError::new(pointer, Code::TooManyDeltas, detail));
         }
         Ok(())
     }
@@ -122,9 +123,9 @@ impl Binding {
 /// Whether a prompt could not tell these two apart.
 fn same_word(a: &DeltaConcept, b: &DeltaConcept) -> bool {
     a.delta_id != b.delta_id
-        && a.modifier_token.is_none()
-        && b.modifier_token.is_none()
-        && a.class_noun == b.class_noun
+        && a.words.modifier_token.is_none()
+        && b.words.modifier_token.is_none()
+        && a.words.class_noun == b.words.class_noun
 }
 
 /// Resolves a `concepts` list, then the tokens that it has left without a meaning.
@@ -146,7 +147,7 @@ pub(crate) async fn bind(
                 "no delta `{}`: GET /v1/deltas lists those that there are",
                 wanted.delta_id
             );
-            FieldError::new(format!("{}/delta", wanted.pointer), "unknown_delta", detail)
+            FieldError::new(format!("{}/delta", wanted.pointer), Code::UnknownDelta, detail)
         })?;
         if let Some(concept) = wanted.concept_id
             && !contents
@@ -155,7 +156,7 @@ pub(crate) async fn bind(
         {
             let detail = format!("`{}` is not a delta of this concept", delta.delta_id);
             let pointer = format!("{}/delta", wanted.pointer);
-            return Err(FieldError::new(pointer, "delta_of_another_concept", detail).into());
+            return Err(FieldError::new(pointer, Code::DeltaOfAnotherConcept, detail).into());
         }
         binding.add(delta, wanted.strength, &contents, model, &wanted.pointer)?;
     }
@@ -202,7 +203,7 @@ pub(crate) fn concept_named<'a>(
 ) -> Result<&'a Concept, FieldError> {
     concepts.iter().find(|concept| name.names(concept)).ok_or_else(|| {
         let detail = format!("no concept `{name}`: create it with POST /v1/concepts");
-        FieldError::new(pointer, "unknown_concept", detail)
+        FieldError::new(pointer, Code::UnknownConcept, detail)
     })
 }
 
@@ -219,7 +220,7 @@ fn resolve(index: usize, one: &ConceptUse, concepts: &[Concept]) -> Result<Wante
     let strength = decimal(one.strength.unwrap_or(1.0));
     if !STRENGTHS.contains(&strength) {
         let detail = format!("{strength} is outside {} to {}", STRENGTHS.start(), STRENGTHS.end());
-        return Err(FieldError::new(format!("{pointer}/strength"), "out_of_range", detail));
+        return Err(FieldError::new(format!("{pointer}/strength"), Code::OutOfRange, detail));
     }
     let concept = match &one.concept {
         Some(name) => Some(concept_named(name, concepts, &format!("{pointer}/concept"))?),
@@ -231,7 +232,7 @@ fn resolve(index: usize, one: &ConceptUse, concepts: &[Concept]) -> Result<Wante
         (None, None) => {
             return Err(FieldError::new(
                 pointer,
-                "missing_field",
+                Code::MissingField,
                 "name a concept, a delta or both",
             ));
         }
@@ -246,10 +247,11 @@ fn resolve(index: usize, one: &ConceptUse, concepts: &[Concept]) -> Result<Wante
 
 fn resolve_token(named: &NamedToken, concepts: &[Concept]) -> Result<DeltaId, FieldError> {
     let token = &named.token;
-    let concept = concepts.iter().find(|concept| concept.modifier_token.as_ref() == Some(token));
+    let concept =
+        concepts.iter().find(|concept| concept.words.modifier_token.as_ref() == Some(token));
     let concept = concept.ok_or_else(|| {
         let detail = format!("no concept has the modifier token `{token}`: create and train one, or leave the word out");
-        FieldError::new(named.pointer, "unknown_concept", detail)
+        FieldError::new(named.pointer, Code::UnknownConcept, detail)
     })?;
     current_delta(concept, named.pointer)
 }
@@ -258,7 +260,7 @@ fn current_delta(concept: &Concept, pointer: &str) -> Result<DeltaId, FieldError
     concept.current_delta.ok_or_else(|| {
         let detail =
             format!("concept `{}` has not been trained: POST /v1/trainings, and wait until it has succeeded", concept.handle);
-        FieldError::new(pointer, "concept_not_trained", detail)
+        FieldError::new(pointer, Code::ConceptNotTrained, detail)
     })
 }
 

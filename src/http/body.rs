@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::error::ApiError;
 use crate::db::Page;
+use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
 
 /// A time in UTC, to the millisecond.
@@ -54,7 +55,7 @@ impl ListQuery {
     /// The page that is asked for and one more row, by which a list knows whether it goes on.
     pub(crate) fn page(&self) -> Result<Page, ApiError> {
         if !(1..=100).contains(&self.limit) {
-            return Err(FieldError::new("limit", "out_of_range", "limit is 1 to 100").into());
+            return Err(FieldError::new("limit", Code::OutOfRange, "limit is 1 to 100").into());
         }
         let before = self.after.as_deref().map(decode_cursor).transpose()?;
         Ok(Page { before, limit: self.limit + 1 })
@@ -120,7 +121,7 @@ fn decode_cursor(text: &str) -> Result<Uuid, FieldError> {
     .ok_or_else(|| {
         FieldError::new(
             "after",
-            "invalid_cursor",
+            Code::InvalidCursor,
             "`after` is the next_cursor of a list of this kind",
         )
     })

@@ -11,7 +11,8 @@ use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use crate::app::App;
 use crate::db;
-use crate::domain::concept::{ClassNoun, Concept, ConceptRef, Handle, ModifierToken};
+use crate::domain::code::Code;
+use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ConceptWords, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
 
@@ -35,8 +36,8 @@ pub(crate) struct ConceptBody {
     #[schema(value_type = String, examples("concept"))]
     object: &'static str,
     handle: Handle,
-    modifier_token: Option<ModifierToken>,
-    class_noun: ClassNoun,
+    #[serde(flatten)]
+    words: ConceptWords,
     /// Number of photos.
     image_count: i64,
     /// What a prompt gets that names the concept: the newest training's result, or null before the first.
@@ -52,8 +53,7 @@ impl ConceptBody {
             id: concept.concept_id,
             object: "concept",
             handle: concept.handle,
-            modifier_token: concept.modifier_token,
-            class_noun: concept.class_noun,
+            words: concept.words,
             image_count: count.map_or(0, |(_, count)| *count),
             current_delta: concept.current_delta,
             created_at: concept.created_at.into(),
@@ -76,15 +76,13 @@ pub(crate) async fn create_concept(
     State(app): State<App>,
     Json(body): Json<CreateConcept>,
 ) -> Result<impl IntoResponse, ApiError> {
-    let concept = db::concept::create(
-        &app.db,
-        ConceptId::generate(),
-        &body.handle,
-        body.modifier_token.as_ref(),
-        &body.class_noun,
-    )
-    .await
-    .map_err(|error| refuse_taken_names(error, &body))?;
+    let words = ConceptWords {
+        modifier_token: body.modifier_token.clone(),
+        class_noun: body.class_noun.clone(),
+    };
+    let concept = db::concept::create(&app.db, ConceptId::generate(), &body.handle, &words)
+        .await
+        .map_err(|error| refuse_taken_names(error, &body))?;
 
     let place = location(&format!("/v1/concepts/{}", concept.concept_id));
     Ok((StatusCode::CREATED, place, axum::Json(ConceptBody::new(concept, &[]))))
@@ -96,12 +94,12 @@ fn refuse_taken_names(error: sqlx::Error, body: &CreateConcept) -> ApiError {
     match (db::broken_constraint(&error), &body.modifier_token) {
         (Some(db::concept::HANDLE_IS_UNIQUE), _) => conflict(
             "/handle",
-            "handle_taken",
+            Code::HandleTaken,
             format!("`{}` is taken: choose another handle", body.handle),
         ),
         (Some(db::concept::MODIFIER_TOKEN_IS_UNIQUE), Some(token)) => conflict(
             "/modifier_token",
-            "modifier_token_taken",
+            Code::ModifierTokenTaken,
             format!("`{token}` stands for another concept: choose another word"),
         ),
         _ => error.into(),

@@ -14,7 +14,8 @@ use super::extract::{Path, Query};
 use super::job::job_path;
 use crate::app::App;
 use crate::db;
-use crate::domain::concept::{ClassNoun, Handle, ModifierToken};
+use crate::domain::code::Code;
+use crate::domain::concept::{ConceptWords, Handle};
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
@@ -44,8 +45,8 @@ pub(crate) struct DeltaBody {
 pub(crate) struct DeltaConceptBody {
     id: ConceptId,
     handle: Handle,
-    modifier_token: Option<ModifierToken>,
-    class_noun: ClassNoun,
+    #[serde(flatten)]
+    words: ConceptWords,
 }
 
 impl DeltaBody {
@@ -54,8 +55,7 @@ impl DeltaBody {
         let concepts = concepts.cloned().map(|concept| DeltaConceptBody {
             id: concept.concept_id,
             handle: concept.handle,
-            modifier_token: concept.modifier_token,
-            class_noun: concept.class_noun,
+            words: concept.words,
         });
         Self {
             id: delta.delta_id,
@@ -192,7 +192,7 @@ fn check_served(app: &App, delta: &Delta) -> Result<(), ApiError> {
         "`{}` was made for base model {:.12}, this service has {} ({:.12}): ask for the native format",
         delta.delta_id, delta.base_digest, app.model.name, app.model.digest
     );
-    Err(ApiError::Conflict(FieldError::new("format", "base_model_mismatch", detail)))
+    Err(ApiError::Conflict(FieldError::new("format", Code::BaseModelMismatch, detail)))
 }
 
 async fn find_delta(app: &App, delta_id: DeltaId) -> Result<Delta, ApiError> {

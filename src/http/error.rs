@@ -11,6 +11,7 @@ use serde::Serialize;
 use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
 
+use crate::domain::code::Code;
 use crate::domain::id::JobId;
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::merge_desk::DeskError;
@@ -105,27 +106,27 @@ impl ApiError {
         }
     }
 
-    fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> Code {
         match self {
             Self::Invalid(invalid) => match invalid.0.as_slice() {
                 // Most clients look at one code only: give them the telling one where there is one.
                 [first, rest @ ..] if rest.iter().all(|error| error.code == first.code) => {
                     first.code
                 }
-                _ => "validation_failed",
+                _ => Code::ValidationFailed,
             },
-            Self::Malformed(_) => "malformed_body",
-            Self::NotFound { .. } => "not_found",
-            Self::NoRoute(_) => "no_such_path",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::UnsupportedMediaType(_) => "unsupported_media_type",
-            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::Malformed(_) => Code::MalformedBody,
+            Self::NotFound { .. } => Code::NotFound,
+            Self::NoRoute(_) => Code::NoSuchPath,
+            Self::MethodNotAllowed => Code::MethodNotAllowed,
+            Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
+            Self::BodyTooLarge { .. } => Code::BodyTooLarge,
             Self::Conflict(error) => error.code,
-            Self::RangeNotSatisfiable { .. } => "range_not_satisfiable",
-            Self::QueueFull { .. } => "queue_full",
-            Self::DatabaseUnavailable(_) => "database_unavailable",
-            Self::Storage(_) => "storage_unavailable",
-            Self::Internal(_) => "internal_error",
+            Self::RangeNotSatisfiable { .. } => Code::RangeNotSatisfiable,
+            Self::QueueFull { .. } => Code::QueueFull,
+            Self::DatabaseUnavailable(_) => Code::DatabaseUnavailable,
+            Self::Storage(_) => Code::StorageUnavailable,
+            Self::Internal(_) => Code::InternalError,
         }
     }
 
@@ -147,7 +148,7 @@ impl ApiError {
             r#type: problem_type(self.code()),
             title: title(status).to_owned(),
             status: status.as_u16(),
-            code: self.code().to_owned(),
+            code: self.code(),
             detail,
             errors: errors.iter().map(ProblemField::from).collect(),
             request_id: None,
@@ -165,9 +166,7 @@ pub(crate) struct Problem {
     r#type: String,
     title: String,
     status: u16,
-    /// For programs: stable and lower-case.
-    #[schema(examples("prompt_too_long"))]
-    code: String,
+    code: Code,
     /// What is wrong and, where somebody can mend it, how.
     detail: String,
     /// Field by field, if the request is at fault.
@@ -184,22 +183,18 @@ pub(crate) struct ProblemField {
     /// JSON pointer into the request's body, or the name of a query parameter.
     #[schema(examples("/prompt"))]
     pointer: String,
-    code: String,
+    code: Code,
     detail: String,
 }
 
 impl From<&FieldError> for ProblemField {
     fn from(error: &FieldError) -> Self {
-        Self {
-            pointer: error.pointer.clone(),
-            code: error.code.to_owned(),
-            detail: error.detail.clone(),
-        }
+        Self { pointer: error.pointer.clone(), code: error.code, detail: error.detail.clone() }
     }
 }
 
 /// The URI of a kind of problem.
-pub(crate) fn problem_type(code: &str) -> String {
+pub(crate) fn problem_type(code: Code) -> String {
     format!("urn:vstar:problem:{code}")
 }
 
@@ -213,7 +208,7 @@ impl IntoResponse for ApiError {
             Self::DatabaseUnavailable(_) | Self::Storage(_) | Self::Internal(_) => {
                 tracing::error!(error = chain(&self), "request failed");
             }
-            _ => tracing::debug!(error = %self, code = self.code(), "request refused"),
+            _ => tracing::debug!(error = %self, code = self.code().as_str(), "request refused"),
         }
         let mut response = self.status().into_response();
         if let Self::RangeNotSatisfiable { size_bytes } = self

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
 
 /// The largest JSON body.
@@ -92,11 +93,11 @@ fn field_error(pointer: &str, message: &str) -> FieldError {
         if pointer.ends_with(&last) { pointer.to_owned() } else { format!("{pointer}{last}") }
     };
     if detail.starts_with("unknown field") {
-        FieldError::new(at(name), "unknown_field", detail)
+        FieldError::new(at(name), Code::UnknownField, detail)
     } else if detail.starts_with("missing field") {
-        FieldError::new(at(name), "missing_field", detail)
+        FieldError::new(at(name), Code::MissingField, detail)
     } else {
-        FieldError::new(pointer, "invalid_value", detail)
+        FieldError::new(pointer, Code::InvalidValue, detail)
     }
 }
 
@@ -172,14 +173,13 @@ mod tests {
         steps: usize,
     }
 
-    fn refusal(body: &str) -> (String, &'static str) {
-        match from_json::<Outer>(body.as_bytes()).unwrap_err() {
-            ApiError::Invalid(invalid) => (invalid.0[0].pointer.clone(), invalid.0[0].code),
-            other => (
-                String::new(),
-                if matches!(other, ApiError::Malformed(_)) { "malformed" } else { "?" },
-            ),
-        }
+    fn refusal(body: &str) -> (String, Code) {
+        let error = from_json::<Outer>(body.as_bytes()).unwrap_err();
+        let pointer = match &error {
+            ApiError::Invalid(invalid) => invalid.0[0].pointer.clone(),
+            _ => String::new(),
+        };
+        (pointer, error.code())
     }
 
     #[test]
@@ -200,13 +200,13 @@ mod tests {
     #[test]
     fn a_refusal_points_at_the_field() {
         for (body, pointer, code) in [
-            (r#"{"inner":[{"steps":1}],"cfg_scale":7}"#, "/cfg_scale", "unknown_field"),
-            (r#"{"inner":[{"steps":1,"cfg":7}]}"#, "/inner/0/cfg", "unknown_field"),
-            (r#"{"inner":[{}]}"#, "/inner/0/steps", "missing_field"),
-            (r#"{"inner":[{"steps":-1}]}"#, "/inner/0/steps", "invalid_value"),
-            (r#"{"inner":[{"steps":"#, "", "malformed"),
-            (r#"{"inner":[]} trailing"#, "", "malformed"),
-            ("", "", "malformed"),
+            (r#"{"inner":[{"steps":1}],"cfg_scale":7}"#, "/cfg_scale", Code::UnknownField),
+            (r#"{"inner":[{"steps":1,"cfg":7}]}"#, "/inner/0/cfg", Code::UnknownField),
+            (r#"{"inner":[{}]}"#, "/inner/0/steps", Code::MissingField),
+            (r#"{"inner":[{"steps":-1}]}"#, "/inner/0/steps", Code::InvalidValue),
+            (r#"{"inner":[{"steps":"#, "", Code::MalformedBody),
+            (r#"{"inner":[]} trailing"#, "", Code::MalformedBody),
+            ("", "", Code::MalformedBody),
         ] {
             assert_eq!(refusal(body), (pointer.to_owned(), code), "{body}");
         }

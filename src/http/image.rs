@@ -16,6 +16,7 @@ use super::extract::{Path, Query};
 use super::photo::{self, Photo, PhotoError};
 use crate::app::App;
 use crate::db;
+use crate::domain::code::Code;
 use crate::domain::concept::Concept;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource, MAX_PHOTO_BYTES, MAX_PHOTOS};
@@ -118,7 +119,7 @@ pub(crate) enum VerdictStatus {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct VerdictError {
     /// `image_unreadable`, `image_too_large`, `image_too_small`, `duplicate_image` or `too_many_images`.
-    code: &'static str,
+    code: Code,
     detail: String,
 }
 
@@ -158,11 +159,11 @@ pub(crate) async fn upload_images(
             let name = field.name().unwrap_or_default().to_owned();
             let detail =
                 format!("unknown field `{name}`: send each photo as a field called `files`");
-            return Err(FieldError::new(format!("/{name}"), "unknown_field", detail).into());
+            return Err(FieldError::new(format!("/{name}"), Code::UnknownField, detail).into());
         }
         if index == MAX_PHOTOS {
             let detail = format!("at most {MAX_PHOTOS} photos can be sent at once");
-            return Err(FieldError::new("/files", "too_many_images", detail).into());
+            return Err(FieldError::new("/files", Code::TooManyImages, detail).into());
         }
         let file_name = field.file_name().map(short_file_name);
         let photo = match read_limited(field).await? {
@@ -190,7 +191,7 @@ fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>)
         .collect();
     if verdicts.is_empty() {
         let detail = "send at least one photo as a field called `files`";
-        return Err(FieldError::new("/files", "missing_field", detail).into());
+        return Err(FieldError::new("/files", Code::MissingField, detail).into());
     }
     if rejected.len() == verdicts.len() {
         return Err(Invalid(rejected).into());
@@ -205,7 +206,7 @@ fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>)
 }
 
 impl Verdict {
-    fn rejected(file_name: Option<String>, code: &'static str, detail: String) -> Self {
+    fn rejected(file_name: Option<String>, code: Code, detail: String) -> Self {
         let error = Some(VerdictError { code, detail });
         Self { file_name, status: VerdictStatus::Rejected, image: None, error }
     }
@@ -292,13 +293,13 @@ async fn add_photo(
     let counts = db::image::count_of_concepts(&mut *tx, &[concept.concept_id]).await?;
     if counts.first().is_some_and(|(_, count)| *count >= MAX_PHOTOS as i64) {
         let detail = format!("a concept has at most {MAX_PHOTOS} photos");
-        return Ok(Verdict::rejected(file_name, "too_many_images", detail));
+        return Ok(Verdict::rejected(file_name, Code::TooManyImages, detail));
     }
     match db::image::record(&mut *tx, &image).await {
         Ok(()) => tx.commit().await?,
         Err(error) if db::broken_constraint(&error) == Some(db::image::PHOTO_IS_UNIQUE) => {
             let detail = "the concept has this photo already".to_owned();
-            return Ok(Verdict::rejected(file_name, "duplicate_image", detail));
+            return Ok(Verdict::rejected(file_name, Code::DuplicateImage, detail));
         }
         Err(error) => return Err(error.into()),
     }

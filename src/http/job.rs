@@ -68,7 +68,7 @@ pub(crate) struct JobProblem {
 
 impl From<Failure> for JobProblem {
     fn from(failure: Failure) -> Self {
-        Self { r#type: problem_type(&failure.code), failure }
+        Self { r#type: problem_type(failure.code), failure }
     }
 }
 

@@ -10,6 +10,7 @@ use super::merge::options::MergeOptions;
 use super::upload::init_of;
 use crate::app::App;
 use crate::db;
+use crate::domain::code::Code;
 use crate::domain::concept::ModifierToken;
 use crate::domain::id::{DeltaId, ImageId};
 use crate::domain::image::ImageSource;
@@ -69,7 +70,7 @@ pub(crate) async fn task_again(
             manifest.base_model, model.name, model.digest
         );
         let pointer = "/from_manifest/base_model";
-        return Err(FieldError::new(pointer, "base_model_mismatch", detail).into());
+        return Err(FieldError::new(pointer, Code::BaseModelMismatch, detail).into());
     }
     let settings = manifest.settings();
     settings.check(model).map_err(|Invalid(errors)| {
@@ -83,7 +84,7 @@ pub(crate) async fn task_again(
         Some(init) => {
             let image = db::image::find_by_digest(db, &init.sha256).await?.ok_or_else(|| {
                 let detail = format!("no image here has the digest {}", init.sha256);
-                FieldError::new("/from_manifest/init_image/sha256", "unknown_image", detail)
+                FieldError::new("/from_manifest/init_image/sha256", Code::UnknownImage, detail)
             })?;
             let init = init_of(image, init.noise_strength);
             let above = "/from_manifest/init_image";
@@ -110,11 +111,11 @@ fn merge_recipe(model: &ModelInfo, manifest: &Manifest) -> Result<MergeRecipe, I
         (Some(merge), 2..) => MergeOptions::from(merge.recipe.clone()).recipe(model, pointer),
         (None, 2..) => {
             let detail = "several deltas are merged, and the manifest does not say how";
-            Err(FieldError::new(pointer, "missing_field", detail).into())
+            Err(FieldError::new(pointer, Code::MissingField, detail).into())
         }
         (Some(_), 0 | 1) => {
             let detail = "less than two deltas are not merged: write null";
-            Err(FieldError::new(pointer, "not_applicable", detail).into())
+            Err(FieldError::new(pointer, Code::NotApplicable, detail).into())
         }
     }
 }
@@ -129,7 +130,7 @@ async fn check_prompts(
     let ids: Vec<DeltaId> = deltas.iter().map(|used| used.delta_id).collect();
     let contents = db::delta::concepts_of(db, &ids).await?;
     let tokens: Vec<ModifierToken> =
-        contents.into_iter().filter_map(|concept| concept.modifier_token).collect();
+        contents.into_iter().filter_map(|concept| concept.words.modifier_token).collect();
     let mut checks = Checks::default();
     for (text, pointer) in
         [(&manifest.prompt, "/prompt"), (&manifest.negative_prompt, "/negative_prompt")]
@@ -149,7 +150,7 @@ async fn find_deltas(
     if manifest.deltas.len() > MAX_DELTAS {
         let detail = format!("at most {MAX_DELTAS} deltas can be combined");
         let pointer = "/from_manifest/deltas";
-        return Err(FieldError::new(pointer, "too_many_deltas", detail).into());
+        return Err(FieldError::new(pointer, Code::TooManyDeltas, detail).into());
     }
     let digests: Vec<String> = manifest.deltas.iter().map(|delta| delta.sha256.clone()).collect();
     let found = db::delta::find_by_digest(db, &digests).await?;
@@ -162,14 +163,14 @@ async fn find_deltas(
             let (least, most) = (STRENGTHS.start(), STRENGTHS.end());
             let detail = format!("{} is outside {least} to {most}", wanted.strength);
             let pointer = format!("{pointer}/strength");
-            return Err(FieldError::new(pointer, "out_of_range", detail));
+            return Err(FieldError::new(pointer, Code::OutOfRange, detail));
         }
         let delta = known.ok_or_else(|| {
             let detail = format!(
                 "no delta here has the digest {}: it belongs to another service, or was made again",
                 wanted.sha256
             );
-            FieldError::new(format!("{pointer}/sha256"), "unknown_delta", detail)
+            FieldError::new(format!("{pointer}/sha256"), Code::UnknownDelta, detail)
         })?;
         Ok(delta.used_at(wanted.strength))
     });

@@ -18,6 +18,7 @@ use super::job::{JobBody, cancel_job, enqueue, find_job, started};
 use super::sample::DeltaUseBody;
 use crate::app::App;
 use crate::db;
+use crate::domain::code::Code;
 use crate::domain::id::{ConceptId, DeltaId, JobId, MergeId};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::{Job, JobKind, Task};
@@ -65,7 +66,7 @@ impl StartMerge {
         let binding = bind(db, model, &concepts, &[]).await?;
         if binding.deltas.len() < 2 {
             let detail = "a merge needs at least two different deltas";
-            return Err(FieldError::new("/concepts", "too_few_deltas", detail).into());
+            return Err(FieldError::new("/concepts", Code::TooFewDeltas, detail).into());
         }
         Ok(Bound { binding, recipe })
     }

@@ -9,6 +9,7 @@ use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use sha2::{Digest, Sha256};
 
+use crate::domain::code::Code;
 use crate::domain::image::{MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MIN_PHOTO_SIDE};
 
 /// A photo as it is stored.
@@ -41,11 +42,11 @@ pub(crate) enum PhotoError {
 }
 
 impl PhotoError {
-    pub(crate) fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Empty | Self::UnknownFormat | Self::Damaged(_) => "image_unreadable",
-            Self::TooManyBytes | Self::TooLarge { .. } => "image_too_large",
-            Self::TooSmall { .. } => "image_too_small",
+            Self::Empty | Self::UnknownFormat | Self::Damaged(_) => Code::ImageUnreadable,
+            Self::TooManyBytes | Self::TooLarge { .. } => Code::ImageTooLarge,
+            Self::TooSmall { .. } => Code::ImageTooSmall,
         }
     }
 }
@@ -183,7 +184,11 @@ mod tests {
             assert!(normalize(&file).is_ok(), "{format:?}");
             for length in [file.len() * 9 / 10, file.len() / 2, 40] {
                 let error = normalize(&file[..length]).unwrap_err();
-                assert_eq!(error.code(), "image_unreadable", "{format:?} cut to {length}: {error}");
+                assert_eq!(
+                    error.code(),
+                    Code::ImageUnreadable,
+                    "{format:?} cut to {length}: {error}"
+                );
             }
         }
     }
@@ -210,11 +215,11 @@ mod tests {
             b"GIF89a\x01\0\x01\0\0\0\0",
             b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         ] {
-            assert_eq!(normalize(file).unwrap_err().code(), "image_unreadable");
+            assert_eq!(normalize(file).unwrap_err().code(), Code::ImageUnreadable);
         }
         assert_eq!(
             normalize(&encoded(&picture(31, 64), ImageFormat::Png)).unwrap_err().code(),
-            "image_too_small"
+            Code::ImageTooSmall
         );
     }
 

@@ -19,6 +19,7 @@ use super::training::random_seed;
 use super::upload::{ChosenInit, choose_init};
 use crate::app::App;
 use crate::db;
+use crate::domain::code::Code;
 use crate::domain::id::{DeltaId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
@@ -115,7 +116,7 @@ impl StartSample {
             ("/concepts", self.concepts.is_some()),
             ("/merge", self.merge.is_some()),
         ] {
-            checks.require(!given, pointer, "conflicting_fields", || {
+            checks.require(!given, pointer, Code::ConflictingFields, || {
                 "from_manifest stands alone: leave this field out, or change it in the manifest"
                     .to_owned()
             });
@@ -137,7 +138,11 @@ impl StartSample {
             init.check(&settings)?;
         }
         let prompt = self.prompt.ok_or_else(|| {
-            FieldError::new("/prompt", "missing_field", "a sample needs a prompt or from_manifest")
+            FieldError::new(
+                "/prompt",
+                Code::MissingField,
+                "a sample needs a prompt or from_manifest",
+            )
         })?;
         let negative_prompt = self.negative_prompt.unwrap_or_default();
         let mut tokens = tokens_of(&prompt, "/prompt")?;
@@ -145,7 +150,7 @@ impl StartSample {
         if !of_negative.is_empty() && settings.unconditional_strength <= 0.0 {
             let detail = "at 0 the negative prompt sees no concept, and this one names some";
             let pointer = "/unconditional_strength";
-            return Err(FieldError::new(pointer, "conflicting_fields", detail).into());
+            return Err(FieldError::new(pointer, Code::ConflictingFields, detail).into());
         }
         tokens.extend(of_negative);
 
@@ -316,7 +321,7 @@ fn merge_recipe(
         Some(_) => {
             let detail =
                 "the request names less than two deltas, so nothing is merged: leave this out";
-            Err(FieldError::new("/merge", "not_applicable", detail).into())
+            Err(FieldError::new("/merge", Code::NotApplicable, detail).into())
         }
     }
 }

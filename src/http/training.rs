@@ -14,7 +14,8 @@ use super::extract::{Json, Path, Query};
 use super::job::{JobBody, cancel_job, enqueue, find_job, started};
 use crate::app::App;
 use crate::db;
-use crate::domain::concept::{ClassNoun, Concept, ConceptRef, Handle, ModifierToken};
+use crate::domain::code::Code;
+use crate::domain::concept::{Concept, ConceptRef, ConceptWords, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, JobId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError};
@@ -83,8 +84,8 @@ pub(crate) struct TrainingBody {
 pub(crate) struct TrainedConcept {
     id: ConceptId,
     handle: Handle,
-    modifier_token: Option<ModifierToken>,
-    class_noun: ClassNoun,
+    #[serde(flatten)]
+    words: ConceptWords,
     /// Photos that it learns from.
     image_count: usize,
 }
@@ -96,8 +97,7 @@ impl TrainingBody {
         let concepts = task.concepts.into_iter().map(|concept| TrainedConcept {
             id: concept.concept_id,
             handle: concept.handle,
-            modifier_token: concept.modifier_token,
-            class_noun: concept.class_noun,
+            words: concept.words,
             image_count: concept.images.len(),
         });
         Ok(Self {
@@ -202,9 +202,12 @@ fn choose_concepts<'a>(
     for (index, concept) in chosen.iter().enumerate() {
         if chosen[..index].iter().any(|other| other.concept_id == concept.concept_id) {
             let detail = format!("concept `{}` is named twice", concept.handle);
-            return Err(
-                FieldError::new(format!("/concepts/{index}"), "ambiguous_concept", detail).into()
-            );
+            return Err(FieldError::new(
+                format!("/concepts/{index}"),
+                Code::AmbiguousConcept,
+                detail,
+            )
+            .into());
         }
     }
     Ok(chosen)
@@ -228,13 +231,12 @@ fn with_images(concepts: &[&Concept], images: &[Image]) -> Result<Vec<TaskConcep
                 images.len(),
                 concept.concept_id
             );
-            return Err(FieldError::new(format!("/concepts/{index}"), "dataset_too_small", detail));
+            return Err(FieldError::new(format!("/concepts/{index}"), Code::DatasetTooSmall, detail));
         }
         Ok(TaskConcept {
             concept_id: concept.concept_id,
             handle: concept.handle.clone(),
-            modifier_token: concept.modifier_token.clone(),
-            class_noun: concept.class_noun.clone(),
+            words: concept.words.clone(),
             images,
         })
     });
@@ -245,12 +247,9 @@ fn with_images(concepts: &[&Concept], images: &[Image]) -> Result<Vec<TaskConcep
 fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), ApiError> {
     let mut checks = Checks::default();
     let tokens: Vec<ModifierToken> =
-        task.concepts.iter().filter_map(|concept| concept.modifier_token.clone()).collect();
+        task.concepts.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect();
     for concept in &task.concepts {
-        let subject = match &concept.modifier_token {
-            Some(token) => format!("{token} {}", concept.class_noun),
-            None => concept.class_noun.to_string(),
-        };
+        let subject = concept.words.in_prompt();
         for (index, template) in task.recipe.instance_templates.iter().enumerate() {
             let caption = template.replace("{}", &subject);
             let pointer = format!("/recipe/instance_templates/{index}");

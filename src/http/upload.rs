@@ -11,6 +11,7 @@ use super::image::{ImageBody, decode, from_multipart, read_limited, short_file_n
 use super::photo::PhotoError;
 use crate::app::App;
 use crate::db;
+use crate::domain::code::Code;
 use crate::domain::id::ImageId;
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::FieldError;
@@ -51,12 +52,12 @@ pub(crate) async fn upload_image(
         ))
     })?;
     let field = form.next_field().await.map_err(from_multipart)?.ok_or_else(|| {
-        FieldError::new("/file", "missing_field", "send the image as a field called `file`")
+        FieldError::new("/file", Code::MissingField, "send the image as a field called `file`")
     })?;
     if field.name() != Some("file") {
         let name = field.name().unwrap_or_default().to_owned();
         let detail = format!("unknown field `{name}`: send the image as a field called `file`");
-        return Err(FieldError::new(format!("/{name}"), "unknown_field", detail).into());
+        return Err(FieldError::new(format!("/{name}"), Code::UnknownField, detail).into());
     }
     let file_name = field.file_name().map(short_file_name);
     let photo = match read_limited(field).await? {
@@ -66,7 +67,7 @@ pub(crate) async fn upload_image(
     let photo = photo.map_err(|error| FieldError::new("/file", error.code(), error.to_string()))?;
     if form.next_field().await.map_err(from_multipart)?.is_some() {
         let detail = "one image is uploaded at a time";
-        return Err(FieldError::new("/file", "too_many_images", detail).into());
+        return Err(FieldError::new("/file", Code::TooManyImages, detail).into());
     }
 
     let image_id = ImageId::generate();
@@ -96,14 +97,14 @@ pub(crate) async fn choose_init(
     let Some(image_id) = image else {
         if noise_strength.is_some() {
             let detail = "noise_strength says how much of an init_image is drawn anew: name one";
-            return Err(FieldError::new("/noise_strength", "missing_field", detail).into());
+            return Err(FieldError::new("/noise_strength", Code::MissingField, detail).into());
         }
         return Ok(None);
     };
     let noise_strength = decimal(noise_strength.unwrap_or(DEFAULT_NOISE_STRENGTH));
     let image = db::image::find(db, image_id).await?.ok_or_else(|| {
         let detail = format!("no image `{image_id}`: upload one with POST /v1/images");
-        FieldError::new("/init_image", "unknown_image", detail)
+        FieldError::new("/init_image", Code::UnknownImage, detail)
     })?;
     let (width, height) = fitting_size(&image, model);
     Ok(Some(ChosenInit { init: init_of(image, noise_strength), width, height }))

@@ -91,7 +91,7 @@ async fn read_concept(
     let class_images = match class_images {
         ClassImages::None => Vec::new(),
         ClassImages::Auto => {
-            let chosen = job.worker.class_images.choose(&concept.class_noun);
+            let chosen = job.worker.class_images.choose(&concept.words.class_noun);
             let read = tokio::task::spawn_blocking(move || chosen.read()).await;
             read.map_err(std::io::Error::other)
                 .and_then(|images| images)
@@ -99,8 +99,8 @@ async fn read_concept(
         }
     };
     Ok(TrainingConcept {
-        modifier_token: concept.modifier_token.clone(),
-        class_noun: concept.class_noun.to_string(),
+        modifier_token: concept.words.modifier_token.clone(),
+        class_noun: concept.words.class_noun.to_string(),
         images,
         class_images,
     })

@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 
 use super::{Bound, StartMerge};
 use crate::app::App;
+use crate::domain::code::Code;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
@@ -169,7 +170,7 @@ fn refusal(error: DeskError) -> ApiError {
     match error {
         DeskError::PackMissing(delta) => ApiError::Conflict(FieldError::new(
             "/concepts",
-            "pack_missing",
+            Code::PackMissing,
             format!(
                 "`{delta}` was stored by an earlier version, which left no merge pack: a worker for its base model builds it \
                  when it starts, so start one, or try again in a moment"
@@ -177,11 +178,13 @@ fn refusal(error: DeskError) -> ApiError {
         )),
         DeskError::CaptionsNotEncoded => ApiError::Conflict(FieldError::new(
             "/captions",
-            "captions_not_encoded",
+            Code::CaptionsNotEncoded,
             "these captions have not been encoded yet: merge once over them with POST /v1/merges; those of the base model's \
              class images a worker encodes when it starts",
         )),
-        DeskError::Refused(reason) => FieldError::new("/concepts", "merge_refused", reason).into(),
+        DeskError::Refused(reason) => {
+            FieldError::new("/concepts", Code::MergeRefused, reason).into()
+        }
         error @ (DeskError::Storage(_)
         | DeskError::Damaged { .. }
         | DeskError::Engine(_)

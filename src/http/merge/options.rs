@@ -3,6 +3,7 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use crate::domain::code::Code;
 use crate::domain::concept::modifier_tokens_in;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::merge::{CAPTIONS, CONSTRAINT_WEIGHTS, Constraint, MergeRecipe, Protected};
@@ -67,7 +68,7 @@ impl MergeOptions {
             }
             (Some(MergeMethod::Hard), given) => {
                 let pointer = format!("{pointer}/constraint_weight");
-                checks.require(given.is_none(), &pointer, "not_applicable", || {
+                checks.require(given.is_none(), &pointer, Code::NotApplicable, || {
                     "hard constraints have no weight: leave it out, or ask for the method `soft`"
                         .to_owned()
                 });
@@ -76,14 +77,17 @@ impl MergeOptions {
         };
         let captions_pointer = format!("{pointer}/captions");
         match &self.captions {
-            None => {
-                checks.require(model.has_class_images, &captions_pointer, "missing_field", || {
+            None => checks.require(
+                model.has_class_images,
+                &captions_pointer,
+                Code::MissingField,
+                || {
                     format!(
                         "`{}` has no class images whose captions a merge could keep: give captions",
                         model.name
                     )
-                })
-            }
+                },
+            ),
             Some(captions) => {
                 checks.in_range(captions.len(), CAPTIONS, &captions_pointer);
                 for (index, caption) in captions.iter().enumerate() {
@@ -106,11 +110,15 @@ impl MergeOptions {
 
 fn check_caption(model: &ModelInfo, caption: &str, pointer: &str) -> Result<(), FieldError> {
     if caption.trim().is_empty() {
-        return Err(FieldError::new(pointer, "invalid_value", "a caption has at least one word"));
+        return Err(FieldError::new(
+            pointer,
+            Code::InvalidValue,
+            "a caption has at least one word",
+        ));
     }
     if !modifier_tokens_in(caption).is_ok_and(|tokens| tokens.is_empty()) {
         let detail = "captions are ordinary prompts: leave modifier tokens out";
-        return Err(FieldError::new(pointer, "invalid_value", detail));
+        return Err(FieldError::new(pointer, Code::InvalidValue, detail));
     }
     model.check_prompt(caption, &[], pointer)
 }
