@@ -13,5 +13,6 @@ pub mod job;
 pub mod manifest;
 pub mod merge;
 pub mod model_info;
+pub mod page;
 pub mod sample;
 pub mod training;

@@ -1,9 +1,8 @@
 //! Requests in, responses out: one file per resource.
 //!
-//! A handler validates, runs one transaction and answers. Whatever takes longer is a job for a worker; whatever needs
-//! a tensor is the engine's.
+//! A handler parses the request, calls one verb of [`App`](crate::app::App) and writes the response. It decides nothing
+//! by itself: the rules are in `app` and `domain`. Its doc comment is the published text of the operation.
 
-mod binding;
 mod body;
 mod capabilities;
 mod concept;
@@ -17,7 +16,6 @@ mod image;
 mod job;
 mod manifest;
 mod merge;
-mod photo;
 mod preview;
 mod router;
 mod sample;

@@ -58,9 +58,8 @@ impl Service {
             format!("cannot listen on {}: choose another --listen", settings.listen)
         })?;
         let address = listener.local_addr()?;
-        let mut app =
-            App::new(database.pool.clone(), storage.clone(), card, desk, shutdown.clone());
-        app.queue_limit = settings.queue_limit;
+        let app = App::new(database.pool.clone(), storage.clone(), card, desk, shutdown.clone())
+            .with_queue_limit(settings.queue_limit);
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) =

@@ -22,10 +22,35 @@ impl FieldError {
 #[error("{}", .0.first().map_or("invalid request", |error| error.detail.as_str()))]
 pub struct Invalid(pub Vec<FieldError>);
 
+impl Invalid {
+    /// The one code of all errors, so that a client which reads a single code gets the telling one;
+    /// [`Code::ValidationFailed`] if they differ.
+    pub fn code(&self) -> Code {
+        match self.0.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|error| error.code == first.code) => first.code,
+            [] | [_, ..] => Code::ValidationFailed,
+        }
+    }
+}
+
 impl From<FieldError> for Invalid {
     fn from(error: FieldError) -> Self {
         Self(vec![error])
     }
+}
+
+/// All values if there is no error, else all errors at once.
+pub fn all_or_errors<T>(
+    results: impl Iterator<Item = Result<T, FieldError>>,
+) -> Result<Vec<T>, Invalid> {
+    let (mut values, mut errors) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.is_empty() { Ok(values) } else { Err(Invalid(errors)) }
 }
 
 /// Collects what is wrong, so that a client hears everything in one answer.

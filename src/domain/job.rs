@@ -197,11 +197,11 @@ pub struct Failure {
     pub retryable: bool,
 }
 
-/// A job as the catalog has it.
+/// A job as the catalog has it, of any kind or, with the type of its task, of one.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct Job<T = Task> {
     pub job_id: JobId,
-    pub task: Task,
+    pub task: T,
     pub state: JobState,
     pub cancel_requested: bool,
     pub attempts: i32,
@@ -220,9 +220,30 @@ pub struct Job {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-impl Job {
+impl<T> Job<T> {
     pub fn status(&self) -> JobStatus {
         JobStatus::new(self.state, self.cancel_requested)
+    }
+
+    /// The same job with its task as another type; `None` if it has none of that type.
+    pub fn with_task<U>(self, as_other: impl FnOnce(T) -> Option<U>) -> Option<Job<U>> {
+        Some(Job {
+            job_id: self.job_id,
+            task: as_other(self.task)?,
+            state: self.state,
+            cancel_requested: self.cancel_requested,
+            attempts: self.attempts,
+            phase: self.phase,
+            progress: self.progress,
+            error: self.error,
+            queue_position: self.queue_position,
+            revision: self.revision,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            started_at: self.started_at,
+            first_step_at: self.first_step_at,
+            finished_at: self.finished_at,
+        })
     }
 }
 

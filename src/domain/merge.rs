@@ -1,5 +1,7 @@
 //! A merge: several deltas become one, in closed form (the paper's §3.3).
 
+pub mod options;
+
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
@@ -148,6 +150,20 @@ pub struct PairReport {
     pub constraint_error_alone: f64,
     /// The drift of the two merged.
     pub drift: f64,
+}
+
+impl MergeReport {
+    /// The worst of what is said about the pairs and about all deltas together.
+    pub fn verdict(&self) -> Verdict {
+        let pairs = self.pairs.iter().map(PairReport::verdict);
+        pairs.fold(Verdict::of_drift(self.drift), Verdict::max)
+    }
+}
+
+impl PairReport {
+    pub fn verdict(&self) -> Verdict {
+        Verdict::of_pair(self.constraint_error, self.constraint_error_alone, self.drift)
+    }
 }
 
 /// Solve for one delta that answers to the words of all of these.

@@ -6,8 +6,7 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::upload::DEFAULT_NOISE_STRENGTH;
-use crate::app::App;
+use crate::app::{App, DEFAULT_NOISE_STRENGTH};
 use crate::domain::image::{
     MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
 };
@@ -158,7 +157,7 @@ impl SamplingRangesBody {
 #[utoipa::path(get, path = "/v1/capabilities", tag = "capabilities",
     responses((status = 200, body = CapabilitiesBody)))]
 pub(crate) async fn get_capabilities(State(app): State<App>) -> axum::Json<CapabilitiesBody> {
-    let model = &app.model;
+    let model = app.model();
     axum::Json(CapabilitiesBody {
         object: "capabilities",
         version: env!("CARGO_PKG_VERSION"),

@@ -1,4 +1,4 @@
-//! Deltas: what trainings and merges made.
+//! Deltas: what trainings and merges have made.
 
 use axum::extract::State;
 use axum::http::HeaderMap;
@@ -6,37 +6,35 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{ListBody, ListQuery, Timestamp};
-use super::concept::find_one;
+use super::body::{ListBody, Timestamp, default_limit, page};
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
 use super::job::job_path;
-use crate::app::App;
-use crate::db;
-use crate::domain::code::Code;
+use crate::app::delta::DeltaContents;
+use crate::app::{App, Caller};
 use crate::domain::concept::{ConceptWords, Handle};
-use crate::domain::delta::{Delta, DeltaConcept};
+use crate::domain::delta::{DeltaConcept, DeltaFormat};
 use crate::domain::id::{ConceptId, DeltaId};
-use crate::domain::invalid::FieldError;
-use crate::storage::StorageKey;
 
-/// The result of a training or a merge; it never changes.
+/// The result of a training or a merge. A delta never changes.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeltaBody {
     id: DeltaId,
     #[schema(value_type = String, examples("delta"))]
     object: &'static str,
+    /// The concepts that the delta contains.
     concepts: Vec<DeltaConceptBody>,
-    /// The base model that it belongs to, by its digest.
+    /// The digest of the base model that the delta belongs to.
     base_model_digest: String,
-    /// Path of the training or merge that made it.
+    /// Path of the training or merge that made the delta.
     made_by: String,
+    /// Size of the file in bytes.
     size_bytes: i64,
-    /// SHA-256 of the content.
+    /// SHA-256 of the file, in hex.
     sha256: String,
     created_at: Timestamp,
-    /// Path of the content.
+    /// Path of the file.
     url: String,
 }
 
@@ -49,18 +47,18 @@ pub(crate) struct DeltaConceptBody {
     words: ConceptWords,
 }
 
-impl DeltaBody {
-    fn new(delta: Delta, contents: &[DeltaConcept]) -> Self {
-        let concepts = contents.iter().filter(|concept| concept.delta_id == delta.delta_id);
-        let concepts = concepts.cloned().map(|concept| DeltaConceptBody {
-            id: concept.concept_id,
-            handle: concept.handle,
-            words: concept.words,
-        });
+impl From<DeltaConcept> for DeltaConceptBody {
+    fn from(concept: DeltaConcept) -> Self {
+        Self { id: concept.concept_id, handle: concept.handle, words: concept.words }
+    }
+}
+
+impl From<DeltaContents> for DeltaBody {
+    fn from(DeltaContents { delta, concepts }: DeltaContents) -> Self {
         Self {
             id: delta.delta_id,
             object: "delta",
-            concepts: concepts.collect(),
+            concepts: concepts.into_iter().map(DeltaConceptBody::from).collect(),
             base_model_digest: delta.base_digest,
             made_by: job_path(delta.job_id, delta.made_by),
             size_bytes: delta.size_bytes,
@@ -76,12 +74,12 @@ impl DeltaBody {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct DeltaQuery {
-    /// At most so many, 1 to 100.
+    /// The maximum number of items to return, from 1 to 100. Defaults to 20.
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<i64>,
-    /// The `next_cursor` of the page before.
+    /// The `next_cursor` of the previous page. Without it, the list starts with the newest item.
     after: Option<String>,
-    /// Only deltas of this concept, by id or handle.
+    /// Return only deltas that contain this concept, given by id or handle.
     concept: Option<String>,
 }
 
@@ -93,18 +91,12 @@ pub(crate) struct DeltaQuery {
     ))]
 pub(crate) async fn list_deltas(
     State(app): State<App>,
+    caller: Caller,
     Query(query): Query<DeltaQuery>,
 ) -> Result<axum::Json<ListBody<DeltaBody>>, ApiError> {
-    let concept_id = match &query.concept {
-        Some(concept) => Some(find_one(&app, concept).await?.concept_id),
-        None => None,
-    };
-    let query = ListQuery::new(query.limit, query.after);
-    let deltas = db::delta::list(&app.db, concept_id, query.page()?).await?;
-    let ids: Vec<DeltaId> = deltas.iter().map(|delta| delta.delta_id).collect();
-    let contents = db::delta::concepts_of(&app.db, &ids).await?;
-    let body = |delta| DeltaBody::new(delta, &contents);
-    Ok(axum::Json(ListBody::new(deltas, &query, |delta| delta.delta_id.0, body)))
+    let page = page(query.limit.unwrap_or_else(default_limit), query.after.as_deref())?;
+    let deltas = app.deltas(&caller, query.concept.as_deref(), page).await?;
+    Ok(axum::Json(ListBody::new(deltas, |one| one.delta.delta_id.0, DeltaBody::from)))
 }
 
 /// Returns what is known about a delta.
@@ -115,11 +107,10 @@ pub(crate) async fn list_deltas(
     ))]
 pub(crate) async fn get_delta(
     State(app): State<App>,
+    caller: Caller,
     Path(delta_id): Path<DeltaId>,
 ) -> Result<axum::Json<DeltaBody>, ApiError> {
-    let delta = find_delta(&app, delta_id).await?;
-    let contents = db::delta::concepts_of(&app.db, &[delta_id]).await?;
-    Ok(axum::Json(DeltaBody::new(delta, &contents)))
+    Ok(axum::Json(app.delta(&caller, delta_id).await?.into()))
 }
 
 /// Which file of a delta to return.
@@ -127,26 +118,18 @@ pub(crate) async fn get_delta(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct DeltaContentQuery {
-    /// `native` as it is stored: a merged delta in factors. `dense` with every matrix whole, for other programs.
+    /// `native` returns the file as it is stored, in which a merged delta is factorized. `dense` returns whole matrices,
+    /// for other programs. Defaults to `native`.
     #[serde(default)]
     #[param(inline)]
     format: DeltaFormat,
 }
 
-/// How a delta's matrices are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum DeltaFormat {
-    #[default]
-    Native,
-    Dense,
-}
-
-/// Returns the weights, as a safetensors file.
+/// Returns the weights of a delta as a safetensors file.
 ///
-/// With `format=dense` every matrix is whole, in f16 and under its name in diffusers, such as `….attn2.to_k.weight`, so
-/// that `pipe.unet.load_state_dict(load_file(path), strict=False)` applies it. Deltas never change: `If-None-Match` with
-/// the entity tag is answered by 304. A single `Range` is honoured.
+/// With `format=dense` every matrix is whole, in f16, and has its name in diffusers, such as `….attn2.to_k.weight`:
+/// `pipe.unet.load_state_dict(load_file(path), strict=False)` applies it. The file never changes, so a request with
+/// `If-None-Match` and the current entity tag returns 304. A single `Range` is supported.
 #[utoipa::path(get, path = "/v1/deltas/{delta_id}/content", tag = "deltas",
     params(("delta_id" = DeltaId, Path), DeltaContentQuery),
     responses(
@@ -158,44 +141,25 @@ pub(crate) enum DeltaFormat {
     ))]
 pub(crate) async fn get_delta_content(
     State(app): State<App>,
+    caller: Caller,
     Path(delta_id): Path<DeltaId>,
     Query(query): Query<DeltaContentQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let delta = find_delta(&app, delta_id).await?;
-    let (sha256, file_name) = match query.format {
-        DeltaFormat::Native => (delta.sha256.clone(), format!("{delta_id}.safetensors")),
-        // It follows from the native file.
-        DeltaFormat::Dense => {
-            (format!("{}-dense", delta.sha256), format!("{delta_id}-dense.safetensors"))
-        }
+    let delta = app.delta(&caller, delta_id).await?.delta;
+    let suffix = match query.format {
+        DeltaFormat::Native => "",
+        DeltaFormat::Dense => "-dense", // follows from the native file, and so does its tag
     };
-    if is_current(&headers, &sha256) {
-        return Ok(not_modified(&sha256));
+    let entity_tag = format!("{}{suffix}", delta.sha256);
+    if is_current(&headers, &entity_tag) {
+        return Ok(not_modified(&entity_tag));
     }
-    let bytes = match query.format {
-        DeltaFormat::Native => app.storage.read(&StorageKey::stored(&delta.storage_key)).await?,
-        DeltaFormat::Dense => {
-            check_served(&app, &delta)?;
-            app.merge_desk.dense(&delta.storage_key).await?.into()
-        }
-    };
-    let content_type = "application/vnd.safetensors";
-    Content { bytes, content_type, sha256: &sha256, file_name: &file_name }.into_response(&headers)
-}
-
-fn check_served(app: &App, delta: &Delta) -> Result<(), ApiError> {
-    if delta.base_digest == app.model.digest {
-        return Ok(());
+    Content {
+        bytes: app.delta_file(&caller, &delta, query.format).await?,
+        content_type: "application/vnd.safetensors",
+        entity_tag: &entity_tag,
+        file_name: &format!("{delta_id}{suffix}.safetensors"),
     }
-    let detail = format!(
-        "`{}` was made for base model {:.12}, this service has {} ({:.12}): ask for the native format",
-        delta.delta_id, delta.base_digest, app.model.name, app.model.digest
-    );
-    Err(ApiError::Conflict(FieldError::new("format", Code::BaseModelMismatch, detail)))
-}
-
-async fn find_delta(app: &App, delta_id: DeltaId) -> Result<Delta, ApiError> {
-    let found = db::delta::find(&app.db, &[delta_id]).await?;
-    found.into_iter().next().ok_or_else(|| ApiError::not_found("delta", delta_id))
+    .into_response(&headers)
 }

@@ -1,38 +1,45 @@
-//! What trainings, merges and samples have in common as jobs.
+//! Jobs as a resource: one implementation for trainings, merges and samples.
 
-use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
-use sqlx::PgConnection;
-use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use super::body::Timestamp;
+use super::body::{ListBody, ListQuery, Timestamp};
 use super::error::{ApiError, problem_type};
-use crate::app::App;
-use crate::db;
+use crate::app::job::{JobNoun, Tracked};
+use crate::app::{App, Caller};
 use crate::domain::id::JobId;
-use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, Task, published_id};
+use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
 
-/// Where a job stands.
+/// A kind of job as a resource: what its body is.
+pub(crate) trait JobResource: JobNoun {
+    type Body: Serialize;
+
+    fn body(tracked: Tracked<Self>) -> Self::Body;
+}
+
+/// The state of a job.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobBody {
     status: JobStatus,
-    /// What a running job is busy with.
+    /// What a running job is doing.
     phase: Option<Phase>,
+    /// How far a running job is.
     progress: Option<Progress>,
-    /// The place in the queue, while it waits.
+    /// The place in the queue, while the job is queued.
     queue: Option<QueueBody>,
-    /// Why it failed.
+    /// Why the job has failed.
     error: Option<JobProblem>,
-    /// How often a worker has begun.
+    /// How many times a worker has started the job.
     attempt: i32,
-    /// Grows with every change; also the id of the event that tells of it.
+    /// Increases with every change. Also the id of the event that reports the change.
     revision: i64,
     created_at: Timestamp,
     updated_at: Timestamp,
+    /// When a worker first started the job.
     started_at: Option<Timestamp>,
     /// When a sample that has succeeded took its first denoising step.
     first_step_at: Option<Timestamp>,
@@ -43,24 +50,26 @@ pub(crate) struct JobBody {
 /// A place in the queue.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct QueueBody {
-    /// Jobs of the same kind that come first; 0 is next.
+    /// The number of jobs of the same kind that are ahead; 0 for the next one.
     position: i64,
 }
 
-/// Where to go on from a job.
+/// Related paths of a job.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobUrls {
+    /// Path of the job itself.
     #[serde(rename = "self")]
     this: String,
-    /// `POST` here to stop it.
+    /// Path to `POST` to, to cancel the job.
     cancel: String,
-    /// Server-sent events.
+    /// Path of the job's server-sent events.
     events: String,
 }
 
-/// Why a job failed: a problem object without a status, as no request is being answered.
+/// Why a job has failed: a problem without a status, because it does not answer a request.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct JobProblem {
+    /// The kind of problem as a URI: `urn:vstar:problem:` and the code.
     r#type: String,
     #[serde(flatten)]
     failure: Failure,
@@ -72,9 +81,9 @@ impl From<Failure> for JobProblem {
     }
 }
 
-impl From<&Job> for JobBody {
-    fn from(job: &Job) -> Self {
-        let this = job_path(job.job_id, job.task.kind());
+impl<N: JobNoun> From<&Job<N>> for JobBody {
+    fn from(job: &Job<N>) -> Self {
+        let this = job_path(job.job_id, N::KIND);
         Self {
             status: job.status(),
             phase: job.phase,
@@ -97,7 +106,7 @@ impl From<&Job> for JobBody {
     }
 }
 
-/// Where a job is published.
+/// The path of a job.
 pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
     let collection = match kind {
         JobKind::Training => "trainings",
@@ -107,89 +116,66 @@ pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
     format!("/v1/{collection}/{}", published_id(job_id, kind))
 }
 
-/// Finds a job of one kind.
-pub(crate) async fn find_job(app: &App, job_id: JobId, kind: JobKind) -> Result<Job, ApiError> {
-    let job = db::job::find(&app.db, job_id, kind).await?;
-    job.ok_or_else(|| ApiError::not_found(kind.as_str(), published_id(job_id, kind)))
-}
+/// A job and how its state is answered.
+pub(crate) type JobAnswer<N> = (StatusCode, HeaderMap, Json<<N as JobResource>::Body>);
 
-/// The shortest and the longest time after which a client that was turned away is asked to come again.
-const RETRY_AFTER: RangeInclusive<u64> = 1..=300;
-
-/// Puts a task at the end of its queue and wakes idle workers, once the transaction commits.
-///
-/// # Errors
-/// [`ApiError::QueueFull`] if as many jobs of the kind wait as may, with the time in which a tenth of them will be done.
-pub(crate) async fn enqueue(
+/// The answer to a request that has queued a job: 202, or 201 if the client was willing to wait and the job has ended.
+pub(crate) async fn started<N: JobResource>(
     app: &App,
-    tx: &mut PgConnection,
-    task: &Task,
-) -> Result<JobId, ApiError> {
-    let kind = task.kind();
-    db::job::take_turn(&mut *tx, kind).await?;
-    let queued = db::job::count_queued(&mut *tx, kind).await?;
-    if usize::try_from(queued).unwrap_or(0) >= app.queue_limit {
-        return Err(queue_full(app, tx, kind).await?);
+    caller: &Caller,
+    request: &HeaderMap,
+    queued: Tracked<N>,
+) -> Result<JobAnswer<N>, ApiError> {
+    let wait = preferred_wait(request);
+    let tracked = app.wait(caller, queued, wait.unwrap_or_default()).await?;
+    let mut headers = HeaderMap::new();
+    if let Ok(path) = HeaderValue::try_from(job_path(tracked.job.job_id, N::KIND)) {
+        headers.insert(header::LOCATION, path);
     }
-    let job_id = JobId::generate();
-    db::job::enqueue(&mut *tx, job_id, task).await?;
-    Ok(job_id)
+    if wait.is_some() {
+        let applied = HeaderName::from_static("preference-applied");
+        headers.insert(applied, HeaderValue::from_static("wait"));
+    }
+    Ok((started_status(wait, tracked.job.status()), headers, Json(N::body(tracked))))
 }
 
-async fn queue_full(app: &App, tx: &mut PgConnection, kind: JobKind) -> sqlx::Result<ApiError> {
-    let limit = app.queue_limit;
-    let some = limit.div_ceil(10) as f64;
-    // Before the first job of a kind has ended, nobody knows.
-    let seconds = match db::job::rate(tx, kind).await? {
-        Some(per_second) if per_second > 0.0 => (some / per_second).ceil() as u64,
-        Some(_) | None => 30,
-    };
-    let retry_after = Duration::from_secs(seconds.clamp(*RETRY_AFTER.start(), *RETRY_AFTER.end()));
-    Ok(ApiError::QueueFull { kind: kind.as_str(), limit, retry_after })
+pub(crate) async fn get<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    id: N::Id,
+) -> Result<Json<N::Body>, ApiError> {
+    Ok(Json(N::body(app.job(caller, id).await?)))
+}
+
+pub(crate) async fn list<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    query: &ListQuery,
+) -> Result<Json<ListBody<N::Body>>, ApiError> {
+    let page = app.jobs::<N>(caller, query.page()?).await?;
+    Ok(Json(ListBody::new(page, |tracked| tracked.job.job_id.0, N::body)))
+}
+
+/// 202 while the request to stop takes effect, 200 once the job has ended, in whatever way.
+pub(crate) async fn cancel<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    id: N::Id,
+) -> Result<(StatusCode, Json<N::Body>), ApiError> {
+    let tracked = app.cancel::<N>(caller, id).await?;
+    let has_ended = tracked.job.status().is_terminal();
+    let status = if has_ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(N::body(tracked))))
 }
 
 /// The longest that `Prefer: wait=N` is honoured: proxies tend to give up after a minute.
 const MAX_WAIT: Duration = Duration::from_secs(55);
-/// How often a waiting request looks: at first every so often, then after each tenth of the time that it has waited.
-const POLL: Duration = Duration::from_millis(10);
-
-/// The answer to a request that has queued a job: 202, or 201 if the client was willing to wait and it has ended.
-pub(crate) async fn started(
-    app: &App,
-    job_id: JobId,
-    kind: JobKind,
-    request: &HeaderMap,
-) -> Result<(StatusCode, HeaderMap, Job), ApiError> {
-    let wait = preferred_wait(request);
-    let began = Instant::now();
-    let deadline = began + wait.unwrap_or_default();
-    let job = loop {
-        let job = find_job(app, job_id, kind).await?;
-        let now = Instant::now();
-        if job.status().is_terminal() || now >= deadline || app.shutdown.is_cancelled() {
-            break job;
-        }
-        let next = now + POLL.max(now.duration_since(began) / 10);
-        tokio::time::sleep_until(next.min(deadline)).await;
-    };
-    let mut headers = HeaderMap::new();
-    if let Ok(place) = HeaderValue::try_from(job_path(job_id, kind)) {
-        headers.insert(header::LOCATION, place);
-    }
-    if wait.is_some() {
-        headers.insert(
-            HeaderName::from_static("preference-applied"),
-            HeaderValue::from_static("wait"),
-        );
-    }
-    Ok((started_status(wait, job.status()), headers, job))
-}
 
 /// A client that did not ask to wait gets the same status however fast its job was.
 fn started_status(wait: Option<Duration>, job: JobStatus) -> StatusCode {
     match wait {
         Some(_) if job.is_terminal() => StatusCode::CREATED,
-        _ => StatusCode::ACCEPTED,
+        Some(_) | None => StatusCode::ACCEPTED,
     }
 }
 
@@ -200,18 +186,6 @@ fn preferred_wait(request: &HeaderMap) -> Option<Duration> {
         .flat_map(|text| text.split([',', ';']))
         .find_map(|preference| preference.trim().strip_prefix("wait=")?.parse().ok())?;
     Some(Duration::from_secs(seconds).min(MAX_WAIT))
-}
-
-/// Asks a job to stop: 202 while it takes effect, 200 once the job has ended, in whatever way.
-pub(crate) async fn cancel_job(
-    app: &App,
-    job_id: JobId,
-    kind: JobKind,
-) -> Result<(StatusCode, Job), ApiError> {
-    db::job::cancel(&app.db, job_id, kind).await?;
-    let job = find_job(app, job_id, kind).await?;
-    let status = if job.status().is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    Ok((status, job))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
-use super::image::MAX_UPLOAD_BYTES;
+use super::upload::MAX_UPLOAD_BYTES;
 use super::{
     capabilities, concept, delta, event, health, image, manifest, merge, preview, sample, training,
     upload,
@@ -59,7 +59,7 @@ fn documented_routes() -> OpenApiRouter<App> {
              problems with a `code`; lists are newest first and go on with `after`.",
         ));
     let uploads = OpenApiRouter::new()
-        .routes(routes!(image::upload_images, image::list_concept_images))
+        .routes(routes!(upload::upload_images, image::list_concept_images))
         .routes(routes!(upload::upload_image))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())

@@ -1,37 +1,135 @@
-//! Images to start samples from: uploaded for themselves, or anything else that the catalog has.
+//! Uploads: photos of concepts, and images to start samples from.
 
+use axum::extract::multipart::{Field, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use sqlx::PgConnection;
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::{ApiError, Problem};
-use super::image::{ImageBody, decode, from_multipart, read_limited, short_file_name, store};
-use super::photo::PhotoError;
-use crate::app::App;
-use crate::db;
+use super::extract::Path;
+use super::image::ImageBody;
+use crate::app::image::UploadedFile;
+use crate::app::photo::PhotoError;
+use crate::app::{App, Caller};
 use crate::domain::code::Code;
-use crate::domain::id::ImageId;
-use crate::domain::image::{Image, ImageSource};
-use crate::domain::invalid::FieldError;
-use crate::domain::model_info::ModelInfo;
-use crate::domain::sample::{InitImage, decimal};
-use crate::storage::StorageKey;
+use crate::domain::image::{Image, MAX_PHOTO_BYTES, MAX_PHOTOS};
+use crate::domain::invalid::{FieldError, Invalid};
+
+/// The largest upload: a few dozen photos of the largest size.
+pub(crate) const MAX_UPLOAD_BYTES: usize = 512 * 1024 * 1024;
+
+/// Photos to add.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the form; the parts are read one by one")]
+pub(crate) struct UploadForm {
+    /// PNG, JPEG or WebP files. Each has at most 20 MiB, 50 million pixels and 8192 pixels a side.
+    #[schema(value_type = Vec<String>, format = Binary)]
+    files: Vec<Vec<u8>>,
+}
+
+/// What became of each file.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct UploadBody {
+    #[schema(value_type = String, examples("upload"))]
+    object: &'static str,
+    /// The number of photos that were added.
+    accepted: usize,
+    /// The number of files that were rejected.
+    rejected: usize,
+    /// One verdict per file, in the order of the files.
+    data: Vec<Verdict>,
+}
+
+/// What became of one file.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Verdict {
+    /// The name of the uploaded file.
+    file_name: Option<String>,
+    status: VerdictStatus,
+    /// The photo, if it was accepted.
+    image: Option<ImageBody>,
+    /// Why the file was rejected.
+    error: Option<VerdictError>,
+}
+
+/// Whether a file was added.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum VerdictStatus {
+    Accepted,
+    Rejected,
+}
+
+/// Why a file was rejected.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VerdictError {
+    code: Code,
+    /// What is wrong and what would be right.
+    detail: String,
+}
+
+impl Verdict {
+    fn new(file_name: Option<String>, added: Result<Image, PhotoError>) -> Self {
+        let (status, image, error) = match added {
+            Ok(image) => (VerdictStatus::Accepted, Some(image.into()), None),
+            Err(error) => {
+                let error = VerdictError { code: error.code(), detail: error.to_string() };
+                (VerdictStatus::Rejected, None, Some(error))
+            }
+        };
+        Self { file_name, status, image, error }
+    }
+}
+
+/// Adds photos to a concept.
+///
+/// A request can contain several files. Each gets a verdict of its own, and a rejected file does not affect the others; if
+/// all are rejected, the response is 422 and nothing has changed. Photos are rotated as their EXIF orientation says, then
+/// stored as PNG without any metadata.
+#[utoipa::path(post, path = "/v1/concepts/{concept}/images", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle")),
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, body = UploadBody),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 413, body = Problem, content_type = "application/problem+json"),
+        (status = 415, body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "All files were rejected; `errors` says why, file by file"),
+    ))]
+pub(crate) async fn upload_images(
+    State(app): State<App>,
+    caller: Caller,
+    Path(concept): Path<String>,
+    request: Request,
+) -> Result<impl IntoResponse, ApiError> {
+    let concept = app.find_concept(&caller, &concept).await?;
+    let mut form = open_form(request, "photos").await?;
+    let mut verdicts = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(from_multipart)? {
+        check_part(&field, verdicts.len())?;
+        let file = read_file(field).await?;
+        let file_name = file.file_name.clone();
+        verdicts.push(Verdict::new(file_name, app.add_photo(&caller, &concept, file).await?));
+    }
+    answer(verdicts)
+}
 
 /// An image to start samples from.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes the form; its one part is read as it comes")]
 pub(crate) struct UploadImageForm {
-    /// A PNG, JPEG or WebP file, at most 20 MiB, 50 million pixels and 8192 pixels a side.
+    /// A PNG, JPEG or WebP file of at most 20 MiB, 50 million pixels and 8192 pixels a side.
     #[schema(value_type = String, format = Binary)]
     file: Vec<u8>,
 }
 
 /// Uploads an image that samples can start from, as their `init_image`.
 ///
-/// It is turned upright as its EXIF data says, then kept as PNG without any metadata. Photos of concepts and pictures of
-/// samples need no upload: their ids do as well.
+/// The image is rotated as its EXIF orientation says, then stored as PNG without any metadata. Photos of concepts and
+/// generated images need no upload: use their ids.
 #[utoipa::path(post, path = "/v1/images", tag = "images",
     request_body(content = UploadImageForm, content_type = "multipart/form-data"),
     responses(
@@ -43,135 +141,100 @@ pub(crate) struct UploadImageForm {
     ))]
 pub(crate) async fn upload_image(
     State(app): State<App>,
+    caller: Caller,
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
-    let mut form = Multipart::from_request(request, &()).await.map_err(|rejection| {
-        ApiError::UnsupportedMediaType(format!(
-            "send the image as multipart/form-data: {}",
-            rejection.body_text()
-        ))
-    })?;
+    let mut form = open_form(request, "image").await?;
     let field = form.next_field().await.map_err(from_multipart)?.ok_or_else(|| {
-        FieldError::new("/file", Code::MissingField, "send the image as a field called `file`")
+        let detail = "send the image as a field called `file`";
+        FieldError::new("/file", Code::MissingField, detail)
     })?;
     if field.name() != Some("file") {
-        let name = field.name().unwrap_or_default().to_owned();
-        let detail = format!("unknown field `{name}`: send the image as a field called `file`");
-        return Err(FieldError::new(format!("/{name}"), Code::UnknownField, detail).into());
+        return Err(unknown_field(&field, "send the image as a field called `file`").into());
     }
-    let file_name = field.file_name().map(short_file_name);
-    let photo = match read_limited(field).await? {
-        Some(file) => decode(&app, file).await?,
-        None => Err(PhotoError::TooManyBytes),
-    };
-    let photo = photo.map_err(|error| FieldError::new("/file", error.code(), error.to_string()))?;
+    let file = read_file(field).await?;
     if form.next_field().await.map_err(from_multipart)?.is_some() {
         let detail = "one image is uploaded at a time";
         return Err(FieldError::new("/file", Code::TooManyImages, detail).into());
     }
-
-    let image_id = ImageId::generate();
-    let source = ImageSource::Upload { file_name };
-    let image = store(&app, image_id, source, &StorageKey::upload(image_id), photo).await?;
-    db::image::record(&app.db, &image).await?;
+    let image = app.add_upload(&caller, file).await?;
     Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
 }
 
-/// The image that a request names to start from, with the size that its pictures have unless it says otherwise.
-pub(crate) struct ChosenInit {
-    pub(crate) init: InitImage,
-    pub(crate) width: usize,
-    pub(crate) height: usize,
+async fn open_form(request: Request, what: &str) -> Result<Multipart, ApiError> {
+    Multipart::from_request(request, &()).await.map_err(|rejection| {
+        ApiError::UnsupportedMediaType(format!(
+            "send the {what} as multipart/form-data: {}",
+            rejection.body_text()
+        ))
+    })
 }
 
-/// Noise that a request without a `noise_strength` adds, as in diffusers.
-pub(crate) const DEFAULT_NOISE_STRENGTH: f64 = 0.8;
-
-/// Finds the image that a request starts from.
-pub(crate) async fn choose_init(
-    db: &mut PgConnection,
-    model: &ModelInfo,
-    image: Option<ImageId>,
-    noise_strength: Option<f64>,
-) -> Result<Option<ChosenInit>, ApiError> {
-    let Some(image_id) = image else {
-        if noise_strength.is_some() {
-            let detail = "noise_strength says how much of an init_image is drawn anew: name one";
-            return Err(FieldError::new("/noise_strength", Code::MissingField, detail).into());
-        }
-        return Ok(None);
-    };
-    let noise_strength = decimal(noise_strength.unwrap_or(DEFAULT_NOISE_STRENGTH));
-    let image = db::image::find(db, image_id).await?.ok_or_else(|| {
-        let detail = format!("no image `{image_id}`: upload one with POST /v1/images");
-        FieldError::new("/init_image", Code::UnknownImage, detail)
-    })?;
-    let (width, height) = fitting_size(&image, model);
-    Ok(Some(ChosenInit { init: init_of(image, noise_strength), width, height }))
-}
-
-pub(crate) fn init_of(image: Image, noise_strength: f64) -> InitImage {
-    InitImage {
-        image_id: image.image_id,
-        storage_key: image.storage_key,
-        sha256: image.sha256,
-        noise_strength,
+/// Refuses a part that is no photo, or one photo too many.
+fn check_part(field: &Field<'_>, index: usize) -> Result<(), FieldError> {
+    if !matches!(field.name(), Some("files" | "files[]" | "file")) {
+        return Err(unknown_field(field, "send each photo as a field called `files`"));
     }
+    if index == MAX_PHOTOS {
+        let detail = format!("at most {MAX_PHOTOS} photos can be sent at once");
+        return Err(FieldError::new("/files", Code::TooManyImages, detail));
+    }
+    Ok(())
 }
 
-/// The image's own size, shrunk to what can be drawn and rounded to the model's multiple.
-fn fitting_size(image: &Image, model: &ModelInfo) -> (usize, usize) {
-    let longest = image.width.max(image.height) as f64;
-    let scale = (model.max_size() as f64 / longest).min(1.0);
-    let multiple = model.size_multiple;
-    let side = |pixels: i32| {
-        let cells = f64::from(pixels) * scale / multiple as f64;
-        (cells.round() as usize).max(1) * multiple
+fn unknown_field(field: &Field<'_>, instead: &str) -> FieldError {
+    let name = field.name().unwrap_or_default();
+    let detail = format!("unknown field `{name}`: {instead}");
+    FieldError::new(format!("/{name}"), Code::UnknownField, detail)
+}
+
+/// 201 if at least one photo was added, else 422 with all the reasons.
+fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>), ApiError> {
+    let errors = verdicts.iter().enumerate().filter_map(|(index, verdict)| {
+        let error = verdict.error.as_ref()?;
+        Some(FieldError::new(format!("/files/{index}"), error.code, error.detail.clone()))
+    });
+    let errors: Vec<FieldError> = errors.collect();
+    if verdicts.is_empty() {
+        let detail = "send at least one photo as a field called `files`";
+        return Err(FieldError::new("/files", Code::MissingField, detail).into());
+    }
+    if errors.len() == verdicts.len() {
+        return Err(Invalid(errors).into());
+    }
+    let body = UploadBody {
+        object: "upload",
+        accepted: verdicts.len() - errors.len(),
+        rejected: errors.len(),
+        data: verdicts,
     };
-    (side(image.width), side(image.height))
+    Ok((StatusCode::CREATED, axum::Json(body)))
 }
 
-#[cfg(test)]
-mod tests {
-    use chrono::Utc;
-
-    use super::*;
-    use crate::domain::base_model::SamplingDefaults;
-    use crate::domain::training::TrainingRecipe;
-
-    #[test]
-    fn a_size_is_the_images_own_as_far_as_it_can_be_drawn() {
-        let model = ModelInfo {
-            name: String::new(),
-            digest: String::new(),
-            size_multiple: 8,
-            native_size: 512,
-            max_prompt_tokens: 77,
-            num_train_timesteps: 1000,
-            schedulers: Vec::new(),
-            recipe: TrainingRecipe::paper(),
-            sampling: SamplingDefaults::paper(),
-            has_class_images: false,
-            count_tokens: Box::new(|_, _| 0),
-            check_steps: Box::new(|_, _| Ok(())),
-        };
-        for (size, fitting) in [
-            ((512, 768), (512, 768)),
-            ((515, 770), (512, 768)),
-            ((4096, 2048), (2048, 1024)),
-            ((8192, 32), (2048, 8)),
-        ] {
-            let image = Image {
-                image_id: ImageId::generate(),
-                source: ImageSource::Upload { file_name: None },
-                width: size.0,
-                height: size.1,
-                size_bytes: 0,
-                sha256: String::new(),
-                storage_key: String::new(),
-                created_at: Utc::now(),
-            };
-            assert_eq!(fitting_size(&image, &model), fitting, "{size:?}");
+/// Reads one file; the rest of one that is too large is skipped.
+async fn read_file(mut field: Field<'_>) -> Result<UploadedFile, ApiError> {
+    let file_name = field.file_name().map(short_file_name);
+    let mut content = Vec::new();
+    let mut fits = true;
+    while let Some(chunk) = field.chunk().await.map_err(from_multipart)? {
+        fits = fits && content.len() + chunk.len() <= MAX_PHOTO_BYTES;
+        if fits {
+            content.extend_from_slice(&chunk);
+        } else {
+            content = Vec::new();
         }
+    }
+    Ok(UploadedFile { file_name, content: fits.then_some(content) })
+}
+
+fn short_file_name(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+fn from_multipart(error: MultipartError) -> ApiError {
+    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        ApiError::BodyTooLarge { limit_bytes: MAX_UPLOAD_BYTES }
+    } else {
+        ApiError::Malformed(format!("the form cannot be read: {}", error.body_text()))
     }
 }

@@ -116,8 +116,8 @@ impl Service {
         let storage = Storage::new(objects.clone());
         let shutdown = CancellationToken::new();
         let desk = MergeDesk::new(storage.clone(), kit);
-        let mut app = App::new(db.clone(), storage.clone(), card, desk, shutdown.clone());
-        app.queue_limit = queue_limit;
+        let app = App::new(db.clone(), storage.clone(), card, desk, shutdown.clone())
+            .with_queue_limit(queue_limit);
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });

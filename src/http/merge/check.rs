@@ -4,35 +4,32 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{Bound, StartMerge};
-use crate::app::App;
-use crate::domain::code::Code;
-use crate::domain::delta::DeltaConcept;
+use super::StartMerge;
+use crate::app::merge::check::{CheckedPair, MergeCheck};
+use crate::app::{App, Caller};
+use crate::domain::concept::Handle;
 use crate::domain::id::{ConceptId, DeltaId};
-use crate::domain::invalid::FieldError;
-use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
-use crate::domain::training::MAX_CONCEPTS;
+use crate::domain::merge::{MergeRecipe, Verdict};
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::Json;
-use crate::merge_desk::DeskError;
 
-/// How deltas go together.
+/// How well deltas go together.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct MergeCheckBody {
     #[schema(value_type = String, examples("merge_check"))]
     object: &'static str,
-    /// The worst of what is said about the pairs and about all together.
+    /// The worst verdict among those on the pairs and the one on all deltas together.
     verdict: Verdict,
-    /// How far the concepts are from what was learnt, over their own words: 0 is as alone, 1 is gone.
+    /// How far the concepts are from what was learned, measured at their own words: 0 is unchanged, 1 is gone.
     constraint_error: f64,
-    /// How far other captions' keys and values move, as a share of their length.
+    /// How far the keys and values of other captions move, relative to their length.
     drift: f64,
-    /// Condition number of the linear system; null if it is beyond all numbers.
+    /// Condition number of the linear system. Null if it is not finite.
     condition: f64,
     deltas: Vec<CheckedDeltaBody>,
-    /// Every two deltas, merged without the others.
+    /// Every two of the deltas, merged without the others.
     pairs: Vec<CheckedPairBody>,
-    /// How they would be merged, with every default filled in.
+    /// The complete recipe of the merge, with every default filled in.
     #[serde(flatten)]
     recipe: MergeRecipe,
 }
@@ -41,7 +38,9 @@ pub(crate) struct MergeCheckBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CheckedDeltaBody {
     delta: DeltaId,
+    /// How much of the delta is applied.
     strength: f64,
+    /// The constraint error at this delta's own words.
     constraint_error: f64,
 }
 
@@ -50,20 +49,23 @@ pub(crate) struct CheckedDeltaBody {
 pub(crate) struct CheckedPairBody {
     #[schema(min_items = 2, max_items = 2)]
     deltas: [DeltaId; 2],
-    /// The largest cosine between the text features whose keys and values they set; 1 is the same.
+    /// The largest cosine between the text features whose keys and values the two deltas change; 1 means the same feature.
     overlap: f64,
+    /// The constraint error of the two deltas merged.
     constraint_error: f64,
-    /// The constraint error if each of the two were merged with nothing.
+    /// The constraint error if each of the two deltas is merged by itself.
     constraint_error_alone: f64,
+    /// The drift of the two deltas merged.
     drift: f64,
     verdict: Verdict,
-    /// What to do instead, unless the verdict is `ok`.
+    /// What to do instead. Null if the verdict is `ok`.
     suggestion: Option<SuggestionBody>,
 }
 
-/// A request that would serve better.
+/// A request that serves better.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SuggestionBody {
+    /// The reason, for people.
     detail: String,
     #[schema(value_type = String, examples("POST"))]
     method: &'static str,
@@ -78,11 +80,11 @@ pub(crate) struct SuggestedTrainingBody {
     concepts: Vec<ConceptId>,
 }
 
-/// Says how deltas go together, without merging or drawing anything.
+/// Checks how well deltas go together, without merging them or generating an image.
 ///
-/// The answer is computed at once from what trainings have stored beside their deltas: no device is needed and no job
-/// is queued. At strengths other than 1 it takes a modifier token's row as it was learnt, where the merge itself moves
-/// it. Each pair of deltas gets a verdict of its own, and where it is not `ok` a training that would teach their concepts
+/// The response is computed at once from what trainings have stored beside their deltas, without a device and without a
+/// job. At strengths other than 1, the check uses the embedding rows of modifier tokens as they were learned, while the
+/// merge itself scales them. Each pair of deltas gets a verdict and, unless it is `ok`, a suggestion to train their concepts
 /// jointly.
 #[utoipa::path(post, path = "/v1/merges/check", tag = "merges", request_body = StartMerge,
     responses(
@@ -90,104 +92,64 @@ pub(crate) struct SuggestedTrainingBody {
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`pack_missing`, `captions_not_encoded`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
-            description = "as `POST /v1/merges`, and `merge_refused`"),
+            description = "As for `POST /v1/merges`, and `merge_refused`"),
     ))]
 pub(crate) async fn check_merge(
     State(app): State<App>,
+    caller: Caller,
     Json(body): Json<StartMerge>,
 ) -> Result<axum::Json<MergeCheckBody>, ApiError> {
-    let mut db = app.db.acquire().await?;
-    let Bound { binding, recipe } = body.bind(&mut db, &app.model).await?;
-    drop(db);
-    let report = app.merge_desk.check(&binding.deltas, &recipe).await.map_err(refusal)?;
-    let ids: Vec<DeltaId> = binding.deltas.iter().map(|used| used.delta_id).collect();
-    let pair = |pair: &PairReport| CheckedPairBody::new(pair, &ids, &binding.concepts);
-    let pairs: Vec<CheckedPairBody> = report.pairs.iter().map(pair).collect();
-    Ok(axum::Json(MergeCheckBody {
-        object: "merge_check",
-        verdict: verdict_of(&report),
-        constraint_error: report.constraint_error,
-        drift: report.drift,
-        condition: report.condition,
-        deltas: binding
-            .deltas
-            .iter()
-            .zip(&report.deltas)
-            .map(|(used, error)| CheckedDeltaBody {
-                delta: used.delta_id,
-                strength: used.strength,
-                constraint_error: *error,
-            })
-            .collect(),
-        pairs,
-        recipe,
-    }))
+    Ok(axum::Json(app.check_merge(&caller, body.into()).await?.into()))
 }
 
-fn verdict_of_pair(pair: &PairReport) -> Verdict {
-    Verdict::of_pair(pair.constraint_error, pair.constraint_error_alone, pair.drift)
-}
-
-fn verdict_of(report: &MergeReport) -> Verdict {
-    let pairs = report.pairs.iter().map(verdict_of_pair);
-    pairs.fold(Verdict::of_drift(report.drift), Verdict::max)
-}
-
-impl CheckedPairBody {
-    fn new(pair: &PairReport, deltas: &[DeltaId], concepts: &[DeltaConcept]) -> Self {
-        let ids = [deltas[pair.pair.0], deltas[pair.pair.1]];
-        let verdict = verdict_of_pair(pair);
+impl From<MergeCheck> for MergeCheckBody {
+    fn from(check: MergeCheck) -> Self {
+        let deltas = check.deltas.iter().zip(&check.report.deltas);
+        let deltas = deltas.map(|(used, error)| CheckedDeltaBody {
+            delta: used.delta_id,
+            strength: used.strength,
+            constraint_error: *error,
+        });
         Self {
-            deltas: ids,
-            overlap: pair.overlap,
-            constraint_error: pair.constraint_error,
-            constraint_error_alone: pair.constraint_error_alone,
-            drift: pair.drift,
-            verdict,
-            suggestion: if verdict == Verdict::Ok { None } else { suggestion(ids, concepts) },
+            object: "merge_check",
+            verdict: check.report.verdict(),
+            constraint_error: check.report.constraint_error,
+            drift: check.report.drift,
+            condition: check.report.condition,
+            deltas: deltas.collect(),
+            pairs: check.pairs.into_iter().map(CheckedPairBody::from).collect(),
+            recipe: check.recipe,
         }
     }
 }
 
-/// A joint training of what the two deltas teach; `None` if that is too much for one training.
-fn suggestion(deltas: [DeltaId; 2], concepts: &[DeltaConcept]) -> Option<SuggestionBody> {
-    let taught = concepts.iter().filter(|concept| deltas.contains(&concept.delta_id));
-    let (handles, concepts): (Vec<String>, Vec<ConceptId>) =
-        taught.map(|concept| (format!("`{}`", concept.handle), concept.concept_id)).unzip();
-    let detail = format!(
-        "{} ask for different things in the same words: train them jointly, and each learns what the other is not",
-        handles.join(" and ")
-    );
-    (concepts.len() <= MAX_CONCEPTS).then_some(SuggestionBody {
-        detail,
-        method: "POST",
-        path: "/v1/trainings",
-        body: SuggestedTrainingBody { concepts },
-    })
+impl From<CheckedPair> for CheckedPairBody {
+    fn from(CheckedPair { deltas, report, train_jointly }: CheckedPair) -> Self {
+        Self {
+            deltas,
+            overlap: report.overlap,
+            constraint_error: report.constraint_error,
+            constraint_error_alone: report.constraint_error_alone,
+            drift: report.drift,
+            verdict: report.verdict(),
+            suggestion: train_jointly.map(SuggestionBody::from),
+        }
+    }
 }
 
-fn refusal(error: DeskError) -> ApiError {
-    match error {
-        DeskError::PackMissing(delta) => ApiError::Conflict(FieldError::new(
-            "/concepts",
-            Code::PackMissing,
-            format!(
-                "`{delta}` was stored by an earlier version, which left no merge pack: a worker for its base model builds it \
-                 when it starts, so start one, or try again in a moment"
-            ),
-        )),
-        DeskError::CaptionsNotEncoded => ApiError::Conflict(FieldError::new(
-            "/captions",
-            Code::CaptionsNotEncoded,
-            "these captions have not been encoded yet: merge once over them with POST /v1/merges; those of the base model's \
-             class images a worker encodes when it starts",
-        )),
-        DeskError::Refused(reason) => {
-            FieldError::new("/concepts", Code::MergeRefused, reason).into()
+impl From<Vec<(ConceptId, Handle)>> for SuggestionBody {
+    fn from(concepts: Vec<(ConceptId, Handle)>) -> Self {
+        let (concepts, handles): (Vec<ConceptId>, Vec<String>) =
+            concepts.into_iter().map(|(id, handle)| (id, format!("`{handle}`"))).unzip();
+        let detail = format!(
+            "{} ask for different things in the same words: train them jointly, and each learns what the other is not",
+            handles.join(" and ")
+        );
+        Self {
+            detail,
+            method: "POST",
+            path: "/v1/trainings",
+            body: SuggestedTrainingBody { concepts },
         }
-        error @ (DeskError::Storage(_)
-        | DeskError::Damaged { .. }
-        | DeskError::Engine(_)
-        | DeskError::Panicked) => error.into(),
     }
 }

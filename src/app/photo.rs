@@ -10,21 +10,23 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbIma
 use sha2::{Digest, Sha256};
 
 use crate::domain::code::Code;
-use crate::domain::image::{MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MIN_PHOTO_SIDE};
+use crate::domain::image::{
+    MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
+};
 
 /// A photo as it is stored.
 #[derive(Debug)]
-pub(crate) struct Photo {
-    pub(crate) png: Vec<u8>,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
+pub(super) struct Photo {
+    pub(super) png: Vec<u8>,
+    pub(super) width: u32,
+    pub(super) height: u32,
     /// SHA-256 of the PNG, in hex.
-    pub(crate) sha256: String,
+    pub(super) sha256: String,
 }
 
 /// Why a file cannot be a photo of a concept.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PhotoError {
+pub enum PhotoError {
     #[error("the file is empty")]
     Empty,
     #[error("the file has more than {MAX_PHOTO_BYTES} bytes")]
@@ -37,22 +39,29 @@ pub(crate) enum PhotoError {
     TooLarge { width: u32, height: u32 },
     #[error("the image has {width}x{height} pixels; each side needs at least {MIN_PHOTO_SIDE}")]
     TooSmall { width: u32, height: u32 },
+    #[error("the concept has this photo already")]
+    Duplicate,
+    #[error("a concept has at most {MAX_PHOTOS} photos")]
+    TooMany,
     #[error("the image is damaged or ends early: {0}")]
     Damaged(String),
 }
 
 impl PhotoError {
-    pub(crate) fn code(&self) -> Code {
+    /// The code that clients are told.
+    pub fn code(&self) -> Code {
         match self {
             Self::Empty | Self::UnknownFormat | Self::Damaged(_) => Code::ImageUnreadable,
             Self::TooManyBytes | Self::TooLarge { .. } => Code::ImageTooLarge,
             Self::TooSmall { .. } => Code::ImageTooSmall,
+            Self::Duplicate => Code::DuplicateImage,
+            Self::TooMany => Code::TooManyImages,
         }
     }
 }
 
 /// Decodes a file upright, as its EXIF orientation says, and encodes its pixels alone.
-pub(crate) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
+pub(super) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
     if file.is_empty() {
         return Err(PhotoError::Empty);
     }

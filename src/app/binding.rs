@@ -6,43 +6,27 @@
 
 use std::collections::HashMap;
 
-use serde::Deserialize;
 use sqlx::PgConnection;
-use utoipa::ToSchema;
 
-use super::error::ApiError;
+use super::Refusal;
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef, ModifierToken, modifier_tokens_in};
-use crate::domain::delta::{Delta, DeltaConcept};
+use crate::domain::delta::{ConceptUse, Delta, DeltaConcept};
 use crate::domain::id::{ConceptId, DeltaId};
-use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::invalid::{FieldError, all_or_errors};
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS, decimal};
 
-/// A concept that takes part, with its delta and strength.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct ConceptUse {
-    /// Id or handle. Can be left out if `delta` is given: then all concepts of that delta take part.
-    #[schema(value_type = Option<String>, examples("rex"))]
-    concept: Option<ConceptRef>,
-    /// The concept's current delta if left out.
-    delta: Option<DeltaId>,
-    /// 0 is the base model, 1 the concept as trained; up to 2.
-    #[schema(minimum = 0, maximum = 2, default = 1.0)]
-    strength: Option<f64>,
-}
-
 /// A modifier token and the field in which it stands.
 #[derive(Debug)]
-pub(crate) struct NamedToken {
+pub(super) struct NamedToken {
     token: ModifierToken,
     pointer: &'static str,
 }
 
 /// Reads the modifier tokens of a prompt.
-pub(crate) fn tokens_of(
+pub(super) fn tokens_of(
     prompt: &str,
     pointer: &'static str,
 ) -> Result<Vec<NamedToken>, FieldError> {
@@ -53,15 +37,15 @@ pub(crate) fn tokens_of(
 
 /// The deltas that a request means.
 #[derive(Debug, Default)]
-pub(crate) struct Binding {
-    pub(crate) deltas: Vec<DeltaUse>,
+pub(super) struct Binding {
+    pub(super) deltas: Vec<DeltaUse>,
     /// What the deltas contain, in their order.
-    pub(crate) concepts: Vec<DeltaConcept>,
+    pub(super) concepts: Vec<DeltaConcept>,
 }
 
 impl Binding {
     /// The modifier tokens that have a meaning.
-    pub(crate) fn modifier_tokens(&self) -> Vec<ModifierToken> {
+    pub(super) fn modifier_tokens(&self) -> Vec<ModifierToken> {
         self.concepts.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect()
     }
 
@@ -129,12 +113,12 @@ fn same_word(a: &DeltaConcept, b: &DeltaConcept) -> bool {
 }
 
 /// Resolves a `concepts` list, then the tokens that it has left without a meaning.
-pub(crate) async fn bind(
+pub(super) async fn bind(
     db: &mut PgConnection,
     model: &ModelInfo,
     uses: &[ConceptUse],
     tokens: &[NamedToken],
-) -> Result<Binding, ApiError> {
+) -> Result<Binding, Refusal> {
     let mut binding = Binding::default();
 
     let concepts = named_concepts(db, uses.iter().filter_map(|one| one.concept.as_ref())).await?;
@@ -171,14 +155,14 @@ pub(crate) async fn bind(
         if binding.covers(&named.token) {
             continue; // by the delta of a token before it: they were trained jointly
         }
-        let delta = deltas.get(delta_id).ok_or_else(|| ApiError::not_found("delta", delta_id))?;
+        let delta = deltas.get(delta_id).ok_or_else(|| Refusal::not_found("delta", delta_id))?;
         binding.add(delta, 1.0, &contents, model, named.pointer)?;
     }
     Ok(binding)
 }
 
 /// Finds the concepts that are named by id or by handle.
-pub(crate) async fn named_concepts(
+pub(super) async fn named_concepts(
     db: &mut PgConnection,
     names: impl Iterator<Item = &ConceptRef>,
 ) -> sqlx::Result<Vec<Concept>> {
@@ -196,7 +180,7 @@ pub(crate) async fn named_concepts(
 }
 
 /// Finds one of them again, or says which field names nothing.
-pub(crate) fn concept_named<'a>(
+pub(super) fn concept_named<'a>(
     name: &ConceptRef,
     concepts: &'a [Concept],
     pointer: &str,
@@ -275,18 +259,4 @@ async fn load(
     let deltas = db::delta::find(&mut *db, &ids).await?;
     let contents = db::delta::concepts_of(&mut *db, &ids).await?;
     Ok((deltas.into_iter().map(|delta| (delta.delta_id, delta)).collect(), contents))
-}
-
-/// All values, or all errors at once.
-pub(crate) fn all_or_errors<T>(
-    results: impl Iterator<Item = Result<T, FieldError>>,
-) -> Result<Vec<T>, Invalid> {
-    let (mut values, mut errors) = (Vec::new(), Vec::new());
-    for result in results {
-        match result {
-            Ok(value) => values.push(value),
-            Err(error) => errors.push(error),
-        }
-    }
-    if errors.is_empty() { Ok(values) } else { Err(Invalid(errors)) }
 }

@@ -11,27 +11,27 @@ use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::decimal;
 
 /// How deltas are merged; what is left out is the default.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct MergeOptions {
+pub struct MergeOptions {
     /// `soft` unless said otherwise: concepts that contradict each other each give way a little.
-    pub(crate) method: Option<MergeMethod>,
+    pub method: Option<MergeMethod>,
     /// μ of the soft constraints: the more, the nearer to each concept as it was learnt, and the more other prompts
     /// change.
     #[schema(minimum = 0.1, maximum = 100_000_000, default = 1000.0)]
-    pub(crate) constraint_weight: Option<f64>,
+    pub constraint_weight: Option<f64>,
     /// Ordinary prompts that shall stay as they are, enough of them to span the text space; those of the base model's
     /// class images if left out.
     #[schema(min_items = 20, max_items = 2000)]
-    pub(crate) captions: Option<Vec<String>>,
+    pub captions: Option<Vec<String>>,
     /// What shall stay exactly as the base model has it; everything that can if left out.
-    pub(crate) protect: Option<Vec<Protected>>,
+    pub protect: Option<Vec<Protected>>,
 }
 
 /// How firmly concepts keep their own keys and values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum MergeMethod {
+pub enum MergeMethod {
     Soft,
     Hard,
 }
@@ -56,7 +56,7 @@ impl MergeOptions {
     /// Fills in the defaults.
     ///
     /// - `pointer`: where the options stand in the body
-    pub(crate) fn recipe(self, model: &ModelInfo, pointer: &str) -> Result<MergeRecipe, Invalid> {
+    pub fn recipe(self, model: &ModelInfo, pointer: &str) -> Result<MergeRecipe, Invalid> {
         let mut checks = Checks::default();
         let constraint = match (self.method, self.constraint_weight) {
             (None | Some(MergeMethod::Soft), None) => Constraint::DEFAULT,
