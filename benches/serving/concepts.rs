@@ -12,6 +12,7 @@ use vstar::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
 use vstar::domain::merge::{MergeRecipe, MergeTask};
+use vstar::domain::version::TaskVersion;
 use vstar::engine::base_model::BaseModel;
 use vstar::engine::custom_diffusion::delta::{Delta, DeltaConcept, DeltaWeights};
 use vstar::engine::random::{Purpose, Random};
@@ -64,6 +65,7 @@ impl Concepts {
             (ConceptId::generate(), DeltaId::generate(), JobId::generate());
         let base_digest = format!("none, for {job_id}");
         let task = MergeTask {
+            version: TaskVersion::NEWEST,
             base_digest: base_digest.clone(),
             deltas: vec![],
             concepts: vec![],

@@ -2,7 +2,7 @@
 //!
 //! A request names concepts in two ways: by modifier tokens in a prompt, and in its `concepts` list, which can also
 //! fix the delta and the strength. Everything that does not resolve is refused here: a prompt that silently means
-//! less than it says would be drawn by the base model alone.
+//! less than it says would give an image of the base model alone.
 
 use std::collections::HashMap;
 
@@ -12,11 +12,12 @@ use super::Refusal;
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef, ModifierToken, modifier_tokens_in};
-use crate::domain::delta::{ConceptUse, Delta, DeltaConcept};
+use crate::domain::delta::{Delta, DeltaConcept};
+use crate::domain::delta_use::{ConceptUse, DeltaUse, MAX_DELTAS, STRENGTHS};
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::{FieldError, all_or_errors};
 use crate::domain::model_info::ModelInfo;
-use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS, decimal};
+use crate::domain::number::decimal;
 
 /// A modifier token and the field in which it stands.
 #[derive(Debug)]
@@ -53,6 +54,49 @@ impl Binding {
         self.concepts.iter().any(|concept| concept.words.modifier_token.as_ref() == Some(token))
     }
 
+    /// Resolves the entries of a `concepts` list.
+    async fn bind_uses(
+        &mut self,
+        db: &mut PgConnection,
+        model: &ModelInfo,
+        uses: &[ConceptUse],
+    ) -> Result<(), Refusal> {
+        let named = uses.iter().filter_map(|one| one.concept.as_ref());
+        let concepts = named_concepts(db, named).await?;
+        let wanted = uses.iter().enumerate().map(|(index, one)| resolve(index, one, &concepts));
+        let wanted: Vec<Wanted> = all_or_errors(wanted)?;
+        let loaded = Loaded::read(db, wanted.iter().map(|wanted| wanted.delta_id)).await?;
+        for wanted in &wanted {
+            let delta = loaded.delta_of(wanted)?;
+            self.add(delta, wanted.strength, &loaded.contents, model, &wanted.pointer)?;
+        }
+        Ok(())
+    }
+
+    /// Resolves the tokens that have no meaning yet, each to the current delta of its concept.
+    async fn bind_tokens(
+        &mut self,
+        db: &mut PgConnection,
+        model: &ModelInfo,
+        tokens: &[NamedToken],
+    ) -> Result<(), Refusal> {
+        let open: Vec<&NamedToken> =
+            tokens.iter().filter(|named| !self.covers(&named.token)).collect();
+        let names: Vec<ModifierToken> = open.iter().map(|named| named.token.clone()).collect();
+        let concepts = db::concept::find(&mut *db, &[], &[], &names).await?;
+        let current = all_or_errors(open.iter().map(|named| resolve_token(named, &concepts)))?;
+        let loaded = Loaded::read(db, current.iter().copied()).await?;
+        for (named, delta_id) in open.iter().zip(&current) {
+            if self.covers(&named.token) {
+                continue; // by the delta of a token before it: they were trained jointly
+            }
+            let delta = loaded.deltas.get(delta_id);
+            let delta = delta.ok_or_else(|| Refusal::not_found("delta", delta_id))?;
+            self.add(delta, 1.0, &loaded.contents, model, named.pointer)?;
+        }
+        Ok(())
+    }
+
     /// Adds a delta once; naming it again is fine as long as both say the same strength.
     fn add(
         &mut self,
@@ -62,13 +106,7 @@ impl Binding {
         model: &ModelInfo,
         pointer: &str,
     ) -> Result<(), FieldError> {
-        if delta.base_digest != model.digest {
-            let detail = format!(
-                "`{}` was made for base model {:.12}, this service has {} ({:.12}): train the concept again",
-                delta.delta_id, delta.base_digest, model.name, model.digest
-            );
-            return Err(FieldError::new(pointer, Code::BaseModelMismatch, detail));
-        }
+        check_base_model(delta, model, pointer)?;
         if let Some(known) = self.deltas.iter().find(|known| known.delta_id == delta.delta_id) {
             if known.strength.to_bits() == strength.to_bits() {
                 return Ok(());
@@ -76,24 +114,8 @@ impl Binding {
             let detail = format!("`{}` is one delta and has one strength", delta.delta_id);
             return Err(FieldError::new(pointer, Code::AmbiguousStrength, detail));
         }
-        let new = contents.iter().filter(|concept| concept.delta_id == delta.delta_id);
-        for concept in new {
-            let twice = self.concepts.iter().find(|known| known.concept_id == concept.concept_id);
-            if let Some(known) = twice {
-                let detail = format!(
-                    "concept `{}` is in `{}` and in `{}`: name one delta for it",
-                    concept.handle, known.delta_id, delta.delta_id
-                );
-                return Err(FieldError::new(pointer, Code::AmbiguousConcept, detail));
-            }
-            if let Some(known) = self.concepts.iter().find(|known| same_word(known, concept)) {
-                let detail = format!(
-                    "`{}` and `{}` both teach the bare noun `{}`: give one a modifier token, or train them jointly",
-                    known.handle, concept.handle, concept.words.class_noun
-                );
-                return Err(FieldError::new(pointer, Code::AmbiguousConcept, detail));
-            }
-            self.concepts.push(concept.clone());
+        for concept in contents.iter().filter(|concept| concept.delta_id == delta.delta_id) {
+            self.add_concept(concept, pointer)?;
         }
         self.deltas.push(delta.used_at(strength));
         if self.deltas.len() > MAX_DELTAS {
@@ -102,6 +124,37 @@ impl Binding {
         }
         Ok(())
     }
+
+    /// Adds a concept unless a prompt could not tell it from one that is there.
+    fn add_concept(&mut self, concept: &DeltaConcept, pointer: &str) -> Result<(), FieldError> {
+        let ambiguous = |detail| Err(FieldError::new(pointer, Code::AmbiguousConcept, detail));
+        let twice = self.concepts.iter().find(|known| known.concept_id == concept.concept_id);
+        if let Some(known) = twice {
+            return ambiguous(format!(
+                "concept `{}` is in `{}` and in `{}`: name one delta for it",
+                concept.handle, known.delta_id, concept.delta_id
+            ));
+        }
+        if let Some(known) = self.concepts.iter().find(|known| same_word(known, concept)) {
+            return ambiguous(format!(
+                "`{}` and `{}` both teach the bare noun `{}`: give one a modifier token, or train them jointly",
+                known.handle, concept.handle, concept.words.class_noun
+            ));
+        }
+        self.concepts.push(concept.clone());
+        Ok(())
+    }
+}
+
+fn check_base_model(delta: &Delta, model: &ModelInfo, pointer: &str) -> Result<(), FieldError> {
+    if delta.base_digest == model.digest {
+        return Ok(());
+    }
+    let detail = format!(
+        "`{}` was made for base model {:.12}, this service has {} ({:.12}): train the concept again",
+        delta.delta_id, delta.base_digest, model.name, model.digest
+    );
+    Err(FieldError::new(pointer, Code::BaseModelMismatch, detail))
 }
 
 /// Whether a prompt could not tell these two apart.
@@ -120,44 +173,8 @@ pub(super) async fn bind(
     tokens: &[NamedToken],
 ) -> Result<Binding, Refusal> {
     let mut binding = Binding::default();
-
-    let concepts = named_concepts(db, uses.iter().filter_map(|one| one.concept.as_ref())).await?;
-    let wanted = uses.iter().enumerate().map(|(index, one)| resolve(index, one, &concepts));
-    let wanted: Vec<Wanted> = all_or_errors(wanted)?;
-    let (deltas, contents) = load(db, wanted.iter().map(|wanted| wanted.delta_id)).await?;
-    for wanted in &wanted {
-        let delta = deltas.get(&wanted.delta_id).ok_or_else(|| {
-            let detail = format!(
-                "no delta `{}`: GET /v1/deltas lists those that there are",
-                wanted.delta_id
-            );
-            FieldError::new(format!("{}/delta", wanted.pointer), Code::UnknownDelta, detail)
-        })?;
-        if let Some(concept) = wanted.concept_id
-            && !contents
-                .iter()
-                .any(|part| part.delta_id == delta.delta_id && part.concept_id == concept)
-        {
-            let detail = format!("`{}` is not a delta of this concept", delta.delta_id);
-            let pointer = format!("{}/delta", wanted.pointer);
-            return Err(FieldError::new(pointer, Code::DeltaOfAnotherConcept, detail).into());
-        }
-        binding.add(delta, wanted.strength, &contents, model, &wanted.pointer)?;
-    }
-
-    let open: Vec<&NamedToken> =
-        tokens.iter().filter(|named| !binding.covers(&named.token)).collect();
-    let names: Vec<ModifierToken> = open.iter().map(|named| named.token.clone()).collect();
-    let concepts = db::concept::find(&mut *db, &[], &[], &names).await?;
-    let current = all_or_errors(open.iter().map(|named| resolve_token(named, &concepts)))?;
-    let (deltas, contents) = load(db, current.iter().copied()).await?;
-    for (named, delta_id) in open.iter().zip(&current) {
-        if binding.covers(&named.token) {
-            continue; // by the delta of a token before it: they were trained jointly
-        }
-        let delta = deltas.get(delta_id).ok_or_else(|| Refusal::not_found("delta", delta_id))?;
-        binding.add(delta, 1.0, &contents, model, named.pointer)?;
-    }
+    binding.bind_uses(db, model, uses).await?;
+    binding.bind_tokens(db, model, tokens).await?;
     Ok(binding)
 }
 
@@ -248,15 +265,43 @@ fn current_delta(concept: &Concept, pointer: &str) -> Result<DeltaId, FieldError
     })
 }
 
-async fn load(
-    db: &mut PgConnection,
-    deltas: impl Iterator<Item = DeltaId>,
-) -> sqlx::Result<(HashMap<DeltaId, Delta>, Vec<DeltaConcept>)> {
-    let ids: Vec<DeltaId> = deltas.collect();
-    if ids.is_empty() {
-        return Ok((HashMap::new(), Vec::new()));
+/// Deltas and what they contain.
+#[derive(Default)]
+struct Loaded {
+    deltas: HashMap<DeltaId, Delta>,
+    contents: Vec<DeltaConcept>,
+}
+
+impl Loaded {
+    async fn read(
+        db: &mut PgConnection,
+        deltas: impl Iterator<Item = DeltaId>,
+    ) -> sqlx::Result<Self> {
+        let ids: Vec<DeltaId> = deltas.collect();
+        if ids.is_empty() {
+            return Ok(Self::default());
+        }
+        let deltas = db::delta::find(&mut *db, &ids).await?;
+        let deltas = deltas.into_iter().map(|delta| (delta.delta_id, delta)).collect();
+        Ok(Self { deltas, contents: db::delta::concepts_of(&mut *db, &ids).await? })
     }
-    let deltas = db::delta::find(&mut *db, &ids).await?;
-    let contents = db::delta::concepts_of(&mut *db, &ids).await?;
-    Ok((deltas.into_iter().map(|delta| (delta.delta_id, delta)).collect(), contents))
+
+    /// The delta that is asked for, if it is there and contains the concept that it is asked for.
+    fn delta_of(&self, wanted: &Wanted) -> Result<&Delta, FieldError> {
+        let pointer = || format!("{}/delta", wanted.pointer);
+        let delta = self.deltas.get(&wanted.delta_id).ok_or_else(|| {
+            let detail =
+                format!("no delta `{}`: GET /v1/deltas lists those that exist", wanted.delta_id);
+            FieldError::new(pointer(), Code::UnknownDelta, detail)
+        })?;
+        let contains = |concept: ConceptId| {
+            let mut contents = self.contents.iter();
+            contents.any(|part| part.delta_id == delta.delta_id && part.concept_id == concept)
+        };
+        if wanted.concept_id.is_none_or(contains) {
+            return Ok(delta);
+        }
+        let detail = format!("`{}` is not a delta of this concept", delta.delta_id);
+        Err(FieldError::new(pointer(), Code::DeltaOfAnotherConcept, detail))
+    }
 }

@@ -7,6 +7,7 @@ use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::ModifierToken;
+use crate::domain::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
 use crate::domain::id::{DeltaId, ImageId};
 use crate::domain::image::ImageSource;
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
@@ -14,7 +15,8 @@ use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::model_info::ModelInfo;
-use crate::domain::sample::{DeltaUse, MAX_DELTAS, STRENGTHS, SampleTask};
+use crate::domain::sample::SampleTask;
+use crate::domain::version::TaskVersion;
 use crate::image_file;
 
 impl App {
@@ -80,6 +82,7 @@ pub(super) async fn task_again(
         }
     };
     Ok(SampleTask {
+        version: TaskVersion::NEWEST,
         base_digest: manifest.base_model,
         prompt: manifest.prompt,
         negative_prompt: manifest.negative_prompt,

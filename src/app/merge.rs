@@ -8,10 +8,11 @@ use super::binding::{Binding, bind};
 use super::job::Merge;
 use super::{App, Caller, Refusal};
 use crate::domain::code::Code;
-use crate::domain::delta::ConceptUse;
+use crate::domain::delta_use::ConceptUse;
 use crate::domain::invalid::FieldError;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::merge::{MergeRecipe, MergeTask};
+use crate::domain::version::TaskVersion;
 
 /// A merge to start or to check.
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ impl App {
         let mut tx = self.db.begin().await?;
         let BoundMerge { binding, recipe } = self.bind_merge(&mut tx, new).await?;
         let task = MergeTask {
+            version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),
             deltas: binding.deltas,
             concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),

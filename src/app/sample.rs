@@ -9,7 +9,7 @@ use super::manifest::task_again;
 use super::{App, Caller, Refusal, random_seed};
 use crate::domain::code::Code;
 use crate::domain::concept::ModifierToken;
-use crate::domain::delta::ConceptUse;
+use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::ImageId;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::manifest::Manifest;
@@ -17,6 +17,7 @@ use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{Determinism, SampleSettings, SampleTask, SchedulerName, decimal};
+use crate::domain::version::TaskVersion;
 
 /// A sample to start.
 #[derive(Clone, Debug)]
@@ -99,6 +100,7 @@ impl PromptedSample {
         let binding = bind(db, model, &self.concepts, &tokens).await?;
         check_prompts(model, &prompt, &negative_prompt, &binding.modifier_tokens())?;
         Ok(SampleTask {
+            version: TaskVersion::NEWEST,
             base_digest: model.digest.clone(),
             prompt,
             negative_prompt,

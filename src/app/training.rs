@@ -16,6 +16,7 @@ use crate::domain::training::{
     ClassImages, MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe,
     TrainingTask,
 };
+use crate::domain::version::TaskVersion;
 
 /// A training to start.
 #[derive(Clone, Debug)]
@@ -101,6 +102,7 @@ impl NewTraining {
         model: &ModelInfo,
     ) -> TrainingTask {
         TrainingTask {
+            version: TaskVersion::NEWEST,
             base_digest: model.digest.clone(),
             concepts,
             preset: self.preset,

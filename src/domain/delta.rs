@@ -4,10 +4,10 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::concept::{ConceptRef, ConceptWords, Handle};
+use super::concept::{ConceptWords, Handle};
+use super::delta_use::DeltaUse;
 use super::id::{ConceptId, DeltaId, JobId};
 use super::job::JobKind;
-use super::sample::DeltaUse;
 
 /// A delta as the catalog has it; its weights are an object in the store.
 #[derive(Clone, Debug)]
@@ -47,20 +47,6 @@ pub struct DeltaConcept {
     pub concept_id: ConceptId,
     pub handle: Handle,
     pub words: ConceptWords,
-}
-
-/// A concept that takes part in a sample or a merge, with its delta and strength.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ConceptUse {
-    /// Id or handle. Can be left out if `delta` is given: then all concepts of that delta take part.
-    #[schema(value_type = Option<String>, examples("rex"))]
-    pub concept: Option<ConceptRef>,
-    /// The concept's current delta if left out.
-    pub delta: Option<DeltaId>,
-    /// 0 is the base model, 1 the concept as trained; up to 2.
-    #[schema(minimum = 0, maximum = 2, default = 1.0)]
-    pub strength: Option<f64>,
 }
 
 /// How a delta's matrices are written to a file.

@@ -1,4 +1,4 @@
-//! Images: photos that users upload and pictures that samples draw.
+//! Images: those that users upload, and those that samples generate.
 
 use chrono::{DateTime, Utc};
 
@@ -40,6 +40,6 @@ pub enum ImageSource {
     Photo { concept_id: ConceptId, file_name: Option<String> },
     /// A user's image to start samples from.
     Upload { file_name: Option<String> },
-    /// Picture `index` of a sample.
+    /// Image `index` of a sample.
     Sample { sample_id: SampleId, index: i32 },
 }

@@ -10,7 +10,7 @@ use super::merge::MergeTask;
 use super::sample::SampleTask;
 use super::training::TrainingTask;
 
-/// The kinds of work: a closed set.
+/// The kinds of jobs: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -79,7 +79,7 @@ pub fn published_id(job: JobId, kind: JobKind) -> String {
     }
 }
 
-/// Where a job stands in the catalog.
+/// The state of a job in the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -91,13 +91,13 @@ pub enum JobState {
     Canceled,
 }
 
-/// Where a job stands as clients are told: also says that a running one has been asked to stop.
+/// The status of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     Queued,
     Running,
-    /// Asked to stop; takes effect at the next step.
+    /// Running, and asked to stop at the next step.
     Canceling,
     Succeeded,
     Failed,
@@ -125,14 +125,14 @@ impl JobStatus {
     }
 }
 
-/// What a running job is busy with.
+/// What a running job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Phase {
     /// Reads objects from the store.
     Fetching,
-    /// Encodes photos and texts, once.
+    /// Encodes images and texts, once.
     Encoding,
     /// Takes training steps.
     Optimizing,
@@ -147,33 +147,36 @@ pub enum Phase {
 /// How far a running job is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
-    /// Steps done.
+    /// The number of steps done.
     pub step: usize,
+    /// The number of steps in all.
     pub total_steps: usize,
-    /// Loss of the last step, smoothed over the last twenty; trainings only.
+    /// The loss, averaged over the last twenty steps. Trainings only.
     pub loss: Option<f64>,
+    /// The current speed.
     pub steps_per_second: Option<f64>,
+    /// The estimated time until the last step, in seconds.
     pub eta_seconds: Option<f64>,
-    /// The pictures that have a preview by now; samples with `preview_every` only.
+    /// The images that have a preview. Samples with `preview_every` only.
     #[serde(default)]
     pub previews: Vec<PreviewStep>,
 }
 
-/// A picture that has a preview.
+/// An image that has a preview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PreviewStep {
-    /// Which of the pictures of its seed.
+    /// The index of the image among the images of its seed.
     pub index: usize,
-    /// Steps done when the preview was made.
+    /// The number of steps done when the preview was made.
     pub step: usize,
 }
 
-/// What a picture looks like so far.
+/// What an image looks like so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// Which of the pictures of its seed.
+    /// The index of the image among the images of its seed.
     pub index: i32,
-    /// Steps done when it was made.
+    /// The number of steps done when the preview was made.
     pub step: i32,
     pub png: Vec<u8>,
 }
@@ -181,17 +184,21 @@ pub struct Preview {
 /// One point of a loss curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Metric {
+    /// The step, counted from 1.
     pub step: i32,
+    /// The loss of this step.
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// The norm of the gradient before clipping.
     pub grad_norm: Option<f64>,
 }
 
-/// Why a job failed: the same problem object as in an HTTP error, kept with the job.
+/// Why a job has failed, kept with the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
+    /// The kind of failure, in a few words.
     pub title: String,
     pub code: Code,
+    /// What went wrong and, where the client can correct it, how.
     pub detail: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
@@ -269,4 +276,67 @@ pub struct JobEvent {
     pub progress: Option<Progress>,
     pub error: Option<Failure>,
     pub created_at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::version::TaskVersion;
+
+    /// A training as the program queued it before tasks had versions.
+    fn early_training() -> serde_json::Value {
+        json!({
+            "kind": "training", "base_digest": "a", "preset": "paper", "class_images": "auto", "seed": 7,
+            "concepts": [{
+                "concept_id": "cpt_00000000000000000000000000", "handle": "rex", "modifier_token": "<rex>",
+                "class_noun": "dog",
+                "images": [{ "image_id": "img_00000000000000000000000000", "storage_key": "k" }],
+            }],
+            "recipe": {
+                "max_train_steps": 250, "instance_batch_size": 4, "class_batch_size": 4, "num_class_images": 200,
+                "learning_rate": 8e-5, "token_learning_rate_factor": 1.0, "learning_rate_schedule": "cosine",
+                "learning_rate_warmup_steps": 20, "prior_loss_weight": 1.0, "weight_decay": 1e-2,
+                "max_grad_norm": 1.0, "instance_templates": ["photo of a {}"], "size_augmentation": true,
+                "small_prefixes": [], "large_prefixes": [], "horizontal_flip": true, "detach_first_token": true,
+                "initializer_tokens": ["ktn"],
+            },
+        })
+    }
+
+    #[test]
+    fn a_task_from_before_versions_still_reads() {
+        let Task::Training(task) = serde_json::from_value(early_training()).unwrap() else {
+            panic!("a training");
+        };
+
+        assert_eq!(task.version, TaskVersion::default());
+        assert_eq!(task.recipe.lr_warmup_steps, 20);
+        assert_eq!(task.concepts[0].words.in_prompt(), "<rex> dog");
+    }
+
+    #[test]
+    fn a_task_keeps_its_flat_form() {
+        let task: Task = serde_json::from_value(early_training()).unwrap();
+
+        let stored = serde_json::to_value(&task).unwrap();
+
+        assert_eq!(stored["concepts"][0]["class_noun"], "dog");
+        assert_eq!(
+            (&stored["version"], &stored["recipe"]["lr_scheduler"]),
+            (&json!(1), &json!("cosine"))
+        );
+        assert_eq!(serde_json::from_value::<Task>(stored).unwrap(), task);
+    }
+
+    #[test]
+    fn a_task_of_a_newer_program_says_which_program_is_needed() {
+        let mut task = early_training();
+        task["version"] = json!(3);
+
+        let error = serde_json::from_value::<Task>(task).unwrap_err().to_string();
+
+        assert!(error.contains("version 3 is unknown") && error.contains("newer"), "{error}");
+    }
 }

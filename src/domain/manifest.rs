@@ -1,4 +1,4 @@
-//! A manifest: everything that made a picture, and nothing of where or when, so that the same picture has the same one.
+//! A manifest: everything that an image was made from, and neither place nor time, so that equal images have equal ones.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -6,33 +6,34 @@ use utoipa::ToSchema;
 use super::merge::MergeRecipe;
 use super::sample::{Determinism, SampleSettings, SchedulerName};
 
-/// What a picture was made from; it travels in the picture's PNG.
+/// What an image was made from. It is embedded in the image's PNG.
 ///
-/// Deltas and images are named by the digest of their objects, which means the same in every catalog. The scheduler's
-/// noise levels are the base model's, and so part of its digest.
+/// Deltas and images are named by the SHA-256 digests of their files, which are the same in every catalog. The noise levels
+/// of the scheduler belong to the base model and are covered by its digest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub format: ManifestFormat,
-    /// Version of the program that drew it, and behind the `+` a digest of its engine's sources.
+    /// The version of the program that generated the image and, after the `+`, a digest of its engine's sources.
     #[schema(examples("0.1.0+5f2c9d0e8a41b763"))]
     pub engine_version: String,
-    /// How numbers were computed: other precisions, devices and instruction sets round otherwise.
+    /// How numbers were computed. Other precisions, devices and instruction sets round differently.
     #[schema(examples("f32, cpu avx512, winograd"))]
     pub precision: String,
-    /// SHA-256 over the base model's configs and weights.
+    /// SHA-256 of the base model's configs and weights, in hex.
     pub base_model: String,
     pub prompt: String,
-    /// With begin and end, without padding; ids beyond the vocabulary are modifier tokens, in the deltas' order.
+    /// The tokens with start and end, without padding. Ids beyond the vocabulary are modifier tokens, in the order of the
+    /// deltas.
     pub prompt_token_ids: Vec<u32>,
     pub negative_prompt: String,
-    /// Empty where nothing was guided.
+    /// The tokens of the negative prompt. Empty without guidance.
     pub negative_prompt_token_ids: Vec<u32>,
     pub deltas: Vec<ManifestDelta>,
-    /// How several deltas were merged.
+    /// How the deltas were merged. Null if there are fewer than two.
     pub merge: Option<ManifestMerge>,
     pub seed: u64,
-    /// Which of the pictures of this seed.
+    /// The index of the image among the images of its seed.
     pub image_index: usize,
     pub scheduler: SchedulerName,
     pub num_inference_steps: usize,
@@ -43,11 +44,12 @@ pub struct Manifest {
     pub width: usize,
     pub height: usize,
     pub init_image: Option<ManifestInit>,
-    /// Whether the same bytes are promised: false for `fast` pictures of a device that rounds by neighbours.
+    /// Whether the same manifest always gives the same bytes. False for `fast` images of a device whose rounding depends on
+    /// the batch.
     pub reproducible: bool,
 }
 
-/// The form of the manifest itself.
+/// The format of the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum ManifestFormat {
     #[serde(rename = "vstar-manifest-1")]
@@ -58,8 +60,9 @@ pub enum ManifestFormat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestDelta {
-    /// SHA-256 of the delta's file.
+    /// SHA-256 of the delta's file, in hex.
     pub sha256: String,
+    /// How much of the delta was applied.
     pub strength: f64,
 }
 
@@ -68,21 +71,22 @@ pub struct ManifestDelta {
 pub struct ManifestMerge {
     #[serde(flatten)]
     pub recipe: MergeRecipe,
-    /// SHA-256 over the captions that the merge left alone, where they are the service's own.
+    /// SHA-256 of the captions that the merge preserved, if they are those of the base model's class images.
     pub captions_sha256: Option<String>,
 }
 
-/// The image that the picture started from.
+/// The image that the sample started from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestInit {
-    /// SHA-256 of the PNG.
+    /// SHA-256 of the PNG, in hex.
     pub sha256: String,
+    /// How much noise was added.
     pub noise_strength: f64,
 }
 
 impl Manifest {
-    /// The settings that draw this one picture again.
+    /// The settings that generate this one image again.
     pub fn settings(&self) -> SampleSettings {
         SampleSettings {
             n: 1,

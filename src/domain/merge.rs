@@ -7,8 +7,9 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::delta_use::DeltaUse;
 use super::id::ConceptId;
-use super::sample::DeltaUse;
+use super::version::TaskVersion;
 
 /// μ of soft constraints that a request can ask for.
 ///
@@ -23,25 +24,24 @@ pub const CAPTIONS: RangeInclusive<usize> = 20..=2000;
 pub struct MergeRecipe {
     #[serde(flatten)]
     pub constraint: Constraint,
-    /// Ordinary prompts whose keys and values shall stay as they are; null for the captions of the base model's class
-    /// images.
+    /// Ordinary prompts whose keys and values should stay as they are. Null for the captions of the base model's class images.
     #[serde(default)]
     pub captions: Option<Vec<String>>,
-    /// What shall stay exactly as the base model has it.
+    /// Which texts keep exactly the keys and values of the base model.
     #[serde(default = "Protected::all")]
     pub protect: Vec<Protected>,
 }
 
-/// How firmly concepts keep their own keys and values.
+/// How firmly a merge preserves the keys and values of each concept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum Constraint {
-    /// As near as their weight asks for, against the captions' share.
+    /// As closely as the weight asks for, balanced against the changes to other captions.
     Soft {
-        /// μ; the more, the nearer.
+        /// Weight μ of the constraints. A larger weight preserves the concepts more closely.
         constraint_weight: f64,
     },
-    /// Equal, as in the paper: impossible where concepts contradict each other, and noise where they nearly do.
+    /// Exactly, as in the paper. This is impossible where concepts contradict each other, and gives noise where they nearly do.
     Hard,
 }
 
@@ -49,21 +49,21 @@ pub enum Constraint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protected {
-    /// The prompt of unconditional guidance, and with it the start token of every prompt.
+    /// The empty prompt, which unconditional guidance uses, and with it the start token of every prompt.
     EmptyPrompt,
-    /// The class nouns without their modifier tokens.
+    /// The class nouns of the concepts, without their modifier tokens.
     ClassNouns,
 }
 
-/// Whether deltas go together; a later one is worse.
+/// How well deltas go together, from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The concepts look as they do alone, and other prompts as without them.
+    /// The concepts look as they do alone, and other prompts look as they do without them.
     Ok,
-    /// One of them may be weak, or show in the other: look at pictures.
+    /// One of the concepts may be weak or show in the other: look at some images.
     Risky,
-    /// They contradict each other.
+    /// The concepts contradict each other.
     Conflict,
 }
 
@@ -169,6 +169,8 @@ impl PairReport {
 /// Solve for one delta that answers to the words of all of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeTask {
+    #[serde(default)]
+    pub version: TaskVersion,
     /// Refuses a worker that has another base model.
     pub base_digest: String,
     pub deltas: Vec<DeltaUse>,

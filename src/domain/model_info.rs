@@ -4,7 +4,7 @@ use super::base_model::SamplingDefaults;
 use super::code::Code;
 use super::concept::ModifierToken;
 use super::invalid::FieldError;
-use super::sample::SchedulerName;
+use super::scheduler::SchedulerName;
 use super::training::TrainingRecipe;
 
 /// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
@@ -53,7 +53,7 @@ impl ModelInfo {
         4 * self.native_size
     }
 
-    /// Refuses a text that would be cut: that would drop words from the picture without telling.
+    /// Refuses a text that would be cut: that would silently drop words.
     pub fn check_prompt(
         &self,
         text: &str,

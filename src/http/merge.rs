@@ -15,7 +15,7 @@ use super::sample::DeltaUseBody;
 use crate::app::job::Merge;
 use crate::app::merge::NewMerge;
 use crate::app::{App, Caller};
-use crate::domain::delta::ConceptUse;
+use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{ConceptId, DeltaId, MergeId};
 use crate::domain::merge::options::{MergeMethod, MergeOptions};
 use crate::domain::merge::{MergeRecipe, MergeTask, Protected};
@@ -33,7 +33,7 @@ pub(crate) struct StartMerge {
     /// more closely and changes other prompts more.
     #[schema(minimum = 0.1, maximum = 100_000_000, default = 1000.0)]
     constraint_weight: Option<f64>,
-    /// 20 to 2000 ordinary prompts whose images shall not change. They should cover the whole range of prompts. Defaults to
+    /// 20 to 2000 ordinary prompts whose images should not change. They should cover the whole range of prompts. Defaults to
     /// the captions of the base model's class images.
     #[schema(min_items = 20, max_items = 2000)]
     captions: Option<Vec<String>>,

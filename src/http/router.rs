@@ -55,8 +55,11 @@ fn documented_routes() -> OpenApiRouter<App> {
         .title("vstar")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
-            "Teaches a text-to-image model your own concepts and serves images of them. Errors are RFC 9457 \
-             problems with a `code`; lists are newest first and go on with `after`.",
+            "Teaches a text-to-image model your own concepts and generates images of them.\n\n\
+             Errors are RFC 9457 problems with a `code`. Lists are sorted from newest to oldest and paged: send the \
+             `next_cursor` of one page as `after` to get the next. Trainings, merges and samples are jobs: the response \
+             to the request that starts one is sent before the job has run. A response of 503 has the header \
+             `Retry-After`, in seconds.",
         ));
     let uploads = OpenApiRouter::new()
         .routes(routes!(upload::upload_images, image::list_concept_images))

@@ -14,7 +14,7 @@ use crate::app::job::Sample;
 use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
-use crate::domain::delta::ConceptUse;
+use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{DeltaId, ImageId, SampleId};
 use crate::domain::invalid::{Checks, Invalid};
 use crate::domain::manifest::Manifest;

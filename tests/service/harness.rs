@@ -84,10 +84,20 @@ impl Service {
 
     /// The same with so many places in each queue.
     pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
+        Self::with(db, Arc::new(Self::tiny_card()), MergeKit::default(), queue_limit, None).await
+    }
+
+    /// The same on a given object store.
+    pub(crate) async fn with_storage(db: PgPool, storage: Storage) -> Self {
+        let card = Arc::new(Self::tiny_card());
+        Self::with(db, card, MergeKit::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
+    }
+
+    fn tiny_card() -> ModelInfo {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let scheduler: SchedulerConfig =
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
-        let card = ModelInfo {
+        ModelInfo {
             name: "tiny".to_owned(),
             digest: DIGEST.to_owned(),
             size_multiple: 4,
@@ -102,18 +112,23 @@ impl Service {
                 tokenizer.encode(text, added).unwrap().length
             }),
             check_steps: check_steps(&scheduler),
-        };
-        Self::with(db, Arc::new(card), MergeKit::default(), queue_limit).await
+        }
     }
 
     /// A service for a given model; the caller runs the worker.
     pub(crate) async fn with_model(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit) -> Self {
-        Self::with(db, card, kit, DEFAULT_QUEUE_LIMIT).await
+        Self::with(db, card, kit, DEFAULT_QUEUE_LIMIT, None).await
     }
 
-    async fn with(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit, queue_limit: usize) -> Self {
+    async fn with(
+        db: PgPool,
+        card: Arc<ModelInfo>,
+        kit: MergeKit,
+        queue_limit: usize,
+        storage: Option<Storage>,
+    ) -> Self {
         let objects = Arc::new(InMemory::new());
-        let storage = Storage::new(objects.clone());
+        let storage = storage.unwrap_or_else(|| Storage::new(objects.clone()));
         let shutdown = CancellationToken::new();
         let desk = MergeDesk::new(storage.clone(), kit);
         let app = App::new(db.clone(), storage.clone(), card, desk, shutdown.clone())

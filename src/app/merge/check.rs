@@ -5,10 +5,10 @@ use crate::app::{App, Caller, Refusal};
 use crate::domain::code::Code;
 use crate::domain::concept::Handle;
 use crate::domain::delta::DeltaConcept;
+use crate::domain::delta_use::DeltaUse;
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
 use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
-use crate::domain::sample::DeltaUse;
 use crate::domain::training::MAX_CONCEPTS;
 use crate::merge_desk::DeskError;
 

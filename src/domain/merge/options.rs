@@ -8,31 +8,33 @@ use crate::domain::concept::modifier_tokens_in;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::merge::{CAPTIONS, CONSTRAINT_WEIGHTS, Constraint, MergeRecipe, Protected};
 use crate::domain::model_info::ModelInfo;
-use crate::domain::sample::decimal;
+use crate::domain::number::decimal;
 
-/// How deltas are merged; what is left out is the default.
+/// How deltas are merged. Every field is optional.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct MergeOptions {
-    /// `soft` unless said otherwise: concepts that contradict each other each give way a little.
+    /// How firmly each concept is preserved. Defaults to `soft`, with which contradicting concepts each give way a little.
     pub method: Option<MergeMethod>,
-    /// μ of the soft constraints: the more, the nearer to each concept as it was learnt, and the more other prompts
-    /// change.
+    /// Weight μ of the soft constraints, from 0.1 to 100 000 000. Defaults to 1000. A larger weight preserves each concept
+    /// more closely and changes other prompts more.
     #[schema(minimum = 0.1, maximum = 100_000_000, default = 1000.0)]
     pub constraint_weight: Option<f64>,
-    /// Ordinary prompts that shall stay as they are, enough of them to span the text space; those of the base model's
-    /// class images if left out.
+    /// 20 to 2000 ordinary prompts whose images should not change. They should cover the whole range of prompts. Defaults to
+    /// the captions of the base model's class images.
     #[schema(min_items = 20, max_items = 2000)]
     pub captions: Option<Vec<String>>,
-    /// What shall stay exactly as the base model has it; everything that can if left out.
+    /// Which texts keep exactly the keys and values of the base model. Defaults to all kinds.
     pub protect: Option<Vec<Protected>>,
 }
 
-/// How firmly concepts keep their own keys and values.
+/// How firmly a merge preserves the keys and values of each concept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MergeMethod {
+    /// Approximately: contradicting concepts each give way a little.
     Soft,
+    /// Exactly, as in the paper.
     Hard,
 }
 
