@@ -66,7 +66,7 @@ impl Concepts {
         let base_digest = format!("none, for {job_id}");
         let task = MergeTask {
             version: TaskVersion::NEWEST,
-            base_digest: base_digest.clone(),
+            base_digest: base_digest.as_str().into(),
             deltas: vec![],
             concepts: vec![],
             recipe: MergeRecipe::default(),

@@ -9,7 +9,6 @@ use crate::domain::delta::{Delta, DeltaConcept, DeltaFormat};
 use crate::domain::id::DeltaId;
 use crate::domain::invalid::FieldError;
 use crate::domain::page::{Page, PageOf};
-use crate::storage::StorageKey;
 
 /// A delta and the concepts that it contains, in their order.
 #[derive(Clone, Debug)]
@@ -66,9 +65,7 @@ impl App {
         format: DeltaFormat,
     ) -> Result<Bytes, Refusal> {
         match format {
-            DeltaFormat::Native => {
-                Ok(self.storage.read(&StorageKey::stored(&delta.storage_key)).await?)
-            }
+            DeltaFormat::Native => Ok(self.storage.read(&delta.storage_key).await?),
             DeltaFormat::Dense => {
                 self.check_served(delta)?;
                 Ok(self.merge_desk.dense(&delta.storage_key).await?.into())

@@ -13,7 +13,7 @@ use crate::domain::invalid::FieldError;
 use crate::domain::job::Preview;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::sample::SampleTask;
-use crate::storage::StorageKey;
+use crate::domain::storage_key::StorageKey;
 
 /// A file that a client has sent.
 #[derive(Clone, Debug)]
@@ -73,7 +73,7 @@ impl App {
 
     /// Returns an image's PNG.
     pub async fn image_file(&self, _caller: &Caller, image: &Image) -> Result<Bytes, Refusal> {
-        Ok(self.storage.read(&StorageKey::stored(&image.storage_key)).await?)
+        Ok(self.storage.read(&image.storage_key).await?)
     }
 
     /// Lists the images that were uploaded for a concept, newest first.
@@ -130,7 +130,7 @@ impl App {
             height: photo.height as i32,
             size_bytes: photo.png.len() as i64,
             sha256: photo.sha256,
-            storage_key: key.as_str().to_owned(),
+            storage_key: key.clone(),
             created_at: Utc::now(),
         };
         self.storage.write(key, photo.png).await?;

@@ -11,14 +11,14 @@ use crate::domain::invalid::FieldError;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{InitImage, decimal};
 
-/// The image that a request names to start from, with the size that its pictures have unless it says otherwise.
+/// The image that a request names to start from, with the size of the generated images unless the request gives one.
 pub(super) struct ChosenInit {
     pub(super) init: InitImage,
     pub(super) width: usize,
     pub(super) height: usize,
 }
 
-/// Noise that a request without a `noise_strength` adds, as in diffusers.
+/// The `noise_strength` of a request that gives none, as in diffusers.
 pub const DEFAULT_NOISE_STRENGTH: f64 = 0.8;
 
 /// Finds the image that a request starts from.
@@ -30,7 +30,7 @@ pub(super) async fn choose_init(
 ) -> Result<Option<ChosenInit>, Refusal> {
     let Some(image_id) = image else {
         if noise_strength.is_some() {
-            let detail = "noise_strength says how much of an init_image is drawn anew: name one";
+            let detail = "noise_strength says how much noise is added to an init_image: name one";
             return Err(FieldError::new("/noise_strength", Code::MissingField, detail).into());
         }
         return Ok(None);
@@ -53,7 +53,7 @@ pub(super) fn init_of(image: Image, noise_strength: f64) -> InitImage {
     }
 }
 
-/// The image's own size, shrunk to what can be drawn and rounded to the model's multiple.
+/// The image's own size, reduced to the largest that can be generated and rounded to the model's multiple.
 fn fitting_size(image: &Image, model: &ModelInfo) -> (usize, usize) {
     let longest = image.width.max(image.height) as f64;
     let scale = (model.max_size() as f64 / longest).min(1.0);
@@ -71,14 +71,16 @@ mod tests {
 
     use super::*;
     use crate::domain::base_model::SamplingDefaults;
+    use crate::domain::digest::Digest;
     use crate::domain::image::ImageSource;
+    use crate::domain::storage_key::StorageKey;
     use crate::domain::training::TrainingRecipe;
 
     #[test]
-    fn a_size_is_the_images_own_as_far_as_it_can_be_drawn() {
+    fn a_size_is_the_images_own_as_far_as_it_can_be_generated() {
         let model = ModelInfo {
             name: String::new(),
-            digest: String::new(),
+            digest: Digest::default(),
             size_multiple: 8,
             native_size: 512,
             max_prompt_tokens: 77,
@@ -102,8 +104,8 @@ mod tests {
                 width: size.0,
                 height: size.1,
                 size_bytes: 0,
-                sha256: String::new(),
-                storage_key: String::new(),
+                sha256: Digest::default(),
+                storage_key: StorageKey::upload(ImageId::generate()),
                 created_at: Utc::now(),
             };
             assert_eq!(fitting_size(&image, &model), fitting, "{size:?}");

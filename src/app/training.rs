@@ -21,7 +21,7 @@ use crate::domain::version::TaskVersion;
 /// A training to start.
 #[derive(Clone, Debug)]
 pub struct NewTraining {
-    /// Several are learnt jointly and share the delta.
+    /// Several are learned jointly and share the delta.
     pub concepts: Vec<ConceptRef>,
     pub preset: Preset,
     /// Fields of the recipe that differ from the preset.

@@ -38,7 +38,7 @@ pub struct SamplingDefaults {
     pub scheduler: SchedulerName,
     pub num_inference_steps: usize,
     pub guidance_scale: f64,
-    /// DDIM's η: 0 is deterministic, 1 draws fresh noise in every step.
+    /// DDIM's η: 0 is deterministic, 1 adds fresh noise in every step.
     pub eta: f64,
 }
 

@@ -6,8 +6,10 @@ use utoipa::ToSchema;
 
 use super::concept::{ConceptWords, Handle};
 use super::delta_use::DeltaUse;
+use super::digest::Digest;
 use super::id::{ConceptId, DeltaId, JobId};
 use super::job::JobKind;
+use super::storage_key::StorageKey;
 
 /// A delta as the catalog has it; its weights are an object in the store.
 #[derive(Clone, Debug)]
@@ -17,13 +19,13 @@ pub struct Delta {
     pub job_id: JobId,
     pub made_by: JobKind,
     /// The base model that it belongs to.
-    pub base_digest: String,
-    pub storage_key: String,
+    pub base_digest: Digest,
+    pub storage_key: StorageKey,
     pub size_bytes: i64,
-    /// SHA-256 of the object, in hex.
-    pub sha256: String,
+    /// The digest of the object.
+    pub sha256: Digest,
     /// What merges need of it; older deltas have none.
-    pub pack_key: Option<String>,
+    pub pack_key: Option<StorageKey>,
     pub created_at: DateTime<Utc>,
 }
 

@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::concept::ConceptRef;
+use super::digest::Digest;
 use super::id::DeltaId;
+use super::storage_key::StorageKey;
 
 /// The most deltas that one sample or merge can combine.
 pub const MAX_DELTAS: usize = 8;
@@ -32,11 +34,11 @@ pub struct ConceptUse {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeltaUse {
     pub delta_id: DeltaId,
-    pub storage_key: String,
+    pub storage_key: StorageKey,
     /// Key of the merge pack, which is what a merge reads of the delta; older deltas have none.
     #[serde(default)]
-    pub pack_key: Option<String>,
-    /// SHA-256 of the object, in hex.
-    pub sha256: String,
+    pub pack_key: Option<StorageKey>,
+    /// The digest of the object.
+    pub sha256: Digest,
     pub strength: f64,
 }

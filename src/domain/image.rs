@@ -2,7 +2,9 @@
 
 use chrono::{DateTime, Utc};
 
+use super::digest::Digest;
 use super::id::{ConceptId, ImageId, SampleId};
+use super::storage_key::StorageKey;
 
 /// Photos that one concept can have.
 pub const MAX_PHOTOS: usize = 100;
@@ -27,9 +29,9 @@ pub struct Image {
     pub width: i32,
     pub height: i32,
     pub size_bytes: i64,
-    /// SHA-256 of the PNG, in hex.
-    pub sha256: String,
-    pub storage_key: String,
+    /// The digest of the PNG.
+    pub sha256: Digest,
+    pub storage_key: StorageKey,
     pub created_at: DateTime<Utc>,
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::digest::Digest;
 use super::merge::MergeRecipe;
 use super::sample::{Determinism, SampleSettings, SchedulerName};
 
@@ -21,7 +22,7 @@ pub struct Manifest {
     #[schema(examples("f32, cpu avx512, winograd"))]
     pub precision: String,
     /// SHA-256 of the base model's configs and weights, in hex.
-    pub base_model: String,
+    pub base_model: Digest,
     pub prompt: String,
     /// The tokens with start and end, without padding. Ids beyond the vocabulary are modifier tokens, in the order of the
     /// deltas.
@@ -61,7 +62,7 @@ pub enum ManifestFormat {
 #[serde(deny_unknown_fields)]
 pub struct ManifestDelta {
     /// SHA-256 of the delta's file, in hex.
-    pub sha256: String,
+    pub sha256: Digest,
     /// How much of the delta was applied.
     pub strength: f64,
 }
@@ -80,7 +81,7 @@ pub struct ManifestMerge {
 #[serde(deny_unknown_fields)]
 pub struct ManifestInit {
     /// SHA-256 of the PNG, in hex.
-    pub sha256: String,
+    pub sha256: Digest,
     /// How much noise was added.
     pub noise_strength: f64,
 }

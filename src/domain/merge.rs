@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::delta_use::DeltaUse;
+use super::digest::Digest;
 use super::id::ConceptId;
 use super::version::TaskVersion;
 
@@ -73,7 +74,7 @@ const WORSE_THAN_ALONE: [f64; 2] = [0.1, 0.2];
 const DRIFTS: [f64; 2] = [0.7, 1.0];
 
 impl Verdict {
-    /// Of two deltas merged: how far their concepts are from what was learnt, together and each alone.
+    /// Of two deltas merged: how far their concepts are from what was learned, together and each alone.
     pub fn of_pair(constraint_error: f64, constraint_error_alone: f64, drift: f64) -> Self {
         let worse = constraint_error - constraint_error_alone;
         Self::beyond(worse, WORSE_THAN_ALONE).max(Self::of_drift(drift))
@@ -125,7 +126,7 @@ impl Default for MergeRecipe {
 /// How far a merge is from what was asked of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeReport {
-    /// `‖W Cᵀ − V‖ / ‖V − W₀ Cᵀ‖` over the concepts' rows: 0 keeps every concept as it was learnt.
+    /// `‖W Cᵀ − V‖ / ‖V − W₀ Cᵀ‖` over the concepts' rows: 0 keeps every concept as it was learned.
     pub constraint_error: f64,
     /// `‖ΔW cᵀ‖ / ‖W₀ cᵀ‖` on captions that were kept aside: 0 leaves ordinary prompts alone.
     pub drift: f64,
@@ -172,7 +173,7 @@ pub struct MergeTask {
     #[serde(default)]
     pub version: TaskVersion,
     /// Refuses a worker that has another base model.
-    pub base_digest: String,
+    pub base_digest: Digest,
     pub deltas: Vec<DeltaUse>,
     /// The concepts that the merged delta contains.
     pub concepts: Vec<ConceptId>,

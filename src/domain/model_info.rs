@@ -3,6 +3,7 @@
 use super::base_model::SamplingDefaults;
 use super::code::Code;
 use super::concept::ModifierToken;
+use super::digest::Digest;
 use super::invalid::FieldError;
 use super::scheduler::SchedulerName;
 use super::training::TrainingRecipe;
@@ -10,7 +11,7 @@ use super::training::TrainingRecipe;
 /// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
 pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
 
-/// Says why a scheduler cannot take so many steps, if it cannot.
+/// Says why a scheduler cannot take this number of steps, if it cannot.
 pub type CheckSteps = Box<dyn Fn(SchedulerName, usize) -> Result<(), String> + Send + Sync>;
 
 /// A scheduler that the base model can be sampled with.
@@ -27,8 +28,8 @@ const MAX_PROMPT_BYTES: usize = 8 * 1024;
 /// What the service knows about its base model without its weights.
 pub struct ModelInfo {
     pub name: String,
-    /// SHA-256 over configs and weights: which deltas fit.
-    pub digest: String,
+    /// The digest of configs and weights: which deltas fit.
+    pub digest: Digest,
     /// Width and height of a sample are multiples of this.
     pub size_multiple: usize,
     /// The side that the model was trained on, in pixels; the default width and height.

@@ -5,10 +5,12 @@ use std::ops::{Range, RangeInclusive};
 use serde::{Deserialize, Serialize};
 
 use super::code::Code;
+use super::digest::Digest;
 use super::id::ImageId;
 use super::invalid::{Checks, FieldError, Invalid};
 use super::merge::MergeRecipe;
 use super::model_info::ModelInfo;
+use super::storage_key::StorageKey;
 use super::version::TaskVersion;
 
 pub use super::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
@@ -139,9 +141,9 @@ pub const UNCONDITIONAL_STRENGTHS: RangeInclusive<f64> = 0.0..=1.0;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InitImage {
     pub image_id: ImageId,
-    pub storage_key: String,
-    /// SHA-256 of the PNG, in hex.
-    pub sha256: String,
+    pub storage_key: StorageKey,
+    /// The digest of the PNG.
+    pub sha256: Digest,
     /// The share of the steps that are taken, in (0, 1]: 1 leaves little of the image.
     pub noise_strength: f64,
 }
@@ -172,7 +174,7 @@ pub struct SampleTask {
     #[serde(default)]
     pub version: TaskVersion,
     /// Refuses a worker that has another base model.
-    pub base_digest: String,
+    pub base_digest: Digest,
     pub prompt: String,
     pub negative_prompt: String,
     pub settings: SampleSettings,

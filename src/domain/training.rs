@@ -1,12 +1,14 @@
-//! A training: the numbers by which a concept is learnt.
+//! A training: the numbers by which a concept is learned.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::code::Code;
 use super::concept::{ConceptWords, Handle};
+use super::digest::Digest;
 use super::id::{ConceptId, ImageId};
 use super::invalid::{Checks, FieldError, Invalid};
+use super::storage_key::StorageKey;
 use super::version::TaskVersion;
 
 /// How the learning rate changes over a training.
@@ -230,7 +232,7 @@ pub struct TrainingTask {
     #[serde(default)]
     pub version: TaskVersion,
     /// Refuses a worker that has another base model.
-    pub base_digest: String,
+    pub base_digest: Digest,
     pub concepts: Vec<TaskConcept>,
     pub preset: Preset,
     pub recipe: TrainingRecipe,
@@ -252,7 +254,7 @@ pub struct TaskConcept {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskImage {
     pub image_id: ImageId,
-    pub storage_key: String,
+    pub storage_key: StorageKey,
 }
 
 #[cfg(test)]

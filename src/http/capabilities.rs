@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::app::{App, DEFAULT_NOISE_STRENGTH};
+use crate::domain::digest::Digest;
 use crate::domain::image::{
     MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
 };
@@ -42,8 +43,8 @@ pub(crate) struct CapabilitiesBody {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BaseModelBody {
     name: String,
-    /// SHA-256 of its configs and weights, in hex.
-    digest: String,
+    /// The digest of its configs and weights.
+    digest: Digest,
     /// The side of the images that it was trained on, in pixels. Also the default width and height.
     native_size: usize,
     /// Width and height are multiples of this.

@@ -15,6 +15,7 @@ use crate::app::delta::DeltaContents;
 use crate::app::{App, Caller};
 use crate::domain::concept::{ConceptWords, Handle};
 use crate::domain::delta::{DeltaConcept, DeltaFormat};
+use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId};
 
 /// The result of a training or a merge. A delta never changes.
@@ -26,13 +27,13 @@ pub(crate) struct DeltaBody {
     /// The concepts that the delta contains.
     concepts: Vec<DeltaConceptBody>,
     /// The digest of the base model that the delta belongs to.
-    base_model_digest: String,
+    base_model_digest: Digest,
     /// Path of the training or merge that made the delta.
     made_by: String,
     /// Size of the file in bytes.
     size_bytes: i64,
-    /// SHA-256 of the file, in hex.
-    sha256: String,
+    /// The digest of the file.
+    sha256: Digest,
     created_at: Timestamp,
     /// Path of the file.
     url: String,

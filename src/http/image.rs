@@ -11,6 +11,7 @@ use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
 use crate::app::{App, Caller};
+use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 
@@ -34,8 +35,8 @@ pub(crate) struct ImageBody {
     height: i32,
     /// Size of the PNG in bytes.
     size_bytes: i64,
-    /// SHA-256 of the PNG, in hex.
-    sha256: String,
+    /// The digest of the PNG.
+    sha256: Digest,
     created_at: Timestamp,
     /// Path of the PNG.
     #[schema(examples("/v1/images/img_01jd8q2m5xet8v3k9c0r4n7w6a/content"))]

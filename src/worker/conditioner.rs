@@ -38,7 +38,7 @@ impl Cast {
         let recipe = Recipe {
             deltas: uses
                 .iter()
-                .map(|used| (used.sha256.clone(), used.strength.to_bits()))
+                .map(|used| (used.sha256.to_string(), used.strength.to_bits()))
                 .collect(),
             share: 1_f64.to_bits(),
             // A recipe came from JSON, so it goes back.

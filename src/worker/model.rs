@@ -52,7 +52,7 @@ impl LoadedModel {
             name: dir
                 .file_name()
                 .map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-            digest: base.digest.clone(),
+            digest: base.digest.as_str().into(),
             size_multiple: base.vae.factor(),
             native_size: base.resolution(),
             max_prompt_tokens: base.tokenizer.max_length(),

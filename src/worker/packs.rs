@@ -108,7 +108,7 @@ impl PackCache {
         let pack = match &used.pack_key {
             Some(key) => read_pack(&worker.storage, key).await.map_err(|error| match error {
                 DeskError::Storage(error) => error.into(),
-                other => JobError::DamagedObject { key: key.clone(), source: other.into() },
+                other => JobError::DamagedObject { key: key.to_string(), source: other.into() },
             })?,
             // A delta from before packs were stored beside them.
             None => build(worker, used, 1.0).await?,

@@ -119,8 +119,8 @@ async fn store(job: JobContext, picture: RgbImage, manifest: Manifest) -> Result
         width: width as i32,
         height: height as i32,
         size_bytes: png.len() as i64,
-        sha256,
-        storage_key: key.as_str().to_owned(),
+        sha256: sha256.into(),
+        storage_key: key.clone(),
         created_at: Utc::now(),
     };
     job.worker.storage.write(&key, png).await?;

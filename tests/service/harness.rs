@@ -99,7 +99,7 @@ impl Service {
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
         ModelInfo {
             name: "tiny".to_owned(),
-            digest: DIGEST.to_owned(),
+            digest: DIGEST.into(),
             size_multiple: 4,
             native_size: 64,
             max_prompt_tokens: tokenizer.max_length(),

@@ -38,7 +38,7 @@ pub enum MergeMethod {
     Hard,
 }
 
-/// A recipe as a request would ask for it, so that one from elsewhere is held to the same rules.
+/// A recipe as a request would ask for it, so that the recipe of a manifest is held to the same rules.
 impl From<MergeRecipe> for MergeOptions {
     fn from(recipe: MergeRecipe) -> Self {
         let (method, constraint_weight) = match recipe.constraint {
