@@ -75,8 +75,11 @@ ids! {
     ImageId, "img", "^img_[0-9a-hjkmnp-tv-z]{26}$";
     /// A row of the queue; every training, merge and sample is one, with the same UUID.
     JobId, "job", "^job_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A training.
     TrainingId, "trn", "^trn_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A merge.
     MergeId, "mrg", "^mrg_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A sample.
     SampleId, "smp", "^smp_[0-9a-hjkmnp-tv-z]{26}$";
     /// The result of a training or a merge.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";

@@ -23,27 +23,39 @@ pub struct Manifest {
     pub precision: String,
     /// SHA-256 of the base model's configs and weights, in hex.
     pub base_model: Digest,
+    /// The prompt.
     pub prompt: String,
     /// The tokens with start and end, without padding. Ids beyond the vocabulary are modifier tokens, in the order of the
     /// deltas.
     pub prompt_token_ids: Vec<u32>,
+    /// The negative prompt.
     pub negative_prompt: String,
     /// The tokens of the negative prompt. Empty without guidance.
     pub negative_prompt_token_ids: Vec<u32>,
+    /// The deltas that took part, in their order.
     pub deltas: Vec<ManifestDelta>,
     /// How the deltas were merged. Null if there are fewer than two.
     pub merge: Option<ManifestMerge>,
+    /// The random seed.
     pub seed: u64,
     /// The index of the image among the images of its seed.
     pub image_index: usize,
     pub scheduler: SchedulerName,
+    /// The number of denoising steps.
     pub num_inference_steps: usize,
+    /// The share of fresh noise in each DDIM step.
     pub eta: f64,
+    /// Weight of the prompt against the negative prompt.
     pub guidance_scale: f64,
+    /// How much of the concepts the negative prompt saw.
     pub unconditional_strength: f64,
+    /// The part of the denoising in which guidance was applied.
     pub guidance_interval: [f64; 2],
+    /// Width in pixels.
     pub width: usize,
+    /// Height in pixels.
     pub height: usize,
+    /// The image that the sample started from. Null if it started from pure noise.
     pub init_image: Option<ManifestInit>,
     /// Whether the same manifest always gives the same bytes. False for `fast` images of a device whose rounding depends on
     /// the batch.

@@ -65,6 +65,7 @@ pub(crate) fn page(limit: i64, after: Option<&str>) -> Result<Page, FieldError> 
 pub(crate) struct ListBody<T> {
     #[schema(value_type = String, examples("list"))]
     object: &'static str,
+    /// The items of this page.
     data: Vec<T>,
     /// Whether there are further items.
     has_more: bool,

@@ -69,7 +69,7 @@ pub(crate) struct SchedulerBody {
     draws_noise: bool,
 }
 
-/// The settings of a sample whose request does not give them.
+/// The settings of a sample whose request does not give them; the fields are those of the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SamplingDefaultsBody {
     scheduler: SchedulerName,
@@ -83,7 +83,7 @@ pub(crate) struct SamplingDefaultsBody {
     determinism: Determinism,
 }
 
-/// The smallest and the largest value of each number.
+/// The smallest and the largest value of each number; the fields are those of a sample request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SamplingRangesBody {
     n: [usize; 2],
@@ -180,7 +180,7 @@ impl SamplingRangesBody {
 
 /// Returns what this service supports: base model, schedulers, defaults and limits.
 #[utoipa::path(get, path = "/v1/capabilities", tag = "capabilities",
-    responses((status = 200, body = CapabilitiesBody)))]
+    responses((status = 200, body = CapabilitiesBody, description = "OK")))]
 pub(crate) async fn get_capabilities(State(app): State<App>) -> axum::Json<CapabilitiesBody> {
     let model = app.model();
     axum::Json(CapabilitiesBody {

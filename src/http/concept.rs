@@ -72,10 +72,11 @@ impl From<CountedConcept> for ConceptBody {
 /// To train it, first add at least four photos with `POST /v1/concepts/{concept}/images`.
 #[utoipa::path(post, path = "/v1/concepts", tag = "concepts", request_body = CreateConcept,
     responses(
-        (status = 201, body = ConceptBody, headers(("location" = String))),
+        (status = 201, body = ConceptBody, headers(("location" = String)), description = "Created"),
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`handle_taken`, `modifier_token_taken`"),
-        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`missing_field`, `unknown_field`, `invalid_value`, `out_of_range`, …"),
     ))]
 pub(crate) async fn create_concept(
     State(app): State<App>,
@@ -90,8 +91,9 @@ pub(crate) async fn create_concept(
 #[utoipa::path(get, path = "/v1/concepts/{concept}", tag = "concepts",
     params(("concept" = String, Path, description = "Id or handle")),
     responses(
-        (status = 200, body = ConceptBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = ConceptBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_concept(
     State(app): State<App>,
@@ -104,8 +106,9 @@ pub(crate) async fn get_concept(
 /// Lists concepts, newest first.
 #[utoipa::path(get, path = "/v1/concepts", tag = "concepts", params(ListQuery),
     responses(
-        (status = 200, body = ListBody<ConceptBody>),
-        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = ListBody<ConceptBody>, description = "OK"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`missing_field`, `unknown_field`, `invalid_value`, `out_of_range`, …"),
     ))]
 pub(crate) async fn list_concepts(
     State(app): State<App>,

@@ -87,8 +87,9 @@ pub(crate) struct DeltaQuery {
 /// Lists deltas, newest first.
 #[utoipa::path(get, path = "/v1/deltas", tag = "deltas", params(DeltaQuery),
     responses(
-        (status = 200, body = ListBody<DeltaBody>),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = ListBody<DeltaBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn list_deltas(
     State(app): State<App>,
@@ -103,8 +104,9 @@ pub(crate) async fn list_deltas(
 /// Returns what is known about a delta.
 #[utoipa::path(get, path = "/v1/deltas/{delta_id}", tag = "deltas", params(("delta_id" = DeltaId, Path)),
     responses(
-        (status = 200, body = DeltaBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = DeltaBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_delta(
     State(app): State<App>,
@@ -134,9 +136,10 @@ pub(crate) struct DeltaContentQuery {
 #[utoipa::path(get, path = "/v1/deltas/{delta_id}/content", tag = "deltas",
     params(("delta_id" = DeltaId, Path), DeltaContentQuery),
     responses(
-        (status = 200, content_type = "application/vnd.safetensors", body = Vec<u8>),
-        (status = 304),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, content_type = "application/vnd.safetensors", body = Vec<u8>, description = "OK"),
+        (status = 304, description = "The client has the current file"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`base_model_mismatch`: whole matrices need the base model that the delta was made for"),
     ))]

@@ -65,9 +65,10 @@ pub(crate) struct EventBody {
         ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
     ),
     responses(
-        (status = 200, content_type = "text/event-stream", body = EventBody),
+        (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
         (status = 204, description = "The training has ended and all its events have been seen"),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn stream_training_events(
     State(app): State<App>,
@@ -85,9 +86,10 @@ pub(crate) async fn stream_training_events(
         ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
     ),
     responses(
-        (status = 200, content_type = "text/event-stream", body = EventBody),
+        (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
         (status = 204, description = "The merge has ended and all its events have been seen"),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn stream_merge_events(
     State(app): State<App>,
@@ -105,9 +107,10 @@ pub(crate) async fn stream_merge_events(
         ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
     ),
     responses(
-        (status = 200, content_type = "text/event-stream", body = EventBody),
+        (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
         (status = 204, description = "The sample has ended and all its events have been seen"),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn stream_sample_events(
     State(app): State<App>,

@@ -16,7 +16,7 @@ pub(crate) struct HealthBody {
 }
 
 /// Returns 200 while the process is alive.
-#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, body = HealthBody)))]
+#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, body = HealthBody, description = "OK")))]
 pub(crate) async fn livez() -> axum::Json<HealthBody> {
     axum::Json(HealthBody { status: "ok" })
 }
@@ -25,7 +25,10 @@ pub(crate) async fn livez() -> axum::Json<HealthBody> {
 ///
 /// It cannot when the database does not respond within a second, or once the process has been asked to stop.
 #[utoipa::path(get, path = "/readyz", tag = "health",
-    responses((status = 200, body = HealthBody), (status = 503, body = HealthBody)))]
+    responses(
+        (status = 200, body = HealthBody, description = "OK"),
+        (status = 503, body = HealthBody, description = "The service cannot answer requests now"),
+    ))]
 pub(crate) async fn readyz(State(app): State<App>) -> (StatusCode, axum::Json<HealthBody>) {
     let (status, text) = match app.readiness().await {
         Readiness::Ready => (StatusCode::OK, "ok"),

@@ -73,8 +73,9 @@ impl From<Image> for ImageBody {
 #[utoipa::path(get, path = "/v1/concepts/{concept}/images", tag = "concepts",
     params(("concept" = String, Path, description = "Id or handle"), ListQuery),
     responses(
-        (status = 200, body = ListBody<ImageBody>),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = ListBody<ImageBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn list_concept_images(
     State(app): State<App>,
@@ -90,8 +91,9 @@ pub(crate) async fn list_concept_images(
 #[utoipa::path(get, path = "/v1/images/{image_id}", tag = "images",
     params(("image_id" = ImageId, Path)),
     responses(
-        (status = 200, body = ImageBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = ImageBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_image(
     State(app): State<App>,
@@ -108,9 +110,10 @@ pub(crate) async fn get_image(
 #[utoipa::path(get, path = "/v1/images/{image_id}/content", tag = "images",
     params(("image_id" = ImageId, Path)),
     responses(
-        (status = 200, content_type = "image/png", body = Vec<u8>),
-        (status = 304),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, content_type = "image/png", body = Vec<u8>, description = "OK"),
+        (status = 304, description = "The client has the current file"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_image_content(
     State(app): State<App>,

@@ -15,8 +15,9 @@ use crate::domain::manifest::Manifest;
 #[utoipa::path(get, path = "/v1/images/{image_id}/manifest", tag = "images",
     params(("image_id" = ImageId, Path)),
     responses(
-        (status = 200, body = Manifest),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = Manifest, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_manifest(
     State(app): State<App>,

@@ -114,8 +114,9 @@ pub(crate) async fn start_merge(
 /// Returns a merge and its state.
 #[utoipa::path(get, path = "/v1/merges/{merge_id}", tag = "merges", params(("merge_id" = MergeId, Path)),
     responses(
-        (status = 200, body = MergeBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = MergeBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_merge(
     State(app): State<App>,
@@ -127,7 +128,7 @@ pub(crate) async fn get_merge(
 
 /// Lists merges, newest first.
 #[utoipa::path(get, path = "/v1/merges", tag = "merges", params(ListQuery),
-    responses((status = 200, body = ListBody<MergeBody>)))]
+    responses((status = 200, body = ListBody<MergeBody>, description = "OK")))]
 pub(crate) async fn list_merges(
     State(app): State<App>,
     caller: Caller,
@@ -139,9 +140,10 @@ pub(crate) async fn list_merges(
 /// Cancels a merge, as for a training.
 #[utoipa::path(post, path = "/v1/merges/{merge_id}/cancel", tag = "merges", params(("merge_id" = MergeId, Path)),
     responses(
-        (status = 200, body = MergeBody),
-        (status = 202, body = MergeBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = MergeBody, description = "The job has ended"),
+        (status = 202, body = MergeBody, description = "The job stops at its next step"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn cancel_merge(
     State(app): State<App>,

@@ -16,7 +16,7 @@ use crate::domain::job::PreviewStep;
 #[utoipa::path(get, path = "/v1/samples/{sample_id}/previews/{index}", tag = "samples",
     params(("sample_id" = SampleId, Path), ("index" = i32, Path, description = "Index of the image")),
     responses(
-        (status = 200, content_type = "image/png", body = Vec<u8>),
+        (status = 200, content_type = "image/png", body = Vec<u8>, description = "OK"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "The image has no preview yet, or the sample has ended"),
     ))]

@@ -175,7 +175,9 @@ pub(crate) struct SampleBody {
     id: SampleId,
     #[schema(value_type = String, examples("sample"))]
     object: &'static str,
+    /// What is generated.
     prompt: String,
+    /// What the images should not show.
     negative_prompt: String,
     /// The complete settings, with every default filled in.
     #[serde(flatten)]
@@ -263,8 +265,9 @@ pub(crate) async fn start_sample(
 /// Returns a sample, its state and its images.
 #[utoipa::path(get, path = "/v1/samples/{sample_id}", tag = "samples", params(("sample_id" = SampleId, Path)),
     responses(
-        (status = 200, body = SampleBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = SampleBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_sample(
     State(app): State<App>,
@@ -276,7 +279,7 @@ pub(crate) async fn get_sample(
 
 /// Lists samples, newest first.
 #[utoipa::path(get, path = "/v1/samples", tag = "samples", params(ListQuery),
-    responses((status = 200, body = ListBody<SampleBody>)))]
+    responses((status = 200, body = ListBody<SampleBody>, description = "OK")))]
 pub(crate) async fn list_samples(
     State(app): State<App>,
     caller: Caller,
@@ -289,9 +292,10 @@ pub(crate) async fn list_samples(
 #[utoipa::path(post, path = "/v1/samples/{sample_id}/cancel", tag = "samples",
     params(("sample_id" = SampleId, Path)),
     responses(
-        (status = 200, body = SampleBody),
-        (status = 202, body = SampleBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = SampleBody, description = "The job has ended"),
+        (status = 202, body = SampleBody, description = "The job stops at its next step"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn cancel_sample(
     State(app): State<App>,

@@ -152,8 +152,9 @@ pub(crate) async fn start_training(
 #[utoipa::path(get, path = "/v1/trainings/{training_id}", tag = "trainings",
     params(("training_id" = TrainingId, Path)),
     responses(
-        (status = 200, body = TrainingBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = TrainingBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_training(
     State(app): State<App>,
@@ -165,7 +166,7 @@ pub(crate) async fn get_training(
 
 /// Lists trainings, newest first.
 #[utoipa::path(get, path = "/v1/trainings", tag = "trainings", params(ListQuery),
-    responses((status = 200, body = ListBody<TrainingBody>)))]
+    responses((status = 200, body = ListBody<TrainingBody>, description = "OK")))]
 pub(crate) async fn list_trainings(
     State(app): State<App>,
     caller: Caller,
@@ -181,9 +182,10 @@ pub(crate) async fn list_trainings(
 #[utoipa::path(post, path = "/v1/trainings/{training_id}/cancel", tag = "trainings",
     params(("training_id" = TrainingId, Path)),
     responses(
-        (status = 200, body = TrainingBody),
-        (status = 202, body = TrainingBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = TrainingBody, description = "The job has ended"),
+        (status = 202, body = TrainingBody, description = "The job stops at its next step"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn cancel_training(
     State(app): State<App>,
@@ -225,8 +227,9 @@ pub(crate) struct MetricsBody {
 #[utoipa::path(get, path = "/v1/trainings/{training_id}/metrics", tag = "trainings",
     params(("training_id" = TrainingId, Path), MetricsQuery),
     responses(
-        (status = 200, body = MetricsBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 200, body = MetricsBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
     ))]
 pub(crate) async fn get_training_metrics(
     State(app): State<App>,

@@ -92,10 +92,13 @@ impl Verdict {
     params(("concept" = String, Path, description = "Id or handle")),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
     responses(
-        (status = 201, body = UploadBody),
-        (status = 404, body = Problem, content_type = "application/problem+json"),
-        (status = 413, body = Problem, content_type = "application/problem+json"),
-        (status = 415, body = Problem, content_type = "application/problem+json"),
+        (status = 201, body = UploadBody, description = "Created"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 413, body = Problem, content_type = "application/problem+json",
+            description = "`body_too_large`"),
+        (status = 415, body = Problem, content_type = "application/problem+json",
+            description = "`unsupported_media_type`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "All files were rejected; `errors` says why, file by file"),
     ))]
@@ -133,9 +136,11 @@ pub(crate) struct UploadImageForm {
 #[utoipa::path(post, path = "/v1/images", tag = "images",
     request_body(content = UploadImageForm, content_type = "multipart/form-data"),
     responses(
-        (status = 201, body = ImageBody),
-        (status = 413, body = Problem, content_type = "application/problem+json"),
-        (status = 415, body = Problem, content_type = "application/problem+json"),
+        (status = 201, body = ImageBody, description = "Created"),
+        (status = 413, body = Problem, content_type = "application/problem+json",
+            description = "`body_too_large`"),
+        (status = 415, body = Problem, content_type = "application/problem+json",
+            description = "`unsupported_media_type`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`image_unreadable`, `image_too_large`, `image_too_small`, `missing_field`"),
     ))]

@@ -26,6 +26,7 @@ pub(crate) struct MergeCheckBody {
     drift: f64,
     /// Condition number of the linear system. Null if it is not finite.
     condition: f64,
+    /// The deltas, in the order of the request.
     deltas: Vec<CheckedDeltaBody>,
     /// Every two of the deltas, merged without the others.
     pairs: Vec<CheckedPairBody>,
@@ -47,6 +48,7 @@ pub(crate) struct CheckedDeltaBody {
 /// Two deltas.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CheckedPairBody {
+    /// The two deltas.
     #[schema(min_items = 2, max_items = 2)]
     deltas: [DeltaId; 2],
     /// The largest cosine between the text features whose keys and values the two deltas change; 1 means the same feature.
@@ -67,8 +69,10 @@ pub(crate) struct CheckedPairBody {
 pub(crate) struct SuggestionBody {
     /// The reason, for people.
     detail: String,
+    /// Method of the request.
     #[schema(value_type = String, examples("POST"))]
     method: &'static str,
+    /// Path of the request.
     #[schema(value_type = String, examples("/v1/trainings"))]
     path: &'static str,
     body: SuggestedTrainingBody,
@@ -77,6 +81,7 @@ pub(crate) struct SuggestionBody {
 /// The body of a joint training.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SuggestedTrainingBody {
+    /// The concepts to train jointly.
     concepts: Vec<ConceptId>,
 }
 
@@ -88,7 +93,7 @@ pub(crate) struct SuggestedTrainingBody {
 /// jointly.
 #[utoipa::path(post, path = "/v1/merges/check", tag = "merges", request_body = StartMerge,
     responses(
-        (status = 200, body = MergeCheckBody),
+        (status = 200, body = MergeCheckBody, description = "OK"),
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`pack_missing`, `captions_not_encoded`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
