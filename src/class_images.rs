@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use crate::domain::concept::ClassNoun;
+use crate::domain::digest::Digest;
 use crate::domain::training::ImageSetRef;
 use crate::engine::CaptionedImage;
 use crate::storage::{Storage, StorageError, StorageKey};
@@ -110,8 +110,8 @@ impl ClassImageSet {
         if self.is_empty() {
             return Ok(None);
         }
-        let digest = data_encoding::HEXLOWER.encode(&Sha256::digest(self.to_zip()?));
-        let storage_key = StorageKey::image_set(&digest).as_str().to_owned();
+        let digest = Digest::of(self.to_zip()?);
+        let storage_key = StorageKey::image_set(&digest);
         Ok(Some(ImageSetRef { digest, storage_key, count: self.entries.len() }))
     }
 
@@ -126,17 +126,17 @@ impl ClassImageSet {
         storage: &Storage,
         reference: &ImageSetRef,
     ) -> Result<(), PublishError> {
-        let key = StorageKey::stored(&reference.storage_key);
-        if storage.exists(&key).await? {
+        let key = &reference.storage_key;
+        if storage.exists(key).await? {
             return Ok(());
         }
         let set = self.clone();
         let file = tokio::task::spawn_blocking(move || set.to_zip()).await;
         let file = file.map_err(io::Error::other)??;
-        if data_encoding::HEXLOWER.encode(&Sha256::digest(&file)) != reference.digest {
+        if Digest::of(&file) != reference.digest {
             return Err(io::Error::other("the folder has changed since it was opened").into());
         }
-        Ok(storage.write(&key, file).await?)
+        Ok(storage.write(key, file).await?)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::http::DEFAULT_QUEUE_LIMIT;
+use crate::app::DEFAULT_QUEUE_LIMIT;
 
 /// Settings of the service and its workers.
 #[derive(Clone, Debug, Args)]

@@ -10,9 +10,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::byte_cache::ByteCache;
+use crate::domain::delta_use::DeltaUse;
+use crate::domain::digest::Digest;
 use crate::domain::id::{DeltaId, JobId};
 use crate::domain::merge::{MergeRecipe, MergeReport};
-use crate::domain::sample::DeltaUse;
 use crate::engine::MergePack;
 use crate::engine::{Delta, read_kv_weights};
 use crate::engine::{Merge, PackUse};
@@ -22,7 +23,7 @@ use crate::storage::{Storage, StorageKey};
 
 pub use self::error::DeltaStoreError;
 
-use self::read::{damaged, read_delta, read_pack, sha256_hex};
+use self::read::{damaged, read_delta, read_pack};
 
 /// Memory for packs: about fifty of Stable Diffusion 1's size, a thousand of `tiny`'s.
 const PACK_BYTES: usize = 128 * 1024 * 1024;
@@ -32,7 +33,7 @@ const STATISTICS_BYTES: usize = 64 * 1024 * 1024;
 /// What the store knows of the base model that is served.
 #[derive(Clone, Debug, Default)]
 pub struct BaseModelRef {
-    pub digest: String,
+    pub digest: Digest,
     /// Of the captions that merges keep unless a request gives others; `None` if there are none.
     pub captions_digest: Option<String>,
     /// Its folder, from which `to_k` and `to_v` are read when they are asked for.
@@ -111,14 +112,14 @@ impl DeltaStore {
     /// # Errors
     /// [`DeltaStoreError::Refused`] for a delta of another base model, [`DeltaStoreError::Damaged`] for a file that is not
     /// as it was written.
-    pub async fn dense(&self, storage_key: &str) -> Result<Vec<u8>, DeltaStoreError> {
-        let key = StorageKey::stored(storage_key);
-        let bytes = self.storage.read(&key).await?;
+    pub async fn dense(&self, key: &StorageKey) -> Result<Vec<u8>, DeltaStoreError> {
+        let bytes = self.storage.read(key).await?;
+        let key = key.clone();
         let base = self.base.clone();
         let dense = tokio::task::spawn_blocking(move || {
-            let damaged = |error| damaged(key.as_str(), error);
+            let damaged = |error| damaged(&key, error);
             let delta = Delta::from_safetensors(&bytes).map_err(damaged)?;
-            if delta.base_digest != base.digest {
+            if delta.base_digest != base.digest.as_str() {
                 let text = "it was made for another base model than the one that is served";
                 return Err(DeltaStoreError::Refused(text.to_owned()));
             }
@@ -212,7 +213,7 @@ impl DeltaStore {
         pack: &MergePack,
     ) -> Result<StorageKey, DeltaStoreError> {
         let bytes = pack.to_safetensors()?;
-        let key = StorageKey::pack(job_id, fence, &sha256_hex(&bytes));
+        let key = StorageKey::pack(job_id, fence, &Digest::of(&bytes));
         self.storage.write(&key, bytes).await?;
         Ok(key)
     }
@@ -223,7 +224,7 @@ impl DeltaStore {
     ) -> Result<Option<(RegularizationStatistics, usize)>, DeltaStoreError> {
         let Some(bytes) = self.storage.read_if_there(key).await? else { return Ok(None) };
         let statistics = RegularizationStatistics::from_safetensors(&bytes);
-        Ok(Some((statistics.map_err(|error| damaged(key.as_str(), error))?, bytes.len())))
+        Ok(Some((statistics.map_err(|error| damaged(key, error))?, bytes.len())))
     }
 
     async fn write_statistics(

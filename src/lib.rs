@@ -6,6 +6,7 @@
 //! - [`domain`]: the nouns and their rules, no I/O;
 //! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service;
 //! - [`http`]: requests in, responses out;
+//! - [`app`]: what the service can do, one verb per request;
 //! - [`worker`]: takes a job, feeds the engine, records the result;
 //! - [`db`]: the catalog in Postgres, the only place with SQL;
 //! - [`storage`]: photos, deltas and images in an object store;
@@ -21,6 +22,7 @@
 
 #[expect(unsafe_code, reason = "an option of the allocator is set through its C interface")]
 pub mod allocator;
+pub mod app;
 pub mod bench;
 mod byte_cache;
 pub mod class_images;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::class_images::{ClassImageSet, PublishError};
 use crate::domain::base_model::BaseModelProfile;
+use crate::domain::digest::Digest;
 use crate::domain::model_info::ModelInfo;
 use crate::engine::captions_digest;
 use crate::engine::clip::ClipTokenizer;
@@ -28,11 +29,11 @@ pub struct ModelFolder {
 impl ModelFolder {
     /// Reads configs, tokenizer and class images, and computes the digest over all files.
     pub fn open(dir: &Path) -> Result<Self> {
-        Self::with_digest(dir, folder_digest(dir)?)
+        Self::with_digest(dir, folder_digest(dir)?.into())
     }
 
     /// The same where the digest is known, which takes by far the most time.
-    pub(crate) fn with_digest(dir: &Path, digest: String) -> Result<Self> {
+    pub(crate) fn with_digest(dir: &Path, digest: Digest) -> Result<Self> {
         let profile_path = dir.join("vstar.json");
         let profile: BaseModelProfile = match profile_path.is_file() {
             true => read_json(&profile_path)?,

@@ -10,9 +10,10 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::App;
 use crate::config::{ServeSettings, Settings};
 use crate::delta_store::{BaseModelRef, DeltaStore};
-use crate::http::{App, router};
+use crate::http::router;
 use crate::model_folder::ModelFolder;
 use crate::postgres::PrivatePostgres;
 use crate::storage::Storage;
@@ -62,14 +63,14 @@ impl Service {
             format!("cannot listen on {}: choose another --listen", settings.listen)
         })?;
         let address = listener.local_addr()?;
-        let mut app = App::new(
+        let app = App::new(
             database.pool.clone(),
             storage.clone(),
             info,
             deltas.clone(),
             shutdown.clone(),
-        );
-        app.queue_limit = settings.queue_limit;
+        )
+        .with_queue_limit(settings.queue_limit);
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) =

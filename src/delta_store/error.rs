@@ -2,7 +2,7 @@
 
 use crate::domain::id::DeltaId;
 use crate::engine::EngineError;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, StorageKey};
 
 /// What is wrong with an object.
 pub(super) type Reason = Box<dyn std::error::Error + Send + Sync>;
@@ -18,7 +18,7 @@ pub enum DeltaStoreError {
     #[error("the object store failed")]
     Storage(#[from] StorageError),
     #[error("object `{key}` is damaged")]
-    Damaged { key: String, source: Reason },
+    Damaged { key: StorageKey, source: Reason },
     /// The deltas cannot be merged so.
     #[error("{0}")]
     Refused(String),

@@ -1,9 +1,8 @@
 //! Objects to values: each is checked against the digest that it was stored with.
 
-use sha2::{Digest, Sha256};
-
 use super::error::{DeltaStoreError, Reason};
-use crate::domain::sample::DeltaUse;
+use crate::domain::delta_use::DeltaUse;
+use crate::domain::digest::Digest;
 use crate::engine::Delta;
 use crate::engine::MergePack;
 use crate::storage::{Storage, StorageKey};
@@ -13,18 +12,17 @@ pub(super) async fn read_delta(
     storage: &Storage,
     used: &DeltaUse,
 ) -> Result<Delta, DeltaStoreError> {
-    let key = StorageKey::stored(&used.storage_key);
-    let bytes = storage.read(&key).await?;
+    let bytes = storage.read(&used.storage_key).await?;
     let sha256 = used.sha256.clone();
     let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &sha256)).await;
     parsed
         .unwrap_or_else(|panic| Err(panic.into()))
-        .map_err(|source| DeltaStoreError::Damaged { key: key.as_str().to_owned(), source })
+        .map_err(|source| damaged(&used.storage_key, source))
 }
 
-fn parse(bytes: &[u8], sha256: &str) -> Result<Delta, Reason> {
-    let digest = sha256_hex(bytes);
-    if digest != sha256 {
+fn parse(bytes: &[u8], sha256: &Digest) -> Result<Delta, Reason> {
+    let digest = Digest::of(bytes);
+    if digest != *sha256 {
         let size = bytes.len();
         let text = format!(
             "its {size} bytes have the SHA-256 {digest:.12}, it was stored with {sha256:.12}"
@@ -35,19 +33,18 @@ fn parse(bytes: &[u8], sha256: &str) -> Result<Delta, Reason> {
 }
 
 /// Reads a pack; its key has its digest.
-pub(super) async fn read_pack(storage: &Storage, key: &str) -> Result<MergePack, DeltaStoreError> {
-    let bytes = storage.read(&StorageKey::stored(key)).await?;
-    let sha256 = sha256_hex(&bytes);
-    if !key.contains(&sha256) {
+pub(super) async fn read_pack(
+    storage: &Storage,
+    key: &StorageKey,
+) -> Result<MergePack, DeltaStoreError> {
+    let bytes = storage.read(key).await?;
+    let sha256 = Digest::of(&bytes);
+    if !key.contains(sha256.as_str()) {
         return Err(damaged(key, format!("its bytes have the SHA-256 {sha256:.12}")));
     }
     MergePack::from_safetensors(&bytes).map_err(|error| damaged(key, error))
 }
 
-pub(super) fn damaged(key: &str, reason: impl Into<Reason>) -> DeltaStoreError {
-    DeltaStoreError::Damaged { key: key.to_owned(), source: reason.into() }
-}
-
-pub(super) fn sha256_hex(bytes: &[u8]) -> String {
-    data_encoding::HEXLOWER.encode(&Sha256::digest(bytes))
+pub(super) fn damaged(key: &StorageKey, reason: impl Into<Reason>) -> DeltaStoreError {
+    DeltaStoreError::Damaged { key: key.clone(), source: reason.into() }
 }

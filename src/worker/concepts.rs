@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::engine::Engine;
 use super::progress::Progress;
+use crate::domain::delta_use::DeltaUse;
+use crate::domain::digest::Digest;
 use crate::domain::job::Phase;
 use crate::domain::merge::MergeRecipe;
-use crate::domain::sample::DeltaUse;
 use crate::engine::DeltaConcept;
 use crate::engine::RegularizationStatistics;
 use crate::engine::Result;
@@ -33,7 +34,7 @@ pub(crate) enum SampleDeltas {
 /// that is used, and how they are merged. Deltas never change, so the same key gives the same K and V.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct ConceptsKey {
-    deltas: Vec<(String, u64)>,
+    deltas: Vec<(Digest, u64)>,
     share: u64,
     /// The merge's recipe as JSON; empty for a single delta.
     merge: String,

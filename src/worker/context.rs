@@ -11,6 +11,7 @@ use super::error::JobError;
 use super::permits::PermitPool;
 use crate::class_images::ClassImageSet;
 use crate::delta_store::DeltaStore;
+use crate::domain::digest::Digest;
 use crate::domain::model_info::ModelInfo;
 use crate::storage::Storage;
 
@@ -63,11 +64,11 @@ impl Context {
     }
 
     /// Refuses a job that was meant for another base model.
-    pub(crate) fn check_base(&self, digest: &str) -> Result<(), JobError> {
+    pub(crate) fn check_base(&self, digest: &Digest) -> Result<(), JobError> {
         let actual = &self.model.digest;
         if digest == actual {
             return Ok(());
         }
-        Err(JobError::BaseModelMismatch { wanted: digest.to_owned(), actual: actual.clone() })
+        Err(JobError::BaseModelMismatch { wanted: digest.clone(), actual: actual.clone() })
     }
 }

@@ -1,11 +1,10 @@
 //! New deltas: from the device to their objects and the row that names them.
 
-use sha2::{Digest, Sha256};
-
 use super::engine::Engine;
 use super::error::JobError;
 use super::job::Job;
 use crate::db::delta::NewDelta;
+use crate::domain::digest::Digest;
 use crate::domain::id::{DeltaId, JobId};
 use crate::engine::Delta;
 use crate::engine::MergePack;
@@ -30,12 +29,12 @@ impl PackedDelta {
     pub(crate) async fn store(self, job: &Job) -> Result<StoredDelta, JobError> {
         let (store, job_id, fence) = (&job.context.deltas, job.lease.job_id, job.lease.fence);
         let pack_key = store.write_pack(job_id, fence, &self.pack).await?;
-        let (size_bytes, sha256) = (self.file.len() as i64, Sha256::digest(&self.file));
+        let (size_bytes, sha256) = (self.file.len() as i64, Digest::of(&self.file));
         Ok(StoredDelta {
             delta_id: DeltaId::generate(),
             job_id,
             size_bytes,
-            sha256: data_encoding::HEXLOWER.encode(&sha256),
+            sha256,
             key: store.write_delta(job_id, fence, self.file).await?,
             pack_key,
         })
@@ -48,7 +47,7 @@ pub(crate) struct StoredDelta {
     job_id: JobId,
     key: StorageKey,
     size_bytes: i64,
-    sha256: String,
+    sha256: Digest,
     pack_key: StorageKey,
 }
 

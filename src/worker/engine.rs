@@ -17,7 +17,7 @@ impl LoadedModel {
     /// Loads a folder of the diffusers layout onto a device such as `cpu` or `cuda:0`.
     pub fn load(dir: &Path, device: &str) -> Result<Self> {
         let base = BaseModel::load(dir, &device_named(device)?)?;
-        let folder = ModelFolder::with_digest(dir, base.digest.clone())?;
+        let folder = ModelFolder::with_digest(dir, base.digest.as_str().into())?;
         // The other half is for samples.
         let training_memory = free_bytes(&base.device).map(|free| free as u64 / 2);
         Ok(Self { folder, engine: Engine { base, training_memory } })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::error::JobError;
-use crate::domain::sample::DeltaUse;
+use crate::domain::delta_use::DeltaUse;
 use crate::engine::MergePack;
 use crate::engine::PackUse;
 use crate::engine::RegularizationStatistics;

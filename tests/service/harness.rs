@@ -13,6 +13,7 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use vstar::app::{App, DEFAULT_QUEUE_LIMIT};
 use vstar::db;
 use vstar::db::job::Capacity;
 use vstar::delta_store::{BaseModelRef, DeltaStore};
@@ -24,7 +25,7 @@ use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
-use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
+use vstar::http::router;
 use vstar::model_folder::ModelFolder;
 use vstar::storage::Storage;
 
@@ -91,12 +92,23 @@ impl Service {
 
     /// The same with so many places in each queue.
     pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
+        Self::with(db, Arc::new(Self::tiny_card()), BaseModelRef::default(), queue_limit, None)
+            .await
+    }
+
+    /// The same on a given object store.
+    pub(crate) async fn with_storage(db: PgPool, storage: Storage) -> Self {
+        let card = Arc::new(Self::tiny_card());
+        Self::with(db, card, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
+    }
+
+    fn tiny_card() -> ModelInfo {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let scheduler: SchedulerConfig =
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
-        let info = ModelInfo {
+        ModelInfo {
             name: "tiny".to_owned(),
-            digest: DIGEST.to_owned(),
+            digest: DIGEST.into(),
             size_multiple: 4,
             native_size: 64,
             max_prompt_tokens: tokenizer.max_length(),
@@ -110,14 +122,14 @@ impl Service {
                 tokenizer.encode(text, added).unwrap().length
             }),
             check_steps: check_steps(&scheduler),
-        };
-        Self::with(db, Arc::new(info), BaseModelRef::default(), queue_limit).await
+        }
     }
 
     /// A service for a given model; the caller runs the worker.
     pub(crate) async fn with_model(db: PgPool, folder: &ModelFolder) -> Self {
         let base = BaseModelRef::from(folder);
-        let service = Self::with(db, folder.info.clone(), base, DEFAULT_QUEUE_LIMIT).await;
+        let info = folder.info.clone();
+        let service = Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None).await;
         folder.publish_class_images(&service.storage).await.unwrap();
         service
     }
@@ -127,14 +139,15 @@ impl Service {
         info: Arc<ModelInfo>,
         base: BaseModelRef,
         queue_limit: usize,
+        storage: Option<Storage>,
     ) -> Self {
         let objects = Arc::new(InMemory::new());
         let store = Arc::new(FaultyStore::new(objects.clone()));
-        let storage = Storage::new(store.clone());
+        let storage = storage.unwrap_or_else(|| Storage::new(store.clone()));
         let shutdown = CancellationToken::new();
         let deltas = DeltaStore::new(storage.clone(), base, DELTA_BYTES);
-        let mut app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone());
-        app.queue_limit = queue_limit;
+        let app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone())
+            .with_queue_limit(queue_limit);
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });

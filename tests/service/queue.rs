@@ -6,6 +6,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::Capacity;
+use vstar::domain::code::Code;
 use vstar::domain::id::JobId;
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
 
@@ -24,7 +25,7 @@ async fn state(db: &PgPool, job_id: JobId) -> JobState {
 }
 
 fn failure() -> Failure {
-    Failure { title: "t".into(), code: "worker_lost".into(), detail: "d".into(), retryable: true }
+    Failure { title: "t".into(), code: Code::WorkerLost, detail: "d".into(), retryable: true }
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]

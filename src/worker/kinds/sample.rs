@@ -5,13 +5,13 @@ mod manifest;
 
 use chrono::Utc;
 use image::RgbImage;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::init_image::read_init;
 use self::manifest::manifest_of;
 use crate::db;
+use crate::domain::digest::Digest;
 use crate::domain::id::{ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::Phase;
@@ -140,7 +140,7 @@ async fn store(job: Job, image: RgbImage, manifest: Manifest) -> Result<Image, J
     let (width, height) = image.dimensions();
     let encoded = tokio::task::spawn_blocking(move || {
         let png = image_file::encode(&image, &manifest)?;
-        let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&png));
+        let sha256 = Digest::of(&png);
         Ok((png, sha256))
     });
     let (png, sha256) =
@@ -154,7 +154,7 @@ async fn store(job: Job, image: RgbImage, manifest: Manifest) -> Result<Image, J
         height: height as i32,
         size_bytes: png.len() as i64,
         sha256,
-        storage_key: key.as_str().to_owned(),
+        storage_key: key.clone(),
         created_at: Utc::now(),
     };
     job.context.storage.write(&key, png).await?;

@@ -11,9 +11,8 @@ use crate::worker::job::Job;
 /// Reads and encodes it, once for all images of the task.
 pub(super) async fn read_init(job: &Job, task: &SampleTask) -> Result<Option<InitImage>, JobError> {
     let Some(init) = &task.init else { return Ok(None) };
-    let key = StorageKey::stored(&init.storage_key);
-    let file = job.context.storage.read(&key).await?;
-    let image = decode(&key, &file)?;
+    let file = job.context.storage.read(&init.storage_key).await?;
+    let image = decode(&init.storage_key, &file)?;
     let (width, height, noise_strength) =
         (task.settings.width, task.settings.height, init.noise_strength);
     let encode = job
@@ -24,9 +23,7 @@ pub(super) async fn read_init(job: &Job, task: &SampleTask) -> Result<Option<Ini
 }
 
 fn decode(key: &StorageKey, file: &[u8]) -> Result<RgbImage, JobError> {
-    let image = image::load_from_memory(file).map_err(|error| JobError::DamagedObject {
-        key: key.as_str().to_owned(),
-        source: error.into(),
-    })?;
+    let image = image::load_from_memory(file)
+        .map_err(|error| JobError::DamagedObject { key: key.clone(), source: error.into() })?;
     Ok(image.to_rgb8())
 }

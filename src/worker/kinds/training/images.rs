@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use image::imageops::FilterType;
-use sha2::{Digest, Sha256};
 
 use crate::class_images::ClassImageSet;
+use crate::domain::digest::Digest;
 use crate::domain::training::{ClassImages, ImageSetRef, TaskConcept, TrainingTask};
 use crate::engine::TrainingConcept;
-use crate::storage::StorageKey;
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
 
@@ -36,11 +35,11 @@ async fn read_class_images(
     reference: Option<&ImageSetRef>,
 ) -> Result<Arc<ClassImageSet>, JobError> {
     let Some(reference) = reference else { return Ok(job.context.class_images.clone()) };
-    let bytes = job.context.storage.read(&StorageKey::stored(&reference.storage_key)).await?;
+    let bytes = job.context.storage.read(&reference.storage_key).await?;
     let (key, digest) = (reference.storage_key.clone(), reference.digest.clone());
     let damaged = |source| JobError::DamagedObject { key, source };
     let read = tokio::task::spawn_blocking(move || {
-        let actual = data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes));
+        let actual = Digest::of(&bytes);
         if actual != digest {
             let text = format!("its bytes have the SHA-256 {actual:.12} instead of {digest:.12}");
             return Err(io::Error::other(text));
@@ -59,7 +58,7 @@ async fn read_concept(
     let class_images = match class_images {
         None => Vec::new(),
         Some(set) => {
-            let chosen = set.choose(&concept.class_noun);
+            let chosen = set.choose(&concept.words.class_noun);
             let read = tokio::task::spawn_blocking(move || chosen.read()).await;
             read.map_err(io::Error::other)
                 .and_then(|images| images)
@@ -67,10 +66,7 @@ async fn read_concept(
         }
     };
     Ok(TrainingConcept {
-        words: crate::domain::concept::ConceptWords {
-            modifier_token: concept.modifier_token.clone(),
-            class_noun: concept.class_noun.clone(),
-        },
+        words: concept.words.clone(),
         images: read_photos(job, concept).await?,
         class_images,
     })
@@ -81,16 +77,13 @@ async fn read_photos(job: &Job, concept: &TaskConcept) -> Result<Vec<RgbImage>, 
     let max_side = (4 * job.context.model.native_size).max(1024) as u32;
     let mut images: Vec<RgbImage> = Vec::new();
     for image in &concept.images {
-        let key = StorageKey::stored(&image.storage_key);
-        let bytes = job.context.storage.read(&key).await?;
+        let bytes = job.context.storage.read(&image.storage_key).await?;
         let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_side)).await;
         let decoded = decoded.map_err(image_error).and_then(|image| image.map_err(image_error));
-        images.push(
-            decoded.map_err(|source| JobError::DamagedObject {
-                key: key.as_str().to_owned(),
-                source,
-            })?,
-        );
+        images.push(decoded.map_err(|source| JobError::DamagedObject {
+            key: image.storage_key.clone(),
+            source,
+        })?);
         job.progress.check()?;
     }
     Ok(images)

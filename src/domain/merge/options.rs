@@ -3,39 +3,42 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
+use crate::domain::code::Code;
 use crate::domain::concept::modifier_tokens_in;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::merge::{CAPTIONS, CONSTRAINT_WEIGHTS, Constraint, MergeRecipe, Protected};
 use crate::domain::model_info::ModelInfo;
-use crate::domain::sample::decimal;
+use crate::domain::number::decimal;
 
-/// How deltas are merged; what is left out is the default.
-#[derive(Debug, Default, Deserialize, ToSchema)]
+/// How deltas are merged. Every field is optional.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct MergeOptions {
-    /// `soft` unless said otherwise: concepts that contradict each other each give way a little.
-    pub(crate) method: Option<MergeMethod>,
-    /// μ of the soft constraints: the more, the nearer to each concept as it was learnt, and the more other prompts
-    /// change.
+pub struct MergeOptions {
+    /// How firmly each concept is preserved. Defaults to `soft`, with which contradicting concepts each give way a little.
+    pub method: Option<MergeMethod>,
+    /// Weight μ of the soft constraints, from 0.1 to 100 000 000. Defaults to 1000. A larger weight preserves each concept
+    /// more closely and changes other prompts more.
     #[schema(minimum = 0.1, maximum = 100_000_000, default = 1000.0)]
-    pub(crate) constraint_weight: Option<f64>,
-    /// Ordinary prompts that shall stay as they are, enough of them to span the text space; those of the base model's
-    /// class images if left out.
+    pub constraint_weight: Option<f64>,
+    /// 20 to 2000 ordinary prompts whose images should not change. They should cover the whole range of prompts. Defaults to
+    /// the captions of the base model's class images.
     #[schema(min_items = 20, max_items = 2000)]
-    pub(crate) captions: Option<Vec<String>>,
-    /// What shall stay exactly as the base model has it; everything that can if left out.
-    pub(crate) protect: Option<Vec<Protected>>,
+    pub captions: Option<Vec<String>>,
+    /// Which texts keep exactly the keys and values of the base model. Defaults to all kinds.
+    pub protect: Option<Vec<Protected>>,
 }
 
-/// How firmly concepts keep their own keys and values.
+/// How firmly a merge preserves the keys and values of each concept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum MergeMethod {
+pub enum MergeMethod {
+    /// Approximately: contradicting concepts each give way a little.
     Soft,
+    /// Exactly, as in the paper.
     Hard,
 }
 
-/// A recipe as a request would ask for it, so that one from elsewhere is held to the same rules.
+/// A recipe as a request would ask for it, so that the recipe of a manifest is held to the same rules.
 impl From<MergeRecipe> for MergeOptions {
     fn from(recipe: MergeRecipe) -> Self {
         let (method, constraint_weight) = match recipe.constraint {
@@ -55,7 +58,7 @@ impl MergeOptions {
     /// Fills in the defaults.
     ///
     /// - `pointer`: where the options stand in the body
-    pub(crate) fn recipe(self, model: &ModelInfo, pointer: &str) -> Result<MergeRecipe, Invalid> {
+    pub fn recipe(self, model: &ModelInfo, pointer: &str) -> Result<MergeRecipe, Invalid> {
         let mut checks = Checks::default();
         let constraint = match (self.method, self.constraint_weight) {
             (None | Some(MergeMethod::Soft), None) => Constraint::DEFAULT,
@@ -67,7 +70,7 @@ impl MergeOptions {
             }
             (Some(MergeMethod::Hard), given) => {
                 let pointer = format!("{pointer}/constraint_weight");
-                checks.require(given.is_none(), &pointer, "not_applicable", || {
+                checks.require(given.is_none(), &pointer, Code::NotApplicable, || {
                     "hard constraints have no weight: leave it out, or ask for the method `soft`"
                         .to_owned()
                 });
@@ -76,14 +79,17 @@ impl MergeOptions {
         };
         let captions_pointer = format!("{pointer}/captions");
         match &self.captions {
-            None => {
-                checks.require(model.has_class_images, &captions_pointer, "missing_field", || {
+            None => checks.require(
+                model.has_class_images,
+                &captions_pointer,
+                Code::MissingField,
+                || {
                     format!(
                         "`{}` has no class images whose captions a merge could keep: give captions",
                         model.name
                     )
-                })
-            }
+                },
+            ),
             Some(captions) => {
                 checks.in_range(captions.len(), CAPTIONS, &captions_pointer);
                 for (index, caption) in captions.iter().enumerate() {
@@ -106,11 +112,15 @@ impl MergeOptions {
 
 fn check_caption(model: &ModelInfo, caption: &str, pointer: &str) -> Result<(), FieldError> {
     if caption.trim().is_empty() {
-        return Err(FieldError::new(pointer, "invalid_value", "a caption has at least one word"));
+        return Err(FieldError::new(
+            pointer,
+            Code::InvalidValue,
+            "a caption has at least one word",
+        ));
     }
     if !modifier_tokens_in(caption).is_ok_and(|tokens| tokens.is_empty()) {
         let detail = "captions are ordinary prompts: leave modifier tokens out";
-        return Err(FieldError::new(pointer, "invalid_value", detail));
+        return Err(FieldError::new(pointer, Code::InvalidValue, detail));
     }
     model.check_prompt(caption, &[], pointer)
 }

@@ -7,23 +7,26 @@ use std::io::Cursor;
 
 use image::codecs::png::PngEncoder;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
-use sha2::{Digest, Sha256};
 
-use crate::domain::image::{MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MIN_PHOTO_SIDE};
+use crate::domain::code::Code;
+use crate::domain::digest::Digest;
+use crate::domain::image::{
+    MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
+};
 
 /// A photo as it is stored.
 #[derive(Debug)]
-pub(crate) struct Photo {
-    pub(crate) png: Vec<u8>,
-    pub(crate) width: u32,
-    pub(crate) height: u32,
-    /// SHA-256 of the PNG, in hex.
-    pub(crate) sha256: String,
+pub(super) struct Photo {
+    pub(super) png: Vec<u8>,
+    pub(super) width: u32,
+    pub(super) height: u32,
+    /// The digest of the PNG.
+    pub(super) sha256: Digest,
 }
 
 /// Why a file cannot be a photo of a concept.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PhotoError {
+pub enum PhotoError {
     #[error("the file is empty")]
     Empty,
     #[error("the file has more than {MAX_PHOTO_BYTES} bytes")]
@@ -36,22 +39,29 @@ pub(crate) enum PhotoError {
     TooLarge { width: u32, height: u32 },
     #[error("the image has {width}x{height} pixels; each side needs at least {MIN_PHOTO_SIDE}")]
     TooSmall { width: u32, height: u32 },
+    #[error("the concept has this photo already")]
+    Duplicate,
+    #[error("a concept has at most {MAX_PHOTOS} photos")]
+    TooMany,
     #[error("the image is damaged or ends early: {0}")]
     Damaged(String),
 }
 
 impl PhotoError {
-    pub(crate) fn code(&self) -> &'static str {
+    /// The code that clients are told.
+    pub fn code(&self) -> Code {
         match self {
-            Self::Empty | Self::UnknownFormat | Self::Damaged(_) => "image_unreadable",
-            Self::TooManyBytes | Self::TooLarge { .. } => "image_too_large",
-            Self::TooSmall { .. } => "image_too_small",
+            Self::Empty | Self::UnknownFormat | Self::Damaged(_) => Code::ImageUnreadable,
+            Self::TooManyBytes | Self::TooLarge { .. } => Code::ImageTooLarge,
+            Self::TooSmall { .. } => Code::ImageTooSmall,
+            Self::Duplicate => Code::DuplicateImage,
+            Self::TooMany => Code::TooManyImages,
         }
     }
 }
 
 /// Decodes a file upright, as its EXIF orientation says, and encodes its pixels alone.
-pub(crate) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
+pub(super) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
     if file.is_empty() {
         return Err(PhotoError::Empty);
     }
@@ -84,7 +94,7 @@ pub(crate) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
 
     let mut png = Vec::new();
     image.write_with_encoder(PngEncoder::new(&mut png)).map_err(damaged)?;
-    let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&png));
+    let sha256 = Digest::of(&png);
     Ok(Photo { png, width: image.width(), height: image.height(), sha256 })
 }
 
@@ -138,7 +148,7 @@ fn scan_length(data: &[u8]) -> usize {
 mod tests {
     use super::*;
 
-    fn picture(width: u32, height: u32) -> RgbImage {
+    fn image_of(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8, y as u8, (x ^ y) as u8]))
     }
 
@@ -161,16 +171,16 @@ mod tests {
 
     #[test]
     fn a_png_keeps_its_pixels() {
-        let picture = picture(40, 50);
+        let image = image_of(40, 50);
 
-        let photo = normalize(&encoded(&picture, ImageFormat::Png)).unwrap();
+        let photo = normalize(&encoded(&image, ImageFormat::Png)).unwrap();
 
-        assert_eq!(image::load_from_memory(&photo.png).unwrap().to_rgb8(), picture);
+        assert_eq!(image::load_from_memory(&photo.png).unwrap().to_rgb8(), image);
     }
 
     #[test]
     fn the_orientation_is_applied_and_the_metadata_dropped() {
-        let photo = normalize(&turned_jpeg(&picture(40, 50))).unwrap();
+        let photo = normalize(&turned_jpeg(&image_of(40, 50))).unwrap();
 
         assert_eq!((photo.width, photo.height), (50, 40));
         assert!(!photo.png.windows(4).any(|bytes| bytes == b"Exif" || bytes == b"eXIf"));
@@ -179,19 +189,23 @@ mod tests {
     #[test]
     fn a_file_that_ends_early_is_refused_in_every_format() {
         for format in [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::WebP] {
-            let file = encoded(&picture(64, 64), format);
+            let file = encoded(&image_of(64, 64), format);
             assert!(normalize(&file).is_ok(), "{format:?}");
             for length in [file.len() * 9 / 10, file.len() / 2, 40] {
                 let error = normalize(&file[..length]).unwrap_err();
-                assert_eq!(error.code(), "image_unreadable", "{format:?} cut to {length}: {error}");
+                assert_eq!(
+                    error.code(),
+                    Code::ImageUnreadable,
+                    "{format:?} cut to {length}: {error}"
+                );
             }
         }
     }
 
     #[test]
-    fn a_picture_of_30_000_pixels_a_side_is_refused_undecoded() {
+    fn an_image_of_30_000_pixels_a_side_is_refused_undecoded() {
         // The header of a real PNG with other dimensions and its checksum made good: 38 bytes of 2.7 GB.
-        let mut file = encoded(&picture(32, 32), ImageFormat::Png);
+        let mut file = encoded(&image_of(32, 32), ImageFormat::Png);
         file[16..20].copy_from_slice(&30_000_u32.to_be_bytes());
         file[20..24].copy_from_slice(&30_000_u32.to_be_bytes());
         let checksum = crc32(&file[12..29]);
@@ -210,11 +224,11 @@ mod tests {
             b"GIF89a\x01\0\x01\0\0\0\0",
             b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         ] {
-            assert_eq!(normalize(file).unwrap_err().code(), "image_unreadable");
+            assert_eq!(normalize(file).unwrap_err().code(), Code::ImageUnreadable);
         }
         assert_eq!(
-            normalize(&encoded(&picture(31, 64), ImageFormat::Png)).unwrap_err().code(),
-            "image_too_small"
+            normalize(&encoded(&image_of(31, 64), ImageFormat::Png)).unwrap_err().code(),
+            Code::ImageTooSmall
         );
     }
 
