@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{Result, Tensor, bail};
 
-use super::ops;
+use super::ops::sum::sum;
 
 /// A tensor on its way through a network.
 #[derive(Clone, Debug)]
@@ -158,7 +158,7 @@ impl Tape {
                 seen(&gradient);
                 let Some(index) = input else { continue };
                 gradients[index] = Some(match gradients[index].take() {
-                    Some(sum) => ops::sum(&sum, &gradient)?,
+                    Some(total) => sum(&total, &gradient)?,
                     None => gradient,
                 });
             }

@@ -13,38 +13,39 @@
 mod activation;
 mod arrange;
 mod attention;
+mod buffer;
 mod conv;
-mod cpu;
-mod elsewhere;
 mod geglu;
+mod gemm;
+mod group_norm;
+mod groups;
+mod layer_norm;
 mod linear;
-mod norm;
+mod math;
+mod matmul;
+mod normalization;
 mod optimize;
-mod product;
+mod precision;
 mod resample;
-mod stored;
-mod winograd;
+mod shape;
+mod simd;
+pub(super) mod sum;
+mod weight;
 mod workspace;
 
 pub use activation::{gelu, quick_gelu, silu};
-pub use arrange::{concat_channels, sum};
+pub use arrange::concat_channels;
 pub use attention::attention;
+pub(crate) use buffer::filled;
 pub use conv::{FrozenConv2d, Padding};
-pub(crate) use cpu::filled;
 pub use geglu::Geglu;
-pub use linear::{FrozenLinear, matmul, matmul_stacked};
-pub use norm::{GroupNorm, LayerNorm};
+pub use group_norm::GroupNorm;
+pub use layer_norm::LayerNorm;
+pub use linear::FrozenLinear;
+pub use matmul::{matmul, matmul_stacked};
 pub use optimize::{AdamWStep, adamw, sum_of_squares};
+pub use precision::Precision;
 pub use resample::upsample_nearest_2x;
-pub use stored::FrozenWeight;
+pub use sum::sum;
+pub use weight::FrozenWeight;
 pub(crate) use workspace::Workspace;
-
-/// How f32 on the CPU is computed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// Every sum as the definition has it.
-    Exact,
-    /// 3×3 convolutions by Winograd's minimal filtering, whose error is about twice as large.
-    #[default]
-    Fast,
-}

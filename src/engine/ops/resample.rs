@@ -1,10 +1,11 @@
 //! Change of image size between the levels of a model.
 
-use candle_core::{Result, Tensor};
-use rayon::prelude::*;
+mod candle;
+mod cpu;
 
-use super::cpu::{applies, filled, tensor, values};
-use super::elsewhere;
+use candle_core::Result;
+
+use super::buffer::applies;
 use crate::engine::autograd::Variable;
 
 /// Doubles height and width by repetition, less one row or column where `height` or `width` is odd.
@@ -13,47 +14,16 @@ use crate::engine::autograd::Variable;
 /// over its copies.
 pub fn upsample_nearest_2x(x: &Variable, height: usize, width: usize) -> Result<Variable> {
     let (_, h, w, _) = x.tensor().dims4()?;
-    if !applies(x.tensor()) {
-        return elsewhere::upsample_nearest_2x(x, height, width);
-    }
-    let y = repeat(&x.tensor().contiguous()?, height, width)?;
-    Ok(Variable::derived(y, [x], move |dy, _| Ok([Some(gather(&dy.contiguous()?, h, w)?)])))
-}
 
-fn repeat(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let (batch, h, w, channels) = x.dims4()?;
-    let x = values(x)?;
-    let x: &[f32] = &x;
-    let row = width * channels;
-    let y = filled(batch * height * row, |y| {
-        y.par_chunks_mut(row).with_min_len(4).enumerate().for_each(|(index, y)| {
-            let (image, at) = (index / height, index % height);
-            let x = &x[(image * h + at / 2) * w * channels..][..w * channels];
-            for (at, y) in y.chunks_exact_mut(channels).enumerate() {
-                y.copy_from_slice(&x[at / 2 * channels..][..channels]);
-            }
-        });
-    });
-    tensor(y, (batch, height, width, channels))
-}
-
-fn gather(dy: &Tensor, h: usize, w: usize) -> Result<Tensor> {
-    let (batch, height, width, channels) = dy.dims4()?;
-    let dy = values(dy)?;
-    let dy: &[f32] = &dy;
-    let row = w * channels;
-    let dx = filled(batch * h * row, |dx| {
-        dx.par_chunks_mut(row).with_min_len(4).enumerate().for_each(|(index, dx)| {
-            dx.fill(0.0);
-            let (image, at) = (index / h, index % h);
-            for at in 2 * at..height.min(2 * at + 2) {
-                let dy = &dy[(image * height + at) * width * channels..][..width * channels];
-                for (at, dy) in dy.chunks_exact(channels).enumerate() {
-                    let dx = &mut dx[at / 2 * channels..][..channels];
-                    dx.iter_mut().zip(dy).for_each(|(dx, dy)| *dx += dy);
-                }
-            }
-        });
-    });
-    tensor(dx, (batch, h, w, channels))
+    let y = match applies(x.tensor()) {
+        true => cpu::repeat(&x.tensor().contiguous()?, height, width)?,
+        false => candle::repeat(x.tensor(), height, width)?,
+    };
+    Ok(Variable::derived(y, [x], move |dy, _| {
+        let dx = match applies(dy) {
+            true => cpu::gather(&dy.contiguous()?, h, w)?,
+            false => candle::gather(dy, h, w)?,
+        };
+        Ok([Some(dx)])
+    }))
 }

@@ -4,9 +4,9 @@
 
 use candle_core::DType;
 
-use super::attention::Softmax;
-use super::elsewhere::{HELD, QUERIES};
+use super::attention::{QUERIES, Softmax};
 use super::geglu;
+use super::groups::HELD;
 
 /// The sizes of numbers where an operation runs.
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,9 @@
+//! The activations by name.
+
+/// A function of one number.
+#[derive(Clone, Copy)]
+pub(crate) enum Function {
+    Silu,
+    Gelu,
+    QuickGelu,
+}

@@ -1,0 +1,146 @@
+//! Convolution in candle's tensors: pixels are gathered, then multiplied by a matrix of filters.
+
+use candle_core::{Result, Tensor};
+
+use super::geometry::{Geometry, Padding};
+use crate::engine::ops::groups::in_groups;
+
+/// The filters of one layer.
+pub(super) struct Filters {
+    /// `(kernel² · in_channels, out_channels)`.
+    matrix: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Filters {
+    /// - `weight`: `(out_channels, in_channels, kernel, kernel)`
+    /// - `bias`: `(out_channels,)`
+    pub(super) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let out_channels = weight.dim(0)?;
+        let matrix = weight.permute((2, 3, 1, 0))?.contiguous()?;
+        Ok(Self { matrix: matrix.reshape(((), out_channels))?, bias })
+    }
+
+    /// - `x`: `(batch, height, width, in_channels)`
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        geometry: Geometry,
+        add: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let y = gather_and_multiply(x, &self.matrix, geometry, Positions::InOrder)?;
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        match add {
+            Some(other) => y + other,
+            None => Ok(y),
+        }
+    }
+
+    /// The gradient of an image of `(height, width)`: a convolution of the gradient, with zeros between its pixels where
+    /// there was a stride, and filters turned by 180°.
+    ///
+    /// Turned, the filters' positions lie in reverse order, which costs nothing: it is the pixels that are gathered so. In
+    /// and out channels change places in a copy that lives as long as the call; to keep it would take as much again as all
+    /// filters.
+    pub(super) fn backward(
+        &self,
+        dy: &Tensor,
+        geometry: Geometry,
+        (height, width): (usize, usize),
+    ) -> Result<Tensor> {
+        let Geometry { kernel, stride, padding: p } = geometry;
+        let (_, rows, columns, out_channels) = dy.dims4()?;
+        let in_channels = self.matrix.dim(0)? / (kernel * kernel);
+        let apart = spread(&spread(dy, 1, stride)?, 2, stride)?;
+        let (down, across) = ((rows - 1) * stride + 1, (columns - 1) * stride + 1);
+        let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
+        let padding = Padding {
+            top,
+            bottom: (height + kernel - 1).saturating_sub(top + down),
+            left,
+            right: (width + kernel - 1).saturating_sub(left + across),
+        };
+        // (kernel² · in, out) → (kernel² · out, in), still position by position.
+        let by_position = self.matrix.reshape((kernel * kernel, in_channels, out_channels))?;
+        let turned = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
+        let geometry = Geometry { kernel, stride: 1, padding };
+        let dx = gather_and_multiply(&apart, &turned, geometry, Positions::Reversed)?;
+        dx.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
+    }
+}
+
+/// In which order the positions of a kernel lie in a matrix of filters.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Positions {
+    InOrder,
+    Reversed,
+}
+
+/// Pixels are held once for each position of the kernel, of a group of images at a time.
+fn gather_and_multiply(
+    x: &Tensor,
+    matrix: &Tensor,
+    geometry: Geometry,
+    positions: Positions,
+) -> Result<Tensor> {
+    let (_, height, width, _) = x.dims4()?;
+    let (rows, columns) = geometry.output(height, width);
+    in_groups(&[x], rows * columns * matrix.dim(0)?, |part| {
+        let images = part[0].dim(0)?;
+        let gathered = gather(&part[0], geometry, (rows, columns), positions)?;
+        gathered.matmul(matrix)?.reshape((images, rows, columns, ()))
+    })
+}
+
+/// `(images, height, width, channels)` → `(images · rows · columns, kernel² · channels)`.
+fn gather(
+    x: &Tensor,
+    geometry: Geometry,
+    (rows, columns): (usize, usize),
+    positions: Positions,
+) -> Result<Tensor> {
+    let Geometry { kernel, stride, padding: p } = geometry;
+    let (images, _, _, channels) = x.dims4()?;
+    if kernel == 1 && stride == 1 && p == Padding::same(0) {
+        return x.reshape(((), channels));
+    }
+    // Enough below and to the right that each position can be cut out in whole strides.
+    let x = x.pad_with_zeros(1, p.top, p.bottom + stride)?.pad_with_zeros(
+        2,
+        p.left,
+        p.right + stride,
+    )?;
+    let part = |y: usize, x_: usize| -> Result<Tensor> {
+        let part = x.narrow(1, y, rows * stride)?.narrow(2, x_, columns * stride)?;
+        let part = match stride {
+            1 => part,
+            _ => part
+                .contiguous()?
+                .reshape((images * rows, stride, columns, stride, channels))?
+                .narrow(1, 0, 1)?
+                .narrow(3, 0, 1)?,
+        };
+        part.contiguous()?.reshape((images * rows * columns, channels))
+    };
+    let all = (0..kernel * kernel).map(|position| part(position / kernel, position % kernel));
+    let mut parts = all.collect::<Result<Vec<_>>>()?;
+    if positions == Positions::Reversed {
+        parts.reverse();
+    }
+    Tensor::cat(&parts, 1)?.contiguous()
+}
+
+/// Puts `stride − 1` zeros between neighbours along `dim`.
+fn spread(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return Ok(x.clone());
+    }
+    let count = x.dim(dim)?;
+    let mut shape = x.dims().to_vec();
+    shape[dim] = count * stride;
+    let apart = x.unsqueeze(dim + 1)?.pad_with_zeros(dim + 1, 0, stride - 1)?.reshape(shape)?;
+    apart.narrow(dim, 0, (count - 1) * stride + 1)?.contiguous()
+}

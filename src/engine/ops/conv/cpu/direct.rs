@@ -1,0 +1,118 @@
+//! Convolution with small filters: pixels are multiplied where they lie, kernel position by kernel position.
+
+use std::sync::OnceLock;
+
+use rayon::prelude::*;
+
+use crate::engine::ops::buffer::Shared;
+use crate::engine::ops::conv::geometry::Way;
+use crate::engine::ops::gemm::{Add, Left, PANEL, Panels, Right, Start, TILE, View, multiply_into};
+use crate::engine::ops::weight::Stored;
+
+/// Pixels of one task.
+const PIXELS: usize = 128;
+/// Inputs with fewer channels than this are gathered into rows before they are multiplied.
+const FEW_CHANNELS: usize = 16;
+
+/// Filters, packed for each direction once it is asked for.
+pub(super) struct Direct {
+    /// `(out_channels, in_channels, kernel, kernel)`.
+    weight: Stored,
+    in_channels: usize,
+    out_channels: usize,
+    forward: OnceLock<Panels>,
+    backward: OnceLock<Panels>,
+}
+
+impl Direct {
+    pub(super) fn new(weight: Stored, in_channels: usize, out_channels: usize) -> Self {
+        let (forward, backward) = (OnceLock::new(), OnceLock::new());
+        Self { weight, in_channels, out_channels, forward, backward }
+    }
+
+    /// - `way`: from the image to the result
+    pub(super) fn forward(&self, x: &[f32], batch: usize, way: Way, add: Add<'_>, y: &mut [f32]) {
+        let panels = self.forward.get_or_init(|| self.pack(way));
+        multiply(x, batch, way, panels.view(), add, y);
+    }
+
+    /// - `way`: from the result to the image
+    pub(super) fn backward(&self, dy: &[f32], batch: usize, way: Way, dx: &mut [f32]) {
+        let panels = self.backward.get_or_init(|| self.pack(way));
+        multiply(dy, batch, way, panels.view(), Add::default(), dx);
+    }
+
+    /// `(kernel² · in, out)`, or on the way back `(kernel² · out, in)` with the positions in reverse order.
+    fn pack(&self, way: Way) -> Panels {
+        let Self { in_channels, out_channels, .. } = *self;
+        let (weight, area) = (self.weight.values(), way.area());
+        let (from, to) =
+            if way.back { (out_channels, in_channels) } else { (in_channels, out_channels) };
+        Panels::filled(area * from, to, |index, panel| {
+            let lanes = PANEL.min(to - index * PANEL);
+            let (rows, _) = panel.as_chunks_mut::<PANEL>();
+            for (at, row) in rows.iter_mut().enumerate() {
+                let (position, channel) = (at / from, at % from);
+                for (lane, value) in row[..lanes].iter_mut().enumerate() {
+                    let lane = index * PANEL + lane;
+                    *value = match way.back {
+                        false => weight[(lane * in_channels + channel) * area + position],
+                        true => weight[(channel * in_channels + lane + 1) * area - 1 - position],
+                    };
+                }
+                row[lanes..].fill(0.0);
+            }
+        })
+    }
+}
+
+/// Multiplies the pixels under each kernel position, where they lie, by that position's filters.
+fn multiply(x: &[f32], batch: usize, way: Way, filters: View<'_>, add: Add<'_>, y: &mut [f32]) {
+    let (pixels, width, depth) =
+        (batch * way.output.0 * way.output.1, filters.width, filters.depth);
+    let channels = depth / way.area();
+    let filters = Right::Panels(filters);
+    let threads = rayon::current_num_threads();
+    let small = pixels * width * depth < 1 << 19 || threads == 1;
+    let pixel_tasks = pixels.div_ceil(PIXELS);
+    let wanted = if small { 1 } else { (4 * threads).div_ceil(pixel_tasks) };
+    let columns_of_task = width.div_ceil(wanted).next_multiple_of(TILE);
+    let column_tasks = width.div_ceil(columns_of_task);
+    let place = Shared::new(y);
+    let task = |task: usize| {
+        let (first, column) = (task / column_tasks * PIXELS, task % column_tasks * columns_of_task);
+        let range = first..pixels.min(first + PIXELS);
+        let columns = column..width.min(column + columns_of_task);
+        let matrix = add.matrix.map(|(values, stride)| (&values[first * stride..], stride));
+        let add = Add { matrix, ..add };
+        let rows = range.len();
+        let starts = way.starts(range, channels);
+        let y = place.at(first * width);
+        // SAFETY: tasks write to different pixels or columns of `y`, all inside it.
+        unsafe {
+            if channels < FEW_CHANNELS {
+                let gathered = gather(x, &starts, rows, channels);
+                multiply_into(Left::rows(&gathered, depth), filters, add, columns, y, width);
+            } else {
+                let parts = Left::Parts { data: x, starts: &starts, rows, length: channels };
+                multiply_into(parts, filters, add, columns, y, width);
+            }
+        }
+    };
+    let tasks = pixel_tasks * column_tasks;
+    if small { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().for_each(task) }
+}
+
+/// Copies the parts of each row next to each other.
+fn gather(x: &[f32], starts: &[Start], rows: usize, channels: usize) -> Vec<f32> {
+    let parts = starts.len() / rows;
+    let mut gathered = vec![0.0; starts.len() * channels];
+    for (row, to) in gathered.chunks_exact_mut(parts * channels).enumerate() {
+        for (part, to) in to.chunks_exact_mut(channels).enumerate() {
+            if let Start::At(start) = starts[part * rows + row] {
+                to.copy_from_slice(&x[start..start + channels]);
+            }
+        }
+    }
+    gathered
+}

@@ -1,0 +1,5 @@
+//! Which filters are worth a second copy.
+
+/// Filters up to this size are packed or kept transformed, in bytes; larger ones are read where they lie, in each call
+/// anew.
+pub(crate) const SMALL: usize = 4 << 20;

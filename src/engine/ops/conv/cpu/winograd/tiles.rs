@@ -1,0 +1,172 @@
+//! The transforms of images' tiles and of filters, sixteen channels at a time.
+
+#![expect(
+    clippy::needless_range_loop,
+    reason = "small matrices by row and column, as the formulas have them"
+)]
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::layout::{GAP, Image, TILES};
+use super::minimal::{Minimal, WIDEST};
+
+use crate::engine::ops::buffer::{Shared, filled};
+use crate::engine::ops::gemm::{Add, PANEL, TILE};
+use crate::engine::ops::simd::in_lanes;
+
+/// `Bᵀ d B` of some tiles: for each place, `(tiles, channels)`.
+pub(super) fn transform_tiles<M: Minimal>(
+    x: &[f32],
+    image: Image,
+    tiles: Range<usize>,
+    channels: usize,
+) -> Vec<f32> {
+    let count = tiles.len();
+    filled(M::PLACES * (count * channels + GAP), |transformed| {
+        let to = Shared::new(transformed);
+        let task = |index: usize| {
+            let tile = tiles.start + index;
+            let stride = count * channels + GAP;
+            transform_tile::<M>(x, image, tile, channels, to.at(index * channels), stride);
+        };
+        if count > TILES {
+            (0..count).into_par_iter().with_min_len(8).for_each(task);
+        } else {
+            (0..count).for_each(task);
+        }
+    })
+}
+
+in_lanes! {
+    /// Writes to `to + place · stride`, which the caller has to itself.
+    fn transform_tile<L, M: Minimal>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
+        let (at, y, x_) = image.place::<M>(tile);
+        let Image { height, width, .. } = image;
+        // Where the pixels of the input tile begin; it reaches one pixel beyond the output tile on each side.
+        let mut starts = [[usize::MAX; WIDEST]; WIDEST];
+        for row in 0..M::IN {
+            for column in 0..M::IN {
+                if (1..=height).contains(&(y + row)) && (1..=width).contains(&(x_ + column)) {
+                    starts[row][column] =
+                        ((at * height + y + row - 1) * width + x_ + column - 1) * channels;
+                }
+            }
+        }
+        let mut half = [[L::ZERO; WIDEST]; WIDEST];
+        for channel in (0..channels).step_by(PANEL) {
+            for column in 0..M::IN {
+                let mut d = [L::ZERO; WIDEST];
+                for row in 0..M::IN {
+                    if starts[row][column] != usize::MAX {
+                        d[row] = L::load(&x[starts[row][column] + channel..]);
+                    }
+                }
+                let transformed = M::input(d);
+                for row in 0..M::IN {
+                    half[row][column] = transformed[row];
+                }
+            }
+            for row in 0..M::IN {
+                let transformed = M::input(half[row]);
+                for column in 0..M::IN {
+                    let to = to.wrapping_add((row * M::IN + column) * stride + channel);
+                    // SAFETY: `to` has room for the channels of each place.
+                    transformed[column].store(unsafe { std::slice::from_raw_parts_mut(to, PANEL) });
+                }
+            }
+        }
+    }
+}
+
+in_lanes! {
+    /// `G g Gᵀ` of sixteen filters for each of sixteen channels, whose nine rows lie one after the other; `turned` by 180°.
+    pub(super) fn transform_filters<L, M: Minimal>(from: &[f32], turned: bool, to: &mut [f32], stride: usize) {
+        let mut half = [[L::ZERO; 3]; WIDEST];
+        for channel in 0..PANEL {
+            for column in 0..3 {
+                let mut g = [L::ZERO; 3];
+                for row in 0..3 {
+                    let position = if turned { 8 - (row * 3 + column) } else { row * 3 + column };
+                    g[row] = L::load(&from[(channel * 9 + position) * PANEL..]);
+                }
+                let transformed = M::filter(g);
+                for row in 0..M::IN {
+                    half[row][column] = transformed[row];
+                }
+            }
+            for row in 0..M::IN {
+                let transformed = M::filter(half[row]);
+                for column in 0..M::IN {
+                    transformed[column].store(&mut to[(row * M::IN + column) * stride + channel * PANEL..]);
+                }
+            }
+        }
+    }
+}
+
+/// `Aᵀ m A` of the products of some tiles, into columns `column..` of the image.
+///
+/// # Safety
+/// Nothing else may touch these pixels' columns of `to`, `(batch, height, width, channels)`.
+pub(super) unsafe fn store_tiles<M: Minimal>(
+    products: &[f32],
+    image: Image,
+    tiles: Range<usize>,
+    channels: usize,
+    column: usize,
+    add: Add<'_>,
+    to: Shared,
+) {
+    store::<M>(products, image, tiles, (channels, column), add, to);
+}
+
+in_lanes! {
+    /// As [`store_tiles`].
+    fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), add: Add<'_>, to: Shared) {
+        let Image { height, width, .. } = image;
+        let (channels, column) = columns;
+        let stride = tiles.len() * TILE + GAP;
+        let mut half = [[L::ZERO; WIDEST]; WIDEST];
+        for (index, tile) in tiles.enumerate() {
+            let products = &products[index * TILE..];
+            let (at, y, x) = image.place::<M>(tile);
+            let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
+            for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
+                for i in 0..M::IN {
+                    let mut m = [L::ZERO; WIDEST];
+                    for row in 0..M::IN {
+                        m[row] = L::load(&products[(row * M::IN + i) * stride + lane..]);
+                    }
+                    let transformed = M::output(m);
+                    for row in 0..M::OUT {
+                        half[row][i] = transformed[row];
+                    }
+                }
+                let bias = match add.per_column {
+                    Some(bias) => L::load(&bias[column + lane..]),
+                    None => L::ZERO,
+                };
+                for row in 0..M::OUT {
+                    let transformed = M::output(half[row]);
+                    if row >= rows {
+                        break;
+                    }
+                    for i in 0..M::OUT {
+                        if i >= across {
+                            break;
+                        }
+                        let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
+                        let mut value = transformed[i] + bias;
+                        if let Some((other, _)) = add.matrix {
+                            value = value + L::load(&other[pixel..]);
+                        }
+                        // SAFETY: the pixel lies inside the image; its columns are this task's.
+                        value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
+                    }
+                }
+            }
+        }
+    }
+}

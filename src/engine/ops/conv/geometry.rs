@@ -1,0 +1,93 @@
+//! Which pixels a convolution's kernel sees.
+
+use crate::engine::ops::gemm::Start;
+
+/// Zeros around an image, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Padding {
+    pub top: usize,
+    pub bottom: usize,
+    pub left: usize,
+    pub right: usize,
+}
+
+impl Padding {
+    /// The same on all four sides.
+    pub const fn same(pixels: usize) -> Self {
+        Self { top: pixels, bottom: pixels, left: pixels, right: pixels }
+    }
+}
+
+/// Which input pixels an output pixel sees.
+#[derive(Clone, Copy)]
+pub(crate) struct Geometry {
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) padding: Padding,
+}
+
+/// One way through the filters, from images of `input` height and width to images of `output`.
+#[derive(Clone, Copy)]
+pub(crate) struct Way {
+    pub(crate) geometry: Geometry,
+    pub(crate) input: (usize, usize),
+    pub(crate) output: (usize, usize),
+    /// From the gradient of the result to that of the argument.
+    pub(crate) back: bool,
+}
+
+impl Geometry {
+    pub(crate) fn output(self, height: usize, width: usize) -> (usize, usize) {
+        let Self { kernel, stride, padding: p } = self;
+        let along = |size: usize| (size + stride).saturating_sub(kernel) / stride;
+        (along(height + p.top + p.bottom), along(width + p.left + p.right))
+    }
+}
+
+impl Way {
+    /// Positions of the kernel.
+    pub(crate) fn area(self) -> usize {
+        self.geometry.kernel * self.geometry.kernel
+    }
+
+    /// The input row under each row of kernel positions (in reverse order backwards), for each output row; likewise for
+    /// columns.
+    fn along(self, input: usize, output: usize, padding: usize) -> Vec<Option<usize>> {
+        let Geometry { kernel, stride, .. } = self.geometry;
+        let source = |offset: usize, at: usize| {
+            let at = match self.back {
+                false => (at * stride + offset).checked_sub(padding)?,
+                true => {
+                    let at = (at + padding).checked_sub(kernel - 1 - offset)?;
+                    if !at.is_multiple_of(stride) {
+                        return None;
+                    }
+                    at / stride
+                }
+            };
+            (at < input).then_some(at)
+        };
+        (0..kernel).flat_map(|offset| (0..output).map(move |at| source(offset, at))).collect()
+    }
+
+    /// Where each part of each of the output pixels `pixels` begins in `(batch, height, width, channels)`.
+    pub(crate) fn starts(self, pixels: std::ops::Range<usize>, channels: usize) -> Vec<Start> {
+        let padding = self.geometry.padding;
+        let ((height, width), (rows, columns)) = (self.input, self.output);
+        let (ys, xs) =
+            (self.along(height, rows, padding.top), self.along(width, columns, padding.left));
+        let place =
+            |pixel: usize| (pixel / (rows * columns), pixel / columns % rows, pixel % columns);
+        let places: Vec<_> = pixels.map(place).collect();
+        let mut starts = Vec::with_capacity(self.area() * places.len());
+        for (ys, xs) in
+            ys.chunks_exact(rows).flat_map(|ys| xs.chunks_exact(columns).map(move |xs| (ys, xs)))
+        {
+            starts.extend(places.iter().map(|&(image, y, x)| match (ys[y], xs[x]) {
+                (Some(y), Some(x)) => Start::At(((image * height + y) * width + x) * channels),
+                _ => Start::Zeros,
+            }));
+        }
+        starts
+    }
+}

@@ -1,0 +1,184 @@
+//! GEGLU on the CPU.
+
+use candle_core::{Result, Tensor};
+use rayon::prelude::*;
+
+use crate::engine::ops::buffer::{Shared, filled, tensor, values};
+use crate::engine::ops::gemm::{
+    Add, FrozenMatrix, Left, TILE, multiply_into, multiply_rows, share_out,
+};
+use crate::engine::ops::math::normal;
+use crate::engine::ops::simd::vectorized;
+use crate::engine::ops::weight::Stored;
+
+/// Rows and columns of both halves that are computed at once, and gated while they are in the second-level cache.
+const ROWS: usize = 192;
+/// Rows of the projection, whose matrix is turned once for all of them.
+const PROJECTED: usize = 256;
+const COLUMNS: usize = 2 * TILE;
+
+/// `a` and `gate` as matrices of their own.
+pub(super) struct Projection {
+    in_features: usize,
+    out_features: usize,
+    halves: [Half; 2],
+}
+
+struct Half {
+    /// `W`, `(out_features, in_features)`.
+    matrix: FrozenMatrix,
+    bias: Vec<f32>,
+}
+
+impl Projection {
+    pub(super) fn new(
+        weight: Stored,
+        bias: &Tensor,
+        (out_features, in_features): (usize, usize),
+    ) -> Result<Self> {
+        let half = |index: usize| -> Result<Half> {
+            Ok(Half {
+                matrix: FrozenMatrix::new(weight.part(index, 2), out_features, in_features),
+                bias: bias.narrow(0, index * out_features, out_features)?.to_vec1()?,
+            })
+        };
+        Ok(Self { in_features, out_features, halves: [half(0)?, half(1)?] })
+    }
+
+    /// How many go in and come out.
+    pub(super) fn features(&self) -> (usize, usize) {
+        (self.in_features, self.out_features)
+    }
+
+    /// The result, and if asked for, for each of its rows the factors of `a`'s and then of `gate`'s gradient.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        shape: Vec<usize>,
+        with_factors: bool,
+    ) -> Result<(Tensor, Vec<f32>)> {
+        let width = self.out_features;
+        let x = x.contiguous()?;
+        let x = values(&x)?;
+        let rows = x.len() / self.in_features;
+        let mut factors = Vec::new();
+        let y = filled(rows * width, |y| {
+            let y = Shared::new(y);
+            if with_factors {
+                factors = filled(2 * rows * width, |factors| {
+                    self.gate_all(&x, rows, y, Some(Shared::new(factors)));
+                });
+            } else {
+                self.gate_all(&x, rows, y, None);
+            }
+        });
+        Ok((tensor(y, shape)?, factors))
+    }
+
+    fn gate_all(&self, x: &[f32], rows: usize, y: Shared, factors: Option<Shared>) {
+        let width = self.out_features;
+        share_out((rows, width), (PROJECTED, COLUMNS), |rows, columns| {
+            let x = &x[rows.start * self.in_features..rows.end * self.in_features];
+            let left = Left::rows(x, self.in_features);
+            let mut products = [(); 2].map(|()| filled(rows.len() * COLUMNS, |_| {}));
+            for column in columns.clone().step_by(COLUMNS) {
+                let columns = column..columns.end.min(column + COLUMNS);
+                for (product, half) in products.iter_mut().zip(&self.halves) {
+                    let add = Add { per_column: Some(&half.bias), ..Add::default() };
+                    let right = half.matrix.right();
+                    let place = product.as_mut_ptr().wrapping_sub(column);
+                    // SAFETY: these columns of each row lie inside `product`, which is this task's own.
+                    unsafe { multiply_into(left, right, add, columns.clone(), place, COLUMNS) };
+                }
+                let [a, gate] = &products;
+                for (index, row) in rows.clone().enumerate() {
+                    // SAFETY: tasks have different rows or columns, all inside `y` and `factors`.
+                    let part = |place: *mut f32| unsafe {
+                        std::slice::from_raw_parts_mut(place, columns.len())
+                    };
+                    let own = index * COLUMNS..index * COLUMNS + columns.len();
+                    let y = part(y.at(row * width + column));
+                    let (a, gate) = (&a[own.clone()], &gate[own]);
+                    match factors {
+                        None => gate_row(a, gate, y),
+                        Some(factors) => {
+                            let of_a = part(factors.at(2 * row * width + column));
+                            let of_gate = part(factors.at((2 * row + 1) * width + column));
+                            gate_row_and_factors(a, gate, y, of_a, of_gate);
+                        }
+                    }
+                }
+            }
+        });
+    }
+
+    /// The gradient of `x` from that of the result.
+    pub(super) fn backward(
+        &self,
+        factors: &[f32],
+        dy: &Tensor,
+        shape: Vec<usize>,
+    ) -> Result<Tensor> {
+        let Self { in_features, out_features: width, .. } = *self;
+        let dy = dy.contiguous()?;
+        let dy = values(&dy)?;
+        let [a, gate] = [0, 1].map(|half| self.halves[half].matrix.turned());
+        let rows = dy.len() / width;
+        let dx = filled(rows * in_features, |dx| {
+            let tasks = dx
+                .par_chunks_mut(ROWS * in_features)
+                .zip(dy.par_chunks(ROWS * width))
+                .zip(factors.par_chunks(2 * ROWS * width));
+            tasks.for_each(|((dx, dy), factors)| {
+                let mut d_gate = Vec::new();
+                let d_a = filled(dy.len(), |d_a| {
+                    d_gate = filled(dy.len(), |d_gate| {
+                        d_a.par_chunks_mut(ROWS * width)
+                            .zip(d_gate.par_chunks_mut(ROWS * width))
+                            .zip(dy.par_chunks(ROWS * width))
+                            .zip(factors.par_chunks(2 * ROWS * width))
+                            .for_each(|(((d_a, d_gate), dy), factors)| {
+                                scale_rows(factors, dy, d_a, d_gate, width);
+                            });
+                    });
+                });
+                multiply_rows(&d_a, a, Add::default(), dx);
+                multiply_rows(&d_gate, gate, Add { present: true, ..Add::default() }, dx);
+            });
+        });
+        tensor(dx, shape)
+    }
+}
+
+/// Rows whose gradients of both halves are held at once on the way back.
+pub(crate) fn rows_held(rows: usize) -> usize {
+    rows.min(ROWS * rayon::current_num_threads())
+}
+
+vectorized! {
+    fn gate_row(a: &[f32], gate: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(a).zip(gate).for_each(|((y, &a), &gate)| *y = a * (gate * normal(gate).0));
+    }
+}
+
+vectorized! {
+    fn gate_row_and_factors(a: &[f32], gate: &[f32], y: &mut [f32], of_a: &mut [f32], of_gate: &mut [f32]) {
+        for ((((y, of_a), of_gate), &a), &gate) in y.iter_mut().zip(of_a).zip(of_gate).zip(a).zip(gate) {
+            let (cdf, pdf) = normal(gate);
+            *of_a = gate * cdf;
+            *of_gate = a * (cdf + gate * pdf);
+            *y = a * (gate * cdf);
+        }
+    }
+}
+
+vectorized! {
+    fn scale_rows(factors: &[f32], dy: &[f32], d_a: &mut [f32], d_gate: &mut [f32], width: usize) {
+        let rows = d_a.chunks_exact_mut(width).zip(d_gate.chunks_exact_mut(width)).zip(dy.chunks_exact(width));
+        for (((d_a, d_gate), dy), factors) in rows.zip(factors.chunks_exact(2 * width)) {
+            let (of_a, of_gate) = factors.split_at(width);
+            d_a.iter_mut().zip(of_a).zip(dy).for_each(|((d_a, factor), dy)| *d_a = factor * dy);
+            d_gate.iter_mut().zip(of_gate).zip(dy).for_each(|((d_gate, factor), dy)| *d_gate = factor * dy);
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! The innermost loops of the product, once for each instruction set.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod operands;
+mod portable;
+
+pub(super) use self::operands::{Even, Run, Strip, Tile};
+use super::blocking::{PANEL, ROWS, TILE};
+use super::epilogue::Add;
+
+/// Which instructions the CPU has.
+#[derive(Clone, Copy)]
+pub(super) enum Kernel {
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Kernel {
+    pub(super) fn detect() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if std::arch::is_x86_feature_detected!("avx512f") {
+                return Self::Avx512;
+            }
+            if std::arch::is_x86_feature_detected!("avx2")
+                && std::arch::is_x86_feature_detected!("fma")
+            {
+                return Self::Avx2;
+            }
+        }
+        Self::Portable
+    }
+
+    /// Computes the rows of `a`, however many.
+    ///
+    /// # Safety
+    /// As for [`Self::run`], for each row. One of the strides of `a` is 1.
+    pub(super) unsafe fn run_even(
+        self,
+        a: Even,
+        tile: &Tile<'_>,
+        finish: Add<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self, Self::Avx512) {
+            // SAFETY: the feature was detected; the rest is the caller's.
+            return unsafe { avx512::run_even(a, tile, finish, out, stride) };
+        }
+        for row in (0..a.rows).step_by(ROWS) {
+            let strip = Strip {
+                rows: ROWS.min(a.rows - row),
+                runs: &a.run(row),
+                depth_stride: a.depth_stride,
+            };
+            // SAFETY: the caller's, for these rows.
+            unsafe { self.run(strip, tile, finish.from(row), out.add(row * stride), stride) };
+        }
+    }
+
+    /// Computes the rows of a strip.
+    ///
+    /// # Safety
+    /// Every run must be readable for its length, with rows side by side unless the stride of the depth is 1; the tile
+    /// must hold its panels, side by side unless their rows are dense; `finish` and `out` must hold the rows and columns,
+    /// those of `out` `stride` apart.
+    pub(super) unsafe fn run(
+        self,
+        strip: Strip<'_>,
+        tile: &Tile<'_>,
+        finish: Add<'_>,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self, Self::Avx512) {
+            // SAFETY: the feature was detected; the rest is the caller's.
+            return unsafe { avx512::run(strip, tile, finish, out, stride) };
+        }
+        let mut sums = [0.0f32; ROWS * TILE];
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the feature was detected; there is room for all rows and panels.
+            Self::Avx2 => unsafe { avx2::run(strip, tile, &mut sums) },
+            // SAFETY: likewise.
+            _ => unsafe { portable::run(strip, tile, &mut sums) },
+        }
+        let columns = (tile.panels - 1) * PANEL + tile.last;
+        for row in 0..strip.rows {
+            // SAFETY: the caller's room for rows and columns.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), columns) };
+            for (column, (out, &product)) in out.iter_mut().zip(&sums[row * TILE..]).enumerate() {
+                let mut sum = if finish.present { *out + product } else { product };
+                if let Some(values) = finish.per_column {
+                    sum += values[column];
+                }
+                if let Some((values, stride)) = finish.matrix {
+                    sum += values[row * stride + column];
+                }
+                *out = sum;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ops::gemm::fetch::Fetch;
+
+    /// All that this CPU can run, not only the one that it does.
+    fn kernels() -> Vec<Kernel> {
+        let mut kernels = vec![Kernel::Portable];
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
+        {
+            kernels.push(Kernel::Avx2);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx512f") {
+            kernels.push(Kernel::Avx512);
+        }
+        kernels
+    }
+
+    /// Small integers, so that every order of sums gives the same number.
+    fn numbers(count: usize, seed: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect()
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_definitions_product() {
+        for kernel in kernels() {
+            // Of panels one after the other, and of rows that hold all of them.
+            for (rows, panels, last, in_rows) in [
+                (1, 1, 16, false),
+                (8, 3, 16, false),
+                (7, 2, 5, false),
+                (19, 3, 1, false),
+                (9, 3, 16, true),
+                (7, 2, 5, true),
+                (8, 1, 3, true),
+            ] {
+                for (turned, fetches) in
+                    [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    Case { rows, panels, last, in_rows, turned, fetches }.check(kernel);
+                }
+            }
+        }
+    }
+
+    /// Long enough for several of the loops' rounds, and a rest.
+    const DEPTH: usize = 37;
+
+    #[derive(Clone, Copy, Debug)]
+    struct Case {
+        rows: usize,
+        panels: usize,
+        last: usize,
+        in_rows: bool,
+        /// Whether the left factor is a transpose.
+        turned: bool,
+        fetches: bool,
+    }
+
+    impl Case {
+        fn check(self, kernel: Kernel) {
+            let Self { rows, panels, last, in_rows, turned, fetches } = self;
+            let a = numbers(rows * DEPTH, 1);
+            let (row_stride_a, depth_stride) = if turned { (1, rows) } else { (DEPTH, 1) };
+            let (stride, row_stride) =
+                if in_rows { (PANEL, panels * PANEL) } else { (DEPTH * PANEL, PANEL) };
+            let columns = (panels - 1) * PANEL + last;
+            let b = numbers(panels * DEPTH * PANEL, 2);
+            let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
+            let next = match fetches {
+                true => [
+                    Some(Fetch::rows(b.as_ptr(), PANEL, 3, 40)),
+                    Some(Fetch::stream(a.as_ptr(), a.len(), DEPTH)),
+                ],
+                false => [None; 2],
+            };
+            let tile = Tile { data: &b, stride, row_stride, panels, last, next };
+            let finish =
+                Add { per_column: Some(&bias), matrix: Some((&matrix, columns)), present: true };
+            let definition = |takes_part: fn(&usize) -> bool| -> Vec<f32> {
+                let element = |i: usize| {
+                    let (row, column) = (i / columns, i % columns);
+                    let first = column / PANEL * stride + column % PANEL;
+                    let a = |k: usize| a[row * row_stride_a + k * depth_stride];
+                    let b = |k: usize| b[first + k * row_stride];
+                    let product: f32 = (0..DEPTH).filter(takes_part).map(|k| a(k) * b(k)).sum();
+                    0.5 + product + bias[column] + matrix[i]
+                };
+                (0..rows * columns).map(element).collect()
+            };
+            let even = Even {
+                start: a.as_ptr(),
+                rows,
+                row_stride: row_stride_a,
+                depth: DEPTH,
+                depth_stride,
+            };
+            let mut out = vec![0.5; rows * columns];
+            // SAFETY: the factors, what is added and `out` have the sizes that are said.
+            unsafe { kernel.run_even(even, &tile, finish, out.as_mut_ptr(), columns) };
+            assert_eq!(out, definition(|_| true), "{self:?}");
+
+            // A part of the depth that is zeros for all rows of a strip.
+            let rows = rows.min(ROWS);
+            let run = |part: std::ops::Range<usize>| Run {
+                starts: Some(std::array::from_fn(|r| {
+                    let start = r.min(rows - 1) * row_stride_a + part.start * depth_stride;
+                    a.as_ptr().wrapping_add(start)
+                })),
+                length: part.len(),
+            };
+            let runs = [run(0..2), Run { starts: None, length: 4 }, run(6..DEPTH)];
+            let strip = Strip { rows, runs: &runs, depth_stride };
+            let mut out = vec![0.5; rows * columns];
+            // SAFETY: likewise.
+            unsafe { kernel.run(strip, &tile, finish, out.as_mut_ptr(), columns) };
+            let expected = &definition(|k| !(2..6).contains(k))[..rows * columns];
+            assert_eq!(out, expected, "a strip of {self:?}");
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! What the kernels compute: some rows times a tile.
+
+use crate::engine::ops::gemm::blocking::ROWS;
+use crate::engine::ops::gemm::fetch::Fetch;
+
+/// Up to [`ROWS`] rows of the left factor, part after part of the depth.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a> {
+    pub(crate) rows: usize,
+    pub(crate) runs: &'a [Run],
+    pub(crate) depth_stride: usize,
+}
+
+/// A part of the depth of a strip.
+#[derive(Clone, Copy)]
+pub(crate) struct Run {
+    /// Where each row begins; `None` if all of them are zeros.
+    pub(crate) starts: Option<[*const f32; ROWS]>,
+    pub(crate) length: usize,
+}
+
+/// Any number of rows of the left factor that lie evenly.
+#[derive(Clone, Copy)]
+pub(crate) struct Even {
+    pub(crate) start: *const f32,
+    pub(crate) rows: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) depth: usize,
+    pub(crate) depth_stride: usize,
+}
+
+impl Even {
+    /// The strip that begins with `row`.
+    #[inline(always)]
+    pub(crate) fn run(self, row: usize) -> [Run; 1] {
+        let last = (self.rows - row).min(ROWS) - 1;
+        let start = |r: usize| self.start.wrapping_add((row + r.min(last)) * self.row_stride);
+        [Run { starts: Some(std::array::from_fn(start)), length: self.depth }]
+    }
+}
+
+/// Panels of the right factor.
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    /// Panels that begin `stride` apart, with rows that begin `row_stride` apart.
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) panels: usize,
+    /// Columns of the last panel.
+    pub(crate) last: usize,
+    /// What comes after this tile, of the right factor and of the left.
+    pub(crate) next: [Option<Fetch>; 2],
+}

@@ -1,0 +1,34 @@
+//! Matrix products of tensors.
+
+mod candle;
+mod cpu;
+
+use candle_core::{Result, Tensor, bail};
+
+use super::buffer::applies;
+
+/// `a b`, of matrices `(rows, depth)` and `(depth, columns)`, either of which may be a transposed view.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match applies(a) && applies(b) {
+        true => cpu::matmul(a, b),
+        false => candle::matmul(a, b),
+    }
+}
+
+/// `a b` of matrices `(rows, Σ depth)` and `(depth, Σ width)` each, those of `b` one below the other but not joined: a
+/// copy would cost more than the product if there are few rows. The result is cut into `(rows, width)` each.
+pub fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Result<Vec<Tensor>> {
+    let (rows, depth) = a.dims2()?;
+    let width: usize = widths.iter().sum();
+    let depths = b.iter().map(|part| Ok((part.dim(0)?, part.dim(1)?)));
+    let depths = depths.collect::<Result<Vec<_>>>()?;
+    if depths.iter().map(|(depth, _)| depth).sum::<usize>() != depth
+        || depths.iter().any(|&(_, other)| other != width)
+    {
+        bail!("({rows}, {depth}) does not multiply {depths:?} to {width} columns");
+    }
+    match applies(a) && b.iter().all(|part| applies(part)) && width > 0 {
+        true => cpu::matmul_stacked(a, b, widths),
+        false => candle::matmul_stacked(a, b, widths),
+    }
+}

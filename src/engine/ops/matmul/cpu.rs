@@ -1,0 +1,65 @@
+//! Matrix products on the CPU.
+
+use candle_core::{Result, Tensor, bail};
+use rayon::prelude::*;
+
+use crate::engine::ops::buffer::{filled, tensor, values};
+use crate::engine::ops::gemm::{
+    Add, Left, PANEL, Panels, Right, multiply_shared, multiply_stacked, pack_rows,
+};
+
+pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let ((rows, depth), (other, width)) = (a.dims2()?, b.dims2()?);
+    if depth != other {
+        bail!("a matrix of {depth} columns does not multiply one of {other} rows");
+    }
+    let (kept_a, turned_a) = as_it_lies(a)?;
+    let (kept_b, turned_b) = as_it_lies(b)?;
+    let (a, b) = (values(&kept_a)?, values(&kept_b)?);
+    let (data, b): (&[f32], &[f32]) = (&a, &b);
+    let packed;
+    let right = if turned_b {
+        Right::Columns { data: b, depth, width }
+    } else if width.is_multiple_of(PANEL) {
+        Right::Rows { data: b, stride: width, width }
+    } else {
+        packed = Panels::filled(depth, width, |index, panel| {
+            pack_rows(b, width, depth, width, index, panel);
+        });
+        Right::Panels(packed.view())
+    };
+    let (row_stride, depth_stride) = if turned_a { (1, rows) } else { (depth, 1) };
+    let left = Left::Strided { data, rows, row_stride, depth_stride };
+    let mut c = filled(rows * width, |_| {});
+    multiply_shared(left, right, Add::default(), &mut c);
+    tensor(c, (rows, width))
+}
+
+pub(super) fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Result<Vec<Tensor>> {
+    let (rows, depth) = a.dims2()?;
+    let width: usize = widths.iter().sum();
+    let starts: Vec<usize> =
+        widths.iter().scan(0, |next, width| Some(std::mem::replace(next, *next + width))).collect();
+    let kept = b.iter().map(|part| part.contiguous()).collect::<Result<Vec<_>>>()?;
+    let parts = kept.iter().map(values).collect::<Result<Vec<_>>>()?;
+    let parts: Vec<&[f32]> = parts.iter().map(|part| &**part).collect();
+    let a = a.contiguous()?;
+    let a = values(&a)?;
+    let a = Left::rows(&a, depth);
+    let product = |(&start, &own): (&usize, &usize)| {
+        let c = filled(rows * own, |c| {
+            multiply_stacked(a, &parts, width, start..start + own, c);
+        });
+        tensor(c, (rows, own))
+    };
+    starts.par_iter().zip(widths).map(product).collect()
+}
+
+/// A matrix as row-major rows, or its transpose so, and which of the two.
+fn as_it_lies(x: &Tensor) -> Result<(Tensor, bool)> {
+    let turned = x.t()?;
+    match !x.is_contiguous() && turned.is_contiguous() {
+        true => Ok((turned, true)),
+        false => Ok((x.contiguous()?, false)),
+    }
+}

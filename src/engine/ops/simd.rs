@@ -1,0 +1,179 @@
+//! Functions that are compiled once for each instruction set, of which the best is picked at run time.
+
+/// Compiles a function once for each instruction set and picks the best at run time.
+///
+/// The body is ordinary Rust, which the compiler vectorises for each.
+macro_rules! vectorized {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+        $(#[$meta])*
+        $vis fn $name($($arg: $type),*) $(-> $out)? {
+            #[inline(always)]
+            fn body($($arg: $type),*) $(-> $out)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
+                fn avx512($($arg: $type),*) $(-> $out)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $type),*) $(-> $out)? { body($($arg),*) }
+                if std::arch::is_x86_feature_detected!("avx512dq") && std::arch::is_x86_feature_detected!("avx512vl") {
+                    // SAFETY: the features were detected.
+                    return unsafe { avx512($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the features were detected.
+                    return unsafe { avx2($($arg),*) };
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use vectorized;
+
+/// Sixteen numbers that go through the same steps, where the compiler needs to be told.
+pub(crate) trait Lanes:
+    Copy
+    + std::ops::Add<Output = Self>
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<f32, Output = Self>
+{
+    const ZERO: Self;
+
+    /// The first sixteen of `from`.
+    fn load(from: &[f32]) -> Self;
+
+    /// Into the first sixteen of `to`.
+    fn store(self, to: &mut [f32]);
+}
+
+/// For any CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct Plain([f32; 16]);
+
+macro_rules! plain {
+    ($name:ident, $method:ident, $op:tt) => {
+        impl std::ops::$name for Plain {
+            type Output = Self;
+
+            #[inline(always)]
+            fn $method(self, other: Self) -> Self {
+                Self(std::array::from_fn(|i| self.0[i] $op other.0[i]))
+            }
+        }
+    };
+}
+plain!(Add, add, +);
+plain!(Sub, sub, -);
+
+impl std::ops::Mul<f32> for Plain {
+    type Output = Self;
+
+    #[inline(always)]
+    fn mul(self, factor: f32) -> Self {
+        Self(self.0.map(|x| x * factor))
+    }
+}
+
+impl Lanes for Plain {
+    const ZERO: Self = Self([0.0; 16]);
+
+    #[inline(always)]
+    fn load(from: &[f32]) -> Self {
+        Self(std::array::from_fn(|i| from[i]))
+    }
+
+    #[inline(always)]
+    fn store(self, to: &mut [f32]) {
+        to[..16].copy_from_slice(&self.0);
+    }
+}
+
+/// One register, for functions that AVX-512 was detected for.
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod wide {
+    use std::arch::x86_64::*;
+
+    use super::Lanes;
+
+    #[derive(Clone, Copy)]
+    pub(crate) struct Wide(__m512);
+
+    impl std::ops::Add for Wide {
+        type Output = Self;
+
+        #[inline(always)]
+        fn add(self, other: Self) -> Self {
+            // SAFETY: the module's.
+            Self(unsafe { _mm512_add_ps(self.0, other.0) })
+        }
+    }
+
+    impl std::ops::Sub for Wide {
+        type Output = Self;
+
+        #[inline(always)]
+        fn sub(self, other: Self) -> Self {
+            // SAFETY: the module's.
+            Self(unsafe { _mm512_sub_ps(self.0, other.0) })
+        }
+    }
+
+    impl std::ops::Mul<f32> for Wide {
+        type Output = Self;
+
+        #[inline(always)]
+        fn mul(self, factor: f32) -> Self {
+            // SAFETY: the module's.
+            Self(unsafe { _mm512_mul_ps(self.0, _mm512_set1_ps(factor)) })
+        }
+    }
+
+    impl Lanes for Wide {
+        // SAFETY: sixteen numbers, in either form.
+        const ZERO: Self = Self(unsafe { std::mem::transmute::<[f32; 16], __m512>([0.0; 16]) });
+
+        #[inline(always)]
+        fn load(from: &[f32]) -> Self {
+            let from = &from[..16];
+            // SAFETY: sixteen numbers, and the module's.
+            Self(unsafe { _mm512_loadu_ps(from.as_ptr()) })
+        }
+
+        #[inline(always)]
+        fn store(self, to: &mut [f32]) {
+            let to = &mut to[..16];
+            // SAFETY: sixteen numbers, and the module's.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) };
+        }
+    }
+}
+
+/// Compiles a function that is generic over [`Lanes`], and over one thing more, for each instruction set and picks the
+/// best at run time.
+macro_rules! in_lanes {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident<$lanes:ident, $other:ident: $bound:ident>($($arg:ident: $type:ty),* $(,)?) $body:block) => {
+        $(#[$meta])*
+        $vis fn $name<$other: $bound>($($arg: $type),*) {
+            #[inline(always)]
+            fn body<$lanes: $crate::engine::ops::simd::Lanes, $other: $bound>($($arg: $type),*) $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::engine::ops::simd::{Plain, wide::Wide};
+                #[target_feature(enable = "avx512f")]
+                fn avx512<$other: $bound>($($arg: $type),*) { body::<Wide, $other>($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2<$other: $bound>($($arg: $type),*) { body::<Plain, $other>($($arg),*) }
+                if std::arch::is_x86_feature_detected!("avx512f") {
+                    // SAFETY: the feature was detected.
+                    return unsafe { avx512::<$other>($($arg),*) };
+                }
+                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                    // SAFETY: the feature was detected.
+                    return unsafe { avx2::<$other>($($arg),*) };
+                }
+            }
+            body::<$crate::engine::ops::simd::Plain, $other>($($arg),*)
+        }
+    };
+}
+pub(crate) use in_lanes;

@@ -1,0 +1,108 @@
+//! Frozen weights where their checkpoint has them.
+
+use std::sync::Arc;
+
+use candle_core::{Result, Tensor};
+use memmap2::Mmap;
+
+use super::buffer::{applies, filled, values};
+
+/// A weight that never changes, in row-major order: part of a mapped file, or a tensor.
+///
+/// In f32 on the CPU a large weight is used from the file itself: loading a model takes no memory but what the system
+/// keeps of the file, which all processes share.
+#[derive(Clone)]
+pub struct FrozenWeight {
+    shape: Vec<usize>,
+    source: Source,
+}
+
+#[derive(Clone)]
+enum Source {
+    Tensor(Tensor),
+    File(Stored),
+}
+
+/// Where an operation has a weight.
+pub(crate) enum Place {
+    /// f32 on the CPU, for our kernels.
+    Cpu(Stored),
+    Elsewhere(Tensor),
+}
+
+/// Numbers in memory that nobody writes to.
+#[derive(Clone)]
+pub(crate) struct Stored {
+    memory: Memory,
+    start: usize,
+    len: usize,
+}
+
+#[derive(Clone)]
+enum Memory {
+    /// From a byte on.
+    File(Arc<Mmap>, usize),
+    Owned(Arc<Vec<f32>>),
+}
+
+impl From<Tensor> for FrozenWeight {
+    fn from(tensor: Tensor) -> Self {
+        Self { shape: tensor.dims().to_vec(), source: Source::Tensor(tensor) }
+    }
+}
+
+impl FrozenWeight {
+    /// The f32 numbers of `file` from byte `start` on, in row-major order of `shape`. None if the file ends before they
+    /// do, or if they do not lie there as the CPU reads them: at a multiple of four bytes, least byte first.
+    pub fn mapped(file: &Arc<Mmap>, start: usize, shape: &[usize]) -> Option<Self> {
+        let len: usize = shape.iter().product();
+        let bytes = file.get(start..)?.get(..len * std::mem::size_of::<f32>())?;
+        if cfg!(target_endian = "big") || bytemuck::try_cast_slice::<u8, f32>(bytes).is_err() {
+            return None;
+        }
+        let stored = Stored { memory: Memory::File(file.clone(), start), start: 0, len };
+        Some(Self { shape: shape.to_vec(), source: Source::File(stored) })
+    }
+
+    /// Its dimensions, as an operation's `new` says them.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    pub(crate) fn place(self) -> Result<Place> {
+        match self.source {
+            Source::File(stored) => Ok(Place::Cpu(stored)),
+            Source::Tensor(tensor) if applies(&tensor) => {
+                let tensor = tensor.contiguous()?;
+                let numbers = values(&tensor)?;
+                let own = filled(numbers.len(), |own| own.copy_from_slice(&numbers));
+                let len = own.len();
+                Ok(Place::Cpu(Stored { memory: Memory::Owned(Arc::new(own)), start: 0, len }))
+            }
+            Source::Tensor(tensor) => Ok(Place::Elsewhere(tensor)),
+        }
+    }
+}
+
+impl Stored {
+    pub(crate) fn values(&self) -> &[f32] {
+        let range = self.start..self.start + self.len;
+        match &self.memory {
+            Memory::File(file, first) => {
+                let size = std::mem::size_of::<f32>();
+                bytemuck::cast_slice(&file[first + range.start * size..first + range.end * size])
+            }
+            Memory::Owned(values) => &values[range],
+        }
+    }
+
+    /// Part `index` of `count` of the same length.
+    pub(crate) fn part(&self, index: usize, count: usize) -> Self {
+        let len = self.len / count;
+        Self { memory: self.memory.clone(), start: self.start + index * len, len }
+    }
+
+    pub(crate) fn size_bytes(&self) -> usize {
+        std::mem::size_of::<f32>() * self.len
+    }
+}
