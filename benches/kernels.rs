@@ -119,7 +119,7 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
             ..Kernel::new(
                 format!("its gradient {input}→{output} @{batch}×{side}"),
                 flops,
-                move || conv.convolve_back(&dy, (side, side)).expect("backward"),
+                move || conv.input_gradient(&dy, (side, side)).expect("backward"),
             )
         });
     }

@@ -11,14 +11,14 @@
 //! [`Variable`]: super::autograd::Variable
 
 mod activation;
-mod arrange;
 mod attention;
 mod buffer;
+mod chunks;
+mod concat;
 mod conv;
 mod geglu;
 mod gemm;
 mod group_norm;
-mod groups;
 mod layer_norm;
 mod linear;
 mod math;
@@ -26,17 +26,17 @@ mod matmul;
 mod normalization;
 mod optimize;
 mod precision;
-mod resample;
 mod shape;
 mod simd;
 pub(super) mod sum;
+mod upsample;
 mod weight;
 mod workspace;
 
 pub use activation::{gelu, quick_gelu, silu};
-pub use arrange::concat_channels;
 pub use attention::attention;
 pub(crate) use buffer::filled;
+pub use concat::concat_channels;
 pub use conv::{FrozenConv2d, Padding};
 pub use geglu::Geglu;
 pub use group_norm::GroupNorm;
@@ -45,7 +45,7 @@ pub use linear::FrozenLinear;
 pub use matmul::{matmul, matmul_stacked};
 pub use optimize::{AdamWStep, adamw, sum_of_squares};
 pub use precision::Precision;
-pub use resample::upsample_nearest_2x;
 pub use sum::sum;
+pub use upsample::upsample_nearest_2x;
 pub use weight::FrozenWeight;
 pub(crate) use workspace::Workspace;

@@ -7,7 +7,7 @@ mod function;
 use candle_core::Result;
 
 pub(super) use self::function::Function;
-use super::buffer::applies;
+use super::buffer::has_kernels;
 use crate::engine::autograd::Variable;
 
 /// `x · σ(x)`, any shape; derivative `σ(x) (1 + x (1 − σ(x)))`.
@@ -27,12 +27,12 @@ pub fn quick_gelu(x: &Variable) -> Result<Variable> {
 
 fn apply(function: Function, x: &Variable) -> Result<Variable> {
     let input = x.tensor().contiguous()?;
-    let y = match applies(&input) {
+    let y = match has_kernels(&input) {
         true => cpu::forward(function, &input)?,
         false => candle::forward(function, &input)?,
     };
     Ok(Variable::derived(y, [x], move |dy, _| {
-        let dx = match applies(&input) {
+        let dx = match has_kernels(&input) {
             true => cpu::backward(function, &input, &dy.contiguous()?)?,
             false => candle::backward(function, &input, dy)?,
         };

@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 
 pub(super) use self::candle::QUERIES;
 pub(super) use self::cpu::Softmax;
-use super::buffer::applies;
+use super::buffer::has_kernels;
 use crate::engine::autograd::Variable;
 
 /// `softmax(Q Kᵀ · scale + bias) V` for every head; heads lie side by side in the last dimension.
@@ -31,17 +31,18 @@ pub fn attention(
 ) -> Result<Variable> {
     let [q, k, v] =
         [query.tensor().contiguous()?, key.tensor().contiguous()?, value.tensor().contiguous()?];
-    if applies(&q) {
-        let attend = cpu::Attend::new([&q, &k, &v], heads, scale, bias)?;
-        let (out, softmaxes) = attend.forward(&q, &k, &v)?;
+    if has_kernels(&q) {
+        let attention = cpu::Attention::new([&q, &k, &v], heads, scale, bias)?;
+        let (out, softmaxes) = attention.forward(&q, &k, &v)?;
         return Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
-            let gradients = attend.backward([&q, &k, &v, &gradient.contiguous()?], &softmaxes)?;
+            let gradients =
+                attention.backward([&q, &k, &v, &gradient.contiguous()?], &softmaxes)?;
             Ok(gradients.map(Some))
         }));
     }
-    let attend = candle::Attend { heads, scale, bias: bias.cloned() };
-    let out = attend.forward(&q, &k, &v)?;
+    let attention = candle::Attention { heads, scale, bias: bias.cloned() };
+    let out = attention.forward(&q, &k, &v)?;
     Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
-        Ok(attend.backward([&q, &k, &v, gradient])?.map(Some))
+        Ok(attention.backward([&q, &k, &v, gradient])?.map(Some))
     }))
 }

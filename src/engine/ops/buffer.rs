@@ -73,20 +73,20 @@ fn advise_huge_pages(values: *mut [f32]) {
 }
 
 /// Whether our CPU kernels apply: f32 on the CPU. Everything else goes through candle's own operations.
-pub(crate) fn applies(x: &Tensor) -> bool {
+pub(crate) fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
 /// A pointer whose threads write to places of their own.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared(*mut f32);
+pub(crate) struct SharedPtr(*mut f32);
 
 // SAFETY: users of `at` promise that no two threads touch the same place.
-unsafe impl Send for Shared {}
+unsafe impl Send for SharedPtr {}
 // SAFETY: likewise.
-unsafe impl Sync for Shared {}
+unsafe impl Sync for SharedPtr {}
 
-impl Shared {
+impl SharedPtr {
     pub(crate) fn new(values: &mut [f32]) -> Self {
         Self(values.as_mut_ptr())
     }

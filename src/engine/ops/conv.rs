@@ -9,7 +9,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 pub use self::geometry::Padding;
-use self::geometry::{Geometry, Way};
+use self::geometry::{Geometry, Pass};
 use super::precision::Precision;
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
@@ -26,13 +26,13 @@ pub struct FrozenConv2d(Arc<Filters>);
 struct Filters {
     geometry: Geometry,
     in_channels: usize,
-    place: Place,
+    backend: Backend,
 }
 
 /// The filters, where they are used.
-enum Place {
+enum Backend {
     Cpu(cpu::Filters),
-    Elsewhere(candle::Filters),
+    Candle(candle::Filters),
 }
 
 impl FrozenConv2d {
@@ -53,16 +53,14 @@ impl FrozenConv2d {
             bail!("a kernel of {kernel}×{width} is not square");
         }
         let geometry = Geometry { kernel, stride, padding };
-        let place = match weight.place()? {
-            weight::Place::Cpu(weight) => {
+        let backend = match weight.backend()? {
+            weight::Backend::Cpu(weight) => {
                 let channels = (in_channels, out_channels);
-                Place::Cpu(cpu::Filters::new(geometry, weight, bias, channels, precision)?)
+                Backend::Cpu(cpu::Filters::new(geometry, weight, bias, channels, precision)?)
             }
-            weight::Place::Elsewhere(weight) => {
-                Place::Elsewhere(candle::Filters::new(weight, bias)?)
-            }
+            weight::Backend::Candle(weight) => Backend::Candle(candle::Filters::new(weight, bias)?),
         };
-        Ok(Self(Arc::new(Filters { geometry, in_channels, place })))
+        Ok(Self(Arc::new(Filters { geometry, in_channels, backend })))
     }
 
     /// `(batch, height, width, in_channels)` → `(batch, height', width', out_channels)`.
@@ -70,7 +68,7 @@ impl FrozenConv2d {
         let y = self.convolve(x.tensor(), None)?;
         let (conv, size) = (self.clone(), x.tensor().dims4()?);
         Ok(Variable::derived(y, [x], move |dy, _| {
-            Ok([Some(conv.convolve_back(dy, (size.1, size.2))?)])
+            Ok([Some(conv.input_gradient(dy, (size.1, size.2))?)])
         }))
     }
 
@@ -79,33 +77,34 @@ impl FrozenConv2d {
         let y = self.convolve(x.tensor(), Some(other.tensor()))?;
         let (conv, size) = (self.clone(), x.tensor().dims4()?);
         Ok(Variable::derived(y, [x, other], move |dy, [wanted, _]| {
-            let dx = wanted.then(|| conv.convolve_back(dy, (size.1, size.2))).transpose()?;
+            let dx = wanted.then(|| conv.input_gradient(dy, (size.1, size.2))).transpose()?;
             Ok([dx, Some(dy.clone())])
         }))
     }
 
-    fn convolve(&self, x: &Tensor, add: Option<&Tensor>) -> Result<Tensor> {
+    fn convolve(&self, x: &Tensor, epilogue: Option<&Tensor>) -> Result<Tensor> {
         let Filters { geometry, in_channels, .. } = *self.0;
         let (_, height, width, channels) = x.dims4()?;
         if channels != in_channels {
             bail!("an image of {channels} channels under filters that take {in_channels}");
         }
         let output = geometry.output(height, width);
-        let way = Way { geometry, input: (height, width), output, back: false };
-        match &self.0.place {
-            Place::Cpu(filters) => filters.forward(x, way, add),
-            Place::Elsewhere(filters) => filters.forward(x, geometry, add),
+        let pass = Pass { geometry, input: (height, width), output, backward: false };
+        match &self.0.backend {
+            Backend::Cpu(filters) => filters.forward(x, pass, epilogue),
+            Backend::Candle(filters) => filters.forward(x, geometry, epilogue),
         }
     }
 
     /// From the gradient of the result to that of an image of `(height, width)`.
-    pub fn convolve_back(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
+    pub fn input_gradient(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
         let geometry = self.0.geometry;
         let (_, rows, columns, _) = dy.dims4()?;
-        let way = Way { geometry, input: (rows, columns), output: (height, width), back: true };
-        match &self.0.place {
-            Place::Cpu(filters) => filters.backward(dy, way),
-            Place::Elsewhere(filters) => filters.backward(dy, geometry, (height, width)),
+        let pass =
+            Pass { geometry, input: (rows, columns), output: (height, width), backward: true };
+        match &self.0.backend {
+            Backend::Cpu(filters) => filters.backward(dy, pass),
+            Backend::Candle(filters) => filters.backward(dy, geometry, (height, width)),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-pub(super) use self::cpu::rows_held;
+pub(super) use self::cpu::backward_rows;
 use super::linear::FrozenLinear;
 use super::shape::replace_last;
 use super::weight::{self, FrozenWeight};
@@ -17,12 +17,12 @@ use crate::engine::autograd::Variable;
 ///
 /// The projection itself, eight times as wide as a transformer's hidden states, is never in memory. With a gradient to
 /// come, `gelu(gate)` and `a · gelu'(gate)` are kept, which it is multiplied by.
-pub struct Geglu(Place);
+pub struct Geglu(Backend);
 
 /// The projection, where it is used.
-enum Place {
+enum Backend {
     Cpu(Arc<cpu::Projection>),
-    Elsewhere(FrozenLinear),
+    Candle(FrozenLinear),
 }
 
 impl Geglu {
@@ -36,22 +36,22 @@ impl Geglu {
         if !features.is_multiple_of(2) {
             bail!("{features} features do not split in halves");
         }
-        let place = match weight.place()? {
-            weight::Place::Cpu(stored) => {
+        let backend = match weight.backend()? {
+            weight::Backend::Cpu(stored) => {
                 let projection = cpu::Projection::new(stored, &bias, (features / 2, in_features))?;
-                Place::Cpu(Arc::new(projection))
+                Backend::Cpu(Arc::new(projection))
             }
-            weight::Place::Elsewhere(weight) => {
-                Place::Elsewhere(FrozenLinear::new(weight, Some(bias))?)
+            weight::Backend::Candle(weight) => {
+                Backend::Candle(FrozenLinear::new(weight, Some(bias))?)
             }
         };
-        Ok(Self(place))
+        Ok(Self(backend))
     }
 
     /// `(…, in_features)` → `(…, out_features)`.
     pub fn forward(&self, x: &Variable) -> Result<Variable> {
         match &self.0 {
-            Place::Cpu(projection) => {
+            Backend::Cpu(projection) => {
                 let (in_features, out_features) = projection.features();
                 let shape = replace_last(x.tensor(), in_features, out_features)?;
                 let (y, factors) = projection.forward(x.tensor(), shape, x.is_tracked())?;
@@ -61,7 +61,7 @@ impl Geglu {
                     Ok([Some(projection.backward(&factors, dy, shape)?)])
                 }))
             }
-            Place::Elsewhere(projection) => {
+            Backend::Candle(projection) => {
                 let projected = projection.forward(x)?;
                 let input = projected.tensor().clone();
                 let y = candle::forward(&input)?;

@@ -9,24 +9,24 @@
 mod blocking;
 mod epilogue;
 mod factor;
-mod fetch;
 mod frozen;
 mod kernel;
 mod panels;
 mod parallel;
+mod prefetch;
 mod serial;
 mod stacked;
 mod transpose;
 
-pub(super) use self::blocking::{PANEL, TILE};
-pub(super) use self::epilogue::Add;
+pub(super) use self::blocking::{NR, PANEL};
+pub(super) use self::epilogue::Epilogue;
 pub(super) use self::factor::{Left, Right, Start};
-pub(super) use self::fetch::Fetch;
 pub(super) use self::frozen::FrozenMatrix;
-pub(super) use self::panels::{Panels, View, pack_columns, pack_rows};
-pub(super) use self::parallel::{multiply_rows, multiply_shared, share_out};
-pub(super) use self::serial::{multiply, multiply_and_fetch, multiply_into};
-pub(super) use self::stacked::multiply_stacked;
+pub(super) use self::panels::{Panels, PanelsView, pack_columns, pack_rows};
+pub(super) use self::parallel::{par_blocks, par_gemm, par_gemm_rows};
+pub(super) use self::prefetch::Prefetch;
+pub(super) use self::serial::{gemm, gemm_columns, gemm_columns_prefetching};
+pub(super) use self::stacked::gemm_stacked;
 pub(super) use self::transpose::transpose;
 
 #[cfg(test)]
@@ -65,7 +65,7 @@ mod tests {
             let expected = naive(&a, &b, rows, depth, width);
             let panels = Panels::from_rows(&b, width, depth, width);
             let mut c = vec![0.0; rows * width];
-            multiply_rows(&a, Right::Panels(panels.view()), Add::default(), &mut c);
+            par_gemm_rows(&a, Right::Packed(panels.view()), Epilogue::default(), &mut c);
             assert_close(&c, &expected);
 
             // The same factor, read where it lies, in rows that hold whole panels.
@@ -76,15 +76,15 @@ mod tests {
             }
             let mut c = vec![0.0; rows * width];
             let right = Right::Rows { data: &padded, stride, width };
-            multiply_rows(&a, right, Add::default(), &mut c);
+            par_gemm_rows(&a, right, Epilogue::default(), &mut c);
             assert_close(&c, &expected);
 
             // The same factor, where its transpose lies.
             let data: Vec<f32> =
                 (0..width * depth).map(|i| b[i % depth * width + i / depth]).collect();
             let mut c = vec![0.0; rows * width];
-            let right = Right::Columns { data: &data, depth, width };
-            multiply_rows(&a, right, Add::default(), &mut c);
+            let right = Right::Transposed { data: &data, depth, width };
+            par_gemm_rows(&a, right, Epilogue::default(), &mut c);
             assert_close(&c, &expected);
         }
     }
@@ -100,15 +100,17 @@ mod tests {
                 *value += f64::from(bias[i % width]) + f64::from(matrix[i]) + 0.5;
             }
             let panels = Panels::from_rows(&b, width, depth, width);
-            let turned: Vec<f32> =
+            let transposed: Vec<f32> =
                 (0..width * depth).map(|i| b[i % depth * width + i / depth]).collect();
-            let rights =
-                [Right::Panels(panels.view()), Right::Columns { data: &turned, depth, width }];
+            let rights = [
+                Right::Packed(panels.view()),
+                Right::Transposed { data: &transposed, depth, width },
+            ];
             for right in rights {
                 let mut c = vec![0.5; rows * width];
-                let matrix = Some((&*matrix, width));
-                let add = Add { per_column: Some(&bias), matrix, present: true };
-                multiply(Left::rows(&a, depth), right, add, &mut c, width);
+                let addend = Some((&*matrix, width));
+                let epilogue = Epilogue { bias: Some(&bias), addend, accumulate: true };
+                gemm(Left::rows(&a, depth), right, epilogue, &mut c, width);
                 assert_close(&c, &expected);
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::buffer::applies;
+use super::buffer::has_kernels;
 use super::normalization::Affine;
 use crate::engine::autograd::Variable;
 
@@ -48,7 +48,7 @@ impl GroupNorm {
     fn apply(&self, x: &Variable, shift: Option<&Tensor>, silu: bool) -> Result<Variable> {
         let Self { affine, groups, eps } = self.clone();
         let input = x.tensor().contiguous()?;
-        if applies(&input) {
+        if has_kernels(&input) {
             let norm = cpu::Norm { affine, groups, eps, silu };
             let (y, images) = norm.forward(&input, shift)?;
             return Ok(Variable::derived(y, [x], move |dy, _| {

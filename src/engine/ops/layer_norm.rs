@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 
-use super::buffer::applies;
+use super::buffer::has_kernels;
 use super::normalization::Affine;
 use crate::engine::autograd::Variable;
 
@@ -30,12 +30,12 @@ impl LayerNorm {
     pub fn forward(&self, x: &Variable) -> Result<Variable> {
         let Self { affine, eps } = self.clone();
         let input = x.tensor().contiguous()?;
-        let y = match applies(&input) {
+        let y = match has_kernels(&input) {
             true => cpu::forward(&input, &affine, eps as f32)?,
             false => candle::forward(&input, &affine, eps)?,
         };
         Ok(Variable::derived(y, [x], move |dy, _| {
-            let dx = match applies(&input) {
+            let dx = match has_kernels(&input) {
                 true => cpu::backward(&input, &dy.contiguous()?, &affine, eps as f32)?,
                 false => candle::backward(&input, dy, &affine, eps)?,
             };

@@ -18,13 +18,13 @@ pub struct FrozenLinear(Arc<Matrix>);
 struct Matrix {
     in_features: usize,
     out_features: usize,
-    place: Place,
+    backend: Backend,
 }
 
 /// The matrix, where it is used.
-enum Place {
+enum Backend {
     Cpu(cpu::Matrix),
-    Elsewhere(candle::Matrix),
+    Candle(candle::Matrix),
 }
 
 impl FrozenLinear {
@@ -35,47 +35,47 @@ impl FrozenLinear {
         let [out_features, in_features] = *weight.shape() else {
             bail!("a matrix of {:?}", weight.shape());
         };
-        let place = match weight.place()? {
-            weight::Place::Cpu(stored) => {
-                Place::Cpu(cpu::Matrix::new(stored, bias, (out_features, in_features))?)
+        let backend = match weight.backend()? {
+            weight::Backend::Cpu(stored) => {
+                Backend::Cpu(cpu::Matrix::new(stored, bias, (out_features, in_features))?)
             }
-            weight::Place::Elsewhere(weight) => Place::Elsewhere(candle::Matrix { weight, bias }),
+            weight::Backend::Candle(weight) => Backend::Candle(candle::Matrix { weight, bias }),
         };
-        Ok(Self(Arc::new(Matrix { in_features, out_features, place })))
+        Ok(Self(Arc::new(Matrix { in_features, out_features, backend })))
     }
 
     /// `(…, in_features)` → `(…, out_features)`.
     pub fn forward(&self, x: &Variable) -> Result<Variable> {
-        let y = self.multiply(x.tensor(), None)?;
+        let y = self.apply(x.tensor(), None)?;
         let linear = self.clone();
-        Ok(Variable::derived(y, [x], move |dy, _| Ok([Some(linear.multiply_back(dy)?)])))
+        Ok(Variable::derived(y, [x], move |dy, _| Ok([Some(linear.input_gradient(dy)?)])))
     }
 
     /// [`Self::forward`] plus `other`, which has the shape of the result.
     pub fn forward_add(&self, x: &Variable, other: &Variable) -> Result<Variable> {
-        let y = self.multiply(x.tensor(), Some(other.tensor()))?;
+        let y = self.apply(x.tensor(), Some(other.tensor()))?;
         let linear = self.clone();
         Ok(Variable::derived(y, [x, other], move |dy, [wanted, _]| {
-            let dx = wanted.then(|| linear.multiply_back(dy)).transpose()?;
+            let dx = wanted.then(|| linear.input_gradient(dy)).transpose()?;
             Ok([dx, Some(dy.clone())])
         }))
     }
 
-    fn multiply(&self, x: &Tensor, add: Option<&Tensor>) -> Result<Tensor> {
-        let Matrix { in_features, out_features, place } = &*self.0;
+    fn apply(&self, x: &Tensor, epilogue: Option<&Tensor>) -> Result<Tensor> {
+        let Matrix { in_features, out_features, backend } = &*self.0;
         let shape = replace_last(x, *in_features, *out_features)?;
-        match place {
-            Place::Cpu(matrix) => matrix.forward(x, add, shape),
-            Place::Elsewhere(matrix) => matrix.forward(x, add, shape),
+        match backend {
+            Backend::Cpu(matrix) => matrix.forward(x, epilogue, shape),
+            Backend::Candle(matrix) => matrix.forward(x, epilogue, shape),
         }
     }
 
-    fn multiply_back(&self, dy: &Tensor) -> Result<Tensor> {
-        let Matrix { in_features, out_features, place } = &*self.0;
+    fn input_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+        let Matrix { in_features, out_features, backend } = &*self.0;
         let shape = replace_last(dy, *out_features, *in_features)?;
-        match place {
-            Place::Cpu(matrix) => matrix.backward(dy, shape),
-            Place::Elsewhere(matrix) => matrix.backward(dy, shape),
+        match backend {
+            Backend::Cpu(matrix) => matrix.backward(dy, shape),
+            Backend::Candle(matrix) => matrix.backward(dy, shape),
         }
     }
 }

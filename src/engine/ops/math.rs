@@ -68,7 +68,7 @@ pub(crate) fn normal(x: f32) -> (f32, f32) {
 /// One number of sixteen: halves are joined until one is left. That is four steps of waiting, where one number after
 /// the other would be fifteen, and most rows are short.
 #[inline(always)]
-pub(crate) fn join_lanes(lanes: [f32; 16], join: impl Fn(f32, f32) -> f32) -> f32 {
+pub(crate) fn reduce_lanes(lanes: [f32; 16], join: impl Fn(f32, f32) -> f32) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|i| join(lanes[i], lanes[i + 8]));
     let four: [f32; 4] = std::array::from_fn(|i| join(eight[i], eight[i + 4]));
     join(join(four[0], four[2]), join(four[1], four[3]))
@@ -88,7 +88,7 @@ pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     for (sum, &x) in sums.iter_mut().zip(rest) {
         *sum += f(x);
     }
-    join_lanes(sums, |a, b| a + b)
+    reduce_lanes(sums, |a, b| a + b)
 }
 
 /// [`sum_of`] over two slices of the same length.
@@ -105,7 +105,7 @@ pub(crate) fn sum_of_pairs(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) ->
     for ((sum, &x), &y) in sums.iter_mut().zip(rest).zip(other) {
         *sum += f(x, y);
     }
-    join_lanes(sums, |a, b| a + b)
+    reduce_lanes(sums, |a, b| a + b)
 }
 
 #[cfg(test)]

@@ -5,11 +5,11 @@ mod cpu;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::buffer::applies;
+use super::buffer::has_kernels;
 
 /// `a b`, of matrices `(rows, depth)` and `(depth, columns)`, either of which may be a transposed view.
 pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    match applies(a) && applies(b) {
+    match has_kernels(a) && has_kernels(b) {
         true => cpu::matmul(a, b),
         false => candle::matmul(a, b),
     }
@@ -27,7 +27,7 @@ pub fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Result<Vec
     {
         bail!("({rows}, {depth}) does not multiply {depths:?} to {width} columns");
     }
-    match applies(a) && b.iter().all(|part| applies(part)) && width > 0 {
+    match has_kernels(a) && b.iter().all(|part| has_kernels(part)) && width > 0 {
         true => cpu::matmul_stacked(a, b, widths),
         false => candle::matmul_stacked(a, b, widths),
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::buffer::applies;
+use super::buffer::has_kernels;
 
 /// Frozen scale and shift of each channel.
 pub(crate) struct Affine {
@@ -16,7 +16,7 @@ pub(crate) struct Affine {
 impl Affine {
     /// - `weight`, `bias`: `(channels,)`
     pub(crate) fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
-        let host = |x: &Tensor| if applies(x) { x.to_vec1() } else { Ok(Vec::new()) };
+        let host = |x: &Tensor| if has_kernels(x) { x.to_vec1() } else { Ok(Vec::new()) };
         let (weights, biases) = (host(&weight)?, host(&bias)?);
         Ok(Self { weight, bias, weights, biases })
     }
@@ -30,7 +30,7 @@ pub(crate) fn normalize(x: &Tensor, dims: &[usize], eps: f64) -> Result<(Tensor,
 }
 
 /// `(g − mean g − x̂ mean(g x̂)) / √(var + ε)`.
-pub(crate) fn normalize_back(
+pub(crate) fn normalize_gradient(
     g: &Tensor,
     normed: &Tensor,
     rstd: &Tensor,

@@ -7,7 +7,7 @@ mod step;
 use candle_core::{Result, Tensor};
 
 pub use self::step::AdamWStep;
-use super::buffer::applies;
+use super::buffer::has_kernels;
 
 /// `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, `θ ← kept · θ − rate · m / (second_scale · √v + ε)`.
 ///
@@ -18,7 +18,7 @@ pub fn adamw(
     moments: [&Tensor; 2],
     step: AdamWStep,
 ) -> Result<[Tensor; 3]> {
-    match applies(parameter) {
+    match has_kernels(parameter) {
         true => cpu::adamw(parameter, gradient, moments, step),
         false => candle::adamw(parameter, gradient, moments, step),
     }
@@ -26,7 +26,7 @@ pub fn adamw(
 
 /// The sum of all squares, which does not depend on the number of threads.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    match applies(x) {
+    match has_kernels(x) {
         true => cpu::sum_of_squares(x),
         false => candle::sum_of_squares(x),
     }

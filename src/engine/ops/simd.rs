@@ -48,11 +48,11 @@ pub(crate) trait Lanes:
 
 /// For any CPU.
 #[derive(Clone, Copy)]
-pub(crate) struct Plain([f32; 16]);
+pub(crate) struct Portable([f32; 16]);
 
 macro_rules! plain {
     ($name:ident, $method:ident, $op:tt) => {
-        impl std::ops::$name for Plain {
+        impl std::ops::$name for Portable {
             type Output = Self;
 
             #[inline(always)]
@@ -65,7 +65,7 @@ macro_rules! plain {
 plain!(Add, add, +);
 plain!(Sub, sub, -);
 
-impl std::ops::Mul<f32> for Plain {
+impl std::ops::Mul<f32> for Portable {
     type Output = Self;
 
     #[inline(always)]
@@ -74,7 +74,7 @@ impl std::ops::Mul<f32> for Plain {
     }
 }
 
-impl Lanes for Plain {
+impl Lanes for Portable {
     const ZERO: Self = Self([0.0; 16]);
 
     #[inline(always)]
@@ -90,15 +90,15 @@ impl Lanes for Plain {
 
 /// One register, for functions that AVX-512 was detected for.
 #[cfg(target_arch = "x86_64")]
-pub(crate) mod wide {
+pub(crate) mod x86 {
     use std::arch::x86_64::*;
 
     use super::Lanes;
 
     #[derive(Clone, Copy)]
-    pub(crate) struct Wide(__m512);
+    pub(crate) struct Avx512(__m512);
 
-    impl std::ops::Add for Wide {
+    impl std::ops::Add for Avx512 {
         type Output = Self;
 
         #[inline(always)]
@@ -108,7 +108,7 @@ pub(crate) mod wide {
         }
     }
 
-    impl std::ops::Sub for Wide {
+    impl std::ops::Sub for Avx512 {
         type Output = Self;
 
         #[inline(always)]
@@ -118,7 +118,7 @@ pub(crate) mod wide {
         }
     }
 
-    impl std::ops::Mul<f32> for Wide {
+    impl std::ops::Mul<f32> for Avx512 {
         type Output = Self;
 
         #[inline(always)]
@@ -128,7 +128,7 @@ pub(crate) mod wide {
         }
     }
 
-    impl Lanes for Wide {
+    impl Lanes for Avx512 {
         // SAFETY: sixteen numbers, in either form.
         const ZERO: Self = Self(unsafe { std::mem::transmute::<[f32; 16], __m512>([0.0; 16]) });
 
@@ -158,11 +158,11 @@ macro_rules! in_lanes {
             fn body<$lanes: $crate::engine::ops::simd::Lanes, $other: $bound>($($arg: $type),*) $body
             #[cfg(target_arch = "x86_64")]
             {
-                use $crate::engine::ops::simd::{Plain, wide::Wide};
+                use $crate::engine::ops::simd::{Portable, x86::Avx512};
                 #[target_feature(enable = "avx512f")]
-                fn avx512<$other: $bound>($($arg: $type),*) { body::<Wide, $other>($($arg),*) }
+                fn avx512<$other: $bound>($($arg: $type),*) { body::<Avx512, $other>($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2<$other: $bound>($($arg: $type),*) { body::<Plain, $other>($($arg),*) }
+                fn avx2<$other: $bound>($($arg: $type),*) { body::<Portable, $other>($($arg),*) }
                 if std::arch::is_x86_feature_detected!("avx512f") {
                     // SAFETY: the feature was detected.
                     return unsafe { avx512::<$other>($($arg),*) };
@@ -172,7 +172,7 @@ macro_rules! in_lanes {
                     return unsafe { avx2::<$other>($($arg),*) };
                 }
             }
-            body::<$crate::engine::ops::simd::Plain, $other>($($arg),*)
+            body::<$crate::engine::ops::simd::Portable, $other>($($arg),*)
         }
     };
 }

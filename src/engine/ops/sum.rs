@@ -3,14 +3,14 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use super::buffer::{applies, filled, tensor, values};
+use super::buffer::{filled, has_kernels, tensor, values};
 
 /// Values of one task.
 const CHUNK: usize = 16384;
 
 /// `x + y`, both of one shape.
 pub fn sum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    if !applies(x) || x.dims() != y.dims() {
+    if !has_kernels(x) || x.dims() != y.dims() {
         return x + y;
     }
     let (x, y) = (x.contiguous()?, y.contiguous()?);

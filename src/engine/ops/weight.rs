@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 use memmap2::Mmap;
 
-use super::buffer::{applies, filled, values};
+use super::buffer::{filled, has_kernels, values};
 
 /// A weight that never changes, in row-major order: part of a mapped file, or a tensor.
 ///
@@ -20,19 +20,19 @@ pub struct FrozenWeight {
 #[derive(Clone)]
 enum Source {
     Tensor(Tensor),
-    File(Stored),
+    File(CpuWeight),
 }
 
 /// Where an operation has a weight.
-pub(crate) enum Place {
+pub(crate) enum Backend {
     /// f32 on the CPU, for our kernels.
-    Cpu(Stored),
-    Elsewhere(Tensor),
+    Cpu(CpuWeight),
+    Candle(Tensor),
 }
 
 /// Numbers in memory that nobody writes to.
 #[derive(Clone)]
-pub(crate) struct Stored {
+pub(crate) struct CpuWeight {
     memory: Memory,
     start: usize,
     len: usize,
@@ -60,8 +60,8 @@ impl FrozenWeight {
         if cfg!(target_endian = "big") || bytemuck::try_cast_slice::<u8, f32>(bytes).is_err() {
             return None;
         }
-        let stored = Stored { memory: Memory::File(file.clone(), start), start: 0, len };
-        Some(Self { shape: shape.to_vec(), source: Source::File(stored) })
+        let weight = CpuWeight { memory: Memory::File(file.clone(), start), start: 0, len };
+        Some(Self { shape: shape.to_vec(), source: Source::File(weight) })
     }
 
     /// Its dimensions, as an operation's `new` says them.
@@ -69,22 +69,22 @@ impl FrozenWeight {
         &self.shape
     }
 
-    pub(crate) fn place(self) -> Result<Place> {
+    pub(crate) fn backend(self) -> Result<Backend> {
         match self.source {
-            Source::File(stored) => Ok(Place::Cpu(stored)),
-            Source::Tensor(tensor) if applies(&tensor) => {
+            Source::File(weight) => Ok(Backend::Cpu(weight)),
+            Source::Tensor(tensor) if has_kernels(&tensor) => {
                 let tensor = tensor.contiguous()?;
                 let numbers = values(&tensor)?;
                 let own = filled(numbers.len(), |own| own.copy_from_slice(&numbers));
                 let len = own.len();
-                Ok(Place::Cpu(Stored { memory: Memory::Owned(Arc::new(own)), start: 0, len }))
+                Ok(Backend::Cpu(CpuWeight { memory: Memory::Owned(Arc::new(own)), start: 0, len }))
             }
-            Source::Tensor(tensor) => Ok(Place::Elsewhere(tensor)),
+            Source::Tensor(tensor) => Ok(Backend::Candle(tensor)),
         }
     }
 }
 
-impl Stored {
+impl CpuWeight {
     pub(crate) fn values(&self) -> &[f32] {
         let range = self.start..self.start + self.len;
         match &self.memory {

@@ -5,8 +5,8 @@
 use candle_core::DType;
 
 use super::attention::{QUERIES, Softmax};
+use super::chunks::CHUNK_FLOATS;
 use super::geglu;
-use super::groups::HELD;
 
 /// The sizes of numbers where an operation runs.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ impl Workspace {
 
     /// Numbers of a group of rows that go through together.
     fn group(rows: u64, size: u64) -> u64 {
-        rows.min((HELD as u64 / size.max(1)).max(1)) * size
+        rows.min((CHUNK_FLOATS as u64 / size.max(1)).max(1)) * size
     }
 
     /// Of images of `size` numbers: seven steps of the widest.
@@ -38,7 +38,7 @@ impl Workspace {
     /// Of rows of `in_features` numbers that are projected to `width`, of which one half gates the other.
     pub(crate) fn geglu(&self, rows: u64, in_features: u64, width: u64) -> u64 {
         if self.kernels {
-            let held = geglu::rows_held(rows as usize);
+            let held = geglu::backward_rows(rows as usize);
             return self.wide * (held as u64 * width + rows * in_features);
         }
         let half = Self::group(rows, width) / 2;

@@ -3,16 +3,16 @@
 use candle_core::{Result, Tensor};
 
 use super::function::Function;
-use crate::engine::ops::groups::{in_rows, wide};
+use crate::engine::ops::chunks::{in_row_chunks, wide};
 
 pub(super) fn forward(function: Function, x: &Tensor) -> Result<Tensor> {
     let (narrow, wide) = (x.dtype(), wide(x));
-    in_rows(&[x], |part| function.value(&part[0].to_dtype(wide)?)?.to_dtype(narrow))
+    in_row_chunks(&[x], |part| function.value(&part[0].to_dtype(wide)?)?.to_dtype(narrow))
 }
 
 pub(super) fn backward(function: Function, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let (narrow, wide) = (x.dtype(), wide(x));
-    in_rows(&[x, dy], |part| {
+    in_row_chunks(&[x, dy], |part| {
         let slope = function.slope(&part[0].to_dtype(wide)?)?;
         (part[1].to_dtype(wide)? * slope)?.to_dtype(narrow)
     })

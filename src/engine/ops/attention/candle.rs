@@ -2,21 +2,21 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::engine::ops::groups::{HELD, in_groups, wide};
+use crate::engine::ops::chunks::{CHUNK_FLOATS, in_chunks, wide};
 
 /// Queries of one block, whose logits over all keys are held at once.
 pub(crate) const QUERIES: usize = 512;
 
-pub(super) struct Attend {
+pub(super) struct Attention {
     pub(super) heads: usize,
     pub(super) scale: f64,
     /// `(queries, keys)`.
     pub(super) bias: Option<Tensor>,
 }
 
-impl Attend {
+impl Attention {
     pub(super) fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
-        in_groups(&[query, key, value], self.logits(query, key)?, |part| {
+        in_chunks(&[query, key, value], self.logits(query, key)?, |part| {
             self.forward_of_group(&part[0], &part[1], &part[2])
         })
     }
@@ -25,7 +25,7 @@ impl Attend {
     pub(super) fn backward(&self, all: [&Tensor; 4]) -> Result<[Tensor; 3]> {
         let [query, key, ..] = all;
         let rows = query.dim(0)?;
-        let group = (HELD / self.logits(query, key)?).max(1);
+        let group = (CHUNK_FLOATS / self.logits(query, key)?).max(1);
         let mut gradients = [(); 3].map(|()| Vec::new());
         for first in (0..rows).step_by(group) {
             let part = |x: &Tensor| x.narrow(0, first, group.min(rows - first))?.contiguous();
@@ -97,15 +97,15 @@ impl Attend {
             let part = |x: &Tensor| self.split(&x.narrow(1, first, count)?);
             let (q, d_o) = (part(query)?, part(gradient)?);
             let p = self.weights(&q, &k, first)?;
-            let turned = |x: &Tensor, by: &Tensor| -> Result<Tensor> {
+            let transposed = |x: &Tensor, by: &Tensor| -> Result<Tensor> {
                 x.to_dtype(narrow)?.transpose(2, 3)?.matmul(by)?.to_dtype(wide)
             };
-            d_v = (d_v + turned(&p, &d_o)?)?;
+            d_v = (d_v + transposed(&p, &d_o)?)?;
             let mut d_p = d_o.matmul(&v.transpose(2, 3)?)?.to_dtype(wide)?;
             let d = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
             d_p = d_p.broadcast_sub(&d)?; // and the one before it is freed
             let d_s = ((p * d_p)? * self.scale)?;
-            d_k = (d_k + turned(&d_s, &q)?)?;
+            d_k = (d_k + transposed(&d_s, &q)?)?;
             d_q.push(Self::join(&d_s.to_dtype(narrow)?.matmul(&k)?)?);
         }
         let join = |x: Tensor| Self::join(&x.to_dtype(narrow)?);

@@ -7,22 +7,22 @@ use rayon::prelude::*;
 
 pub(crate) use self::softmax::Softmax;
 use self::softmax::{exponentials, softmax_gradient};
-use crate::engine::ops::buffer::{Shared, filled, tensor, values};
+use crate::engine::ops::buffer::{SharedPtr, filled, tensor, values};
 use crate::engine::ops::gemm::{
-    Add, Left, PANEL, Panels, Right, TILE, View, multiply, multiply_into, transpose,
+    Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, gemm, gemm_columns, transpose,
 };
 use crate::engine::ops::simd::vectorized;
 
 /// Queries of one block: their logits over all keys are held at once, never those of all queries. On the way there they
 /// lie side by side, on the way back the keys do: so that no lane is empty, however narrow a head is.
-const QUERIES: usize = TILE;
-const QUERIES_BACK: usize = 64;
+const QUERIES: usize = NR;
+const BACKWARD_QUERIES: usize = 64;
 
 /// What a bias of less counts as: a masked key's logit stays a number, whatever it is multiplied by.
-const MASKED: f32 = -1e30;
+const MIN_BIAS: f32 = -1e30;
 
 /// One attention.
-pub(super) struct Attend {
+pub(super) struct Attention {
     sizes: Sizes,
     scale: f32,
     /// `(keys, queries)`.
@@ -59,7 +59,7 @@ impl Sizes {
     }
 
     /// Where token `at` of a task's head begins.
-    fn place(self, task: usize, tokens: usize, at: usize) -> usize {
+    fn offset(self, task: usize, tokens: usize, at: usize) -> usize {
         let (row, head) = (task / self.heads, task % self.heads);
         (row * tokens + at) * self.inner + head * self.head_dim
     }
@@ -71,16 +71,16 @@ fn tokens(values: &[f32], count: usize, inner: usize) -> Left<'_> {
 }
 
 /// The transpose of tokens of a head: a row for each of their `head_dim` numbers.
-fn turned_tokens(values: &[f32], head_dim: usize, inner: usize) -> Left<'_> {
+fn transposed_tokens(values: &[f32], head_dim: usize, inner: usize) -> Left<'_> {
     Left::Strided { data: values, rows: head_dim, row_stride: 1, depth_stride: inner }
 }
 
 /// Rows where they lie.
-fn rows_of(data: &[f32], width: usize) -> Right<'_> {
+fn row_major(data: &[f32], width: usize) -> Right<'_> {
     Right::Rows { data, stride: width, width }
 }
 
-impl Attend {
+impl Attention {
     /// - `bias`: `(queries, keys)`
     pub(super) fn new(
         [query, key, value]: [&Tensor; 3],
@@ -108,33 +108,33 @@ impl Attend {
         // Blocks of nearly one size: a short rest would cost as much as a whole one.
         let of_block = queries.div_ceil(queries.div_ceil(QUERIES).max(1)).next_multiple_of(PANEL);
         let out = filled(q.len(), |out| {
-            let shared = Shared::new(out);
+            let shared = SharedPtr::new(out);
             softmaxes.par_chunks_mut(queries).enumerate().for_each(|(task, softmaxes)| {
                 let q = sizes.head(q, task, queries);
                 let k = tokens(sizes.head(k, task, keys), keys, inner);
-                let v = turned_tokens(sizes.head(v, task, keys), head_dim, inner);
+                let v = transposed_tokens(sizes.head(v, task, keys), head_dim, inner);
                 softmaxes.par_chunks_mut(of_block).enumerate().for_each(|(block, softmaxes)| {
                     let (first, count) = (block * of_block, softmaxes.len());
                     let width = count.next_multiple_of(PANEL);
                     let q = Panels::from_columns(&q[first * inner..], inner, head_dim, count);
-                    let q = View { width, ..q.view() }; // what lies beyond the queries are zeros
+                    let q = PanelsView { width, ..q.view() }; // what lies beyond the queries are zeros
                     let weights = filled(keys * width, |weights| {
-                        multiply(k, Right::Panels(q), Add::default(), weights, width); // K Qᵀ
+                        gemm(k, Right::Packed(q), Epilogue::default(), weights, width); // K Qᵀ
                         if let Some(bias) = &self.bias {
-                            self.add_bias(weights, width, &bias[first..]);
+                            self.add_bias_by_key(weights, width, &bias[first..]);
                         }
                         exponentials(weights, width, self.base_2(), softmaxes);
                     });
                     let out = filled(head_dim * width, |out| {
-                        multiply(v, rows_of(&weights, width), Add::default(), out, width);
+                        gemm(v, row_major(&weights, width), Epilogue::default(), out, width);
                     });
                     let mut factors = [0.0; QUERIES];
                     for (factor, softmax) in factors.iter_mut().zip(softmaxes) {
                         *factor = softmax.factor;
                     }
-                    let place = shared.at(sizes.place(task, queries, first));
+                    let place = shared.at(sizes.offset(task, queries, first));
                     // Each block writes its own rows of its own head's columns, inside `out`.
-                    store_turned(&out, width, Some(&factors), count, place, inner);
+                    store_transposed(&out, width, Some(&factors), count, place, inner);
                 });
             });
         });
@@ -150,14 +150,14 @@ impl Attend {
     }
 
     /// Scales logits `(keys, width)` of some queries and adds their bias.
-    fn add_bias(&self, logits: &mut [f32], width: usize, bias: &[f32]) {
+    fn add_bias_by_key(&self, logits: &mut [f32], width: usize, bias: &[f32]) {
         for (row, bias) in logits.chunks_exact_mut(width).zip(bias.chunks(self.sizes.queries)) {
             self.add_to_row(row, bias.iter());
         }
     }
 
     /// Likewise logits `(rows, width)` of queries from `first` on, a row for each.
-    fn add_bias_turned(&self, logits: &mut [f32], width: usize, first: usize) {
+    fn add_bias_by_query(&self, logits: &mut [f32], width: usize, first: usize) {
         let Some(bias) = &self.bias else { return };
         for (index, row) in logits.chunks_exact_mut(width).enumerate() {
             self.add_to_row(row, bias[first + index..].iter().step_by(self.sizes.queries));
@@ -167,7 +167,7 @@ impl Attend {
     /// What lies beyond the bias is scaled alone.
     fn add_to_row<'a>(&self, row: &mut [f32], bias: impl Iterator<Item = &'a f32>) {
         row.iter_mut().for_each(|x| *x *= self.scale);
-        row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.max(MASKED));
+        row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.max(MIN_BIAS));
     }
 
     /// The gradients of query, key and value, from these, the gradient of the result and what [`Self::forward`] gave.
@@ -184,7 +184,8 @@ impl Attend {
         let d_o: &[f32] = &d_o;
         let [mut d_q, mut d_k, mut d_v] =
             [q.len(), k.len(), v.len()].map(|len| filled(len, |_| {}));
-        let [to_q, to_k, to_v] = [&mut d_q, &mut d_k, &mut d_v].map(|values| Shared::new(values));
+        let [to_q, to_k, to_v] =
+            [&mut d_q, &mut d_k, &mut d_v].map(|values| SharedPtr::new(values));
         let width = keys.next_multiple_of(PANEL);
         (0..batch * heads).into_par_iter().for_each(|task| {
             let [q, d_o] = [q, d_o].map(|x| sizes.head(x, task, queries));
@@ -192,47 +193,54 @@ impl Attend {
             // Kᵀ and Vᵀ; what lies beyond the keys are zeros.
             let columns = [k, v].map(|x| Panels::from_columns(x, inner, head_dim, keys));
             let [k_columns, v_columns] =
-                columns.each_ref().map(|x| Right::Panels(View { width, ..x.view() }));
+                columns.each_ref().map(|x| Right::Packed(PanelsView { width, ..x.view() }));
             let k_rows = Panels::from_rows(k, inner, keys, head_dim); // K
             let [mut weights, mut d_weights] =
-                [(); 2].map(|()| filled(QUERIES_BACK * width, |_| {}));
+                [(); 2].map(|()| filled(BACKWARD_QUERIES * width, |_| {}));
             let [mut d_k, mut d_v] = [(); 2].map(|()| filled(head_dim * width, |_| {})); // transposed
-            for first in (0..queries).step_by(QUERIES_BACK) {
-                let rows = QUERIES_BACK.min(queries - first);
+            for first in (0..queries).step_by(BACKWARD_QUERIES) {
+                let rows = BACKWARD_QUERIES.min(queries - first);
                 let (p, d_p) = (&mut weights[..rows * width], &mut d_weights[..rows * width]);
                 let [q, d_o] = [q, d_o].map(|x| &x[first * inner..]);
-                multiply(tokens(q, rows, inner), k_columns, Add::default(), p, width); // Q Kᵀ
-                multiply(tokens(d_o, rows, inner), v_columns, Add::default(), d_p, width); // dO Vᵀ
-                self.add_bias_turned(p, width, first);
+                gemm(tokens(q, rows, inner), k_columns, Epilogue::default(), p, width); // Q Kᵀ
+                gemm(tokens(d_o, rows, inner), v_columns, Epilogue::default(), d_p, width); // dO Vᵀ
+                self.add_bias_by_query(p, width, first);
                 let softmaxes = &softmaxes[task * queries + first..][..rows];
                 softmax_gradient(p, d_p, width, (self.base_2(), self.scale), softmaxes);
 
                 // dVᵀ += dOᵀ P, dKᵀ += Qᵀ dS, dQ = dS K
-                let add = Add { present: first > 0, ..Add::default() };
-                multiply(
-                    turned_tokens(d_o, head_dim, inner),
-                    rows_of(p, width),
-                    add,
+                let epilogue = Epilogue { accumulate: first > 0, ..Epilogue::default() };
+                gemm(
+                    transposed_tokens(d_o, head_dim, inner),
+                    row_major(p, width),
+                    epilogue,
                     &mut d_v,
                     width,
                 );
-                multiply(
-                    turned_tokens(q, head_dim, inner),
-                    rows_of(d_p, width),
-                    add,
+                gemm(
+                    transposed_tokens(q, head_dim, inner),
+                    row_major(d_p, width),
+                    epilogue,
                     &mut d_k,
                     width,
                 );
                 let d_s = Left::Strided { data: &*d_p, rows, row_stride: width, depth_stride: 1 };
-                let place = to_q.at(sizes.place(task, queries, first));
+                let place = to_q.at(sizes.offset(task, queries, first));
                 // SAFETY: the task writes its own head's columns of its own row, inside the gradient.
                 unsafe {
-                    let k = Right::Panels(k_rows.view());
-                    multiply_into(d_s, k, Add::default(), 0..head_dim, place, inner);
+                    let k = Right::Packed(k_rows.view());
+                    gemm_columns(d_s, k, Epilogue::default(), 0..head_dim, place, inner);
                 }
             }
             for (from, to) in [(d_k, to_k), (d_v, to_v)] {
-                store_turned(&from, width, None, keys, to.at(sizes.place(task, keys, 0)), inner);
+                store_transposed(
+                    &from,
+                    width,
+                    None,
+                    keys,
+                    to.at(sizes.offset(task, keys, 0)),
+                    inner,
+                );
             }
         });
         Ok([tensor(d_q, query.shape())?, tensor(d_k, key.shape())?, tensor(d_v, value.shape())?])
@@ -242,10 +250,10 @@ impl Attend {
 vectorized! {
     /// Writes the transpose of rows of `width` numbers: the first `count` columns, each times its factor, as tokens that
     /// lie `inner` apart, each with as many numbers as there are rows. The caller has the tokens to itself.
-    fn store_turned(rows: &[f32], width: usize, factors: Option<&[f32]>, count: usize, to: *mut f32, inner: usize) {
+    fn store_transposed(rows: &[f32], width: usize, factors: Option<&[f32]>, count: usize, to: *mut f32, inner: usize) {
         let head_dim = rows.len() / width;
         let mut square = [[0.0; PANEL]; PANEL];
-        let mut turned = [[0.0; PANEL]; PANEL];
+        let mut transposed = [[0.0; PANEL]; PANEL];
         for first in (0..head_dim).step_by(PANEL) {
             let part = PANEL.min(head_dim - first);
             for column in (0..count).step_by(PANEL) {
@@ -255,8 +263,8 @@ vectorized! {
                         to.iter_mut().zip(&factors[column..]).for_each(|(x, factor)| *x *= factor);
                     }
                 }
-                transpose(square.as_flattened(), PANEL, PANEL, &mut turned);
-                for (index, token) in turned.iter().enumerate().take(count - column) {
+                transpose(square.as_flattened(), PANEL, PANEL, &mut transposed);
+                for (index, token) in transposed.iter().enumerate().take(count - column) {
                     let to = to.wrapping_add((column + index) * inner + first);
                     // SAFETY: the token's numbers are valid and nobody else's.
                     let to = unsafe { std::slice::from_raw_parts_mut(to, part) };

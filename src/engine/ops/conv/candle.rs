@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::geometry::{Geometry, Padding};
-use crate::engine::ops::groups::in_groups;
+use crate::engine::ops::chunks::in_chunks;
 
 /// The filters of one layer.
 pub(super) struct Filters {
@@ -26,21 +26,21 @@ impl Filters {
         &self,
         x: &Tensor,
         geometry: Geometry,
-        add: Option<&Tensor>,
+        epilogue: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let y = gather_and_multiply(x, &self.matrix, geometry, Positions::InOrder)?;
+        let y = gather_and_multiply(x, &self.matrix, geometry, PositionOrder::InOrder)?;
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
         };
-        match add {
+        match epilogue {
             Some(other) => y + other,
             None => Ok(y),
         }
     }
 
     /// The gradient of an image of `(height, width)`: a convolution of the gradient, with zeros between its pixels where
-    /// there was a stride, and filters turned by 180°.
+    /// there was a stride, and filters rotated by 180°.
     ///
     /// Turned, the filters' positions lie in reverse order, which costs nothing: it is the pixels that are gathered so. In
     /// and out channels change places in a copy that lives as long as the call; to keep it would take as much again as all
@@ -54,7 +54,7 @@ impl Filters {
         let Geometry { kernel, stride, padding: p } = geometry;
         let (_, rows, columns, out_channels) = dy.dims4()?;
         let in_channels = self.matrix.dim(0)? / (kernel * kernel);
-        let apart = spread(&spread(dy, 1, stride)?, 2, stride)?;
+        let apart = dilate(&dilate(dy, 1, stride)?, 2, stride)?;
         let (down, across) = ((rows - 1) * stride + 1, (columns - 1) * stride + 1);
         let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
         let padding = Padding {
@@ -65,16 +65,16 @@ impl Filters {
         };
         // (kernel² · in, out) → (kernel² · out, in), still position by position.
         let by_position = self.matrix.reshape((kernel * kernel, in_channels, out_channels))?;
-        let turned = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
+        let rotated = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
         let geometry = Geometry { kernel, stride: 1, padding };
-        let dx = gather_and_multiply(&apart, &turned, geometry, Positions::Reversed)?;
+        let dx = gather_and_multiply(&apart, &rotated, geometry, PositionOrder::Reversed)?;
         dx.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
     }
 }
 
 /// In which order the positions of a kernel lie in a matrix of filters.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Positions {
+enum PositionOrder {
     InOrder,
     Reversed,
 }
@@ -84,11 +84,11 @@ fn gather_and_multiply(
     x: &Tensor,
     matrix: &Tensor,
     geometry: Geometry,
-    positions: Positions,
+    positions: PositionOrder,
 ) -> Result<Tensor> {
     let (_, height, width, _) = x.dims4()?;
     let (rows, columns) = geometry.output(height, width);
-    in_groups(&[x], rows * columns * matrix.dim(0)?, |part| {
+    in_chunks(&[x], rows * columns * matrix.dim(0)?, |part| {
         let images = part[0].dim(0)?;
         let gathered = gather(&part[0], geometry, (rows, columns), positions)?;
         gathered.matmul(matrix)?.reshape((images, rows, columns, ()))
@@ -100,7 +100,7 @@ fn gather(
     x: &Tensor,
     geometry: Geometry,
     (rows, columns): (usize, usize),
-    positions: Positions,
+    positions: PositionOrder,
 ) -> Result<Tensor> {
     let Geometry { kernel, stride, padding: p } = geometry;
     let (images, _, _, channels) = x.dims4()?;
@@ -127,14 +127,14 @@ fn gather(
     };
     let all = (0..kernel * kernel).map(|position| part(position / kernel, position % kernel));
     let mut parts = all.collect::<Result<Vec<_>>>()?;
-    if positions == Positions::Reversed {
+    if positions == PositionOrder::Reversed {
         parts.reverse();
     }
     Tensor::cat(&parts, 1)?.contiguous()
 }
 
 /// Puts `stride − 1` zeros between neighbours along `dim`.
-fn spread(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
+fn dilate(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
     if stride == 1 {
         return Ok(x.clone());
     }

@@ -1,21 +1,21 @@
 //! Convolution on the CPU: which algorithm computes a layer.
 
 mod direct;
-mod kept;
+mod limits;
 mod unfolded;
 mod winograd;
 
 use candle_core::{Result, Tensor};
 
 use self::direct::Direct;
-use self::kept::SMALL;
+use self::limits::MAX_CACHED_BYTES;
 use self::unfolded::Unfolded;
 use self::winograd::{Image, Winograd};
-use super::geometry::{Geometry, Padding, Way};
+use super::geometry::{Geometry, Padding, Pass};
 use crate::engine::ops::buffer::{filled, tensor, values};
-use crate::engine::ops::gemm::{Add, FrozenMatrix, multiply_rows};
+use crate::engine::ops::gemm::{Epilogue, FrozenMatrix, par_gemm_rows};
 use crate::engine::ops::precision::Precision;
-use crate::engine::ops::weight::Stored;
+use crate::engine::ops::weight::CpuWeight;
 
 /// The filters of one layer.
 pub(super) struct Filters {
@@ -36,12 +36,12 @@ enum Plain {
 
 impl Plain {
     /// - `weight`: `(out_channels, in_channels, kernel, kernel)`
-    fn new(geometry: Geometry, weight: Stored, in_channels: usize, out_channels: usize) -> Self {
+    fn new(geometry: Geometry, weight: CpuWeight, in_channels: usize, out_channels: usize) -> Self {
         let Geometry { kernel, stride, padding } = geometry;
         if kernel == 1 && stride == 1 && padding == Padding::same(0) {
             return Self::Pixelwise(FrozenMatrix::new(weight, out_channels, in_channels));
         }
-        if weight.size_bytes() <= SMALL {
+        if weight.size_bytes() <= MAX_CACHED_BYTES {
             return Self::Direct(Direct::new(weight, in_channels, out_channels));
         }
         let depth = in_channels * kernel * kernel;
@@ -54,65 +54,70 @@ impl Filters {
     /// - `bias`: `(out_channels,)`
     pub(super) fn new(
         geometry: Geometry,
-        weight: Stored,
+        weight: CpuWeight,
         bias: Option<Tensor>,
         (in_channels, out_channels): (usize, usize),
         precision: Precision,
     ) -> Result<Self> {
         let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
-        let suits =
-            precision == Precision::Fast && Winograd::suits(geometry, in_channels, out_channels);
+        let supports =
+            precision == Precision::Fast && Winograd::supports(geometry, in_channels, out_channels);
         let winograd =
-            suits.then(|| Box::new(Winograd::new(weight.clone(), in_channels, out_channels)));
+            supports.then(|| Box::new(Winograd::new(weight.clone(), in_channels, out_channels)));
         let plain = Plain::new(geometry, weight, in_channels, out_channels);
         Ok(Self { in_channels, out_channels, bias, plain, winograd })
     }
 
-    /// - `way`: from the image to the result
-    pub(super) fn forward(&self, x: &Tensor, way: Way, add: Option<&Tensor>) -> Result<Tensor> {
+    /// - `pass`: from the image to the result
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        pass: Pass,
+        epilogue: Option<&Tensor>,
+    ) -> Result<Tensor> {
         let Self { out_channels, ref bias, ref plain, ref winograd, .. } = *self;
         let batch = x.dim(0)?;
-        let ((height, width), output) = (way.input, way.output);
+        let ((height, width), output) = (pass.input, pass.output);
         let x = x.contiguous()?;
         let x = values(&x)?;
-        let other = add.map(|other| other.contiguous()).transpose()?;
+        let other = epilogue.map(|other| other.contiguous()).transpose()?;
         let other = other.as_ref().map(values).transpose()?;
-        let add = Add {
-            per_column: bias.as_deref(),
-            matrix: other.as_ref().map(|other| (&**other, out_channels)),
-            present: false,
+        let epilogue = Epilogue {
+            bias: bias.as_deref(),
+            addend: other.as_ref().map(|other| (&**other, out_channels)),
+            accumulate: false,
         };
         let y = filled(batch * output.0 * output.1 * out_channels, |y| match winograd {
-            Some(winograd) if winograd.pays(height, width) => {
+            Some(winograd) if winograd.is_faster_for(height, width) => {
                 let image = Image { batch, height, width };
-                winograd.forward(&x, image, add, y);
+                winograd.forward(&x, image, epilogue, y);
             }
             _ => match plain {
-                Plain::Pixelwise(matrix) => multiply_rows(&x, matrix.right(), add, y),
-                Plain::Direct(direct) => direct.forward(&x, batch, way, add, y),
-                Plain::Unfolded(unfolded) => unfolded.forward(&x, batch, way, add, y),
+                Plain::Pixelwise(matrix) => par_gemm_rows(&x, matrix.forward_factor(), epilogue, y),
+                Plain::Direct(direct) => direct.forward(&x, batch, pass, epilogue, y),
+                Plain::Unfolded(unfolded) => unfolded.forward(&x, batch, pass, epilogue, y),
             },
         });
         tensor(y, (batch, output.0, output.1, out_channels))
     }
 
-    /// - `way`: from the result to the image
-    pub(super) fn backward(&self, dy: &Tensor, way: Way) -> Result<Tensor> {
+    /// - `pass`: from the result to the image
+    pub(super) fn backward(&self, dy: &Tensor, pass: Pass) -> Result<Tensor> {
         let Self { in_channels, ref plain, ref winograd, .. } = *self;
-        let (batch, (height, width)) = (dy.dim(0)?, way.output);
+        let (batch, (height, width)) = (dy.dim(0)?, pass.output);
         let dy = dy.contiguous()?;
         let dy = values(&dy)?;
         let dx = filled(batch * height * width * in_channels, |dx| match winograd {
-            Some(winograd) if winograd.pays(height, width) => {
+            Some(winograd) if winograd.is_faster_for(height, width) => {
                 let image = Image { batch, height, width };
                 winograd.backward(&dy, image, dx);
             }
             _ => match plain {
                 Plain::Pixelwise(matrix) => {
-                    multiply_rows(&dy, matrix.turned(), Add::default(), dx);
+                    par_gemm_rows(&dy, matrix.backward_factor(), Epilogue::default(), dx);
                 }
-                Plain::Direct(direct) => direct.backward(&dy, batch, way, dx),
-                Plain::Unfolded(unfolded) => unfolded.backward(&dy, batch, way, dx),
+                Plain::Direct(direct) => direct.backward(&dy, batch, pass, dx),
+                Plain::Unfolded(unfolded) => unfolded.backward(&dy, batch, pass, dx),
             },
         });
         tensor(dx, (batch, height, width, in_channels))

@@ -26,14 +26,14 @@ pub(crate) struct Geometry {
     pub(crate) padding: Padding,
 }
 
-/// One way through the filters, from images of `input` height and width to images of `output`.
+/// One pass through the filters, from images of `input` height and width to images of `output`.
 #[derive(Clone, Copy)]
-pub(crate) struct Way {
+pub(crate) struct Pass {
     pub(crate) geometry: Geometry,
     pub(crate) input: (usize, usize),
     pub(crate) output: (usize, usize),
     /// From the gradient of the result to that of the argument.
-    pub(crate) back: bool,
+    pub(crate) backward: bool,
 }
 
 impl Geometry {
@@ -44,8 +44,8 @@ impl Geometry {
     }
 }
 
-impl Way {
-    /// Positions of the kernel.
+impl Pass {
+    /// PositionOrder of the kernel.
     pub(crate) fn area(self) -> usize {
         self.geometry.kernel * self.geometry.kernel
     }
@@ -55,7 +55,7 @@ impl Way {
     fn along(self, input: usize, output: usize, padding: usize) -> Vec<Option<usize>> {
         let Geometry { kernel, stride, .. } = self.geometry;
         let source = |offset: usize, at: usize| {
-            let at = match self.back {
+            let at = match self.backward {
                 false => (at * stride + offset).checked_sub(padding)?,
                 true => {
                     let at = (at + padding).checked_sub(kernel - 1 - offset)?;

@@ -3,12 +3,12 @@
 use candle_core::{D, Result, Tensor};
 
 use crate::engine::ops::activation::Function;
-use crate::engine::ops::groups::{in_rows, wide};
+use crate::engine::ops::chunks::{in_row_chunks, wide};
 
 /// `a · gelu(gate)` of the halves of the last dimension.
 pub(super) fn forward(projected: &Tensor) -> Result<Tensor> {
     let narrow = projected.dtype();
-    in_rows(&[projected], |part| {
+    in_row_chunks(&[projected], |part| {
         let (a, gate) = halves(&part[0])?;
         (a * Function::Gelu.value(&gate)?)?.to_dtype(narrow)
     })
@@ -17,7 +17,7 @@ pub(super) fn forward(projected: &Tensor) -> Result<Tensor> {
 /// The gradient of the projection from that of the result.
 pub(super) fn backward(projected: &Tensor, dy: &Tensor) -> Result<Tensor> {
     let narrow = projected.dtype();
-    in_rows(&[projected, dy], |part| {
+    in_row_chunks(&[projected, dy], |part| {
         let (a, gate) = halves(&part[0])?;
         let dy = part[1].to_dtype(gate.dtype())?;
         let da = (&dy * Function::Gelu.value(&gate)?)?.to_dtype(narrow)?;

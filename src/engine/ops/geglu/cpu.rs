@@ -3,19 +3,19 @@
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
-use crate::engine::ops::buffer::{Shared, filled, tensor, values};
+use crate::engine::ops::buffer::{SharedPtr, filled, tensor, values};
 use crate::engine::ops::gemm::{
-    Add, FrozenMatrix, Left, TILE, multiply_into, multiply_rows, share_out,
+    Epilogue, FrozenMatrix, Left, NR, gemm_columns, par_blocks, par_gemm_rows,
 };
 use crate::engine::ops::math::normal;
 use crate::engine::ops::simd::vectorized;
-use crate::engine::ops::weight::Stored;
+use crate::engine::ops::weight::CpuWeight;
 
 /// Rows and columns of both halves that are computed at once, and gated while they are in the second-level cache.
-const ROWS: usize = 192;
+const BACKWARD_ROWS: usize = 192;
 /// Rows of the projection, whose matrix is turned once for all of them.
-const PROJECTED: usize = 256;
-const COLUMNS: usize = 2 * TILE;
+const FORWARD_ROWS: usize = 256;
+const COLUMNS: usize = 2 * NR;
 
 /// `a` and `gate` as matrices of their own.
 pub(super) struct Projection {
@@ -32,7 +32,7 @@ struct Half {
 
 impl Projection {
     pub(super) fn new(
-        weight: Stored,
+        weight: CpuWeight,
         bias: &Tensor,
         (out_features, in_features): (usize, usize),
     ) -> Result<Self> {
@@ -63,32 +63,32 @@ impl Projection {
         let rows = x.len() / self.in_features;
         let mut factors = Vec::new();
         let y = filled(rows * width, |y| {
-            let y = Shared::new(y);
+            let y = SharedPtr::new(y);
             if with_factors {
                 factors = filled(2 * rows * width, |factors| {
-                    self.gate_all(&x, rows, y, Some(Shared::new(factors)));
+                    self.gate_rows(&x, rows, y, Some(SharedPtr::new(factors)));
                 });
             } else {
-                self.gate_all(&x, rows, y, None);
+                self.gate_rows(&x, rows, y, None);
             }
         });
         Ok((tensor(y, shape)?, factors))
     }
 
-    fn gate_all(&self, x: &[f32], rows: usize, y: Shared, factors: Option<Shared>) {
+    fn gate_rows(&self, x: &[f32], rows: usize, y: SharedPtr, factors: Option<SharedPtr>) {
         let width = self.out_features;
-        share_out((rows, width), (PROJECTED, COLUMNS), |rows, columns| {
+        par_blocks((rows, width), (FORWARD_ROWS, COLUMNS), |rows, columns| {
             let x = &x[rows.start * self.in_features..rows.end * self.in_features];
             let left = Left::rows(x, self.in_features);
             let mut products = [(); 2].map(|()| filled(rows.len() * COLUMNS, |_| {}));
             for column in columns.clone().step_by(COLUMNS) {
                 let columns = column..columns.end.min(column + COLUMNS);
                 for (product, half) in products.iter_mut().zip(&self.halves) {
-                    let add = Add { per_column: Some(&half.bias), ..Add::default() };
-                    let right = half.matrix.right();
+                    let epilogue = Epilogue { bias: Some(&half.bias), ..Epilogue::default() };
+                    let right = half.matrix.forward_factor();
                     let place = product.as_mut_ptr().wrapping_sub(column);
                     // SAFETY: these columns of each row lie inside `product`, which is this task's own.
-                    unsafe { multiply_into(left, right, add, columns.clone(), place, COLUMNS) };
+                    unsafe { gemm_columns(left, right, epilogue, columns.clone(), place, COLUMNS) };
                 }
                 let [a, gate] = &products;
                 for (index, row) in rows.clone().enumerate() {
@@ -122,28 +122,33 @@ impl Projection {
         let Self { in_features, out_features: width, .. } = *self;
         let dy = dy.contiguous()?;
         let dy = values(&dy)?;
-        let [a, gate] = [0, 1].map(|half| self.halves[half].matrix.turned());
+        let [a, gate] = [0, 1].map(|half| self.halves[half].matrix.backward_factor());
         let rows = dy.len() / width;
         let dx = filled(rows * in_features, |dx| {
             let tasks = dx
-                .par_chunks_mut(ROWS * in_features)
-                .zip(dy.par_chunks(ROWS * width))
-                .zip(factors.par_chunks(2 * ROWS * width));
+                .par_chunks_mut(BACKWARD_ROWS * in_features)
+                .zip(dy.par_chunks(BACKWARD_ROWS * width))
+                .zip(factors.par_chunks(2 * BACKWARD_ROWS * width));
             tasks.for_each(|((dx, dy), factors)| {
                 let mut d_gate = Vec::new();
                 let d_a = filled(dy.len(), |d_a| {
                     d_gate = filled(dy.len(), |d_gate| {
-                        d_a.par_chunks_mut(ROWS * width)
-                            .zip(d_gate.par_chunks_mut(ROWS * width))
-                            .zip(dy.par_chunks(ROWS * width))
-                            .zip(factors.par_chunks(2 * ROWS * width))
+                        d_a.par_chunks_mut(BACKWARD_ROWS * width)
+                            .zip(d_gate.par_chunks_mut(BACKWARD_ROWS * width))
+                            .zip(dy.par_chunks(BACKWARD_ROWS * width))
+                            .zip(factors.par_chunks(2 * BACKWARD_ROWS * width))
                             .for_each(|(((d_a, d_gate), dy), factors)| {
                                 scale_rows(factors, dy, d_a, d_gate, width);
                             });
                     });
                 });
-                multiply_rows(&d_a, a, Add::default(), dx);
-                multiply_rows(&d_gate, gate, Add { present: true, ..Add::default() }, dx);
+                par_gemm_rows(&d_a, a, Epilogue::default(), dx);
+                par_gemm_rows(
+                    &d_gate,
+                    gate,
+                    Epilogue { accumulate: true, ..Epilogue::default() },
+                    dx,
+                );
             });
         });
         tensor(dx, shape)
@@ -151,8 +156,8 @@ impl Projection {
 }
 
 /// Rows whose gradients of both halves are held at once on the way back.
-pub(crate) fn rows_held(rows: usize) -> usize {
-    rows.min(ROWS * rayon::current_num_threads())
+pub(crate) fn backward_rows(rows: usize) -> usize {
+    rows.min(BACKWARD_ROWS * rayon::current_num_threads())
 }
 
 vectorized! {

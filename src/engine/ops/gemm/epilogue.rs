@@ -2,20 +2,20 @@
 
 /// What is added to the product.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Add<'a> {
+pub(crate) struct Epilogue<'a> {
     /// One number per column.
-    pub(crate) per_column: Option<&'a [f32]>,
+    pub(crate) bias: Option<&'a [f32]>,
     /// A matrix with rows that lie this far apart.
-    pub(crate) matrix: Option<(&'a [f32], usize)>,
+    pub(crate) addend: Option<(&'a [f32], usize)>,
     /// What `C` holds already.
-    pub(crate) present: bool,
+    pub(crate) accumulate: bool,
 }
 
-impl Add<'_> {
+impl Epilogue<'_> {
     /// For rows from `row` on.
     #[inline(always)]
     pub(crate) fn from(self, row: usize) -> Self {
-        let matrix = self.matrix.map(|(values, stride)| (&values[row * stride..], stride));
-        Self { matrix, ..self }
+        let addend = self.addend.map(|(values, stride)| (&values[row * stride..], stride));
+        Self { addend, ..self }
     }
 }

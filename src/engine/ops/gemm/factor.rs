@@ -2,23 +2,23 @@
 
 use std::ops::Range;
 
-use super::blocking::{DEPTH_BLOCK, PANEL, TILE};
-use super::fetch::Fetch;
-use super::panels::View;
+use super::blocking::{KC, NR, PANEL};
+use super::panels::PanelsView;
+use super::prefetch::Prefetch;
 
 /// The right factor of one product.
 #[derive(Clone, Copy)]
 pub(crate) enum Right<'a> {
-    Panels(View<'a>),
+    Packed(PanelsView<'a>),
     /// Row-major rows where they lie, `stride` apart: a multiple of [`PANEL`], so that whole panels can be read.
     Rows {
         data: &'a [f32],
         stride: usize,
         width: usize,
     },
-    /// The transpose of row-major rows where they lie, `(width, depth)`: turned a tile at a time, on the way into the
+    /// The transpose of row-major rows where they lie, `(width, depth)`: transposed a tile at a time, on the way into the
     /// kernel.
-    Columns {
+    Transposed {
         data: &'a [f32],
         depth: usize,
         width: usize,
@@ -28,31 +28,34 @@ pub(crate) enum Right<'a> {
 impl Right<'_> {
     pub(crate) fn depth(self) -> usize {
         match self {
-            Self::Panels(panels) => panels.depth,
+            Self::Packed(panels) => panels.depth,
             Self::Rows { data, stride, .. } => data.len().div_ceil(stride),
-            Self::Columns { depth, .. } => depth,
+            Self::Transposed { depth, .. } => depth,
         }
     }
 
     pub(crate) fn width(self) -> usize {
         match self {
-            Self::Panels(panels) => panels.width,
-            Self::Rows { width, .. } | Self::Columns { width, .. } => width,
+            Self::Packed(panels) => panels.width,
+            Self::Rows { width, .. } | Self::Transposed { width, .. } => width,
         }
     }
 
     /// What a tile is made of that begins with `column`, over `length` of the depth from `row` on.
-    pub(crate) fn fetch(self, row: usize, column: usize, length: usize) -> Fetch {
+    pub(crate) fn prefetch(self, row: usize, column: usize, length: usize) -> Prefetch {
         match self {
-            Self::Panels(View { data, depth, .. }) => {
+            Self::Packed(PanelsView { data, depth, .. }) => {
                 let start = data.as_ptr().wrapping_add(column * depth + row * PANEL);
-                Fetch::stream(start, length * TILE, length)
+                Prefetch::stream(start, length * NR, length)
             }
-            Self::Rows { data, stride, .. } => {
-                Fetch::rows(data.as_ptr().wrapping_add(row * stride + column), stride, length, TILE)
-            }
-            Self::Columns { data, depth, .. } => {
-                Fetch::rows(data.as_ptr().wrapping_add(column * depth + row), depth, TILE, length)
+            Self::Rows { data, stride, .. } => Prefetch::rows(
+                data.as_ptr().wrapping_add(row * stride + column),
+                stride,
+                length,
+                NR,
+            ),
+            Self::Transposed { data, depth, .. } => {
+                Prefetch::rows(data.as_ptr().wrapping_add(column * depth + row), depth, NR, length)
             }
         }
     }
@@ -60,12 +63,12 @@ impl Right<'_> {
     /// `width` columns from `first` on, a multiple of [`PANEL`].
     pub(crate) fn columns(self, first: usize, width: usize) -> Self {
         match self {
-            Self::Panels(View { data, depth, .. }) => {
-                Self::Panels(View { data: &data[first * depth..], depth, width })
+            Self::Packed(PanelsView { data, depth, .. }) => {
+                Self::Packed(PanelsView { data: &data[first * depth..], depth, width })
             }
             Self::Rows { data, stride, .. } => Self::Rows { data: &data[first..], stride, width },
-            Self::Columns { data, depth, .. } => {
-                Self::Columns { data: &data[first * depth..], depth, width }
+            Self::Transposed { data, depth, .. } => {
+                Self::Transposed { data: &data[first * depth..], depth, width }
             }
         }
     }
@@ -77,7 +80,7 @@ pub(crate) enum Left<'a> {
     /// `(rows, depth)`; one of the strides is 1.
     Strided { data: &'a [f32], rows: usize, row_stride: usize, depth_stride: usize },
     /// Each row is joined of parts of the same length: row `r` of part `p` begins at `starts[p · rows + r]`.
-    Parts { data: &'a [f32], starts: &'a [Start], rows: usize, length: usize },
+    Gathered { data: &'a [f32], starts: &'a [Start], rows: usize, length: usize },
 }
 
 /// Where a part of a row begins.
@@ -96,7 +99,7 @@ impl<'a> Left<'a> {
 
     pub(crate) fn count(self) -> usize {
         match self {
-            Self::Strided { rows, .. } | Self::Parts { rows, .. } => rows,
+            Self::Strided { rows, .. } | Self::Gathered { rows, .. } => rows,
         }
     }
 
@@ -109,7 +112,7 @@ impl<'a> Left<'a> {
                 row_stride,
                 depth_stride,
             },
-            Self::Parts { .. } => self,
+            Self::Gathered { .. } => self,
         }
     }
 }
@@ -122,7 +125,7 @@ pub(crate) fn check(a: Left<'_>, depth: usize) {
             assert!(row_stride == 1 || depth_stride == 1, "the left factor has gaps both ways");
             assert!(rows * depth == 0 || data.len() > last, "the left factor is too short");
         }
-        Left::Parts { data, starts, rows, length } => {
+        Left::Gathered { data, starts, rows, length } => {
             let fits = |start: &Start| match start {
                 Start::At(start) => start + length <= data.len(),
                 Start::Zeros => true,
@@ -136,16 +139,16 @@ pub(crate) fn check(a: Left<'_>, depth: usize) {
 /// Cuts the depth at fixed places: whole parts while they are short, else pieces of one part.
 pub(crate) fn blocks(a: Left<'_>, depth: usize) -> impl Iterator<Item = Range<usize>> {
     let length = match a {
-        Left::Parts { length, .. } => length,
+        Left::Gathered { length, .. } => length,
         Left::Strided { .. } => depth,
     };
-    let step = if length <= DEPTH_BLOCK {
-        DEPTH_BLOCK / length.max(1) * length.max(1)
+    let step = if length <= KC {
+        KC / length.max(1) * length.max(1)
     } else {
-        length.div_ceil(length.div_ceil(DEPTH_BLOCK))
+        length.div_ceil(length.div_ceil(KC))
     };
-    let parts = if length <= DEPTH_BLOCK { 1 } else { depth / length };
-    let within = if length <= DEPTH_BLOCK { depth } else { length };
+    let parts = if length <= KC { 1 } else { depth / length };
+    let within = if length <= KC { depth } else { length };
     (0..parts).flat_map(move |part| {
         let start = part * within;
         (0..within.max(1))

@@ -7,9 +7,9 @@ mod avx512;
 mod operands;
 mod portable;
 
-pub(super) use self::operands::{Even, Run, Strip, Tile};
-use super::blocking::{PANEL, ROWS, TILE};
-use super::epilogue::Add;
+pub(super) use self::operands::{MicroPanel, Run, StridedRows, Strip};
+use super::blocking::{MR, NR, PANEL};
+use super::epilogue::Epilogue;
 
 /// Which instructions the CPU has.
 #[derive(Clone, Copy)]
@@ -41,67 +41,69 @@ impl Kernel {
     ///
     /// # Safety
     /// As for [`Self::run`], for each row. One of the strides of `a` is 1.
-    pub(super) unsafe fn run_even(
+    pub(super) unsafe fn run_strided(
         self,
-        a: Even,
-        tile: &Tile<'_>,
-        finish: Add<'_>,
+        a: StridedRows,
+        micro_panel: &MicroPanel<'_>,
+        epilogue: Epilogue<'_>,
         out: *mut f32,
         stride: usize,
     ) {
         #[cfg(target_arch = "x86_64")]
         if matches!(self, Self::Avx512) {
             // SAFETY: the feature was detected; the rest is the caller's.
-            return unsafe { avx512::run_even(a, tile, finish, out, stride) };
+            return unsafe { avx512::run_strided(a, micro_panel, epilogue, out, stride) };
         }
-        for row in (0..a.rows).step_by(ROWS) {
+        for row in (0..a.rows).step_by(MR) {
             let strip = Strip {
-                rows: ROWS.min(a.rows - row),
+                rows: MR.min(a.rows - row),
                 runs: &a.run(row),
                 depth_stride: a.depth_stride,
             };
             // SAFETY: the caller's, for these rows.
-            unsafe { self.run(strip, tile, finish.from(row), out.add(row * stride), stride) };
+            unsafe {
+                self.run(strip, micro_panel, epilogue.from(row), out.add(row * stride), stride)
+            };
         }
     }
 
     /// Computes the rows of a strip.
     ///
     /// # Safety
-    /// Every run must be readable for its length, with rows side by side unless the stride of the depth is 1; the tile
-    /// must hold its panels, side by side unless their rows are dense; `finish` and `out` must hold the rows and columns,
+    /// Every run must be readable for its length, with rows side by side unless the stride of the depth is 1; the micro_panel
+    /// must hold its panels, side by side unless their rows are dense; `epilogue` and `out` must hold the rows and columns,
     /// those of `out` `stride` apart.
     pub(super) unsafe fn run(
         self,
         strip: Strip<'_>,
-        tile: &Tile<'_>,
-        finish: Add<'_>,
+        micro_panel: &MicroPanel<'_>,
+        epilogue: Epilogue<'_>,
         out: *mut f32,
         stride: usize,
     ) {
         #[cfg(target_arch = "x86_64")]
         if matches!(self, Self::Avx512) {
             // SAFETY: the feature was detected; the rest is the caller's.
-            return unsafe { avx512::run(strip, tile, finish, out, stride) };
+            return unsafe { avx512::run(strip, micro_panel, epilogue, out, stride) };
         }
-        let mut sums = [0.0f32; ROWS * TILE];
+        let mut sums = [0.0f32; MR * NR];
         match self {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: the feature was detected; there is room for all rows and panels.
-            Self::Avx2 => unsafe { avx2::run(strip, tile, &mut sums) },
+            Self::Avx2 => unsafe { avx2::run(strip, micro_panel, &mut sums) },
             // SAFETY: likewise.
-            _ => unsafe { portable::run(strip, tile, &mut sums) },
+            _ => unsafe { portable::run(strip, micro_panel, &mut sums) },
         }
-        let columns = (tile.panels - 1) * PANEL + tile.last;
+        let columns = (micro_panel.panels - 1) * PANEL + micro_panel.last;
         for row in 0..strip.rows {
             // SAFETY: the caller's room for rows and columns.
             let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), columns) };
-            for (column, (out, &product)) in out.iter_mut().zip(&sums[row * TILE..]).enumerate() {
-                let mut sum = if finish.present { *out + product } else { product };
-                if let Some(values) = finish.per_column {
+            for (column, (out, &product)) in out.iter_mut().zip(&sums[row * NR..]).enumerate() {
+                let mut sum = if epilogue.accumulate { *out + product } else { product };
+                if let Some(values) = epilogue.bias {
                     sum += values[column];
                 }
-                if let Some((values, stride)) = finish.matrix {
+                if let Some((values, stride)) = epilogue.addend {
                     sum += values[row * stride + column];
                 }
                 *out = sum;
@@ -113,7 +115,7 @@ impl Kernel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::ops::gemm::fetch::Fetch;
+    use crate::engine::ops::gemm::prefetch::Prefetch;
 
     /// All that this CPU can run, not only the one that it does.
     fn kernels() -> Vec<Kernel> {
@@ -139,7 +141,7 @@ mod tests {
     fn every_instruction_set_gives_the_definitions_product() {
         for kernel in kernels() {
             // Of panels one after the other, and of rows that hold all of them.
-            for (rows, panels, last, in_rows) in [
+            for (rows, panels, last, row_major) in [
                 (1, 1, 16, false),
                 (8, 3, 16, false),
                 (7, 2, 5, false),
@@ -148,10 +150,10 @@ mod tests {
                 (7, 2, 5, true),
                 (8, 1, 3, true),
             ] {
-                for (turned, fetches) in
+                for (transposed, prefetches) in
                     [(false, false), (false, true), (true, false), (true, true)]
                 {
-                    Case { rows, panels, last, in_rows, turned, fetches }.check(kernel);
+                    Case { rows, panels, last, row_major, transposed, prefetches }.check(kernel);
                 }
             }
         }
@@ -165,32 +167,32 @@ mod tests {
         rows: usize,
         panels: usize,
         last: usize,
-        in_rows: bool,
+        row_major: bool,
         /// Whether the left factor is a transpose.
-        turned: bool,
-        fetches: bool,
+        transposed: bool,
+        prefetches: bool,
     }
 
     impl Case {
         fn check(self, kernel: Kernel) {
-            let Self { rows, panels, last, in_rows, turned, fetches } = self;
+            let Self { rows, panels, last, row_major, transposed, prefetches } = self;
             let a = numbers(rows * DEPTH, 1);
-            let (row_stride_a, depth_stride) = if turned { (1, rows) } else { (DEPTH, 1) };
+            let (row_stride_a, depth_stride) = if transposed { (1, rows) } else { (DEPTH, 1) };
             let (stride, row_stride) =
-                if in_rows { (PANEL, panels * PANEL) } else { (DEPTH * PANEL, PANEL) };
+                if row_major { (PANEL, panels * PANEL) } else { (DEPTH * PANEL, PANEL) };
             let columns = (panels - 1) * PANEL + last;
             let b = numbers(panels * DEPTH * PANEL, 2);
             let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
-            let next = match fetches {
+            let next = match prefetches {
                 true => [
-                    Some(Fetch::rows(b.as_ptr(), PANEL, 3, 40)),
-                    Some(Fetch::stream(a.as_ptr(), a.len(), DEPTH)),
+                    Some(Prefetch::rows(b.as_ptr(), PANEL, 3, 40)),
+                    Some(Prefetch::stream(a.as_ptr(), a.len(), DEPTH)),
                 ],
                 false => [None; 2],
             };
-            let tile = Tile { data: &b, stride, row_stride, panels, last, next };
-            let finish =
-                Add { per_column: Some(&bias), matrix: Some((&matrix, columns)), present: true };
+            let micro_panel = MicroPanel { data: &b, stride, row_stride, panels, last, next };
+            let epilogue =
+                Epilogue { bias: Some(&bias), addend: Some((&matrix, columns)), accumulate: true };
             let definition = |takes_part: fn(&usize) -> bool| -> Vec<f32> {
                 let element = |i: usize| {
                     let (row, column) = (i / columns, i % columns);
@@ -202,7 +204,7 @@ mod tests {
                 };
                 (0..rows * columns).map(element).collect()
             };
-            let even = Even {
+            let strided = StridedRows {
                 start: a.as_ptr(),
                 rows,
                 row_stride: row_stride_a,
@@ -211,11 +213,13 @@ mod tests {
             };
             let mut out = vec![0.5; rows * columns];
             // SAFETY: the factors, what is added and `out` have the sizes that are said.
-            unsafe { kernel.run_even(even, &tile, finish, out.as_mut_ptr(), columns) };
+            unsafe {
+                kernel.run_strided(strided, &micro_panel, epilogue, out.as_mut_ptr(), columns)
+            };
             assert_eq!(out, definition(|_| true), "{self:?}");
 
             // A part of the depth that is zeros for all rows of a strip.
-            let rows = rows.min(ROWS);
+            let rows = rows.min(MR);
             let run = |part: std::ops::Range<usize>| Run {
                 starts: Some(std::array::from_fn(|r| {
                     let start = r.min(rows - 1) * row_stride_a + part.start * depth_stride;
@@ -227,7 +231,7 @@ mod tests {
             let strip = Strip { rows, runs: &runs, depth_stride };
             let mut out = vec![0.5; rows * columns];
             // SAFETY: likewise.
-            unsafe { kernel.run(strip, &tile, finish, out.as_mut_ptr(), columns) };
+            unsafe { kernel.run(strip, &micro_panel, epilogue, out.as_mut_ptr(), columns) };
             let expected = &definition(|k| !(2..6).contains(k))[..rows * columns];
             assert_eq!(out, expected, "a strip of {self:?}");
         }

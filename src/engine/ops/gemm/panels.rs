@@ -51,14 +51,14 @@ impl Panels {
         })
     }
 
-    pub(crate) fn view(&self) -> View<'_> {
-        View { data: &self.data, depth: self.depth, width: self.width }
+    pub(crate) fn view(&self) -> PanelsView<'_> {
+        PanelsView { data: &self.data, depth: self.depth, width: self.width }
     }
 }
 
 /// Panels that lie in memory of somebody else's, one after the other.
 #[derive(Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(crate) struct PanelsView<'a> {
     pub(crate) data: &'a [f32],
     pub(crate) depth: usize,
     pub(crate) width: usize,

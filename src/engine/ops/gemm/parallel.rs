@@ -4,51 +4,52 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::blocking::{ROWS, TILE};
-use super::epilogue::Add;
+use super::blocking::{MR, NR};
+use super::epilogue::Epilogue;
 use super::factor::{Left, Right};
-use super::serial::{multiply, multiply_into};
-use crate::engine::ops::buffer::Shared;
+use super::serial::{gemm, gemm_columns};
+use crate::engine::ops::buffer::SharedPtr;
 
 /// Products smaller than this are not worth another thread.
 const SMALL: usize = 1 << 19;
 /// Multiplications that a task should have at least, some twenty microseconds' work.
 const TASK: usize = 1 << 21;
 
-/// [`multiply`] of row-major rows, shared out among the threads.
-pub(crate) fn multiply_rows(a: &[f32], b: Right<'_>, add: Add<'_>, c: &mut [f32]) {
-    multiply_shared(Left::rows(a, b.depth()), b, add, c);
+/// [`gemm`] of row-major rows, shared out among the threads.
+pub(crate) fn par_gemm_rows(a: &[f32], b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
+    par_gemm(Left::rows(a, b.depth()), b, epilogue, c);
 }
 
-/// [`multiply`] of a strided factor, shared out among the threads; the rows of `c` lie one after the other.
-pub(crate) fn multiply_shared(a: Left<'_>, b: Right<'_>, add: Add<'_>, c: &mut [f32]) {
+/// [`gemm`] of a strided factor, shared out among the threads; the rows of `c` lie one after the other.
+pub(crate) fn par_gemm(a: Left<'_>, b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
     let (depth, width) = (b.depth(), b.width());
     let rows = a.count();
     assert!(c.len() >= rows * width, "the product does not fit");
     if rows * depth * width < SMALL {
-        return multiply(a, b, add, c, width);
+        return gemm(a, b, epilogue, c, width);
     }
     // Turning costs as much as multiplying some six rows: whoever turns takes as many rows as there are.
     let most = match b {
-        Right::Panels(_) | Right::Rows { .. } => 192,
-        Right::Columns { .. } => 512,
+        Right::Packed(_) | Right::Rows { .. } => 192,
+        Right::Transposed { .. } => 512,
     };
-    let step = (TASK / (rows.min(most) * depth * TILE)).max(1) * TILE;
-    let place = Shared::new(c);
-    share_out((rows, width), (most, step), |rows, columns| {
-        let matrix = add.matrix.map(|(values, stride)| (&values[rows.start * stride..], stride));
+    let step = (TASK / (rows.min(most) * depth * NR)).max(1) * NR;
+    let place = SharedPtr::new(c);
+    par_blocks((rows, width), (most, step), |rows, columns| {
+        let addend =
+            epilogue.addend.map(|(values, stride)| (&values[rows.start * stride..], stride));
         // SAFETY: tasks write to different rows or columns of `c`, all inside it.
         unsafe {
             let c = place.at(rows.start * width);
             let a = a.part(rows.start, rows.len());
-            multiply_into(a, b, Add { matrix, ..add }, columns, c, width);
+            gemm_columns(a, b, Epilogue { addend, ..epilogue }, columns, c, width);
         }
     });
 }
 
 /// Cuts a matrix of `rows` and `columns` into enough parts that no thread waits long for the last one: at most `most` rows
 /// each, and columns by multiples of `step`.
-pub(crate) fn share_out(
+pub(crate) fn par_blocks(
     (rows, columns): (usize, usize),
     (most, step): (usize, usize),
     task: impl Fn(Range<usize>, Range<usize>) + Sync,
@@ -56,7 +57,7 @@ pub(crate) fn share_out(
     if rows == 0 || columns == 0 {
         return;
     }
-    let rows_of_task = rows.div_ceil(rows.div_ceil(most)).next_multiple_of(ROWS);
+    let rows_of_task = rows.div_ceil(rows.div_ceil(most)).next_multiple_of(MR);
     let row_tasks = rows.div_ceil(rows_of_task);
     let wanted = (16 * rayon::current_num_threads()).div_ceil(row_tasks);
     let columns_of_task = columns.div_ceil(wanted).next_multiple_of(step);

@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use super::blocking::{PANEL, TILE};
-use super::epilogue::Add;
+use super::blocking::{NR, PANEL};
+use super::epilogue::Epilogue;
 use super::factor::{Left, Right};
-use super::panels::View;
-use super::serial::multiply_into;
+use super::panels::PanelsView;
+use super::serial::gemm_columns;
 
 /// `C = A B` of `columns` of `B`, whose rows, `width` wide, lie in several places; `C` has just those columns.
-pub(crate) fn multiply_stacked(
+pub(crate) fn gemm_stacked(
     a: Left<'_>,
     parts: &[&[f32]],
     width: usize,
@@ -17,7 +17,7 @@ pub(crate) fn multiply_stacked(
     c: &mut [f32],
 ) {
     /// Columns that are packed at once, and stay in the second-level cache.
-    const BLOCK: usize = 8 * TILE;
+    const BLOCK: usize = 8 * NR;
     let depth = parts.iter().map(|part| part.len() / width).sum();
     let stride = columns.len();
     assert!(c.len() >= a.count() * stride, "the product does not fit");
@@ -32,12 +32,12 @@ pub(crate) fn multiply_stacked(
                 to[from.len()..].fill(0.0);
             }
         }
-        let panels = View { data: &data, depth, width: block.len() };
+        let panels = PanelsView { data: &data, depth, width: block.len() };
         let c = &mut c[start - columns.start..];
         // SAFETY: the assertion bounds every write, to columns of this block; `c` is exclusive.
         unsafe {
             let c = c.as_mut_ptr();
-            multiply_into(a, Right::Panels(panels), Add::default(), 0..block.len(), c, stride);
+            gemm_columns(a, Right::Packed(panels), Epilogue::default(), 0..block.len(), c, stride);
         }
     }
 }

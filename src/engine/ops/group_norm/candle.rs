@@ -3,8 +3,8 @@
 use candle_core::{DType, Result, Tensor};
 
 use crate::engine::ops::activation::Function;
-use crate::engine::ops::groups::{in_groups, wide};
-use crate::engine::ops::normalization::{Affine, normalize, normalize_back};
+use crate::engine::ops::chunks::{in_chunks, wide};
+use crate::engine::ops::normalization::{Affine, normalize, normalize_gradient};
 
 /// One normalisation.
 pub(super) struct Norm {
@@ -40,7 +40,7 @@ impl Norm {
     }
 
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        in_groups(&[x, &self.shift], size(x)?, |part| {
+        in_chunks(&[x, &self.shift], size(x)?, |part| {
             let (normed, _) = self.normalize(&part[0], &part[1])?;
             let z = normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?;
             let y = if self.silu { Function::Silu.value(&z)? } else { z };
@@ -49,14 +49,14 @@ impl Norm {
     }
 
     pub(super) fn backward(&self, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
-        in_groups(&[x, &self.shift, dy], size(x)?, |part| {
+        in_chunks(&[x, &self.shift, dy], size(x)?, |part| {
             let (normed, rstd) = self.normalize(&part[0], &part[1])?;
             let mut g = part[2].to_dtype(self.wide)?.reshape(normed.shape())?;
             if self.silu {
                 let z = normed.broadcast_mul(&self.weight)?.broadcast_add(&self.bias)?;
                 g = (g * Function::Silu.slope(&z)?)?;
             }
-            let dx = normalize_back(&g.broadcast_mul(&self.weight)?, &normed, &rstd, &[1, 3])?;
+            let dx = normalize_gradient(&g.broadcast_mul(&self.weight)?, &normed, &rstd, &[1, 3])?;
             dx.reshape(part[0].shape())?.to_dtype(self.narrow)
         })
     }

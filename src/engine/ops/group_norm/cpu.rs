@@ -93,22 +93,23 @@ impl Norm {
                 .collect()
         };
         let pixels = (x.len() / channels) as f64;
-        let mut sums = add_chunks(x, channels, sum_pixels);
+        let mut sums = sum_chunks(x, channels, sum_pixels);
         sums.iter_mut().zip(shift).for_each(|(sum, shift)| *sum += pixels * f64::from(*shift));
         let means = of_groups(sums);
         // Each channel's distance from its group's mean.
-        let away: Vec<f32> = shift
+        let deviations: Vec<f32> = shift
             .iter()
             .enumerate()
             .map(|(channel, shift)| (f64::from(*shift) - means[channel / per_group]) as f32)
             .collect();
-        let squares = add_chunks(x, channels, |x, sums| sum_squares(x, &away, sums));
+        let squares = sum_chunks(x, channels, |x, sums| sum_squares(x, &deviations, sums));
         let variances = of_groups(squares);
 
         let rstds: Vec<f32> =
             variances.iter().map(|variance| (1.0 / (variance + self.eps).sqrt()) as f32).collect();
         let rstd: Vec<f32> = (0..channels).map(|channel| rstds[channel / per_group]).collect();
-        let offset: Vec<f32> = away.iter().zip(&rstd).map(|(away, rstd)| away * rstd).collect();
+        let offset: Vec<f32> =
+            deviations.iter().zip(&rstd).map(|(deviations, rstd)| deviations * rstd).collect();
         let factor =
             rstd.iter().zip(&self.affine.weights).map(|(rstd, weight)| rstd * weight).collect();
         let shifts = offset.iter().zip(&self.affine.weights).zip(&self.affine.biases);
@@ -127,7 +128,7 @@ impl Norm {
             .zip(dy.par_chunks(chunk))
             .map(|((dx, x), dy)| {
                 let (mut sum, mut product) = (vec![0.0; channels], vec![0.0; channels]);
-                pull_pixels(
+                pixel_gradients(
                     x,
                     dy,
                     dx,
@@ -152,12 +153,12 @@ impl Norm {
         let (mean_g, mean_gx) = (mean(0), mean(1));
         dx.par_chunks_mut(chunk)
             .zip(x.par_chunks(chunk))
-            .for_each(|(dx, x)| centre_pixels(x, dx, c, &mean_g, &mean_gx));
+            .for_each(|(dx, x)| center_gradients(x, dx, c, &mean_g, &mean_gx));
     }
 }
 
 /// Sums over pixels per channel, in f32 within a chunk and in f64 over the chunks.
-fn add_chunks(x: &[f32], channels: usize, sum: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f64> {
+fn sum_chunks(x: &[f32], channels: usize, sum: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f64> {
     let chunk = PIXELS * channels;
     let of_chunk = |x: &[f32]| {
         let mut sums = vec![0.0; channels];
@@ -181,10 +182,10 @@ vectorized! {
 }
 
 vectorized! {
-    fn sum_squares(x: &[f32], away: &[f32], sums: &mut [f32]) {
+    fn sum_squares(x: &[f32], deviations: &[f32], sums: &mut [f32]) {
         for x in x.chunks_exact(sums.len()) {
-            for ((sum, x), away) in sums.iter_mut().zip(x).zip(away) {
-                let distance = x + away;
+            for ((sum, x), deviations) in sums.iter_mut().zip(x).zip(deviations) {
+                let distance = x + deviations;
                 *sum += distance * distance;
             }
         }
@@ -210,7 +211,7 @@ vectorized! {
 
 vectorized! {
     /// `g` of each pixel into `dx`, and the sums of `g` and of `g x̂` per channel.
-    fn pull_pixels(x: &[f32], dy: &[f32], dx: &mut [f32], c: &PerChannel, weights: &[f32], sums: (&mut [f32], &mut [f32]), silu: bool) {
+    fn pixel_gradients(x: &[f32], dy: &[f32], dx: &mut [f32], c: &PerChannel, weights: &[f32], sums: (&mut [f32], &mut [f32]), silu: bool) {
         let channels = weights.len();
         let (sum, product) = sums;
         let rows = dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).zip(dy.chunks_exact(channels));
@@ -237,7 +238,7 @@ vectorized! {
 }
 
 vectorized! {
-    fn centre_pixels(x: &[f32], dx: &mut [f32], c: &PerChannel, mean_g: &[f32], mean_gx: &[f32]) {
+    fn center_gradients(x: &[f32], dx: &mut [f32], c: &PerChannel, mean_g: &[f32], mean_gx: &[f32]) {
         let channels = mean_g.len();
         for (dx, x) in dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
             let parts = dx.iter_mut().zip(x).zip(mean_g).zip(mean_gx).zip(c.rstd.iter().zip(&c.offset));

@@ -3,8 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use crate::engine::ops::buffer::{filled, tensor, values};
-use crate::engine::ops::gemm::{Add, FrozenMatrix, multiply_rows};
-use crate::engine::ops::weight::Stored;
+use crate::engine::ops::gemm::{Epilogue, FrozenMatrix, par_gemm_rows};
+use crate::engine::ops::weight::CpuWeight;
 
 pub(super) struct Matrix {
     /// `W`, `(out_features, in_features)`.
@@ -14,7 +14,7 @@ pub(super) struct Matrix {
 
 impl Matrix {
     pub(super) fn new(
-        weight: Stored,
+        weight: CpuWeight,
         bias: Option<Tensor>,
         (out_features, in_features): (usize, usize),
     ) -> Result<Self> {
@@ -29,17 +29,17 @@ impl Matrix {
         other: Option<&Tensor>,
         shape: Vec<usize>,
     ) -> Result<Tensor> {
-        let right = self.matrix.right();
+        let right = self.matrix.forward_factor();
         let x = x.contiguous()?;
         let other = other.map(|other| other.contiguous()).transpose()?;
         let other = other.as_ref().map(values).transpose()?;
-        let add = Add {
-            per_column: self.bias.as_deref(),
-            matrix: other.as_ref().map(|other| (&**other, right.width())),
-            present: false,
+        let epilogue = Epilogue {
+            bias: self.bias.as_deref(),
+            addend: other.as_ref().map(|other| (&**other, right.width())),
+            accumulate: false,
         };
         let mut y = filled(shape.iter().product(), |_| {});
-        multiply_rows(&values(&x)?, right, add, &mut y);
+        par_gemm_rows(&values(&x)?, right, epilogue, &mut y);
         tensor(y, shape)
     }
 
@@ -47,7 +47,7 @@ impl Matrix {
     pub(super) fn backward(&self, dy: &Tensor, shape: Vec<usize>) -> Result<Tensor> {
         let dy = dy.contiguous()?;
         let mut dx = filled(shape.iter().product(), |_| {});
-        multiply_rows(&values(&dy)?, self.matrix.turned(), Add::default(), &mut dx);
+        par_gemm_rows(&values(&dy)?, self.matrix.backward_factor(), Epilogue::default(), &mut dx);
         tensor(dx, shape)
     }
 }

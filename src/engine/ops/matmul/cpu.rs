@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::engine::ops::buffer::{filled, tensor, values};
 use crate::engine::ops::gemm::{
-    Add, Left, PANEL, Panels, Right, multiply_shared, multiply_stacked, pack_rows,
+    Epilogue, Left, PANEL, Panels, Right, gemm_stacked, pack_rows, par_gemm,
 };
 
 pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -13,25 +13,25 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if depth != other {
         bail!("a matrix of {depth} columns does not multiply one of {other} rows");
     }
-    let (kept_a, turned_a) = as_it_lies(a)?;
-    let (kept_b, turned_b) = as_it_lies(b)?;
-    let (a, b) = (values(&kept_a)?, values(&kept_b)?);
+    let (stored_a, a_transposed) = as_it_lies(a)?;
+    let (stored_b, b_transposed) = as_it_lies(b)?;
+    let (a, b) = (values(&stored_a)?, values(&stored_b)?);
     let (data, b): (&[f32], &[f32]) = (&a, &b);
     let packed;
-    let right = if turned_b {
-        Right::Columns { data: b, depth, width }
+    let right = if b_transposed {
+        Right::Transposed { data: b, depth, width }
     } else if width.is_multiple_of(PANEL) {
         Right::Rows { data: b, stride: width, width }
     } else {
         packed = Panels::filled(depth, width, |index, panel| {
             pack_rows(b, width, depth, width, index, panel);
         });
-        Right::Panels(packed.view())
+        Right::Packed(packed.view())
     };
-    let (row_stride, depth_stride) = if turned_a { (1, rows) } else { (depth, 1) };
+    let (row_stride, depth_stride) = if a_transposed { (1, rows) } else { (depth, 1) };
     let left = Left::Strided { data, rows, row_stride, depth_stride };
     let mut c = filled(rows * width, |_| {});
-    multiply_shared(left, right, Add::default(), &mut c);
+    par_gemm(left, right, Epilogue::default(), &mut c);
     tensor(c, (rows, width))
 }
 
@@ -48,7 +48,7 @@ pub(super) fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Res
     let a = Left::rows(&a, depth);
     let product = |(&start, &own): (&usize, &usize)| {
         let c = filled(rows * own, |c| {
-            multiply_stacked(a, &parts, width, start..start + own, c);
+            gemm_stacked(a, &parts, width, start..start + own, c);
         });
         tensor(c, (rows, own))
     };
@@ -57,9 +57,9 @@ pub(super) fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Res
 
 /// A matrix as row-major rows, or its transpose so, and which of the two.
 fn as_it_lies(x: &Tensor) -> Result<(Tensor, bool)> {
-    let turned = x.t()?;
-    match !x.is_contiguous() && turned.is_contiguous() {
-        true => Ok((turned, true)),
+    let transposed = x.t()?;
+    match !x.is_contiguous() && transposed.is_contiguous() {
+        true => Ok((transposed, true)),
         false => Ok((x.contiguous()?, false)),
     }
 }

@@ -1,7 +1,7 @@
 //! Softmax and its gradient.
 
 use crate::engine::ops::gemm::PANEL;
-use crate::engine::ops::math::{exp2_of_negative, join_lanes};
+use crate::engine::ops::math::{exp2_of_negative, reduce_lanes};
 use crate::engine::ops::simd::vectorized;
 
 /// How a row of logits becomes probabilities: `2^(x − largest) · factor`, of logits to base 2.
@@ -68,7 +68,7 @@ vectorized! {
                     *x = p;
                 }
             }
-            let d = join_lanes(sums, |a, b| a + b);
+            let d = reduce_lanes(sums, |a, b| a + b);
             ds.iter_mut().zip(&*row).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
         }
     }

@@ -4,10 +4,12 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use crate::engine::ops::buffer::Shared;
-use crate::engine::ops::conv::geometry::Way;
-use crate::engine::ops::gemm::{Add, Left, PANEL, Panels, Right, Start, TILE, View, multiply_into};
-use crate::engine::ops::weight::Stored;
+use crate::engine::ops::buffer::SharedPtr;
+use crate::engine::ops::conv::geometry::Pass;
+use crate::engine::ops::gemm::{
+    Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, Start, gemm_columns,
+};
+use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of one task.
 const PIXELS: usize = 128;
@@ -17,7 +19,7 @@ const FEW_CHANNELS: usize = 16;
 /// Filters, packed for each direction once it is asked for.
 pub(super) struct Direct {
     /// `(out_channels, in_channels, kernel, kernel)`.
-    weight: Stored,
+    weight: CpuWeight,
     in_channels: usize,
     out_channels: usize,
     forward: OnceLock<Panels>,
@@ -25,29 +27,36 @@ pub(super) struct Direct {
 }
 
 impl Direct {
-    pub(super) fn new(weight: Stored, in_channels: usize, out_channels: usize) -> Self {
+    pub(super) fn new(weight: CpuWeight, in_channels: usize, out_channels: usize) -> Self {
         let (forward, backward) = (OnceLock::new(), OnceLock::new());
         Self { weight, in_channels, out_channels, forward, backward }
     }
 
-    /// - `way`: from the image to the result
-    pub(super) fn forward(&self, x: &[f32], batch: usize, way: Way, add: Add<'_>, y: &mut [f32]) {
-        let panels = self.forward.get_or_init(|| self.pack(way));
-        multiply(x, batch, way, panels.view(), add, y);
+    /// - `pass`: from the image to the result
+    pub(super) fn forward(
+        &self,
+        x: &[f32],
+        batch: usize,
+        pass: Pass,
+        epilogue: Epilogue<'_>,
+        y: &mut [f32],
+    ) {
+        let panels = self.forward.get_or_init(|| self.pack(pass));
+        multiply(x, batch, pass, panels.view(), epilogue, y);
     }
 
-    /// - `way`: from the result to the image
-    pub(super) fn backward(&self, dy: &[f32], batch: usize, way: Way, dx: &mut [f32]) {
-        let panels = self.backward.get_or_init(|| self.pack(way));
-        multiply(dy, batch, way, panels.view(), Add::default(), dx);
+    /// - `pass`: from the result to the image
+    pub(super) fn backward(&self, dy: &[f32], batch: usize, pass: Pass, dx: &mut [f32]) {
+        let panels = self.backward.get_or_init(|| self.pack(pass));
+        multiply(dy, batch, pass, panels.view(), Epilogue::default(), dx);
     }
 
-    /// `(kernel² · in, out)`, or on the way back `(kernel² · out, in)` with the positions in reverse order.
-    fn pack(&self, way: Way) -> Panels {
+    /// `(kernel² · in, out)`, or on the pass back `(kernel² · out, in)` with the positions in reverse order.
+    fn pack(&self, pass: Pass) -> Panels {
         let Self { in_channels, out_channels, .. } = *self;
-        let (weight, area) = (self.weight.values(), way.area());
+        let (weight, area) = (self.weight.values(), pass.area());
         let (from, to) =
-            if way.back { (out_channels, in_channels) } else { (in_channels, out_channels) };
+            if pass.backward { (out_channels, in_channels) } else { (in_channels, out_channels) };
         Panels::filled(area * from, to, |index, panel| {
             let lanes = PANEL.min(to - index * PANEL);
             let (rows, _) = panel.as_chunks_mut::<PANEL>();
@@ -55,7 +64,7 @@ impl Direct {
                 let (position, channel) = (at / from, at % from);
                 for (lane, value) in row[..lanes].iter_mut().enumerate() {
                     let lane = index * PANEL + lane;
-                    *value = match way.back {
+                    *value = match pass.backward {
                         false => weight[(lane * in_channels + channel) * area + position],
                         true => weight[(channel * in_channels + lane + 1) * area - 1 - position],
                     };
@@ -67,35 +76,42 @@ impl Direct {
 }
 
 /// Multiplies the pixels under each kernel position, where they lie, by that position's filters.
-fn multiply(x: &[f32], batch: usize, way: Way, filters: View<'_>, add: Add<'_>, y: &mut [f32]) {
+fn multiply(
+    x: &[f32],
+    batch: usize,
+    pass: Pass,
+    filters: PanelsView<'_>,
+    epilogue: Epilogue<'_>,
+    y: &mut [f32],
+) {
     let (pixels, width, depth) =
-        (batch * way.output.0 * way.output.1, filters.width, filters.depth);
-    let channels = depth / way.area();
-    let filters = Right::Panels(filters);
+        (batch * pass.output.0 * pass.output.1, filters.width, filters.depth);
+    let channels = depth / pass.area();
+    let filters = Right::Packed(filters);
     let threads = rayon::current_num_threads();
     let small = pixels * width * depth < 1 << 19 || threads == 1;
     let pixel_tasks = pixels.div_ceil(PIXELS);
     let wanted = if small { 1 } else { (4 * threads).div_ceil(pixel_tasks) };
-    let columns_of_task = width.div_ceil(wanted).next_multiple_of(TILE);
+    let columns_of_task = width.div_ceil(wanted).next_multiple_of(NR);
     let column_tasks = width.div_ceil(columns_of_task);
-    let place = Shared::new(y);
+    let place = SharedPtr::new(y);
     let task = |task: usize| {
         let (first, column) = (task / column_tasks * PIXELS, task % column_tasks * columns_of_task);
         let range = first..pixels.min(first + PIXELS);
         let columns = column..width.min(column + columns_of_task);
-        let matrix = add.matrix.map(|(values, stride)| (&values[first * stride..], stride));
-        let add = Add { matrix, ..add };
+        let addend = epilogue.addend.map(|(values, stride)| (&values[first * stride..], stride));
+        let epilogue = Epilogue { addend, ..epilogue };
         let rows = range.len();
-        let starts = way.starts(range, channels);
+        let starts = pass.starts(range, channels);
         let y = place.at(first * width);
         // SAFETY: tasks write to different pixels or columns of `y`, all inside it.
         unsafe {
             if channels < FEW_CHANNELS {
                 let gathered = gather(x, &starts, rows, channels);
-                multiply_into(Left::rows(&gathered, depth), filters, add, columns, y, width);
+                gemm_columns(Left::rows(&gathered, depth), filters, epilogue, columns, y, width);
             } else {
-                let parts = Left::Parts { data: x, starts: &starts, rows, length: channels };
-                multiply_into(parts, filters, add, columns, y, width);
+                let parts = Left::Gathered { data: x, starts: &starts, rows, length: channels };
+                gemm_columns(parts, filters, epilogue, columns, y, width);
             }
         }
     };

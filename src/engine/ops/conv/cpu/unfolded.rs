@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use crate::engine::ops::buffer::filled;
-use crate::engine::ops::conv::geometry::Way;
+use crate::engine::ops::conv::geometry::Pass;
 use crate::engine::ops::gemm::{
-    Add, FrozenMatrix, Left, PANEL, Start, multiply_rows, multiply_shared,
+    Epilogue, FrozenMatrix, Left, PANEL, Start, par_gemm, par_gemm_rows,
 };
 
 /// Output pixels that are unfolded at once, and numbers of the gradients of such rows.
@@ -16,34 +16,42 @@ const NUMBERS: usize = 1 << 20;
 pub(super) struct Unfolded(pub(super) FrozenMatrix);
 
 impl Unfolded {
-    /// - `way`: from the image to the result
-    pub(super) fn forward(&self, x: &[f32], batch: usize, way: Way, add: Add<'_>, y: &mut [f32]) {
-        let filters = self.0.right();
+    /// - `pass`: from the image to the result
+    pub(super) fn forward(
+        &self,
+        x: &[f32],
+        batch: usize,
+        pass: Pass,
+        epilogue: Epilogue<'_>,
+        y: &mut [f32],
+    ) {
+        let filters = self.0.forward_factor();
         let (depth, width) = (filters.depth(), filters.width());
-        let channels = depth / way.area();
-        let pixels = batch * way.output.0 * way.output.1;
+        let channels = depth / pass.area();
+        let pixels = batch * pass.output.0 * pass.output.1;
         for first in (0..pixels).step_by(PIXELS) {
             let range = first..pixels.min(first + PIXELS);
-            let starts = way.starts(range.clone(), channels);
+            let starts = pass.starts(range.clone(), channels);
             let rows = filled(range.len() * depth, |rows| {
                 rows.par_chunks_exact_mut(depth).enumerate().for_each(|(row, to)| {
                     let parts = starts.chunks_exact(range.len()).map(|part| part[row]);
-                    unfold(x, parts, channels, way.area(), to);
+                    unfold(x, parts, channels, pass.area(), to);
                 });
             });
-            let matrix = add.matrix.map(|(values, stride)| (&values[first * stride..], stride));
+            let addend =
+                epilogue.addend.map(|(values, stride)| (&values[first * stride..], stride));
             let y = &mut y[first * width..range.end * width];
-            multiply_rows(&rows, filters, Add { matrix, ..add }, y);
+            par_gemm_rows(&rows, filters, Epilogue { addend, ..epilogue }, y);
         }
     }
 
-    /// - `way`: from the result to the image
-    pub(super) fn backward(&self, dy: &[f32], batch: usize, way: Way, dx: &mut [f32]) {
-        let filters = self.0.turned();
+    /// - `pass`: from the result to the image
+    pub(super) fn backward(&self, dy: &[f32], batch: usize, pass: Pass, dx: &mut [f32]) {
+        let filters = self.0.backward_factor();
         let (from, depth) = (filters.depth(), filters.width());
-        let (area, rows) = (way.area(), dy.len() / from);
+        let (area, rows) = (pass.area(), dy.len() / from);
         let channels = depth / area;
-        let pixels = batch * way.output.0 * way.output.1;
+        let pixels = batch * pass.output.0 * pass.output.1;
         // Some channels of all pixels: which rows an input pixel is part of depends on all of them.
         let some = (NUMBERS / (rows * area).max(1)).next_multiple_of(PANEL);
         let mut products = Vec::new();
@@ -52,13 +60,13 @@ impl Unfolded {
             let width = some * area;
             products.resize(rows * width, 0.0);
             let left = Left::rows(dy, from);
-            multiply_shared(
+            par_gemm(
                 left,
                 filters.columns(first * area, width),
-                Add::default(),
+                Epilogue::default(),
                 &mut products,
             );
-            let starts = way.starts(0..pixels, width);
+            let starts = pass.starts(0..pixels, width);
             dx.par_chunks_exact_mut(channels).enumerate().for_each(|(pixel, dx)| {
                 let parts = starts.chunks_exact(pixels).map(|part| part[pixel]);
                 fold(&products, parts, area, &mut dx[first..first + some]);

@@ -4,7 +4,7 @@
 //! and Gray, arXiv:1509.09308). Summed over channels, each place of a transformed tile is a matrix product.
 //!
 //! Tiles of 4×4 pixels take the fewest multiplications, but their transformed filters have four times the size of the
-//! filters. Those of small layers are kept; larger ones are transformed anew in each call, a block at a time next to
+//! filters. Those of small layers are cached; larger ones are transformed transformed_here in each call, a block at a time next to
 //! the products that read it. On the smallest maps, where few tiles share what is read, tiles of 2×2 are faster.
 
 mod filters;
@@ -16,15 +16,17 @@ use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
-use self::filters::{Direction, keeps};
+use self::filters::{DirectedFilters, caches};
 pub(super) use self::layout::Image;
-use self::layout::{GAP, LEAST, TILES};
+use self::layout::{GAP, MAX_TILES, MIN_TILES};
 use self::minimal::{Large, Minimal, Small};
 use self::tiles::{store_tiles, transform_tiles};
-use crate::engine::ops::buffer::{Shared, filled};
+use crate::engine::ops::buffer::{SharedPtr, filled};
 use crate::engine::ops::conv::geometry::{Geometry, Padding};
-use crate::engine::ops::gemm::{Add, Left, PANEL, Right, TILE, View, multiply_and_fetch};
-use crate::engine::ops::weight::Stored;
+use crate::engine::ops::gemm::{
+    Epilogue, Left, NR, PANEL, PanelsView, Right, gemm_columns_prefetching,
+};
+use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of the largest map that is cut into small tiles.
 const SMALL_MAP: usize = 16;
@@ -32,23 +34,23 @@ const SMALL_MAP: usize = 16;
 /// The filters of one layer.
 pub(super) struct Winograd {
     /// `(out_channels, in_channels, 3, 3)`.
-    weight: Stored,
+    weight: CpuWeight,
     in_channels: usize,
     out_channels: usize,
-    forward: Kept,
-    backward: Kept,
+    forward: Cached,
+    backward: Cached,
 }
 
 /// Transformed filters in one direction, of either size of tiles.
 #[derive(Default)]
-struct Kept {
+struct Cached {
     large: OnceLock<Vec<f32>>,
     small: OnceLock<Vec<f32>>,
 }
 
 impl Winograd {
     /// Whether a layer can be computed so.
-    pub(super) fn suits(geometry: Geometry, in_channels: usize, out_channels: usize) -> bool {
+    pub(super) fn supports(geometry: Geometry, in_channels: usize, out_channels: usize) -> bool {
         let Geometry { kernel, stride, padding } = geometry;
         kernel == 3
             && stride == 1
@@ -59,82 +61,100 @@ impl Winograd {
 
     /// Whether images of this size are faster so. It must not depend on the batch: a row has the same bytes alone.
     ///
-    /// A single tile pays where its filters need not be transformed anew.
-    pub(super) fn pays(&self, height: usize, width: usize) -> bool {
-        let least = if keeps(self.in_channels, self.out_channels) { 16 } else { 64 };
+    /// A single tile is_faster_for where its filters need not be transformed transformed_here.
+    pub(super) fn is_faster_for(&self, height: usize, width: usize) -> bool {
+        let least = if caches(self.in_channels, self.out_channels) { 16 } else { 64 };
         height * width >= least
     }
 
-    pub(super) fn new(weight: Stored, in_channels: usize, out_channels: usize) -> Self {
-        let (forward, backward) = (Kept::default(), Kept::default());
+    pub(super) fn new(weight: CpuWeight, in_channels: usize, out_channels: usize) -> Self {
+        let (forward, backward) = (Cached::default(), Cached::default());
         Self { weight, in_channels, out_channels, forward, backward }
     }
 
     /// `(batch, h, w, in_channels)` → `(batch, h, w, out_channels)`.
-    pub(super) fn forward(&self, x: &[f32], image: Image, add: Add<'_>, y: &mut [f32]) {
+    pub(super) fn forward(&self, x: &[f32], image: Image, epilogue: Epilogue<'_>, y: &mut [f32]) {
         let (from, to) = (self.in_channels, self.out_channels);
-        let way = Direction { weight: self.weight.values(), back: false, from, to };
-        way.convolve(x, image, &self.forward, add, y);
+        let pass = DirectedFilters { weight: self.weight.values(), backward: false, from, to };
+        pass.convolve(x, image, &self.forward, epilogue, y);
     }
 
     /// `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`, the gradient.
     pub(super) fn backward(&self, dy: &[f32], image: Image, dx: &mut [f32]) {
         let (from, to) = (self.out_channels, self.in_channels);
-        let way = Direction { weight: self.weight.values(), back: true, from, to };
-        way.convolve(dy, image, &self.backward, Add::default(), dx);
+        let pass = DirectedFilters { weight: self.weight.values(), backward: true, from, to };
+        pass.convolve(dy, image, &self.backward, Epilogue::default(), dx);
     }
 }
 
 fn convolve<M: Minimal>(
     x: &[f32],
     image: Image,
-    way: Direction<'_>,
-    kept: &OnceLock<Vec<f32>>,
-    add: Add<'_>,
+    pass: DirectedFilters<'_>,
+    cached: &OnceLock<Vec<f32>>,
+    epilogue: Epilogue<'_>,
     y: &mut [f32],
 ) {
     let (tiles, threads) = (image.tiles::<M>(), rayon::current_num_threads());
-    let keep = keeps(way.from, way.to);
-    let place = Shared::new(y);
-    if keep || tiles >= 2 * TILES * threads {
-        let anew;
-        let filters = if keep {
-            kept.get_or_init(|| way.transform_all::<M>())
+    let cache = caches(pass.from, pass.to);
+    let place = SharedPtr::new(y);
+    if cache || tiles >= 2 * MAX_TILES * threads {
+        let transformed_here;
+        let filters = if cache {
+            cached.get_or_init(|| pass.transform_all::<M>())
         } else {
-            anew = way.transform_all::<M>();
-            &anew
+            transformed_here = pass.transform_all::<M>();
+            &transformed_here
         };
         // Each task has some tiles and all channels; its share stays in the second-level cache.
-        let count = tiles.div_ceil(tiles.div_ceil(TILES).max(threads.min(tiles.div_ceil(LEAST))));
+        let count =
+            tiles.div_ceil(tiles.div_ceil(MAX_TILES).max(threads.min(tiles.div_ceil(MIN_TILES))));
         let task = |task: usize| {
             let range = task * count..tiles.min((task + 1) * count);
             if range.is_empty() {
                 return;
             }
-            let transformed = transform_tiles::<M>(x, image, range.clone(), way.from);
-            for column in (0..way.to).step_by(TILE) {
-                let block = &filters[column / TILE * way.block::<M>()..];
+            let transformed = transform_tiles::<M>(x, image, range.clone(), pass.from);
+            for column in (0..pass.to).step_by(NR) {
+                let block = &filters[column / NR * pass.block::<M>()..];
                 let products =
-                    way.multiply::<M>(&transformed, range.len(), column, Source::Kept(block));
+                    pass.multiply::<M>(&transformed, range.len(), column, Source::Cached(block));
                 // SAFETY: tasks have different tiles.
                 unsafe {
-                    store_tiles::<M>(&products, image, range.clone(), way.to, column, add, place)
+                    store_tiles::<M>(
+                        &products,
+                        image,
+                        range.clone(),
+                        pass.to,
+                        column,
+                        epilogue,
+                        place,
+                    )
                 };
             }
         };
         (0..tiles.div_ceil(count)).into_par_iter().for_each(task);
     } else {
-        // Each task has some output channels and all tiles, and transforms its filters on the way.
-        let group = 4 * TILES;
+        // Each task has some output channels and all tiles, and transforms its filters on the pass.
+        let group = 4 * MAX_TILES;
         for first in (0..tiles).step_by(group) {
             let range = first..tiles.min(first + group);
-            let transformed = transform_tiles::<M>(x, image, range.clone(), way.from);
-            (0..way.to.div_ceil(TILE)).into_par_iter().for_each(|task| {
-                let column = task * TILE;
-                let products = way.multiply::<M>(&transformed, range.len(), column, Source::Anew);
+            let transformed = transform_tiles::<M>(x, image, range.clone(), pass.from);
+            (0..pass.to.div_ceil(NR)).into_par_iter().for_each(|task| {
+                let column = task * NR;
+                let products =
+                    pass.multiply::<M>(&transformed, range.len(), column, Source::OnTheFly);
                 // SAFETY: tasks have different channels.
                 unsafe {
-                    store_tiles::<M>(&products, image, range.clone(), way.to, column, add, place)
+                    store_tiles::<M>(
+                        &products,
+                        image,
+                        range.clone(),
+                        pass.to,
+                        column,
+                        epilogue,
+                        place,
+                    )
                 };
             });
         }
@@ -145,17 +165,24 @@ fn convolve<M: Minimal>(
 #[derive(Clone, Copy)]
 enum Source<'a> {
     /// Of one block of columns.
-    Kept(&'a [f32]),
-    Anew,
+    Cached(&'a [f32]),
+    OnTheFly,
 }
 
-impl Direction<'_> {
-    /// With tiles of the size that suits the image.
-    fn convolve(self, x: &[f32], image: Image, kept: &Kept, add: Add<'_>, y: &mut [f32]) {
+impl DirectedFilters<'_> {
+    /// With tiles of the size that supports the image.
+    fn convolve(
+        self,
+        x: &[f32],
+        image: Image,
+        cached: &Cached,
+        epilogue: Epilogue<'_>,
+        y: &mut [f32],
+    ) {
         if image.height * image.width > SMALL_MAP {
-            convolve::<Large>(x, image, self, &kept.large, add, y);
+            convolve::<Large>(x, image, self, &cached.large, epilogue, y);
         } else {
-            convolve::<Small>(x, image, self, &kept.small, add, y);
+            convolve::<Small>(x, image, self, &cached.small, epilogue, y);
         }
     }
 
@@ -167,42 +194,43 @@ impl Direction<'_> {
         column: usize,
         source: Source<'_>,
     ) -> Vec<f32> {
-        let columns = TILE.min(self.to - column);
-        let mut anew = Vec::new();
-        if matches!(source, Source::Anew) {
-            anew = filled(self.chunk::<M>(), |_| {});
+        let columns = NR.min(self.to - column);
+        let mut transformed_here = Vec::new();
+        if matches!(source, Source::OnTheFly) {
+            transformed_here = filled(self.chunk::<M>(), |_| {});
         }
-        filled(M::PLACES * (tiles * TILE + GAP), |products| {
+        filled(M::PLACES * (tiles * NR + GAP), |products| {
             for first in (0..self.from).step_by(self.depth()) {
                 let depth = self.depth().min(self.from - first);
                 let mut next = 0..0; // channels to be fetched
                 let filters = match source {
-                    Source::Kept(filters) => &filters[first / self.depth() * self.chunk::<M>()..],
-                    Source::Anew => {
-                        self.transform::<M>(column, columns, first, depth, &mut anew);
+                    Source::Cached(filters) => &filters[first / self.depth() * self.chunk::<M>()..],
+                    Source::OnTheFly => {
+                        self.transform::<M>(column, columns, first, depth, &mut transformed_here);
                         next = first + depth..self.from.min(first + 2 * depth);
-                        &anew
+                        &transformed_here
                     }
                 };
                 for place in 0..M::PLACES {
-                    let fetch = self.fetch::<M>(column..column + columns, next.clone(), place);
+                    let prefetch =
+                        self.prefetch::<M>(column..column + columns, next.clone(), place);
                     let data = &transformed[place * (tiles * self.from + GAP) + first..];
                     let left =
                         Left::Strided { data, rows: tiles, row_stride: self.from, depth_stride: 1 };
                     let data = &filters[place * (depth * columns + GAP)..];
-                    let right = Right::Panels(View { data, depth, width: columns });
-                    let add = Add { present: first > 0, ..Add::default() };
-                    let to = &mut products[place * (tiles * TILE + GAP)..][..tiles * TILE];
-                    // SAFETY: `to` has a row of `TILE` numbers for each tile.
+                    let right = Right::Packed(PanelsView { data, depth, width: columns });
+                    let epilogue = Epilogue { accumulate: first > 0, ..Epilogue::default() };
+                    let to = &mut products[place * (tiles * NR + GAP)..][..tiles * NR];
+                    // SAFETY: `to` has a row of `NR` numbers for each tile.
                     unsafe {
-                        multiply_and_fetch(
+                        gemm_columns_prefetching(
                             left,
                             right,
-                            add,
+                            epilogue,
                             0..columns,
                             to.as_mut_ptr(),
-                            TILE,
-                            fetch,
+                            NR,
+                            prefetch,
                         );
                     }
                 }

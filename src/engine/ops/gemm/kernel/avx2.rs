@@ -2,23 +2,23 @@
 
 use std::arch::x86_64::*;
 
-use super::operands::{Run, Strip, Tile};
-use crate::engine::ops::gemm::blocking::{PANEL, ROWS, TILE};
+use super::operands::{MicroPanel, Run, Strip};
+use crate::engine::ops::gemm::blocking::{MR, NR, PANEL};
 
 /// # Safety
 /// AVX2 and FMA, and as for [`super::Kernel::run`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn run(strip: Strip<'_>, tile: &Tile<'_>, out: &mut [f32; ROWS * TILE]) {
-    for panel in 0..tile.panels {
+pub(super) unsafe fn run(strip: Strip<'_>, micro_panel: &MicroPanel<'_>, out: &mut [f32; MR * NR]) {
+    for panel in 0..micro_panel.panels {
         let mut row = 0;
         while row < strip.rows {
-            // SAFETY: the caller's; both parts stay inside the tile.
+            // SAFETY: the caller's; both parts stay inside the micro_panel.
             unsafe {
                 if strip.rows - row >= 4 {
-                    avx2::<4>(strip, row, tile, panel, out);
+                    avx2::<4>(strip, row, micro_panel, panel, out);
                     row += 4;
                 } else {
-                    avx2::<1>(strip, row, tile, panel, out);
+                    avx2::<1>(strip, row, micro_panel, panel, out);
                     row += 1;
                 }
             }
@@ -30,15 +30,15 @@ pub(super) unsafe fn run(strip: Strip<'_>, tile: &Tile<'_>, out: &mut [f32; ROWS
 unsafe fn avx2<const R: usize>(
     strip: Strip<'_>,
     row: usize,
-    tile: &Tile<'_>,
+    micro_panel: &MicroPanel<'_>,
     panel: usize,
-    out: &mut [f32; ROWS * TILE],
+    out: &mut [f32; MR * NR],
 ) {
     let mut sums = [[_mm256_setzero_ps(); 2]; R];
-    let mut b = tile.data.as_ptr().wrapping_add(panel * tile.stride);
+    let mut b = micro_panel.data.as_ptr().wrapping_add(panel * micro_panel.stride);
     for Run { starts, length } in strip.runs {
         let Some(starts) = starts else {
-            b = b.wrapping_add(length * tile.row_stride);
+            b = b.wrapping_add(length * micro_panel.row_stride);
             continue;
         };
         let mut at = 0;
@@ -53,11 +53,11 @@ unsafe fn avx2<const R: usize>(
                 }
             }
             at += strip.depth_stride;
-            b = b.wrapping_add(tile.row_stride);
+            b = b.wrapping_add(micro_panel.row_stride);
         }
     }
     for (r, sums) in sums.iter().enumerate() {
-        let place = out[(row + r) * TILE + panel * PANEL..][..PANEL].as_mut_ptr();
+        let place = out[(row + r) * NR + panel * PANEL..][..PANEL].as_mut_ptr();
         // SAFETY: sixteen places, as sliced.
         unsafe {
             _mm256_storeu_ps(place, sums[0]);

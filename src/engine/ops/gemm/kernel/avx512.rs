@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::operands::{Even, Run, Strip, Tile};
-use crate::engine::ops::gemm::blocking::{PANEL, PANELS, ROWS};
-use crate::engine::ops::gemm::epilogue::Add;
-use crate::engine::ops::gemm::fetch::Fetch;
+use super::operands::{MicroPanel, Run, StridedRows, Strip};
+use crate::engine::ops::gemm::blocking::{MR, PANEL, PANELS};
+use crate::engine::ops::gemm::epilogue::Epilogue;
+use crate::engine::ops::gemm::prefetch::Prefetch;
 
 /// Steps of the depth between two tests for its end: with one, sums of 1024 products ran at 155 to 165 GFLOP/s on a core
 /// where they run at 184 to 191 with four.
@@ -13,7 +13,7 @@ const UNROLLED: usize = 4;
 /// Rows of the result whose lines are asked for at once, while they are summed.
 const TOGETHER: usize = 2;
 
-/// The part of a [`Fetch`] that one strip does.
+/// The part of a [`Prefetch`] that one strip does.
 #[derive(Clone, Copy)]
 struct Ahead {
     next: *const f32,
@@ -25,10 +25,10 @@ struct Ahead {
 
 impl Ahead {
     #[inline(always)]
-    fn of_strip(mut strip: usize, tile: &Tile<'_>, depth: usize) -> Option<Self> {
-        for fetch in tile.next.iter().flatten() {
-            let Fetch { start, rows, stride, between, sweeps } = *fetch;
-            // Sweeps of one strip; if not even one has room, what the first strip can do.
+    fn of_strip(mut strip: usize, micro_panel: &MicroPanel<'_>, depth: usize) -> Option<Self> {
+        for prefetch in micro_panel.next.iter().flatten() {
+            let Prefetch { start, rows, stride, between, sweeps } = *prefetch;
+            // Sweeps of one strip; if not strided one has room, what the first strip can do.
             let own = depth / rows;
             let strips = if own == 0 { 1 } else { sweeps.div_ceil(own) };
             if strip < strips {
@@ -46,10 +46,10 @@ impl Ahead {
     }
 }
 
-/// Calls the loops for the shape of a tile and for how the factors lie.
+/// Calls the loops for the shape of a micro_panel and for how the factors lie.
 macro_rules! for_layout {
-    ($tile:ident, $turned:expr, $call:ident($($argument:expr),*)) => {
-        match ($tile.panels, $turned, $tile.row_stride == PANEL) {
+    ($micro_panel:ident, $transposed:expr, $call:ident($($argument:expr),*)) => {
+        match ($micro_panel.panels, $transposed, $micro_panel.row_stride == PANEL) {
             (1, false, true) => $call::<1, false, false>($($argument),*),
             (1, false, false) => $call::<1, false, true>($($argument),*),
             (1, true, true) => $call::<1, true, false>($($argument),*),
@@ -67,37 +67,45 @@ macro_rules! for_layout {
 }
 
 /// # Safety
-/// AVX-512F, and as for [`super::Kernel::run_even`].
+/// AVX-512F, and as for [`super::Kernel::run_strided`].
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn run_even(
-    a: Even,
-    tile: &Tile<'_>,
-    finish: Add<'_>,
+pub(super) unsafe fn run_strided(
+    a: StridedRows,
+    micro_panel: &MicroPanel<'_>,
+    epilogue: Epilogue<'_>,
     out: *mut f32,
     stride: usize,
 ) {
     // SAFETY: the caller's.
-    unsafe { for_layout!(tile, a.depth_stride != 1, even(a, tile, finish, out, stride)) }
+    unsafe {
+        for_layout!(
+            micro_panel,
+            a.depth_stride != 1,
+            strided(a, micro_panel, epilogue, out, stride)
+        )
+    }
 }
 
 /// # Safety
-/// As for [`run_even`].
+/// As for [`run_strided`].
 #[target_feature(enable = "avx512f")]
-unsafe fn even<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
-    a: Even,
-    tile: &Tile<'_>,
-    finish: Add<'_>,
+unsafe fn strided<const P: usize, const TRANSPOSED: bool, const ROW_MAJOR: bool>(
+    a: StridedRows,
+    micro_panel: &MicroPanel<'_>,
+    epilogue: Epilogue<'_>,
     out: *mut f32,
     stride: usize,
 ) {
-    for row in (0..a.rows).step_by(ROWS) {
-        let rows = ROWS.min(a.rows - row);
+    for row in (0..a.rows).step_by(MR) {
+        let rows = MR.min(a.rows - row);
         let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
-        let finish = finish.from(row);
-        let ahead = Ahead::of_strip(row / ROWS, tile, a.depth);
+        let epilogue = epilogue.from(row);
+        let ahead = Ahead::of_strip(row / MR, micro_panel, a.depth);
         let out = out.wrapping_add(row * stride);
         // SAFETY: the caller's, for these rows.
-        unsafe { any_strip::<P, TURNED, IN_ROWS>(strip, tile, ahead, finish, out, stride) };
+        unsafe {
+            any_strip::<P, TRANSPOSED, ROW_MAJOR>(strip, micro_panel, ahead, epilogue, out, stride)
+        };
     }
 }
 
@@ -106,38 +114,44 @@ unsafe fn even<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn run(
     strip: Strip<'_>,
-    tile: &Tile<'_>,
-    finish: Add<'_>,
+    micro_panel: &MicroPanel<'_>,
+    epilogue: Epilogue<'_>,
     out: *mut f32,
     stride: usize,
 ) {
-    let turned = strip.depth_stride != 1;
+    let transposed = strip.depth_stride != 1;
     // SAFETY: the caller's.
-    unsafe { for_layout!(tile, turned, any_strip(strip, tile, None, finish, out, stride)) }
+    unsafe {
+        for_layout!(
+            micro_panel,
+            transposed,
+            any_strip(strip, micro_panel, None, epilogue, out, stride)
+        )
+    }
 }
 
-/// Most strips have [`ROWS`] rows and fetch nothing.
+/// Most strips have [`MR`] rows and prefetch nothing.
 ///
 /// # Safety
 /// As for [`run`].
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn any_strip<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
+unsafe fn any_strip<const P: usize, const TRANSPOSED: bool, const ROW_MAJOR: bool>(
     strip: Strip<'_>,
-    tile: &Tile<'_>,
+    micro_panel: &MicroPanel<'_>,
     ahead: Option<Ahead>,
-    finish: Add<'_>,
+    epilogue: Epilogue<'_>,
     out: *mut f32,
     stride: usize,
 ) {
     let nothing = Ahead { next: out, stride: 0, rows: usize::MAX, turn: 0 };
     macro_rules! strip_of {
-        ($rows:expr, $fetches:expr) => {
-            strip_of::<$rows, P, TURNED, IN_ROWS, $fetches>(
+        ($rows:expr, $prefetches:expr) => {
+            strip_of::<$rows, P, TRANSPOSED, ROW_MAJOR, $prefetches>(
                 strip,
-                tile,
+                micro_panel,
                 ahead.unwrap_or(nothing),
-                finish,
+                epilogue,
                 out,
                 stride,
             )
@@ -146,8 +160,8 @@ unsafe fn any_strip<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
     // SAFETY: the caller's.
     unsafe {
         match (strip.rows, ahead) {
-            (ROWS, None) => strip_of!(ROWS, false),
-            (ROWS, Some(_)) => strip_of!(ROWS, true),
+            (MR, None) => strip_of!(MR, false),
+            (MR, Some(_)) => strip_of!(MR, true),
             (7, _) => strip_of!(7, true),
             (6, _) => strip_of!(6, true),
             (5, _) => strip_of!(5, true),
@@ -159,7 +173,7 @@ unsafe fn any_strip<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
     }
 }
 
-/// `TURNED`: numbers of the left factor's rows lie side by side, so that its depth is what has a stride; `IN_ROWS`: the
+/// `TRANSPOSED`: numbers of the left factor's rows lie side by side, so that its depth is what has a stride; `ROW_MAJOR`: the
 /// right factor's panels lie side by side, so that their rows have one.
 ///
 /// # Safety
@@ -168,37 +182,37 @@ unsafe fn any_strip<const P: usize, const TURNED: bool, const IN_ROWS: bool>(
 unsafe fn strip_of<
     const R: usize,
     const P: usize,
-    const TURNED: bool,
-    const IN_ROWS: bool,
-    const FETCHES: bool,
+    const TRANSPOSED: bool,
+    const ROW_MAJOR: bool,
+    const PREFETCHES: bool,
 >(
     strip: Strip<'_>,
-    tile: &Tile<'_>,
+    micro_panel: &MicroPanel<'_>,
     ahead: Ahead,
-    finish: Add<'_>,
+    epilogue: Epilogue<'_>,
     out: *mut f32,
     stride: usize,
 ) {
-    let depth_stride = if TURNED { strip.depth_stride } else { 1 };
+    let depth_stride = if TRANSPOSED { strip.depth_stride } else { 1 };
     let (panel_stride, row_stride) =
-        if IN_ROWS { (PANEL, tile.row_stride) } else { (tile.stride, PANEL) };
+        if ROW_MAJOR { (PANEL, micro_panel.row_stride) } else { (micro_panel.stride, PANEL) };
     let Ahead { mut next, rows: mut until_turn, .. } = ahead;
     let (mut fetched, mut row) = (0, out); // rows of `out`
     let mut sums = [[_mm512_setzero_ps(); P]; R];
-    let mut b = tile.data.as_ptr();
+    let mut b = micro_panel.data.as_ptr();
     for Run { starts, length } in strip.runs {
         let Some(starts) = starts else {
             b = b.wrapping_add(length * row_stride);
             continue;
         };
-        let rows: [*const f32; R] = std::array::from_fn(|r| match TURNED {
+        let rows: [*const f32; R] = std::array::from_fn(|r| match TRANSPOSED {
             true => starts[0].wrapping_add(r),
             false => starts[r],
         });
         let mut at = 0;
         macro_rules! step {
             () => {
-                if FETCHES {
+                if PREFETCHES {
                     _mm_prefetch::<_MM_HINT_T1>(next.cast());
                     _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(PANEL).cast());
                     next = next.wrapping_add(ahead.stride);
@@ -236,7 +250,7 @@ unsafe fn strip_of<
                 row = row.wrapping_add(TOGETHER * stride);
             }
             let mut steps = left.min(part);
-            if FETCHES {
+            if PREFETCHES {
                 steps = steps.min(until_turn);
                 until_turn -= steps;
             }
@@ -249,27 +263,28 @@ unsafe fn strip_of<
             for _ in 0..steps % UNROLLED {
                 step!();
             }
-            if FETCHES && until_turn == 0 {
+            if PREFETCHES && until_turn == 0 {
                 next = next.wrapping_add(ahead.turn);
                 until_turn = ahead.rows;
             }
         }
     }
-    let partial: __mmask16 = if tile.last == PANEL { !0 } else { (1 << tile.last) - 1 };
+    let partial: __mmask16 =
+        if micro_panel.last == PANEL { !0 } else { (1 << micro_panel.last) - 1 };
     for (r, sums) in sums.iter_mut().enumerate() {
         for (p, sum) in sums.iter_mut().enumerate() {
             let mask = if p + 1 == P { partial } else { !0 };
             // SAFETY: the caller's room for the rows and the unmasked columns.
             unsafe {
                 let place = out.add(r * stride + p * PANEL);
-                if finish.present {
+                if epilogue.accumulate {
                     *sum = _mm512_add_ps(_mm512_maskz_loadu_ps(mask, place), *sum);
                 }
-                if let Some(values) = finish.per_column {
+                if let Some(values) = epilogue.bias {
                     let values = values.as_ptr().wrapping_add(p * PANEL);
                     *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, values));
                 }
-                if let Some((values, stride)) = finish.matrix {
+                if let Some((values, stride)) = epilogue.addend {
                     let values = values.as_ptr().wrapping_add(r * stride + p * PANEL);
                     *sum = _mm512_add_ps(*sum, _mm512_maskz_loadu_ps(mask, values));
                 }

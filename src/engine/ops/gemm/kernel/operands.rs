@@ -1,9 +1,9 @@
-//! What the kernels compute: some rows times a tile.
+//! What the kernels compute: some rows times a micro_panel.
 
-use crate::engine::ops::gemm::blocking::ROWS;
-use crate::engine::ops::gemm::fetch::Fetch;
+use crate::engine::ops::gemm::blocking::MR;
+use crate::engine::ops::gemm::prefetch::Prefetch;
 
-/// Up to [`ROWS`] rows of the left factor, part after part of the depth.
+/// Up to [`MR`] rows of the left factor, part after part of the depth.
 #[derive(Clone, Copy)]
 pub(crate) struct Strip<'a> {
     pub(crate) rows: usize,
@@ -15,13 +15,13 @@ pub(crate) struct Strip<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
     /// Where each row begins; `None` if all of them are zeros.
-    pub(crate) starts: Option<[*const f32; ROWS]>,
+    pub(crate) starts: Option<[*const f32; MR]>,
     pub(crate) length: usize,
 }
 
 /// Any number of rows of the left factor that lie evenly.
 #[derive(Clone, Copy)]
-pub(crate) struct Even {
+pub(crate) struct StridedRows {
     pub(crate) start: *const f32,
     pub(crate) rows: usize,
     pub(crate) row_stride: usize,
@@ -29,11 +29,11 @@ pub(crate) struct Even {
     pub(crate) depth_stride: usize,
 }
 
-impl Even {
+impl StridedRows {
     /// The strip that begins with `row`.
     #[inline(always)]
     pub(crate) fn run(self, row: usize) -> [Run; 1] {
-        let last = (self.rows - row).min(ROWS) - 1;
+        let last = (self.rows - row).min(MR) - 1;
         let start = |r: usize| self.start.wrapping_add((row + r.min(last)) * self.row_stride);
         [Run { starts: Some(std::array::from_fn(start)), length: self.depth }]
     }
@@ -41,7 +41,7 @@ impl Even {
 
 /// Panels of the right factor.
 #[derive(Clone, Copy)]
-pub(crate) struct Tile<'a> {
+pub(crate) struct MicroPanel<'a> {
     /// Panels that begin `stride` apart, with rows that begin `row_stride` apart.
     pub(crate) data: &'a [f32],
     pub(crate) stride: usize,
@@ -49,6 +49,6 @@ pub(crate) struct Tile<'a> {
     pub(crate) panels: usize,
     /// Columns of the last panel.
     pub(crate) last: usize,
-    /// What comes after this tile, of the right factor and of the left.
-    pub(crate) next: [Option<Fetch>; 2],
+    /// What comes after this micro_panel, of the right factor and of the left.
+    pub(crate) next: [Option<Prefetch>; 2],
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use crate::engine::ops::gemm::blocking::PANEL;
 
 /// Turns a square of sixteen, four columns at a time: each lane of four is loaded from a row of its own, so that
-/// only squares of four are left to be turned within the lanes.
+/// only squares of four are left to be transposed within the lanes.
 ///
 /// # Safety
 /// AVX-512F; `from` must be readable for as many numbers as `to` has rows, `rows` times.
@@ -27,7 +27,7 @@ pub(super) unsafe fn transpose_avx512(
                 }),
             }
         };
-        let x = turn_lanes(x);
+        let x = transpose_lanes(x);
         // SAFETY: each row has sixteen numbers.
         let store = |to: &mut [f32; PANEL], x| unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) };
         if let [a, b, c, d] = to {
@@ -89,15 +89,15 @@ unsafe fn some_lanes(
 /// Turns the four by four numbers of each lane.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn turn_lanes([a, b, c, d]: [__m512; LANE]) -> [__m512; LANE] {
+fn transpose_lanes([a, b, c, d]: [__m512; LANE]) -> [__m512; LANE] {
     let (ab, ab_) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     let (cd, cd_) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
     let [ab, ab_, cd, cd_] = [ab, ab_, cd, cd_].map(|x| _mm512_castps_pd(x));
-    let turned = [
+    let transposed = [
         _mm512_unpacklo_pd(ab, cd),
         _mm512_unpackhi_pd(ab, cd),
         _mm512_unpacklo_pd(ab_, cd_),
         _mm512_unpackhi_pd(ab_, cd_),
     ];
-    turned.map(|x| _mm512_castpd_ps(x))
+    transposed.map(|x| _mm512_castpd_ps(x))
 }

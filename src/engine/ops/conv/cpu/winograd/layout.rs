@@ -5,8 +5,8 @@ use crate::engine::ops::gemm::PANEL;
 
 /// Most tiles of one task that has all output channels, and as many as it has before there are several tasks: filters
 /// are read once for all of them.
-pub(super) const TILES: usize = 64;
-pub(super) const LEAST: usize = 32;
+pub(super) const MAX_TILES: usize = 64;
+pub(super) const MIN_TILES: usize = 32;
 
 /// Numbers between the end of one place and the start of the next: at a multiple of a page from each other, all places
 /// would meet in the same lines of the first-level cache.

@@ -7,7 +7,7 @@ pub(super) const WIDEST: usize = 6;
 
 /// F(m×m, 3×3): an output tile of `OUT`×`OUT` pixels from an input tile of `IN`×`IN`.
 ///
-/// Rows of numbers have room for the widest tile; those beyond a tile's own width are neither read nor kept.
+/// Rows of numbers have room for the widest tile; those beyond a tile's own width are neither read nor cached.
 pub(super) trait Minimal: Copy + Sync {
     const OUT: usize;
     const IN: usize = Self::OUT + 2;

@@ -9,11 +9,11 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::layout::{GAP, Image, TILES};
+use super::layout::{GAP, Image, MAX_TILES};
 use super::minimal::{Minimal, WIDEST};
 
-use crate::engine::ops::buffer::{Shared, filled};
-use crate::engine::ops::gemm::{Add, PANEL, TILE};
+use crate::engine::ops::buffer::{SharedPtr, filled};
+use crate::engine::ops::gemm::{Epilogue, NR, PANEL};
 use crate::engine::ops::simd::in_lanes;
 
 /// `Bᵀ d B` of some tiles: for each place, `(tiles, channels)`.
@@ -25,13 +25,13 @@ pub(super) fn transform_tiles<M: Minimal>(
 ) -> Vec<f32> {
     let count = tiles.len();
     filled(M::PLACES * (count * channels + GAP), |transformed| {
-        let to = Shared::new(transformed);
+        let to = SharedPtr::new(transformed);
         let task = |index: usize| {
             let tile = tiles.start + index;
             let stride = count * channels + GAP;
             transform_tile::<M>(x, image, tile, channels, to.at(index * channels), stride);
         };
-        if count > TILES {
+        if count > MAX_TILES {
             (0..count).into_par_iter().with_min_len(8).for_each(task);
         } else {
             (0..count).for_each(task);
@@ -81,14 +81,14 @@ in_lanes! {
 }
 
 in_lanes! {
-    /// `G g Gᵀ` of sixteen filters for each of sixteen channels, whose nine rows lie one after the other; `turned` by 180°.
-    pub(super) fn transform_filters<L, M: Minimal>(from: &[f32], turned: bool, to: &mut [f32], stride: usize) {
+    /// `G g Gᵀ` of sixteen filters for each of sixteen channels, whose nine rows lie one after the other; `rotated` by 180°.
+    pub(super) fn transform_filters<L, M: Minimal>(from: &[f32], rotated: bool, to: &mut [f32], stride: usize) {
         let mut half = [[L::ZERO; 3]; WIDEST];
         for channel in 0..PANEL {
             for column in 0..3 {
                 let mut g = [L::ZERO; 3];
                 for row in 0..3 {
-                    let position = if turned { 8 - (row * 3 + column) } else { row * 3 + column };
+                    let position = if rotated { 8 - (row * 3 + column) } else { row * 3 + column };
                     g[row] = L::load(&from[(channel * 9 + position) * PANEL..]);
                 }
                 let transformed = M::filter(g);
@@ -116,24 +116,24 @@ pub(super) unsafe fn store_tiles<M: Minimal>(
     tiles: Range<usize>,
     channels: usize,
     column: usize,
-    add: Add<'_>,
-    to: Shared,
+    epilogue: Epilogue<'_>,
+    to: SharedPtr,
 ) {
-    store::<M>(products, image, tiles, (channels, column), add, to);
+    store::<M>(products, image, tiles, (channels, column), epilogue, to);
 }
 
 in_lanes! {
     /// As [`store_tiles`].
-    fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), add: Add<'_>, to: Shared) {
+    fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), epilogue: Epilogue<'_>, to: SharedPtr) {
         let Image { height, width, .. } = image;
         let (channels, column) = columns;
-        let stride = tiles.len() * TILE + GAP;
+        let stride = tiles.len() * NR + GAP;
         let mut half = [[L::ZERO; WIDEST]; WIDEST];
         for (index, tile) in tiles.enumerate() {
-            let products = &products[index * TILE..];
+            let products = &products[index * NR..];
             let (at, y, x) = image.place::<M>(tile);
             let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
-            for lane in (0..TILE.min(channels - column)).step_by(PANEL) {
+            for lane in (0..NR.min(channels - column)).step_by(PANEL) {
                 for i in 0..M::IN {
                     let mut m = [L::ZERO; WIDEST];
                     for row in 0..M::IN {
@@ -144,7 +144,7 @@ in_lanes! {
                         half[row][i] = transformed[row];
                     }
                 }
-                let bias = match add.per_column {
+                let bias = match epilogue.bias {
                     Some(bias) => L::load(&bias[column + lane..]),
                     None => L::ZERO,
                 };
@@ -159,7 +159,7 @@ in_lanes! {
                         }
                         let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
                         let mut value = transformed[i] + bias;
-                        if let Some((other, _)) = add.matrix {
+                        if let Some((other, _)) = epilogue.addend {
                             value = value + L::load(&other[pixel..]);
                         }
                         // SAFETY: the pixel lies inside the image; its columns are this task's.

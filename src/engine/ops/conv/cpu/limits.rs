@@ -2,4 +2,4 @@
 
 /// Filters up to this size are packed or kept transformed, in bytes; larger ones are read where they lie, in each call
 /// anew.
-pub(crate) const SMALL: usize = 4 << 20;
+pub(crate) const MAX_CACHED_BYTES: usize = 4 << 20;

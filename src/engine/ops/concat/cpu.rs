@@ -8,12 +8,12 @@ use crate::engine::ops::buffer::{filled, tensor, values};
 /// Values of one task.
 const CHUNK: usize = 16384;
 
-pub(super) fn join(x: &Tensor, y: &Tensor, (a, b): (usize, usize)) -> Result<Tensor> {
+pub(super) fn concat(x: &Tensor, y: &Tensor, (a, b): (usize, usize)) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     let Some(last) = shape.last_mut() else { bail!("numbers have no channels") };
     *last = a + b;
     if x.dims()[..x.rank() - 1] != y.dims()[..y.rank() - 1] {
-        bail!("channels of {:?} and {:?} do not join", x.dims(), y.dims());
+        bail!("channels of {:?} and {:?} do not concat", x.dims(), y.dims());
     }
     let (x, y) = (x.contiguous()?, y.contiguous()?);
     let (x, y) = (values(&x)?, values(&y)?);
@@ -33,7 +33,7 @@ pub(super) fn join(x: &Tensor, y: &Tensor, (a, b): (usize, usize)) -> Result<Ten
 }
 
 /// Channels `start..start + count`.
-pub(super) fn cut(x: &Tensor, start: usize, count: usize) -> Result<Tensor> {
+pub(super) fn slice_channels(x: &Tensor, start: usize, count: usize) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
     let Some(last) = shape.last_mut() else { bail!("numbers have no channels") };
     let width = std::mem::replace(last, count);

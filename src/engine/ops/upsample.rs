@@ -5,7 +5,7 @@ mod cpu;
 
 use candle_core::Result;
 
-use super::buffer::applies;
+use super::buffer::has_kernels;
 use crate::engine::autograd::Variable;
 
 /// Doubles height and width by repetition, less one row or column where `height` or `width` is odd.
@@ -15,14 +15,14 @@ use crate::engine::autograd::Variable;
 pub fn upsample_nearest_2x(x: &Variable, height: usize, width: usize) -> Result<Variable> {
     let (_, h, w, _) = x.tensor().dims4()?;
 
-    let y = match applies(x.tensor()) {
-        true => cpu::repeat(&x.tensor().contiguous()?, height, width)?,
-        false => candle::repeat(x.tensor(), height, width)?,
+    let y = match has_kernels(x.tensor()) {
+        true => cpu::forward(&x.tensor().contiguous()?, height, width)?,
+        false => candle::forward(x.tensor(), height, width)?,
     };
     Ok(Variable::derived(y, [x], move |dy, _| {
-        let dx = match applies(dy) {
-            true => cpu::gather(&dy.contiguous()?, h, w)?,
-            false => candle::gather(dy, h, w)?,
+        let dx = match has_kernels(dy) {
+            true => cpu::backward(&dy.contiguous()?, h, w)?,
+            false => candle::backward(dy, h, w)?,
         };
         Ok([Some(dx)])
     }))

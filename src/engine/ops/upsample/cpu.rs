@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::engine::ops::buffer::{filled, tensor, values};
 
-pub(super) fn repeat(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+pub(super) fn forward(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
     let (batch, h, w, channels) = x.dims4()?;
     let x = values(x)?;
     let x: &[f32] = &x;
@@ -22,7 +22,7 @@ pub(super) fn repeat(x: &Tensor, height: usize, width: usize) -> Result<Tensor> 
     tensor(y, (batch, height, width, channels))
 }
 
-pub(super) fn gather(dy: &Tensor, h: usize, w: usize) -> Result<Tensor> {
+pub(super) fn backward(dy: &Tensor, h: usize, w: usize) -> Result<Tensor> {
     let (batch, height, width, channels) = dy.dims4()?;
     let dy = values(dy)?;
     let dy: &[f32] = &dy;

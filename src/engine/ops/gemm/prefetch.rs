@@ -8,7 +8,7 @@ use super::blocking::PANEL;
 /// Each step of the depth asks for [`Self::WIDTH`] numbers of one row. A sweep goes over all rows, and the next one over
 /// the numbers beside those of the last.
 #[derive(Clone, Copy)]
-pub(crate) struct Fetch {
+pub(crate) struct Prefetch {
     pub(crate) start: *const f32,
     pub(crate) rows: usize,
     pub(crate) stride: usize,
@@ -17,7 +17,7 @@ pub(crate) struct Fetch {
     pub(crate) sweeps: usize,
 }
 
-impl Fetch {
+impl Prefetch {
     const WIDTH: usize = 2 * PANEL;
 
     /// So many numbers of each of some rows, `stride` apart.
