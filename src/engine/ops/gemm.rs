@@ -1,10 +1,12 @@
-//! The matrix product under convolution, linear layers and attention on the CPU.
+//! The matrix product (gemm) under convolution, linear layers and attention on the CPU.
 //!
-//! `C = A B`, whose innermost loop reads `B` in panels of [`PANEL`] columns: packed ones, those that rows hold where
-//! they lie, or ones that are made of a transpose a tile at a time. Rows of `A` are read where they lie, be they rows
-//! of a matrix or the pixels under a kernel's position. The depth is cut in blocks at fixed places and each element of
-//! `C` is summed in one order, whatever the number of rows, columns or threads: a row computed alone has the same bits
-//! as among others.
+//! `C = A B + epilogue`, blocked as in BLIS. The innermost loop computes a micro-tile of [`MR`](blocking::MR) rows and
+//! [`NR`] columns. It reads `B` in panels of [`PANEL`] columns, which are packed, part of row-major rows, or transposed
+//! into a buffer one micro-panel at a time. Rows of `A` are never packed: they are rows of a matrix, or the pixels under
+//! each position of a convolution's kernel.
+//!
+//! The depth is cut into blocks at fixed places, and each element of `C` is summed in one order, whatever the number of
+//! rows, columns or threads. So a row that is computed alone has the same bits as among others.
 
 mod blocking;
 mod epilogue;

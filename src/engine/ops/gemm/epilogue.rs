@@ -1,20 +1,20 @@
-//! What is added to a product as it is stored.
+//! What is added to a product before it is stored.
 
-/// What is added to the product.
+/// The terms of `C = A B + bias + addend (+ C)` beside the product.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue<'a> {
-    /// One number per column.
+    /// One value per column.
     pub(crate) bias: Option<&'a [f32]>,
-    /// A matrix with rows that lie this far apart.
+    /// A matrix of the shape of `C`, and the stride of its rows.
     pub(crate) addend: Option<(&'a [f32], usize)>,
-    /// What `C` holds already.
+    /// Whether to add to what `C` holds, instead of overwriting it.
     pub(crate) accumulate: bool,
 }
 
 impl Epilogue<'_> {
-    /// For rows from `row` on.
+    /// The epilogue of the rows from `row` on.
     #[inline(always)]
-    pub(crate) fn from(self, row: usize) -> Self {
+    pub(crate) fn from_row(self, row: usize) -> Self {
         let addend = self.addend.map(|(values, stride)| (&values[row * stride..], stride));
         Self { addend, ..self }
     }

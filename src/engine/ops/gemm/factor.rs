@@ -1,4 +1,4 @@
-//! The factors of a product, where they lie in memory.
+//! The two factors of a product, by how they are stored.
 
 use std::ops::Range;
 
@@ -6,23 +6,15 @@ use super::blocking::{KC, NR, PANEL};
 use super::panels::PanelsView;
 use super::prefetch::Prefetch;
 
-/// The right factor of one product.
+/// The right factor, `B`.
 #[derive(Clone, Copy)]
 pub(crate) enum Right<'a> {
+    /// Packed panels.
     Packed(PanelsView<'a>),
-    /// Row-major rows where they lie, `stride` apart: a multiple of [`PANEL`], so that whole panels can be read.
-    Rows {
-        data: &'a [f32],
-        stride: usize,
-        width: usize,
-    },
-    /// The transpose of row-major rows where they lie, `(width, depth)`: transposed a tile at a time, on the way into the
-    /// kernel.
-    Transposed {
-        data: &'a [f32],
-        depth: usize,
-        width: usize,
-    },
+    /// Row-major `(depth, width)`. The stride is a multiple of [`PANEL`], so that whole panels can be read in place.
+    Rows { data: &'a [f32], stride: usize, width: usize },
+    /// The transpose of a row-major `(width, depth)` matrix, which is read one micro-panel at a time through a buffer.
+    Transposed { data: &'a [f32], depth: usize, width: usize },
 }
 
 impl Right<'_> {
@@ -41,7 +33,7 @@ impl Right<'_> {
         }
     }
 
-    /// What a tile is made of that begins with `column`, over `length` of the depth from `row` on.
+    /// The memory behind the micro-panel that begins at `column`, over `length` steps of the depth from `row` on.
     pub(crate) fn prefetch(self, row: usize, column: usize, length: usize) -> Prefetch {
         match self {
             Self::Packed(PanelsView { data, depth, .. }) => {
@@ -74,25 +66,26 @@ impl Right<'_> {
     }
 }
 
-/// The left factor, read where it lies.
+/// The left factor, `A`, which is read in place.
 #[derive(Clone, Copy)]
 pub(crate) enum Left<'a> {
     /// `(rows, depth)`; one of the strides is 1.
     Strided { data: &'a [f32], rows: usize, row_stride: usize, depth_stride: usize },
-    /// Each row is joined of parts of the same length: row `r` of part `p` begins at `starts[p · rows + r]`.
+    /// Rows that are gathered from parts of one length: part `p` of row `r` begins at `starts[p · rows + r]`. These are
+    /// the pixels under each position of a convolution's kernel.
     Gathered { data: &'a [f32], starts: &'a [Start], rows: usize, length: usize },
 }
 
-/// Where a part of a row begins.
+/// Where a part of a gathered row begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Start {
     At(usize),
-    /// The part is all zeros.
+    /// The part lies in the padding: all of it is zero.
     Zeros,
 }
 
 impl<'a> Left<'a> {
-    /// Row-major rows one after the other.
+    /// A row-major matrix without gaps.
     pub(crate) fn rows(data: &'a [f32], depth: usize) -> Self {
         Self::Strided { data, rows: data.len() / depth.max(1), row_stride: depth, depth_stride: 1 }
     }
@@ -103,7 +96,7 @@ impl<'a> Left<'a> {
         }
     }
 
-    /// Rows `first..first + count` of a strided factor.
+    /// Rows `first..first + count` of a strided factor. Gathered rows are never cut.
     pub(crate) fn part(self, first: usize, count: usize) -> Self {
         match self {
             Self::Strided { data, row_stride, depth_stride, .. } => Self::Strided {
@@ -117,7 +110,7 @@ impl<'a> Left<'a> {
     }
 }
 
-/// Panics unless every element that the kernel will read of `a` is there.
+/// Panics unless every element of `a` that the kernel reads is inside its slice.
 pub(crate) fn check(a: Left<'_>, depth: usize) {
     match a {
         Left::Strided { data, rows, row_stride, depth_stride } => {
@@ -136,7 +129,8 @@ pub(crate) fn check(a: Left<'_>, depth: usize) {
     }
 }
 
-/// Cuts the depth at fixed places: whole parts while they are short, else pieces of one part.
+/// Cuts the depth into blocks of at most [`KC`] at fixed places: into whole parts of gathered rows while these are short,
+/// else within each part.
 pub(crate) fn blocks(a: Left<'_>, depth: usize) -> impl Iterator<Item = Range<usize>> {
     let length = match a {
         Left::Gathered { length, .. } => length,

@@ -1,4 +1,4 @@
-//! The matrix of a linear layer as the right factor of products in both directions.
+//! The matrix of a frozen layer as the right factor of its forward and backward pass.
 
 use std::sync::OnceLock;
 
@@ -7,32 +7,32 @@ use super::factor::Right;
 use super::panels::{Panels, pack_columns, pack_rows};
 use crate::engine::ops::weight::CpuWeight;
 
-/// Matrices up to this size are packed, in bytes; larger ones are read where they lie.
+/// Largest matrix that is packed, in bytes; larger ones are read in place.
 ///
-/// Turning costs as much as multiplying some six rows, a good part of what a small model's products have. Packing a large
-/// model would double its memory.
-const PACKED: usize = 1 << 20;
+/// Transposing costs as much as multiplying some six rows, a good part of the rows that a small model's products have.
+/// Packing a large model would double its memory.
+const MAX_PACKED_BYTES: usize = 1 << 20;
 
-/// `W` `(width, depth)`, which never changes, with `Wᵀ` as the factor on the way there and `W` on the way back.
+/// A frozen `W`, `(width, depth)`: the forward pass multiplies by `Wᵀ`, the backward pass by `W`.
 pub(crate) struct FrozenMatrix {
-    stored: CpuWeight,
+    weight: CpuWeight,
     depth: usize,
     width: usize,
-    /// Of `Wᵀ` and of `W`, once they are asked for.
+    /// The panels of `Wᵀ` and of `W`, packed at first use.
     forward: OnceLock<Panels>,
     backward: OnceLock<Panels>,
 }
 
 impl FrozenMatrix {
-    /// `stored`: row-major `(width, depth)`.
-    pub(crate) fn new(stored: CpuWeight, width: usize, depth: usize) -> Self {
-        Self { stored, depth, width, forward: OnceLock::new(), backward: OnceLock::new() }
+    /// - `weight`: row-major `(width, depth)`
+    pub(crate) fn new(weight: CpuWeight, width: usize, depth: usize) -> Self {
+        Self { weight, depth, width, forward: OnceLock::new(), backward: OnceLock::new() }
     }
 
-    /// `Wᵀ`, `(depth, width)`.
+    /// `Wᵀ`, `(depth, width)`, the right factor of the forward pass.
     pub(crate) fn forward_factor(&self) -> Right<'_> {
         let Self { depth, width, .. } = *self;
-        let data = self.stored.values();
+        let data = self.weight.values();
         if !self.is_packed() {
             return Right::Transposed { data, depth, width };
         }
@@ -44,10 +44,11 @@ impl FrozenMatrix {
         Right::Packed(panels.view())
     }
 
-    /// `W`, `(width, depth)`; it is packed as well where its rows do not hold whole panels.
+    /// `W`, `(width, depth)`, the right factor of the backward pass. It is also packed where its rows do not hold whole
+    /// panels.
     pub(crate) fn backward_factor(&self) -> Right<'_> {
         let Self { depth, width, .. } = *self;
-        let data = self.stored.values();
+        let data = self.weight.values();
         if !self.is_packed() && depth.is_multiple_of(PANEL) {
             return Right::Rows { data, stride: depth, width: depth };
         }
@@ -60,6 +61,6 @@ impl FrozenMatrix {
     }
 
     fn is_packed(&self) -> bool {
-        self.stored.size_bytes() <= PACKED
+        self.weight.size_bytes() <= MAX_PACKED_BYTES
     }
 }

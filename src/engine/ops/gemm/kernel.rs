@@ -1,4 +1,4 @@
-//! The innermost loops of the product, once for each instruction set.
+//! The micro-kernel: the innermost loops of a product, one version for each instruction set.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -11,7 +11,7 @@ pub(super) use self::operands::{MicroPanel, Run, StridedRows, Strip};
 use super::blocking::{MR, NR, PANEL};
 use super::epilogue::Epilogue;
 
-/// Which instructions the CPU has.
+/// The instruction set that the kernel uses.
 #[derive(Clone, Copy)]
 pub(super) enum Kernel {
     #[cfg(target_arch = "x86_64")]
@@ -22,6 +22,7 @@ pub(super) enum Kernel {
 }
 
 impl Kernel {
+    /// The best one that this CPU has.
     pub(super) fn detect() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -37,10 +38,10 @@ impl Kernel {
         Self::Portable
     }
 
-    /// Computes the rows of `a`, however many.
+    /// Multiplies any number of strided rows by a micro-panel.
     ///
     /// # Safety
-    /// As for [`Self::run`], for each row. One of the strides of `a` is 1.
+    /// The rows of `a` must be readable, and one of its strides must be 1. The rest is as for [`Self::run`].
     pub(super) unsafe fn run_strided(
         self,
         a: StridedRows,
@@ -51,7 +52,7 @@ impl Kernel {
     ) {
         #[cfg(target_arch = "x86_64")]
         if matches!(self, Self::Avx512) {
-            // SAFETY: the feature was detected; the rest is the caller's.
+            // SAFETY: the feature was detected, and the caller vouches for the rest.
             return unsafe { avx512::run_strided(a, micro_panel, epilogue, out, stride) };
         }
         for row in (0..a.rows).step_by(MR) {
@@ -60,19 +61,20 @@ impl Kernel {
                 runs: &a.run(row),
                 depth_stride: a.depth_stride,
             };
-            // SAFETY: the caller's, for these rows.
+            // SAFETY: the caller upholds the contract for these rows, each of which is readable for the depth.
             unsafe {
-                self.run(strip, micro_panel, epilogue.from(row), out.add(row * stride), stride)
+                self.run(strip, micro_panel, epilogue.from_row(row), out.add(row * stride), stride)
             };
         }
     }
 
-    /// Computes the rows of a strip.
+    /// Multiplies the rows of one strip by a micro-panel.
     ///
     /// # Safety
-    /// Every run must be readable for its length, with rows side by side unless the stride of the depth is 1; the micro_panel
-    /// must hold its panels, side by side unless their rows are dense; `epilogue` and `out` must hold the rows and columns,
-    /// those of `out` `stride` apart.
+    /// - Every run must be readable for its length. Where the stride of its depth is not 1, its rows are adjacent.
+    /// - The micro-panel must hold its panels over all runs. Where their row stride is not [`PANEL`], its panels are
+    ///   adjacent.
+    /// - `epilogue` and `out` must hold all rows and columns, those of `out` `stride` apart.
     pub(super) unsafe fn run(
         self,
         strip: Strip<'_>,
@@ -83,20 +85,20 @@ impl Kernel {
     ) {
         #[cfg(target_arch = "x86_64")]
         if matches!(self, Self::Avx512) {
-            // SAFETY: the feature was detected; the rest is the caller's.
+            // SAFETY: the feature was detected, and the caller vouches for the rest.
             return unsafe { avx512::run(strip, micro_panel, epilogue, out, stride) };
         }
         let mut sums = [0.0f32; MR * NR];
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the feature was detected; there is room for all rows and panels.
+            // SAFETY: the features were detected, `sums` has room for all rows and panels, and the caller vouches for the rest.
             Self::Avx2 => unsafe { avx2::run(strip, micro_panel, &mut sums) },
-            // SAFETY: likewise.
+            // SAFETY: likewise, without the features.
             _ => unsafe { portable::run(strip, micro_panel, &mut sums) },
         }
         let columns = (micro_panel.panels - 1) * PANEL + micro_panel.last;
         for row in 0..strip.rows {
-            // SAFETY: the caller's room for rows and columns.
+            // SAFETY: the caller vouches that `out` holds these rows and columns.
             let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), columns) };
             for (column, (out, &product)) in out.iter_mut().zip(&sums[row * NR..]).enumerate() {
                 let mut sum = if epilogue.accumulate { *out + product } else { product };
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
     use crate::engine::ops::gemm::prefetch::Prefetch;
 
-    /// All that this CPU can run, not only the one that it does.
+    /// All kernels that this CPU can run, not only the best.
     fn kernels() -> Vec<Kernel> {
         let mut kernels = vec![Kernel::Portable];
         #[cfg(target_arch = "x86_64")]
@@ -132,7 +134,7 @@ mod tests {
         kernels
     }
 
-    /// Small integers, so that every order of sums gives the same number.
+    /// Small integers: their sum is the same in every order.
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect()
     }

@@ -1,4 +1,4 @@
-//! The right factor of a product as panels of columns, and how it is packed.
+//! Packing: the right factor of a product as panels of [`PANEL`] columns.
 
 use rayon::prelude::*;
 
@@ -7,7 +7,7 @@ use super::transpose::transpose;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::simd::vectorized;
 
-/// The right factor, `(depth, width)`, packed.
+/// A packed right factor, `(depth, width)`. Each panel is `(depth, PANEL)`, with zeros beyond the width.
 pub(crate) struct Panels {
     data: Vec<f32>,
     depth: usize,
@@ -15,7 +15,7 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Panels that `fill` writes, each `(depth, PANEL)`, with zeros beyond the width.
+    /// Panels that `fill` writes in parallel, given their index.
     pub(crate) fn filled(
         depth: usize,
         width: usize,
@@ -28,8 +28,8 @@ impl Panels {
         Self { data, depth, width }
     }
 
-    /// [`Self::filled`], on this thread alone: for callers that are one task of many.
-    fn filled_here(depth: usize, width: usize, fill: impl Fn(usize, &mut [f32])) -> Self {
+    /// [`Self::filled`] on this thread alone, for callers that are one task of many.
+    fn filled_serially(depth: usize, width: usize, fill: impl Fn(usize, &mut [f32])) -> Self {
         let data = filled(width.div_ceil(PANEL) * depth * PANEL, |data| {
             let panels = data.chunks_exact_mut((depth * PANEL).max(1)).enumerate();
             panels.for_each(|(index, panel)| fill(index, panel));
@@ -37,16 +37,16 @@ impl Panels {
         Self { data, depth, width }
     }
 
-    /// From row-major `(depth, width)` rows that lie `stride` apart.
+    /// From row-major `(depth, width)` rows, `stride` apart.
     pub(crate) fn from_rows(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
-        Self::filled_here(depth, width, |index, panel| {
+        Self::filled_serially(depth, width, |index, panel| {
             pack_rows(source, stride, depth, width, index, panel);
         })
     }
 
-    /// From the transpose: row-major `(width, depth)` rows that lie `stride` apart.
+    /// From the transpose: row-major `(width, depth)` rows, `stride` apart.
     pub(crate) fn from_columns(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
-        Self::filled_here(depth, width, |index, panel| {
+        Self::filled_serially(depth, width, |index, panel| {
             pack_columns(source, stride, depth, width, index, panel);
         })
     }
@@ -56,7 +56,7 @@ impl Panels {
     }
 }
 
-/// Panels that lie in memory of somebody else's, one after the other.
+/// A borrowed packed factor: panels one after the other.
 #[derive(Clone, Copy)]
 pub(crate) struct PanelsView<'a> {
     pub(crate) data: &'a [f32],
@@ -72,7 +72,7 @@ vectorized! {
         for (k, to) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().take(depth) {
             let from = &source[k * stride + start..];
             if let Some(from) = from.first_chunk::<PANEL>() {
-                // What lies beyond the columns is another row's.
+                // Beyond the columns, the next row begins.
                 *to = std::array::from_fn(|i| if i < columns { from[i] } else { 0.0 });
             } else {
                 to[..columns].copy_from_slice(&from[..columns]);

@@ -1,18 +1,18 @@
-//! Numbers that a product brings into the cache for its successor.
+//! What a product prefetches for the one that follows.
 
 use super::blocking::PANEL;
 
-/// Numbers that a product has brought into the second-level cache on its way, for whoever comes next: the first strips
-/// of a tile would wait for it as long as they multiply.
+/// Memory that a product prefetches into the second-level cache while it computes.
 ///
-/// Each step of the depth asks for [`Self::WIDTH`] numbers of one row. A sweep goes over all rows, and the next one over
-/// the numbers beside those of the last.
+/// Without it, the first strips of a micro-panel would wait for memory as long as they multiply. Each step of the depth
+/// prefetches [`Self::WIDTH`] floats of one row. A sweep covers these floats of all rows, and the next sweep covers the
+/// floats after them.
 #[derive(Clone, Copy)]
 pub(crate) struct Prefetch {
     pub(crate) start: *const f32,
     pub(crate) rows: usize,
     pub(crate) stride: usize,
-    /// Numbers from the start of one sweep to that of the next.
+    /// Floats between the starts of two sweeps.
     pub(crate) between: usize,
     pub(crate) sweeps: usize,
 }
@@ -20,16 +20,16 @@ pub(crate) struct Prefetch {
 impl Prefetch {
     const WIDTH: usize = 2 * PANEL;
 
-    /// So many numbers of each of some rows, `stride` apart.
-    pub(crate) fn rows(start: *const f32, stride: usize, rows: usize, numbers: usize) -> Self {
-        let sweeps = numbers.div_ceil(Self::WIDTH);
+    /// `floats` floats of each of some rows, `stride` apart.
+    pub(crate) fn rows(start: *const f32, stride: usize, rows: usize, floats: usize) -> Self {
+        let sweeps = floats.div_ceil(Self::WIDTH);
         Self { start, rows: rows.max(1), stride, between: Self::WIDTH, sweeps }
     }
 
-    /// Numbers one after the other, by a product of this depth.
-    pub(crate) fn stream(start: *const f32, numbers: usize, depth: usize) -> Self {
+    /// `floats` consecutive floats, by a product of this depth.
+    pub(crate) fn stream(start: *const f32, floats: usize, depth: usize) -> Self {
         let rows = depth.max(1);
         let between = rows * Self::WIDTH;
-        Self { start, rows, stride: Self::WIDTH, between, sweeps: numbers.div_ceil(between) }
+        Self { start, rows, stride: Self::WIDTH, between, sweeps: floats.div_ceil(between) }
     }
 }

@@ -1,4 +1,4 @@
-//! Products on one thread.
+//! The loops around the kernel, on one thread.
 
 use std::ops::Range;
 
@@ -23,11 +23,11 @@ pub(crate) fn gemm(
     unsafe { gemm_columns(a, b, epilogue, 0..width, c.as_mut_ptr(), stride) }
 }
 
-/// [`gemm`], of some columns, for callers whose threads write to columns of the same rows.
+/// [`gemm`] of some columns, for callers whose threads write to different columns of the same rows.
 ///
 /// # Safety
-/// `c` must be valid for as many rows as `a` has, `stride` apart, each of `b`'s width, and nothing else may touch
-/// those columns. Columns begin at a multiple of [`NR`].
+/// `c` must be valid for as many rows as `a` has, `stride` apart, in these columns, and nothing else may access them.
+/// The first column is a multiple of [`NR`].
 pub(crate) unsafe fn gemm_columns(
     a: Left<'_>,
     b: Right<'_>,
@@ -36,11 +36,11 @@ pub(crate) unsafe fn gemm_columns(
     c: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller upholds the contract, which is the same.
     unsafe { gemm_columns_prefetching(a, b, epilogue, columns, c, stride, None) }
 }
 
-/// [`gemm_columns`], while numbers that its caller will read are brought into the second-level cache.
+/// [`gemm_columns`] that also prefetches memory which its caller reads next.
 ///
 /// # Safety
 /// As for [`gemm_columns`].
@@ -66,29 +66,30 @@ pub(crate) unsafe fn gemm_columns_prefetching(
     }
     let mut transposed = Vec::new();
     let mut strips = Strips::new(a);
-    for first in columns.clone().step_by(columns_held(rows)) {
-        let group = first..columns.end.min(first + columns_held(rows));
+    for first in columns.clone().step_by(cached_columns(rows)) {
+        let group = first..columns.end.min(first + cached_columns(rows));
         for (index, block) in blocks(a, depth).enumerate() {
             for column in group.clone().step_by(NR) {
-                let tile = tile(b, block.clone(), column..group.end, &mut transposed);
+                let micro_panel = micro_panel(b, block.clone(), column..group.end, &mut transposed);
                 let next = match b {
-                    // Many rows do not wait for a tile.
-                    Right::Packed(_) if rows >= depth || tile.panels < PANELS => None,
+                    // Many rows hide the time that a micro-panel takes to arrive.
+                    Right::Packed(_) if rows >= depth || micro_panel.panels < PANELS => None,
                     _ if column + NR < group.end => {
                         Some(b.prefetch(block.start, column + NR, block.len()))
                     }
                     _ if block.end < depth => Some(b.prefetch(block.end, group.start, block.len())),
-                    // What follows in memory, be it of the next columns or of the next place of a convolution.
+                    // What follows in memory: the next columns, or the matrix of the next product of a convolution.
                     _ => Some(b.prefetch(0, group.end, block.len())),
                 };
-                let of_left =
+                let next_of_a =
                     strips.prefetch(block.end..depth.min(block.end + block.len()), || {
-                        let tiles = group.len().div_ceil(NR);
-                        let part = |at: usize| rows * at / tiles;
+                        let micro_panels = group.len().div_ceil(NR);
+                        let part = |at: usize| rows * at / micro_panels;
                         let at = (column - group.start) / NR;
                         part(at)..part(at + 1)
                     });
-                let tile = MicroPanel { next: [prefetch.or(next), of_left], ..tile };
+                let micro_panel =
+                    MicroPanel { next: [prefetch.or(next), next_of_a], ..micro_panel };
                 let epilogue = match index {
                     0 => Epilogue {
                         bias: epilogue.bias.map(|values| &values[column..]),
@@ -98,19 +99,19 @@ pub(crate) unsafe fn gemm_columns_prefetching(
                     _ => Epilogue { accumulate: true, ..Epilogue::default() },
                 };
                 let place = c.wrapping_add(column);
-                // SAFETY: the caller vouches for these rows and columns of `c`; `check` has seen that every part of the
-                // left factor lies inside it, and the tile holds its panels of this block.
-                unsafe { strips.gemm(block.clone(), &tile, epilogue, place, stride) };
+                // SAFETY: the caller vouches for these rows and columns of `c`. `check` has verified that all of the left
+                // factor is readable, and the micro-panel holds this block of the depth.
+                unsafe { strips.gemm(block.clone(), &micro_panel, epilogue, place, stride) };
             }
         }
     }
 }
 
-/// The left factor's rows for the kernel.
+/// The left factor, cut into strips of [`MR`] rows for the kernel.
 struct Strips<'a> {
     kernel: Kernel,
     rows: Left<'a>,
-    /// In place of parts that are not there.
+    /// What parts in the padding are read from.
     zeros: Vec<f32>,
     runs: Vec<Run>,
 }
@@ -124,7 +125,7 @@ impl<'a> Strips<'a> {
         Self { kernel: Kernel::detect(), rows, zeros, runs: Vec::new() }
     }
 
-    /// Some rows, over a part of the depth, unless the cache still has them.
+    /// The memory of some rows over a part of the depth, unless the cache still holds it.
     fn prefetch(&self, depth: Range<usize>, some: impl Fn() -> Range<usize>) -> Option<Prefetch> {
         match self.rows {
             Left::Strided { data, rows, row_stride, depth_stride: 1 }
@@ -138,15 +139,15 @@ impl<'a> Strips<'a> {
         }
     }
 
-    /// All rows, over a block of the depth, times a tile.
+    /// Multiplies all rows by a micro-panel, over one block of the depth.
     ///
     /// # Safety
-    /// The left factor must reach so far, the tile must hold its panels of this block, and `epilogue` and `out` the rows
-    /// and columns.
+    /// The block must lie within the left factor's depth, the micro-panel must hold the block, and `epilogue` and `out`
+    /// must hold all rows and the micro-panel's columns.
     unsafe fn gemm(
         &mut self,
         block: Range<usize>,
-        tile: &MicroPanel<'_>,
+        micro_panel: &MicroPanel<'_>,
         epilogue: Epilogue<'_>,
         out: *mut f32,
         stride: usize,
@@ -155,32 +156,32 @@ impl<'a> Strips<'a> {
             Left::Strided { data, rows, row_stride, depth_stride } => {
                 let start = data.as_ptr().wrapping_add(block.start * depth_stride);
                 let a = StridedRows { start, rows, row_stride, depth: block.len(), depth_stride };
-                // SAFETY: the caller's.
-                unsafe { self.kernel.run_strided(a, tile, epilogue, out, stride) };
+                // SAFETY: the caller upholds the contract for these rows.
+                unsafe { self.kernel.run_strided(a, micro_panel, epilogue, out, stride) };
             }
             Left::Gathered { data, starts, rows, length } => {
                 for row in (0..rows).step_by(MR) {
                     let count = MR.min(rows - row);
                     let starts = |part: usize| &starts[part * rows + row..][..count];
-                    runs_of_parts(data, &self.zeros, starts, length, block.clone(), &mut self.runs);
+                    gathered_runs(data, &self.zeros, starts, length, block.clone(), &mut self.runs);
                     let strip = Strip { rows: count, runs: &self.runs, depth_stride: 1 };
-                    let (epilogue, out) = (epilogue.from(row), out.wrapping_add(row * stride));
-                    // SAFETY: the caller's.
-                    unsafe { self.kernel.run(strip, tile, epilogue, out, stride) };
+                    let (epilogue, out) = (epilogue.from_row(row), out.wrapping_add(row * stride));
+                    // SAFETY: the caller upholds the contract for these rows.
+                    unsafe { self.kernel.run(strip, micro_panel, epilogue, out, stride) };
                 }
             }
         }
     }
 }
 
-/// Columns of so many rows of a product that the second-level cache holds beside what is read, until the last block of
-/// the depth has been added to them.
-fn columns_held(rows: usize) -> usize {
+/// How many columns of `C`, of so many rows, stay in the second-level cache until all blocks of the depth are added.
+fn cached_columns(rows: usize) -> usize {
     (L2_FLOATS / (rows.max(1) * NR)).max(1) * NR
 }
 
-/// The first panels of `columns`, over a block of the depth; `transposed` has room for what lies otherwise.
-fn tile<'a>(
+/// The first micro-panel of `columns`, over a block of the depth. `transposed` is the buffer for one that has to be
+/// transposed.
+fn micro_panel<'a>(
     b: Right<'a>,
     block: Range<usize>,
     columns: Range<usize>,
@@ -208,8 +209,8 @@ fn tile<'a>(
     MicroPanel { data, stride, row_stride, panels, last, next: [None; 2] }
 }
 
-/// Where the rows of a strip begin in each part of a block, and the length of the parts there.
-fn runs_of_parts<'a>(
+/// The runs of a strip of gathered rows: one for each part that the block touches.
+fn gathered_runs<'a>(
     data: &[f32],
     zeros: &[f32],
     starts: impl Fn(usize) -> &'a [Start],

@@ -1,20 +1,20 @@
-//! Transposes of small squares.
+//! Transposes of squares of [`PANEL`] rows and columns.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use super::blocking::PANEL;
 
-/// Column `i` of up to [`PANEL`] `rows` of `from`, `stride` apart, becomes row `i` of `to`, which has at most as many.
+/// Transposes `rows` rows of `from`, `stride` apart: their column `i` becomes row `i` of `to`.
 ///
-/// Columns of `to` beyond the rows become zeros.
+/// There are at most [`PANEL`] rows and columns. The columns of `to` beyond `rows` become zero.
 #[inline]
 pub(crate) fn transpose(from: &[f32], stride: usize, rows: usize, to: &mut [[f32; PANEL]]) {
     assert!(rows <= PANEL && to.len() <= PANEL, "a square of {PANEL} holds no more");
     assert!(rows == 0 || from.len() >= (rows - 1) * stride + to.len(), "the rows are too short");
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {
-        // SAFETY: the feature was detected; the rows have as many numbers as `to` has rows.
+        // SAFETY: the feature was detected, and the assertion bounds every read.
         return unsafe { avx512::transpose_avx512(from.as_ptr(), stride, rows, to) };
     }
     for (i, to) in to.iter_mut().enumerate() {
@@ -30,11 +30,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn squares_and_parts_of_squares_are_turned() {
+    fn squares_and_parts_of_squares_are_transposed() {
         const STRIDE: usize = 21;
         let from = (0..PANEL * STRIDE).map(|i| i as f32).collect::<Vec<f32>>();
         for (rows, columns) in [(16, 16), (16, 9), (5, 16), (7, 3), (0, 4), (16, 0)] {
-            // No more than has to be there.
+            // As short as allowed.
             let from = &from[..(rows.max(1) - 1) * STRIDE + columns];
             let mut to = vec![[f32::NAN; PANEL]; columns];
             transpose(from, STRIDE, rows, &mut to);

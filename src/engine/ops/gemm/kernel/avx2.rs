@@ -1,4 +1,4 @@
-//! The loops for AVX2.
+//! The kernel for AVX2.
 
 use std::arch::x86_64::*;
 
@@ -6,13 +6,13 @@ use super::operands::{MicroPanel, Run, Strip};
 use crate::engine::ops::gemm::blocking::{MR, NR, PANEL};
 
 /// # Safety
-/// AVX2 and FMA, and as for [`super::Kernel::run`].
+/// The CPU must have AVX2 and FMA. The rest is as for [`super::Kernel::run`].
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn run(strip: Strip<'_>, micro_panel: &MicroPanel<'_>, out: &mut [f32; MR * NR]) {
     for panel in 0..micro_panel.panels {
         let mut row = 0;
         while row < strip.rows {
-            // SAFETY: the caller's; both parts stay inside the micro_panel.
+            // SAFETY: the caller upholds the contract, and these rows are inside the strip.
             unsafe {
                 if strip.rows - row >= 4 {
                     avx2::<4>(strip, row, micro_panel, panel, out);
@@ -26,6 +26,10 @@ pub(super) unsafe fn run(strip: Strip<'_>, micro_panel: &MicroPanel<'_>, out: &m
     }
 }
 
+/// `R` rows from `row` on, times one panel.
+///
+/// # Safety
+/// As for [`run`], with the rows inside the strip.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn avx2<const R: usize>(
     strip: Strip<'_>,
@@ -43,7 +47,7 @@ unsafe fn avx2<const R: usize>(
         };
         let mut at = 0;
         for _ in 0..*length {
-            // SAFETY: the runs are readable for their lengths, and the panel holds the depth of all of them.
+            // SAFETY: the runs are readable for their lengths, and the panel holds all of them.
             unsafe {
                 let columns = [_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8))];
                 for (r, sums) in sums.iter_mut().enumerate() {
@@ -58,7 +62,7 @@ unsafe fn avx2<const R: usize>(
     }
     for (r, sums) in sums.iter().enumerate() {
         let place = out[(row + r) * NR + panel * PANEL..][..PANEL].as_mut_ptr();
-        // SAFETY: sixteen places, as sliced.
+        // SAFETY: the slice has sixteen places.
         unsafe {
             _mm256_storeu_ps(place, sums[0]);
             _mm256_storeu_ps(place.add(8), sums[1]);

@@ -1,4 +1,4 @@
-//! The loops for AVX-512.
+//! The kernel for AVX-512.
 
 use std::arch::x86_64::*;
 
@@ -7,19 +7,19 @@ use crate::engine::ops::gemm::blocking::{MR, PANEL, PANELS};
 use crate::engine::ops::gemm::epilogue::Epilogue;
 use crate::engine::ops::gemm::prefetch::Prefetch;
 
-/// Steps of the depth between two tests for its end: with one, sums of 1024 products ran at 155 to 165 GFLOP/s on a core
-/// where they run at 184 to 191 with four.
+/// Steps of the depth that are unrolled. Sums of 1024 products run at 184 to 191 GFLOP/s on a core where they ran at 155
+/// to 165 without unrolling.
 const UNROLLED: usize = 4;
-/// Rows of the result whose lines are asked for at once, while they are summed.
-const TOGETHER: usize = 2;
+/// Rows of the result that are prefetched together.
+const PREFETCHED_ROWS: usize = 2;
 
-/// The part of a [`Prefetch`] that one strip does.
+/// The share of a [`Prefetch`] that one strip takes.
 #[derive(Clone, Copy)]
 struct Ahead {
     next: *const f32,
     stride: usize,
     rows: usize,
-    /// From the end of a sweep to the start of the next.
+    /// Floats from the end of one sweep to the start of the next.
     turn: usize,
 }
 
@@ -28,7 +28,7 @@ impl Ahead {
     fn of_strip(mut strip: usize, micro_panel: &MicroPanel<'_>, depth: usize) -> Option<Self> {
         for prefetch in micro_panel.next.iter().flatten() {
             let Prefetch { start, rows, stride, between, sweeps } = *prefetch;
-            // Sweeps of one strip; if not strided one has room, what the first strip can do.
+            // How many sweeps one strip has time for. If it is none, the first strip takes what it can.
             let own = depth / rows;
             let strips = if own == 0 { 1 } else { sweeps.div_ceil(own) };
             if strip < strips {
@@ -46,7 +46,7 @@ impl Ahead {
     }
 }
 
-/// Calls the loops for the shape of a micro_panel and for how the factors lie.
+/// Calls the loops that are compiled for a number of panels and for the layout of both factors.
 macro_rules! for_layout {
     ($micro_panel:ident, $transposed:expr, $call:ident($($argument:expr),*)) => {
         match ($micro_panel.panels, $transposed, $micro_panel.row_stride == PANEL) {
@@ -67,7 +67,7 @@ macro_rules! for_layout {
 }
 
 /// # Safety
-/// AVX-512F, and as for [`super::Kernel::run_strided`].
+/// The CPU must have AVX-512F. The rest is as for [`super::Kernel::run_strided`].
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn run_strided(
     a: StridedRows,
@@ -76,7 +76,7 @@ pub(super) unsafe fn run_strided(
     out: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: the caller's.
+    // SAFETY: the caller upholds the contract, which is the same.
     unsafe {
         for_layout!(
             micro_panel,
@@ -99,10 +99,10 @@ unsafe fn strided<const P: usize, const TRANSPOSED: bool, const ROW_MAJOR: bool>
     for row in (0..a.rows).step_by(MR) {
         let rows = MR.min(a.rows - row);
         let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
-        let epilogue = epilogue.from(row);
+        let epilogue = epilogue.from_row(row);
         let ahead = Ahead::of_strip(row / MR, micro_panel, a.depth);
         let out = out.wrapping_add(row * stride);
-        // SAFETY: the caller's, for these rows.
+        // SAFETY: the caller upholds the contract for these rows.
         unsafe {
             any_strip::<P, TRANSPOSED, ROW_MAJOR>(strip, micro_panel, ahead, epilogue, out, stride)
         };
@@ -110,7 +110,7 @@ unsafe fn strided<const P: usize, const TRANSPOSED: bool, const ROW_MAJOR: bool>
 }
 
 /// # Safety
-/// AVX-512F, and as for [`super::Kernel::run`].
+/// The CPU must have AVX-512F. The rest is as for [`super::Kernel::run`].
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn run(
     strip: Strip<'_>,
@@ -120,7 +120,7 @@ pub(super) unsafe fn run(
     stride: usize,
 ) {
     let transposed = strip.depth_stride != 1;
-    // SAFETY: the caller's.
+    // SAFETY: the caller upholds the contract, which is the same.
     unsafe {
         for_layout!(
             micro_panel,
@@ -130,7 +130,7 @@ pub(super) unsafe fn run(
     }
 }
 
-/// Most strips have [`MR`] rows and prefetch nothing.
+/// Calls the loops that are compiled for a number of rows. Most strips have [`MR`] rows and prefetch nothing.
 ///
 /// # Safety
 /// As for [`run`].
@@ -157,7 +157,7 @@ unsafe fn any_strip<const P: usize, const TRANSPOSED: bool, const ROW_MAJOR: boo
             )
         };
     }
-    // SAFETY: the caller's.
+    // SAFETY: the caller upholds the contract, which is the same.
     unsafe {
         match (strip.rows, ahead) {
             (MR, None) => strip_of!(MR, false),
@@ -173,8 +173,11 @@ unsafe fn any_strip<const P: usize, const TRANSPOSED: bool, const ROW_MAJOR: boo
     }
 }
 
-/// `TRANSPOSED`: numbers of the left factor's rows lie side by side, so that its depth is what has a stride; `ROW_MAJOR`: the
-/// right factor's panels lie side by side, so that their rows have one.
+/// Computes `R` rows by `P` panels.
+///
+/// - `TRANSPOSED`: the rows of the left factor are adjacent, and its depth has a stride.
+/// - `ROW_MAJOR`: the panels of the right factor are adjacent, and their rows have a stride.
+/// - `PREFETCHES`: whether `ahead` prefetches anything.
 ///
 /// # Safety
 /// As for [`run`].
@@ -197,7 +200,7 @@ unsafe fn strip_of<
     let (panel_stride, row_stride) =
         if ROW_MAJOR { (PANEL, micro_panel.row_stride) } else { (micro_panel.stride, PANEL) };
     let Ahead { mut next, rows: mut until_turn, .. } = ahead;
-    let (mut fetched, mut row) = (0, out); // rows of `out`
+    let (mut prefetched, mut row) = (0, out); // rows of `out`
     let mut sums = [[_mm512_setzero_ps(); P]; R];
     let mut b = micro_panel.data.as_ptr();
     for Run { starts, length } in strip.runs {
@@ -217,7 +220,7 @@ unsafe fn strip_of<
                     _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(PANEL).cast());
                     next = next.wrapping_add(ahead.stride);
                 }
-                // SAFETY: the runs are readable for their lengths, and the panels hold the depth of all of them.
+                // SAFETY: the runs are readable for their lengths, and the panels hold all of them.
                 unsafe {
                     let mut columns = [_mm512_setzero_ps(); P];
                     for (p, column) in columns.iter_mut().enumerate() {
@@ -234,20 +237,20 @@ unsafe fn strip_of<
                 b = b.wrapping_add(row_stride);
             };
         }
-        // What is written last is fetched on the way, some rows at a time: all at once they would wait for each other, and
-        // a store that misses costs as much as a short sum.
-        let part = (length * TOGETHER / R).next_multiple_of(UNROLLED).max(4 * UNROLLED);
+        // The rows of the result are prefetched during the sums, since a store that misses costs as much as a short sum.
+        // They are spread over the depth: prefetches that are issued all at once wait for each other.
+        let part = (length * PREFETCHED_ROWS / R).next_multiple_of(UNROLLED).max(4 * UNROLLED);
         let mut left = *length;
         while left > 0 {
-            if fetched < R {
-                for r in 0..TOGETHER {
+            if prefetched < R {
+                for r in 0..PREFETCHED_ROWS {
                     for p in 0..P {
                         let place = row.wrapping_add(r * stride + p * PANEL);
                         _mm_prefetch::<_MM_HINT_ET0>(place.cast());
                     }
                 }
-                fetched += TOGETHER;
-                row = row.wrapping_add(TOGETHER * stride);
+                prefetched += PREFETCHED_ROWS;
+                row = row.wrapping_add(PREFETCHED_ROWS * stride);
             }
             let mut steps = left.min(part);
             if PREFETCHES {
@@ -274,7 +277,7 @@ unsafe fn strip_of<
     for (r, sums) in sums.iter_mut().enumerate() {
         for (p, sum) in sums.iter_mut().enumerate() {
             let mask = if p + 1 == P { partial } else { !0 };
-            // SAFETY: the caller's room for the rows and the unmasked columns.
+            // SAFETY: the caller vouches that `out` and the epilogue hold these rows and the columns under the mask.
             unsafe {
                 let place = out.add(r * stride + p * PANEL);
                 if epilogue.accumulate {

@@ -1,9 +1,9 @@
-//! What the kernels compute: some rows times a micro_panel.
+//! The kernel's operands: rows of the left factor and a micro-panel of the right one.
 
 use crate::engine::ops::gemm::blocking::MR;
 use crate::engine::ops::gemm::prefetch::Prefetch;
 
-/// Up to [`MR`] rows of the left factor, part after part of the depth.
+/// Up to [`MR`] rows of the left factor, as consecutive runs of the depth.
 #[derive(Clone, Copy)]
 pub(crate) struct Strip<'a> {
     pub(crate) rows: usize,
@@ -11,15 +11,15 @@ pub(crate) struct Strip<'a> {
     pub(crate) depth_stride: usize,
 }
 
-/// A part of the depth of a strip.
+/// A stretch of the depth of a strip.
 #[derive(Clone, Copy)]
 pub(crate) struct Run {
-    /// Where each row begins; `None` if all of them are zeros.
+    /// Where each row begins, or `None` if all rows are zero.
     pub(crate) starts: Option<[*const f32; MR]>,
     pub(crate) length: usize,
 }
 
-/// Any number of rows of the left factor that lie evenly.
+/// Any number of rows of the left factor, at one distance from each other.
 #[derive(Clone, Copy)]
 pub(crate) struct StridedRows {
     pub(crate) start: *const f32,
@@ -30,7 +30,7 @@ pub(crate) struct StridedRows {
 }
 
 impl StridedRows {
-    /// The strip that begins with `row`.
+    /// The one run of the strip that begins with `row`.
     #[inline(always)]
     pub(crate) fn run(self, row: usize) -> [Run; 1] {
         let last = (self.rows - row).min(MR) - 1;
@@ -39,16 +39,16 @@ impl StridedRows {
     }
 }
 
-/// Panels of the right factor.
+/// Up to [`NR`](super::super::blocking::NR) columns of the right factor, as panels.
 #[derive(Clone, Copy)]
 pub(crate) struct MicroPanel<'a> {
-    /// Panels that begin `stride` apart, with rows that begin `row_stride` apart.
+    /// Panels that begin `stride` apart. Their rows begin `row_stride` apart.
     pub(crate) data: &'a [f32],
     pub(crate) stride: usize,
     pub(crate) row_stride: usize,
     pub(crate) panels: usize,
     /// Columns of the last panel.
     pub(crate) last: usize,
-    /// What comes after this micro_panel, of the right factor and of the left.
+    /// What to prefetch meanwhile: of the right factor, and of the left.
     pub(crate) next: [Option<Prefetch>; 2],
 }

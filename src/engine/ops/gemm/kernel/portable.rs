@@ -1,4 +1,4 @@
-//! The loops for any CPU.
+//! The kernel for any CPU.
 
 use super::operands::{MicroPanel, Run, Strip};
 use crate::engine::ops::gemm::blocking::{MR, NR, PANEL};

@@ -1,14 +1,16 @@
-//! Transposes in registers of 512 bits.
+//! Transposes with AVX-512.
 
 use std::arch::x86_64::*;
 
 use crate::engine::ops::gemm::blocking::PANEL;
 
-/// Turns a square of sixteen, four columns at a time: each lane of four is loaded from a row of its own, so that
-/// only squares of four are left to be transposed within the lanes.
+/// [`transpose`](super::transpose), four columns at a time.
+///
+/// Each lane of a register is loaded from a row of its own, so that only squares of four remain to be transposed within
+/// the lanes.
 ///
 /// # Safety
-/// AVX-512F; `from` must be readable for as many numbers as `to` has rows, `rows` times.
+/// The CPU must have AVX-512F, and each of the `rows` must be readable for as many floats as `to` has rows.
 #[target_feature(enable = "avx512f")]
 pub(super) unsafe fn transpose_avx512(
     from: *const f32,
@@ -18,7 +20,7 @@ pub(super) unsafe fn transpose_avx512(
 ) {
     for (at, to) in to.chunks_mut(LANE).enumerate() {
         let from = from.wrapping_add(at * LANE);
-        // SAFETY: the caller's, of these columns.
+        // SAFETY: these columns are readable in all rows, as the caller vouches.
         let x = unsafe {
             match (to.len(), rows) {
                 (LANE, PANEL) => std::array::from_fn(|i| lanes(from.add(i * stride), stride)),
@@ -28,7 +30,7 @@ pub(super) unsafe fn transpose_avx512(
             }
         };
         let x = transpose_lanes(x);
-        // SAFETY: each row has sixteen numbers.
+        // SAFETY: each row has sixteen places.
         let store = |to: &mut [f32; PANEL], x| unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) };
         if let [a, b, c, d] = to {
             store(a, x[0]);
@@ -41,17 +43,17 @@ pub(super) unsafe fn transpose_avx512(
     }
 }
 
-/// Numbers of a lane, within which shuffles are cheap.
+/// Floats of a lane of 128 bits, within which shuffles are cheap.
 const LANE: usize = 4;
 
-/// Four numbers of every fourth row.
+/// Four floats of every fourth row, one row per lane.
 ///
 /// # Safety
-/// AVX-512F; they must be readable.
+/// The CPU must have AVX-512F, and the floats must be readable.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn lanes(from: *const f32, stride: usize) -> __m512 {
-    // SAFETY: the caller's.
+    // SAFETY: the caller vouches that the floats are readable.
     unsafe {
         let row = |index: usize| _mm_loadu_ps(from.add(index * LANE * stride));
         let x = _mm512_broadcast_f32x4(row(0));
@@ -61,10 +63,10 @@ unsafe fn lanes(from: *const f32, stride: usize) -> __m512 {
     }
 }
 
-/// Up to four numbers of every fourth row from row `first` on, of those that there are; zeros elsewhere.
+/// [`lanes`] of up to four columns, for those of every fourth row from `first` on that exist. The rest is zero.
 ///
 /// # Safety
-/// AVX-512F; they must be readable.
+/// The CPU must have AVX-512F, and the floats must be readable.
 #[inline]
 #[target_feature(enable = "avx512f")]
 unsafe fn some_lanes(
@@ -79,14 +81,14 @@ unsafe fn some_lanes(
         if first + index * LANE < rows {
             let mask: __mmask16 = ((1 << columns) - 1) << (index * LANE);
             let from = from.wrapping_add(index * LANE * stride).wrapping_sub(index * LANE);
-            // SAFETY: the caller's, for what the mask leaves.
+            // SAFETY: what the mask selects is readable, as the caller vouches.
             x = unsafe { _mm512_mask_loadu_ps(x, mask, from) };
         }
     }
     x
 }
 
-/// Turns the four by four numbers of each lane.
+/// Transposes the four by four floats of each lane.
 #[inline]
 #[target_feature(enable = "avx512f")]
 fn transpose_lanes([a, b, c, d]: [__m512; LANE]) -> [__m512; LANE] {
