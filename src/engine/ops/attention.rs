@@ -10,16 +10,17 @@ pub(super) use self::cpu::Softmax;
 use super::buffer::has_kernels;
 use crate::engine::autograd::Variable;
 
-/// `softmax(Q Kᵀ · scale + bias) V` for every head; heads lie side by side in the last dimension.
+/// `softmax(Q Kᵀ · scale + bias) V` for every head. The last dimension holds one head after the other.
 ///
-/// With `P` the softmax and `dP = dO Vᵀ`, `dV = Pᵀ dO`, `dS = P ∘ (dP − rowsum(P ∘ dP))`, `dQ = scale · dS K`,
-/// `dK = scale · dSᵀ Q`.
-/// Neither direction stores more logits than those of a block of queries; the gradient computes them again, and `P` from
-/// them by each query's largest logit and sum of exponentials, which are kept.
+/// With `P` the softmax and `dP = dO Vᵀ`, the gradients are `dV = Pᵀ dO`, `dS = P ∘ (dP − rowsum(P ∘ dP))`, `dQ = scale · dS K`
+/// and `dK = scale · dSᵀ Q`.
+///
+/// Only the logits of one block of queries are in memory at a time. The backward pass computes them again. On the CPU it
+/// takes `P` from each query's largest logit and sum of exponentials, which the forward pass keeps.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
-/// - `bias`: `(queries, keys)`, added to the logits of every head; it takes no gradient
+/// - `bias`: `(queries, keys)`, added to the logits of every head, takes no gradient
 /// - returns `(batch, queries, heads · head_dim)`
 pub fn attention(
     query: &Variable,

@@ -9,17 +9,17 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 pub use self::geometry::Padding;
-use self::geometry::{Geometry, Pass};
+use self::geometry::{Direction, Geometry, Pass};
 use super::precision::Precision;
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
-/// A 2-D convolution whose filters take no gradient; channels are the last dimension of images.
+/// A 2-D convolution whose filters take no gradient. Images have their channels last.
 ///
-/// `y[p, o] = b[o] + Σ_{k, i} W[o, i, k] x[s p + k, i]` over kernel positions `k` and input channels `i`. Its gradient
-/// is a convolution again, with the filters turned by 180° and input and output channels exchanged.
+/// `y[p, o] = b[o] + Σ_{k, i} W[o, i, k] x[s p + k, i]` over kernel positions `k` and input channels `i`. The gradient of
+/// `x` is another convolution, by the filters rotated by 180° with input and output channels exchanged.
 ///
-/// On the CPU, 3×3 kernels of stride 1 go through Winograd's minimal filtering if [`Precision::Fast`] allows it.
+/// On the CPU, 3×3 kernels of stride 1 use Winograd's minimal filtering if the precision is [`Precision::Fast`].
 #[derive(Clone)]
 pub struct FrozenConv2d(Arc<Filters>);
 
@@ -29,7 +29,7 @@ struct Filters {
     backend: Backend,
 }
 
-/// The filters, where they are used.
+/// The filters, in the form that their device needs.
 enum Backend {
     Cpu(cpu::Filters),
     Candle(candle::Filters),
@@ -82,26 +82,27 @@ impl FrozenConv2d {
         }))
     }
 
-    fn convolve(&self, x: &Tensor, epilogue: Option<&Tensor>) -> Result<Tensor> {
+    fn convolve(&self, x: &Tensor, other: Option<&Tensor>) -> Result<Tensor> {
         let Filters { geometry, in_channels, .. } = *self.0;
         let (_, height, width, channels) = x.dims4()?;
         if channels != in_channels {
-            bail!("an image of {channels} channels under filters that take {in_channels}");
+            bail!("an image of {channels} channels for filters of {in_channels}");
         }
         let output = geometry.output(height, width);
-        let pass = Pass { geometry, input: (height, width), output, backward: false };
+        let direction = Direction::Forward;
+        let pass = Pass { geometry, input: (height, width), output, direction };
         match &self.0.backend {
-            Backend::Cpu(filters) => filters.forward(x, pass, epilogue),
-            Backend::Candle(filters) => filters.forward(x, geometry, epilogue),
+            Backend::Cpu(filters) => filters.forward(x, pass, other),
+            Backend::Candle(filters) => filters.forward(x, geometry, other),
         }
     }
 
-    /// From the gradient of the result to that of an image of `(height, width)`.
+    /// The gradient of an image of `(height, width)` from the gradient of the result, `dy`.
     pub fn input_gradient(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
         let geometry = self.0.geometry;
         let (_, rows, columns, _) = dy.dims4()?;
-        let pass =
-            Pass { geometry, input: (rows, columns), output: (height, width), backward: true };
+        let direction = Direction::Backward;
+        let pass = Pass { geometry, input: (rows, columns), output: (height, width), direction };
         match &self.0.backend {
             Backend::Cpu(filters) => filters.backward(dy, pass),
             Backend::Candle(filters) => filters.backward(dy, geometry, (height, width)),

@@ -1,12 +1,13 @@
-//! Attention in candle's tensors; logits of all keys exist for a block of queries of some rows at a time.
+//! Attention in candle's tensors: a block of queries at a time, of a chunk of the batch.
 
 use candle_core::{D, Result, Tensor};
 
 use crate::engine::ops::chunks::{CHUNK_FLOATS, in_chunks, wide};
 
-/// Queries of one block, whose logits over all keys are held at once.
+/// Queries of one block, whose logits over all keys are in memory at once.
 pub(crate) const QUERIES: usize = 512;
 
+/// One call of [`attention`](super::attention).
 pub(super) struct Attention {
     pub(super) heads: usize,
     pub(super) scale: f64,
@@ -15,29 +16,32 @@ pub(super) struct Attention {
 }
 
 impl Attention {
+    /// The result.
     pub(super) fn forward(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         in_chunks(&[query, key, value], self.logits(query, key)?, |part| {
-            self.forward_of_group(&part[0], &part[1], &part[2])
+            self.forward_of_chunk(&part[0], &part[1], &part[2])
         })
     }
 
     /// The gradients of query, key and value, from these and the gradient of the result.
+    ///
+    /// - `all`: query, key, value, and the gradient
     pub(super) fn backward(&self, all: [&Tensor; 4]) -> Result<[Tensor; 3]> {
         let [query, key, ..] = all;
-        let rows = query.dim(0)?;
-        let group = (CHUNK_FLOATS / self.logits(query, key)?).max(1);
+        let batch = query.dim(0)?;
+        let chunk = (CHUNK_FLOATS / self.logits(query, key)?).max(1);
         let mut gradients = [(); 3].map(|()| Vec::new());
-        for first in (0..rows).step_by(group) {
-            let part = |x: &Tensor| x.narrow(0, first, group.min(rows - first))?.contiguous();
+        for first in (0..batch).step_by(chunk) {
+            let part = |x: &Tensor| x.narrow(0, first, chunk.min(batch - first))?.contiguous();
             let [q, k, v, gradient] = all.map(part);
-            let of_part = self.backward_of_group(&q?, &k?, &v?, &gradient?)?;
+            let of_part = self.backward_of_chunk(&q?, &k?, &v?, &gradient?)?;
             gradients.iter_mut().zip(of_part).for_each(|(all, part)| all.push(part));
         }
         let [d_q, d_k, d_v] = gradients.map(|parts| joined(parts, 0));
         Ok([d_q?, d_k?, d_v?])
     }
 
-    /// How many logits of a row exist at once.
+    /// How many logits of one batch element are in memory at once.
     fn logits(&self, query: &Tensor, key: &Tensor) -> Result<usize> {
         Ok(self.heads * query.dim(1)?.min(QUERIES) * key.dim(1)?)
     }
@@ -48,12 +52,12 @@ impl Attention {
         x.reshape((batch, tokens, self.heads, inner / self.heads))?.transpose(1, 2)?.contiguous()
     }
 
-    /// The way back of [`Self::split`].
+    /// The inverse of [`Self::split`].
     fn join(x: &Tensor) -> Result<Tensor> {
         x.transpose(1, 2)?.contiguous()?.flatten_from(2)
     }
 
-    /// `P` of queries `first..`, `(batch, heads, queries, keys)` in a wide type.
+    /// `P` of the queries from `first` on, `(batch, heads, queries, keys)`, in the wide type.
     fn weights(&self, q: &Tensor, k: &Tensor, first: usize) -> Result<Tensor> {
         let logits = q.matmul(&k.transpose(2, 3)?)?.to_dtype(wide(q))?;
         let logits = (logits * self.scale)?;
@@ -64,14 +68,14 @@ impl Attention {
             }
             None => logits,
         };
-        let below = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+        let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
         drop(logits);
-        let weights = below.exp()?;
-        drop(below);
+        let weights = shifted.exp()?;
+        drop(shifted);
         weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)
     }
 
-    fn forward_of_group(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
+    fn forward_of_chunk(&self, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor> {
         let (k, v) = (self.split(key)?, self.split(value)?);
         let mut blocks = Vec::new();
         for (first, count) in blocks_of(query.dim(1)?) {
@@ -82,7 +86,7 @@ impl Attention {
         joined(blocks, 1)
     }
 
-    fn backward_of_group(
+    fn backward_of_chunk(
         &self,
         query: &Tensor,
         key: &Tensor,
@@ -103,7 +107,7 @@ impl Attention {
             d_v = (d_v + transposed(&p, &d_o)?)?;
             let mut d_p = d_o.matmul(&v.transpose(2, 3)?)?.to_dtype(wide)?;
             let d = (&p * &d_p)?.sum_keepdim(D::Minus1)?;
-            d_p = d_p.broadcast_sub(&d)?; // and the one before it is freed
+            d_p = d_p.broadcast_sub(&d)?; // and frees the previous one
             let d_s = ((p * d_p)? * self.scale)?;
             d_k = (d_k + transposed(&d_s, &q)?)?;
             d_q.push(Self::join(&d_s.to_dtype(narrow)?.matmul(&k)?)?);
@@ -113,7 +117,7 @@ impl Attention {
     }
 }
 
-/// Parts one after the other; a single one needs no copy.
+/// Concatenates parts. A single part is not copied.
 fn joined(mut parts: Vec<Tensor>, dim: usize) -> Result<Tensor> {
     match parts.pop() {
         Some(only) if parts.is_empty() => Ok(only),
@@ -121,10 +125,11 @@ fn joined(mut parts: Vec<Tensor>, dim: usize) -> Result<Tensor> {
             parts.push(last);
             Tensor::cat(&parts, dim)
         }
-        None => candle_core::bail!("no rows"),
+        None => candle_core::bail!("an empty batch"),
     }
 }
 
+/// First query and number of queries of each block.
 fn blocks_of(queries: usize) -> impl Iterator<Item = (usize, usize)> {
     (0..queries).step_by(QUERIES).map(move |first| (first, QUERIES.min(queries - first)))
 }

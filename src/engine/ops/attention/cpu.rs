@@ -13,15 +13,17 @@ use crate::engine::ops::gemm::{
 };
 use crate::engine::ops::simd::vectorized;
 
-/// Queries of one block: their logits over all keys are held at once, never those of all queries. On the way there they
-/// lie side by side, on the way back the keys do: so that no lane is empty, however narrow a head is.
+/// Queries of one block, whose logits over all keys are in memory at once.
+///
+/// In the forward pass the lanes of a register hold queries, in the backward pass keys: never the channels of a head,
+/// which may be narrower than a register.
 const QUERIES: usize = NR;
 const BACKWARD_QUERIES: usize = 64;
 
-/// What a bias of less counts as: a masked key's logit stays a number, whatever it is multiplied by.
+/// The least bias. It keeps the logit of a masked key finite, whatever it is multiplied by.
 const MIN_BIAS: f32 = -1e30;
 
-/// One attention.
+/// One call of [`attention`](super::attention).
 pub(super) struct Attention {
     sizes: Sizes,
     scale: f32,
@@ -52,30 +54,32 @@ impl Sizes {
         Ok(Self { batch, queries, keys, inner, heads, head_dim: inner / heads })
     }
 
-    /// One head of one row's queries, keys or values: tokens lie `inner` apart.
+    /// The queries, keys or values of one head of one batch element. Tokens are `inner` apart.
+    ///
+    /// - `task`: the index of a head of an element
     fn head(self, values: &[f32], task: usize, tokens: usize) -> &[f32] {
         let (row, head) = (task / self.heads, task % self.heads);
         &values[row * tokens * self.inner + head * self.head_dim..(row + 1) * tokens * self.inner]
     }
 
-    /// Where token `at` of a task's head begins.
+    /// Where token `at` of the same begins.
     fn offset(self, task: usize, tokens: usize, at: usize) -> usize {
         let (row, head) = (task / self.heads, task % self.heads);
         (row * tokens + at) * self.inner + head * self.head_dim
     }
 }
 
-/// `count` tokens of a head, as rows.
+/// `count` tokens of a head, as the rows of a left factor.
 fn tokens(values: &[f32], count: usize, inner: usize) -> Left<'_> {
     Left::Strided { data: values, rows: count, row_stride: inner, depth_stride: 1 }
 }
 
-/// The transpose of tokens of a head: a row for each of their `head_dim` numbers.
+/// The transpose: a row for each of the `head_dim` channels.
 fn transposed_tokens(values: &[f32], head_dim: usize, inner: usize) -> Left<'_> {
     Left::Strided { data: values, rows: head_dim, row_stride: 1, depth_stride: inner }
 }
 
-/// Rows where they lie.
+/// A row-major right factor without gaps.
 fn row_major(data: &[f32], width: usize) -> Right<'_> {
     Right::Rows { data, stride: width, width }
 }
@@ -93,7 +97,7 @@ impl Attention {
         Ok(Self { sizes, scale: scale as f32, bias })
     }
 
-    /// The result, and how each row of logits became probabilities, `(batch, heads, queries)`.
+    /// The result, and what turns logits into probabilities, `(batch, heads, queries)`.
     pub(super) fn forward(
         &self,
         query: &Tensor,
@@ -105,19 +109,19 @@ impl Attention {
         let (q, k, v) = (values(query)?, values(key)?, values(value)?);
         let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
         let mut softmaxes = vec![Softmax::default(); batch * heads * queries];
-        // Blocks of nearly one size: a short rest would cost as much as a whole one.
-        let of_block = queries.div_ceil(queries.div_ceil(QUERIES).max(1)).next_multiple_of(PANEL);
+        // Blocks of nearly one size: a short last one would cost as much as a whole one.
+        let block_size = queries.div_ceil(queries.div_ceil(QUERIES).max(1)).next_multiple_of(PANEL);
         let out = filled(q.len(), |out| {
             let shared = SharedPtr::new(out);
             softmaxes.par_chunks_mut(queries).enumerate().for_each(|(task, softmaxes)| {
                 let q = sizes.head(q, task, queries);
                 let k = tokens(sizes.head(k, task, keys), keys, inner);
                 let v = transposed_tokens(sizes.head(v, task, keys), head_dim, inner);
-                softmaxes.par_chunks_mut(of_block).enumerate().for_each(|(block, softmaxes)| {
-                    let (first, count) = (block * of_block, softmaxes.len());
+                softmaxes.par_chunks_mut(block_size).enumerate().for_each(|(block, softmaxes)| {
+                    let (first, count) = (block * block_size, softmaxes.len());
                     let width = count.next_multiple_of(PANEL);
                     let q = Panels::from_columns(&q[first * inner..], inner, head_dim, count);
-                    let q = PanelsView { width, ..q.view() }; // what lies beyond the queries are zeros
+                    let q = PanelsView { width, ..q.view() }; // zeros beyond the queries
                     let weights = filled(keys * width, |weights| {
                         gemm(k, Right::Packed(q), Epilogue::default(), weights, width); // K Qᵀ
                         if let Some(bias) = &self.bias {
@@ -133,7 +137,7 @@ impl Attention {
                         *factor = softmax.factor;
                     }
                     let place = shared.at(sizes.offset(task, queries, first));
-                    // Each block writes its own rows of its own head's columns, inside `out`.
+                    // Each block writes its own queries of its own head.
                     store_transposed(&out, width, Some(&factors), count, place, inner);
                 });
             });
@@ -141,7 +145,7 @@ impl Attention {
         Ok((tensor(out, query.shape())?, softmaxes))
     }
 
-    /// What logits are multiplied by: powers of 2 take fewer steps than those of e.
+    /// The factor from products to logits of base 2, whose powers take fewer steps than those of e.
     fn base_2(&self) -> f32 {
         match self.bias {
             None => self.scale * std::f32::consts::LOG2_E,
@@ -149,14 +153,14 @@ impl Attention {
         }
     }
 
-    /// Scales logits `(keys, width)` of some queries and adds their bias.
+    /// Scales the logits `(keys, width)` of some queries and adds their bias.
     fn add_bias_by_key(&self, logits: &mut [f32], width: usize, bias: &[f32]) {
         for (row, bias) in logits.chunks_exact_mut(width).zip(bias.chunks(self.sizes.queries)) {
             self.add_to_row(row, bias.iter());
         }
     }
 
-    /// Likewise logits `(rows, width)` of queries from `first` on, a row for each.
+    /// The same for logits `(rows, width)` with one row for each query from `first` on.
     fn add_bias_by_query(&self, logits: &mut [f32], width: usize, first: usize) {
         let Some(bias) = &self.bias else { return };
         for (index, row) in logits.chunks_exact_mut(width).enumerate() {
@@ -164,13 +168,14 @@ impl Attention {
         }
     }
 
-    /// What lies beyond the bias is scaled alone.
+    /// Scales a row and adds the bias. Padding beyond the bias is only scaled.
     fn add_to_row<'a>(&self, row: &mut [f32], bias: impl Iterator<Item = &'a f32>) {
         row.iter_mut().for_each(|x| *x *= self.scale);
         row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.max(MIN_BIAS));
     }
 
-    /// The gradients of query, key and value, from these, the gradient of the result and what [`Self::forward`] gave.
+    /// The gradients of query, key and value, from these, the gradient of the result and the softmaxes of
+    /// [`Self::forward`].
     pub(super) fn backward(
         &self,
         [query, key, value, gradient]: [&Tensor; 4],
@@ -190,7 +195,7 @@ impl Attention {
         (0..batch * heads).into_par_iter().for_each(|task| {
             let [q, d_o] = [q, d_o].map(|x| sizes.head(x, task, queries));
             let [k, v] = [k, v].map(|x| sizes.head(x, task, keys));
-            // Kᵀ and Vᵀ; what lies beyond the keys are zeros.
+            // Kᵀ and Vᵀ, with zeros beyond the keys.
             let columns = [k, v].map(|x| Panels::from_columns(x, inner, head_dim, keys));
             let [k_columns, v_columns] =
                 columns.each_ref().map(|x| Right::Packed(PanelsView { width, ..x.view() }));
@@ -226,7 +231,7 @@ impl Attention {
                 );
                 let d_s = Left::Strided { data: &*d_p, rows, row_stride: width, depth_stride: 1 };
                 let place = to_q.at(sizes.offset(task, queries, first));
-                // SAFETY: the task writes its own head's columns of its own row, inside the gradient.
+                // SAFETY: the task alone writes this head of this element, inside the gradient.
                 unsafe {
                     let k = Right::Packed(k_rows.view());
                     gemm_columns(d_s, k, Epilogue::default(), 0..head_dim, place, inner);
@@ -248,8 +253,10 @@ impl Attention {
 }
 
 vectorized! {
-    /// Writes the transpose of rows of `width` numbers: the first `count` columns, each times its factor, as tokens that
-    /// lie `inner` apart, each with as many numbers as there are rows. The caller has the tokens to itself.
+    /// Writes the transpose of `rows`, `(head_dim, width)`: its first `count` columns, each times its factor, become tokens
+    /// of `head_dim` floats that are `inner` apart.
+    ///
+    /// The caller guarantees that the tokens are valid and that nothing else accesses them.
     fn store_transposed(rows: &[f32], width: usize, factors: Option<&[f32]>, count: usize, to: *mut f32, inner: usize) {
         let head_dim = rows.len() / width;
         let mut square = [[0.0; PANEL]; PANEL];
@@ -266,7 +273,7 @@ vectorized! {
                 transpose(square.as_flattened(), PANEL, PANEL, &mut transposed);
                 for (index, token) in transposed.iter().enumerate().take(count - column) {
                     let to = to.wrapping_add((column + index) * inner + first);
-                    // SAFETY: the token's numbers are valid and nobody else's.
+                    // SAFETY: the caller guarantees that this part of the token is valid and its own.
                     let to = unsafe { std::slice::from_raw_parts_mut(to, part) };
                     to.iter_mut().zip(token).for_each(|(to, x)| *to = *x);
                 }

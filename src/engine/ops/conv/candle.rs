@@ -1,4 +1,4 @@
-//! Convolution in candle's tensors: pixels are gathered, then multiplied by a matrix of filters.
+//! Convolution in candle's tensors (im2col): pixels are gathered, then multiplied by a matrix of filters.
 
 use candle_core::{Result, Tensor};
 
@@ -21,30 +21,32 @@ impl Filters {
         Ok(Self { matrix: matrix.reshape(((), out_channels))?, bias })
     }
 
+    /// The result, plus `other`.
+    ///
     /// - `x`: `(batch, height, width, in_channels)`
     pub(super) fn forward(
         &self,
         x: &Tensor,
         geometry: Geometry,
-        epilogue: Option<&Tensor>,
+        other: Option<&Tensor>,
     ) -> Result<Tensor> {
         let y = gather_and_multiply(x, &self.matrix, geometry, PositionOrder::InOrder)?;
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
         };
-        match epilogue {
+        match other {
             Some(other) => y + other,
             None => Ok(y),
         }
     }
 
-    /// The gradient of an image of `(height, width)`: a convolution of the gradient, with zeros between its pixels where
-    /// there was a stride, and filters rotated by 180°.
+    /// The gradient of an image of `(height, width)`: `dy`, dilated by the stride, is convolved with the filters rotated by
+    /// 180°.
     ///
-    /// Turned, the filters' positions lie in reverse order, which costs nothing: it is the pixels that are gathered so. In
-    /// and out channels change places in a copy that lives as long as the call; to keep it would take as much again as all
-    /// filters.
+    /// To rotate them is to reverse the order of their positions. This costs nothing, since the pixels can be gathered in
+    /// that order instead. Input and output channels are exchanged in a copy for the duration of the call: keeping it
+    /// would double the memory of all filters.
     pub(super) fn backward(
         &self,
         dy: &Tensor,
@@ -54,7 +56,7 @@ impl Filters {
         let Geometry { kernel, stride, padding: p } = geometry;
         let (_, rows, columns, out_channels) = dy.dims4()?;
         let in_channels = self.matrix.dim(0)? / (kernel * kernel);
-        let apart = dilate(&dilate(dy, 1, stride)?, 2, stride)?;
+        let dilated = dilate(&dilate(dy, 1, stride)?, 2, stride)?;
         let (down, across) = ((rows - 1) * stride + 1, (columns - 1) * stride + 1);
         let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
         let padding = Padding {
@@ -63,23 +65,23 @@ impl Filters {
             left,
             right: (width + kernel - 1).saturating_sub(left + across),
         };
-        // (kernel² · in, out) → (kernel² · out, in), still position by position.
+        // (kernel² · in, out) → (kernel² · out, in), with the positions in the same order
         let by_position = self.matrix.reshape((kernel * kernel, in_channels, out_channels))?;
-        let rotated = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
+        let exchanged = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
         let geometry = Geometry { kernel, stride: 1, padding };
-        let dx = gather_and_multiply(&apart, &rotated, geometry, PositionOrder::Reversed)?;
+        let dx = gather_and_multiply(&dilated, &exchanged, geometry, PositionOrder::Reversed)?;
         dx.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
     }
 }
 
-/// In which order the positions of a kernel lie in a matrix of filters.
+/// The order in which the kernel's positions are gathered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum PositionOrder {
     InOrder,
     Reversed,
 }
 
-/// Pixels are held once for each position of the kernel, of a group of images at a time.
+/// Convolves a chunk of the batch at a time, of which each pixel is in memory once for each position of the kernel.
 fn gather_and_multiply(
     x: &Tensor,
     matrix: &Tensor,
@@ -107,7 +109,7 @@ fn gather(
     if kernel == 1 && stride == 1 && p == Padding::same(0) {
         return x.reshape(((), channels));
     }
-    // Enough below and to the right that each position can be cut out in whole strides.
+    // Padded so far that each position can be cut out in whole strides.
     let x = x.pad_with_zeros(1, p.top, p.bottom + stride)?.pad_with_zeros(
         2,
         p.left,
@@ -133,7 +135,7 @@ fn gather(
     Tensor::cat(&parts, 1)?.contiguous()
 }
 
-/// Puts `stride − 1` zeros between neighbours along `dim`.
+/// Inserts `stride − 1` zeros between neighbours along `dim`.
 fn dilate(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
     if stride == 1 {
         return Ok(x.clone());
@@ -141,6 +143,6 @@ fn dilate(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
     let count = x.dim(dim)?;
     let mut shape = x.dims().to_vec();
     shape[dim] = count * stride;
-    let apart = x.unsqueeze(dim + 1)?.pad_with_zeros(dim + 1, 0, stride - 1)?.reshape(shape)?;
-    apart.narrow(dim, 0, (count - 1) * stride + 1)?.contiguous()
+    let dilated = x.unsqueeze(dim + 1)?.pad_with_zeros(dim + 1, 0, stride - 1)?.reshape(shape)?;
+    dilated.narrow(dim, 0, (count - 1) * stride + 1)?.contiguous()
 }

@@ -1,4 +1,4 @@
-//! Convolution on the CPU: which algorithm computes a layer.
+//! Convolution on the CPU, and which algorithm computes a layer.
 
 mod direct;
 mod limits;
@@ -22,13 +22,14 @@ pub(super) struct Filters {
     in_channels: usize,
     out_channels: usize,
     bias: Option<Vec<f32>>,
+    /// Computes what Winograd's filtering does not.
     plain: Plain,
     winograd: Option<Box<Winograd>>,
 }
 
-/// How a sum is taken term by term, as the definition has it.
+/// The algorithms that take each sum term by term, as in the definition.
 enum Plain {
-    /// Kernels of one pixel, whose filters are the matrix of a linear layer.
+    /// A kernel of one pixel: its filters are the matrix of a linear layer.
     Pixelwise(FrozenMatrix),
     Direct(Direct),
     Unfolded(Unfolded),
@@ -60,27 +61,24 @@ impl Filters {
         precision: Precision,
     ) -> Result<Self> {
         let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
-        let supports =
+        let is_supported =
             precision == Precision::Fast && Winograd::supports(geometry, in_channels, out_channels);
-        let winograd =
-            supports.then(|| Box::new(Winograd::new(weight.clone(), in_channels, out_channels)));
+        let winograd = is_supported
+            .then(|| Box::new(Winograd::new(weight.clone(), in_channels, out_channels)));
         let plain = Plain::new(geometry, weight, in_channels, out_channels);
         Ok(Self { in_channels, out_channels, bias, plain, winograd })
     }
 
+    /// The result, plus `other`.
+    ///
     /// - `pass`: from the image to the result
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        pass: Pass,
-        epilogue: Option<&Tensor>,
-    ) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor, pass: Pass, other: Option<&Tensor>) -> Result<Tensor> {
         let Self { out_channels, ref bias, ref plain, ref winograd, .. } = *self;
         let batch = x.dim(0)?;
         let ((height, width), output) = (pass.input, pass.output);
         let x = x.contiguous()?;
         let x = values(&x)?;
-        let other = epilogue.map(|other| other.contiguous()).transpose()?;
+        let other = other.map(|other| other.contiguous()).transpose()?;
         let other = other.as_ref().map(values).transpose()?;
         let epilogue = Epilogue {
             bias: bias.as_deref(),
@@ -101,6 +99,8 @@ impl Filters {
         tensor(y, (batch, output.0, output.1, out_channels))
     }
 
+    /// The gradient of the image from that of the result.
+    ///
     /// - `pass`: from the result to the image
     pub(super) fn backward(&self, dy: &Tensor, pass: Pass) -> Result<Tensor> {
         let Self { in_channels, ref plain, ref winograd, .. } = *self;

@@ -1,4 +1,4 @@
-//! Which pixels a convolution's kernel sees.
+//! Which pixels of its input each pixel of a convolution reads.
 
 use crate::engine::ops::gemm::Start;
 
@@ -18,7 +18,7 @@ impl Padding {
     }
 }
 
-/// Which input pixels an output pixel sees.
+/// What of a convolution determines which input pixels an output pixel reads.
 #[derive(Clone, Copy)]
 pub(crate) struct Geometry {
     pub(crate) kernel: usize,
@@ -26,17 +26,24 @@ pub(crate) struct Geometry {
     pub(crate) padding: Padding,
 }
 
-/// One pass through the filters, from images of `input` height and width to images of `output`.
+/// Whether the filters are applied to images or to gradients of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Backward,
+}
+
+/// One application of the filters, from images of `input` height and width to images of `output`.
 #[derive(Clone, Copy)]
 pub(crate) struct Pass {
     pub(crate) geometry: Geometry,
     pub(crate) input: (usize, usize),
     pub(crate) output: (usize, usize),
-    /// From the gradient of the result to that of the argument.
-    pub(crate) backward: bool,
+    pub(crate) direction: Direction,
 }
 
 impl Geometry {
+    /// Height and width of the result.
     pub(crate) fn output(self, height: usize, width: usize) -> (usize, usize) {
         let Self { kernel, stride, padding: p } = self;
         let along = |size: usize| (size + stride).saturating_sub(kernel) / stride;
@@ -45,19 +52,19 @@ impl Geometry {
 }
 
 impl Pass {
-    /// PositionOrder of the kernel.
+    /// How many positions the kernel has.
     pub(crate) fn area(self) -> usize {
         self.geometry.kernel * self.geometry.kernel
     }
 
-    /// The input row under each row of kernel positions (in reverse order backwards), for each output row; likewise for
-    /// columns.
+    /// For each row of the kernel and each output row, the input row that is read, if it is not padding. The same holds
+    /// for columns. The backward pass has the kernel's rows in reverse order.
     fn along(self, input: usize, output: usize, padding: usize) -> Vec<Option<usize>> {
         let Geometry { kernel, stride, .. } = self.geometry;
         let source = |offset: usize, at: usize| {
-            let at = match self.backward {
-                false => (at * stride + offset).checked_sub(padding)?,
-                true => {
+            let at = match self.direction {
+                Direction::Forward => (at * stride + offset).checked_sub(padding)?,
+                Direction::Backward => {
                     let at = (at + padding).checked_sub(kernel - 1 - offset)?;
                     if !at.is_multiple_of(stride) {
                         return None;
@@ -70,7 +77,8 @@ impl Pass {
         (0..kernel).flat_map(|offset| (0..output).map(move |at| source(offset, at))).collect()
     }
 
-    /// Where each part of each of the output pixels `pixels` begins in `(batch, height, width, channels)`.
+    /// For each position of the kernel and each of the output `pixels`, where the input pixel begins in
+    /// `(batch, height, width, channels)`.
     pub(crate) fn starts(self, pixels: std::ops::Range<usize>, channels: usize) -> Vec<Start> {
         let padding = self.geometry.padding;
         let ((height, width), (rows, columns)) = (self.input, self.output);

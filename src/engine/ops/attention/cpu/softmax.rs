@@ -1,10 +1,10 @@
-//! Softmax and its gradient.
+//! The softmax of attention and its gradient.
 
 use crate::engine::ops::gemm::PANEL;
 use crate::engine::ops::math::{exp2_of_negative, reduce_lanes};
 use crate::engine::ops::simd::vectorized;
 
-/// How a row of logits becomes probabilities: `2^(x − largest) · factor`, of logits to base 2.
+/// What turns a query's logits `x` of base 2 into probabilities: `2^(x − largest) · factor`.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Softmax {
     pub(super) largest: f32,
@@ -12,8 +12,8 @@ pub(crate) struct Softmax {
 }
 
 vectorized! {
-    /// From logits `(keys, width)`, a column for each query: each column becomes `2^(base_2 · column − its largest)`, to be
-    /// multiplied by its factor yet.
+    /// Replaces logits `(keys, width)`, one column per query, by `2^(base_2 · logit − largest)`. The factor, which makes them
+    /// probabilities, is applied later.
     pub(super) fn exponentials(logits: &mut [f32], width: usize, base_2: f32, softmaxes: &mut [Softmax]) {
         match width / PANEL {
             1 => exponentials_of::<1>(logits, base_2, softmaxes),
@@ -23,7 +23,7 @@ vectorized! {
     }
 }
 
-/// [`exponentials`] of `P` panels of columns.
+/// [`exponentials`] for `P` panels of columns.
 #[inline(always)]
 fn exponentials_of<const P: usize>(logits: &mut [f32], base_2: f32, softmaxes: &mut [Softmax]) {
     let (rows, _) = logits.as_chunks_mut::<PANEL>();
@@ -53,8 +53,8 @@ fn exponentials_of<const P: usize>(logits: &mut [f32], base_2: f32, softmaxes: &
 }
 
 vectorized! {
-    /// From logits and `dP`: `P` in place of the logits, and `dS = scale · P ∘ (dP − d)` in place of `dP`, where `d` is
-    /// `rowsum(P ∘ dP)`. Numbers beyond the keys have a `dP` of 0.
+    /// Replaces logits by `P`, and `dP` by `dS = scale · P ∘ (dP − d)` with `d = rowsum(P ∘ dP)`. Both are `(queries, width)`.
+    /// Beyond the keys, `dP` is 0.
     pub(super) fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], width: usize, factors: (f32, f32), softmaxes: &[Softmax]) {
         let (base_2, scale) = factors;
         let rows = logits.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));

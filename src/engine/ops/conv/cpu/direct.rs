@@ -1,11 +1,11 @@
-//! Convolution with small filters: pixels are multiplied where they lie, kernel position by kernel position.
+//! Convolution with small filters, without copies of the image: one product for each position of the kernel.
 
 use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
 use crate::engine::ops::buffer::SharedPtr;
-use crate::engine::ops::conv::geometry::Pass;
+use crate::engine::ops::conv::geometry::{Direction, Pass};
 use crate::engine::ops::gemm::{
     Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, Start, gemm_columns,
 };
@@ -13,10 +13,10 @@ use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of one task.
 const PIXELS: usize = 128;
-/// Inputs with fewer channels than this are gathered into rows before they are multiplied.
+/// Images with fewer channels than this are gathered into rows before they are multiplied.
 const FEW_CHANNELS: usize = 16;
 
-/// Filters, packed for each direction once it is asked for.
+/// Filters, packed for each direction at its first use.
 pub(super) struct Direct {
     /// `(out_channels, in_channels, kernel, kernel)`.
     weight: CpuWeight,
@@ -42,21 +42,24 @@ impl Direct {
         y: &mut [f32],
     ) {
         let panels = self.forward.get_or_init(|| self.pack(pass));
-        multiply(x, batch, pass, panels.view(), epilogue, y);
+        convolve(x, batch, pass, panels.view(), epilogue, y);
     }
 
     /// - `pass`: from the result to the image
     pub(super) fn backward(&self, dy: &[f32], batch: usize, pass: Pass, dx: &mut [f32]) {
         let panels = self.backward.get_or_init(|| self.pack(pass));
-        multiply(dy, batch, pass, panels.view(), Epilogue::default(), dx);
+        convolve(dy, batch, pass, panels.view(), Epilogue::default(), dx);
     }
 
-    /// `(kernel² · in, out)`, or on the pass back `(kernel² · out, in)` with the positions in reverse order.
+    /// `(kernel² · in, out)` for the forward pass; `(kernel² · out, in)`, with the positions in reverse order, for the
+    /// backward pass.
     fn pack(&self, pass: Pass) -> Panels {
         let Self { in_channels, out_channels, .. } = *self;
         let (weight, area) = (self.weight.values(), pass.area());
-        let (from, to) =
-            if pass.backward { (out_channels, in_channels) } else { (in_channels, out_channels) };
+        let (from, to) = match pass.direction {
+            Direction::Forward => (in_channels, out_channels),
+            Direction::Backward => (out_channels, in_channels),
+        };
         Panels::filled(area * from, to, |index, panel| {
             let lanes = PANEL.min(to - index * PANEL);
             let (rows, _) = panel.as_chunks_mut::<PANEL>();
@@ -64,9 +67,13 @@ impl Direct {
                 let (position, channel) = (at / from, at % from);
                 for (lane, value) in row[..lanes].iter_mut().enumerate() {
                     let lane = index * PANEL + lane;
-                    *value = match pass.backward {
-                        false => weight[(lane * in_channels + channel) * area + position],
-                        true => weight[(channel * in_channels + lane + 1) * area - 1 - position],
+                    *value = match pass.direction {
+                        Direction::Forward => {
+                            weight[(lane * in_channels + channel) * area + position]
+                        }
+                        Direction::Backward => {
+                            weight[(channel * in_channels + lane + 1) * area - 1 - position]
+                        }
                     };
                 }
                 row[lanes..].fill(0.0);
@@ -75,8 +82,8 @@ impl Direct {
     }
 }
 
-/// Multiplies the pixels under each kernel position, where they lie, by that position's filters.
-fn multiply(
+/// Multiplies the pixels under each position of the kernel by the filters of this position.
+fn convolve(
     x: &[f32],
     batch: usize,
     pass: Pass,
@@ -104,7 +111,7 @@ fn multiply(
         let rows = range.len();
         let starts = pass.starts(range, channels);
         let y = place.at(first * width);
-        // SAFETY: tasks write to different pixels or columns of `y`, all inside it.
+        // SAFETY: tasks write to disjoint pixels or columns of `y`, all inside it.
         unsafe {
             if channels < FEW_CHANNELS {
                 let gathered = gather(x, &starts, rows, channels);
@@ -119,7 +126,7 @@ fn multiply(
     if small { (0..tasks).for_each(task) } else { (0..tasks).into_par_iter().for_each(task) }
 }
 
-/// Copies the parts of each row next to each other.
+/// Copies the parts of each row into one matrix without gaps.
 fn gather(x: &[f32], starts: &[Start], rows: usize, channels: usize) -> Vec<f32> {
     let parts = starts.len() / rows;
     let mut gathered = vec![0.0; starts.len() * channels];

@@ -1,5 +1,5 @@
-//! Which filters are worth a second copy.
+//! Which filters are kept in a second form.
 
-/// Filters up to this size are packed or kept transformed, in bytes; larger ones are read where they lie, in each call
-/// anew.
+/// Largest filters that are packed, or whose transforms are cached, in bytes. Larger ones are read in place and transformed
+/// again in each call.
 pub(crate) const MAX_CACHED_BYTES: usize = 4 << 20;

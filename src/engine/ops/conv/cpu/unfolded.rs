@@ -1,4 +1,5 @@
-//! Convolution with large filters, which are read where they lie: pixels are copied into rows as filters have them.
+//! Convolution with large filters (im2col): pixels are copied into rows in the order of the filters, which are read in
+//! place.
 
 use rayon::prelude::*;
 
@@ -8,9 +9,10 @@ use crate::engine::ops::gemm::{
     Epilogue, FrozenMatrix, Left, PANEL, Start, par_gemm, par_gemm_rows,
 };
 
-/// Output pixels that are unfolded at once, and numbers of the gradients of such rows.
+/// Output pixels that are unfolded at once.
 const PIXELS: usize = 512;
-const NUMBERS: usize = 1 << 20;
+/// Floats of the gradients of unfolded rows that are in memory at once.
+const GRADIENT_FLOATS: usize = 1 << 20;
 
 /// Filters as a matrix `(out_channels, in_channels · kernel²)`.
 pub(super) struct Unfolded(pub(super) FrozenMatrix);
@@ -52,8 +54,8 @@ impl Unfolded {
         let (area, rows) = (pass.area(), dy.len() / from);
         let channels = depth / area;
         let pixels = batch * pass.output.0 * pass.output.1;
-        // Some channels of all pixels: which rows an input pixel is part of depends on all of them.
-        let some = (NUMBERS / (rows * area).max(1)).next_multiple_of(PANEL);
+        // A few channels at a time, of all pixels, since a pixel of the image is part of many rows.
+        let some = (GRADIENT_FLOATS / (rows * area).max(1)).next_multiple_of(PANEL);
         let mut products = Vec::new();
         for first in (0..channels).step_by(some) {
             let some = some.min(channels - first);
@@ -75,7 +77,7 @@ impl Unfolded {
     }
 }
 
-/// What lies under a filter: for each channel, its kernel positions one after the other.
+/// One row: for each channel, the pixels under all positions of the kernel.
 fn unfold(
     x: &[f32],
     parts: impl Iterator<Item = Start>,
@@ -92,7 +94,8 @@ fn unfold(
     }
 }
 
-/// The sum over all filters that a pixel is under, whose rows begin at `parts` in the reverse order of positions.
+/// The gradient of a pixel: the sum over all rows that it is part of, which begin at `parts`, in the reverse order of
+/// positions.
 fn fold(products: &[f32], parts: impl Iterator<Item = Start>, area: usize, dx: &mut [f32]) {
     dx.fill(0.0);
     for (part, start) in parts.enumerate() {

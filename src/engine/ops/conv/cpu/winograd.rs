@@ -4,8 +4,8 @@
 //! and Gray, arXiv:1509.09308). Summed over channels, each place of a transformed tile is a matrix product.
 //!
 //! Tiles of 4×4 pixels take the fewest multiplications, but their transformed filters have four times the size of the
-//! filters. Those of small layers are cached; larger ones are transformed transformed_here in each call, a block at a time next to
-//! the products that read it. On the smallest maps, where few tiles share what is read, tiles of 2×2 are faster.
+//! filters. Those of small layers are cached. Those of larger layers are computed again in each call, one block at a time,
+//! right before the products that read it. On the smallest maps, where few tiles share a filter, tiles of 2×2 are faster.
 
 mod filters;
 mod layout;
@@ -22,13 +22,13 @@ use self::layout::{GAP, MAX_TILES, MIN_TILES};
 use self::minimal::{Large, Minimal, Small};
 use self::tiles::{store_tiles, transform_tiles};
 use crate::engine::ops::buffer::{SharedPtr, filled};
-use crate::engine::ops::conv::geometry::{Geometry, Padding};
+use crate::engine::ops::conv::geometry::{Direction, Geometry, Padding};
 use crate::engine::ops::gemm::{
     Epilogue, Left, NR, PANEL, PanelsView, Right, gemm_columns_prefetching,
 };
 use crate::engine::ops::weight::CpuWeight;
 
-/// Pixels of the largest map that is cut into small tiles.
+/// Pixels of the largest map that uses small tiles.
 const SMALL_MAP: usize = 16;
 
 /// The filters of one layer.
@@ -41,7 +41,7 @@ pub(super) struct Winograd {
     backward: Cached,
 }
 
-/// Transformed filters in one direction, of either size of tiles.
+/// Transformed filters of one direction, for each size of tiles.
 #[derive(Default)]
 struct Cached {
     large: OnceLock<Vec<f32>>,
@@ -49,7 +49,7 @@ struct Cached {
 }
 
 impl Winograd {
-    /// Whether a layer can be computed so.
+    /// Whether this algorithm can compute a layer.
     pub(super) fn supports(geometry: Geometry, in_channels: usize, out_channels: usize) -> bool {
         let Geometry { kernel, stride, padding } = geometry;
         kernel == 3
@@ -59,9 +59,10 @@ impl Winograd {
             && out_channels.is_multiple_of(PANEL)
     }
 
-    /// Whether images of this size are faster so. It must not depend on the batch: a row has the same bytes alone.
+    /// Whether this algorithm is the fastest for images of this size.
     ///
-    /// A single tile is_faster_for where its filters need not be transformed transformed_here.
+    /// The answer does not depend on the batch, so that an image alone has the same bytes as among others. Where filters
+    /// are cached, a single tile is enough.
     pub(super) fn is_faster_for(&self, height: usize, width: usize) -> bool {
         let least = if caches(self.in_channels, self.out_channels) { 16 } else { 64 };
         height * width >= least
@@ -75,38 +76,48 @@ impl Winograd {
     /// `(batch, h, w, in_channels)` → `(batch, h, w, out_channels)`.
     pub(super) fn forward(&self, x: &[f32], image: Image, epilogue: Epilogue<'_>, y: &mut [f32]) {
         let (from, to) = (self.in_channels, self.out_channels);
-        let pass = DirectedFilters { weight: self.weight.values(), backward: false, from, to };
-        pass.convolve(x, image, &self.forward, epilogue, y);
+        let filters = DirectedFilters {
+            weight: self.weight.values(),
+            direction: Direction::Forward,
+            from,
+            to,
+        };
+        filters.convolve(x, image, &self.forward, epilogue, y);
     }
 
-    /// `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`, the gradient.
+    /// The gradient: `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`.
     pub(super) fn backward(&self, dy: &[f32], image: Image, dx: &mut [f32]) {
         let (from, to) = (self.out_channels, self.in_channels);
-        let pass = DirectedFilters { weight: self.weight.values(), backward: true, from, to };
-        pass.convolve(dy, image, &self.backward, Epilogue::default(), dx);
+        let filters = DirectedFilters {
+            weight: self.weight.values(),
+            direction: Direction::Backward,
+            from,
+            to,
+        };
+        filters.convolve(dy, image, &self.backward, Epilogue::default(), dx);
     }
 }
 
 fn convolve<M: Minimal>(
     x: &[f32],
     image: Image,
-    pass: DirectedFilters<'_>,
-    cached: &OnceLock<Vec<f32>>,
+    filters: DirectedFilters<'_>,
+    cache: &OnceLock<Vec<f32>>,
     epilogue: Epilogue<'_>,
     y: &mut [f32],
 ) {
     let (tiles, threads) = (image.tiles::<M>(), rayon::current_num_threads());
-    let cache = caches(pass.from, pass.to);
+    let is_cached = caches(filters.from, filters.to);
     let place = SharedPtr::new(y);
-    if cache || tiles >= 2 * MAX_TILES * threads {
-        let transformed_here;
-        let filters = if cache {
-            cached.get_or_init(|| pass.transform_all::<M>())
+    if is_cached || tiles >= 2 * MAX_TILES * threads {
+        let computed;
+        let transformed_filters = if is_cached {
+            cache.get_or_init(|| filters.transform_all::<M>())
         } else {
-            transformed_here = pass.transform_all::<M>();
-            &transformed_here
+            computed = filters.transform_all::<M>();
+            &computed
         };
-        // Each task has some tiles and all channels; its share stays in the second-level cache.
+        // Each task has some tiles and all channels. Its transformed tiles stay in the second-level cache.
         let count =
             tiles.div_ceil(tiles.div_ceil(MAX_TILES).max(threads.min(tiles.div_ceil(MIN_TILES))));
         let task = |task: usize| {
@@ -114,18 +125,18 @@ fn convolve<M: Minimal>(
             if range.is_empty() {
                 return;
             }
-            let transformed = transform_tiles::<M>(x, image, range.clone(), pass.from);
-            for column in (0..pass.to).step_by(NR) {
-                let block = &filters[column / NR * pass.block::<M>()..];
+            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from);
+            for column in (0..filters.to).step_by(NR) {
+                let block = &transformed_filters[column / NR * filters.block::<M>()..];
                 let products =
-                    pass.multiply::<M>(&transformed, range.len(), column, Source::Cached(block));
-                // SAFETY: tasks have different tiles.
+                    filters.multiply::<M>(&transformed, range.len(), column, Source::Cached(block));
+                // SAFETY: tasks have different tiles, and blocks of columns follow one another.
                 unsafe {
                     store_tiles::<M>(
                         &products,
                         image,
                         range.clone(),
-                        pass.to,
+                        filters.to,
                         column,
                         epilogue,
                         place,
@@ -135,22 +146,22 @@ fn convolve<M: Minimal>(
         };
         (0..tiles.div_ceil(count)).into_par_iter().for_each(task);
     } else {
-        // Each task has some output channels and all tiles, and transforms its filters on the pass.
+        // Each task has some output channels and all tiles, and transforms its own filters.
         let group = 4 * MAX_TILES;
         for first in (0..tiles).step_by(group) {
             let range = first..tiles.min(first + group);
-            let transformed = transform_tiles::<M>(x, image, range.clone(), pass.from);
-            (0..pass.to.div_ceil(NR)).into_par_iter().for_each(|task| {
+            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from);
+            (0..filters.to.div_ceil(NR)).into_par_iter().for_each(|task| {
                 let column = task * NR;
                 let products =
-                    pass.multiply::<M>(&transformed, range.len(), column, Source::OnTheFly);
+                    filters.multiply::<M>(&transformed, range.len(), column, Source::OnTheFly);
                 // SAFETY: tasks have different channels.
                 unsafe {
                     store_tiles::<M>(
                         &products,
                         image,
                         range.clone(),
-                        pass.to,
+                        filters.to,
                         column,
                         epilogue,
                         place,
@@ -161,16 +172,16 @@ fn convolve<M: Minimal>(
     }
 }
 
-/// Where transformed filters come from.
+/// Where the transformed filters of a block of columns come from.
 #[derive(Clone, Copy)]
 enum Source<'a> {
-    /// Of one block of columns.
     Cached(&'a [f32]),
+    /// They are computed next to the products.
     OnTheFly,
 }
 
 impl DirectedFilters<'_> {
-    /// With tiles of the size that supports the image.
+    /// Convolves with tiles of the size that suits the image.
     fn convolve(
         self,
         x: &[f32],
@@ -186,7 +197,7 @@ impl DirectedFilters<'_> {
         }
     }
 
-    /// The products of `tiles` transformed tiles with the filters of a block of columns.
+    /// The products of `tiles` transformed tiles with the filters of a block of columns: for each place, `(tiles, NR)`.
     fn multiply<M: Minimal>(
         &self,
         transformed: &[f32],
@@ -195,20 +206,20 @@ impl DirectedFilters<'_> {
         source: Source<'_>,
     ) -> Vec<f32> {
         let columns = NR.min(self.to - column);
-        let mut transformed_here = Vec::new();
+        let mut buffer = Vec::new();
         if matches!(source, Source::OnTheFly) {
-            transformed_here = filled(self.chunk::<M>(), |_| {});
+            buffer = filled(self.chunk::<M>(), |_| {});
         }
         filled(M::PLACES * (tiles * NR + GAP), |products| {
             for first in (0..self.from).step_by(self.depth()) {
                 let depth = self.depth().min(self.from - first);
-                let mut next = 0..0; // channels to be fetched
+                let mut next = 0..0; // channels to prefetch
                 let filters = match source {
                     Source::Cached(filters) => &filters[first / self.depth() * self.chunk::<M>()..],
                     Source::OnTheFly => {
-                        self.transform::<M>(column, columns, first, depth, &mut transformed_here);
+                        self.transform::<M>(column, columns, first, depth, &mut buffer);
                         next = first + depth..self.from.min(first + 2 * depth);
-                        &transformed_here
+                        &buffer
                     }
                 };
                 for place in 0..M::PLACES {
@@ -221,7 +232,7 @@ impl DirectedFilters<'_> {
                     let right = Right::Packed(PanelsView { data, depth, width: columns });
                     let epilogue = Epilogue { accumulate: first > 0, ..Epilogue::default() };
                     let to = &mut products[place * (tiles * NR + GAP)..][..tiles * NR];
-                    // SAFETY: `to` has a row of `NR` numbers for each tile.
+                    // SAFETY: `to` is exclusive and has a row of `NR` floats for each tile.
                     unsafe {
                         gemm_columns_prefetching(
                             left,

@@ -9,24 +9,26 @@ use super::minimal::Minimal;
 use super::tiles::transform_filters;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::conv::cpu::limits::MAX_CACHED_BYTES;
+use crate::engine::ops::conv::geometry::Direction;
 use crate::engine::ops::gemm::{NR, PANEL, Prefetch, pack_columns};
 
-/// Input channels whose filters are transformed together where they are cached, and where a transformed chunk shall stay
-/// in the second-level cache with the filters that are fetched for the next. Sums are cut here, whoever transforms.
+/// Input channels that are transformed together where the result is cached. Sums are cut at the same places.
 const DEPTH_CACHED: usize = 192;
+/// Likewise where it is not: a transformed chunk stays in the second-level cache, beside the filters that are prefetched
+/// for the next chunk.
 const DEPTH_ON_THE_FLY: usize = 64;
 
-/// Filters between sixteen channels and sixteen others, whose rows are whole lines of the cache.
+/// The filters between sixteen input and sixteen output channels. Each row is a line of the cache.
 #[repr(align(64))]
 struct FilterSquare([[f32; PANEL]; 9 * PANEL]);
 
-/// One layer's filters in one direction.
+/// The filters of a layer as one direction applies them.
 #[derive(Clone, Copy)]
 pub(super) struct DirectedFilters<'a> {
-    /// `(out_channels, in_channels, 3, 3)` of the layer, whichever the direction.
+    /// `(out_channels, in_channels, 3, 3)` of the layer, in either direction.
     pub(super) weight: &'a [f32],
-    pub(super) backward: bool,
-    /// Channels of this direction.
+    pub(super) direction: Direction,
+    /// Input and output channels of this direction.
     pub(super) from: usize,
     pub(super) to: usize,
 }
@@ -37,24 +39,24 @@ pub(super) fn caches(in_channels: usize, out_channels: usize) -> bool {
 }
 
 impl DirectedFilters<'_> {
-    /// Channels that are transformed together.
+    /// Input channels that are transformed together: a chunk.
     pub(super) fn depth(&self) -> usize {
         let most = if caches(self.from, self.to) { DEPTH_CACHED } else { DEPTH_ON_THE_FLY };
-        // In equal parts: a short rest would cost nearly as much as a whole chunk.
+        // Chunks of nearly one size: a short last one would cost as much as a whole one.
         self.from.div_ceil(self.from.div_ceil(most)).next_multiple_of(PANEL)
     }
 
-    /// Numbers of such a chunk, for a whole [`NR`] of columns.
+    /// Floats of a transformed chunk for [`NR`] columns.
     pub(super) fn chunk<M: Minimal>(&self) -> usize {
         M::PLACES * (self.depth() * NR + GAP)
     }
 
-    /// Numbers of the transformed filters of a block of columns.
+    /// Floats of all transformed chunks for [`NR`] columns.
     pub(super) fn block<M: Minimal>(&self) -> usize {
         self.from.div_ceil(self.depth()) * self.chunk::<M>()
     }
 
-    /// All filters: for each [`NR`] of columns, for each chunk of channels, for each place, panels.
+    /// All transformed filters: for each block of [`NR`] columns, each chunk and each place, packed panels.
     pub(super) fn transform_all<M: Minimal>(&self) -> Vec<f32> {
         filled(self.to.div_ceil(NR) * self.block::<M>(), |all| {
             all.par_chunks_mut(self.block::<M>()).enumerate().for_each(|(index, block)| {
@@ -68,7 +70,7 @@ impl DirectedFilters<'_> {
         })
     }
 
-    /// Filters of some columns and some channels: for each place, panels `(depth, PANEL)`.
+    /// The transformed filters of some columns and `depth` channels: for each place, panels `(depth, PANEL)`.
     pub(super) fn transform<M: Minimal>(
         &self,
         column: usize,
@@ -81,52 +83,58 @@ impl DirectedFilters<'_> {
         let mut square = FilterSquare([[0.0; PANEL]; 9 * PANEL]);
         for panel in 0..columns / PANEL {
             for at in (0..depth).step_by(PANEL) {
-                self.square(first + at, column + panel * PANEL, &mut square);
+                self.copy_square(first + at, column + panel * PANEL, &mut square);
                 let to = &mut to[(panel * depth + at) * PANEL..];
-                transform_filters::<M>(square.0.as_flattened(), self.backward, to, stride);
+                transform_filters::<M>(square.0.as_flattened(), self.is_backward(), to, stride);
             }
         }
     }
 
-    /// Where the filters of one channel of the layer's result begin that are read from channel `at` of its argument on.
+    fn is_backward(&self) -> bool {
+        self.direction == Direction::Backward
+    }
+
+    /// The filters of one output channel of the layer, from its input channel `at` on.
     fn row(&self, channel: usize, at: usize) -> &[f32] {
-        let in_channels = if self.backward { self.to } else { self.from };
+        let in_channels = if self.is_backward() { self.to } else { self.from };
         &self.weight[(channel * in_channels + at) * 9..]
     }
 
-    /// Filters between sixteen channels from `channel` on and sixteen from `lanes` on of the result: nine positions of
-    /// each channel after the other, in the order that the layer has them, with the result's channels side by side.
-    fn square(&self, channel: usize, lanes: usize, to: &mut FilterSquare) {
-        if self.backward {
-            // A row of the weight is one channel, and has the lanes' positions one after the other.
+    /// Copies the filters between sixteen input channels from `channel` on and sixteen output channels from `lanes` on.
+    ///
+    /// The nine positions of each input channel follow one another. Each is a row with one lane per output channel.
+    fn copy_square(&self, channel: usize, lanes: usize, to: &mut FilterSquare) {
+        if self.is_backward() {
+            // A row of the weight is one of the channels, and holds the positions of all lanes.
             for (i, to) in to.0.chunks_exact_mut(9).enumerate() {
                 let row = self.row(channel + i, lanes);
                 pack_columns(row, 9, 9, PANEL, 0, to.as_flattened_mut());
             }
         } else {
-            // A row of the weight is one lane, and has the channels' positions one after the other.
+            // A row of the weight is one of the lanes, and holds the positions of all channels.
             let rows = self.row(lanes, channel);
             pack_columns(rows, 9 * self.from, 9 * PANEL, PANEL, 0, to.0.as_flattened_mut());
         }
     }
 
-    /// Part `place` of the filters that the next block of `channels` transforms, which the products of this block have
-    /// fetched while they cache the memory idle.
+    /// Part `place` of the filters of the next chunk, `channels`. The products of this chunk prefetch it, since they leave
+    /// the memory idle.
     pub(super) fn prefetch<M: Minimal>(
         &self,
         columns: Range<usize>,
         channels: Range<usize>,
         place: usize,
     ) -> Option<Prefetch> {
-        let (rows, along) = if self.backward { (channels, columns) } else { (columns, channels) };
-        let numbers = 9 * along.len();
-        let part = numbers.div_ceil(M::PLACES).next_multiple_of(2 * PANEL);
+        let (rows, along) =
+            if self.is_backward() { (channels, columns) } else { (columns, channels) };
+        let floats = 9 * along.len();
+        let part = floats.div_ceil(M::PLACES).next_multiple_of(2 * PANEL);
         let first = place * part;
-        if rows.is_empty() || first >= numbers {
+        if rows.is_empty() || first >= floats {
             return None;
         }
-        let stride = 9 * if self.backward { self.to } else { self.from };
+        let stride = 9 * if self.is_backward() { self.to } else { self.from };
         let start = self.row(rows.start, along.start)[first..].as_ptr();
-        Some(Prefetch::rows(start, stride, rows.len(), part.min(numbers - first)))
+        Some(Prefetch::rows(start, stride, rows.len(), part.min(floats - first)))
     }
 }

@@ -1,18 +1,18 @@
-//! How images are cut into tiles, and how transformed tiles lie in memory.
+//! How images are cut into tiles, and how transformed tiles are stored.
 
 use super::minimal::Minimal;
 use crate::engine::ops::gemm::PANEL;
 
-/// Most tiles of one task that has all output channels, and as many as it has before there are several tasks: filters
-/// are read once for all of them.
+/// Most tiles of one task that computes all output channels.
 pub(super) const MAX_TILES: usize = 64;
+/// Least tiles of such a task, since each reads all filters.
 pub(super) const MIN_TILES: usize = 32;
 
-/// Numbers between the end of one place and the start of the next: at a multiple of a page from each other, all places
-/// would meet in the same lines of the first-level cache.
+/// Floats between the end of one place and the start of the next. Without a gap, places a multiple of a page apart would
+/// compete for the same lines of the first-level cache.
 pub(super) const GAP: usize = PANEL;
 
-/// Sizes of a batch of images.
+/// The size of a batch of images.
 #[derive(Clone, Copy)]
 pub(crate) struct Image {
     pub(crate) batch: usize,
@@ -21,16 +21,18 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    /// Tiles of one image, down and across.
     pub(super) fn tiles_of_one<M: Minimal>(self) -> (usize, usize) {
         (self.height.div_ceil(M::OUT), self.width.div_ceil(M::OUT))
     }
 
+    /// Tiles of all images.
     pub(super) fn tiles<M: Minimal>(self) -> usize {
         let (down, across) = self.tiles_of_one::<M>();
         self.batch * down * across
     }
 
-    /// Image, and first pixel of the output tile.
+    /// The image of a tile, and the row and column of its first output pixel.
     pub(super) fn place<M: Minimal>(self, tile: usize) -> (usize, usize, usize) {
         let (down, across) = self.tiles_of_one::<M>();
         let (image, tile) = (tile / (down * across), tile % (down * across));

@@ -7,20 +7,20 @@ pub(super) const WIDEST: usize = 6;
 
 /// F(m×m, 3×3): an output tile of `OUT`×`OUT` pixels from an input tile of `IN`×`IN`.
 ///
-/// Rows of numbers have room for the widest tile; those beyond a tile's own width are neither read nor cached.
+/// Arrays have room for the widest tile. What is beyond the tile's own width is not used.
 pub(super) trait Minimal: Copy + Sync {
     const OUT: usize;
     const IN: usize = Self::OUT + 2;
-    /// Places of a transformed tile, each a matrix product.
+    /// Places of a transformed tile, each of which is a matrix product.
     const PLACES: usize = Self::IN * Self::IN;
 
-    /// `Bᵀ d`, `IN` numbers.
+    /// `Bᵀ d`, `IN` values.
     fn input<L: Lanes>(d: [L; WIDEST]) -> [L; WIDEST];
 
-    /// `G g`, `IN` of three numbers.
+    /// `G g`, `IN` values from three.
     fn filter<L: Lanes>(g: [L; 3]) -> [L; WIDEST];
 
-    /// `Aᵀ m`, `OUT` of `IN` numbers.
+    /// `Aᵀ m`, `OUT` values from `IN`.
     fn output<L: Lanes>(m: [L; WIDEST]) -> [L; WIDEST];
 }
 

@@ -1,4 +1,4 @@
-//! The transforms of images' tiles and of filters, sixteen channels at a time.
+//! The transforms of tiles and filters, sixteen channels at a time.
 
 #![expect(
     clippy::needless_range_loop,
@@ -16,7 +16,7 @@ use crate::engine::ops::buffer::{SharedPtr, filled};
 use crate::engine::ops::gemm::{Epilogue, NR, PANEL};
 use crate::engine::ops::simd::in_lanes;
 
-/// `Bᵀ d B` of some tiles: for each place, `(tiles, channels)`.
+/// `Bᵀ d B` of some tiles: for each place, a matrix `(tiles, channels)`.
 pub(super) fn transform_tiles<M: Minimal>(
     x: &[f32],
     image: Image,
@@ -40,11 +40,13 @@ pub(super) fn transform_tiles<M: Minimal>(
 }
 
 in_lanes! {
-    /// Writes to `to + place · stride`, which the caller has to itself.
+    /// Transforms one tile and writes place `p` to `to + p · stride`.
+    ///
+    /// The caller guarantees that these channels of each place are valid and that nothing else accesses them.
     fn transform_tile<L, M: Minimal>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
         let (at, y, x_) = image.place::<M>(tile);
         let Image { height, width, .. } = image;
-        // Where the pixels of the input tile begin; it reaches one pixel beyond the output tile on each side.
+        // Where each pixel of the input tile begins, which is one pixel larger than the output tile on each side.
         let mut starts = [[usize::MAX; WIDEST]; WIDEST];
         for row in 0..M::IN {
             for column in 0..M::IN {
@@ -72,7 +74,7 @@ in_lanes! {
                 let transformed = M::input(half[row]);
                 for column in 0..M::IN {
                     let to = to.wrapping_add((row * M::IN + column) * stride + channel);
-                    // SAFETY: `to` has room for the channels of each place.
+                    // SAFETY: the caller guarantees that these channels are valid and its own.
                     transformed[column].store(unsafe { std::slice::from_raw_parts_mut(to, PANEL) });
                 }
             }
@@ -81,7 +83,10 @@ in_lanes! {
 }
 
 in_lanes! {
-    /// `G g Gᵀ` of sixteen filters for each of sixteen channels, whose nine rows lie one after the other; `rotated` by 180°.
+    /// `G g Gᵀ` of a square of filters, sixteen output channels for each of sixteen input channels.
+    ///
+    /// - `from`: for each input channel, nine positions, each with one float per output channel
+    /// - `rotated`: by 180°, as the backward pass needs them
     pub(super) fn transform_filters<L, M: Minimal>(from: &[f32], rotated: bool, to: &mut [f32], stride: usize) {
         let mut half = [[L::ZERO; 3]; WIDEST];
         for channel in 0..PANEL {
@@ -106,10 +111,10 @@ in_lanes! {
     }
 }
 
-/// `Aᵀ m A` of the products of some tiles, into columns `column..` of the image.
+/// Stores `Aᵀ m A` of the products of some tiles as channels `column..` of the images.
 ///
 /// # Safety
-/// Nothing else may touch these pixels' columns of `to`, `(batch, height, width, channels)`.
+/// `to` must hold `(batch, height, width, channels)`, and nothing else may access these channels of these pixels.
 pub(super) unsafe fn store_tiles<M: Minimal>(
     products: &[f32],
     image: Image,
@@ -123,7 +128,7 @@ pub(super) unsafe fn store_tiles<M: Minimal>(
 }
 
 in_lanes! {
-    /// As [`store_tiles`].
+    /// [`store_tiles`], whose contract the caller upholds.
     fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), epilogue: Epilogue<'_>, to: SharedPtr) {
         let Image { height, width, .. } = image;
         let (channels, column) = columns;
@@ -162,7 +167,7 @@ in_lanes! {
                         if let Some((other, _)) = epilogue.addend {
                             value = value + L::load(&other[pixel..]);
                         }
-                        // SAFETY: the pixel lies inside the image; its columns are this task's.
+                        // SAFETY: the pixel is inside the image, and the caller guarantees that these channels are its own.
                         value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
                     }
                 }
