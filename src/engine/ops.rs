@@ -1,12 +1,15 @@
-//! Our operations and their gradients.
+//! The operations of the networks, and their gradients.
 //!
-//! Weights of a frozen model are fields of these types and no [`Variable`]s, so that a backward pass computes gradients
-//! of inputs only. Images are `(batch, height, width, channels)`: what a pixel has lies together, so that a kernel
-//! position of a convolution, a projection and an attention head all read in one stream.
+//! Each operation is a file with its public type or function, which chooses by device: `<op>/cpu.rs` has our kernel for
+//! f32 on the CPU, `<op>/candle.rs` the same mathematics in candle's tensors, for every other device and type. Below
+//! them lie `gemm`, the matrix product, and small files of what several operations need.
 //!
-//! f32 on the CPU runs on kernels of ours; every other device and type runs the same mathematics through candle's
-//! operations (`elsewhere.rs`). No result depends on the number of threads, and no row of a batch on the others: work is
-//! cut at fixed places, and every sum has one order.
+//! Weights of a frozen model are fields of these types and not [`Variable`]s, so that a backward pass computes
+//! gradients of inputs only. Images are `(batch, height, width, channels)`: the channels of a pixel are contiguous for
+//! convolutions, projections and attention heads alike.
+//!
+//! No result depends on the number of threads, and no element of a batch on the others: work is cut at fixed places,
+//! and every sum has one order.
 //!
 //! [`Variable`]: super::autograd::Variable
 

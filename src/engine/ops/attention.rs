@@ -12,11 +12,11 @@ use crate::engine::autograd::Variable;
 
 /// `softmax(Q Kᵀ · scale + bias) V` for every head. The last dimension holds one head after the other.
 ///
-/// With `P` the softmax and `dP = dO Vᵀ`, the gradients are `dV = Pᵀ dO`, `dS = P ∘ (dP − rowsum(P ∘ dP))`, `dQ = scale · dS K`
-/// and `dK = scale · dSᵀ Q`.
+/// With `P` the softmax and `dP = dO Vᵀ`, the gradients are `dV = Pᵀ dO`, `dS = P ∘ (dP − rowsum(P ∘ dP))`,
+/// `dQ = scale · dS K` and `dK = scale · dSᵀ Q`.
 ///
-/// Only the logits of one block of queries are in memory at a time. The backward pass computes them again. On the CPU it
-/// takes `P` from each query's largest logit and sum of exponentials, which the forward pass keeps.
+/// Only the logits of one block of queries are in memory at a time. The backward pass computes them again. On the CPU
+/// it takes `P` from each query's largest logit and sum of exponentials, which the forward pass keeps.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`

@@ -1,20 +1,23 @@
-//! Access to the values of tensors on the CPU: how kernels read them, and where they write.
+//! The memory that kernels read and write: the values of tensors on the CPU, and new buffers.
 
 use std::ops::Deref;
 
 use candle_core::{DType, Device, Result, Shape, Storage, Tensor, bail};
 
-/// Buffers from this size on, in bytes, are worth larger pages.
+/// Least size, in bytes, of a buffer that is given huge pages.
 const HUGE: usize = 4 << 20;
 
-/// The values of a contiguous f32 tensor on the CPU, behind the lock that candle keeps them under.
+/// The values of a contiguous f32 tensor on the CPU, which dereference to a slice. Candle's lock is held meanwhile.
 pub(crate) struct Values<Guard> {
     storage: Guard,
     start: usize,
     end: usize,
 }
 
-/// Reads a tensor's values.
+/// The values of a tensor.
+///
+/// # Errors
+/// The tensor is not contiguous, or not f32 on the CPU.
 pub(crate) fn values(x: &Tensor) -> Result<Values<impl Deref<Target = Storage>>> {
     let (storage, layout) = x.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
@@ -40,26 +43,28 @@ impl<Guard: Deref<Target = Storage>> Deref for Values<Guard> {
     }
 }
 
-/// A tensor of values on the CPU.
+/// A tensor on the CPU from its values.
 pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor> {
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// A new row of values that `fill` writes, every one of them.
+/// A new buffer of `len` values. `fill`, or the caller after it, writes each of them before it is read.
 ///
-/// Zeroing it first would cost as much as many of the operations themselves, and so would faulting in small pages.
+/// The buffer is not zeroed, and it uses huge pages if it is large: zeroing it, or faulting in small pages, would cost
+/// as much as many of the operations themselves.
 pub(crate) fn filled(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f32> {
     let mut values: Vec<f32> = Vec::with_capacity(len);
     let spare = std::ptr::from_mut(&mut values.spare_capacity_mut()[..len]) as *mut [f32];
     advise_huge_pages(spare);
-    // SAFETY: the memory is ours and every bit pattern is a valid f32; `fill` writes before anybody reads.
+    // SAFETY: the memory is allocated and exclusive, and every bit pattern is a valid f32. It is written before it is
+    // read.
     fill(unsafe { &mut *spare });
-    // SAFETY: the capacity is there, and `fill` has written all of it.
+    // SAFETY: the capacity suffices, and values are written before they are read.
     unsafe { values.set_len(len) };
     values
 }
 
-/// Asks for larger pages, which take one fault instead of 512.
+/// Asks the system for huge pages, each of which takes one fault instead of 512.
 fn advise_huge_pages(values: *mut [f32]) {
     const PAGE: usize = 2 << 20;
     let bytes = std::mem::size_of::<f32>() * values.len();
@@ -67,21 +72,21 @@ fn advise_huge_pages(values: *mut [f32]) {
         let start = values.cast::<u8>();
         let skipped = start.align_offset(PAGE);
         let length = bytes.saturating_sub(skipped) / PAGE * PAGE;
-        // SAFETY: whole pages inside memory of ours; the advice does not change what it holds.
+        // SAFETY: these are whole pages inside an allocation of ours, and the advice does not change their content.
         unsafe { libc::madvise(start.wrapping_add(skipped).cast(), length, libc::MADV_HUGEPAGE) };
     }
 }
 
-/// Whether our CPU kernels apply: f32 on the CPU. Everything else goes through candle's own operations.
+/// Whether our kernels compute this tensor: it is f32 on the CPU. All others are computed by candle.
 pub(crate) fn has_kernels(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// A pointer whose threads write to places of their own.
+/// A pointer that several threads use to write to disjoint places of one buffer.
 #[derive(Clone, Copy)]
 pub(crate) struct SharedPtr(*mut f32);
 
-// SAFETY: users of `at` promise that no two threads touch the same place.
+// SAFETY: whoever dereferences the result of `at` guarantees that no two threads access the same place.
 unsafe impl Send for SharedPtr {}
 // SAFETY: likewise.
 unsafe impl Sync for SharedPtr {}
@@ -91,7 +96,7 @@ impl SharedPtr {
         Self(values.as_mut_ptr())
     }
 
-    /// The address of element `index`, which must be inside.
+    /// The address of element `index`, which must be inside the buffer.
     pub(crate) fn at(self, index: usize) -> *mut f32 {
         self.0.wrapping_add(index)
     }

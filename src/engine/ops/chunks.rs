@@ -1,12 +1,11 @@
-//! A batch that goes through candle's tensors in groups, with sums in a wide type.
+//! Operations in candle's tensors that take a batch chunk by chunk, to bound the memory of their intermediate results.
 
 use candle_core::{D, DType, Result, Tensor};
 
-/// Numbers that an operation holds in a wide type at once, times the few steps that it takes: a batch goes through in
-/// groups of rows.
+/// Elements of one chunk. An operation has a few intermediate results of this size in memory, in the wide type.
 pub(crate) const CHUNK_FLOATS: usize = 1 << 24;
 
-/// The type that sums over many numbers are taken in.
+/// The wide type, in which norms, softmax and sums are computed: f32, or f64 for f64.
 pub(crate) fn wide(x: &Tensor) -> DType {
     match x.dtype() {
         DType::F64 => DType::F64,
@@ -14,36 +13,37 @@ pub(crate) fn wide(x: &Tensor) -> DType {
     }
 }
 
-/// Applies `f` to groups of rows, of which each is `size` numbers, so that it never holds more than [`CHUNK_FLOATS`] of them
-/// in a wide type; what it returns is put together again.
+/// Applies `f` to chunks of the batch, of at most [`CHUNK_FLOATS`] numbers each, and concatenates the results.
+///
+/// - `size`: how many numbers `f` computes for one element of the batch
 pub(crate) fn in_chunks(
     inputs: &[&Tensor],
     size: usize,
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let rows = inputs[0].dim(0)?;
-    let group = (CHUNK_FLOATS / size.max(1)).max(1);
+    let batch = inputs[0].dim(0)?;
+    let chunk = (CHUNK_FLOATS / size.max(1)).max(1);
     let part = |first: usize| -> Result<Tensor> {
-        let count = group.min(rows - first);
+        let count = chunk.min(batch - first);
         let cut = |x: &&Tensor| x.narrow(0, first, count)?.contiguous();
         f(&inputs.iter().map(cut).collect::<Result<Vec<_>>>()?)
     };
     let first = part(0)?;
-    if group >= rows {
+    if chunk >= batch {
         return Ok(first);
     }
     let mut shape = first.dims().to_vec();
-    shape[0] = rows;
+    shape[0] = batch;
     let all = Tensor::zeros(shape, first.dtype(), first.device())?;
     all.slice_set(&first, 0, 0)?;
     drop(first);
-    for first in (group..rows).step_by(group) {
+    for first in (chunk..batch).step_by(chunk) {
         all.slice_set(&part(first)?, 0, first)?;
     }
     Ok(all)
 }
 
-/// [`in_chunks`] of operations on each row of the last dimension: `f` takes and returns `(rows, …)`.
+/// [`in_chunks`] of operations on the last dimension alone: `f` takes and returns `(rows, …)`.
 pub(crate) fn in_row_chunks(
     inputs: &[&Tensor],
     f: impl Fn(&[Tensor]) -> Result<Tensor>,

@@ -1,4 +1,4 @@
-//! Joins between the layers.
+//! Concatenation of channels.
 
 mod candle;
 mod cpu;

@@ -16,8 +16,8 @@ use crate::engine::autograd::Variable;
 
 /// A 2-D convolution whose filters take no gradient. Images have their channels last.
 ///
-/// `y[p, o] = b[o] + Σ_{k, i} W[o, i, k] x[s p + k, i]` over kernel positions `k` and input channels `i`. The gradient of
-/// `x` is another convolution, by the filters rotated by 180° with input and output channels exchanged.
+/// `y[p, o] = b[o] + Σ_{k, i} W[o, i, k] x[s p + k, i]` over kernel positions `k` and input channels `i`. The gradient
+/// of `x` is another convolution, by the filters rotated by 180° with input and output channels exchanged.
 ///
 /// On the CPU, 3×3 kernels of stride 1 use Winograd's minimal filtering if the precision is [`Precision::Fast`].
 #[derive(Clone)]

@@ -1,4 +1,4 @@
-//! GEGLU: a projection whose one half is gated by the other.
+//! GEGLU: a projection, of which one half gates the other.
 
 mod candle;
 mod cpu;
@@ -13,13 +13,13 @@ use super::shape::replace_last;
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
-/// `a · gelu(gate)` with `(a | gate) = x Wᵀ + b`, whose `W` and `b` take no gradient; diffusers' `GEGLU`.
+/// `a · gelu(gate)` with `(a | gate) = x Wᵀ + b`, whose `W` and `b` take no gradient: diffusers' `GEGLU`.
 ///
-/// The projection itself, eight times as wide as a transformer's hidden states, is never in memory. With a gradient to
-/// come, `gelu(gate)` and `a · gelu'(gate)` are kept, which it is multiplied by.
+/// Our kernel never stores the projection, which is eight times as wide as a transformer's hidden states. For the
+/// backward pass it keeps `gelu(gate)` and `a · gelu'(gate)`, the factors of the gradients of `a` and `gate`.
 pub struct Geglu(Backend);
 
-/// The projection, where it is used.
+/// The projection, in the form that its device needs.
 enum Backend {
     Cpu(Arc<cpu::Projection>),
     Candle(FrozenLinear),
@@ -34,11 +34,11 @@ impl Geglu {
             bail!("a matrix of {:?}", weight.shape());
         };
         if !features.is_multiple_of(2) {
-            bail!("{features} features do not split in halves");
+            bail!("{features} features cannot be halved");
         }
         let backend = match weight.backend()? {
-            weight::Backend::Cpu(stored) => {
-                let projection = cpu::Projection::new(stored, &bias, (features / 2, in_features))?;
+            weight::Backend::Cpu(weight) => {
+                let projection = cpu::Projection::new(weight, &bias, (features / 2, in_features))?;
                 Backend::Cpu(Arc::new(projection))
             }
             weight::Backend::Candle(weight) => {

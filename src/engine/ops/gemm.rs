@@ -2,8 +2,8 @@
 //!
 //! `C = A B + epilogue`, blocked as in BLIS. The innermost loop computes a micro-tile of [`MR`](blocking::MR) rows and
 //! [`NR`] columns. It reads `B` in panels of [`PANEL`] columns, which are packed, part of row-major rows, or transposed
-//! into a buffer one micro-panel at a time. Rows of `A` are never packed: they are rows of a matrix, or the pixels under
-//! each position of a convolution's kernel.
+//! into a buffer one micro-panel at a time. Rows of `A` are never packed: they are rows of a matrix, or the pixels
+//! under each position of a convolution's kernel.
 //!
 //! The depth is cut into blocks at fixed places, and each element of `C` is summed in one order, whatever the number of
 //! rows, columns or threads. So a row that is computed alone has the same bits as among others.

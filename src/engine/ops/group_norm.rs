@@ -13,8 +13,8 @@ use crate::engine::autograd::Variable;
 
 /// Normalises groups of channels of an image, then scales and shifts each channel.
 ///
-/// `y = w x̂ + b` with `x̂ = (x − mean) / √(var + ε)` over a group's channels and pixels, then SiLU where asked for.
-/// With `g = w dy` (after SiLU's own derivative), `dx = (g − mean g − x̂ mean(g x̂)) / √(var + ε)`.
+/// `y = w x̂ + b` with `x̂ = (x − mean) / √(var + ε)` over a group's channels and pixels, optionally followed by SiLU.
+/// With `g = w dy`, where `dy` includes SiLU's derivative, `dx = (g − mean g − x̂ mean(g x̂)) / √(var + ε)`.
 #[derive(Clone)]
 pub struct GroupNorm {
     affine: Arc<Affine>,
@@ -38,7 +38,7 @@ impl GroupNorm {
         self.apply(x, None, true)
     }
 
-    /// [`Self::forward_silu`] of `x` plus one number per image and channel.
+    /// [`Self::forward_silu`] of `x` plus one value per image and channel.
     ///
     /// - `shift`: `(batch, channels)`, takes no gradient
     pub fn forward_shifted_silu(&self, x: &Variable, shift: &Tensor) -> Result<Variable> {

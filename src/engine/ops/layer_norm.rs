@@ -11,7 +11,7 @@ use super::buffer::has_kernels;
 use super::normalization::Affine;
 use crate::engine::autograd::Variable;
 
-/// Normalises the last dimension, then scales and shifts it; gradient as of [`GroupNorm`].
+/// Normalises the last dimension, then scales and shifts it. The gradient is that of [`GroupNorm`] with one group.
 ///
 /// [`GroupNorm`]: super::GroupNorm
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use super::shape::replace_last;
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
-/// `x Wᵀ + b` whose `W` and `b` take no gradient; `dx = dy W`.
+/// `x Wᵀ + b`, whose `W` and `b` take no gradient; `dx = dy W`.
 #[derive(Clone)]
 pub struct FrozenLinear(Arc<Matrix>);
 
@@ -21,7 +21,7 @@ struct Matrix {
     backend: Backend,
 }
 
-/// The matrix, where it is used.
+/// The matrix, in the form that its device needs.
 enum Backend {
     Cpu(cpu::Matrix),
     Candle(candle::Matrix),
@@ -36,8 +36,8 @@ impl FrozenLinear {
             bail!("a matrix of {:?}", weight.shape());
         };
         let backend = match weight.backend()? {
-            weight::Backend::Cpu(stored) => {
-                Backend::Cpu(cpu::Matrix::new(stored, bias, (out_features, in_features))?)
+            weight::Backend::Cpu(weight) => {
+                Backend::Cpu(cpu::Matrix::new(weight, bias, (out_features, in_features))?)
             }
             weight::Backend::Candle(weight) => Backend::Candle(candle::Matrix { weight, bias }),
         };
@@ -61,12 +61,12 @@ impl FrozenLinear {
         }))
     }
 
-    fn apply(&self, x: &Tensor, epilogue: Option<&Tensor>) -> Result<Tensor> {
+    fn apply(&self, x: &Tensor, other: Option<&Tensor>) -> Result<Tensor> {
         let Matrix { in_features, out_features, backend } = &*self.0;
         let shape = replace_last(x, *in_features, *out_features)?;
         match backend {
-            Backend::Cpu(matrix) => matrix.forward(x, epilogue, shape),
-            Backend::Candle(matrix) => matrix.forward(x, epilogue, shape),
+            Backend::Cpu(matrix) => matrix.forward(x, other, shape),
+            Backend::Candle(matrix) => matrix.forward(x, other, shape),
         }
     }
 

@@ -1,12 +1,12 @@
-//! Functions of numbers and sums of slices, written so that the compiler vectorises them.
+//! Scalar functions and sums of slices, written so that the compiler vectorises them.
 
-/// `eˣ` to 1 unit in the last place or so, without branches.
+/// `eˣ` to about 1 unit in the last place, without branches.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
-    // Beyond these the result is as good as 0, yet far enough from subnormal numbers, which take many times as long,
-    // or so large that no caller meets it.
+    // Below −80 the result is negligible, but still far from subnormal numbers, with which arithmetic is many times
+    // slower. Above 88 it would overflow, which no caller reaches.
     let x = x.clamp(-80.0, 88.0);
-    // x = n ln 2 + r with |r| ≤ ln 2 / 2; adding 1.5·2²³ rounds to an integer, which then stands in the low bits.
+    // x = n ln 2 + r with |r| ≤ ln 2 / 2. Adding 1.5·2²³ rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
@@ -21,11 +21,12 @@ pub(crate) fn exp(x: f32) -> f32 {
     e * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
-/// `2ˣ` for `x ≤ 0`, to 2 units in the last place; 0 below −100: what is multiplied by less becomes a subnormal number,
-/// which takes many times as long.
+/// `2ˣ` for `x ≤ 0`, to 2 units in the last place, and 0 below −100.
+///
+/// Products with smaller powers would be subnormal numbers, with which arithmetic is many times slower.
 #[inline(always)]
 pub(crate) fn exp2_of_negative(x: f32) -> f32 {
-    // x = n + r with |r| ≤ 1/2, as in `exp`; then 2ʳ, and n goes into the exponent.
+    // x = n + r with |r| ≤ 1/2, as in `exp`. The polynomial is 2ʳ, and n is added to the exponent.
     const ROUND: f32 = 12_582_912.0;
     let rounded = x + ROUND;
     let r = x - (rounded - ROUND);
@@ -45,7 +46,7 @@ pub(crate) fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
 }
 
-/// `1 − erf(|x|)` to 1.5e-7 (Abramowitz and Stegun, 7.1.26), from `e^{−x²}`, which callers have use for.
+/// `1 − erf(|x|)` to 1.5e-7 (Abramowitz and Stegun, 7.1.26), given `e^{−x²}`, which callers also use.
 #[inline(always)]
 pub(crate) fn erf_complement(x: f32, exp_of_square: f32) -> f32 {
     let t = 1.0 / x.abs().mul_add(0.327_591_1, 1.0);
@@ -57,16 +58,16 @@ pub(crate) fn erf_complement(x: f32, exp_of_square: f32) -> f32 {
     p * t * exp_of_square
 }
 
-/// `Φ(x)` and `φ(x)`.
+/// `Φ(x)` and `φ(x)`, the normal distribution's cumulative and density function.
 #[inline(always)]
 pub(crate) fn normal(x: f32) -> (f32, f32) {
     let e = exp(-0.5 * x * x);
-    let tail = 0.5 * erf_complement(x * std::f32::consts::FRAC_1_SQRT_2, e); // beyond |x|, on one side
+    let tail = 0.5 * erf_complement(x * std::f32::consts::FRAC_1_SQRT_2, e); // beyond |x| on one side
     (if x < 0.0 { tail } else { 1.0 - tail }, 0.398_942_3 * e)
 }
 
-/// One number of sixteen: halves are joined until one is left. That is four steps of waiting, where one number after
-/// the other would be fifteen, and most rows are short.
+/// Reduces sixteen lanes to one by joining halves. These are four dependent steps instead of fifteen, which counts
+/// since most rows are short.
 #[inline(always)]
 pub(crate) fn reduce_lanes(lanes: [f32; 16], join: impl Fn(f32, f32) -> f32) -> f32 {
     let eight: [f32; 8] = std::array::from_fn(|i| join(lanes[i], lanes[i + 8]));
@@ -74,7 +75,7 @@ pub(crate) fn reduce_lanes(lanes: [f32; 16], join: impl Fn(f32, f32) -> f32) -> 
     join(join(four[0], four[2]), join(four[1], four[3]))
 }
 
-/// The sum of `f` over a slice in 16 interleaved parts: one order, on every machine.
+/// The sum of `f` over a slice, in sixteen interleaved parts, so that the order is the same on every machine.
 #[inline(always)]
 pub(crate) fn sum_of(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     let mut sums = [0.0f32; 16];
@@ -122,7 +123,7 @@ mod tests {
                 let power = exp2_of_negative(x);
                 assert!((f64::from(power) / f64::from(x).exp2() - 1.0).abs() < 3e-7, "2^{x}");
             }
-            // What is nearly nothing is 0, or far enough from numbers that take long.
+            // Negligible results are 0, or far from subnormal numbers.
             let tiny = exp2_of_negative(10.0 * -x.abs() - 100.5);
             assert!(tiny == 0.0 && exp(-10.0 * x.abs()) > 1e3 * f32::MIN_POSITIVE, "{x}");
             let complement = erf_complement(x, exp(-x * x));

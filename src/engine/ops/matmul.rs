@@ -15,8 +15,13 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `a b` of matrices `(rows, Σ depth)` and `(depth, Σ width)` each, those of `b` one below the other but not joined: a
-/// copy would cost more than the product if there are few rows. The result is cut into `(rows, width)` each.
+/// `a b`, where `b` is given as parts that are stacked vertically. The result is cut into column blocks of `widths`.
+///
+/// The parts are not concatenated: with few rows, the copy would cost more than the product.
+///
+/// - `a`: `(rows, Σ depth)`
+/// - `b`: `(depth, Σ width)` each
+/// - returns `(rows, width)` each
 pub fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Result<Vec<Tensor>> {
     let (rows, depth) = a.dims2()?;
     let width: usize = widths.iter().sum();

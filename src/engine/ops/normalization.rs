@@ -1,4 +1,4 @@
-//! What group and layer norm share: scale and shift, and the normalisation itself in candle's tensors.
+//! What group and layer norm share: scale and shift, and the normalisation in candle's tensors.
 
 use candle_core::{Result, Tensor};
 
@@ -8,7 +8,7 @@ use super::buffer::has_kernels;
 pub(crate) struct Affine {
     pub(crate) weight: Tensor,
     pub(crate) bias: Tensor,
-    /// The same on the host, for the CPU.
+    /// The same as slices, for our kernels.
     pub(crate) weights: Vec<f32>,
     pub(crate) biases: Vec<f32>,
 }
@@ -29,7 +29,7 @@ pub(crate) fn normalize(x: &Tensor, dims: &[usize], eps: f64) -> Result<(Tensor,
     Ok((centred.broadcast_mul(&rstd)?, rstd))
 }
 
-/// `(g − mean g − x̂ mean(g x̂)) / √(var + ε)`.
+/// `(g − mean g − x̂ mean(g x̂)) / √(var + ε)`, the gradient of `x` from that of `x̂`, `g`.
 pub(crate) fn normalize_gradient(
     g: &Tensor,
     normed: &Tensor,

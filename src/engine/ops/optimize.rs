@@ -1,4 +1,4 @@
-//! What an optimiser does to every number of a parameter, in one pass.
+//! An optimiser's step over all values of a parameter, in one pass.
 
 mod candle;
 mod cpu;
@@ -24,7 +24,7 @@ pub fn adamw(
     }
 }
 
-/// The sum of all squares, which does not depend on the number of threads.
+/// The sum of all squares. It does not depend on the number of threads.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     match has_kernels(x) {
         true => cpu::sum_of_squares(x),

@@ -1,4 +1,4 @@
-//! Shapes of results.
+//! The shapes of results.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -7,7 +7,7 @@ pub(crate) fn replace_last(x: &Tensor, from: usize, to: usize) -> Result<Vec<usi
     let mut shape = x.dims().to_vec();
     match shape.last_mut() {
         Some(last) if *last == from => *last = to,
-        Some(_) | None => bail!("rows of {:?} under a matrix that takes {from}", x.dims()),
+        Some(_) | None => bail!("an input of {:?} for a matrix of {from} columns", x.dims()),
     }
     Ok(shape)
 }

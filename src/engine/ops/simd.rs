@@ -1,8 +1,8 @@
-//! Functions that are compiled once for each instruction set, of which the best is picked at run time.
+//! Functions compiled once for each instruction set, of which the best is chosen at run time.
 
-/// Compiles a function once for each instruction set and picks the best at run time.
+/// Compiles a function once for each instruction set and calls the best at run time.
 ///
-/// The body is ordinary Rust, which the compiler vectorises for each.
+/// The body is ordinary Rust, which the compiler vectorises for each of them.
 macro_rules! vectorized {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
@@ -30,7 +30,7 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
-/// Sixteen numbers that go through the same steps, where the compiler needs to be told.
+/// Sixteen floats in the lanes of one register, for code that the compiler does not vectorise by itself.
 pub(crate) trait Lanes:
     Copy
     + std::ops::Add<Output = Self>
@@ -39,18 +39,18 @@ pub(crate) trait Lanes:
 {
     const ZERO: Self;
 
-    /// The first sixteen of `from`.
+    /// Loads the first sixteen floats of `from`.
     fn load(from: &[f32]) -> Self;
 
-    /// Into the first sixteen of `to`.
+    /// Stores into the first sixteen floats of `to`.
     fn store(self, to: &mut [f32]);
 }
 
-/// For any CPU.
+/// [`Lanes`] for any CPU, as an array.
 #[derive(Clone, Copy)]
 pub(crate) struct Portable([f32; 16]);
 
-macro_rules! plain {
+macro_rules! elementwise {
     ($name:ident, $method:ident, $op:tt) => {
         impl std::ops::$name for Portable {
             type Output = Self;
@@ -62,8 +62,8 @@ macro_rules! plain {
         }
     };
 }
-plain!(Add, add, +);
-plain!(Sub, sub, -);
+elementwise!(Add, add, +);
+elementwise!(Sub, sub, -);
 
 impl std::ops::Mul<f32> for Portable {
     type Output = Self;
@@ -88,7 +88,7 @@ impl Lanes for Portable {
     }
 }
 
-/// One register, for functions that AVX-512 was detected for.
+/// [`Lanes`] of one register. Only functions that are compiled for AVX-512, and called where it was detected, use it.
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86 {
     use std::arch::x86_64::*;
@@ -103,7 +103,7 @@ pub(crate) mod x86 {
 
         #[inline(always)]
         fn add(self, other: Self) -> Self {
-            // SAFETY: the module's.
+            // SAFETY: AVX-512 was detected, as the module requires.
             Self(unsafe { _mm512_add_ps(self.0, other.0) })
         }
     }
@@ -113,7 +113,7 @@ pub(crate) mod x86 {
 
         #[inline(always)]
         fn sub(self, other: Self) -> Self {
-            // SAFETY: the module's.
+            // SAFETY: AVX-512 was detected, as the module requires.
             Self(unsafe { _mm512_sub_ps(self.0, other.0) })
         }
     }
@@ -123,33 +123,32 @@ pub(crate) mod x86 {
 
         #[inline(always)]
         fn mul(self, factor: f32) -> Self {
-            // SAFETY: the module's.
+            // SAFETY: AVX-512 was detected, as the module requires.
             Self(unsafe { _mm512_mul_ps(self.0, _mm512_set1_ps(factor)) })
         }
     }
 
     impl Lanes for Avx512 {
-        // SAFETY: sixteen numbers, in either form.
+        // SAFETY: both types are sixteen floats.
         const ZERO: Self = Self(unsafe { std::mem::transmute::<[f32; 16], __m512>([0.0; 16]) });
 
         #[inline(always)]
         fn load(from: &[f32]) -> Self {
             let from = &from[..16];
-            // SAFETY: sixteen numbers, and the module's.
+            // SAFETY: the slice has sixteen floats, and AVX-512 was detected, as the module requires.
             Self(unsafe { _mm512_loadu_ps(from.as_ptr()) })
         }
 
         #[inline(always)]
         fn store(self, to: &mut [f32]) {
             let to = &mut to[..16];
-            // SAFETY: sixteen numbers, and the module's.
+            // SAFETY: the slice has sixteen floats, and AVX-512 was detected, as the module requires.
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self.0) };
         }
     }
 }
 
-/// Compiles a function that is generic over [`Lanes`], and over one thing more, for each instruction set and picks the
-/// best at run time.
+/// [`vectorized!`] for functions that are generic over [`Lanes`] and over one more type.
 macro_rules! in_lanes {
     ($(#[$meta:meta])* $vis:vis fn $name:ident<$lanes:ident, $other:ident: $bound:ident>($($arg:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$meta])*

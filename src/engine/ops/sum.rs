@@ -1,4 +1,4 @@
-//! The sum of two tensors.
+//! The sum of two tensors. It is apart from the operations on variables, since the tape itself adds gradients with it.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-//! Change of image size between the levels of a model.
+//! Nearest-neighbour upsampling.
 
 mod candle;
 mod cpu;
@@ -8,7 +8,7 @@ use candle_core::Result;
 use super::buffer::has_kernels;
 use crate::engine::autograd::Variable;
 
-/// Doubles height and width by repetition, less one row or column where `height` or `width` is odd.
+/// Doubles height and width by repeating pixels, without the last row or column where `height` or `width` is odd.
 ///
 /// `(batch, ⌈height/2⌉, ⌈width/2⌉, channels)` → `(batch, height, width, channels)`. The gradient of a pixel is the sum
 /// over its copies.

@@ -1,4 +1,4 @@
-//! Frozen weights where their checkpoint has them.
+//! Frozen weights, read in place from the file of their checkpoint where possible.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use memmap2::Mmap;
 
 use super::buffer::{filled, has_kernels, values};
 
-/// A weight that never changes, in row-major order: part of a mapped file, or a tensor.
+/// A weight that never changes, in row-major order: a part of a mapped file, or a tensor.
 ///
-/// In f32 on the CPU a large weight is used from the file itself: loading a model takes no memory but what the system
-/// keeps of the file, which all processes share.
+/// For f32 on the CPU, large weights are read from the mapped file itself. Loading a model then takes no memory but the
+/// system's cache of the file, which all processes share.
 #[derive(Clone)]
 pub struct FrozenWeight {
     shape: Vec<usize>,
@@ -23,14 +23,15 @@ enum Source {
     File(CpuWeight),
 }
 
-/// Where an operation has a weight.
+/// A weight in the form that its device needs.
 pub(crate) enum Backend {
     /// f32 on the CPU, for our kernels.
     Cpu(CpuWeight),
+    /// For candle.
     Candle(Tensor),
 }
 
-/// Numbers in memory that nobody writes to.
+/// Immutable f32 values in memory, in a mapped file or owned.
 #[derive(Clone)]
 pub(crate) struct CpuWeight {
     memory: Memory,
@@ -40,7 +41,7 @@ pub(crate) struct CpuWeight {
 
 #[derive(Clone)]
 enum Memory {
-    /// From a byte on.
+    /// From this byte on.
     File(Arc<Mmap>, usize),
     Owned(Arc<Vec<f32>>),
 }
@@ -52,8 +53,10 @@ impl From<Tensor> for FrozenWeight {
 }
 
 impl FrozenWeight {
-    /// The f32 numbers of `file` from byte `start` on, in row-major order of `shape`. None if the file ends before they
-    /// do, or if they do not lie there as the CPU reads them: at a multiple of four bytes, least byte first.
+    /// The f32 values of `file` from byte `start` on, in row-major order of `shape`.
+    ///
+    /// Returns `None` if the file is too short, or if the CPU cannot read the values in place: they must be
+    /// little-endian and start at a multiple of four bytes.
     pub fn mapped(file: &Arc<Mmap>, start: usize, shape: &[usize]) -> Option<Self> {
         let len: usize = shape.iter().product();
         let bytes = file.get(start..)?.get(..len * std::mem::size_of::<f32>())?;
@@ -64,18 +67,19 @@ impl FrozenWeight {
         Some(Self { shape: shape.to_vec(), source: Source::File(weight) })
     }
 
-    /// Its dimensions, as an operation's `new` says them.
+    /// Its dimensions, as the `new` of an operation documents them.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
+    /// The weight for its device. A tensor on the CPU is copied.
     pub(crate) fn backend(self) -> Result<Backend> {
         match self.source {
             Source::File(weight) => Ok(Backend::Cpu(weight)),
             Source::Tensor(tensor) if has_kernels(&tensor) => {
                 let tensor = tensor.contiguous()?;
-                let numbers = values(&tensor)?;
-                let own = filled(numbers.len(), |own| own.copy_from_slice(&numbers));
+                let values = values(&tensor)?;
+                let own = filled(values.len(), |own| own.copy_from_slice(&values));
                 let len = own.len();
                 Ok(Backend::Cpu(CpuWeight { memory: Memory::Owned(Arc::new(own)), start: 0, len }))
             }
@@ -85,6 +89,7 @@ impl FrozenWeight {
 }
 
 impl CpuWeight {
+    /// All values.
     pub(crate) fn values(&self) -> &[f32] {
         let range = self.start..self.start + self.len;
         match &self.memory {
@@ -96,7 +101,7 @@ impl CpuWeight {
         }
     }
 
-    /// Part `index` of `count` of the same length.
+    /// Part `index` of `count` parts of one length.
     pub(crate) fn part(&self, index: usize, count: usize) -> Self {
         let len = self.len / count;
         Self { memory: self.memory.clone(), start: self.start + index * len, len }

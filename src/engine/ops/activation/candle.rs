@@ -19,6 +19,7 @@ pub(super) fn backward(function: Function, x: &Tensor, dy: &Tensor) -> Result<Te
 }
 
 impl Function {
+    /// The function of each element.
     pub(crate) fn value(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Silu => x * sigmoid(x)?,
@@ -27,8 +28,9 @@ impl Function {
         }
     }
 
+    /// Its derivative.
     pub(crate) fn slope(self, x: &Tensor) -> Result<Tensor> {
-        // For x σ(k x): σ (1 + k x (1 − σ))
+        // Of x σ(k x): σ (1 + k x (1 − σ))
         let logistic = |k: f64| -> Result<Tensor> {
             let s = sigmoid(&(x * k)?)?;
             let rest = (((x * k)? * s.affine(-1.0, 1.0)?)? + 1.0)?;

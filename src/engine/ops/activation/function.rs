@@ -1,6 +1,6 @@
-//! The activations by name.
+//! The activation functions by name.
 
-/// A function of one number.
+/// An activation function.
 #[derive(Clone, Copy)]
 pub(crate) enum Function {
     Silu,

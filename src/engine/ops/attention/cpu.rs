@@ -253,8 +253,8 @@ impl Attention {
 }
 
 vectorized! {
-    /// Writes the transpose of `rows`, `(head_dim, width)`: its first `count` columns, each times its factor, become tokens
-    /// of `head_dim` floats that are `inner` apart.
+    /// Writes the transpose of `rows`, `(head_dim, width)`: its first `count` columns, each times its factor, become
+    /// tokens of `head_dim` floats that are `inner` apart.
     ///
     /// The caller guarantees that the tokens are valid and that nothing else accesses them.
     fn store_transposed(rows: &[f32], width: usize, factors: Option<&[f32]>, count: usize, to: *mut f32, inner: usize) {

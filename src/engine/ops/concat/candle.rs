@@ -1,4 +1,4 @@
-//! Joins in candle's tensors.
+//! Concatenation in candle's tensors.
 
 use candle_core::{D, Result, Tensor};
 

@@ -1,4 +1,4 @@
-//! Joins on the CPU.
+//! Concatenation on the CPU.
 
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
@@ -10,10 +10,10 @@ const CHUNK: usize = 16384;
 
 pub(super) fn concat(x: &Tensor, y: &Tensor, (a, b): (usize, usize)) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
-    let Some(last) = shape.last_mut() else { bail!("numbers have no channels") };
+    let Some(last) = shape.last_mut() else { bail!("a scalar has no channels") };
     *last = a + b;
     if x.dims()[..x.rank() - 1] != y.dims()[..y.rank() - 1] {
-        bail!("channels of {:?} and {:?} do not concat", x.dims(), y.dims());
+        bail!("channels of {:?} and {:?} cannot be concatenated", x.dims(), y.dims());
     }
     let (x, y) = (x.contiguous()?, y.contiguous()?);
     let (x, y) = (values(&x)?, values(&y)?);
@@ -35,7 +35,7 @@ pub(super) fn concat(x: &Tensor, y: &Tensor, (a, b): (usize, usize)) -> Result<T
 /// Channels `start..start + count`.
 pub(super) fn slice_channels(x: &Tensor, start: usize, count: usize) -> Result<Tensor> {
     let mut shape = x.dims().to_vec();
-    let Some(last) = shape.last_mut() else { bail!("numbers have no channels") };
+    let Some(last) = shape.last_mut() else { bail!("a scalar has no channels") };
     let width = std::mem::replace(last, count);
     let x = x.contiguous()?;
     let x = values(&x)?;

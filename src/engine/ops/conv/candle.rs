@@ -41,12 +41,12 @@ impl Filters {
         }
     }
 
-    /// The gradient of an image of `(height, width)`: `dy`, dilated by the stride, is convolved with the filters rotated by
-    /// 180°.
+    /// The gradient of an image of `(height, width)`: `dy`, dilated by the stride, is convolved with the filters
+    /// rotated by 180°.
     ///
-    /// To rotate them is to reverse the order of their positions. This costs nothing, since the pixels can be gathered in
-    /// that order instead. Input and output channels are exchanged in a copy for the duration of the call: keeping it
-    /// would double the memory of all filters.
+    /// To rotate them is to reverse the order of their positions. This costs nothing, since the pixels can be gathered
+    /// in that order instead. Input and output channels are exchanged in a copy for the duration of the call: keeping
+    /// it would double the memory of all filters.
     pub(super) fn backward(
         &self,
         dy: &Tensor,

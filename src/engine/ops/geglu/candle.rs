@@ -1,4 +1,4 @@
-//! The gate of GEGLU in candle's tensors, of a projection that is in memory.
+//! The gate of GEGLU in candle's tensors, given the projection.
 
 use candle_core::{D, Result, Tensor};
 

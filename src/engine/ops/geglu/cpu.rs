@@ -1,4 +1,4 @@
-//! GEGLU on the CPU.
+//! GEGLU on the CPU: both halves of the projection are computed block by block and gated in the cache.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
@@ -11,13 +11,14 @@ use crate::engine::ops::math::normal;
 use crate::engine::ops::simd::vectorized;
 use crate::engine::ops::weight::CpuWeight;
 
-/// Rows and columns of both halves that are computed at once, and gated while they are in the second-level cache.
-const BACKWARD_ROWS: usize = 192;
-/// Rows of the projection, whose matrix is turned once for all of them.
+/// Rows of one task of the forward pass. They share the micro-panels that have to be transposed.
 const FORWARD_ROWS: usize = 256;
+/// Columns of each half that are computed at once, and gated while they are in the second-level cache.
 const COLUMNS: usize = 2 * NR;
+/// Rows of one task of the backward pass.
+const BACKWARD_ROWS: usize = 192;
 
-/// `a` and `gate` as matrices of their own.
+/// The projection, with `a` and `gate` as two matrices.
 pub(super) struct Projection {
     in_features: usize,
     out_features: usize,
@@ -31,6 +32,8 @@ struct Half {
 }
 
 impl Projection {
+    /// - `weight`: `(2 · out_features, in_features)`
+    /// - `bias`: `(2 · out_features,)`
     pub(super) fn new(
         weight: CpuWeight,
         bias: &Tensor,
@@ -45,12 +48,13 @@ impl Projection {
         Ok(Self { in_features, out_features, halves: [half(0)?, half(1)?] })
     }
 
-    /// How many go in and come out.
+    /// `in_features` and `out_features`.
     pub(super) fn features(&self) -> (usize, usize) {
         (self.in_features, self.out_features)
     }
 
-    /// The result, and if asked for, for each of its rows the factors of `a`'s and then of `gate`'s gradient.
+    /// The result, of `shape`, and the factors of the gradients if they are asked for: `(rows, 2, out_features)`, for
+    /// `a` and for `gate`.
     pub(super) fn forward(
         &self,
         x: &Tensor,
@@ -75,6 +79,7 @@ impl Projection {
         Ok((tensor(y, shape)?, factors))
     }
 
+    /// Computes all rows of the result and of the factors.
     fn gate_rows(&self, x: &[f32], rows: usize, y: SharedPtr, factors: Option<SharedPtr>) {
         let width = self.out_features;
         par_blocks((rows, width), (FORWARD_ROWS, COLUMNS), |rows, columns| {
@@ -87,12 +92,12 @@ impl Projection {
                     let epilogue = Epilogue { bias: Some(&half.bias), ..Epilogue::default() };
                     let right = half.matrix.forward_factor();
                     let place = product.as_mut_ptr().wrapping_sub(column);
-                    // SAFETY: these columns of each row lie inside `product`, which is this task's own.
+                    // SAFETY: these columns of each row are inside `product`, which is exclusive.
                     unsafe { gemm_columns(left, right, epilogue, columns.clone(), place, COLUMNS) };
                 }
                 let [a, gate] = &products;
                 for (index, row) in rows.clone().enumerate() {
-                    // SAFETY: tasks have different rows or columns, all inside `y` and `factors`.
+                    // SAFETY: tasks have disjoint rows or columns, all inside `y` and `factors`.
                     let part = |place: *mut f32| unsafe {
                         std::slice::from_raw_parts_mut(place, columns.len())
                     };
@@ -112,7 +117,7 @@ impl Projection {
         });
     }
 
-    /// The gradient of `x` from that of the result.
+    /// The gradient of `x`, of `shape`, from that of the result.
     pub(super) fn backward(
         &self,
         factors: &[f32],
@@ -155,7 +160,7 @@ impl Projection {
     }
 }
 
-/// Rows whose gradients of both halves are held at once on the way back.
+/// For how many rows the gradients of both halves are in memory at once.
 pub(crate) fn backward_rows(rows: usize) -> usize {
     rows.min(BACKWARD_ROWS * rayon::current_num_threads())
 }

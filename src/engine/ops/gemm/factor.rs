@@ -129,8 +129,8 @@ pub(crate) fn check(a: Left<'_>, depth: usize) {
     }
 }
 
-/// Cuts the depth into blocks of at most [`KC`] at fixed places: into whole parts of gathered rows while these are short,
-/// else within each part.
+/// Cuts the depth into blocks of at most [`KC`] at fixed places: into whole parts of gathered rows while these are
+/// short, else within each part.
 pub(crate) fn blocks(a: Left<'_>, depth: usize) -> impl Iterator<Item = Range<usize>> {
     let length = match a {
         Left::Gathered { length, .. } => length,

@@ -91,7 +91,8 @@ impl Kernel {
         let mut sums = [0.0f32; MR * NR];
         match self {
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: the features were detected, `sums` has room for all rows and panels, and the caller vouches for the rest.
+            // SAFETY: the features were detected, `sums` has room for all rows and panels, and the caller vouches for
+            // the rest.
             Self::Avx2 => unsafe { avx2::run(strip, micro_panel, &mut sums) },
             // SAFETY: likewise, without the features.
             _ => unsafe { portable::run(strip, micro_panel, &mut sums) },

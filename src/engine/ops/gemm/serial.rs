@@ -99,8 +99,8 @@ pub(crate) unsafe fn gemm_columns_prefetching(
                     _ => Epilogue { accumulate: true, ..Epilogue::default() },
                 };
                 let place = c.wrapping_add(column);
-                // SAFETY: the caller vouches for these rows and columns of `c`. `check` has verified that all of the left
-                // factor is readable, and the micro-panel holds this block of the depth.
+                // SAFETY: the caller vouches for these rows and columns of `c`. `check` has verified that all of the
+                // left factor is readable, and the micro-panel holds this block of the depth.
                 unsafe { strips.gemm(block.clone(), &micro_panel, epilogue, place, stride) };
             }
         }

@@ -6,7 +6,7 @@ use crate::engine::ops::activation::Function;
 use crate::engine::ops::chunks::{in_chunks, wide};
 use crate::engine::ops::normalization::{Affine, normalize, normalize_gradient};
 
-/// One normalisation.
+/// One group norm.
 pub(super) struct Norm {
     /// `(1, 1, groups, channels / groups)`.
     weight: Tensor,

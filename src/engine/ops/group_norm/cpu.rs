@@ -10,10 +10,10 @@ use crate::engine::ops::math::sigmoid;
 use crate::engine::ops::normalization::Affine;
 use crate::engine::ops::simd::vectorized;
 
-/// Pixels whose sums are taken together.
+/// Pixels of one task, whose sums are taken in f32.
 const PIXELS: usize = 256;
 
-/// One normalisation.
+/// One group norm.
 pub(super) struct Norm {
     pub(super) affine: Arc<Affine>,
     pub(super) groups: usize,
@@ -21,7 +21,8 @@ pub(super) struct Norm {
     pub(super) silu: bool,
 }
 
-/// What turns one image's `x` into `x̂ = x · rstd + offset` and `z = x · factor + shift`, for each channel.
+/// For each channel of one image, the coefficients of `x̂ = x · rstd + offset` and of the result before SiLU,
+/// `z = x · factor + shift`.
 #[derive(Clone, Default)]
 pub(super) struct PerChannel {
     rstd: Vec<f32>,
@@ -82,6 +83,9 @@ impl Norm {
         tensor(dx, shape)
     }
 
+    /// The coefficients of one image.
+    ///
+    /// - `shift`: added to each channel first
     fn per_channel(&self, x: &[f32], shift: &[f32]) -> PerChannel {
         let channels = shift.len();
         let per_group = channels / self.groups;
@@ -96,7 +100,7 @@ impl Norm {
         let mut sums = sum_chunks(x, channels, sum_pixels);
         sums.iter_mut().zip(shift).for_each(|(sum, shift)| *sum += pixels * f64::from(*shift));
         let means = of_groups(sums);
-        // Each channel's distance from its group's mean.
+        // The shift of each channel, less its group's mean.
         let deviations: Vec<f32> = shift
             .iter()
             .enumerate()
@@ -109,7 +113,7 @@ impl Norm {
             variances.iter().map(|variance| (1.0 / (variance + self.eps).sqrt()) as f32).collect();
         let rstd: Vec<f32> = (0..channels).map(|channel| rstds[channel / per_group]).collect();
         let offset: Vec<f32> =
-            deviations.iter().zip(&rstd).map(|(deviations, rstd)| deviations * rstd).collect();
+            deviations.iter().zip(&rstd).map(|(deviation, rstd)| deviation * rstd).collect();
         let factor =
             rstd.iter().zip(&self.affine.weights).map(|(rstd, weight)| rstd * weight).collect();
         let shifts = offset.iter().zip(&self.affine.weights).zip(&self.affine.biases);
@@ -117,7 +121,7 @@ impl Norm {
         PerChannel { rstd, offset, factor, shift }
     }
 
-    /// `g` into `dx`, then its means over each group, then `dx` itself.
+    /// The gradient of one image. `dx` first holds `g`, then, once its means over each group are known, the result.
     fn image_gradient(&self, x: &[f32], dy: &[f32], dx: &mut [f32], c: &PerChannel) {
         let channels = c.rstd.len();
         let (per_group, chunk) = (channels / self.groups, PIXELS * channels);
@@ -127,17 +131,17 @@ impl Norm {
             .zip(x.par_chunks(chunk))
             .zip(dy.par_chunks(chunk))
             .map(|((dx, x), dy)| {
-                let (mut sum, mut product) = (vec![0.0; channels], vec![0.0; channels]);
+                let (mut sum_g, mut sum_gx) = (vec![0.0; channels], vec![0.0; channels]);
                 pixel_gradients(
                     x,
                     dy,
                     dx,
                     c,
                     &self.affine.weights,
-                    (&mut sum, &mut product),
+                    (&mut sum_g, &mut sum_gx),
                     self.silu,
                 );
-                [sum, product]
+                [sum_g, sum_gx]
             })
             .collect();
         let mean = |part: usize| -> Vec<f32> {
@@ -157,7 +161,7 @@ impl Norm {
     }
 }
 
-/// Sums over pixels per channel, in f32 within a chunk and in f64 over the chunks.
+/// Sums over pixels for each channel, in f32 within a chunk and in f64 over the chunks.
 fn sum_chunks(x: &[f32], channels: usize, sum: impl Fn(&[f32], &mut [f32]) + Sync) -> Vec<f64> {
     let chunk = PIXELS * channels;
     let of_chunk = |x: &[f32]| {
@@ -184,8 +188,8 @@ vectorized! {
 vectorized! {
     fn sum_squares(x: &[f32], deviations: &[f32], sums: &mut [f32]) {
         for x in x.chunks_exact(sums.len()) {
-            for ((sum, x), deviations) in sums.iter_mut().zip(x).zip(deviations) {
-                let distance = x + deviations;
+            for ((sum, x), deviation) in sums.iter_mut().zip(x).zip(deviations) {
+                let distance = x + deviation;
                 *sum += distance * distance;
             }
         }
@@ -210,7 +214,7 @@ vectorized! {
 }
 
 vectorized! {
-    /// `g` of each pixel into `dx`, and the sums of `g` and of `g x̂` per channel.
+    /// Writes `g` of each pixel to `dx`, and adds `g` and `g x̂` to the sums of each channel.
     fn pixel_gradients(x: &[f32], dy: &[f32], dx: &mut [f32], c: &PerChannel, weights: &[f32], sums: (&mut [f32], &mut [f32]), silu: bool) {
         let channels = weights.len();
         let (sum, product) = sums;

@@ -13,8 +13,8 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if depth != other {
         bail!("a matrix of {depth} columns does not multiply one of {other} rows");
     }
-    let (stored_a, a_transposed) = as_it_lies(a)?;
-    let (stored_b, b_transposed) = as_it_lies(b)?;
+    let (stored_a, a_transposed) = contiguous_or_transposed(a)?;
+    let (stored_b, b_transposed) = contiguous_or_transposed(b)?;
     let (a, b) = (values(&stored_a)?, values(&stored_b)?);
     let (data, b): (&[f32], &[f32]) = (&a, &b);
     let packed;
@@ -40,8 +40,8 @@ pub(super) fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Res
     let width: usize = widths.iter().sum();
     let starts: Vec<usize> =
         widths.iter().scan(0, |next, width| Some(std::mem::replace(next, *next + width))).collect();
-    let kept = b.iter().map(|part| part.contiguous()).collect::<Result<Vec<_>>>()?;
-    let parts = kept.iter().map(values).collect::<Result<Vec<_>>>()?;
+    let contiguous = b.iter().map(|part| part.contiguous()).collect::<Result<Vec<_>>>()?;
+    let parts = contiguous.iter().map(values).collect::<Result<Vec<_>>>()?;
     let parts: Vec<&[f32]> = parts.iter().map(|part| &**part).collect();
     let a = a.contiguous()?;
     let a = values(&a)?;
@@ -55,8 +55,8 @@ pub(super) fn matmul_stacked(a: &Tensor, b: &[&Tensor], widths: &[usize]) -> Res
     starts.par_iter().zip(widths).map(product).collect()
 }
 
-/// A matrix as row-major rows, or its transpose so, and which of the two.
-fn as_it_lies(x: &Tensor) -> Result<(Tensor, bool)> {
+/// A matrix, or its transpose if that is what is contiguous, and whether it is the transpose.
+fn contiguous_or_transposed(x: &Tensor) -> Result<(Tensor, bool)> {
     let transposed = x.t()?;
     match !x.is_contiguous() && transposed.is_contiguous() {
         true => Ok((transposed, true)),

@@ -8,7 +8,7 @@ use crate::engine::ops::buffer::{filled, tensor, values};
 use crate::engine::ops::math::sum_of;
 use crate::engine::ops::simd::vectorized;
 
-/// Numbers of one task.
+/// Values of one task.
 const CHUNK: usize = 1 << 16;
 
 pub(super) fn adamw(

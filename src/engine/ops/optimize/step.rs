@@ -1,9 +1,9 @@
-//! The settings of one step of AdamW.
+//! The coefficients of AdamW.
 
-/// The numbers of one step of AdamW.
+/// The coefficients of one step of AdamW.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamWStep {
-    /// What the gradient is multiplied by, such as the factor of clipping.
+    /// Factor of the gradient, such as that of clipping.
     pub gradient_scale: f64,
     pub betas: (f64, f64),
     /// Learning rate over the first moment's bias correction.
@@ -11,6 +11,6 @@ pub struct AdamWStep {
     /// One over the square root of the second moment's bias correction.
     pub second_scale: f64,
     pub epsilon: f64,
-    /// What is left of the parameter after its decay.
+    /// Factor of the parameter: one less its decay.
     pub kept: f64,
 }

@@ -1,4 +1,4 @@
-//! Change of image size in candle's tensors.
+//! Upsampling in candle's tensors.
 
 use candle_core::{Result, Tensor};
 

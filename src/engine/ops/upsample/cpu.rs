@@ -1,4 +1,4 @@
-//! Change of image size on the CPU.
+//! Upsampling on the CPU.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;

@@ -1,11 +1,12 @@
 //! 3×3 convolution by Winograd's minimal filtering F(m×m, 3×3).
 //!
-//! An output tile of m×m pixels is `Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A` for filter `g` and the input pixels `d` around it (Lavin
-//! and Gray, arXiv:1509.09308). Summed over channels, each place of a transformed tile is a matrix product.
+//! An output tile of m×m pixels is `Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A` for filter `g` and the input pixels `d` around it
+//! (Lavin and Gray, arXiv:1509.09308). Summed over channels, each place of a transformed tile is a matrix product.
 //!
 //! Tiles of 4×4 pixels take the fewest multiplications, but their transformed filters have four times the size of the
-//! filters. Those of small layers are cached. Those of larger layers are computed again in each call, one block at a time,
-//! right before the products that read it. On the smallest maps, where few tiles share a filter, tiles of 2×2 are faster.
+//! filters. Those of small layers are cached. Those of larger layers are computed again in each call, one block at a
+//! time, right before the products that read it. On the smallest maps, where few tiles share a filter, tiles of 2×2 are
+//! faster.
 
 mod filters;
 mod layout;
@@ -61,8 +62,8 @@ impl Winograd {
 
     /// Whether this algorithm is the fastest for images of this size.
     ///
-    /// The answer does not depend on the batch, so that an image alone has the same bytes as among others. Where filters
-    /// are cached, a single tile is enough.
+    /// The answer does not depend on the batch, so that an image alone has the same bytes as among others. Where
+    /// filters are cached, a single tile is enough.
     pub(super) fn is_faster_for(&self, height: usize, width: usize) -> bool {
         let least = if caches(self.in_channels, self.out_channels) { 16 } else { 64 };
         height * width >= least

@@ -14,8 +14,8 @@ use crate::engine::ops::gemm::{NR, PANEL, Prefetch, pack_columns};
 
 /// Input channels that are transformed together where the result is cached. Sums are cut at the same places.
 const DEPTH_CACHED: usize = 192;
-/// Likewise where it is not: a transformed chunk stays in the second-level cache, beside the filters that are prefetched
-/// for the next chunk.
+/// Likewise where it is not: a transformed chunk stays in the second-level cache, beside the filters that are
+/// prefetched for the next chunk.
 const DEPTH_ON_THE_FLY: usize = 64;
 
 /// The filters between sixteen input and sixteen output channels. Each row is a line of the cache.
@@ -117,8 +117,8 @@ impl DirectedFilters<'_> {
         }
     }
 
-    /// Part `place` of the filters of the next chunk, `channels`. The products of this chunk prefetch it, since they leave
-    /// the memory idle.
+    /// Part `place` of the filters of the next chunk, `channels`. The products of this chunk prefetch it, since they
+    /// leave the memory idle.
     pub(super) fn prefetch<M: Minimal>(
         &self,
         columns: Range<usize>,

@@ -8,8 +8,8 @@ pub(super) const MAX_TILES: usize = 64;
 /// Least tiles of such a task, since each reads all filters.
 pub(super) const MIN_TILES: usize = 32;
 
-/// Floats between the end of one place and the start of the next. Without a gap, places a multiple of a page apart would
-/// compete for the same lines of the first-level cache.
+/// Floats between the end of one place and the start of the next. Without a gap, places a multiple of a page apart
+/// would compete for the same lines of the first-level cache.
 pub(super) const GAP: usize = PANEL;
 
 /// The size of a batch of images.

@@ -167,7 +167,8 @@ in_lanes! {
                         if let Some((other, _)) = epilogue.addend {
                             value = value + L::load(&other[pixel..]);
                         }
-                        // SAFETY: the pixel is inside the image, and the caller guarantees that these channels are its own.
+                        // SAFETY: the pixel is inside the image, and the caller guarantees that these channels are its
+                        // own.
                         value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
                     }
                 }
