@@ -27,6 +27,7 @@ mod linear;
 mod math;
 mod matmul;
 mod normalization;
+mod once;
 mod optimize;
 mod precision;
 mod shape;

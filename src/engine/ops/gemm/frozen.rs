@@ -5,6 +5,7 @@ use std::sync::OnceLock;
 use super::blocking::PANEL;
 use super::factor::Right;
 use super::panels::{Panels, pack_columns, pack_rows};
+use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::weight::CpuWeight;
 
 /// Largest matrix that is packed, in bytes; larger ones are read in place.
@@ -36,7 +37,7 @@ impl FrozenMatrix {
         if !self.is_packed() {
             return Right::Transposed { data, depth, width };
         }
-        let panels = self.forward.get_or_init(|| {
+        let panels = get_or_init(&self.forward, || {
             Panels::filled(depth, width, |index, panel| {
                 pack_columns(data, depth, depth, width, index, panel);
             })
@@ -52,7 +53,7 @@ impl FrozenMatrix {
         if !self.is_packed() && depth.is_multiple_of(PANEL) {
             return Right::Rows { data, stride: depth, width: depth };
         }
-        let panels = self.backward.get_or_init(|| {
+        let panels = get_or_init(&self.backward, || {
             Panels::filled(width, depth, |index, panel| {
                 pack_rows(data, depth, width, depth, index, panel);
             })

@@ -53,8 +53,9 @@ fn exponentials_of<const P: usize>(logits: &mut [f32], base_2: f32, softmaxes: &
 }
 
 vectorized! {
-    /// Replaces logits by `P`, and `dP` by `dS = scale · P ∘ (dP − d)` with `d = rowsum(P ∘ dP)`. Both are `(queries,
-    /// width)`. Beyond the keys, `dP` is 0.
+    /// Replaces logits by `P`, and `dP` by `dS = scale · P ∘ (dP − d)` with `d = rowsum(P ∘ dP)`.
+    ///
+    /// Both are `(queries, width)`. Beyond the keys, `dP` is 0.
     pub(super) fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], width: usize, factors: (f32, f32), softmaxes: &[Softmax]) {
         let (base_2, scale) = factors;
         let rows = logits.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));

@@ -9,6 +9,7 @@ use crate::engine::ops::conv::geometry::{Direction, Pass};
 use crate::engine::ops::gemm::{
     Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, Start, gemm_columns,
 };
+use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of one task.
@@ -41,13 +42,13 @@ impl Direct {
         epilogue: Epilogue<'_>,
         y: &mut [f32],
     ) {
-        let panels = self.forward.get_or_init(|| self.pack(pass));
+        let panels = get_or_init(&self.forward, || self.pack(pass));
         convolve(x, batch, pass, panels.view(), epilogue, y);
     }
 
     /// - `pass`: from the result to the image
     pub(super) fn backward(&self, dy: &[f32], batch: usize, pass: Pass, dx: &mut [f32]) {
-        let panels = self.backward.get_or_init(|| self.pack(pass));
+        let panels = get_or_init(&self.backward, || self.pack(pass));
         convolve(dy, batch, pass, panels.view(), Epilogue::default(), dx);
     }
 

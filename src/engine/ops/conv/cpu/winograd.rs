@@ -27,6 +27,7 @@ use crate::engine::ops::conv::geometry::{Direction, Geometry, Padding};
 use crate::engine::ops::gemm::{
     Epilogue, Left, NR, PANEL, PanelsView, Right, gemm_columns_prefetching,
 };
+use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of the largest map that uses small tiles.
@@ -113,7 +114,7 @@ fn convolve<M: Minimal>(
     if is_cached || tiles >= 2 * MAX_TILES * threads {
         let computed;
         let transformed_filters = if is_cached {
-            cache.get_or_init(|| filters.transform_all::<M>())
+            get_or_init(cache, || filters.transform_all::<M>())
         } else {
             computed = filters.transform_all::<M>();
             &computed
