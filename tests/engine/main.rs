@@ -9,5 +9,6 @@ mod devices;
 mod late_starts;
 mod merging;
 mod ops;
+mod oracle;
 mod sampler;
 mod training;
