@@ -60,7 +60,8 @@ pub fn manifest_of(file: &[u8]) -> Result<Manifest, ImageFileError> {
     // Programs that copy a PNG may put its texts behind the pixels.
     reader.finish()?;
     let texts = &reader.info().utf8_text;
-    let text = texts.iter().find(|text| text.keyword == KEYWORD).ok_or(ImageFileError::NoManifest)?;
+    let text =
+        texts.iter().find(|text| text.keyword == KEYWORD).ok_or(ImageFileError::NoManifest)?;
     Ok(serde_json::from_str(&text.get_text()?)?)
 }
 
