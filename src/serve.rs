@@ -255,6 +255,7 @@ fn delta_store(storage: &Storage, folder: &ModelFolder, settings: &Settings) -> 
 
 async fn open_model(settings: &Settings) -> Result<ModelFolder> {
     let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
+    limit_threads(settings);
     tracing::info!(dir = %dir.display(), "reading the base model's folder");
     let shown = dir.display().to_string();
     tokio::task::spawn_blocking(move || ModelFolder::open(&dir))
@@ -262,13 +263,17 @@ async fn open_model(settings: &Settings) -> Result<ModelFolder> {
         .with_context(|| format!("the base model {shown} cannot be read"))
 }
 
-async fn load_model(settings: &Settings) -> Result<LoadedModel> {
-    let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
-    let device = settings.device.clone();
+fn limit_threads(settings: &Settings) {
     if let Some(threads) = settings.threads {
         // Fails only if the pool is there already; then the first setting stays.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
     }
+}
+
+async fn load_model(settings: &Settings) -> Result<LoadedModel> {
+    let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
+    let device = settings.device.clone();
+    limit_threads(settings);
     tracing::info!(dir = %dir.display(), device, "loading the base model");
     let shown = dir.display().to_string();
     tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device))
