@@ -142,14 +142,16 @@ mod clip {
     fn the_text_encoder_agrees_with_an_independent_implementation() {
         for folder in folders() {
             let base = load(&folder);
-            let (tokens, vocabulary) =
-                (base.text_encoder.max_position_embeddings(), base.text_encoder.vocab_size());
+            let (tokens, vocabulary) = (
+                base.prompt_encoder.text_encoder().max_position_embeddings(),
+                base.prompt_encoder.text_encoder().vocab_size(),
+            );
             let id = |i: usize| ((i * 7919 + 13) % vocabulary) as u32;
             let ids: Vec<Vec<u32>> =
                 (0..2).map(|row| (row * tokens..(row + 1) * tokens).map(id).collect()).collect();
             let weights = weights(&folder, "text_encoder/model.safetensors");
 
-            let actual = base.text_encoder.forward(&ids, None).unwrap();
+            let actual = base.prompt_encoder.text_encoder().forward(&ids, None).unwrap();
 
             let expected = reference(&folder, &weights, &ids);
             let error = error(&actual, &expected);
@@ -261,7 +263,7 @@ mod unet {
     impl Inputs {
         fn of(base: &BaseModel, timestep: f32) -> Self {
             let latents = numbers(3, &[2, base.unet.config().in_channels, 8, 8]);
-            let text = numbers(4, &[2, 20, base.text_encoder.hidden_size()]);
+            let text = numbers(4, &[2, 20, base.prompt_encoder.text_encoder().hidden_size()]);
             Self { latents, text, timestep }
         }
 
