@@ -119,7 +119,7 @@ pub struct ServeSettings {
     /// Jobs of each kind that may wait; who comes then gets 503 and the time after which to come again.
     #[arg(long, env = "VSTAR_QUEUE_LIMIT", default_value_t = DEFAULT_QUEUE_LIMIT)]
     pub queue_limit: usize,
-    /// Serve only; `vstar work` elsewhere does the jobs.
+    /// Serve only; `vstar work` runs the jobs.
     #[arg(long, env = "VSTAR_NO_WORKER")]
     pub no_worker: bool,
 }

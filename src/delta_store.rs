@@ -182,7 +182,7 @@ impl DeltaStore {
                 None => return Ok(Arc::new(compute().await?)),
             },
         };
-        let key = StorageKey::merge_base(&self.base.digest, &digest);
+        let key = StorageKey::regularization_statistics(&self.base.digest, &digest);
         let make = async || {
             let (statistics, size_bytes) = match self.read_statistics(&key).await? {
                 Some(stored) => stored,

@@ -1,7 +1,7 @@
-//! `vstar demo`: the whole main job, from photos to composed pictures, as an HTTP client of a service of its own.
+//! `vstar demo`: the whole main job, from photos to images of two concepts together, as an HTTP client of a service of its own.
 //!
 //! Teaches two concepts, one of a known class with a modifier token and one of an unknown class without, samples them
-//! before and after, merges them and samples the composition; leaves pictures, deltas, a contact sheet and a report.
+//! before and after, merges them and samples the composition; leaves images, deltas, a contact sheet and a report.
 
 mod merging;
 mod progress;

@@ -40,13 +40,13 @@ enum LogFormat {
 enum Command {
     /// Serves the API, with a worker in the same process unless --no-worker says otherwise.
     Serve(ServeSettings),
-    /// Works on jobs of a service that runs elsewhere; one process per device.
+    /// Runs jobs of a service that runs in another process; one worker per device.
     Work(Settings),
-    /// Teaches two concepts from photos and draws them, as a client of a service of its own.
+    /// Teaches two concepts from photos and generates images of them, as a client of a service of its own.
     Demo(DemoArgs),
-    /// Draws a picture again from the manifest that its PNG carries.
+    /// Generates an image again from the manifest that its PNG carries.
     Replay(ReplayArgs),
-    /// Draws what merges of trained deltas look like.
+    /// Shows merges of trained deltas on one sheet.
     MergingSheet(MergingSheetArgs),
     /// Brings the database's tables up to date.
     Migrate(Settings),

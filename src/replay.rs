@@ -1,4 +1,4 @@
-//! `vstar replay`: draws a picture again from the manifest that it carries, and says whether it is the same.
+//! `vstar replay`: generates an image again from the manifest that it carries, and says whether it is the same.
 
 use std::path::PathBuf;
 
@@ -10,27 +10,27 @@ use serde_json::json;
 use crate::client::Client;
 use crate::image_file;
 
-/// Which picture to draw again, where, and what for.
+/// Which image to generate again, where, and what for.
 #[derive(Clone, Debug, Args)]
 #[command(group(clap::ArgGroup::new("purpose").required(true).multiple(true)))]
 pub struct ReplayArgs {
-    /// A PNG that vstar has drawn.
+    /// A PNG that vstar has generated.
     file: PathBuf,
-    /// Ends with success only if every byte is the same again; else says what differs.
+    /// Succeeds only if every byte is the same again; otherwise says what differs.
     #[arg(long, group = "purpose")]
     verify: bool,
-    /// Where to write the new picture.
+    /// Where to write the new image.
     #[arg(long, group = "purpose")]
     out: Option<PathBuf>,
-    /// Address of the service that draws.
+    /// Address of the service that generates it.
     #[arg(long, env = "VSTAR_URL", default_value = "http://127.0.0.1:8080")]
     url: String,
 }
 
-/// Draws the picture again.
+/// Generates the image again.
 ///
 /// # Errors
-/// If the file has no manifest, the service cannot draw it, or `--verify` finds a difference.
+/// If the file has no manifest, the service cannot generate it, or `--verify` finds a difference.
 pub async fn run(args: &ReplayArgs) -> Result<()> {
     let shown = args.file.display();
     let file = std::fs::read(&args.file).with_context(|| format!("{shown} cannot be read"))?;
@@ -39,12 +39,12 @@ pub async fn run(args: &ReplayArgs) -> Result<()> {
     let client = Client::new(args.url.trim_end_matches('/'));
     let sample = client.post("/v1/samples", &json!({ "from_manifest": manifest })).await;
     let sample = sample.with_context(|| {
-        format!("the service at {} cannot draw it again; --url names another", args.url)
+        format!("the service at {} cannot generate it again; --url names another", args.url)
     })?;
     let path = sample["urls"]["self"].as_str().context("the service's answer has no URL")?;
     let sample = client.finish(path, |_| {}).await?;
-    let picture = sample["images"][0]["url"].as_str().context("the sample has no picture")?;
-    let again = client.fetch(picture).await?;
+    let image = sample["images"][0]["url"].as_str().context("the sample has no image")?;
+    let again = client.fetch(image).await?;
 
     if let Some(out) = &args.out {
         std::fs::write(out, &again)
@@ -53,14 +53,14 @@ pub async fn run(args: &ReplayArgs) -> Result<()> {
     if args.verify {
         let differences = differences(&file, &again)?;
         if !differences.is_empty() {
-            bail!("{shown} is another picture now:\n  {}", differences.join("\n  "));
+            bail!("{shown} is another image now:\n  {}", differences.join("\n  "));
         }
         println!("{shown}: the same {} bytes again", file.len());
     }
     Ok(())
 }
 
-/// What sets two pictures apart, in sentences; none for the same bytes.
+/// How two images differ, in sentences; none for the same bytes.
 fn differences(file: &[u8], again: &[u8]) -> Result<Vec<String>> {
     if file == again {
         return Ok(Vec::new());
@@ -70,7 +70,7 @@ fn differences(file: &[u8], again: &[u8]) -> Result<Vec<String>> {
         was.differences(&is).iter().map(ToString::to_string).collect();
     if !was.reproducible {
         differences.push(
-            "determinism: it was drawn as fast, on a device that rounds by neighbours".to_owned(),
+            "determinism: it was generated as fast, on a device whose rounding depends on the rest of the batch".to_owned(),
         );
     }
     let (was, is) = (pixels(file)?, pixels(again)?);

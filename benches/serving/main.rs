@@ -20,7 +20,7 @@ use service::{Running, Sample, start};
 
 /// Requests that come at once.
 const REQUESTS: usize = 32;
-/// Denoising steps of a picture.
+/// Denoising steps of an image.
 const STEPS: usize = 20;
 
 #[derive(Parser)]
@@ -83,7 +83,7 @@ async fn run(args: Args) -> Result<()> {
     Ok(())
 }
 
-/// What a picture of a request looks like.
+/// Size and guidance of a request's images.
 #[derive(Clone, Copy)]
 struct Shape {
     side: usize,
@@ -111,7 +111,7 @@ fn makespan(samples: &[Sample]) -> f64 {
 async fn batching(rounds: usize) -> Result<()> {
     let together = start(WorkerSettings::default(), 1000).await?;
     together.add_concepts(REQUESTS).await?;
-    // The same service, whose batch has room for one picture.
+    // The same service, whose batch has room for one image.
     let single =
         start(WorkerSettings { max_batch_size: Some(1), ..WorkerSettings::default() }, 1000);
     let single = single.await?;
@@ -129,7 +129,7 @@ async fn batching(rounds: usize) -> Result<()> {
                     let concept = if kind == 0 { index } else { 0 };
                     shape.request(&format!("<c-{concept}>"), seed + index)
                 });
-                let samples = service.draw_all(requests.collect()).await?;
+                let samples = service.sample_all(requests.collect()).await?;
                 seed += REQUESTS;
                 // The first round fills caches and pools.
                 if round > 0 || rounds == 1 {
@@ -181,7 +181,7 @@ async fn many_concepts(count: usize, pairs: usize) -> Result<()> {
         let requests: Vec<Value> = concepts.map(tiny_one).collect();
         // In parts, so that the clients' memory stays small: it is counted too.
         for part in requests.chunks(REQUESTS) {
-            large.draw_all(part.to_vec()).await?;
+            large.sample_all(part.to_vec()).await?;
         }
         Ok(())
     };
@@ -248,7 +248,7 @@ impl fmt::Display for Paired {
     }
 }
 
-/// Asks one server and the other for a picture each, one after the other and every second time the other way round.
+/// Asks two servers for an image each, one after the other; every second pair in the opposite order.
 async fn paired(
     first: &Running,
     of_first: impl Fn(usize) -> Value,
@@ -261,11 +261,11 @@ async fn paired(
         let seed = first.next_seed();
         let (one, other);
         if pair % 2 == 0 {
-            one = first.draw(of_first(seed)).await?;
-            other = second.draw(of_second(seed)).await?;
+            one = first.sample(of_first(seed)).await?;
+            other = second.sample(of_second(seed)).await?;
         } else {
-            other = second.draw(of_second(seed)).await?;
-            one = first.draw(of_first(seed)).await?;
+            other = second.sample(of_second(seed)).await?;
+            one = first.sample(of_first(seed)).await?;
         }
         let [one, other] = [one, other].map(|sample| sample.finished_at - sample.created_at);
         firsts.push(one);
@@ -292,12 +292,12 @@ async fn first_step() -> Result<()> {
             .map(|seed| shape.request(&format!("<c-{}>", seed % REQUESTS), seed))
             .collect()
     };
-    service.draw_all(requests(REQUESTS, 0)).await?;
-    let full = service.draw_all(requests(REQUESTS, 100)).await?;
+    service.sample_all(requests(REQUESTS, 0)).await?;
+    let full = service.sample_all(requests(REQUESTS, 100)).await?;
     let capacity = REQUESTS as f64 / makespan(&full);
     let step = |sample: &Sample| (sample.finished_at - sample.first_step_at) / STEPS as f64;
 
-    let sent = service.draw_over_time(requests(200, 200), 0.5 * capacity).await?;
+    let sent = service.sample_over_time(requests(200, 200), 0.5 * capacity).await?;
     let mut steps: Vec<f64> = sent.iter().map(|(_, sample)| step(sample)).collect();
     let load = format!("at load 0.5 ({:.1} of {capacity:.1} requests/s, 32×32)", 0.5 * capacity);
     let of_steps = |since: fn(&(f64, Sample)) -> f64| {
@@ -315,7 +315,7 @@ async fn first_step() -> Result<()> {
 
     let training = service.begin_training().await?;
     let training_step = 1.0 / training.steps_per_second;
-    let sent = service.draw_over_time(requests(40, 400), 0.25 * capacity).await?;
+    let sent = service.sample_over_time(requests(40, 400), 0.25 * capacity).await?;
     let mut waits: Vec<f64> =
         sent.iter().map(|(_, sample)| sample.first_step_at - sample.created_at).collect();
     let (p50, p95) = (median(&mut waits), quantile(&mut waits, 0.95));
@@ -330,7 +330,7 @@ async fn first_step() -> Result<()> {
     );
     // Samples wait all the time now: what is left to the training is its share.
     let progress = service.training_step(&training).await?;
-    let flood = service.draw_all(requests(4 * REQUESTS, 600)).await?;
+    let flood = service.sample_all(requests(4 * REQUESTS, 600)).await?;
     let taken = service.training_step(&training).await? - progress;
     println!(
         "| a training's share of the time while samples wait, of 0.5 stated | {:.2} |",
@@ -345,7 +345,7 @@ async fn overload() -> Result<()> {
     let service = start(WorkerSettings::default(), limit).await?;
     service.add_concepts(1).await?;
     let shape = Shape { side: 32, guided: true };
-    service.draw(shape.request("<c-0>", 0)).await?;
+    service.sample(shape.request("<c-0>", 0)).await?;
     let began = std::time::Instant::now();
     let posts = (0..10 * limit).map(|seed| service.post(shape.request("<c-0>", seed), began));
     let answers = join_all(posts).await.into_iter().collect::<Result<Vec<_>>>()?;
@@ -355,13 +355,13 @@ async fn overload() -> Result<()> {
     let hint = refused.iter().filter_map(|answer| answer.retry_after).max();
     let hint = hint.context("no hint when to come again")?;
     let ids: Vec<String> = accepted.iter().map(|answer| answer.id.clone()).collect();
-    let drawn = service.wait(&ids).await?;
+    let finished = service.wait(&ids).await?;
     let mut times: Vec<f64> = refused.iter().map(|answer| answer.seconds).collect();
     println!(
-        "| {} requests at once with room for {limit} to wait | {} drawn of {} accepted, {} answered 503 within {:.0} ms (p50) \
+        "| {} requests at once with room for {limit} to wait | {} finished of {} accepted, {} answered 503 within {:.0} ms (p50) \
          and {:.0} ms (p99), to come again in {hint} s |",
         answers.len(),
-        drawn.len(),
+        finished.len(),
         accepted.len(),
         refused.len(),
         1e3 * median(&mut times),
@@ -372,8 +372,9 @@ async fn overload() -> Result<()> {
 }
 
 impl Running {
-    /// Draws requests that come at random times, so many per second; each with when it was sent, in seconds since 1970.
-    async fn draw_over_time(
+    /// Sends requests at random times, `per_second` on average, and waits for their images. Each comes with the time at
+    /// which it was sent, in seconds since 1970.
+    async fn sample_over_time(
         &self,
         requests: Vec<Value>,
         per_second: f64,
@@ -389,16 +390,16 @@ impl Running {
         Ok(sent.into_iter().zip(self.wait(&ids).await?).collect())
     }
 
-    /// Draws requests that come at once.
-    async fn draw_all(&self, requests: Vec<Value>) -> Result<Vec<Sample>> {
+    /// Sends all requests at once and waits for their images.
+    async fn sample_all(&self, requests: Vec<Value>) -> Result<Vec<Sample>> {
         let began = std::time::Instant::now();
         let posts = requests.into_iter().map(|request| self.post(request, began));
         let answers = join_all(posts).await.into_iter().collect::<Result<Vec<_>>>()?;
         self.wait(&answers.into_iter().map(|answer| answer.id).collect::<Vec<_>>()).await
     }
 
-    async fn draw(&self, request: Value) -> Result<Sample> {
-        let samples = self.draw_all(vec![request]).await?;
+    async fn sample(&self, request: Value) -> Result<Sample> {
+        let samples = self.sample_all(vec![request]).await?;
         samples.into_iter().next().context("no sample")
     }
 }

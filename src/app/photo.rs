@@ -158,7 +158,7 @@ mod tests {
         file.into_inner()
     }
 
-    /// A JPEG with an EXIF segment that says orientation 6: the camera was turned, show it a quarter to the right.
+    /// A JPEG whose EXIF segment says orientation 6: the camera was rotated, show the image a quarter to the right.
     fn turned_jpeg(image: &RgbImage) -> Vec<u8> {
         let exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         let mut file = encoded(image, ImageFormat::Jpeg);

@@ -1,6 +1,7 @@
-//! `vstar merging-sheet`: what merges of trained deltas look like, as one picture with what a check says of them.
+//! `vstar merging-sheet`: what merges of trained deltas look like, on one sheet, with the verdict of a merge check.
 //!
-//! Works on delta files and the engine alone: two that go together, at three strengths, and two that do not.
+//! It reads delta files and uses the engine alone. It merges two deltas that go together, at three strengths, and two
+//! that contradict each other.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use candle_core::Device;
 use clap::Args;
 use image::RgbImage;
 
-use super::sheet::{Group, draw_groups};
+use super::sheet::{Group, render_groups};
 use crate::class_images::ClassImageSet;
 use crate::config::bundled;
 use crate::domain::merge::{MergeRecipe, MergeReport, Verdict};
@@ -20,7 +21,7 @@ use crate::engine::{
     SampleRequest, sample,
 };
 
-/// Pictures of each prompt.
+/// Images of each prompt, one per seed.
 const SEEDS: [u64; 2] = [1, 2];
 /// Strengths of the first concept beside the second.
 const STRENGTHS: [f64; 3] = [0.5, 0.75, 1.0];
@@ -43,7 +44,7 @@ pub struct MergingSheetArgs {
     /// The base model's folder; the repository's own if left out.
     #[arg(long)]
     base_model: Option<PathBuf>,
-    /// Where the picture goes.
+    /// Where to write the sheet.
     #[arg(long, default_value = "assets/merging.png")]
     out: PathBuf,
 }
@@ -56,10 +57,10 @@ struct Learnt {
 
 struct Studio {
     base: BaseModel,
-    merge_base: RegularizationStatistics,
+    statistics: RegularizationStatistics,
 }
 
-/// Draws the sheet and prints the checks.
+/// Makes the sheet and prints the checks.
 ///
 /// # Errors
 /// A sentence about the file that cannot be read, or why deltas do not merge.
@@ -73,7 +74,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
     let captions = ClassImageSet::open(&dir.join("class_images"))
         .with_context(|| format!("{} has no folder class_images", dir.display()))?
         .captions();
-    let studio = Studio { merge_base: RegularizationStatistics::new(&base, &captions)?, base };
+    let studio = Studio { statistics: RegularizationStatistics::new(&base, &captions)?, base };
     let (first, second) = (studio.read(&args.first)?, studio.read(&args.second)?);
     let twins = args.conflict.iter().map(|path| studio.read(path)).collect::<Result<Vec<_>>>()?;
     let [one, other] = twins.as_slice() else { bail!("--conflict takes two deltas") };
@@ -102,7 +103,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
     for (title, _) in &lines {
         println!("{title}");
     }
-    draw_groups(&lines)?
+    render_groups(&lines)?
         .save(&args.out)
         .with_context(|| format!("{} cannot be written", args.out.display()))
 }
@@ -141,12 +142,12 @@ impl Studio {
             Ok(PackUse { pack, strength: *strength })
         };
         let packs: Vec<PackUse> = parts.iter().map(pack).collect::<Result<_>>()?;
-        Ok(Merge::new(&self.merge_base, &packs, &MergeRecipe::default())?)
+        Ok(Merge::new(&self.statistics, &packs, &MergeRecipe::default())?)
     }
 
     fn check(&self, a: &Learnt, b: &Learnt) -> Result<MergeReport> {
         let merge = self.solve(&[(a, 1.0), (b, 1.0)])?;
-        Ok(merge.report(&self.merge_base, &MergeRecipe::default())?)
+        Ok(merge.report(&self.statistics, &MergeRecipe::default())?)
     }
 
     fn merged(&self, parts: &[(&Learnt, f64)]) -> Result<ConceptUse> {
@@ -162,7 +163,7 @@ impl Studio {
         concepts.iter().map(group).collect()
     }
 
-    /// A prompt's pictures.
+    /// A prompt's images.
     fn group(&self, prompt: &str, note: &str, concept: &ConceptUse) -> Result<Group> {
         let side = self.base.resolution();
         let request = |seed: u64| SampleRequest {
@@ -183,7 +184,7 @@ impl Studio {
             determinism: Determinism::default(),
         };
         let requests = SEEDS.map(request);
-        let pictures: Vec<RgbImage> = sample(&self.base, &requests, &mut |_, _| Flow::Continue)?;
-        Ok(Group { caption: prompt.to_owned(), note: note.to_owned(), pictures })
+        let images: Vec<RgbImage> = sample(&self.base, &requests, &mut |_, _| Flow::Continue)?;
+        Ok(Group { caption: prompt.to_owned(), note: note.to_owned(), images })
     }
 }

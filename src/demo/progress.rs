@@ -1,10 +1,10 @@
-//! What the demo tells while it works: bars on a terminal, plain lines elsewhere.
+//! The demo's progress: bars on a terminal, plain lines otherwise.
 
 use std::time::Instant;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// Where the demo speaks.
+/// Where the demo writes its progress.
 pub(super) struct Progress {
     bars: Option<MultiProgress>,
     start: Instant,

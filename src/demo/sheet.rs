@@ -1,4 +1,4 @@
-//! The contact sheet: photos, pictures before and after, and compositions, with captions.
+//! The contact sheet: photos, images before and after training, and compositions, with captions.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-latin.ttf");
-/// Side of a picture and the gaps around it, in pixels.
+/// Side of an image and the gaps around it, in pixels.
 const CELL: u32 = 144;
 const GAP: u32 = 8;
 const LABEL: u32 = 84;
@@ -22,32 +22,32 @@ const INK: Rgb<u8> = Rgb([32, 33, 36]);
 const FADED: Rgb<u8> = Rgb([110, 113, 118]);
 const PAPER: Rgb<u8> = Rgb([250, 250, 248]);
 
-/// Prompts with their pictures, the same number for each.
-pub(super) type Pictures = Vec<(String, Vec<PathBuf>)>;
+/// Prompts with the files of their images, the same number for each.
+pub(super) type ImagesByPrompt = Vec<(String, Vec<PathBuf>)>;
 
 /// One concept's part of the sheet.
 pub(super) struct ConceptPanel {
     pub(super) title: String,
     pub(super) photos: Vec<PathBuf>,
-    pub(super) before: Pictures,
-    pub(super) after: Pictures,
+    pub(super) before: ImagesByPrompt,
+    pub(super) after: ImagesByPrompt,
 }
 
 /// The compositions' part.
 pub(super) struct MergedPanel {
-    pub(super) pictures: Pictures,
+    pub(super) images: ImagesByPrompt,
 }
 
-/// Draws the sheet.
+/// Renders the sheet.
 ///
 /// # Errors
-/// If a picture cannot be read.
-pub(super) fn draw(concepts: &[ConceptPanel], merged: &MergedPanel) -> Result<RgbImage> {
+/// If an image cannot be read.
+pub(super) fn render(concepts: &[ConceptPanel], merged: &MergedPanel) -> Result<RgbImage> {
     let font = FontRef::try_from_slice(FONT).context("the built-in font")?;
     let columns = concepts
         .iter()
         .flat_map(|panel| [panel.photos.len(), width_of(&panel.before), width_of(&panel.after)])
-        .chain([width_of(&merged.pictures)])
+        .chain([width_of(&merged.images)])
         .max()
         .unwrap_or(1) as u32;
     let row = CELL + GAP;
@@ -68,44 +68,44 @@ pub(super) fn draw(concepts: &[ConceptPanel], merged: &MergedPanel) -> Result<Rg
             sheet.paste(photo, column as u32, y)?;
         }
         y += row;
-        for (label, pictures) in [("before", &panel.before), ("after", &panel.after)] {
-            sheet.captions(pictures, y);
+        for (label, images) in [("before", &panel.before), ("after", &panel.after)] {
+            sheet.captions(images, y);
             y += captions;
             sheet.label(label, y);
-            sheet.pictures(pictures, y)?;
+            sheet.images(images, y)?;
             y += row;
         }
         y += MARGIN;
     }
     sheet.write("both, merged in closed form", MARGIN, y, TITLE_SIZE, INK);
     y += title;
-    sheet.captions(&merged.pictures, y);
+    sheet.captions(&merged.images, y);
     y += captions;
     sheet.label("merged", y);
-    sheet.pictures(&merged.pictures, y)?;
+    sheet.images(&merged.images, y)?;
     Ok(sheet.image)
 }
 
-/// Side of a picture of a group: twice `tiny`'s, so that its pixels stay pixels and the file small.
+/// Side of an image of a group: twice `tiny`'s, so that its pixels stay sharp and the file small.
 const GROUP_CELL: u32 = 128;
 const GROUP_GAP: u32 = 4;
 
-/// A prompt's pictures under its text.
+/// A prompt's images under its text.
 pub(super) struct Group {
     pub(super) caption: String,
-    /// What else is to be said, in grey.
+    /// A remark, in grey.
     pub(super) note: String,
-    pub(super) pictures: Vec<RgbImage>,
+    pub(super) images: Vec<RgbImage>,
 }
 
-/// Draws lines of groups side by side, each line under its title.
+/// Renders lines of groups side by side, each line under its title.
 ///
 /// # Errors
 /// If the built-in font does not load.
-pub(super) fn draw_groups(lines: &[(String, Vec<Group>)]) -> Result<RgbImage> {
+pub(super) fn render_groups(lines: &[(String, Vec<Group>)]) -> Result<RgbImage> {
     let font = FontRef::try_from_slice(FONT).context("the built-in font")?;
     let step = GROUP_CELL + GROUP_GAP;
-    let group_width = |group: &Group| group.pictures.len() as u32 * step + MARGIN;
+    let group_width = |group: &Group| group.images.len() as u32 * step + MARGIN;
     let widths = lines.iter().map(|(_, groups)| groups.iter().map(group_width).sum());
     let width = MARGIN + widths.max().unwrap_or(0);
     let line_height = 2 * LINE + 3 * LINE + step + MARGIN;
@@ -117,11 +117,10 @@ pub(super) fn draw_groups(lines: &[(String, Vec<Group>)]) -> Result<RgbImage> {
         for group in groups {
             sheet.write(&group.caption, x, y + 2 * LINE, TEXT_SIZE, INK);
             sheet.write(&group.note, x, y + 3 * LINE, TEXT_SIZE, FADED);
-            for (column, picture) in group.pictures.iter().enumerate() {
-                let picture =
-                    imageops::resize(picture, GROUP_CELL, GROUP_CELL, FilterType::Nearest);
+            for (column, image) in group.images.iter().enumerate() {
+                let image = imageops::resize(image, GROUP_CELL, GROUP_CELL, FilterType::Nearest);
                 let left = i64::from(x + column as u32 * step);
-                imageops::replace(&mut sheet.image, &picture, left, i64::from(y + 4 * LINE + GAP));
+                imageops::replace(&mut sheet.image, &image, left, i64::from(y + 4 * LINE + GAP));
             }
             x += group_width(group);
         }
@@ -129,8 +128,9 @@ pub(super) fn draw_groups(lines: &[(String, Vec<Group>)]) -> Result<RgbImage> {
     Ok(sheet.image)
 }
 
-fn width_of(pictures: &Pictures) -> usize {
-    pictures.iter().map(|(_, paths)| paths.len()).sum()
+/// Images side by side.
+fn width_of(images: &ImagesByPrompt) -> usize {
+    images.iter().map(|(_, paths)| paths.len()).sum()
 }
 
 struct Sheet<'a> {
@@ -139,22 +139,22 @@ struct Sheet<'a> {
 }
 
 impl Sheet<'_> {
-    /// A word at the left of a row of pictures.
+    /// Writes a word at the left of a line of images.
     fn label(&mut self, text: &str, y: u32) {
         self.write(text, MARGIN, y + CELL / 2 - LINE / 2, TEXT_SIZE, FADED);
     }
 
-    fn pictures(&mut self, pictures: &Pictures, y: u32) -> Result<()> {
-        for (column, path) in pictures.iter().flat_map(|(_, paths)| paths).enumerate() {
+    fn images(&mut self, images: &ImagesByPrompt, y: u32) -> Result<()> {
+        for (column, path) in images.iter().flat_map(|(_, paths)| paths).enumerate() {
             self.paste(path, column as u32, y)?;
         }
         Ok(())
     }
 
-    /// Each prompt above its pictures, broken into lines that fit.
-    fn captions(&mut self, pictures: &Pictures, y: u32) {
+    /// Writes each prompt above its images, broken into lines that fit.
+    fn captions(&mut self, images: &ImagesByPrompt, y: u32) {
         let mut column = 0;
-        for (prompt, paths) in pictures {
+        for (prompt, paths) in images {
             let room = paths.len() as u32 * (CELL + GAP) - 2 * GAP;
             for (line, text) in
                 self.broken(prompt, room as f32).iter().take(CAPTION_LINES as usize).enumerate()
@@ -167,12 +167,12 @@ impl Sheet<'_> {
     }
 
     fn paste(&mut self, path: &Path, column: u32, y: u32) -> Result<()> {
-        let picture = image::open(path)
+        let image = image::open(path)
             .with_context(|| format!("{} cannot be read", path.display()))?
             .to_rgb8();
-        let picture = imageops::resize(&picture, CELL, CELL, FilterType::CatmullRom);
+        let image = imageops::resize(&image, CELL, CELL, FilterType::CatmullRom);
         let x = MARGIN + LABEL + column * (CELL + GAP);
-        imageops::replace(&mut self.image, &picture, i64::from(x), i64::from(y));
+        imageops::replace(&mut self.image, &image, i64::from(x), i64::from(y));
         Ok(())
     }
 

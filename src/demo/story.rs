@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 use super::ConceptPhotos;
 use super::progress::Progress;
 use super::report::{ConceptReport, ImageReport, MergeReport, Report};
-use super::sheet::{self, ConceptPanel, MergedPanel, Pictures};
+use super::sheet::{self, ConceptPanel, ImagesByPrompt, MergedPanel};
 use crate::client::Client;
 
-/// What each concept is drawn in; `{}` is its name.
+/// Prompts of each concept; `{}` is its name.
 const PROMPTS: [&str; 4] = [
     "photo of a {} on the grass",
     "photo of a {} on the beach",
     "photo of a {} in the snow",
     "photo of a {} at night",
 ];
-/// What both are drawn in together.
+/// Prompts of both concepts together.
 const COMPOSITIONS: [&str; 4] = [
     "photo of a {known} in front of a {unknown}",
     "photo of a {unknown} next to a {known} on the grass",
@@ -28,7 +28,7 @@ const COMPOSITIONS: [&str; 4] = [
 ];
 const SEEDS: [u64; 2] = [1, 2];
 const TRAINING_SEED: u64 = 1;
-/// Steps over which a mean loss is told.
+/// Steps over which a mean loss is reported.
 const LOSS_WINDOW: usize = 50;
 
 /// Tells the whole story and writes everything below `out`.
@@ -53,17 +53,17 @@ pub(super) async fn tell(
         teller.enrol(student).await?;
     }
     for student in &mut students {
-        teller.draw_before(student).await?;
+        teller.sample_before(student).await?;
     }
     for student in &mut students {
         teller.teach(student).await?;
-        teller.draw_after(student).await?;
+        teller.sample_after(student).await?;
     }
     let (merge, compositions) = teller.merge(&students).await?;
 
     let panels: Vec<ConceptPanel> = students.iter().map(|student| student.panel(out)).collect();
-    let merged = MergedPanel { pictures: compositions };
-    sheet::draw(&panels, &merged)?
+    let merged = MergedPanel { images: compositions };
+    sheet::render(&panels, &merged)?
         .save(out.join("sheet.png"))
         .context("sheet.png cannot be written")?;
 
@@ -122,8 +122,8 @@ impl<'a> Student<'a> {
                 .iter()
                 .filter_map(|path| Some(folder.join(path.file_name()?)))
                 .collect(),
-            before: pictures(out, &self.before),
-            after: pictures(out, &self.after),
+            before: images_by_prompt(out, &self.before),
+            after: images_by_prompt(out, &self.after),
         }
     }
 }
@@ -158,21 +158,21 @@ impl Teller<'_> {
         Ok(())
     }
 
-    /// The same pictures from the base model alone: the modifier token is left out.
-    async fn draw_before(&self, student: &mut Student<'_>) -> Result<()> {
+    /// Generates the same images with the base model alone: the modifier token is left out.
+    async fn sample_before(&self, student: &mut Student<'_>) -> Result<()> {
         let noun = student.photos.class_noun.clone();
         let prompts = PROMPTS.map(|prompt| prompt.replace("{}", &noun));
         let title = format!("{} before", student.photos.name);
         let folder = format!("{}/before", student.photos.name);
-        student.before = self.draw(&title, &folder, &prompts, &[]).await?;
+        student.before = self.sample(&title, &folder, &prompts, &[]).await?;
         Ok(())
     }
 
-    async fn draw_after(&self, student: &mut Student<'_>) -> Result<()> {
+    async fn sample_after(&self, student: &mut Student<'_>) -> Result<()> {
         let prompts = PROMPTS.map(|prompt| prompt.replace("{}", &student.name()));
         let title = format!("{} after", student.photos.name);
         let folder = format!("{}/after", student.photos.name);
-        student.after = self.draw(&title, &folder, &prompts, &student.uses()).await?;
+        student.after = self.sample(&title, &folder, &prompts, &student.uses()).await?;
         if let Some(report) = &mut student.report {
             report.images = student.before.iter().chain(&student.after).cloned().collect();
         }
@@ -244,15 +244,15 @@ impl Teller<'_> {
 
     async fn losses(&self, training: &str) -> Result<Vec<(u64, f64)>> {
         let metrics = self.client.get(&format!("{training}/metrics?limit=10000")).await?;
-        let rows = metrics["data"].as_array().cloned().unwrap_or_default();
-        Ok(rows
+        let points = metrics["data"].as_array().cloned().unwrap_or_default();
+        Ok(points
             .iter()
-            .filter_map(|row| Some((row["step"].as_u64()?, row["loss"].as_f64()?)))
+            .filter_map(|point| Some((point["step"].as_u64()?, point["loss"].as_f64()?)))
             .collect())
     }
 
-    /// Merges both deltas and draws them together.
-    async fn merge(&self, students: &[Student<'_>]) -> Result<(MergeReport, Pictures)> {
+    /// Merges both deltas and generates images of both concepts together.
+    async fn merge(&self, students: &[Student<'_>]) -> Result<(MergeReport, ImagesByPrompt)> {
         let start = Instant::now();
         let concepts: Vec<Value> =
             students.iter().map(|student| json!({ "concept": student.concept_id })).collect();
@@ -266,14 +266,15 @@ impl Teller<'_> {
         let prompts = COMPOSITIONS.map(|prompt| {
             prompt.replace("{known}", &students[0].name()).replace("{unknown}", &students[1].name())
         });
-        let images =
-            self.draw("both together", "merged", &prompts, &[json!({ "delta": delta_id })]).await?;
-        let pictures = pictures(self.out, &images);
-        Ok((MergeReport { merge_id, delta_id, seconds, images }, pictures))
+        let images = self
+            .sample("both together", "merged", &prompts, &[json!({ "delta": delta_id })])
+            .await?;
+        let by_prompt = images_by_prompt(self.out, &images);
+        Ok((MergeReport { merge_id, delta_id, seconds, images }, by_prompt))
     }
 
-    /// Draws every prompt with every seed into `folder`.
-    async fn draw(
+    /// Generates an image of every prompt with every seed into `folder`.
+    async fn sample(
         &self,
         title: &str,
         folder: &str,
@@ -309,13 +310,13 @@ impl Teller<'_> {
             });
             work.at(images.len() as u64, total, "");
         }
-        work.done(&format!("{total} pictures in {:.0} s", start.elapsed().as_secs_f64()));
+        work.done(&format!("{total} images in {:.0} s", start.elapsed().as_secs_f64()));
         Ok(images)
     }
 }
 
 /// Files by prompt, in order.
-fn pictures(out: &Path, images: &[ImageReport]) -> Pictures {
+fn images_by_prompt(out: &Path, images: &[ImageReport]) -> ImagesByPrompt {
     let mut by_prompt: Vec<(String, Vec<PathBuf>)> = Vec::new();
     for image in images {
         let path = out.join(&image.path);

@@ -69,7 +69,7 @@ pub enum Verdict {
 }
 
 /// From what on a pair's constraint error is so much more than its deltas' own, or a merge's drift so high, that the
-/// verdict is risky, and from what on a conflict. Measured on `tiny`: see the decision of 2026-11-24 in ARCHITECTURE.md.
+/// verdict is risky, and from what on a conflict. Measured on `tiny`: see ADR 0019.
 const WORSE_THAN_ALONE: [f64; 2] = [0.1, 0.2];
 const DRIFTS: [f64; 2] = [0.7, 1.0];
 
@@ -98,7 +98,7 @@ impl Verdict {
 }
 
 impl Constraint {
-    /// Measured on `tiny`: see the decision of 2026-11-23 in ARCHITECTURE.md.
+    /// Measured on `tiny`: see ADR 0003.
     pub const DEFAULT: Self = Self::Soft { constraint_weight: 1e3 };
 
     /// μ; `None` asks for equality.

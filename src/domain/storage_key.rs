@@ -34,8 +34,10 @@ impl StorageKey {
         Self(format!("jobs/{job}/{fence}/pack-{sha256}.safetensors"))
     }
 
-    /// What all merges over a base model and a set of captions have in common, by the digests of both.
-    pub fn merge_base(base_digest: &str, captions_digest: &str) -> Self {
+    /// The regularization statistics of a base model and a set of captions, by the digests of both.
+    ///
+    /// The key says `merge` since version 0.1.0, whose objects are still read.
+    pub fn regularization_statistics(base_digest: &str, captions_digest: &str) -> Self {
         Self(format!("base-models/{base_digest}/merge-{captions_digest}.safetensors"))
     }
 

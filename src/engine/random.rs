@@ -1,8 +1,8 @@
-//! Counter-based randomness: a number depends on what it is for, never on what was drawn before it.
+//! Counter-based randomness: a number depends on its purpose, never on the numbers generated before it.
 //!
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a counter and a key
 //! into four random words. The key is the seed; the counter names the purpose, the step or image, the element, and the
-//! position within the draw. So nothing depends on batch neighbours, thread count or the point of resumption, and the
+//! position within the stream. So nothing depends on batch neighbours, thread count or the point of resumption, and the
 //! bytes are the same on every device.
 
 use std::f64::consts::TAU;
@@ -18,7 +18,7 @@ pub enum Purpose {
     Timestep = 3,
     /// Training: the noise that the model is to predict.
     Noise = 4,
-    /// Training: the draw from the VAE's posterior.
+    /// Training: the noise by which latents are sampled from the VAE's posterior.
     Posterior = 5,
     /// Training: sizes, places and words of an augmented photo.
     Augmentation = 6,

@@ -30,9 +30,9 @@ pub use self::trainer::{StepReport, Trainer};
 /// What a training is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrainingPhase {
-    /// Images are augmented and turned into latents; steps count images.
+    /// Images are augmented and encoded to latents; steps count images.
     Encoding,
-    /// The parameters move; steps are optimiser steps.
+    /// The parameters move; steps are optimizer steps.
     Optimizing,
 }
 

@@ -1,4 +1,4 @@
-//! The running batch from outside: who joins and leaves changes nobody's picture, and what goes wrong with one job stays
+//! The running batch from outside: who joins and leaves changes nobody's image, and what goes wrong with one job stays
 //! with it.
 
 use std::time::Duration;
@@ -48,7 +48,7 @@ pub(crate) async fn with_concepts_and(
     (whole, added)
 }
 
-/// A small picture, so that many steps take little time.
+/// A small image, so that many steps take little time.
 pub(crate) fn request(concept: &Concept, steps: usize, seed: u64) -> Value {
     let prompt = format!("photo of a {} dog", concept.token);
     json!({ "prompt": prompt, "num_inference_steps": steps, "seed": seed, "width": 16, "height": 16 })
@@ -71,7 +71,7 @@ pub(crate) fn digests(sample: &Answer) -> Vec<String> {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn pictures_drawn_among_others_equal_those_drawn_alone(db: PgPool) {
+async fn images_generated_among_others_equal_those_generated_alone(db: PgPool) {
     let (whole, concepts) = with_concepts(db, 6, 3).await;
     let mut requests = vec![
         request(&concepts[0], 60, 1),
@@ -108,11 +108,11 @@ async fn pictures_drawn_among_others_equal_those_drawn_alone(db: PgPool) {
     let mut all = alone.concat();
     all.sort();
     all.dedup();
-    assert_eq!(all.len(), 9, "two pictures are the same");
+    assert_eq!(all.len(), 9, "two images are the same");
     let overlaps = together
         .windows(2)
         .filter(|pair| pair[1].text("first_step_at") < pair[0].text("finished_at"));
-    assert!(overlaps.count() >= 3, "they were drawn one after another: {together:?}");
+    assert!(overlaps.count() >= 3, "they were generated one after another: {together:?}");
     whole.end().await;
 }
 
@@ -135,7 +135,7 @@ async fn a_canceled_sample_leaves_the_batch_and_the_others_go_on(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_batch_whose_worker_dies_is_drawn_by_the_next_one(db: PgPool) {
+async fn a_batch_whose_worker_dies_is_generated_by_the_next_one(db: PgPool) {
     let (mut whole, concepts) = with_concepts(db, 16, 3).await;
     let mut paths = Vec::new();
     for (seed, concept) in concepts.iter().enumerate() {
@@ -184,7 +184,7 @@ async fn a_damaged_delta_fails_its_own_sample_alone(db: PgPool) {
     assert_eq!(failed.body["error"]["code"], "object_damaged");
     assert_eq!(failed.body["error"]["retryable"], false);
     assert!(failed.body["error"]["detail"].as_str().unwrap().contains("SHA-256"), "{failed:?}");
-    assert_eq!(failed.body["images"], json!([]), "not even a picture of the base model");
+    assert_eq!(failed.body["images"], json!([]), "not even an image of the base model");
     for sample in &samples {
         assert_eq!(digests(sample).len(), 1);
     }
@@ -193,7 +193,7 @@ async fn a_damaged_delta_fails_its_own_sample_alone(db: PgPool) {
 
 /// Numbers that a delta's file may hold, but that the network cannot take: they overflow in a denoising step.
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_picture_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPool) {
+async fn an_image_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPool) {
     let (whole, concepts) = with_concepts(db, 16, 3).await;
     let base = BaseModel::load(&tiny(), &candle_core::Device::Cpu).unwrap();
     let mut delta =

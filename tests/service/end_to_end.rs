@@ -1,4 +1,4 @@
-//! Photos in, pictures out: the whole service with its worker, a few steps on the tiny base model.
+//! Photos in, images out: the whole service with its worker, a few steps on the tiny base model.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -99,15 +99,15 @@ impl Whole {
         }
     }
 
-    /// Draws a sample and returns its PNGs.
-    pub(crate) async fn pictures(&self, body: Value) -> Vec<Vec<u8>> {
+    /// Runs a sample and returns its PNGs.
+    pub(crate) async fn images(&self, body: Value) -> Vec<Vec<u8>> {
         let sample = self.run("/v1/samples", body).await;
         assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
-        let mut pictures = Vec::new();
+        let mut images = Vec::new();
         for image in sample.body["images"].as_array().unwrap() {
-            pictures.push(self.service.get(image["url"].as_str().unwrap()).await.bytes);
+            images.push(self.service.get(image["url"].as_str().unwrap()).await.bytes);
         }
-        pictures
+        images
     }
 
     pub(crate) async fn train(&self, concepts: Value) -> Answer {
@@ -128,7 +128,7 @@ impl Whole {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn photos_become_a_concept_and_a_concept_becomes_pictures(db: PgPool) {
+async fn photos_become_a_concept_and_a_concept_becomes_images(db: PgPool) {
     let whole = Whole::start(db).await;
     whole.concept("dog", Some("<rex>")).await;
     whole.concept("gate", None).await;
@@ -152,32 +152,32 @@ async fn photos_become_a_concept_and_a_concept_becomes_pictures(db: PgPool) {
     Delta::from_safetensors(&content.bytes).unwrap();
 
     // Alone, merged on the way, and merged for good.
-    let draw = |prompt: &str, concepts: Value| {
+    let sample = |prompt: &str, concepts: Value| {
         let body = json!({
             "prompt": prompt, "concepts": concepts, "num_inference_steps": 2, "n": 2, "seed": 5, "width": 48,
         });
         whole.run("/v1/samples", body)
     };
-    let alone = draw("photo of a <rex> dog", json!([])).await;
-    let both = draw("a <rex> dog in front of a gate", json!([{ "concept": "gate" }])).await;
+    let alone = sample("photo of a <rex> dog", json!([])).await;
+    let both = sample("a <rex> dog in front of a gate", json!([{ "concept": "gate" }])).await;
     let merge = json!({ "concepts": [{ "delta": delta }, { "delta": gate.text("delta") }] });
     let merge = whole.run("/v1/merges", merge).await;
     assert_eq!(merge.text("status"), "succeeded", "{merge:?}");
     let merged =
-        draw("a <rex> dog in front of a gate", json!([{ "delta": merge.text("delta") }])).await;
+        sample("a <rex> dog in front of a gate", json!([{ "delta": merge.text("delta") }])).await;
     for sample in [&alone, &both, &merged] {
         assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
         let images = sample.body["images"].as_array().unwrap();
         assert_eq!(images.len(), 2);
         for image in images {
             let content = whole.service.get(image["url"].as_str().unwrap()).await;
-            let picture = image::load_from_memory(&content.bytes).unwrap();
-            assert_eq!((picture.width(), picture.height()), (48, 64));
+            let image = image::load_from_memory(&content.bytes).unwrap();
+            assert_eq!((image.width(), image.height()), (48, 64));
         }
     }
 
     // The same request gives the same bytes.
-    let again = draw("photo of a <rex> dog", json!([])).await;
+    let again = sample("photo of a <rex> dog", json!([])).await;
     for index in 0..2 {
         assert_eq!(again.body["images"][index]["sha256"], alone.body["images"][index]["sha256"]);
     }
@@ -185,7 +185,7 @@ async fn photos_become_a_concept_and_a_concept_becomes_pictures(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_client_that_waits_gets_its_pictures_at_once(db: PgPool) {
+async fn a_client_that_waits_gets_its_images_at_once(db: PgPool) {
     let whole = Whole::start(db).await;
 
     let body = json!({ "prompt": "a dog", "num_inference_steps": 1 });

@@ -92,17 +92,17 @@ impl Service {
 
     /// The same with so many places in each queue.
     pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
-        Self::with(db, Arc::new(Self::tiny_card()), BaseModelRef::default(), queue_limit, None)
+        Self::with(db, Arc::new(Self::tiny_info()), BaseModelRef::default(), queue_limit, None)
             .await
     }
 
     /// The same on a given object store.
     pub(crate) async fn with_storage(db: PgPool, storage: Storage) -> Self {
-        let card = Arc::new(Self::tiny_card());
-        Self::with(db, card, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
+        let info = Arc::new(Self::tiny_info());
+        Self::with(db, info, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
     }
 
-    fn tiny_card() -> ModelInfo {
+    fn tiny_info() -> ModelInfo {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let scheduler: SchedulerConfig =
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();

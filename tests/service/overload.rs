@@ -1,4 +1,4 @@
-//! More work than there is room for: the queue is bounded, and who is turned away is told when to come again.
+//! More work than there is room for: the queue is bounded, and who is refused is told when to try again.
 
 use futures::future::join_all;
 use serde_json::{Value, json};

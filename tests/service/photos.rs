@@ -37,9 +37,8 @@ async fn photos_of_every_format_are_kept_as_png(db: PgPool) {
         assert_eq!(verdict["status"], "accepted");
         let content = service.get(verdict["image"]["url"].as_str().unwrap()).await;
         assert_eq!(content.header("content-type"), "image/png");
-        let picture =
-            image::load_from_memory_with_format(&content.bytes, ImageFormat::Png).unwrap();
-        assert_eq!((picture.width(), picture.height()), (64, 48));
+        let image = image::load_from_memory_with_format(&content.bytes, ImageFormat::Png).unwrap();
+        assert_eq!((image.width(), image.height()), (64, 48));
     }
     assert_eq!(service.get("/v1/concepts/rex").await.body["image_count"], 3);
 }

@@ -1,4 +1,4 @@
-//! The same picture again, and what it looks like on the way.
+//! The same image again from its manifest, and previews on the way.
 
 use std::io::{Cursor, Write};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::end_to_end::Whole;
 use crate::harness::{Answer, png};
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_picture_is_drawn_again_from_what_it_carries(db: PgPool) {
+async fn an_image_is_generated_again_from_its_manifest(db: PgPool) {
     let mut whole = Whole::start(db).await;
     whole.concept("dog", Some("<rex>")).await;
     whole.concept("gate", None).await;
@@ -26,16 +26,16 @@ async fn a_picture_is_drawn_again_from_what_it_carries(db: PgPool) {
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         body
     };
-    let first = whole.pictures(asked(json!({ "n": 3 }))).await;
+    let first = whole.images(asked(json!({ "n": 3 }))).await;
     let upload =
         image::load_from_memory(&first[1]).unwrap().resize_exact(90, 64, FilterType::Nearest);
     let mut file = Cursor::new(Vec::new());
     upload.write_to(&mut file, ImageFormat::Png).unwrap();
     let upload = whole.service.upload_image(file.into_inner()).await.text("id");
 
-    // Picture 2 alone is picture 2 of three.
+    // Image 2 alone is image 2 of three.
     let alone =
-        whole.pictures(asked(json!({ "n": 1, "first_index": 2, "determinism": "fast" }))).await;
+        whole.images(asked(json!({ "n": 1, "first_index": 2, "determinism": "fast" }))).await;
     assert!(alone[0] == first[2]);
 
     for (name, more) in [
@@ -50,28 +50,28 @@ async fn a_picture_is_drawn_again_from_what_it_carries(db: PgPool) {
             json!({ "guidance_interval": [0.3, 0.7], "unconditional_strength": 0.25, "scheduler": "pndm" }),
         ),
     ] {
-        let picture = whole.pictures(asked(more)).await.pop().unwrap();
-        let manifest = vstar::image_file::manifest_of(&picture).unwrap();
-        let again = whole.pictures(json!({ "from_manifest": manifest })).await;
-        assert!(again[0] == picture, "{name}: {manifest:?}");
+        let image = whole.images(asked(more)).await.pop().unwrap();
+        let manifest = vstar::image_file::manifest_of(&image).unwrap();
+        let again = whole.images(json!({ "from_manifest": manifest })).await;
+        assert!(again[0] == image, "{name}: {manifest:?}");
         let listed = whole.service.get("/v1/samples").await;
         let id = listed.body["data"][0]["images"][0]["id"].as_str().unwrap();
         let published = whole.service.get(&format!("/v1/images/{id}/manifest")).await;
         assert_eq!(published.body, serde_json::to_value(&manifest).unwrap(), "{name}");
-        let (succeeded, said) = replay(&whole, &picture).await;
+        let (succeeded, said) = replay(&whole, &image).await;
         assert!(succeeded, "{name}: {said}");
     }
 
     // Nor after a restart, in a batch of another size.
     whole.kill_worker().await;
     whole.start_worker(WorkerConfig { max_batch_size: Some(2), ..WorkerConfig::default() });
-    let again = whole.pictures(asked(json!({ "n": 3 }))).await;
+    let again = whole.images(asked(json!({ "n": 3 }))).await;
     assert!(again == first);
 
     // What is not the same again is said.
-    let picture = &first[0];
-    let manifest = vstar::image_file::manifest_of(picture).unwrap();
-    let pixels = image::load_from_memory(picture).unwrap().to_rgb8();
+    let image = &first[0];
+    let manifest = vstar::image_file::manifest_of(image).unwrap();
+    let pixels = image::load_from_memory(image).unwrap().to_rgb8();
     let mut altered = pixels.clone();
     altered.get_pixel_mut(3, 3).0[0] ^= 128;
     let other = |change: &dyn Fn(&mut Manifest)| {
@@ -112,7 +112,7 @@ fn told(sample: &Answer) -> Vec<Value> {
     sample.body["progress"]["previews"].as_array().cloned().unwrap_or_default()
 }
 
-/// Two pictures in a batch with room for one: while the first is drawn, the second has nothing to show.
+/// Two images in a batch with room for one: while the first is denoised, the second has no preview.
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn every_preview_that_is_told_of_is_there(db: PgPool) {
     let config = WorkerConfig { max_batch_size: Some(1), ..WorkerConfig::default() };
@@ -146,7 +146,7 @@ async fn every_preview_that_is_told_of_is_there(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn previews_come_while_pictures_are_drawn(db: PgPool) {
+async fn previews_come_while_images_are_generated(db: PgPool) {
     let whole = Whole::start(db).await;
     let body =
         json!({ "prompt": "a dog", "n": 2, "num_inference_steps": 500, "preview_every": 100 });
@@ -161,8 +161,8 @@ async fn previews_come_while_pictures_are_drawn(db: PgPool) {
         assert!(preview["step"].as_u64().unwrap().is_multiple_of(100), "{sample:?}");
         let answer = whole.service.get(&format!("{path}/previews/{}", preview["index"])).await;
         assert_eq!(answer.header("content-type"), "image/png", "{answer:?}");
-        let picture = image::load_from_memory(&answer.bytes).unwrap();
-        assert_eq!((picture.width(), picture.height()), (64, 64));
+        let image = image::load_from_memory(&answer.bytes).unwrap();
+        assert_eq!((image.width(), image.height()), (64, 64));
     }
     let sample = whole.wait_for(&path, ended).await;
     assert_eq!(sample.text("status"), "succeeded", "{sample:?}");

@@ -320,7 +320,7 @@ fn manifest() -> Value {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_manifest_becomes_a_sample_of_its_one_picture(db: PgPool) {
+async fn a_manifest_becomes_a_sample_of_its_one_image(db: PgPool) {
     let service = Service::start(db).await;
     let (_, delta) = service.trained_concept("rex", DIGEST).await;
     let image = service.upload_image(png(64, 64, 1)).await;

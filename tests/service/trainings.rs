@@ -30,7 +30,7 @@ async fn a_training_is_queued_with_every_number_filled_in(db: PgPool) {
     assert_eq!(service.get(training.header("location")).await.body, training.body);
     let second = service.post("/v1/trainings", json!({ "concepts": ["max"] })).await;
     assert_eq!(second.body["queue"]["position"], 1);
-    assert!(second.body["seed"].is_u64(), "the server draws a seed");
+    assert!(second.body["seed"].is_u64(), "the server chooses a seed");
     let list = service.get("/v1/trainings").await;
     assert_eq!(list.body["data"][0]["id"], second.body["id"]);
     assert_eq!(list.body["data"][1]["id"], training.body["id"]);

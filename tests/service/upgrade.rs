@@ -31,7 +31,7 @@ async fn migrate_around(db: &PgPool, first: &str, fill: impl AsyncFnOnce()) {
 }
 
 #[sqlx::test(migrations = false)]
-async fn samples_from_before_manifests_say_how_they_were_drawn(db: PgPool) {
+async fn samples_from_before_manifests_say_how_they_were_generated(db: PgPool) {
     let (training, sample) = (JobId::generate(), JobId::generate());
     let delta = DeltaId::generate();
     let task = json!({

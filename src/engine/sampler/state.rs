@@ -38,7 +38,7 @@ pub struct DenoisingState {
 }
 
 impl DenoisingState {
-    /// An image before its first step, its noise drawn from the seed.
+    /// An image before its first step, with initial latents from the seed.
     pub fn new(base: &BaseModel, request: &SampleRequest) -> Result<Self> {
         let prompts = PromptKeyValues::new(base, request)?;
         Self::with_key_values(base, request, prompts)

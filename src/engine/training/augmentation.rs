@@ -40,7 +40,7 @@ pub(super) struct PreparedImage {
     pub caption_prefix: String,
 }
 
-/// Draws one augmented version of an instance image: centre crop, mirror image, size.
+/// Makes one augmented version of an instance image: centre crop, mirror image, size.
 pub(super) fn augment_instance(
     photo: &RgbImage,
     canvas: Canvas,

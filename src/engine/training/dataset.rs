@@ -95,7 +95,7 @@ impl Dataset {
 
     /// The batch of one step: instance images, then class images, both taken from the concepts in turn.
     ///
-    /// What an element draws depends on the seed, the step and its place in the batch alone.
+    /// An element depends on the seed, the step and its place in the batch alone.
     pub(super) fn batch(
         &self,
         base: &BaseModel,
@@ -112,34 +112,34 @@ impl Dataset {
 
         let mut latents = vec![0.0; elements * size];
         let mut noise = vec![0.0; elements * size];
-        let draw_element = |(element, (latent, noise)): (usize, (&mut [f32], &mut [f32]))| {
-            let draw = |purpose| Random::new(seed, purpose, step as u64, element as u64);
+        let element_of = |(element, (latent, noise)): (usize, (&mut [f32], &mut [f32]))| {
+            let random = |purpose| Random::new(seed, purpose, step as u64, element as u64);
             let is_class = element >= recipe.instance_batch_size;
             let turn = if is_class { element - recipe.instance_batch_size } else { element };
             let concept =
                 &self.concepts[(step * recipe.instance_batch_size + turn) % self.concepts.len()];
             let pool = if is_class { &concept.class_images } else { &concept.instances };
-            let mut order = draw(Purpose::DataOrder);
+            let mut order = random(Purpose::DataOrder);
             let image = &pool[order.below(pool.len())];
             let caption = &image.captions[order.below(image.captions.len())];
 
-            draw(Purpose::Posterior).normals(latent);
+            random(Purpose::Posterior).normals(latent);
             for ((value, mean), std) in latent.iter_mut().zip(&image.mean).zip(&image.std) {
                 *value = (mean + std * *value) * self.scaling_factor;
             }
-            draw(Purpose::Noise).normals(noise);
-            let timestep = draw(Purpose::Timestep).below(base.scheduler.num_train_timesteps);
+            random(Purpose::Noise).normals(noise);
+            let timestep = random(Purpose::Timestep).below(base.scheduler.num_train_timesteps);
             (image, caption, timestep as u32)
         };
         let places = latents.par_chunks_exact_mut(size).zip(noise.par_chunks_exact_mut(size));
-        let drawn: Vec<(&Encoded, &Vec<u32>, u32)> = places.enumerate().map(draw_element).collect();
-        let mask = drawn.iter().flat_map(|(image, _, _)| image.mask.iter().copied()).collect();
+        let chosen: Vec<(&Encoded, &Vec<u32>, u32)> = places.enumerate().map(element_of).collect();
+        let mask = chosen.iter().flat_map(|(image, _, _)| image.mask.iter().copied()).collect();
         let shape = (elements, channels, height, width);
         Ok(Batch {
             latents: Tensor::from_vec(latents, shape, &base.device)?,
             noise: Tensor::from_vec(noise, shape, &base.device)?,
-            timesteps: drawn.iter().map(|(_, _, timestep)| *timestep).collect(),
-            input_ids: drawn.iter().map(|(_, caption, _)| (*caption).clone()).collect(),
+            timesteps: chosen.iter().map(|(_, _, timestep)| *timestep).collect(),
+            input_ids: chosen.iter().map(|(_, caption, _)| (*caption).clone()).collect(),
             mask: Tensor::from_vec(mask, (elements, 1, height, width), &base.device)?,
             is_class_image: (0..elements)
                 .map(|element| element >= recipe.instance_batch_size)
@@ -203,7 +203,7 @@ fn plan_concept(
     let draws = recipe.max_train_steps * recipe.instance_batch_size;
     let pool = draws.min(AUGMENTATIONS_PER_IMAGE * concept.images.len()).max(concept.images.len());
     let instances = (0..pool).map(|i| {
-        // Concepts of a joint training draw apart from one another.
+        // Concepts of a joint training have random numbers of their own.
         let draw = ((index as u64) << 32) + (i / concept.images.len()) as u64;
         Planned::Instance { image: i % concept.images.len(), draw }
     });

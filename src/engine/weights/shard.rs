@@ -89,7 +89,7 @@ impl Shard {
             };
             entries.push((name.clone(), entry));
         }
-        // SAFETY: a model's files do not change while it is served, as README asks.
+        // SAFETY: a model's files do not change while it is served, as docs/operating.md asks.
         let map = used_as_stored.then(|| unsafe { Mmap::map(&file) }.ok()).flatten();
         let shard = Shard { path, file, size_bytes, map: map.map(Arc::new) };
         shard.read_ahead();
