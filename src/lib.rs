@@ -1,22 +1,34 @@
 //! vstar teaches a text-to-image model a user's own concepts and serves images of them.
 //!
 //! Uploaded photos belong to a **concept**, a **training** turns them into a **delta**, deltas are **merged**, and
-//! the base model with a delta draws **samples**. Every layer spells the same nouns:
+//! the base model with a delta generates **samples**. Every layer spells the same nouns.
 //!
-//! - [`domain`]: the nouns and their rules, no I/O;
-//! - [`engine`]: Stable Diffusion and Custom Diffusion; works without the rest of the service;
-//! - [`http`]: requests in, responses out;
-//! - [`app`]: what the service can do, one verb per request;
-//! - [`worker`]: takes a job, feeds the engine, records the result;
-//! - [`db`]: the catalog in Postgres, the only place with SQL;
-//! - [`storage`]: photos, deltas and images in an object store;
-//! - [`delta_store`]: deltas, merge packs and regularization statistics, cached; what the API answers about them by itself;
-//! - [`model_folder`] and [`class_images`]: the base model's folder as it is known without its weights;
-//! - [`image_file`]: a generated image as a PNG that carries its manifest; [`replay`] generates it again, as a client;
-//! - [`postgres`]: the private database where none is given;
-//! - [`serve`] and [`config`]: all of it, put together;
-//! - [`demo`]: the main job from end to end, as a client;
+//! From a request to a job and its result:
+//!
+//! - [`domain`]: the nouns and their rules, without I/O. Every other module may use it.
+//! - [`http`]: requests in, responses out, and the OpenAPI document. A handler calls one verb of `app`.
+//! - [`app`]: what the service can do, one file per noun. It decides, and queues what takes longer than a request as a job.
+//! - [`worker`]: leases jobs, runs them on the thread that owns its device, and records the results.
+//! - [`engine`]: Stable Diffusion and Custom Diffusion. It is synchronous and works without the rest of the service.
+//!
+//! What they keep, and where:
+//!
+//! - [`db`]: the catalog and the queue in Postgres, the only place with SQL.
+//! - [`storage`]: photos, class images, deltas and generated images in an object store.
+//! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
+//! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
+//! - [`image_file`]: a generated image as a PNG that carries its manifest.
+//!
+//! The program around them:
+//!
+//! - [`config`]: every setting. [`serve`] puts the service together from them.
+//! - [`postgres`]: the private database server that runs if no database is given.
+//! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest, and
+//!   [`demo`] to do the main job from end to end.
+//! - [`mod@bench`]: one piece of the engine's work, timed.
 //! - [`allocator`]: how long freed memory is kept.
+//!
+//! `docs/architecture.md` says which module may use which others, and where to find what.
 
 #![deny(unsafe_code)]
 

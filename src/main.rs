@@ -80,7 +80,7 @@ fn kept_memory(command: &Command) -> Duration {
 
 #[expect(unsafe_code, reason = "a variable of the environment is set before any thread exists")]
 fn main() -> ExitCode {
-    // candle's own helper threads spin while they wait and fight ours for the cores; its share of the work is small.
+    // candle's helper threads spin while they wait and compete with ours for the cores (ADR 0002).
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {
         // SAFETY: no other thread exists yet.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };

@@ -200,8 +200,8 @@ pub async fn connect(url: &str) -> Result<PgPool> {
                 async move { Ok(about.idle_for < TRUSTED_FOR || connection.ping().await.is_ok()) },
             )
         })
-        // Every statement finds its rows by an index. A plan is kept, and one that was made while tables were small would
-        // read them whole when they are not any more, until the server gathers statistics again.
+        // Every statement has an index. Without this, a connection keeps a plan that was made while a table was small, and
+        // reads the whole table after it has grown (ADR 0013).
         .after_connect(|connection, _| {
             Box::pin(async move {
                 connection.execute("set enable_seqscan = off").await?;

@@ -1,4 +1,4 @@
-//! Table `sample_preview`: what a running sample's images look like so far; deleted when the job ends.
+//! Table `sample_preview`: what a running sample's images look like so far; deleted when the job ends (ADR 0014).
 
 use sqlx::PgExecutor;
 

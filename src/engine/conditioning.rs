@@ -23,7 +23,7 @@ use super::{
 pub struct ConceptUse {
     pub delta: Arc<Delta>,
     /// From 0, the base model, to 1, the delta as it was learned: multiplies ΔW, and moves the modifier token's embedding
-    /// row as far from its initializer's. At 0 a prompt with the token is the base model's with the initializer.
+    /// row as far from its initializer's (ADR 0012). At 0 a prompt with the token is the base model's with the initializer.
     pub strength: f64,
 }
 

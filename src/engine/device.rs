@@ -1,4 +1,6 @@
 //! CPU or CUDA, and which dtype where; the only `cfg(feature = "cuda")`.
+//!
+//! CUDA's libraries are loaded at run time (ADR 0008), and a device has one stream (ADR 0009).
 
 use candle_core::{DType, Device};
 

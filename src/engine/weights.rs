@@ -2,7 +2,7 @@
 //!
 //! A component of the diffusers layout keeps its weights in `<stem>.safetensors`, or in several files that
 //! `<stem>.safetensors.index.json` lists. A weight is read when a layer asks for it, to the device and the dtype it is
-//! used in; frozen ones that are stored as the CPU computes are used from the mapped file itself.
+//! used in; frozen ones that are stored as the CPU computes are used from the mapped file itself (ADR 0005).
 
 mod json;
 mod shard;

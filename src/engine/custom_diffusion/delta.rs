@@ -1,7 +1,7 @@
 //! A delta: what a training learned or a merge computed, as a value and as a file.
 //!
 //! The file is safetensors. A dense delta has the trained matrices under their diffusers names (`….attn2.to_k.weight`),
-//! in f16, so that `unet.load_state_dict(file, strict=False)` applies it; a factorised one has the shared `P` and one
+//! in f16 (ADR 0001), so that `unet.load_state_dict(file, strict=False)` applies it; a factorised one has the shared `P` and one
 //! `E` per matrix, in f32. Embedding rows lie under `modifier_token.<rex>`. The header's metadata says which base model the
 //! delta belongs to and which concepts it holds.
 

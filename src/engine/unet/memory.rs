@@ -2,7 +2,7 @@
 //!
 //! The tape keeps the results that an operation's backward pass reads: convolutions, projections and joins keep none, norms
 //! their input, GEGLU factors as wide as its projection, attention its inputs. A layer (a resnet with its transformer)
-//! that is computed again in the backward pass keeps its own input alone.
+//! that is computed again in the backward pass keeps its own input alone (ADR 0010).
 
 use candle_core::DType;
 

@@ -1,4 +1,6 @@
 //! The micro-kernel: the innermost loops of a product, one version for each instruction set.
+//!
+//! It does multiply-adds and hardly anything else (ADR 0020).
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
