@@ -48,7 +48,7 @@ pub struct TrainingProgress {
     pub learning_rate: f64,
 }
 
-/// Encodes the images of `input`, and takes the optimiser steps that are left.
+/// Encodes the images of `input`, and takes the optimizer steps that are left.
 ///
 /// A step depends on the parameters, their moments and its number alone, so a trainer that was restored goes on as if it
 /// had not been interrupted.

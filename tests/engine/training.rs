@@ -119,7 +119,7 @@ fn a_training_stops_at_the_step_where_its_observer_says_so() {
     }
 }
 
-/// Stops a training after its `step`-th optimiser step.
+/// Stops a training after its `step`-th optimizer step.
 fn stop_after(step: usize) -> impl FnMut(&TrainingProgress) -> Flow {
     move |progress| match progress.phase {
         TrainingPhase::Optimizing if progress.step == step => Flow::Stop,

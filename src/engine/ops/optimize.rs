@@ -1,4 +1,4 @@
-//! An optimiser's step over all values of a parameter, in one pass.
+//! An optimizer's step over all values of a parameter, in one pass.
 
 mod candle;
 mod cpu;

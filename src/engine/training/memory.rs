@@ -16,7 +16,7 @@ pub struct StepMemory {
     pub text: u64,
     /// Activations of the UNet, their gradients, and what operations hold in the backward pass.
     pub activations: u64,
-    /// What the optimiser holds in addition to the state, after all activations are freed.
+    /// What the optimizer holds in addition to the state, after all activations are freed.
     pub optimizer: u64,
 }
 

@@ -36,7 +36,7 @@ pub trait Method: Send {
     fn gradients(&self, forward: Self::Forward, d_key_values: &Tensor) -> Result<Vec<Tensor>>;
 }
 
-/// One trained tensor, and how the optimiser treats it.
+/// One trained tensor, and how the optimizer treats it.
 pub struct Parameter<'a> {
     /// Unique within its method; a saved state names it by this.
     pub name: &'static str,

@@ -8,12 +8,12 @@ use candle_core::Tensor;
 /// copies nothing.
 #[derive(Clone, Debug)]
 pub struct TrainerState {
-    /// Optimiser steps taken so far.
+    /// Optimizer steps taken so far.
     pub step: usize,
     pub parameters: Vec<ParameterState>,
 }
 
-/// One trained tensor with its optimiser's moments, all of one shape, in f32.
+/// One trained tensor with its optimizer's moments, all of one shape, in f32.
 #[derive(Clone, Debug)]
 pub struct ParameterState {
     /// [`Parameter::name`](super::method::Parameter::name).

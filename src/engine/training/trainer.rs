@@ -1,4 +1,4 @@
-//! One optimiser step after the other.
+//! One optimizer step after the other.
 
 use candle_core::Tensor;
 
@@ -13,7 +13,7 @@ use crate::engine::error::{EngineError, Result};
 use crate::engine::split::Split;
 use crate::engine::unet::Activations;
 
-/// A method's parameters with their optimiser.
+/// A method's parameters with their optimizer.
 pub struct Trainer<M> {
     pub method: M,
     objective: Objective,
@@ -57,7 +57,7 @@ impl<M: Method> Trainer<M> {
         Self { memory_budget: bytes, ..self }
     }
 
-    /// Optimiser steps so far, those before [`Self::restore`] included.
+    /// Optimizer steps so far, those before [`Self::restore`] included.
     pub fn steps_taken(&self) -> usize {
         self.steps_taken
     }
@@ -101,7 +101,7 @@ impl<M: Method> Trainer<M> {
         Ok(())
     }
 
-    /// One optimiser step on `batch`.
+    /// One optimizer step on `batch`.
     pub fn step(
         &mut self,
         base: FrozenModel<'_>,

@@ -1,4 +1,4 @@
-//! Optimiser steps in candle's tensors.
+//! Optimizer steps in candle's tensors.
 
 use candle_core::{DType, Result, Tensor};
 

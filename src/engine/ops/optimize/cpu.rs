@@ -1,4 +1,4 @@
-//! Optimiser steps on the CPU.
+//! Optimizer steps on the CPU.
 
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
