@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// How long freed memory is kept: a step of a network frees what the next one needs, and to have it cleared by the system
-/// again took a twentieth of a training step of the tiny model.
+/// How long freed memory is kept. A step of a network frees what the next one needs. Getting it from the system again,
+/// cleared, took a twentieth of a training step of `tiny`.
 pub const KEPT: Duration = Duration::from_secs(30);
 
-/// Keeps freed memory for so long before it is given back to the system.
+/// Keeps freed memory for `duration` before it is returned to the system.
 pub fn keep_freed_memory(duration: Duration) {
     /// `mi_option_purge_delay` of `mimalloc.h`, in milliseconds.
     const PURGE_DELAY: std::ffi::c_int = 15;

@@ -1,14 +1,14 @@
-//! What was used last, up to so many bytes.
+//! A cache with a budget in bytes.
 
 use std::hash::Hash;
 
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
-/// How many entries a cache is laid out for; more or fewer cost a little speed, nothing else.
+/// The number of entries that a cache is laid out for. Another number costs a little speed and nothing else.
 const EXPECTED_ENTRIES: usize = 1024;
 
-/// A map that forgets what is used least once its values take more than the budget.
+/// A map that evicts what was not used for the longest time once its values exceed the budget.
 pub(crate) struct ByteCache<K, V> {
     cache: Cache<K, Entry<V>, BySize>,
 }
@@ -55,8 +55,8 @@ impl<K: Clone + Eq + Hash, V: Clone> ByteCache<K, V> {
         self.cache.insert(key, Entry { value, size_bytes });
     }
 
-    /// Returns the value that is kept, or makes and keeps it. Whoever asks for it in the meantime waits for the one who
-    /// makes it; if that fails, the next one tries.
+    /// Returns the cached value, or makes and caches it. Callers that ask for it in the meantime wait; if making it
+    /// fails, the next of them tries.
     ///
     /// - `make`: the value with its size in bytes
     pub(crate) async fn get_or_make<E>(

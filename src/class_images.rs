@@ -66,7 +66,7 @@ impl ClassImageSet {
     /// Reads an object that [`Self::to_zip`] wrote.
     ///
     /// # Errors
-    /// If it is anything else.
+    /// If the bytes are anything else.
     pub fn from_zip(bytes: &[u8]) -> io::Result<Self> {
         let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(io::Error::other)?;
         let mut read = |name: &str| -> io::Result<Vec<u8>> {
@@ -148,8 +148,8 @@ impl ClassImageSet {
         self.entries.iter().map(|entry| entry.caption.clone()).collect()
     }
 
-    /// The images whose caption has the noun as whole words; all where none has: the model does not know the class,
-    /// and what must stay as it is then is everything else.
+    /// The images whose caption has the noun as whole words, or all if none has: then the model does not know the
+    /// class, and everything else must stay as it is.
     pub(crate) fn choose(&self, noun: &ClassNoun) -> Self {
         let of_noun = self.entries.iter().filter(|entry| has_words(&entry.caption, noun.as_str()));
         let entries: Vec<Entry> = of_noun.cloned().collect();

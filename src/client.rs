@@ -10,7 +10,7 @@ use reqwest::{Method, RequestBuilder};
 use serde::Serialize;
 use serde_json::Value;
 
-/// How often a job is looked at.
+/// How often a job is polled.
 const POLL: Duration = Duration::from_millis(300);
 
 /// One HTTP request; repeated polls of a job count as one.
@@ -84,7 +84,7 @@ impl Client {
         Ok(bytes.len())
     }
 
-    /// Looks at a job until it has succeeded; `see` hears of each look.
+    /// Polls a job until it has succeeded, and calls `see` with each answer.
     pub async fn finish(&self, path: &str, mut see: impl FnMut(&Value)) -> Result<Value> {
         loop {
             let job = self.get(path).await?;
@@ -99,7 +99,7 @@ impl Client {
         }
     }
 
-    /// Everything that was asked so far.
+    /// All requests so far.
     pub fn requests(&self) -> Vec<RequestReport> {
         self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }

@@ -37,11 +37,11 @@ pub struct Settings {
     pub threads: Option<usize>,
 }
 
-/// How a worker shares its device and memory out.
+/// How a worker divides its device and memory.
 #[derive(Clone, Debug, Args)]
 pub struct WorkerSettings {
-    /// The largest batch of samples, in images of the base model's own size, where guidance doubles an image and a larger
-    /// image counts by its area: 16 on the CPU if this is not set, on a GPU what its free memory holds.
+    /// The largest batch of samples, in images of the base model's own size. Guidance doubles an image, and a larger
+    /// image counts by its area. Defaults to 16 on the CPU, and to what the free memory holds on a GPU.
     #[arg(long, env = "VSTAR_MAX_BATCH_SIZE", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_batch_size: Option<u32>,
     /// The former name of --max-batch-size.
@@ -50,15 +50,15 @@ pub struct WorkerSettings {
     /// Fraction of the device's time that a running training gets while samples wait, 0 to 0.95.
     #[arg(long, env = "VSTAR_TRAINING_SHARE", value_parser = parse_share, default_value_t = 0.5)]
     pub training_share: f64,
-    /// Host memory for deltas that were used last, in MiB; an API and a worker in one process share it.
+    /// Host memory for recently used deltas, in MiB. An API and a worker in one process share it.
     #[arg(long, env = "VSTAR_DELTA_CACHE_MIB", default_value_t = 1024)]
     pub delta_cache_mib: usize,
-    /// Memory for keys and values of prompts that were used last, in MiB.
+    /// Memory for the keys and values of recently used prompts, in MiB.
     #[arg(long, env = "VSTAR_CONDITIONING_CACHE_MIB", default_value_t = 256)]
     pub conditioning_cache_mib: usize,
-    /// Memory that a training step may take beside the model's weights, such as 4GB: above it, layers of the UNet are
-    /// computed again in the backward pass instead of kept. No bound on the CPU, half of what is free on a GPU, if this is
-    /// not set; with 0, freed memory also goes back to the system at once.
+    /// Memory that a training step may take in addition to the model's weights, such as 4GB. Above it, layers of the
+    /// UNet are recomputed in the backward pass instead of kept. Defaults to no limit on the CPU and to half of the
+    /// free memory on a GPU. With 0, freed memory is also returned to the system at once.
     #[arg(long, env = "VSTAR_MEMORY_BUDGET", value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,
 }
@@ -116,10 +116,10 @@ pub struct ServeSettings {
     /// Address to listen on.
     #[arg(long, env = "VSTAR_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Jobs of each kind that may wait; who comes then gets 503 and the time after which to come again.
+    /// The number of jobs of each kind that may be queued. Above it, requests get 503 with Retry-After.
     #[arg(long, env = "VSTAR_QUEUE_LIMIT", default_value_t = DEFAULT_QUEUE_LIMIT)]
     pub queue_limit: usize,
-    /// Serve only; `vstar work` runs the jobs.
+    /// Serve only. `vstar work` runs the jobs.
     #[arg(long, env = "VSTAR_NO_WORKER")]
     pub no_worker: bool,
 }

@@ -1,7 +1,7 @@
 //! Deltas, merge packs and regularization statistics: read from the object store once, checked, then shared.
 //!
-//! The API and the worker of one process use the same store. With what trainings and merges leave in it, the API answers
-//! by itself, without a device and without a job, how deltas go together and what their whole matrices are.
+//! The API and the worker of one process use the same store. From what trainings and merges have stored, the API itself
+//! answers how deltas go together and what their whole matrices are. It needs neither a device nor a job.
 
 mod error;
 mod read;
@@ -34,7 +34,7 @@ const STATISTICS_BYTES: usize = 64 * 1024 * 1024;
 #[derive(Clone, Debug, Default)]
 pub struct BaseModelRef {
     pub digest: Digest,
-    /// Of the captions that merges keep unless a request gives others; `None` if there are none.
+    /// The digest of the captions that merges preserve unless a request gives others; `None` if there are none.
     pub captions_digest: Option<String>,
     /// Its folder, from which `to_k` and `to_v` are read when they are asked for.
     pub dir: PathBuf,
@@ -50,7 +50,7 @@ impl From<&ModelFolder> for BaseModelRef {
     }
 }
 
-/// The deltas, packs and statistics in the object store, those that were used last also in memory.
+/// The deltas, packs and statistics in the object store. Those that were used recently are also in memory.
 #[derive(Clone)]
 pub struct DeltaStore {
     storage: Storage,
@@ -65,7 +65,8 @@ pub struct DeltaStore {
 type PackId = (DeltaId, u64);
 
 impl DeltaStore {
-    /// - `delta_bytes`: host memory for the deltas that were used last; packs and statistics are small and have their own
+    /// - `delta_bytes`: host memory for recently used deltas; packs and statistics are small and have budgets of their
+    ///   own
     pub fn new(storage: Storage, base: BaseModelRef, delta_bytes: usize) -> Self {
         Self {
             storage,

@@ -54,7 +54,7 @@ enum Command {
     Openapi,
     /// Times one piece of the engine's work.
     Bench(BenchArgs),
-    /// Runs a command with DATABASE_URL set to an empty Postgres that is thrown away afterwards.
+    /// Runs a command with DATABASE_URL set to an empty Postgres that is deleted afterwards.
     #[command(hide = true)]
     WithPostgres {
         #[arg(last = true, required = true)]
@@ -62,7 +62,7 @@ enum Command {
     },
 }
 
-/// How long freed memory is kept: a memory budget of 0 gives it back at once.
+/// How long freed memory is kept. With a memory budget of 0 it is returned at once.
 fn kept_memory(command: &Command) -> Duration {
     let budget = match command {
         Command::Serve(settings) => settings.common.worker.memory_budget,

@@ -66,7 +66,7 @@ impl ModelFolder {
         Ok(Self { dir: dir.to_owned(), info, class_images })
     }
 
-    /// SHA-256 in hex over the captions that merges leave alone unless a request gives others; `None` if there are none.
+    /// SHA-256 in hex over the captions that merges preserve unless a request gives others; `None` if there are none.
     pub fn captions_digest(&self) -> Option<String> {
         (!self.class_images.is_empty()).then(|| captions_digest(&self.class_images.captions()))
     }

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const OLDEST: u32 = 14;
 /// How long a start may take; a server that was killed needs to recover first.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// Who the server runs as where this process is root, which Postgres refuses: nobody.
+/// The user that the server runs as if this process is root, which Postgres refuses: nobody.
 const NOBODY: u32 = 65534;
 
 /// Why there is no private Postgres.
@@ -59,7 +59,7 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Starts the server of `data`, which is made if it is not there. Blocks until the server answers.
     ///
-    /// With `durable` off it does not wait for the disk: for tests, whose data is thrown away.
+    /// With `durable` off the server does not wait for the disk. This is for tests, whose data is deleted.
     pub fn start(data: &Path, bin: Option<&Path>, durable: bool) -> Result<Self, PostgresError> {
         let bin = find_binaries(bin).ok_or(PostgresError::NotFound)?;
         let version = major_version(&bin)?;
@@ -147,7 +147,7 @@ enum Identity {
     Same,
     /// Root outside, nobody inside of a user namespace: files stay root's, and any folder can be used.
     Namespace,
-    /// Nobody, whose the data folder then is.
+    /// The user nobody, who then owns the data folder.
     Nobody,
 }
 
@@ -166,7 +166,7 @@ impl Identity {
         Ok(Self::Nobody)
     }
 
-    /// Gives a folder to whoever the server is.
+    /// Makes the server's user the owner of a folder.
     fn own(self, path: &Path) -> io::Result<()> {
         match self {
             Self::Same | Self::Namespace => Ok(()),

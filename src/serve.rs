@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(25);
 /// A service that answers; [`Service::stop`] ends it in order.
 pub struct Service {
     pub address: SocketAddr,
-    /// What API and worker of this process keep of deltas.
+    /// The delta store that API and worker of this process share.
     pub deltas: DeltaStore,
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
@@ -80,7 +80,7 @@ impl Service {
             }
         })];
         if let Model::Loaded(model) = model {
-            // Connections of its own: requests, however many, cannot keep it from renewing its leases.
+            // The worker has connections of its own, so that requests cannot keep it from renewing its leases.
             let pool = connect(&database.url).await?;
             let config = WorkerConfig::from(&common.worker);
             let worker = Worker::new(pool, storage, deltas.clone(), *model, config)?;
@@ -193,7 +193,7 @@ pub async fn connect(url: &str) -> Result<PgPool> {
     let options = PgPoolOptions::new()
         .max_connections(20)
         .acquire_timeout(Duration::from_secs(10))
-        // In place of a question to the server before each statement, of which a sample has a dozen on its way.
+        // Instead of a ping before each statement: a sample takes a dozen of them.
         .test_before_acquire(false)
         .before_acquire(|connection, about| {
             Box::pin(

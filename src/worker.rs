@@ -1,12 +1,12 @@
-//! Takes a job, feeds the engine, records the result.
+//! Leases jobs, runs them on a device, and records the results.
 //!
-//! A worker holds one device. It has a lane for each kind of job: trainings and merges are leased one at a time, samples
-//! as long as the running batch has room for them. The batch and merges are let in between two steps of a training. What
-//! a worker writes after losing its lease is ignored in the catalog.
+//! A worker holds one device. It has a lane for each kind of job: trainings and merges are leased one at a time,
+//! samples as long as the running batch has room for them. The batch and merges get the device between two steps of a
+//! training. What a worker writes after it has lost its lease is ignored.
 //!
 //! - `runner`: the lanes, from lease to conclusion; `wakeups` tells them of new jobs
 //! - `kinds`: one file for each kind of job, all of the same trait in `job`
-//! - `context`: what jobs work with; `lease`, `heartbeat` and `progress`: what one job holds and tells
+//! - `context`: what jobs work with; `lease`, `heartbeat` and `progress`: a job's lease and its progress
 //! - `device`: the one thread that owns the device, with `batch`, `conditioner` and `fair_share`
 
 mod backfill;

@@ -1,4 +1,4 @@
-//! What checks of merges need and an earlier version has not left: made when a worker starts.
+//! What checks of merges need and an earlier version did not store. It is made when a worker starts.
 
 use tokio_util::sync::CancellationToken;
 
@@ -8,11 +8,11 @@ use crate::db;
 use crate::db::Page;
 use crate::domain::delta::Delta;
 
-/// Deltas that are looked at together.
+/// Deltas per query.
 const PAGE: i64 = 100;
 
 /// Encodes the base model's captions and builds the packs of deltas that have none. What cannot be made is logged and
-/// left out: it costs no more than an answer to a check.
+/// left out; a check over it is then refused.
 pub(super) async fn run(context: &Context, shutdown: &CancellationToken) {
     if let Err(error) = backfill_statistics(context).await {
         tracing::warn!(%error, "merges cannot be checked before the first one");

@@ -1,7 +1,7 @@
-//! The running batch: images of many jobs on their way from noise, one step at a time.
+//! The running batch: images of many jobs, denoised together one step at a time.
 //!
-//! An image joins between any two steps, whatever its concept, prompt, size, step count or scheduler, and leaves when it
-//! is done; the images of one job come and go one by one. What goes wrong with one job is that job's alone.
+//! An image joins between any two steps, whatever its concept, prompt, size, step count or scheduler, and leaves when
+//! it is done; the images of one job come and go one by one. What goes wrong with one job affects no other.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -32,9 +32,9 @@ pub(crate) struct GenerationRequest {
     pub(crate) concepts: SampleConcepts,
     /// One per image.
     pub(crate) requests: Vec<SampleRequest>,
-    /// Shows each image every so many of its steps.
+    /// Makes a preview of each image every this many steps.
     pub(crate) preview_every: Option<usize>,
-    /// Where the images go, each with its number; after an error no more come.
+    /// Receives the images, each with its number. After an error no more are sent.
     pub(crate) images: mpsc::UnboundedSender<Result<(usize, RgbImage), JobError>>,
 }
 
@@ -48,7 +48,7 @@ struct Generation {
 }
 
 impl Generation {
-    /// Nothing of it shall be generated any more.
+    /// The job has ended: no more of its images are generated.
     fn end(&self, error: JobError) {
         if !self.has_ended.replace(true) {
             // The job's own code may be gone by now: its worker was dropped.
@@ -104,7 +104,7 @@ impl Owner {
         self.generation.request.progress.job_id()
     }
 
-    /// Shows what the image looks like so far, where that is asked for and due; the last step is followed by the image.
+    /// Makes a preview if one was requested and is due. There is none after the last step, since the image follows.
     fn show(&self, engine: &Engine, state: &DenoisingState) {
         let GenerationRequest { progress, preview_every, .. } = &self.generation.request;
         let left = state.remaining();
@@ -117,19 +117,19 @@ impl Owner {
                 let index = self.request().image_index as usize;
                 preview.into_iter().for_each(|preview| progress.show(index, done, preview));
             }
-            // The image itself may still be had.
+            // The image itself may still succeed.
             Err(error) => tracing::warn!(job.id = %self.job_id(), %error, "no preview"),
         }
     }
 
     /// Hands the finished image to its job.
     fn send(&self, image: RgbImage) {
-        // Nobody waits any more if the worker was dropped.
+        // The receiver is gone if the worker was dropped.
         let _ = self.generation.request.images.send(Ok((self.index, image)));
     }
 }
 
-/// What is generated now, and what comes next.
+/// The images that are being denoised, and those that wait to join.
 pub(crate) struct Batch {
     pending: VecDeque<PendingImage>,
     running: RunningBatch<Owner>,
@@ -142,7 +142,7 @@ impl Batch {
         Self { pending: VecDeque::new(), running: RunningBatch::new(max_size), faults }
     }
 
-    /// Lines a job's images up.
+    /// Queues a job's images.
     pub(crate) fn add(&mut self, request: GenerationRequest) {
         let images = request.requests.len();
         let generation = Rc::new(Generation {
@@ -160,7 +160,8 @@ impl Batch {
         self.pending.is_empty() && self.running.is_empty()
     }
 
-    /// Takes every image one step further: lets new ones in, drops those of stopped jobs, and hands over those done.
+    /// Takes every image one step further. Admits new images, drops those of stopped jobs, and hands over finished
+    /// ones.
     pub(crate) fn step(&mut self, engine: &Engine, conditioner: &mut Conditioner) {
         self.running.retain(|owner| !owner.generation.has_ended());
         self.admit(engine, conditioner);
@@ -168,7 +169,7 @@ impl Batch {
         deliver(engine, &self.running.take_finished());
     }
 
-    /// Lets images in as long as there is room for them.
+    /// Admits images as long as there is room for them.
     fn admit(&mut self, engine: &Engine, conditioner: &mut Conditioner) {
         let native_size = engine.base.resolution();
         while let Some(next) = self.pending.front() {
@@ -255,7 +256,7 @@ fn decode(engine: &Engine, finished: &[RunningImage<Owner>]) -> Result<(), JobEr
     Ok(())
 }
 
-/// Work on the device for one or several jobs, of which a panic ends no more than that.
+/// Runs work for one or several jobs. A panic ends these jobs and nothing else.
 fn guarded<T>(work: impl FnOnce() -> crate::engine::Result<T>) -> Result<T, JobError> {
     match catch_unwind(AssertUnwindSafe(work)) {
         Ok(result) => result.map_err(JobError::from),

@@ -14,7 +14,7 @@ use crate::engine::Result;
 use crate::engine::{ConceptSet, ConceptUse};
 use crate::engine::{Merge, PackUse};
 
-/// The deltas of a sample, and a key for all that they do to a prompt.
+/// The deltas of a sample, and a key for everything that they change in a prompt.
 #[derive(Clone)]
 pub(crate) struct SampleConcepts {
     deltas: SampleDeltas,
@@ -26,7 +26,7 @@ pub(crate) struct SampleConcepts {
 pub(crate) enum SampleDeltas {
     /// One as it is, or none.
     Whole(Option<ConceptUse>),
-    /// Several, which are merged on the way: what two deltas change overlaps, so they cannot be added.
+    /// Several, which are merged for this sample: their changes overlap, so they cannot be added.
     Merged { packs: Vec<PackUse>, statistics: Arc<RegularizationStatistics>, recipe: MergeRecipe },
 }
 
@@ -51,7 +51,7 @@ impl SampleConcepts {
             share: 1_f64.to_bits(),
             merge: match &deltas {
                 SampleDeltas::Whole(_) => String::new(),
-                // A recipe came from JSON, so it goes back.
+                // The recipe came from JSON, so it can be written as JSON.
                 SampleDeltas::Merged { recipe, .. } => {
                     serde_json::to_string(recipe).unwrap_or_default()
                 }
@@ -75,7 +75,7 @@ impl SampleConcepts {
         matches!(self.deltas, SampleDeltas::Whole(None))
     }
 
-    /// Puts them onto the device: one delta's, or those of several, solved from their packs in a few milliseconds.
+    /// Moves the concepts to the device. Several deltas are merged from their packs, in a few milliseconds.
     pub(crate) fn resolve(&self, engine: &Engine, progress: &Progress) -> Result<ConceptSet> {
         match &self.deltas {
             SampleDeltas::Whole(one) => ConceptSet::new(&engine.base, one.as_slice()),

@@ -1,4 +1,4 @@
-//! K and V of prompts: made once, then kept on the device.
+//! K and V of prompts, cached on the device.
 
 use super::concepts::{ConceptsKey, SampleConcepts};
 use super::engine::Engine;
@@ -7,13 +7,13 @@ use crate::byte_cache::ByteCache;
 use crate::engine::Result;
 use crate::engine::{ConceptSet, DenoisingState, KeyValues, PromptKeyValues, SampleRequest};
 
-/// Makes images ready for the batch, from kept K and V where they are known.
+/// Prepares images for the batch, from cached K and V where there are some.
 ///
 /// They depend on the concepts and the prompt's token ids, and on the engine's dtype, of which there is one per thread.
 /// Nothing else of a concept is ever on the device.
 pub(crate) struct Conditioner {
     kept: ByteCache<(ConceptsKey, Vec<u32>), KeyValues>,
-    /// The base model's answer to the empty prompt, which everyone may need, is never forgotten.
+    /// K and V of the empty prompt with the base model, which any request may need. They are never evicted.
     unconditional: Option<(Vec<u32>, KeyValues)>,
 }
 
@@ -37,7 +37,7 @@ impl Conditioner {
             let tokens = base.prompt_encoder.tokenize_whole(prompt, &added)?;
             let named =
                 tokens.ids.iter().any(|&id| id as usize >= base.prompt_encoder.vocab_size());
-            // Without strength and without a modifier token it is the base model's, whatever the concepts.
+            // Without strength and without a modifier token, K and V are the base model's, whatever the concepts.
             let base_alone = concepts.is_base_model() || (share == 0.0 && !named);
             let key = match base_alone {
                 true => ConceptsKey::default(),

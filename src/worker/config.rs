@@ -1,4 +1,4 @@
-//! How a worker deals with the queue and its device.
+//! How a worker uses the queue and its device.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,22 +9,22 @@ use crate::config::WorkerSettings;
 /// How a worker deals with the queue and its device.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// Says in the catalog who has a job.
+    /// The worker's name in the catalog.
     pub name: String,
     /// How long a job stays with a worker that has stopped renewing.
     pub lease: Duration,
-    /// How often the queue is looked at if no word of new jobs comes.
+    /// How often the queue is polled without a notification.
     pub poll: Duration,
     /// Elements of one call of the UNet, in images of the base model's own size, where guidance doubles an image; what
     /// the device holds if `None`.
     pub max_batch_size: Option<usize>,
     /// Fraction of the device's time that a training has while samples wait, below 1.
     pub training_share: f64,
-    /// Device memory for keys and values of prompts that were used last.
+    /// Device memory for the keys and values of recently used prompts.
     pub conditioning_cache_bytes: usize,
     /// What a training step may take beside the weights; what the device has free if `None`.
     pub memory_budget: Option<u64>,
-    /// What goes wrong on the device on purpose: for tests.
+    /// Faults to inject on the device, for tests.
     pub faults: Option<Arc<dyn DeviceFaults>>,
 }
 

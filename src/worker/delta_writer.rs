@@ -1,4 +1,4 @@
-//! New deltas: from the device to their objects and the row that names them.
+//! New deltas: from the device to their objects, and the rows that refer to them.
 
 use super::engine::Engine;
 use super::error::JobError;
@@ -20,7 +20,7 @@ pub(crate) struct PackedDelta {
 impl PackedDelta {
     pub(crate) fn new(engine: &Engine, delta: &Delta) -> EngineResult<Self> {
         let file = delta.to_safetensors()?;
-        // Of the delta as whoever reads the file has it.
+        // Built from the delta as it will be read from the file.
         let pack = MergePack::build(&engine.base, &Delta::from_safetensors(&file)?, 1.0)?;
         Ok(Self { file, pack })
     }
@@ -41,7 +41,7 @@ impl PackedDelta {
     }
 }
 
-/// A delta whose objects are written and whose row is not.
+/// A delta whose objects are written and whose row is not yet.
 pub(crate) struct StoredDelta {
     pub(crate) delta_id: DeltaId,
     job_id: JobId,

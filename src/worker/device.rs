@@ -1,8 +1,8 @@
 //! The one thread that owns a device.
 //!
 //! The engine is synchronous and a device does one thing at a time, so all its work runs here; async code reaches it by
-//! message. Samples go through one running batch. Work that takes minutes lets the batch, and work that takes a moment,
-//! in between its own steps, by the stated share of the device's time.
+//! message. Samples go through one running batch. Long work lets the batch and quick work use the device between its
+//! own steps, by the configured share of the time.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -20,20 +20,20 @@ use super::fair_share::FairShare;
 use super::faults::DeviceFaults;
 use crate::engine::Flow;
 
-/// The engine recurses into deep graphs; threads of the runtime have too small a stack for that.
+/// The engine recurses into deep graphs. The stacks of the runtime's threads are too small for that.
 const STACK_BYTES: usize = 64 * 1024 * 1024;
 
 type Quick = Box<dyn FnOnce(&Engine) + Send>;
 type Long = Box<dyn FnOnce(&Engine, &mut TimeSlices) + Send>;
 
-/// How the device's time and memory are shared out.
+/// How the device's time and memory are divided.
 #[derive(Clone, Debug)]
 pub(crate) struct DeviceSettings {
     /// Elements of one call of the UNet, in images of the base model's own size.
     pub(crate) max_batch_size: usize,
     /// Fraction of the device's time that a training has while samples wait.
     pub(crate) training_share: f64,
-    /// Memory for kept K and V.
+    /// Memory for cached K and V.
     pub(crate) conditioning_bytes: usize,
     pub(crate) faults: Option<Arc<dyn DeviceFaults>>,
 }
@@ -67,7 +67,7 @@ struct Queue {
     wake: Condvar,
 }
 
-/// What async code has asked for.
+/// The messages of async code.
 #[derive(Default)]
 struct Messages {
     generations: Vec<GenerationRequest>,
@@ -119,7 +119,7 @@ impl DeviceThread {
         self.handle.queue.send(|messages| messages.generations.push(request));
     }
 
-    /// Runs what takes a moment; lets nothing else in.
+    /// Runs work that takes a moment, without interruption.
     ///
     /// # Errors
     /// [`JobError::EnginePanicked`]
@@ -129,14 +129,14 @@ impl DeviceThread {
     ) -> Result<T, JobError> {
         let (sender, answer) = oneshot::channel();
         let work: Quick = Box::new(move |engine| {
-            // Nobody waits any more if the worker was dropped; the work is done for nothing then.
+            // The receiver is gone if the worker was dropped; then the result is not needed.
             let _ = sender.send(work(engine));
         });
         self.handle.queue.send(|messages| messages.quick.push_back(work));
         answer.await.map_err(|_| JobError::EnginePanicked)
     }
 
-    /// Runs what takes minutes, and shall let other work in between its steps.
+    /// Runs work that takes minutes and lets other work use the device between its steps.
     ///
     /// # Errors
     /// [`JobError::EnginePanicked`]
@@ -153,19 +153,19 @@ impl DeviceThread {
     }
 }
 
-/// All that goes on beside long work.
+/// The work that uses the device between the steps of long work.
 pub(crate) struct TimeSlices {
     queue: Arc<Queue>,
     batch: Batch,
     conditioner: Conditioner,
     share: FairShare,
-    /// When the long work had the device again.
+    /// When the long work last got the device.
     resumed: Instant,
 }
 
 impl TimeSlices {
-    /// Lets others have the device for as long as is their due, and says whether to go on; long work calls this between
-    /// two steps.
+    /// Lets other work use the device for its fair share of the time, and returns whether to go on. Long work calls
+    /// this between two steps.
     pub(crate) fn give(&mut self, engine: &Engine) -> Flow {
         self.share.trained(self.resumed.elapsed());
         loop {
@@ -183,7 +183,7 @@ impl TimeSlices {
         if self.queue.lock().closed { Flow::Stop } else { Flow::Continue }
     }
 
-    /// Does everything else until there is long work; `None` when all handles are gone.
+    /// Does quick work and steps of the batch until there is long work. Returns `None` when all handles are gone.
     fn until_long(&mut self, engine: &Engine) -> Option<Long> {
         loop {
             self.take_messages(engine);
@@ -213,14 +213,14 @@ impl TimeSlices {
         }
     }
 
-    /// One step of the batch, on its account.
+    /// Takes one step of the batch and accounts for its time.
     fn step(&mut self, engine: &Engine) {
         let began = Instant::now();
         self.batch.step(engine, &mut self.conditioner);
         self.share.sampled(began.elapsed());
     }
 
-    /// Takes new images into the batch, and does the quick work that waits.
+    /// Adds new images to the batch, and does the quick work that waits.
     fn take_messages(&mut self, engine: &Engine) {
         loop {
             let (generations, quick) = {
@@ -236,7 +236,7 @@ impl TimeSlices {
     }
 }
 
-/// A panic ends the work that caused it, not the thread: its sender is dropped, which its waiter notices.
+/// A panic ends the work that caused it, not the thread. The work's sender is dropped, so its caller gets an error.
 fn guarded(work: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(work)).is_err() {
         tracing::error!("work on the device panicked");

@@ -18,7 +18,7 @@ impl LoadedModel {
     pub fn load(dir: &Path, device: &str) -> Result<Self> {
         let base = BaseModel::load(dir, &device_named(device)?)?;
         let folder = ModelFolder::with_digest(dir, base.digest.as_str().into())?;
-        // The other half is for samples.
+        // The other half is left for samples.
         let training_memory = free_bytes(&base.device).map(|free| free as u64 / 2);
         Ok(Self { folder, engine: Engine { base, training_memory } })
     }
@@ -26,10 +26,11 @@ impl LoadedModel {
 
 /// Elements of a batch on the CPU.
 ///
-/// An element of `tiny`, 64×64, two threads, `vstar bench denoise --latent 16`: 6.9 ms in a batch of 2, 6.5 of 8, 5.7 of 16, 6.8
-/// of 32; at 16×16, `--latent 4`: 1.2 ms of 2, 0.92 of 8, 0.98 of 16, 0.71 of 32. More only make others wait.
+/// An element of `tiny`, 64×64, two threads, `vstar bench denoise --latent 16`: 6.9 ms in a batch of 2, 6.5 of 8, 5.7
+/// of 16, 6.8 of 32; at 16×16, `--latent 4`: 1.2 ms of 2, 0.92 of 8, 0.98 of 16, 0.71 of 32. Larger batches only make
+/// others wait longer.
 const CPU_BATCH_SIZE: usize = 16;
-/// The most on a GPU, whatever its memory: by then its arithmetic is the limit.
+/// The maximum on a GPU, whatever its memory: beyond it, arithmetic is the limit.
 const GPU_BATCH_SIZE: usize = 128;
 /// Memory that an element takes in a call of the UNet, in maps of its first level: the eight of GEGLU, queries, keys, values and
 /// results of attention, and the skip connections, doubled for what the allocator keeps. An estimate, not measured.

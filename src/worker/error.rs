@@ -10,10 +10,10 @@ use crate::storage::{StorageError, StorageKey};
 /// Why a job did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobError {
-    /// Somebody asked the job, or the worker, to stop.
+    /// The job or the worker was asked to stop.
     #[error("stopped")]
     Stopped,
-    /// Another worker has the job: whatever this one would write is void.
+    /// Another worker has the job, so nothing that this one writes counts.
     #[error("the lease is lost")]
     LeaseLost,
     /// The job was meant for a worker with another base model.
@@ -81,7 +81,8 @@ impl JobError {
         }
     }
 
-    /// What clients are told: the reason if it is about their request, else that it is not.
+    /// The failure as clients see it. It has the reason if that concerns their request, and otherwise only says that
+    /// the service is at fault.
     pub(crate) fn failure(&self) -> Failure {
         let (code, title) = match self {
             Self::Engine(EngineError::InvalidInput(_)) => {

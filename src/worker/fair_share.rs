@@ -1,17 +1,17 @@
-//! How a training and samples share the device's time: the fair share of each.
+//! Fair share: how a training and samples divide the device's time.
 
 use std::time::Duration;
 
-/// Keeps account of a training's time and of the samples' that are let in between its steps.
+/// Keeps account of the time of a training, and of the samples that run between its steps.
 ///
-/// While samples wait, the training gets its share of the time and they get the rest, in whole steps: after each of the
-/// training's steps they may use the time that it has earned them, and what the last of their steps takes beyond that
-/// is owed to the training. Nothing is saved up while nobody waits.
+/// While samples wait, the training gets its share of the time and they get the rest, in whole steps. Each step of the
+/// training gives the samples credit for some time. If their last step takes longer than that, they owe the rest to the
+/// training. No credit is saved while no sample waits.
 #[derive(Debug)]
 pub(crate) struct FairShare {
-    /// Seconds that the samples gain by a second of training.
+    /// Seconds of credit that a second of training gives the samples.
     rate: f64,
-    /// Seconds that they may use; negative is owed.
+    /// Seconds that the samples may use; negative if they owe time.
     credit: f64,
 }
 
@@ -21,22 +21,22 @@ impl FairShare {
         Self { rate: (1.0 - training) / training, credit: 0.0 }
     }
 
-    /// A training begins: what others have used before is not owed to it.
+    /// A training begins. It is not owed what others used before.
     pub(crate) fn begin(&mut self) {
         self.credit = 0.0;
     }
 
-    /// The training has used the device.
+    /// Accounts for a step of the training.
     pub(crate) fn trained(&mut self, time: Duration) {
         self.credit += time.as_secs_f64().max(1e-9) * self.rate;
     }
 
-    /// Samples have used it.
+    /// Accounts for a step of samples.
     pub(crate) fn sampled(&mut self, time: Duration) {
         self.credit -= time.as_secs_f64();
     }
 
-    /// Whether they may take another step.
+    /// Whether samples may take another step.
     pub(crate) fn is_samples_turn(&self) -> bool {
         self.credit > 0.0
     }

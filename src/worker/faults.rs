@@ -1,4 +1,4 @@
-//! Where work on the device can be made to go wrong: for tests.
+//! Fault injection on the device, for tests.
 
 use std::fmt;
 

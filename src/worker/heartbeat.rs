@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::lease::Lease;
 use super::progress::StopReason;
 
-/// How often progress is written, the lease renewed and a wish to cancel noticed.
+/// How often progress is written, the lease is renewed, and a cancellation is noticed.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Renews a lease in a task of its own, however busy the job is; ends when it is dropped.
@@ -26,9 +26,10 @@ impl Heartbeat {
 
 /// Writes progress and renews the lease until it is lost, and tells the job when to stop.
 ///
-/// While the database is away the job goes on: if the lease runs out in the meantime the next renewal says so.
+/// While the database is unavailable, the job goes on. If the lease expires in the meantime, the next renewal reports
+/// it.
 async fn renew(lease: Lease, shutdown: CancellationToken) {
-    // The first renewal comes after a while: what ends before it, as many samples do, costs the catalog nothing more.
+    // The first renewal comes after one interval. Jobs that end before it, as many samples do, need no query for it.
     let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut ends = false;

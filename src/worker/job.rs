@@ -1,4 +1,4 @@
-//! A job in hand, and what a kind of job is.
+//! A running job, and the trait of a kind of job.
 
 use super::context::Context;
 use super::error::JobError;
@@ -14,7 +14,7 @@ pub(crate) struct Job {
     pub(crate) progress: Progress,
 }
 
-/// How jobs of a kind are let in.
+/// How jobs of a kind are admitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
     /// One at a time.
@@ -23,17 +23,17 @@ pub(crate) enum Admission {
     ByPermits,
 }
 
-/// What there is to know about a kind of job.
+/// A kind of job: how it is admitted and how it runs.
 pub(crate) trait Kind {
     /// What a job of this kind has to do.
     type Task;
     const ADMISSION: Admission;
 
-    /// Brings a job to its end: its result is written and the job has succeeded when this returns.
+    /// Runs a job to its end. When this returns, the result is written and the job has succeeded.
     ///
     /// A job may run twice, and stops at its next step when its progress says so.
     ///
-    /// - `permits`: what the job holds of the batch; none for a kind of which one runs at a time
+    /// - `permits`: the job's share of the batch; none for an exclusive kind
     ///
     /// # Errors
     /// [`JobError`]; the caller records it.

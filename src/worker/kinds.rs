@@ -9,17 +9,17 @@ use super::job::{Admission, Job, Kind};
 use super::permits::Permits;
 use crate::domain::job::{JobKind, Task};
 
-/// Says of every kind how it is let in and how it runs. A kind that is missing here does not compile.
+/// Maps every kind to its implementation. The crate does not compile if a kind is missing.
 macro_rules! kinds {
     ($($kind:ident => $implementation:ty,)+) => {
-        /// How jobs of a kind are let in.
+        /// How jobs of a kind are admitted.
         pub(super) fn admission(kind: JobKind) -> Admission {
             match kind {
                 $(JobKind::$kind => <$implementation as Kind>::ADMISSION,)+
             }
         }
 
-        /// Brings a job of any kind to its end.
+        /// Runs a job of any kind to its end.
         ///
         /// # Errors
         /// [`JobError::BaseModelMismatch`] for a task that was meant for another base model, and what its kind answers.

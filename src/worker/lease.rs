@@ -1,4 +1,4 @@
-//! A worker's hold on a job: what it writes into the catalog about it carries the lease's fence.
+//! A worker's lease on a job. Everything that the worker writes about the job carries the lease's fence.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,17 +14,17 @@ use crate::domain::id::JobId;
 use crate::domain::job::{LeasedJob, Preview};
 use crate::image_file;
 
-/// A job that this worker holds, as long as it renews.
+/// A job that this worker holds as long as it renews the lease.
 #[derive(Clone)]
 pub(crate) struct Lease {
     pub(crate) job_id: JobId,
-    /// Counts the leases: whatever an earlier holder still writes carries a smaller number, and is ignored.
+    /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub(crate) fence: i64,
     pub(crate) attempts: i32,
     pub(crate) progress: Progress,
     db: PgPool,
     duration: Duration,
-    /// Held while news are written, so that whoever writes next knows that all before are.
+    /// Held while changes are written, so that they are written in order.
     writing: Arc<Mutex<()>>,
 }
 
@@ -41,8 +41,8 @@ impl Lease {
         }
     }
 
-    /// Writes what is new about the job and renews the lease; returns whether the job shall stop, or `None` if another
-    /// worker has it.
+    /// Writes what has changed and renews the lease. Returns whether the job should stop, or `None` if another worker
+    /// has it.
     pub(crate) async fn report(&self) -> sqlx::Result<Option<bool>> {
         let _writing = self.writing.lock().await;
         let News { phase, mut progress, metrics, previews, has_changed, .. } =
@@ -50,7 +50,7 @@ impl Lease {
         if !metrics.is_empty() {
             db::metric::record(&self.db, self.job_id, self.fence, &metrics).await?;
         }
-        // Before the progress that tells of them.
+        // Written before the progress that announces them.
         let written = self.write_previews(previews).await?;
         if let Some(progress) = &mut progress {
             progress.previews = self.progress.note_written(written.into_iter());

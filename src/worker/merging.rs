@@ -19,7 +19,7 @@ impl Context {
         Ok(packs)
     }
 
-    /// A delta's pack at its strength; the one that is stored is of the whole strength.
+    /// A delta's pack at the strength of its use. The stored pack is that of strength 1 (ADR 0018).
     async fn pack(&self, used: &DeltaUse) -> Result<Arc<MergePack>, JobError> {
         let whole = self.deltas.pack_or(used, async || self.build_pack(used, 1.0).await).await?;
         let is_whole = used.strength.to_bits() == 1_f64.to_bits();

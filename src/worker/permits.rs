@@ -1,14 +1,14 @@
-//! How much of the batch is spoken for.
+//! Permits for the elements of the batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 
-/// The batch's elements as the queue sees them: taken when a job is leased, free again as its images are done.
+/// The batch's elements, as permits. They are taken when a job is leased and released as its images are finished.
 ///
-/// A job with many images may take more than there are, and then nothing else is let in until it is down to the last of
-/// them. A semaphore counts only what there is, so it would let others in too early.
+/// A job with many images may take more permits than there are. Then no other job is admitted until it has released
+/// enough of them. A semaphore cannot go below zero, so it would admit others too early.
 #[derive(Debug)]
 pub(crate) struct PermitPool {
     capacity: usize,
@@ -27,19 +27,19 @@ impl PermitPool {
         self.capacity.saturating_sub(self.taken.load(Ordering::Relaxed))
     }
 
-    /// Takes permits, be it more than there are.
+    /// Takes permits, even more than there are.
     pub(crate) fn take(self: &Arc<Self>, count: usize) -> Permits {
         self.taken.fetch_add(count, Ordering::Relaxed);
         Permits { pool: Some(self.clone()), count }
     }
 
-    /// Returns when permits have been released, be it since the last call.
+    /// Returns when permits have been released since the last call.
     pub(crate) async fn released(&self) {
         self.released.notified().await;
     }
 }
 
-/// A job's permits; they go back when this is dropped.
+/// A job's permits, released when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Permits {
     pool: Option<Arc<PermitPool>>,
@@ -47,12 +47,12 @@ pub(crate) struct Permits {
 }
 
 impl Permits {
-    /// Those of a job that needs none.
+    /// The permits of a job that needs none.
     pub(crate) fn none() -> Self {
         Self { pool: None, count: 0 }
     }
 
-    /// Gives some back early.
+    /// Releases some of them early.
     pub(crate) fn release(&mut self, count: usize) {
         let count = count.min(self.count);
         self.count -= count;

@@ -1,4 +1,4 @@
-//! How far a job is, as the code that works on it tells, and the word that it shall stop.
+//! The progress of a job, and the request to stop it.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -16,9 +16,9 @@ use crate::engine::Flow;
 /// Weight of a new loss in the smoothed one: about the mean of the last twenty.
 const SMOOTHING: f64 = 0.1;
 
-/// A cheap handle to a job in hand: all that the batch, the conditioner and the device know of it.
+/// A cheap handle to a running job: all that the batch, the conditioner and the device know of it.
 ///
-/// Whoever works on the job writes here; its heartbeat carries what is new to the catalog, and brings the word to stop.
+/// The code that runs the job writes here. The heartbeat writes the changes to the catalog, and asks the job to stop.
 #[derive(Clone)]
 pub(crate) struct Progress {
     shared: Arc<Shared>,
@@ -32,27 +32,27 @@ struct Shared {
     news: Mutex<News>,
 }
 
-/// Why a job shall stop at its next step; a later one outweighs those before it.
+/// Why a job should stop at its next step. A later variant overrides an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StopReason {
-    /// The worker ends, and another one may go on.
+    /// The worker shuts down, and another one may run the job.
     WorkerEnds = 1,
     /// A client has canceled the job.
     Canceled = 2,
-    /// Another worker has the job: whatever this one would write is void.
+    /// Another worker has the job, so nothing that this one writes counts.
     LeaseLost = 3,
 }
 
-/// What is new about a job since the last time.
+/// What has changed since the last heartbeat.
 #[derive(Default)]
 pub(crate) struct News {
     pub(crate) phase: Option<Phase>,
     phase_began: Option<Instant>,
     pub(crate) progress: Option<job::Progress>,
     pub(crate) metrics: Vec<Metric>,
-    /// The newest of each image, by its index, and after which step; what is overtaken before it is written never is.
+    /// The newest preview of each image, by its index, with its step. An older one that was not written yet is dropped.
     pub(crate) previews: BTreeMap<usize, (usize, RgbImage)>,
-    /// Those that are written, by index, and after which step: clients are told of nothing else.
+    /// The previews that are written, by index, with their steps. Only these are announced to clients.
     written_previews: BTreeMap<usize, usize>,
     /// Phase or progress have changed.
     pub(crate) has_changed: bool,
@@ -95,7 +95,7 @@ impl Progress {
         };
     }
 
-    /// Notes a step of the phase, entering it first if need be, and says whether to go on.
+    /// Records a step of the phase, enters the phase if necessary, and returns whether to go on.
     pub(crate) fn step(
         &self,
         phase: Phase,
@@ -132,14 +132,14 @@ impl Progress {
         if self.is_stopping() { Flow::Stop } else { Flow::Continue }
     }
 
-    /// Shows what an image looks like after so many of its steps.
+    /// Records a preview of an image after `step` of its steps.
     pub(crate) fn show(&self, index: usize, step: usize, preview: RgbImage) {
         let mut news = self.news();
         news.previews.insert(index, (step, preview));
         news.has_changed = true;
     }
 
-    /// Notes when the first denoising step began; later calls change nothing.
+    /// Records when the first denoising step began. Later calls change nothing.
     pub(crate) fn begin_first_step(&self) {
         self.shared.first_step_at.get_or_init(Utc::now);
     }
@@ -153,7 +153,7 @@ impl Progress {
         self.shared.stop.fetch_max(reason as u8, Ordering::Relaxed);
     }
 
-    /// Why it has been asked to, if it has.
+    /// Why the job has been asked to stop, if it has.
     pub(crate) fn stop_reason(&self) -> Option<StopReason> {
         let reasons = [StopReason::WorkerEnds, StopReason::Canceled, StopReason::LeaseLost];
         let reason = self.shared.stop.load(Ordering::Relaxed);
@@ -164,7 +164,7 @@ impl Progress {
         self.stop_reason().is_some()
     }
 
-    /// An error if the job has been asked to stop: for the places between two pieces of work.
+    /// Returns an error if the job has been asked to stop. For places between two pieces of work.
     pub(crate) fn check(&self) -> Result<(), JobError> {
         match self.stop_reason() {
             None => Ok(()),
@@ -173,7 +173,7 @@ impl Progress {
         }
     }
 
-    /// Takes what is new, for the catalog. Phase and progress stay.
+    /// Takes what has changed, for the catalog. Phase and progress stay.
     pub(crate) fn take_news(&self) -> News {
         let mut news = self.news();
         News {
@@ -187,7 +187,7 @@ impl Progress {
         }
     }
 
-    /// Notes previews that are written, as index and step; returns all that are by now.
+    /// Records previews that have been written, as index and step. Returns all that have been written so far.
     pub(crate) fn note_written(
         &self,
         previews: impl Iterator<Item = (usize, usize)>,

@@ -1,4 +1,4 @@
-//! Leases jobs, and brings each to its end.
+//! Leases jobs and runs each to its end.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::delta_store::DeltaStore;
 use crate::domain::job::{JobKind, LeasedJob};
 use crate::storage::Storage;
 
-/// How often jobs of dead workers are looked for.
+/// How often the jobs of dead workers are recovered.
 const RECOVERY: Duration = Duration::from_secs(5);
 
 /// A worker with one device.
@@ -51,7 +51,7 @@ impl Worker {
         Ok(Self { context: Context::new(db, storage, deltas, model, config)? })
     }
 
-    /// Works until `shutdown` is cancelled; jobs in hand stop at their next step and go back into the queue.
+    /// Works until `shutdown` is cancelled. Then running jobs stop at their next step and return to the queue.
     pub async fn run(self, shutdown: CancellationToken) {
         let wakeups = Wakeups::default();
         let lanes = JobKind::ALL.into_iter().map(|kind| self.lane(kind, &wakeups, &shutdown));
@@ -114,7 +114,7 @@ impl Worker {
         while running.join_next().await.is_some() {}
     }
 
-    /// Leases jobs of a kind until they fill so many elements of a batch.
+    /// Leases jobs of a kind until they fill `batch_elements` elements of a batch.
     async fn lease(&self, kind: JobKind, batch_elements: usize) -> Vec<LeasedJob> {
         let capacity = Capacity {
             worker: &self.context.config.name,
@@ -129,7 +129,7 @@ impl Worker {
         })
     }
 
-    /// Brings one job to an end, or back into the queue.
+    /// Runs one job to its end, or returns it to the queue.
     async fn execute(&self, leased: LeasedJob, permits: Permits, shutdown: &CancellationToken) {
         let lease = Lease::new(self.context.db.clone(), &leased, self.context.config.lease);
         let job_id = lease.job_id;
@@ -138,17 +138,17 @@ impl Worker {
         let progress = lease.progress.clone();
         let job = Job { context: self.context.clone(), lease, progress };
 
-        // The work is never dropped half-way: it stops by itself at its next step.
+        // The work is never dropped half-way. It stops by itself at its next step.
         let result = kinds::run(&job, leased.task, permits).await;
 
         drop(heartbeat);
         if let Err(error) = self.conclude(&job, result).await {
-            // The lease runs out, and the job is taken up again.
+            // The lease will expire, and the job will be leased again.
             tracing::error!(job.id = %job_id, %error, "the job's end was not written");
         }
     }
 
-    /// Writes how a job ended, where its own code has not done so.
+    /// Records how a job ended, unless its own code has done so.
     async fn conclude(&self, job: &Job, result: Result<(), JobError>) -> sqlx::Result<()> {
         let (db, job_id, fence) = (&self.context.db, job.lease.job_id, job.lease.fence);
         let error = match result {
@@ -164,7 +164,7 @@ impl Worker {
             }
             (JobError::Stopped, reason) => {
                 let canceled = reason == Some(StopReason::Canceled);
-                // A wish to cancel that comes this late keeps the job out of the queue as well.
+                // A cancellation that comes this late also keeps the job out of the queue.
                 if canceled || !db::job::hand_back(db, job_id, fence).await? {
                     db::job::stop(db, job_id, fence).await?;
                 }
@@ -184,7 +184,7 @@ impl Worker {
         Ok(())
     }
 
-    /// Takes back the jobs of workers that died.
+    /// Recovers the jobs of workers that died.
     async fn recover(&self, wakeups: &Wakeups, shutdown: &CancellationToken) {
         loop {
             match db::job::recover_expired(&self.context.db, &worker_lost()).await {

@@ -1,4 +1,4 @@
-//! How lanes hear of new jobs.
+//! How lanes are notified of new jobs.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::db;
 use crate::domain::job::JobKind;
 
-/// How long the catalog is left alone after the connection to it broke.
+/// How long to wait before reconnecting after the connection broke.
 const RECONNECT: Duration = Duration::from_secs(5);
 
-/// Wakes the lanes, each by itself: while they look, the others' queries are in the way of the one that finds a job.
+/// Wakes each lane by itself. If all were woken, the queries of the others would delay the one that finds a job.
 #[derive(Default)]
 pub(super) struct Wakeups {
     training: Notify,

@@ -33,7 +33,7 @@ impl Kind for Sample {
     type Task = SampleTask;
     const ADMISSION: Admission = Admission::ByPermits;
 
-    /// Has the images generated in the running batch, stores each as it comes, and records them all.
+    /// Generates the images in the running batch, stores each when it is finished, and records them all.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: SampleTask, permits: Permits) -> Result<(), JobError> {
         let Job { context, lease, progress } = job;
@@ -67,7 +67,7 @@ impl Kind for Sample {
     }
 }
 
-/// Reads what the task names: one delta as it is, or the packs of several, which are merged on the way.
+/// Reads what the task names: one delta as it is, or the packs of several, which are merged for this sample.
 async fn read_deltas(job: &Job, task: &SampleTask) -> Result<SampleDeltas, JobError> {
     let context = &job.context;
     match task.deltas.as_slice() {
@@ -107,7 +107,7 @@ fn requests(task: &SampleTask, init: Option<InitImage>) -> Vec<SampleRequest> {
     (0..settings.n).map(request).collect()
 }
 
-/// Writes the images as they come, each beside the device's thread, and gives the permits of each back.
+/// Writes the images as they are finished, without blocking the device thread, and releases the permits of each.
 async fn store_images(
     job: &Job,
     task: &SampleTask,
@@ -118,7 +118,7 @@ async fn store_images(
     let cost = task.settings.elements_per_image(job.context.model.native_size);
     let mut storing = JoinSet::new();
     for _ in 0..task.settings.n {
-        // Without an answer the device's thread is gone.
+        // If nothing was sent, the device thread is gone.
         let (index, image) = generated.recv().await.ok_or(JobError::EnginePanicked)??;
         permits.release(cost);
         let image_index = task.settings.first_index + index;
