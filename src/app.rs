@@ -35,7 +35,7 @@ pub use caller::Caller;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
 pub use refusal::{Dependency, Refusal};
 
-/// Jobs of one kind that may wait in the queue, unless configured otherwise.
+/// The default limit of queued jobs of one kind.
 pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
 
 /// The service: what every verb works with. A clone is a handle to the same service.
@@ -47,7 +47,7 @@ pub struct App {
     deltas: DeltaStore,
     /// Cancelled when the process is asked to end.
     shutdown: CancellationToken,
-    /// Jobs of one kind that may wait; further ones are refused.
+    /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
     /// Permits to decode an image: as many as there are cores, so that uploads cannot take all the memory.
     decoders: Arc<Semaphore>,
@@ -78,7 +78,7 @@ impl App {
         Self { db, storage, model, deltas, shutdown, queue_limit, decoders }
     }
 
-    /// The same service with another bound on the jobs of one kind that may wait.
+    /// Sets the limit of queued jobs of one kind.
     pub fn with_queue_limit(self, queue_limit: usize) -> Self {
         Self { queue_limit, ..self }
     }
@@ -88,7 +88,7 @@ impl App {
         &self.model
     }
 
-    /// Returns whether requests can be served: the database answers, and nobody has asked the process to end.
+    /// Returns whether requests can be served: the database answers, and the process has not been asked to stop.
     pub async fn readiness(&self) -> Readiness {
         if self.shutdown.is_cancelled() {
             return Readiness::ShuttingDown;
@@ -101,7 +101,7 @@ impl App {
     }
 }
 
-/// A seed for a request that has none: small enough that every JSON client can represent it.
+/// Chooses a seed for a request that has none, small enough that every JSON client can represent it.
 fn random_seed() -> u64 {
     // The random half of a UUID.
     uuid::Uuid::new_v4().as_u64_pair().1 & MAX_SEED

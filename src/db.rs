@@ -22,7 +22,8 @@ pub fn broken_constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())
 }
 
-/// Whether a statement failed because the database cannot be reached or turns clients away, and not for its own sake.
+/// Whether a statement failed because the database cannot be reached or refuses clients, and not because of the
+/// statement.
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::PoolTimedOut

@@ -1,6 +1,6 @@
 //! The nouns of vstar and their rules, without any I/O.
 //!
-//! A request is parsed once, at the edge; from there on the types here are the proof that it is in order.
+//! A request is parsed once, at the edge. From there on, the types here prove that it is valid.
 
 pub mod base_model;
 pub mod code;

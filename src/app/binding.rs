@@ -1,8 +1,8 @@
 //! From the names in a request to the deltas that they mean.
 //!
-//! A request names concepts in two ways: by modifier tokens in a prompt, and in its `concepts` list, which can also
-//! fix the delta and the strength. Everything that does not resolve is refused here: a prompt that silently means
-//! less than it says would give an image of the base model alone.
+//! A request names concepts in two ways: by modifier tokens in a prompt, and in its `concepts` list, which can also fix
+//! the delta and the strength. Everything that does not resolve is refused here. Otherwise a prompt would silently give
+//! an image of the base model alone.
 
 use std::collections::HashMap;
 
@@ -97,7 +97,7 @@ impl Binding {
         Ok(())
     }
 
-    /// Adds a delta once; naming it again is fine as long as both say the same strength.
+    /// Adds a delta once. It may be named again with the same strength.
     fn add(
         &mut self,
         delta: &Delta,
@@ -125,7 +125,7 @@ impl Binding {
         Ok(())
     }
 
-    /// Adds a concept unless a prompt could not tell it from one that is there.
+    /// Adds a concept, unless a prompt could not distinguish it from one that has been added.
     fn add_concept(&mut self, concept: &DeltaConcept, pointer: &str) -> Result<(), FieldError> {
         let ambiguous = |detail| Err(FieldError::new(pointer, Code::AmbiguousConcept, detail));
         let twice = self.concepts.iter().find(|known| known.concept_id == concept.concept_id);
@@ -157,7 +157,7 @@ fn check_base_model(delta: &Delta, model: &ModelInfo, pointer: &str) -> Result<(
     Err(FieldError::new(pointer, Code::BaseModelMismatch, detail))
 }
 
-/// Whether a prompt could not tell these two apart.
+/// Whether a prompt could not distinguish these two.
 fn same_word(a: &DeltaConcept, b: &DeltaConcept) -> bool {
     a.delta_id != b.delta_id
         && a.words.modifier_token.is_none()
@@ -165,7 +165,7 @@ fn same_word(a: &DeltaConcept, b: &DeltaConcept) -> bool {
         && a.words.class_noun == b.words.class_noun
 }
 
-/// Resolves a `concepts` list, then the tokens that it has left without a meaning.
+/// Resolves a `concepts` list, then the tokens that it does not cover.
 pub(super) async fn bind(
     db: &mut PgConnection,
     model: &ModelInfo,
@@ -196,7 +196,7 @@ pub(super) async fn named_concepts(
     db::concept::find(db, &ids, &handles, &[]).await
 }
 
-/// Finds one of them again, or says which field names nothing.
+/// Finds one of them, or returns the error of the field that names nothing.
 pub(super) fn concept_named<'a>(
     name: &ConceptRef,
     concepts: &'a [Concept],

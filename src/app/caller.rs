@@ -1,14 +1,14 @@
-//! Who asks.
+//! The sender of a request.
 
-/// Who sends a request.
+/// The sender of a request.
 ///
-/// Every request may do everything today. Every verb takes its caller all the same, so that projects and scopes become
-/// fields here and rules in the verbs, without another look at every signature.
+/// Today every request may do everything. Every verb takes its caller all the same: projects and scopes will be fields
+/// here and rules in the verbs, without a change of signatures.
 #[derive(Clone, Copy, Debug)]
 pub struct Caller(());
 
 impl Caller {
-    /// A caller of whom nothing is known.
+    /// A caller about whom nothing is known.
     pub fn anonymous() -> Self {
         Self(())
     }

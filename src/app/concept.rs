@@ -67,7 +67,7 @@ impl App {
         }))
     }
 
-    /// Finds a concept by what stands in a path: its id or its handle.
+    /// Finds a concept by the name in a path: its id or its handle.
     pub async fn find_concept(&self, _caller: &Caller, name: &str) -> Result<Concept, Refusal> {
         let missing = || Refusal::not_found("concept", name);
         let wanted = ConceptRef::try_from(name.to_owned()).map_err(|_| missing())?;

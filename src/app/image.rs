@@ -19,13 +19,13 @@ use crate::domain::storage_key::StorageKey;
 #[derive(Clone, Debug)]
 pub struct UploadedFile {
     pub file_name: Option<String>,
-    /// `None` if the file is larger than [`MAX_PHOTO_BYTES`](crate::domain::image::MAX_PHOTO_BYTES): then it need not be
-    /// kept in memory.
+    /// `None` if the file is larger than [`MAX_PHOTO_BYTES`](crate::domain::image::MAX_PHOTO_BYTES): then it need not
+    /// be kept in memory.
     pub content: Option<Vec<u8>>,
 }
 
 impl App {
-    /// Adds an image to a concept, or says why the file cannot be one.
+    /// Adds an image to a concept, or returns why the file cannot be one.
     ///
     /// The outer error is about the request as a whole, the inner one about this file.
     pub async fn add_photo(
@@ -42,7 +42,8 @@ impl App {
         let source =
             ImageSource::Photo { concept_id: concept.concept_id, file_name: file.file_name };
         let key = StorageKey::photo(concept.concept_id, image_id);
-        // The object comes before its row: an object without a row is litter, a row without an object would be a bug.
+        // The object is written before its row. An object without a row wastes space; a row without an object would be
+        // a bug.
         let image = self.store(image_id, source, &key, photo).await?;
         self.record_photo(concept, image).await
     }

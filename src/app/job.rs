@@ -17,12 +17,12 @@ use crate::domain::page::{Page, PageOf};
 use crate::domain::sample::SampleTask;
 use crate::domain::training::TrainingTask;
 
-/// A kind of job, by the type of its task: how it is named, and what it leaves behind.
+/// A kind of job, by the type of its task: its names and its results.
 pub trait JobNoun: Sized + Send + Sync + 'static {
     const KIND: JobKind;
-    /// The published id; a job has the same UUID under it.
+    /// The published id. It has the same UUID as the job.
     type Id: Copy + Display + From<JobId> + Into<JobId> + Send + Sync;
-    /// What a job that has succeeded has made; the default for one that has not.
+    /// The results of a job that has succeeded; the default for one that has not.
     type Outcome: Default + Send;
 
     /// The task as one of this kind; `None` if it is of another.
@@ -140,13 +140,13 @@ async fn deltas_of(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, Option<De
     Ok(made.into_iter().map(|(job_id, delta_id)| (job_id, Some(delta_id))).collect())
 }
 
-/// How often a waiting request looks: at first every so often, then after each tenth of the time that it has waited.
+/// How often a waiting request polls: at first at this interval, later after a tenth of the time that it has waited.
 const WAIT_POLL: Duration = Duration::from_millis(10);
 
-/// How often a stream of events looks for new ones. Workers write progress once a second.
+/// How often a stream of events polls for new ones. Workers write progress once a second.
 const EVENT_POLL: Duration = Duration::from_millis(250);
 
-/// Events that are read at once.
+/// Events per query.
 const EVENT_BATCH: i64 = 200;
 
 impl App {
@@ -213,8 +213,8 @@ impl App {
     /// Returns the events of a job after the one that was seen last, as they happen, up to the job's last one; `None` if
     /// that has been seen.
     ///
-    /// A stream that ends before the job does has lost the database, or the service shuts down: the client connects again
-    /// and misses nothing.
+    /// A stream ends before its job if the database is lost or the service shuts down. The client connects again and
+    /// misses nothing.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is no job of this kind and id.

@@ -1,4 +1,4 @@
-//! Manifests: what made an image, and the same image from it again.
+//! Manifests: what an image was made from, and how to generate it again.
 
 use sqlx::PgConnection;
 
@@ -45,10 +45,10 @@ impl App {
     }
 }
 
-/// The task that generates a manifest's image again, here.
+/// The task that generates a manifest's image again on this service.
 ///
-/// Deltas and images are looked up by their digests. Another engine version or precision is no reason to refuse: it may
-/// give the same image, and the new image's own manifest says what made it.
+/// Deltas and images are looked up by their digests. Another engine version or precision is not refused: it may give
+/// the same image, and the new image has its own manifest.
 pub(super) async fn task_again(
     db: &mut PgConnection,
     model: &ModelInfo,
@@ -94,7 +94,7 @@ pub(super) async fn task_again(
     })
 }
 
-/// How the deltas are merged, which several must say and others cannot.
+/// How the deltas are merged. Required for several deltas, and not allowed otherwise.
 fn merge_recipe(model: &ModelInfo, manifest: &Manifest) -> Result<MergeRecipe, Invalid> {
     let pointer = "/from_manifest/merge";
     match (&manifest.merge, manifest.deltas.len()) {
@@ -111,7 +111,7 @@ fn merge_recipe(model: &ModelInfo, manifest: &Manifest) -> Result<MergeRecipe, I
     }
 }
 
-/// A manifest comes from a file, and files are changed: it is held to the same limits as any request.
+/// A manifest comes from a file that may have been edited, so it has the same limits as any request.
 async fn check_prompts(
     db: &mut PgConnection,
     model: &ModelInfo,

@@ -1,7 +1,7 @@
-//! Turns an uploaded file into a clean PNG, or says why it cannot be one.
+//! Turns an uploaded file into a clean PNG, or returns why it cannot be one.
 //!
-//! Files come from strangers. Nothing is decoded before its size is known to be sane, and nothing of the file but its
-//! pixels is kept: no place of capture, no camera, nothing hidden behind the image.
+//! Files come from strangers. The dimensions are checked before anything is decoded. Only the pixels are kept: no place
+//! of capture, no camera, no data behind the image.
 
 use std::io::Cursor;
 
@@ -48,7 +48,7 @@ pub enum PhotoError {
 }
 
 impl PhotoError {
-    /// The code that clients are told.
+    /// The code that clients get.
     pub fn code(&self) -> Code {
         match self {
             Self::Empty | Self::UnknownFormat | Self::Damaged(_) => Code::ImageUnreadable,
@@ -114,7 +114,7 @@ fn on_white(image: &DynamicImage) -> RgbImage {
     })
 }
 
-/// Walks a JPEG from marker to marker and says whether it comes to its end of image.
+/// Walks a JPEG from marker to marker and returns whether it reaches the end of the image.
 fn jpeg_has_an_end(file: &[u8]) -> bool {
     const END_OF_IMAGE: u8 = 0xd9;
     const START_OF_SCAN: u8 = 0xda;
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn an_image_of_30_000_pixels_a_side_is_refused_undecoded() {
-        // The header of a real PNG with other dimensions and its checksum made good: 38 bytes of 2.7 GB.
+        // The header of a real PNG with other dimensions and a corrected checksum: 38 bytes for 2.7 GB.
         let mut file = encoded(&image_of(32, 32), ImageFormat::Png);
         file[16..20].copy_from_slice(&30_000_u32.to_be_bytes());
         file[20..24].copy_from_slice(&30_000_u32.to_be_bytes());

@@ -1,4 +1,4 @@
-//! The bounded queue, from the side of those who put jobs into it.
+//! The bounded queue, from the side of the API.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,11 +14,11 @@ use crate::domain::job::JobKind;
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
 const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
 
-/// The same before the first job of a kind has ended, when its pace is not known.
+/// The same before the first job of a kind has ended, when the rate is not known.
 const UNKNOWN_RETRY_AFTER_SECS: u64 = 30;
 
 impl App {
-    /// Puts a task at the end of its queue; idle workers hear of it once the transaction commits.
+    /// Appends a task to its queue. Idle workers are notified when the transaction commits.
     ///
     /// # Errors
     /// [`Refusal::QueueFull`] if the queue of this kind is full, with the time in which a tenth of it will be done.

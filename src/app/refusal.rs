@@ -1,4 +1,4 @@
-//! Why a request was not done.
+//! Why a request was refused.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Why a request was not done: one variant per kind of answer.
+/// Why a request was refused: one variant per kind of answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The request contains at least one error that its sender can correct.
@@ -56,7 +56,7 @@ impl std::fmt::Display for Dependency {
 }
 
 impl Refusal {
-    /// The code that clients are told.
+    /// The code that clients get.
     pub fn code(&self) -> Code {
         match self {
             Self::Invalid(invalid) => invalid.code(),
@@ -83,7 +83,7 @@ impl Refusal {
         }
     }
 
-    /// After what time the same request may succeed, if it may.
+    /// The time after which the same request may succeed, if it may.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::QueueFull { retry_after, .. } => Some(*retry_after),

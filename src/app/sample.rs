@@ -169,7 +169,7 @@ fn check_prompts(
     checks.finish()
 }
 
-/// How this many deltas are merged: by the options, which have no meaning for one.
+/// Resolves how this many deltas are merged. The options are not allowed with fewer than two deltas.
 fn merge_recipe(
     options: Option<MergeOptions>,
     deltas: usize,

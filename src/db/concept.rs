@@ -117,7 +117,7 @@ pub async fn lock(db: impl PgExecutor<'_>, concept_id: ConceptId) -> sqlx::Resul
     Ok(found.is_some())
 }
 
-/// Makes a delta the one that prompts get which name these concepts.
+/// Makes a delta the current one of these concepts.
 pub async fn set_current_delta(
     db: impl PgExecutor<'_>,
     concepts: &[ConceptId],

@@ -1,5 +1,5 @@
-//! Tables `delta` and `delta_concept`: results of trainings and merges, never changed once written but for packs of merges,
-//! which older ones get later.
+//! Tables `delta` and `delta_concept`: results of trainings and merges. They never change, except that older ones get
+//! their merge pack later.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;

@@ -7,7 +7,7 @@ use super::Page;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 
-/// Constraint that the same photo breaks when a concept gets it twice.
+/// Constraint that is broken if a concept gets the same photo twice.
 pub const PHOTO_IS_UNIQUE: &str = "photo_of_a_concept_is_unique";
 
 struct ImageRow {

@@ -1,7 +1,7 @@
 //! Table `job`: the queue, and the record of all work.
 //!
-//! A job is taken while its lease lasts, not while a transaction is open. Each lease has a number, the fence; what a
-//! worker writes names its fence, so that a worker which lost its lease without noticing changes nothing any more.
+//! A worker holds a job by a lease, not by an open transaction. Each lease has a number, the fence. Whatever a worker
+//! writes names its fence, so a worker that has lost its lease without noticing changes nothing.
 
 mod lease;
 
@@ -19,7 +19,7 @@ pub use lease::{
     renew_lease, report, retry, stop, succeed,
 };
 
-/// The channel on which waiting workers hear of new jobs, by kind.
+/// The channel that notifies idle workers of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";
 
 struct JobRow {
@@ -64,8 +64,8 @@ impl From<JobRow> for Job {
     }
 }
 
-/// Puts a task at the end of the queue, and wakes idle workers once the surrounding transaction commits; the polling that
-/// goes on anyway is the net below.
+/// Appends a task to the queue, and wakes idle workers when the surrounding transaction commits. Workers also poll, in
+/// case a notification is lost.
 ///
 /// - `batch_elements`: [`Task::batch_elements`] for the base model that is served
 pub async fn enqueue(
@@ -142,8 +142,8 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
     Ok(rows.into_iter().map(Job::from).collect())
 }
 
-/// Makes those who queue jobs of a kind take turns, from here to the end of their transactions: what one of them counts
-/// stays true until it has queued its own.
+/// Serializes the transactions that queue jobs of a kind, from here to their end. What one of them counts stays true
+/// until it has queued its own job.
 pub async fn take_turn(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<()> {
     sqlx::query!(
         "select pg_advisory_xact_lock(hashtext('job queue'), hashtext($1))",
@@ -180,7 +180,7 @@ pub async fn rate(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<Option
     .await
 }
 
-/// Asks a job to stop: one that waits ends here, one that runs at its next step. Returns its status, or `None` if
+/// Asks a job to stop. A queued job ends at once, a running one at its next step. Returns its status, or `None` if
 /// there is no such job of this kind.
 pub async fn cancel(
     db: impl PgExecutor<'_>,

@@ -67,8 +67,8 @@ impl std::fmt::Display for ModifierToken {
 /// Finds what stands in angle brackets in a prompt: the modifier tokens in order of appearance, each once.
 ///
 /// # Errors
-/// The first text in brackets that cannot be a modifier token, such as `<Rex>`: passed on, it would fall apart into
-/// ordinary tokens and silently mean nothing.
+/// The first text in brackets that cannot be a modifier token, such as `<Rex>`. It would be split into ordinary tokens
+/// and silently mean nothing.
 pub fn modifier_tokens_in(prompt: &str) -> Result<Vec<ModifierToken>, InvalidModifierToken> {
     let mut tokens = Vec::new();
     for (start, _) in prompt.match_indices('<') {
@@ -258,7 +258,7 @@ pub struct Concept {
     pub concept_id: ConceptId,
     pub handle: Handle,
     pub words: ConceptWords,
-    /// What a prompt gets that names the concept and no delta.
+    /// The delta that a prompt uses if it names the concept and no delta.
     pub current_delta: Option<DeltaId>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,

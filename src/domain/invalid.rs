@@ -1,4 +1,4 @@
-//! What a request got wrong, field by field.
+//! Errors of a request, field by field.
 
 use super::code::Code;
 /// One rule that one field of a request breaks.
@@ -23,8 +23,7 @@ impl FieldError {
 pub struct Invalid(pub Vec<FieldError>);
 
 impl Invalid {
-    /// The one code of all errors, so that a client which reads a single code gets the telling one;
-    /// [`Code::ValidationFailed`] if they differ.
+    /// The code of all errors, or [`Code::ValidationFailed`] if they differ.
     pub fn code(&self) -> Code {
         match self.0.as_slice() {
             [first, rest @ ..] if rest.iter().all(|error| error.code == first.code) => first.code,
@@ -39,7 +38,7 @@ impl From<FieldError> for Invalid {
     }
 }
 
-/// All values if there is no error, else all errors at once.
+/// Returns all values if there is no error, otherwise all errors.
 pub fn all_or_errors<T>(
     results: impl Iterator<Item = Result<T, FieldError>>,
 ) -> Result<Vec<T>, Invalid> {
@@ -53,12 +52,12 @@ pub fn all_or_errors<T>(
     if errors.is_empty() { Ok(values) } else { Err(Invalid(errors)) }
 }
 
-/// Collects what is wrong, so that a client hears everything in one answer.
+/// Collects errors, so that a client gets all of them in one answer.
 #[derive(Debug, Default)]
 pub struct Checks(Vec<FieldError>);
 
 impl Checks {
-    /// Notes an error unless `holds`.
+    /// Adds an error unless `holds`.
     pub fn require(
         &mut self,
         holds: bool,
@@ -71,7 +70,7 @@ impl Checks {
         }
     }
 
-    /// Notes an error unless `value` lies in `range`, which a number that is not finite never does.
+    /// Adds an error unless `value` lies in `range`. A number that is not finite never does.
     pub fn in_range<T: PartialOrd + std::fmt::Display>(
         &mut self,
         value: T,

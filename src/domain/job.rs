@@ -61,8 +61,8 @@ impl Task {
         }
     }
 
-    /// What the task takes of a worker's batch, in elements of the base model's own size: that of all images of a
-    /// sample. Other kinds of work run one job at a time and count as one.
+    /// What the task costs of a worker's batch, in elements of the base model's own size. For a sample this is the cost
+    /// of all images. Jobs of other kinds run one at a time and cost one.
     ///
     /// - `native_size`: the side that the base model was trained on, in pixels
     pub fn batch_elements(&self, native_size: usize) -> usize {
@@ -220,9 +220,9 @@ pub struct Job<T = Task> {
     pub error: Option<Failure>,
     /// How well a merge went; merges that have succeeded only.
     pub merge_report: Option<MergeReport>,
-    /// Jobs of its kind that wait before it; only while it waits itself.
+    /// The number of jobs of its kind before it, while it is queued.
     pub queue_position: Option<i64>,
-    /// Grows with every change; also the number of the event that told of it.
+    /// Increases with every change. Also the number of the event that reports the change.
     pub revision: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -260,15 +260,15 @@ impl<T> Job<T> {
     }
 }
 
-/// A job in the hands of a worker.
+/// A job that a worker has leased.
 #[derive(Clone, Debug)]
 pub struct LeasedJob {
     pub job_id: JobId,
     pub task: Task,
-    /// What it takes of a worker's batch: [`Task::batch_elements`], or all of it if it has to go alone.
+    /// What it costs of a worker's batch: [`Task::batch_elements`], or all of it if the job has to run alone.
     pub batch_elements: usize,
     pub attempts: i32,
-    /// Counts the leases: whatever an earlier holder still writes carries a smaller number, and is ignored.
+    /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub fence: i64,
 }
 

@@ -1,4 +1,5 @@
-//! A manifest: everything that an image was made from, and neither place nor time, so that equal images have equal ones.
+//! A manifest: everything that an image was made from. It contains neither place nor time, so equal images have equal
+//! manifests.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

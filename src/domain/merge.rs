@@ -68,24 +68,24 @@ pub enum Verdict {
     Conflict,
 }
 
-/// From what on a pair's constraint error is so much more than its deltas' own, or a merge's drift so high, that the
-/// verdict is risky, and from what on a conflict. Measured on `tiny`: see ADR 0019.
+/// Thresholds for the verdicts risky and conflict. The first is how much a pair's constraint error exceeds that of its
+/// deltas alone, the second a merge's drift. Measured on `tiny`: see ADR 0019.
 const WORSE_THAN_ALONE: [f64; 2] = [0.1, 0.2];
 const DRIFTS: [f64; 2] = [0.7, 1.0];
 
 impl Verdict {
-    /// Of two deltas merged: how far their concepts are from what was learned, together and each alone.
+    /// The verdict on two deltas, by their constraint errors merged and alone, and by the drift.
     pub fn of_pair(constraint_error: f64, constraint_error_alone: f64, drift: f64) -> Self {
         let worse = constraint_error - constraint_error_alone;
         Self::beyond(worse, WORSE_THAN_ALONE).max(Self::of_drift(drift))
     }
 
-    /// Of a merge by what it does to ordinary prompts.
+    /// The verdict on a merge by its effect on ordinary prompts.
     pub fn of_drift(drift: f64) -> Self {
         Self::beyond(drift, DRIFTS)
     }
 
-    /// What is not even a number is not fine.
+    /// A value that is not a number is a conflict.
     fn beyond(value: f64, [risky, conflict]: [f64; 2]) -> Self {
         if value < risky {
             Self::Ok
@@ -138,7 +138,7 @@ pub struct MergeReport {
     pub pairs: Vec<PairReport>,
 }
 
-/// How two deltas get on with each other.
+/// How well two deltas go together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PairReport {
     /// Which deltas.
@@ -167,7 +167,7 @@ impl PairReport {
     }
 }
 
-/// Solve for one delta that answers to the words of all of these.
+/// The task to merge these deltas into one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeTask {
     #[serde(default)]

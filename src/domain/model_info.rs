@@ -11,7 +11,7 @@ use super::training::{ImageSetRef, TrainingRecipe};
 /// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
 pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
 
-/// Says why a scheduler cannot take this number of steps, if it cannot.
+/// Returns why a scheduler cannot take this number of steps, if it cannot.
 pub type CheckSteps = Box<dyn Fn(SchedulerName, usize) -> Result<(), String> + Send + Sync>;
 
 /// A scheduler that the base model can be sampled with.
@@ -56,7 +56,7 @@ impl ModelInfo {
         4 * self.native_size
     }
 
-    /// Refuses a text that would be cut: that would silently drop words.
+    /// Refuses a text that would be cut, since that would silently drop words.
     pub fn check_prompt(
         &self,
         text: &str,

@@ -20,12 +20,12 @@ pub struct PageOf<T> {
 }
 
 impl Page {
-    /// The same page with one item more, whose presence tells that the list goes on.
+    /// The same page with one more item. If it exists, the list continues.
     pub fn with_one_more(self) -> Self {
         Self { limit: self.limit.saturating_add(1), ..self }
     }
 
-    /// Removes the item too many from what [`Self::with_one_more`] has found.
+    /// Removes the additional item of [`Self::with_one_more`].
     pub fn cut<T>(self, mut items: Vec<T>) -> PageOf<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);
         let has_more = items.len() > limit;

@@ -164,7 +164,7 @@ pub struct InitImage {
 }
 
 impl InitImage {
-    /// Refuses so little of so few steps that none is left.
+    /// Refuses a `noise_strength` that leaves no step.
     pub fn check(&self, settings: &SampleSettings) -> Result<(), FieldError> {
         let steps = settings.num_inference_steps;
         if !NOISE_STRENGTHS.contains(&self.noise_strength) {
@@ -183,7 +183,7 @@ impl InitImage {
     }
 }
 
-/// Generate images of this prompt with these deltas.
+/// The task to generate images of this prompt with these deltas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleTask {
     #[serde(default)]

@@ -1,4 +1,4 @@
-//! Names of objects in the store; only this file spells them.
+//! Names of objects in the store. Only this file builds them.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,8 +6,8 @@ use super::id::{ConceptId, ImageId, JobId};
 
 /// The name of an object.
 ///
-/// The keys of a job's results carry the job and its fence: a worker that has lost its lease writes beside its successor,
-/// never over it.
+/// The keys of a job's results contain the job and its fence, so a worker that has lost its lease never overwrites what
+/// its successor writes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(transparent)]
 #[sqlx(transparent)]

@@ -119,7 +119,8 @@ impl TrainingRecipe {
     /// - `overrides`: any of the recipe's fields by name
     ///
     /// # Errors
-    /// Every field that no recipe has, that is named twice, or whose value makes no sense. Pointers start with `/recipe/`.
+    /// One for every field that no recipe has, that is named twice, or whose value is out of range. Pointers start with
+    /// `/recipe/`.
     pub fn with_overrides(self, overrides: &Map<String, Value>) -> Result<Self, Invalid> {
         let mut checks = Checks::default();
         let mut recipe = self;
@@ -226,7 +227,7 @@ pub enum Preset {
     Paper,
 }
 
-/// Learn these concepts from these photos by this recipe.
+/// The task to learn these concepts from these photos by this recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingTask {
     #[serde(default)]

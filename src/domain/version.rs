@@ -1,4 +1,4 @@
-//! Versions of what is stored: rows and files outlive the program that wrote them.
+//! Versions of stored formats: rows and files outlive the program that wrote them.
 //!
 //! A format may gain fields at any time, each with a default for what was written before it. A change that an older
 //! program must not misread raises the format's version, and that program then refuses it.
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The version of a stored format of which this program knows versions 1 to `NEWEST`.
 ///
-/// What has no version was written before versions were, and has version 1.
+/// A document without a version was written before there were versions, and has version 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "u32", into = "u32")]
 pub struct FormatVersion<const NEWEST: u32>(u32);

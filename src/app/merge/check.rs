@@ -33,7 +33,7 @@ pub struct CheckedPair {
 }
 
 impl App {
-    /// Says how deltas go together, without a job and without a device.
+    /// Checks how well deltas go together, without a job and without a device.
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if a name does not resolve or the deltas cannot be merged at all; [`Refusal::Conflict`] if

@@ -10,10 +10,10 @@ use crate::domain::id::JobId;
 use crate::domain::job::{Failure, JobKind, LeasedJob, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
 
-/// What a worker can take on.
+/// The jobs that a worker can take.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity<'a> {
-    /// Says in the catalog who has a job.
+    /// The worker's name in the catalog.
     pub worker: &'a str,
     pub kinds: &'a [JobKind],
     /// Jobs for other base models are left to other workers.
@@ -23,9 +23,9 @@ pub struct Capacity<'a> {
     pub lease: Duration,
 }
 
-/// Leases the oldest queued jobs that a worker can take on, in their order.
+/// Leases the oldest queued jobs that a worker can take, in their order.
 ///
-/// A training runs for long, a transaction must not: a job is held by a lease that its worker renews.
+/// A training takes long and a transaction must not, so a job is held by a lease that its worker renews.
 pub async fn lease_next(
     db: impl PgExecutor<'_>,
     capacity: Capacity<'_>,
@@ -118,7 +118,7 @@ pub async fn report(
     .await
 }
 
-/// Ends a job well; returns whether the lease still held, without which nothing changed.
+/// Ends a job as succeeded. Returns whether the lease still held; otherwise nothing has changed.
 pub async fn succeed(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
     let done = sqlx::query!(
         "update job set state = 'succeeded', lease_expires_at = null, phase = null, finished_at = now()
@@ -167,7 +167,7 @@ pub async fn record_merge_report(
     Ok(())
 }
 
-/// Ends a job badly; returns whether the lease still held, without which nothing changed.
+/// Ends a job as failed. Returns whether the lease still held; otherwise nothing has changed.
 pub async fn fail(
     db: impl PgExecutor<'_>,
     job_id: JobId,
@@ -186,7 +186,7 @@ pub async fn fail(
     Ok(done.rows_affected() == 1)
 }
 
-/// Ends a job that was asked to stop; returns whether the lease still held, without which nothing changed.
+/// Ends a job that was asked to stop. Returns whether the lease still held; otherwise nothing has changed.
 pub async fn stop(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
     let done = sqlx::query!(
         "update job set state = 'canceled', lease_expires_at = null, finished_at = now()
@@ -219,7 +219,8 @@ pub async fn retry(
     Ok(done.rows_affected() == 1)
 }
 
-/// Gives a job back untried, because its worker shuts down; returns whether the lease still held.
+/// Returns a job to the queue because its worker shuts down; the attempt does not count. Returns whether the lease
+/// still held.
 pub async fn hand_back(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
     let done = sqlx::query!(
         "update job set state = 'queued', lease_expires_at = null, phase = null, progress = null,
@@ -233,14 +234,14 @@ pub async fn hand_back(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sq
     Ok(done.rows_affected() == 1)
 }
 
-/// More elements than any worker's batch has: such a job is leased last, and nothing beside it.
+/// More elements than any worker's batch has. A job that costs this much is leased last, and no other with it.
 const ALONE: i32 = 1 << 20;
 
-/// Takes back the jobs of workers that stopped renewing: queued again, or ended when they were asked to stop or have
-/// no attempts left. Returns how many.
+/// Recovers the jobs of workers that stopped renewing. They are queued again, or ended if they were asked to stop or
+/// have no attempts left. Returns their number.
 ///
-/// One of them may be what killed its worker. Each goes alone from now on, so that it cannot use up the attempts of those
-/// that shared a batch with it.
+/// One of them may have killed its worker. From now on each runs alone, so that it cannot use up the attempts of the
+/// jobs that shared a batch with it.
 pub async fn recover_expired(db: impl PgExecutor<'_>, failure: &Failure) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         "

@@ -38,7 +38,8 @@ pub enum MergeMethod {
     Hard,
 }
 
-/// A recipe as a request would ask for it, so that the recipe of a manifest is held to the same rules.
+/// The options that would give a recipe. The recipe of a manifest is checked by them, under the same rules as a
+/// request.
 impl From<MergeRecipe> for MergeOptions {
     fn from(recipe: MergeRecipe) -> Self {
         let (method, constraint_weight) = match recipe.constraint {
