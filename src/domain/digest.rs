@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 /// The SHA-256 of a file or an object, in lower-case hex.
 ///
-/// Digests are compared and never taken apart, so one that a client sends is taken as it is: at worst it equals none.
+/// A digest that a client sends is only compared: an unknown one matches nothing.
 #[derive(
     Clone,
     Debug,

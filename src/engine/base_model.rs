@@ -37,8 +37,8 @@ impl BaseModel {
         Self::load_as(dir, device, compute_dtype(device), Precision::default())
     }
 
-    /// Loads it in another dtype than the device's own, such as f32 on a GPU to compare with references, or so that
-    /// f32 is computed in another way than the default.
+    /// Loads it in another dtype than the device's own, such as f32 on a GPU to compare with references, or with
+    /// another precision of f32 than the default.
     pub fn load_as(
         dir: &Path,
         device: &Device,
@@ -75,7 +75,7 @@ impl BaseModel {
 
     /// Height and width of the images that the model was trained on, in pixels.
     pub fn resolution(&self) -> usize {
-        // 64 latent cells is what diffusers' pipelines assume where a config is silent.
+        // diffusers' pipelines assume 64 latent cells if a config does not say.
         self.unet.config().sample_size.unwrap_or(64) * self.vae.factor()
     }
 
@@ -131,7 +131,7 @@ pub fn folder_digest(dir: &Path) -> Result<String> {
     digest(dir, &[&text, &unet, &vae])
 }
 
-/// What the answer of the model depends on, in a fixed order.
+/// The files that the model's results depend on, in a fixed order.
 fn digest(dir: &Path, weights: &[&WeightFiles]) -> Result<String> {
     let mut digest = Sha256::new();
     for name in [

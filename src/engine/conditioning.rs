@@ -22,15 +22,16 @@ use super::{
 #[derive(Clone)]
 pub struct ConceptUse {
     pub delta: Arc<Delta>,
-    /// From 0, the base model, to 1, the delta as it was learned: multiplies ΔW, and moves the modifier token's embedding
-    /// row as far from its initializer's (ADR 0012). At 0 a prompt with the token is the base model's with the initializer.
+    /// From 0, the base model, to 1, the delta as it was learned. It multiplies ΔW, and moves the modifier token's
+    /// embedding row from its initializer's by the same share (ADR 0012). At 0, the token means what its initializer
+    /// means to the base model.
     pub strength: f64,
 }
 
 /// The concepts of one request, resolved once for all of its prompts.
 ///
-/// `K_l = W₀ c + strength · ΔW_l c`, and V in the same way, where `c` is the prompt encoded with the concepts' embedding rows at that
-/// strength.
+/// `K_l = W₀ c + strength · ΔW_l c`, and V likewise, where `c` is the prompt encoded with the concepts' embedding rows
+/// at that strength.
 #[derive(Clone)]
 pub struct ConceptSet {
     tokens: Vec<ModifierRow>,

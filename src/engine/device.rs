@@ -67,7 +67,7 @@ pub fn arithmetic(device: &Device, dtype: DType, precision: Precision) -> String
     }
 }
 
-/// The instructions that the CPU's operations are made of: they choose at run time.
+/// The instruction set that the CPU's operations choose at run time.
 fn instructions() -> &'static str {
     #[cfg(target_arch = "x86_64")]
     {
@@ -113,7 +113,8 @@ mod cuda {
                 built_for % 10
             ));
         }
-        // A stream of its own, not one per thread: work that several threads hand in is done in the order they do.
+        // One stream, not one per thread, so that the work of several threads is done in the order in which they submit
+        // it.
         let device = Device::new_cuda_with_stream(ordinal).map_err(|error| {
             format!("{error}; libcublas, libcurand and libnvrtc of CUDA 12 or 13 must be where the loader finds them")
         })?;
@@ -121,8 +122,8 @@ mod cuda {
         Ok(device)
     }
 
-    /// Lets the device's pool keep what is freed: by default every wait for a result hands it back to the driver, and
-    /// the next step pays for it again. A device without pools has nothing to keep.
+    /// Lets the device's pool keep freed memory. By default every synchronization returns it to the driver, and the
+    /// next step has to allocate it again. A device without pools keeps nothing.
     fn keep_freed_memory(device: &Device) {
         let Ok(device) = device.as_cuda_device() else { return };
         // SAFETY: all work on the device goes through its one stream, which needs no events to be in order.
@@ -142,7 +143,7 @@ mod cuda {
     /// Compute capability, `None` on the CPU.
     pub(super) fn capability(device: &Device) -> Option<(i32, i32)> {
         let device = device.as_cuda_device().ok()?;
-        // A device that was opened has told its capability before.
+        // The capability was known when the device was opened.
         Some(device.cuda_stream().context().compute_capability().unwrap_or((8, 0)))
     }
 

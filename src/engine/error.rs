@@ -27,7 +27,7 @@ pub enum EngineError {
     /// The observer asked to stop.
     #[error("stopped")]
     Stopped,
-    /// The device or an operation failed; not the caller's doing.
+    /// The device or an operation failed. This is not the caller's fault.
     #[error("tensor operation failed")]
     Tensor(#[from] candle_core::Error),
 }

@@ -81,7 +81,8 @@ pub(crate) fn layer_norm(weights: &Weights<'_>, dim: usize, eps: f64) -> Result<
 
 /// Fails for a config value that would change the architecture in a way that is not built here.
 ///
-/// A field that is absent or one of `supported` is fine: what a newer diffusers adds defaults to what there was.
+/// A field may be absent or one of `supported`: the default of a field that a newer diffusers adds is what older
+/// versions did.
 pub(crate) fn require(
     path: &std::path::Path,
     config: &Value,

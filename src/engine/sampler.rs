@@ -24,9 +24,9 @@ pub use self::running_batch::{RunningBatch, RunningImage};
 pub use self::state::DenoisingState;
 pub use self::step::step;
 
-/// Generates a batch of images, together and yet each as if alone.
+/// Generates a batch of images. Each has the bytes that it would have alone.
 ///
-/// `observe` is told after each step of how many, and may answer stop.
+/// `observe` is called after each step with its number and the total, and may stop the denoising.
 ///
 /// # Errors
 /// [`EngineError::Stopped`] if `observe` said so, [`EngineError::InvalidInput`] for a request that does not fit the model,

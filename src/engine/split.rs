@@ -9,7 +9,7 @@ use super::{error::Result, weights::WeightFiles};
 /// Models up to this size are read by each thread for itself, in bytes.
 const SMALL_MODEL: u64 = 64 << 20;
 
-/// What of a network's call the threads divide among themselves.
+/// How the threads divide a network's call.
 ///
 /// The elements of a batch do not see each other. Where the weights are small enough to be read once per thread, each
 /// thread takes its share of the elements through the whole network: what a layer leaves in the cache is there for the
@@ -22,7 +22,7 @@ pub(crate) enum Split {
 }
 
 impl Split {
-    /// What suits a model of these weights.
+    /// Chooses by the size of the model's weights.
     pub(crate) fn of(files: &WeightFiles) -> Self {
         match files.is_on_cpu() && files.size_bytes() <= SMALL_MODEL {
             true => Self::Elements,

@@ -141,7 +141,7 @@ impl UNet2DConditionModel {
         Ok(Tensor::cat(&parts, 0)?.to_dtype(noisy_latents.dtype())?)
     }
 
-    /// [`Self::forward`] that gradients can be taken through to K and V.
+    /// [`Self::forward`] with a backward pass to K and V.
     ///
     /// - `noisy_latents`: `(batch, height, width, in_channels)`
     /// - `key_values`: one for each of [`Self::cross_attention`]

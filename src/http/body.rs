@@ -87,7 +87,7 @@ impl<T> ListBody<T> {
     }
 }
 
-/// What cursors start with, so that a later form can be told from this one.
+/// The first byte of cursors, so that a later format can be distinguished.
 const CURSOR_VERSION: u8 = 1;
 
 fn encode_cursor(id: Uuid) -> String {

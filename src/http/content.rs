@@ -12,7 +12,7 @@ use super::error::ApiError;
 pub(crate) struct Content<'a> {
     pub(crate) bytes: Bytes,
     pub(crate) content_type: &'static str,
-    /// The entity tag, without quotes: the SHA-256 of the bytes, or what else tells them apart.
+    /// The entity tag, without quotes: the SHA-256 of the bytes, or another value that identifies them.
     pub(crate) entity_tag: &'a str,
     pub(crate) file_name: &'a str,
 }
@@ -23,7 +23,7 @@ pub(crate) fn is_current(headers: &HeaderMap, entity_tag: &str) -> bool {
     known.is_some_and(|known| known.trim() == "*" || known.contains(&format!("\"{entity_tag}\"")))
 }
 
-/// 304: nothing has changed, as objects never do.
+/// 304, since objects never change.
 pub(crate) fn not_modified(entity_tag: &str) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -13,7 +13,7 @@ use crate::app::Refusal;
 use crate::domain::code::Code;
 use crate::domain::invalid::{FieldError, Invalid};
 
-/// Why a request was not done: refused by a verb, or not even understood as a request.
+/// Why a request failed: refused by a verb, or not a valid request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
     #[error(transparent)]
@@ -118,7 +118,7 @@ impl ApiError {
         }
     }
 
-    /// Writes what an operator must see to the log, once.
+    /// Logs what an operator must see, once.
     fn log(&self) {
         if self.status().is_server_error() && self.code() != Code::QueueFull {
             tracing::error!(error = chain(self), "request failed");

@@ -1,4 +1,4 @@
-//! Extractors whose every refusal is a problem.
+//! Extractors that answer every refusal with a problem.
 
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
@@ -93,9 +93,9 @@ fn escaped(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 
-/// Tells apart what serde says in words only: a field too many, a field too few, a wrong value.
+/// Distinguishes what serde only says in words: an unknown field, a missing field, a wrong value.
 fn field_error(pointer: &str, message: &str) -> FieldError {
-    // "… at line 1 column 20" says nothing that the pointer does not say better.
+    // The pointer says it better than "… at line 1 column 20".
     let detail = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
     let detail = &in_words_of_json(detail);
     let name = detail.split('`').nth(1).unwrap_or_default();

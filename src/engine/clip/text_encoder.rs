@@ -40,7 +40,7 @@ pub enum HiddenAct {
 }
 
 impl ClipTextConfig {
-    /// How many numbers the model's weights are.
+    /// The number of the model's parameters.
     pub fn parameters(&self) -> u64 {
         let (dim, wide) = (self.hidden_size, self.intermediate_size);
         let mlp = 2 * dim * wide + wide + dim;
@@ -132,7 +132,7 @@ impl ClipTextEncoder {
         Ok(Tensor::cat(&self.split.map(ids.len(), encode)?, 0)?)
     }
 
-    /// [`Self::forward`] that a gradient can be taken through to `modifier_rows`.
+    /// [`Self::forward`] with a backward pass to `modifier_rows`.
     pub fn trace(&self, ids: &[Vec<u32>], modifier_rows: Option<&Variable>) -> Result<Variable> {
         let tokens = self.check_lengths(ids)?;
         let mut hidden_states = self.embed(ids, modifier_rows)?; // (batch, tokens, dim)
@@ -224,7 +224,8 @@ impl ClipTextEncoder {
         let picked: Vec<u32> = flat.iter().enumerate().map(pick).collect();
         let embedded = place(joined.index_select(&Tensor::new(picked, device)?, 0)?)?;
 
-        // A modifier row's gradient is the sum over its places; the table's own, which would be dense, does not exist.
+        // A modifier row's gradient is the sum over its positions. No gradient of the table is computed; it would be
+        // dense.
         let places =
             flat.iter().enumerate().filter_map(|(at, id)| Some((at as u32, modifier(id)? as u32)));
         let (places, rows): (Vec<u32>, Vec<u32>) = places.unzip();

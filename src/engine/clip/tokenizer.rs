@@ -31,13 +31,13 @@ use crate::engine::{
 const PIECES: &str =
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
 
-/// The limit of a tokenizer folder that names none: that of every CLIP model.
+/// The limit if a tokenizer folder names none, which is that of every CLIP model.
 const DEFAULT_MAX_LENGTH: usize = 77;
 
 /// A prompt as the text encoder takes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TokenIds {
-    /// Beginning, prompt, end, padding: exactly as many as the model's limit, cut if need be.
+    /// Begin, prompt, end and padding: exactly as many as the model's limit, cut if necessary.
     pub ids: Vec<u32>,
     /// Tokens with beginning and end before cutting: the prompt fits if this is at most the limit.
     pub length: usize,

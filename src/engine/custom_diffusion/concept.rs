@@ -10,7 +10,7 @@ pub struct DeltaConcept {
     pub words: ConceptWords,
     /// The modifier token's embedding, `(text_dim,)`; `None` without a modifier token.
     pub embedding_row: Option<Vec<f32>>,
-    /// What the embedding row started from; `None` where a file does not say.
+    /// The token that the embedding row started from; `None` if a file does not say.
     pub initializer_token: Option<String>,
 }
 

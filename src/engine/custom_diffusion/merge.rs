@@ -50,7 +50,7 @@ impl Merge {
     ///
     /// # Errors
     /// [`EngineError::InvalidInput`] if fewer than two deltas are given, they are not of the same base model, two of
-    /// them use the same modifier token or teach the same class noun, or equality cannot be had.
+    /// them use the same modifier token or teach the same class noun, or equality is impossible.
     pub fn new(
         statistics: &RegularizationStatistics,
         packs: &[PackUse],

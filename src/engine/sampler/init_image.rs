@@ -28,7 +28,7 @@ pub fn encode_init(
     Ok(latents.flatten_all()?.to_vec1::<f32>()?.into())
 }
 
-/// Scales an image to cover a size, and cuts what stands out at opposite sides alike.
+/// Scales an image to cover a size, and crops it at the center.
 fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (from_width, from_height) = (u64::from(image.width()), u64::from(image.height()));
     let (to_width, to_height) = (u64::from(width), u64::from(height));

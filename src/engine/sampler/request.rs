@@ -9,11 +9,11 @@ use crate::engine::conditioning::ConceptUse;
 #[derive(Clone)]
 pub struct SampleRequest {
     pub prompt: String,
-    /// What guidance leads away from; empty is the usual unconditional half.
+    /// What guidance leads away from. Empty for ordinary unconditional guidance.
     pub negative_prompt: String,
     pub concepts: Vec<ConceptUse>,
     pub seed: u64,
-    /// Which of the images with this seed.
+    /// The index among the images of this seed.
     pub image_index: u64,
     pub num_inference_steps: usize,
     /// 1 (or less) generates without guidance.
@@ -34,7 +34,7 @@ pub struct SampleRequest {
     pub determinism: Determinism,
 }
 
-/// An image to start from, and how much of it is replaced.
+/// An image to start from, and the share of the steps that are taken.
 #[derive(Clone)]
 pub struct InitImage {
     /// From [`encode_init`](super::encode_init).
@@ -44,7 +44,7 @@ pub struct InitImage {
 }
 
 impl SampleRequest {
-    /// Whether the model answers twice a step, as diffusers decides it.
+    /// Whether a step takes two predictions of the model, by the same rule as in diffusers.
     pub fn is_guided(&self) -> bool {
         self.guidance_scale > 1.0
     }

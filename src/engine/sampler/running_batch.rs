@@ -15,7 +15,7 @@ pub struct RunningBatch<T> {
 
 /// An image in the batch.
 pub struct RunningImage<T> {
-    /// What the caller knows it by.
+    /// The caller's key for it.
     pub owner: T,
     pub state: DenoisingState,
     /// How many elements of the base model's own image size one of its elements counts for.
@@ -70,10 +70,10 @@ impl<T> RunningBatch<T> {
         &self.images[..count]
     }
 
-    /// Takes the images of [`Self::turn`] one step further, and says of each how that went.
+    /// Takes the images of [`Self::turn`] one step further, and returns each one's result.
     ///
-    /// If a call of several images fails, those that it has not moved are tried alone: only the image at fault fails. One
-    /// that failed has not moved, and stays in the batch until the caller drops it.
+    /// If a call of several images fails, those that have not taken the step are tried one by one, so that only the
+    /// image at fault fails. It stays in the batch, before its step, until the caller drops it.
     ///
     /// - `guard` makes a call of the model for the images of these owners, and may turn a panic into an error
     pub fn step<E>(

@@ -27,7 +27,7 @@ pub struct DenoisingState {
     guided_timesteps: RangeInclusive<f32>,
     pub(super) scheduler: Scheduler,
     pub(super) latents: Vec<f32>,
-    /// What the last step took the finished latents to be, for previews.
+    /// The finished latents as the last step predicts them, for previews.
     predicted: Option<Vec<f32>>,
     /// `(channels, height, width)` of the latents.
     pub(super) shape: (usize, usize, usize),
@@ -120,7 +120,7 @@ impl DenoisingState {
         Ok(decode(base, &[&self.latents], self.shape)?.squeeze(0)?)
     }
 
-    /// A small image of what the result will be, as far as the last step knew; `None` before the first.
+    /// A small image of the result as the last step predicts it; `None` before the first step.
     ///
     /// Decoded from at most 32 latent cells a side: more are averaged.
     pub fn preview(&self, base: &BaseModel) -> Result<Option<RgbImage>> {

@@ -57,7 +57,7 @@ impl Rule for Euler {
     fn step(&mut self, step: usize, model_pred: &[f32], sample: &mut [f32], noise: Option<&[f32]>) {
         let (sigma, next) = (self.sigmas[step], self.sigmas[step + 1]);
         let square = sigma * sigma + 1.0;
-        // x₀ as factors of the model's answer and of the sample.
+        // x₀ as factors of the model's output and of the sample.
         let (of_pred, of_sample) = match self.prediction_type {
             PredictionType::Epsilon => (-sigma, 1.0),
             PredictionType::VPrediction => (-sigma / square.sqrt(), 1.0 / square),

@@ -11,7 +11,7 @@ struct Pndm {
     last_alpha: f64,
     timesteps: Vec<i64>,
     stride: i64,
-    /// Earlier answers of the model, latest last; at most four.
+    /// Earlier outputs of the model, latest last; at most four.
     answers: Vec<Vec<f32>>,
     /// The sample before the first step, which the second call takes again.
     first_sample: Vec<f32>,

@@ -14,7 +14,7 @@ pub enum BetaSchedule {
     SquaredcosCapV2,
 }
 
-/// What the model was trained to answer.
+/// What the model was trained to predict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PredictionType {
@@ -65,7 +65,7 @@ impl Default for SchedulerConfig {
     fn default() -> Self {
         Self {
             num_train_timesteps: 1000,
-            // What diffusers takes where a file is silent; Stable Diffusion's files say 0.00085, 0.012, scaled_linear.
+            // diffusers' defaults. Stable Diffusion's files say 0.00085, 0.012, scaled_linear.
             beta_start: 0.0001,
             beta_end: 0.02,
             beta_schedule: BetaSchedule::Linear,
@@ -161,7 +161,7 @@ impl SchedulerConfig {
         (0..steps).map(|i| (trained + i as f64 * step).round_ties_even() - 1.0).collect()
     }
 
-    /// Checks what cannot be right whichever family is used.
+    /// Refuses values that are wrong for every family.
     pub(super) fn check(&self) -> Result<()> {
         let invalid =
             |text: String| Err(EngineError::InvalidInput(format!("scheduler_config.json: {text}")));
@@ -221,14 +221,14 @@ fn zero_terminal_snr(alphas_cumprod: &[f64]) -> Vec<f64> {
     roots.iter().map(|root| ((root - last) * first / (first - last)).powi(2)).collect()
 }
 
-/// `x₀` and `ε` of a sample `√ᾱ x₀ + √(1−ᾱ) ε`, as factors of the model's answer and of the sample.
+/// `x₀` and `ε` of a sample `√ᾱ x₀ + √(1−ᾱ) ε`, as factors of the model's output and of the sample.
 pub(super) struct Parts {
     pub(super) x0: (f64, f64),
     pub(super) epsilon: (f64, f64),
 }
 
 impl PredictionType {
-    /// How x₀ and ε follow from the model's answer (first factor) and the sample (second factor) at `ᾱ`.
+    /// How x₀ and ε follow from the model's output (first factor) and the sample (second factor) at `ᾱ`.
     pub(super) fn parts(self, alpha: f64) -> Parts {
         let (signal, noise) = (alpha.sqrt(), (1.0 - alpha).sqrt());
         match self {

@@ -47,7 +47,7 @@ impl Scheduler {
         self.rule.scale_model_input(self.skipped + step, sample)
     }
 
-    /// Whether [`Self::step`] wants standard normal noise at `step`.
+    /// Whether [`Self::step`] needs standard normal noise at `step`.
     pub fn needs_noise(&self, step: usize) -> bool {
         self.rule.needs_noise(self.skipped + step)
     }
@@ -58,10 +58,10 @@ impl Scheduler {
         combined(&[(of_x0, clean), (of_noise, noise)])
     }
 
-    /// What the model's answer at `step` says of the clean sample.
+    /// The clean sample that the model's output at `step` predicts.
     pub fn predicted_x0(&self, step: usize, model_pred: &[f32], sample: &[f32]) -> Vec<f32> {
         let (of_x0, of_noise) = self.rule.noise_parts(self.skipped + step);
-        // As if the sample had unit variance, which is what the model sees of it.
+        // As for a sample of unit variance, which is what the model sees.
         let scale = of_x0.hypot(of_noise);
         let parts = self.prediction_type.parts((of_x0 / scale).powi(2));
         combined(&[(parts.x0.0, model_pred), (parts.x0.1 / scale, sample)])

@@ -1,6 +1,6 @@
 //! UniPC of second order (Zhao et al., arXiv:2302.04867, algorithms 5 and 6, with B₂(h) = eʰ − 1).
 //!
-//! Each step first corrects the sample that the last step predicted, with the model's answer there, and then predicts
+//! Each step first corrects the sample that the last step predicted, with the model's output there, and then predicts
 //! the next one. Notation as in the paper for predictions of x₀: `h = λ_t − λ_s`, `hh = −h`.
 
 use super::dpm_solver::{lambda, noise_part, predicted_x0, signal_part};

@@ -1,8 +1,8 @@
 //! Photos and class images as the training sees them: cropped, resized, placed, with words for their size.
 //!
 //! The size augmentation is the paper's §3.2 in the form of its first implementation: two thirds of the draws take a
-//! size from `[S/3, S]`, one third from `[1.2 S, 1.4 S)`. What comes out small is pasted on a grey canvas and only its
-//! own latent cells count in the loss; what comes out large is cropped; the caption says which.
+//! size from `[S/3, S]`, one third from `[1.2 S, 1.4 S)`. A small photo is pasted on a grey canvas, and only its own
+//! latent cells count in the loss. A large one is cropped. The caption says which.
 
 use image::imageops::{self, FilterType};
 use image::{GenericImageView, RgbImage};

@@ -42,7 +42,7 @@ struct Encoded {
 }
 
 impl Dataset {
-    /// Augments and encodes the images of `input`; `observe` hears how many of how many are encoded.
+    /// Augments and encodes the images of `input`. `observe` is called with the number of encoded images and the total.
     pub(super) fn encode(
         base: &BaseModel,
         input: &TrainingInput,

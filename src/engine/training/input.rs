@@ -18,7 +18,7 @@ pub struct TrainingInput {
 pub struct TrainingConcept {
     pub words: ConceptWords,
     pub images: Vec<RgbImage>,
-    /// May be empty: then the training has no class images.
+    /// May be empty; then the training has no class images.
     pub class_images: Vec<CaptionedImage>,
 }
 

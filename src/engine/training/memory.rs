@@ -1,4 +1,4 @@
-//! The bytes that a training step has alive at its peak, term by term.
+//! The peak memory of a training step, term by term.
 
 use crate::engine::clip::ClipTextConfig;
 use crate::engine::unet::{CallSize, Recomputation, UNet2DConditionConfig};
@@ -21,7 +21,7 @@ pub struct StepMemory {
 }
 
 impl StepMemory {
-    /// - `trained`: how many numbers are trained
+    /// - `trained`: the number of trained parameters
     /// - `prompts`: captions with a modifier token that differ, and tokens of each
     pub fn of(
         trained: u64,
@@ -55,12 +55,12 @@ impl StepMemory {
         budget.saturating_sub(self.state + self.key_values + self.text)
     }
 
-    /// All of it but what the model's weights take.
+    /// The total without the model's weights.
     pub fn beside_weights(&self) -> u64 {
         self.state + (self.key_values + self.text + self.activations).max(self.optimizer)
     }
 
-    /// All of it.
+    /// The total.
     pub fn total(&self) -> u64 {
         self.weights + self.beside_weights()
     }

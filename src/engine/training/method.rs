@@ -1,4 +1,4 @@
-//! The seam between a training and what it trains.
+//! The interface between a training and a fine-tuning method.
 
 use candle_core::Tensor;
 
@@ -9,7 +9,7 @@ use crate::engine::error::Result;
 /// A fine-tuning method: which tensors are trained, how keys and values follow from them, and what their gradient is.
 ///
 /// The UNet sees keys and values alone, so a method needs nothing else of it: a step asks for K and V of its captions,
-/// takes the loss back to them, and hands their gradient to the method.
+/// runs the backward pass of the loss to them, and passes their gradient to the method.
 pub trait Method: Send {
     /// What [`Self::gradients`] needs of the forward pass.
     type Forward;

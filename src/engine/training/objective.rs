@@ -9,7 +9,7 @@ use crate::engine::error::{EngineError, Result};
 use crate::engine::schedulers::PredictionType;
 use crate::engine::unet::{Activations, CrossAttentionKv, KeyValueVariable};
 
-/// What of the objective is not data.
+/// The parts of the objective that are not data.
 #[derive(Clone, Copy, Debug)]
 pub struct Objective {
     pub prediction_type: PredictionType,

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 
-/// All that a training changes: with the same input, a trainer restored from it goes on to the same bytes.
+/// Everything that a training changes. With the same input, a trainer that is restored from it gives the same bytes.
 ///
 /// For a Stable Diffusion 1 about 230 MB. The tensors are immutable and shared with the trainer, so taking a state out
 /// copies nothing.

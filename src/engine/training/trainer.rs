@@ -1,4 +1,4 @@
-//! One optimizer step after the other.
+//! The trainer, which takes optimizer steps.
 
 use candle_core::Tensor;
 
@@ -24,7 +24,7 @@ pub struct Trainer<M> {
     memory_budget: Option<u64>,
 }
 
-/// What one step saw, before it moved the parameters.
+/// Loss and gradient norm of a step, before it changed the parameters.
 #[derive(Clone, Copy, Debug)]
 pub struct StepReport {
     pub loss: f32,
@@ -76,7 +76,7 @@ impl<M: Method> Trainer<M> {
     /// Goes on from a state, which may come from another device.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] if it is not the state of these parameters; the trainer is as it was then.
+    /// [`EngineError::InvalidInput`] if it is not the state of these parameters. Then the trainer is unchanged.
     pub fn restore(&mut self, state: TrainerState) -> Result<()> {
         let own = self.method.parameters();
         let fits = own.len() == state.parameters.len()
@@ -109,8 +109,8 @@ impl<M: Method> Trainer<M> {
         learning_rate: f64,
     ) -> Result<StepReport> {
         match base.unet.split() {
-            // From one of the pool's own threads its helpers are near: woken from outside for each of the small
-            // operations around the UNet, they would cost more than those.
+            // Runs on one of the pool's own threads. Waking the pool from outside, for each of the small operations
+            // around the UNet, would cost more than the operations.
             Split::Elements => rayon::scope(|_| self.step_here(base, batch, learning_rate)),
             Split::Operations => self.step_here(base, batch, learning_rate),
         }

@@ -102,7 +102,7 @@ impl Layer {
     }
 }
 
-/// One level on the way down: resnets, each with a transformer if the block attends, then half the size.
+/// A down block: resnets, each with a transformer if the block attends, then half the size.
 pub(super) struct DownBlock {
     layers: Vec<Arc<Layer>>,
     downsampler: Option<FrozenConv2d>,
@@ -182,7 +182,7 @@ impl MidBlock {
     }
 }
 
-/// One level on the way up: one resnet more than on the way down, each reading one of the kept results.
+/// An up block: one resnet more than a down block, each reading one of the kept results.
 pub(super) struct UpBlock {
     layers: Vec<Arc<Layer>>,
     upsampler: Option<FrozenConv2d>,
@@ -232,7 +232,7 @@ impl UpBlock {
             hidden_states = layer.forward(&joined, call)?;
         }
         if let Some(upsampler) = &self.upsampler {
-            // What nearest interpolation to the size of the level above gives, be it odd or even.
+            // Nearest interpolation to the size of the level above, odd or even.
             let (_, height, width, _) = skips.last().ok_or_else(too_few_skips)?.tensor().dims4()?;
             let doubled = ops::upsample_nearest_2x(&hidden_states, height, width)?;
             hidden_states = upsampler.forward(&doubled)?;

@@ -51,7 +51,7 @@ struct LayerSize {
     level: usize,
     in_channels: u64,
     out_channels: u64,
-    /// How many of the channels come in are joined from the way down.
+    /// The number of input channels that are joined from the down blocks.
     skipped: u64,
     /// Transformer blocks; 0 if the layer does not attend.
     blocks: u64,
@@ -132,7 +132,7 @@ impl Recomputation {
 }
 
 impl UNet2DConditionConfig {
-    /// All layers, in the order of the way forward.
+    /// All layers, in the order of the forward pass.
     fn layer_sizes(&self) -> Vec<LayerSize> {
         let mut tracked = false;
         let mut layer = |level: usize, attends: bool, in_channels: usize, skipped: usize| {
@@ -199,7 +199,7 @@ impl UNet2DConditionConfig {
         let mut alive = self.tape_bytes(call, recomputation);
         let mut most = alive + 3 * self.last_input(call);
         alive -= self.last_input(call);
-        // Gradients of what was joined on the way up wait for the way down.
+        // Gradients of what the up blocks joined are kept until the backward pass of the down blocks.
         let mut waiting = 0;
         for (layer, again) in self.layer_sizes().iter().zip(&recomputation.0).rev() {
             let recomputed = if *again { layer.inside(call) + layer.output(call) } else { 0 };
@@ -239,7 +239,7 @@ impl UNet2DConditionConfig {
         self.layer_sizes().iter().map(|layer| 2 * layer.blocks * layer.inner).sum()
     }
 
-    /// How many numbers the model's weights are.
+    /// The number of the model's parameters.
     pub fn parameters(&self) -> u64 {
         let time = self.time_embedding_dim() as u64;
         let text = self.cross_attention_dim() as u64;

@@ -1,4 +1,4 @@
-//! The attending half of a block: pixels to each other, then to the prompt.
+//! The transformer of a block: image positions attend to each other, then to the prompt.
 
 use candle_core::D;
 
@@ -184,8 +184,8 @@ impl SelfAttention {
 
 /// Multi-head attention from image features `x` to the encoded prompt `c`.
 ///
-/// `softmax(Q Kᵀ / √head_dim) V` with `Q = W_q x`. `K = W_k c` and `V = W_v c` arrive ready in the element's
-/// conditioning: they are the same at every step, and all in which one concept differs from another.
+/// `softmax(Q Kᵀ / √head_dim) V` with `Q = W_q x`. `K = W_k c` and `V = W_v c` are inputs. They are the same at every
+/// step, and they are all in which one concept differs from another.
 ///
 /// | weight                       | shape, with `inner = heads · head_dim` |
 /// |------------------------------|----------------------------------------|

@@ -16,7 +16,7 @@ use crate::engine::{
     weights::Weights,
 };
 
-/// All norms of the autoencoder have this one.
+/// The epsilon of all norms.
 const NORM_EPS: f64 = 1e-6;
 
 /// Image to moments: levels of resnets that halve the size, then the middle.
@@ -140,7 +140,7 @@ impl Decoder {
     }
 }
 
-/// One level of resolution; which way it resamples is its owner's business.
+/// One level of resolution. Its owner resamples.
 struct Level {
     resnets: Vec<Resnet>,
     resample: Option<FrozenConv2d>,

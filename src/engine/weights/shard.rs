@@ -96,8 +96,8 @@ impl Shard {
         Ok((shard, entries))
     }
 
-    /// Asks the system to read the whole file in the background: while layers take and pack their weights one by one, a
-    /// disk would wait more than it reads. Without it loading is slower, nothing else.
+    /// Asks the system to read the whole file in the background. Otherwise the disk is idle while layers pack their
+    /// weights one by one. If this fails, loading is only slower.
     fn read_ahead(&self) {
         /// Bytes that are asked for at a time; the system cuts what goes far beyond its own read-ahead.
         #[cfg(target_os = "linux")]

@@ -58,7 +58,8 @@ impl ConstraintRows {
         if constraint_weight.is_some() {
             return System::new(&features, d, constraint_weight);
         }
-        // Equality can be had of as many rows as the text space has dimensions: what is only protected gives way.
+        // Equality is possible for as many rows as the text space has dimensions. Beyond that, protected rows are left
+        // out.
         let kept = Tensor::new(independent_rows(&features, &d, targets)?, &Device::Cpu)?;
         System::new(&features.index_select(&kept, 0)?, d.index_select(&kept, 0)?, None)
     }

@@ -1,11 +1,11 @@
 //! Merge packs: what a merge needs of a delta, computed once and a few megabytes small at most.
 //!
 //! The constraints of a merge come from prompts. Every concept's name must get the keys and values that its own delta
-//! gives it: alone in several templates, there up to the end token and at some of the padding, which the UNet attends
-//! to as well; and after another thing, since a name's features depend on the words before it. Those things are
-//! ordinary nouns, not the other concepts of a request, so a pack depends on its delta alone (ADR 0017): measured on a dog and a
-//! gate, prompts that no template has come out as near as with each other's names (error 0.66 against 0.72). The class
-//! nouns on their own are in the pack as well, to be protected.
+//! gives it. In some templates the name is alone; these are constrained up to the end token and at some of the padding,
+//! which the UNet attends to as well. In others it follows another thing, since a name's features depend on the words
+//! before it. These things are ordinary nouns, not the other concepts of a request, so a pack depends on its delta
+//! alone (ADR 0017). Measured on a dog and a gate, prompts outside of the templates come as close as with each other's
+//! names (error 0.66 against 0.72). The pack also has the class nouns alone, to protect them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,9 +24,9 @@ use crate::engine::error::{EngineError, Result};
 /// What the format is called in messages, and in the header with its version.
 const WHAT: &str = "a merge pack file";
 const FORMAT: &str = "vstar-merge-pack-1";
-/// What stands before a concept's name where it is alone.
+/// Templates of a concept alone: what comes before its name.
 const BEFORE: [&str; 3] = ["", "a ", "photo of a "];
-/// What stands before another thing's name, and between the two.
+/// Templates of two things: what comes before the other thing's name, and between the two names.
 const BEFORE_AND_BETWEEN: [(&str, &str); 3] =
     [("a ", " and a "), ("photo of a ", " next to a "), ("a ", " in front of a ")];
 /// The other things.
@@ -34,7 +34,7 @@ const NEIGHBOURS: [&str; 2] = ["cat", "house"];
 /// Padding positions after the end token that are constrained as well.
 const PADDING_ROWS: usize = 2;
 
-/// Rows of text features, how a delta changes their keys and values, and rows that shall stay as they are.
+/// Rows of text features, how a delta changes their keys and values, and rows that should stay as they are.
 pub struct MergePack {
     /// The base model of the delta, by [`BaseModel::digest`].
     pub base_digest: String,
@@ -105,7 +105,7 @@ impl MergePack {
         Ok(Self { base_digest, concepts, features, changes, nouns, solved: Mutex::default() })
     }
 
-    /// From parts that no delta has made, for measurements.
+    /// Builds a pack from given parts, for measurements.
     ///
     /// - `features`, `nouns`: `(rows, text_dim)`, f32
     /// - `changes`: `(rows, Σ 2·inner)`, f32
@@ -146,7 +146,7 @@ impl MergePack {
         Ok(pack)
     }
 
-    /// Whether it is another at each strength: a modifier token's row moves from its initializer's.
+    /// Whether the pack differs by strength, because strength moves a modifier token's embedding row (ADR 0018).
     pub fn depends_on_strength(&self) -> bool {
         self.concepts
             .iter()

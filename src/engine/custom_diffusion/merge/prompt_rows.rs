@@ -42,7 +42,7 @@ impl<'a> PromptRows<'a> {
         self.prompts.len()
     }
 
-    /// Takes the positions of a name that follows `before`, and `after` more, unless the prompt is cut before them.
+    /// Takes the positions of a name that follows `before`, and `after` more, unless the prompt would be cut.
     pub(super) fn add(&mut self, before: &str, name: &str, after: usize) -> Result<()> {
         let TokenIds { ids, length, .. } = self.encode(&format!("{before}{name}"))?;
         if length > ids.len() {

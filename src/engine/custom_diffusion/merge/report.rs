@@ -24,7 +24,7 @@ impl Residual {
 }
 
 impl Merge {
-    /// How well it went, together and two by two.
+    /// Reports on all deltas together and on each pair.
     pub fn report(
         &self,
         statistics: &RegularizationStatistics,

@@ -13,7 +13,7 @@ use crate::engine::ops;
 
 /// What the file is called in messages.
 const WHAT: &str = "a file of regularization statistics";
-/// Files are stored under this name: it stays as it was.
+/// The name in stored files, which stays as it was.
 const FORMAT: &str = "vstar-merge-base-1";
 /// Of this many captions, one is held out to measure drift on.
 const HELD_OUT: usize = 10;
@@ -82,7 +82,7 @@ impl RegularizationStatistics {
         })
     }
 
-    /// From parts that are not of a base model's folder, for measurements.
+    /// Computes them from given features, for measurements.
     ///
     /// - `captions`, `empty`: features, `(rows, text_dim)`
     pub fn of_features(captions: &Tensor, empty: &Tensor) -> Result<Self> {
