@@ -17,7 +17,7 @@ pub struct Settings {
     /// Postgres to use; a private one is started below the data folder if this is not set.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     pub database_url: Option<String>,
-    /// Folder with the binaries of the private Postgres; found by itself in the usual places.
+    /// Folder with the binaries of the private Postgres. Searched for in the usual places if this is not set.
     #[arg(long, env = "VSTAR_PG_BIN")]
     pub pg_bin: Option<PathBuf>,
     /// Object store: s3://bucket/prefix, gs://…, az://… with credentials in the environment, or a folder;

@@ -47,7 +47,7 @@ pub struct DemoArgs {
     /// Leaves the service running at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
-    /// Folder with the binaries of Postgres; found by itself in the usual places.
+    /// Folder with the binaries of Postgres. Searched for in the usual places if this is not set.
     #[arg(long, env = "VSTAR_PG_BIN")]
     pg_bin: Option<PathBuf>,
 }

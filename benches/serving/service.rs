@@ -93,7 +93,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
 }
 
 impl Running {
-    /// Adds concepts `<c-0>`, `<c-1>`, … until there are so many; returns the size of the last one's file.
+    /// Adds concepts `<c-0>`, `<c-1>`, … until there are `count`. Returns the size of the last one's file.
     pub(crate) async fn add_concepts(&self, count: usize) -> Result<usize> {
         let mut size = 0;
         while self.added.get() < count {

@@ -1,4 +1,4 @@
-//! Errors: every refusal is a problem, whoever refuses.
+//! Errors: every refusal is a problem, from whichever layer.
 
 use reqwest::Method;
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! What goes wrong, and how far it goes: panics, numbers that are none, stores that are away, leases that are lost.
+//! Faults and their consequences: panics, values that are not numbers, stores that fail or stall, lost leases.
 //!
 //! Each test names the change of the worker that it would not survive.
 

@@ -1,4 +1,4 @@
-//! What earlier versions left behind still serves: their tasks parse, their databases migrate, their objects are read.
+//! What earlier versions stored is still used: their tasks parse, their databases migrate, their objects are read.
 //!
 //! `tests/fixtures/README.md` says what was recorded. Today's program runs here as its users run it, as a process.
 

@@ -18,7 +18,7 @@ pub struct Capacity<'a> {
     pub kinds: &'a [JobKind],
     /// Jobs for other base models are left to other workers.
     pub base_digest: &'a str,
-    /// Jobs are leased until they fill so many elements of a batch; the last one may go beyond.
+    /// Jobs are leased until they fill this many elements of a batch. The last one may exceed it.
     pub batch_elements: usize,
     pub lease: Duration,
 }

@@ -18,7 +18,8 @@ pub struct SampleRequest {
     pub num_inference_steps: usize,
     /// 1 (or less) generates without guidance.
     pub guidance_scale: f64,
-    /// How much of the concepts the negative prompt's K and V have: 1 as in the paper, 0 the base model's.
+    /// How much of the concepts the negative prompt's K and V have: 1 as in the paper, 0 for the base model's (ADR
+    /// 0011).
     pub unconditional_strength: f64,
     /// Between which points of the denoising, from 0 (noise) to 1 (image), guidance is applied: the first and last noise
     /// level of Kynkäänniemi et al. (arXiv:2404.07724), as `1 − t / num_train_timesteps`. Outside of it the image takes

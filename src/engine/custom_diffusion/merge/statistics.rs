@@ -1,4 +1,4 @@
-//! Regularization statistics: what all merges over one base model and one set of captions share, as a value and as a file.
+//! Regularization statistics: what all merges over one base model and one set of captions share.
 
 use std::collections::BTreeMap;
 

@@ -16,7 +16,7 @@ use crate::engine::ops::simd::vectorized;
 /// Queries of one block, whose logits over all keys are in memory at once.
 ///
 /// In the forward pass the lanes of a register hold queries, in the backward pass keys: never the channels of a head,
-/// which may be narrower than a register.
+/// which may be narrower than a register (ADR 0006).
 const QUERIES: usize = NR;
 const BACKWARD_QUERIES: usize = 64;
 

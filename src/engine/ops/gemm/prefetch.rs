@@ -2,7 +2,7 @@
 
 use super::blocking::PANEL;
 
-/// Memory that a product prefetches into the second-level cache while it computes.
+/// Memory that a product prefetches into the second-level cache while it computes (ADR 0007).
 ///
 /// Without it, the first strips of a micro-panel would wait for memory as long as they multiply. Each step of the depth
 /// prefetches [`Self::WIDTH`] floats of one row. A sweep covers these floats of all rows, and the next sweep covers the

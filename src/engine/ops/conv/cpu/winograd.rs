@@ -1,4 +1,4 @@
-//! 3×3 convolution by Winograd's minimal filtering F(m×m, 3×3).
+//! 3×3 convolution by Winograd's minimal filtering F(m×m, 3×3) (ADR 0004).
 //!
 //! An output tile of m×m pixels is `Aᵀ [(G g Gᵀ) ∘ (Bᵀ d B)] A` for filter `g` and the input pixels `d` around it
 //! (Lavin and Gray, arXiv:1509.09308). Summed over channels, each place of a transformed tile is a matrix product.
