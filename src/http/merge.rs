@@ -1,12 +1,14 @@
 //! Merges: several deltas become one.
 
 pub(crate) mod check;
+mod report;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::report::MergeReportBody;
 use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
@@ -64,6 +66,8 @@ pub(crate) struct MergeBody {
     recipe: MergeRecipe,
     /// The resulting delta, once the merge has succeeded.
     delta: Option<DeltaId>,
+    /// How well the merge preserves what it merges, once it has succeeded. Null for merges of version 0.1.0.
+    report: Option<MergeReportBody>,
     #[serde(flatten)]
     job: JobBody,
 }
@@ -77,6 +81,10 @@ impl JobResource for MergeTask {
             object: "merge",
             delta: outcome,
             job: JobBody::from(&job),
+            report: job
+                .merge_report
+                .as_ref()
+                .map(|report| MergeReportBody::new(report, &job.task.deltas)),
             deltas: job.task.deltas.into_iter().map(DeltaUseBody::from).collect(),
             concepts: job.task.concepts,
             recipe: job.task.recipe,

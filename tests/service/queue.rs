@@ -42,6 +42,23 @@ async fn jobs_are_leased_once_and_in_order(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_task_of_a_newer_program_is_left_to_its_workers(db: PgPool) {
+    let (newer, known) = (enqueue(&db).await, enqueue(&db).await);
+    let change = "update job set task = jsonb_set(task, '{version}', '99') where job_id = $1";
+    sqlx::query(change).bind(newer.0).execute(&db).await.unwrap();
+
+    let leased = [
+        lease(&db, "gpu-0", MINUTE).await.map(|job| job.job_id),
+        lease(&db, "gpu-1", MINUTE).await.map(|job| job.job_id),
+    ];
+
+    assert_eq!(leased, [Some(known), None]);
+    let query = "select state, attempts from job where job_id = $1";
+    let row: (String, i32) = sqlx::query_as(query).bind(newer.0).fetch_one(&db).await.unwrap();
+    assert_eq!(row, ("queued".to_owned(), 0));
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn many_workers_never_share_a_job(db: PgPool) {
     for _ in 0..20 {
         enqueue(&db).await;

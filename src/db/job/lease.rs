@@ -9,6 +9,7 @@ use sqlx::types::Json;
 use crate::domain::id::JobId;
 use crate::domain::job::{Failure, JobKind, LeasedJob, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
+use crate::domain::version::TaskVersion;
 
 /// The jobs that a worker can take.
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +26,8 @@ pub struct Capacity<'a> {
 
 /// Leases the oldest queued jobs that a worker can take, in their order.
 ///
-/// A training takes long and a transaction must not, so a job is held by a lease that its worker renews.
+/// A training takes long and a transaction must not, so a job is held by a lease that its worker renews. Tasks that a
+/// newer version of the program has queued are left to its own workers.
 pub async fn lease_next(
     db: impl PgExecutor<'_>,
     capacity: Capacity<'_>,
@@ -44,6 +46,7 @@ pub async fn lease_next(
         with waiting as (
             select job_id, rows as elements from job
             where state = 'queued' and kind = any($2) and run_at <= now() and task ->> 'base_digest' = $4
+                and coalesce((task ->> 'version')::int, 1) <= $6
             order by job_id limit $5
             for update skip locked
         ), summed as (
@@ -61,6 +64,7 @@ pub async fn lease_next(
         capacity.lease.as_secs_f64(),
         capacity.base_digest,
         batch_elements,
+        i32::try_from(u32::from(TaskVersion::NEWEST)).unwrap_or(i32::MAX),
     )
     .fetch_all(db)
     .await?;

@@ -5,10 +5,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::StartMerge;
-use crate::app::merge::check::{CheckedPair, MergeCheck};
+use super::report::{CheckedDeltaBody, CheckedPairBody, checked_deltas};
+use crate::app::merge::check::MergeCheck;
 use crate::app::{App, Caller};
-use crate::domain::concept::Handle;
-use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::merge::{MergeRecipe, Verdict};
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::Json;
@@ -35,56 +34,6 @@ pub(crate) struct MergeCheckBody {
     recipe: MergeRecipe,
 }
 
-/// One delta among the others.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct CheckedDeltaBody {
-    delta: DeltaId,
-    /// How much of the delta is applied.
-    strength: f64,
-    /// The constraint error at this delta's own words.
-    constraint_error: f64,
-}
-
-/// Two deltas.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct CheckedPairBody {
-    /// The two deltas.
-    #[schema(min_items = 2, max_items = 2)]
-    deltas: [DeltaId; 2],
-    /// The largest cosine between the text features whose keys and values the two deltas change; 1 means the same feature.
-    overlap: f64,
-    /// The constraint error of the two deltas merged.
-    constraint_error: f64,
-    /// The constraint error if each of the two deltas is merged by itself.
-    constraint_error_alone: f64,
-    /// The drift of the two deltas merged.
-    drift: f64,
-    verdict: Verdict,
-    /// What to do instead. Null if the verdict is `ok`.
-    suggestion: Option<SuggestionBody>,
-}
-
-/// A request that serves better.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct SuggestionBody {
-    /// The reason, for people.
-    detail: String,
-    /// Method of the request.
-    #[schema(value_type = String, examples("POST"))]
-    method: &'static str,
-    /// Path of the request.
-    #[schema(value_type = String, examples("/v1/trainings"))]
-    path: &'static str,
-    body: SuggestedTrainingBody,
-}
-
-/// The body of a joint training.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct SuggestedTrainingBody {
-    /// The concepts to train jointly.
-    concepts: Vec<ConceptId>,
-}
-
 /// Checks how well deltas go together, without merging them or generating an image.
 ///
 /// The response is computed at once from what trainings have stored beside their deltas, without a device and without a
@@ -109,52 +58,15 @@ pub(crate) async fn check_merge(
 
 impl From<MergeCheck> for MergeCheckBody {
     fn from(check: MergeCheck) -> Self {
-        let deltas = check.deltas.iter().zip(&check.report.deltas);
-        let deltas = deltas.map(|(used, error)| CheckedDeltaBody {
-            delta: used.delta_id,
-            strength: used.strength,
-            constraint_error: *error,
-        });
         Self {
             object: "merge_check",
             verdict: check.report.verdict(),
             constraint_error: check.report.constraint_error,
             drift: check.report.drift,
             condition: check.report.condition,
-            deltas: deltas.collect(),
+            deltas: checked_deltas(&check.report, &check.deltas),
             pairs: check.pairs.into_iter().map(CheckedPairBody::from).collect(),
             recipe: check.recipe,
-        }
-    }
-}
-
-impl From<CheckedPair> for CheckedPairBody {
-    fn from(CheckedPair { deltas, report, train_jointly }: CheckedPair) -> Self {
-        Self {
-            deltas,
-            overlap: report.overlap,
-            constraint_error: report.constraint_error,
-            constraint_error_alone: report.constraint_error_alone,
-            drift: report.drift,
-            verdict: report.verdict(),
-            suggestion: train_jointly.map(SuggestionBody::from),
-        }
-    }
-}
-
-impl From<Vec<(ConceptId, Handle)>> for SuggestionBody {
-    fn from(concepts: Vec<(ConceptId, Handle)>) -> Self {
-        let (concepts, handles): (Vec<ConceptId>, Vec<String>) =
-            concepts.into_iter().map(|(id, handle)| (id, format!("`{handle}`"))).unzip();
-        let detail = format!(
-            "{} ask for different things in the same words: train them jointly, and each learns what the other is not",
-            handles.join(" and ")
-        );
-        Self {
-            detail,
-            method: "POST",
-            path: "/v1/trainings",
-            body: SuggestedTrainingBody { concepts },
         }
     }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Epilogue<'a> {
 impl Epilogue<'_> {
     /// The epilogue of the rows from `row` on.
     #[inline(always)]
-    pub(crate) fn from_row(self, row: usize) -> Self {
+    pub(crate) fn starting_at(self, row: usize) -> Self {
         let addend = self.addend.map(|(values, stride)| (&values[row * stride..], stride));
         Self { addend, ..self }
     }

@@ -65,7 +65,13 @@ impl Kernel {
             };
             // SAFETY: the caller upholds the contract for these rows, each of which is readable for the depth.
             unsafe {
-                self.run(strip, micro_panel, epilogue.from_row(row), out.add(row * stride), stride)
+                self.run(
+                    strip,
+                    micro_panel,
+                    epilogue.starting_at(row),
+                    out.add(row * stride),
+                    stride,
+                )
             };
         }
     }

@@ -165,7 +165,8 @@ impl<'a> Strips<'a> {
                     let starts = |part: usize| &starts[part * rows + row..][..count];
                     gathered_runs(data, &self.zeros, starts, length, block.clone(), &mut self.runs);
                     let strip = Strip { rows: count, runs: &self.runs, depth_stride: 1 };
-                    let (epilogue, out) = (epilogue.from_row(row), out.wrapping_add(row * stride));
+                    let (epilogue, out) =
+                        (epilogue.starting_at(row), out.wrapping_add(row * stride));
                     // SAFETY: the caller upholds the contract for these rows.
                     unsafe { self.kernel.run(strip, micro_panel, epilogue, out, stride) };
                 }

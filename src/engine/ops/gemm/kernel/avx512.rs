@@ -99,7 +99,7 @@ unsafe fn strided<const P: usize, const TRANSPOSED: bool, const ROW_MAJOR: bool>
     for row in (0..a.rows).step_by(MR) {
         let rows = MR.min(a.rows - row);
         let strip = Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride };
-        let epilogue = epilogue.from_row(row);
+        let epilogue = epilogue.starting_at(row);
         let ahead = Ahead::of_strip(row / MR, micro_panel, a.depth);
         let out = out.wrapping_add(row * stride);
         // SAFETY: the caller upholds the contract for these rows.
