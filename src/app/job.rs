@@ -143,7 +143,7 @@ async fn deltas_of(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, Option<De
 /// How often a waiting request polls: at first at this interval, later after a tenth of the time that it has waited.
 const WAIT_POLL: Duration = Duration::from_millis(10);
 
-/// How often a stream of events polls for new ones. Workers write progress once a second.
+/// How often a stream of events polls for new ones. Workers write progress twice a second.
 const EVENT_POLL: Duration = Duration::from_millis(250);
 
 /// Events per query.
