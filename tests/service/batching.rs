@@ -1,6 +1,7 @@
 //! The running batch from outside: who joins and leaves changes nobody's image, and what goes wrong with one job stays
 //! with it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use candle_core::Tensor;
@@ -11,6 +12,7 @@ use vstar::engine::{BaseModel, Delta, DeltaWeights, kv_weights};
 use vstar::worker::WorkerConfig;
 
 use crate::end_to_end::Whole;
+use crate::faults::Faults;
 use crate::harness::{Answer, tiny};
 use crate::synthetic::{Concept, Concepts};
 
@@ -246,16 +248,15 @@ async fn an_image_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPool
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_training_and_samples_both_get_on(db: PgPool) {
-    let (whole, concepts) = with_concepts(db, 16, 1).await;
+    let faults = Arc::new(Faults::default());
+    let config = WorkerConfig { faults: Some(faults.clone()), ..config(16) };
+    let (whole, concepts) = with_concepts_and(db, config, 1).await;
     whole.concept("dog", Some("<rex>")).await;
     let recipe = json!({ "max_train_steps": 100_000, "num_class_images": 8 });
     let body = json!({ "concepts": ["dog"], "recipe": recipe });
     let started = whole.service.post("/v1/trainings", body).await;
     let path = started.header("location").to_owned();
     whole.wait_for(&path, |training| training.body["progress"]["step"].as_u64() > Some(1)).await;
-    let steps = |training: &Answer| training.body["progress"]["step"].as_u64().unwrap();
-    let before = steps(&whole.service.get(&path).await);
-
     // Alone these take seconds; the training gets half of the time, while they run and not after them.
     let mut samples = request(&concepts[0], 900, 1);
     samples["n"] = json!(4);
@@ -264,7 +265,7 @@ async fn a_training_and_samples_both_get_on(db: PgPool) {
 
     assert_eq!(digests(&sample).len(), 4);
     assert_eq!(training.text("status"), "running");
-    let taken = steps(&training) - before;
+    let taken = faults.training_steps_beside_samples();
     assert!(taken >= 5, "{taken} steps beside the samples: they had the device for themselves");
     whole.service.post(&format!("{path}/cancel"), json!({})).await;
     assert_eq!(ended(&whole, &path).await.text("status"), "canceled");

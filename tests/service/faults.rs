@@ -5,7 +5,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -21,16 +21,24 @@ use crate::harness::{Answer, tiny};
 
 /// Panics where a test says so, and remembers who was in the batch last.
 #[derive(Debug, Default)]
-struct Faults {
+pub(crate) struct Faults {
     /// Jobs whose denoising steps panic.
     panicking: Mutex<HashSet<JobId>>,
     panicking_trainings: AtomicBool,
     last_batch: Mutex<Vec<JobId>>,
     /// Calls of the UNet that each job has taken part in.
     steps: Mutex<HashMap<JobId, usize>>,
+    training_steps: AtomicUsize,
+    /// How many training steps had been taken at the first denoising step, and at the last one so far.
+    trained_from_to: Mutex<Option<(usize, usize)>>,
 }
 
 impl Faults {
+    /// Training steps that were taken between the first denoising step and the last one.
+    pub(crate) fn training_steps_beside_samples(&self) -> usize {
+        self.trained_from_to.lock().unwrap().map_or(0, |(first, last)| last - first)
+    }
+
     fn steps_of(&self, job: JobId) -> usize {
         self.steps.lock().unwrap().get(&job).copied().unwrap_or(0)
     }
@@ -39,6 +47,8 @@ impl Faults {
 impl DeviceFaults for Faults {
     fn before_denoising_step(&self, jobs: &[JobId]) {
         *self.last_batch.lock().unwrap() = jobs.to_vec();
+        let trained = self.training_steps.load(Ordering::Relaxed);
+        self.trained_from_to.lock().unwrap().get_or_insert((trained, trained)).1 = trained;
         let taking_part: HashSet<JobId> = jobs.iter().copied().collect();
         for job in taking_part {
             *self.steps.lock().unwrap().entry(job).or_default() += 1;
@@ -49,6 +59,7 @@ impl DeviceFaults for Faults {
     }
 
     fn after_training_step(&self, job: JobId) {
+        self.training_steps.fetch_add(1, Ordering::Relaxed);
         let panics = self.panicking_trainings.load(Ordering::Relaxed);
         assert!(!panics, "a step of {job} panics, as the test wants it");
     }
@@ -213,7 +224,7 @@ async fn a_training_whose_lease_is_lost_stops_and_changes_nothing(db: PgPool) {
 async fn a_sample_whose_lease_is_lost_leaves_the_batch(db: PgPool) {
     let faults = Arc::new(Faults::default());
     let (whole, concepts) = with_concepts_and(db, config(&faults), 1).await;
-    let mut body = request(&concepts[0], 1000, 1);
+    let mut body = request(&concepts[0], 900, 1);
     body["n"] = json!(8);
     let lost = start(&whole, &body).await;
     let steps = || faults.steps_of(job_of(&lost));
@@ -226,7 +237,7 @@ async fn a_sample_whose_lease_is_lost_leaves_the_batch(db: PgPool) {
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 
-    assert!(before < 1000, "it was generated to the end");
+    assert!(before < 900, "it was generated to the end: {before} steps");
     let lost = whole.service.get(&lost).await;
     assert_eq!((lost.text("status").as_str(), &lost.body["images"]), ("running", &json!([])));
     whole.end().await;
