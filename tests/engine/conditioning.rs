@@ -11,7 +11,7 @@ use vstar::engine::{
 use crate::deltas::rex;
 use crate::devices::test_devices;
 
-/// The model in each dtype that a GPU may compute in, on the CPU, and on each further device in that device's own.
+/// The model on each device in the device's own dtype, and on the CPU in those of GPUs too.
 fn base_models() -> impl Iterator<Item = BaseModel> {
     let on_cpu = [DType::BF16, DType::F16].map(|dtype| (Device::Cpu, dtype));
     let own = test_devices().into_iter().map(|device| (device.clone(), compute_dtype(&device)));
