@@ -9,9 +9,11 @@ mod work;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use candle_core::Device;
 use serde::Serialize;
 
 use self::args::Work;
+use crate::engine::device::{device_named, free_bytes};
 
 pub use self::args::BenchArgs;
 
@@ -29,6 +31,10 @@ struct Report {
     /// From the model's folder to the end of the first call.
     first_step_s: f64,
     peak_rss_mib: u64,
+    /// What the process has taken of a GPU's memory. The device's pool keeps what is freed, so this is the most that was
+    /// in use at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_device_mib: Option<u64>,
     #[serde(flatten)]
     beside: Option<Beside>,
 }
@@ -54,17 +60,19 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         .build_global()
         .context("thread pool")?;
     let start = Instant::now();
-    let mut work = work::prepare(args)?;
-    (work.call)()?;
+    let device = device_named(&args.device)?;
+    let free_before = free_bytes(&device);
+    let mut work = work::prepare(args, &device)?;
+    time(&device, &mut work.call)?;
     let first_step_s = start.elapsed().as_secs_f64();
     if let Some((_, call)) = &mut work.beside {
-        call()?;
+        time(&device, call)?;
     }
     let (mut seconds, mut beside_seconds) = (Vec::new(), Vec::new());
     for _ in 0..args.repeat {
-        seconds.push(time(&mut work.call)?);
+        seconds.push(time(&device, &mut work.call)?);
         if let Some((_, call)) = &mut work.beside {
-            beside_seconds.push(time(call)?);
+            beside_seconds.push(time(&device, call)?);
         }
     }
     seconds.sort_by(f64::total_cmp);
@@ -80,6 +88,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         seconds_max: seconds[seconds.len() - 1],
         first_step_s,
         peak_rss_mib: memory_mib("VmHWM")?,
+        peak_device_mib: taken_mib(free_before, free_bytes(&device)),
         beside: work
             .beside
             .map(|(beside, _)| Beside { beside, beside_seconds_median: median(&beside_seconds) }),
@@ -88,10 +97,17 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn time(call: &mut work::Call) -> Result<f64> {
+/// Seconds until the device has finished a call: on a GPU the call itself only queues its kernels.
+fn time(device: &Device, call: &mut work::Call) -> Result<f64> {
     let start = Instant::now();
     call()?;
+    device.synchronize()?;
     Ok(start.elapsed().as_secs_f64())
+}
+
+/// The difference of two answers of [`free_bytes`].
+fn taken_mib(before: Option<usize>, now: Option<usize>) -> Option<u64> {
+    Some(before?.saturating_sub(now?) as u64 >> 20)
 }
 
 fn median(sorted: &[f64]) -> f64 {

@@ -10,7 +10,7 @@ use super::args::{BenchArgs, Work};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::training::TrainingRecipe;
 use crate::engine::clip::ClipTextEncoder;
-use crate::engine::device::{compute_dtype, device_named};
+use crate::engine::device::compute_dtype;
 use crate::engine::ops::Precision;
 use crate::engine::random::{Purpose, Random};
 use crate::engine::schedulers::SchedulerConfig;
@@ -31,14 +31,13 @@ pub(super) struct Prepared {
     pub(super) beside: Option<(&'static str, Call)>,
 }
 
-/// Loads what the work needs.
-pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
-    let device = device_named(&args.device)?;
+/// Loads what the work needs to `device`.
+pub(super) fn prepare(args: &BenchArgs, device: &Device) -> Result<Prepared> {
     let precision = if args.exact { Precision::Exact } else { Precision::Fast };
     let (batch, latent) = (args.batch, args.latent);
     let folder = |name: &str| args.model.join(name);
     let files = |name: &str, stem: &str| {
-        WeightFiles::open(&folder(name), stem, &device, compute_dtype(&device))
+        WeightFiles::open(&folder(name), stem, device, compute_dtype(device))
             .map(|files| files.with_precision(precision))
     };
     let unet =
@@ -48,7 +47,7 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         || ClipTextEncoder::load(&folder("text_encoder"), &files("text_encoder", "model")?);
     let alone = |call| Ok(Prepared { call, beside: None });
     let random = |stream: u64, shape: &[usize]| -> Result<Tensor> {
-        Ok(normal(stream, shape)?.to_device(&device)?)
+        Ok(normal(stream, shape)?.to_device(device)?)
     };
     match args.what {
         Work::Denoise => {
@@ -64,7 +63,7 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
             let text_encoder = text_encoder()?;
             let scheduler =
                 read_json::<SchedulerConfig>(&folder("scheduler").join("scheduler_config.json"))?;
-            let row = some_row(&text_encoder)?.to_device(&device)?;
+            let row = some_row(&text_encoder)?.to_device(device)?;
             let frozen =
                 FrozenModel { unet: &unet, text_encoder: &text_encoder, scheduler: &scheduler };
             let recipe = TrainingRecipe::paper();
@@ -77,7 +76,7 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
                 noise: random(2, &shape)?,
                 timesteps: timesteps(batch, scheduler.num_train_timesteps),
                 input_ids: captions(&text_encoder, batch),
-                mask: Tensor::ones((batch, 1, latent, latent), candle_core::DType::F32, &device)?,
+                mask: Tensor::ones((batch, 1, latent, latent), candle_core::DType::F32, device)?,
                 is_class_image: vec![false; batch],
             };
             alone(Box::new(move || {

@@ -161,9 +161,11 @@ impl ConceptSet {
         };
         match &self.change {
             Change::Delta(changes) => {
-                for (kv, change) in key_values.layers.iter_mut().zip(changes) {
-                    let key = apply(&kv.key, change.key.as_ref(), &text, self.strength)?;
-                    let value = apply(&kv.value, change.value.as_ref(), &text, self.strength)?;
+                let layers = key_values.layers.iter_mut().zip(base.unet.cross_attention());
+                for ((kv, layer), change) in layers.zip(changes) {
+                    let (key, value) = ((&kv.key, &layer.to_k), (&kv.value, &layer.to_v));
+                    let key = apply(key, change.key.as_ref(), &text, self.strength)?;
+                    let value = apply(value, change.value.as_ref(), &text, self.strength)?;
                     replace(kv, key, value)?;
                 }
             }
@@ -234,19 +236,28 @@ fn layer_changes(base: &BaseModel, delta: &Delta) -> Result<Vec<LayerChange>> {
 
 /// `W₀ c + strength · ΔW c`.
 ///
-/// - `projected`: `(1, tokens, inner)` of the base model
-/// - `text`: `(tokens, text_dim)` in f32
+/// - `projected`: `W₀ c` of the base model, `(1, tokens, inner)`
+/// - `weight`: `W₀`, `(inner, text_dim)`
+/// - `text`: `c`, `(tokens, text_dim)` in f32
 fn apply(
-    projected: &Tensor,
+    (projected, weight): (&Tensor, &Tensor),
     change: Option<&WeightChange>,
     text: &Tensor,
     strength: f64,
 ) -> Result<Tensor> {
-    let base = projected.squeeze(0)?.to_dtype(DType::F32)?; // (tokens, inner)
     let changed = match change {
         None => return Ok(projected.clone()),
-        Some(WeightChange::Replaced(weight)) => {
-            let whole = ops::matmul(text, &weight.t()?)?;
+        Some(WeightChange::Replaced(replacement)) => {
+            let whole = ops::matmul(text, &replacement.t()?)?; // (tokens, inner)
+            // A product in half precision rounds differently, so that a matrix equal to the base model's would seem to
+            // change something. Both products are therefore computed in f32.
+            let base = match projected.dtype() {
+                DType::F32 => projected.squeeze(0)?,
+                _ => ops::matmul(text, &weight.to_dtype(DType::F32)?.t()?)?,
+            };
+            if !differ(&whole, &base)? {
+                return Ok(projected.clone());
+            }
             if is_full_strength(strength) {
                 whole
             } else {

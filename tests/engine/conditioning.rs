@@ -2,17 +2,23 @@
 
 use std::{path::Path, sync::Arc};
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 use vstar::engine::{
     BaseModel, ConceptUse, Delta, EngineError, KeyValues, Result, condition_prompt,
+    device::compute_dtype, ops::Precision,
 };
 
 use crate::deltas::rex;
 use crate::devices::test_devices;
 
-fn base_model_on(device: &Device) -> BaseModel {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sd1/model");
-    BaseModel::load(&folder, device).unwrap()
+/// The model on each device in the device's own dtype, and on the CPU in those of GPUs too.
+fn base_models() -> impl Iterator<Item = BaseModel> {
+    let on_cpu = [DType::BF16, DType::F16].map(|dtype| (Device::Cpu, dtype));
+    let own = test_devices().into_iter().map(|device| (device.clone(), compute_dtype(&device)));
+    own.chain(on_cpu).map(|(device, dtype)| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sd1/model");
+        BaseModel::load_as(&folder, &device, dtype, Precision::default()).unwrap()
+    })
 }
 
 /// A concept `<rex>` whose last value projection is the base model's times `factor`; all others are the base model's.
@@ -23,8 +29,7 @@ fn concept(base: &BaseModel, factor: f64) -> Arc<Delta> {
 
 #[test]
 fn a_concept_that_changes_nothing_is_refused_instead_of_sampled_as_the_base_model() {
-    for device in test_devices() {
-        let base = base_model_on(&device);
+    for base in base_models() {
         let condition = |factor: f64, strength: f64, prompt: &str| -> Result<KeyValues> {
             condition_prompt(
                 &base,

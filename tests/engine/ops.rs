@@ -2,8 +2,11 @@
 //! of a batch alone against the same element among others, byte for byte.
 
 use std::path::Path;
+use std::sync::mpsc;
+use std::time::Duration;
 
 use candle_core::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
 use vstar::engine::BaseModel;
 use vstar::engine::autograd::{Tape, Variable, checkpoint};
 use vstar::engine::ops::{
@@ -404,6 +407,44 @@ fn results_do_not_depend_on_the_number_of_threads() {
         })
     };
     assert!(run(1) == run(5));
+}
+
+/// A weight is packed at its first use, by several threads. A thread that waits for the others takes up other work
+/// meanwhile, which may be a first use of the same weight.
+#[test]
+fn threads_may_meet_at_the_first_use_of_a_weight() {
+    let (done, is_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(16).build().unwrap();
+        let place = Place::single(&Device::Cpu);
+        let conv = |precision| {
+            let weight = place.weight(1, &[64, 64, 3, 3]);
+            FrozenConv2d::new(weight, None, 1, Padding::same(1), precision).unwrap()
+        };
+        let image: Variable = place.put(&numbers(3, &[1, 8, 8, 64])).into();
+        for _ in 0..100 {
+            let linear = || FrozenLinear::new(place.weight(2, &[256, 64]), None).unwrap();
+            let linears: Vec<FrozenLinear> = (0..8).map(|_| linear()).collect();
+            let convs = [conv(Precision::Exact), conv(Precision::Fast)];
+            pool.install(|| {
+                (0..64).into_par_iter().for_each(|_| {
+                    for linear in &linears {
+                        linear.forward(&image).unwrap();
+                    }
+                    for conv in &convs {
+                        let y = conv.forward(&image).unwrap();
+                        conv.input_gradient(y.tensor(), (8, 8)).unwrap();
+                    }
+                });
+            });
+        }
+        done.send(()).unwrap();
+    });
+
+    let result = is_done.recv_timeout(Duration::from_secs(300));
+
+    // Either the thread panicked, or its pool's threads wait for each other.
+    assert!(result.is_ok(), "{result:?}");
 }
 
 #[test]

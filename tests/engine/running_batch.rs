@@ -1,5 +1,6 @@
 //! Images that join and leave a batch between any two steps, each as if alone.
 
+use candle_core::Device;
 use vstar::domain::sample::SchedulerName;
 use vstar::engine::random::{Purpose, Random};
 use vstar::engine::{
@@ -7,11 +8,16 @@ use vstar::engine::{
 };
 
 use crate::deltas::rex;
-use crate::sampler::{any_concept, any_request, base_model, generate, numbers};
+use crate::devices::test_devices;
+use crate::sampler::{any_concept, any_request, base_model, base_model_on, generate, numbers};
 
 #[test]
 fn strict_images_do_not_depend_on_neighbours_that_come_and_go_nor_on_threads() {
-    let base = base_model();
+    test_devices().iter().for_each(assert_a_strict_image_is_the_same_as_alone);
+}
+
+fn assert_a_strict_image_is_the_same_as_alone(device: &Device) {
+    let base = base_model_on(device);
     let rex = |strength| ConceptUse { delta: any_concept(&base), strength };
     let request = SampleRequest {
         prompt: "a <rex> dog".into(),

@@ -21,7 +21,11 @@ fn folder() -> PathBuf {
 }
 
 pub(crate) fn base_model() -> BaseModel {
-    BaseModel::load(&folder(), &Device::Cpu).unwrap()
+    base_model_on(&Device::Cpu)
+}
+
+pub(crate) fn base_model_on(device: &Device) -> BaseModel {
+    BaseModel::load(&folder(), device).unwrap()
 }
 
 pub(crate) fn any_request(base: &BaseModel) -> SampleRequest {

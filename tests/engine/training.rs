@@ -1,11 +1,12 @@
 //! A training on the tiny base model: deterministic, stoppable, and it changes what it should.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use image::{Rgb, RgbImage};
 use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
 use vstar::domain::training::{LrScheduler, TrainingRecipe};
+use vstar::engine::ops::Precision;
 use vstar::engine::{
     BaseModel, CaptionedImage, DeltaWeights, EngineError, FineTuning, Flow, TrainerState,
     TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
@@ -13,9 +14,12 @@ use vstar::engine::{
 
 use crate::devices::test_devices;
 
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny")
+}
+
 fn tiny_on(device: &Device) -> BaseModel {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
-    BaseModel::load(&folder, device).unwrap()
+    BaseModel::load(&folder(), device).unwrap()
 }
 
 fn photo(shade: u8) -> RgbImage {
@@ -177,6 +181,18 @@ fn a_state_of_other_parameters_is_refused() {
         other.contains("other parameters") && cut.contains("other parameters"),
         "{other} {cut}"
     );
+}
+
+#[test]
+fn a_training_in_f16_is_refused_because_its_gradients_would_be_wrong() {
+    let load =
+        |dtype| BaseModel::load_as(&folder(), &Device::Cpu, dtype, Precision::default()).unwrap();
+    let input = input(Some("<rex>"), 1, 7);
+
+    let error = FineTuning::new(&load(DType::F16), &input).err().unwrap();
+
+    assert!(matches!(&error, EngineError::InvalidInput(text) if text.contains("f16")), "{error}");
+    assert!(FineTuning::new(&load(DType::BF16), &input).is_ok());
 }
 
 #[test]

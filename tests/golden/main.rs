@@ -6,7 +6,9 @@
 //!
 //! A case is a test, called `model/name`; what has an exact and a fast path runs both, the fast one as `model/name/fast`.
 //! The usual arguments of a test program work (`--list`, `--exact`, `--skip`, …); a filter that matches nothing fails.
-//! `GOLDEN_DEVICE=cuda:0` runs the cases there, in f32. `record_variants.py` makes further folders for `GOLDEN_DIR`.
+//! `GOLDEN_DEVICE=cuda:0` runs the cases there, in f32. With `GOLDEN_DTYPE=bf16` or `f16` the models compute in that dtype,
+//! to measure its errors: they exceed many of the bounds, which are those of f32. `record_variants.py` makes further folders
+//! for `GOLDEN_DIR`.
 
 mod merging;
 mod models;
@@ -16,6 +18,7 @@ mod training;
 
 use std::{
     collections::HashMap,
+    env::VarError,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -31,6 +34,7 @@ use vstar::engine::{BaseModel, device::device_named, ops::Precision};
 pub(crate) struct GoldenModel {
     dir: PathBuf,
     device: Device,
+    dtype: DType,
     precision: Precision,
     tensors: HashMap<String, Tensor>,
     base: OnceLock<BaseModel>,
@@ -49,7 +53,7 @@ impl GoldenModel {
     /// The whole model, loaded when the first case asks for it.
     pub(crate) fn base(&self) -> Result<&BaseModel> {
         if self.base.get().is_none() {
-            let base = BaseModel::load_as(&self.folder(), &self.device, DType::F32, self.precision)
+            let base = BaseModel::load_as(&self.folder(), &self.device, self.dtype, self.precision)
                 .context("the model folder does not load")?;
             let _ = self.base.set(base);
         }
@@ -241,7 +245,7 @@ impl Summary {
 fn trials(
     name: &str,
     dir: &Path,
-    device: &Device,
+    (device, dtype): (&Device, DType),
     precision: Precision,
     summary: &Arc<Summary>,
 ) -> Result<Vec<Trial>> {
@@ -249,6 +253,7 @@ fn trials(
     let model = Arc::new(GoldenModel {
         dir: dir.to_owned(),
         device: device.clone(),
+        dtype,
         precision,
         tensors: candle_core::safetensors::load(dir.join("cases.safetensors"), &Device::Cpu)?,
         base: OnceLock::new(),
@@ -289,7 +294,11 @@ fn judge(label: &str, measured: Result<Vec<Measured>>, summary: &Summary) -> Res
 }
 
 /// All cases of all folders below `root`.
-fn all_trials(root: &Path, device: &Device, summary: &Arc<Summary>) -> Result<Vec<Trial>> {
+fn all_trials(
+    root: &Path,
+    (device, dtype): (&Device, DType),
+    summary: &Arc<Summary>,
+) -> Result<Vec<Trial>> {
     let mut folders = Vec::new();
     model_folders(root, &mut folders)?;
     ensure!(!folders.is_empty(), "no folder below {} has a cases.json", root.display());
@@ -300,12 +309,22 @@ fn all_trials(root: &Path, device: &Device, summary: &Arc<Summary>) -> Result<Ve
             _ => root.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
         for precision in [Precision::Exact, Precision::Fast] {
-            let trials = trials(&name, dir, device, precision, summary)
+            let trials = trials(&name, dir, (device, dtype), precision, summary)
                 .with_context(|| dir.display().to_string())?;
             all.extend(trials);
         }
     }
     Ok(all)
+}
+
+/// What `GOLDEN_DTYPE` asks for.
+fn chosen_dtype() -> Result<DType> {
+    match std::env::var("GOLDEN_DTYPE").as_deref() {
+        Ok("f32") | Err(VarError::NotPresent) => Ok(DType::F32),
+        Ok("bf16") => Ok(DType::BF16),
+        Ok("f16") => Ok(DType::F16),
+        other => bail!("GOLDEN_DTYPE is {other:?}: write f32, bf16 or f16"),
+    }
 }
 
 /// Whether the arguments choose a test, by libtest's rules.
@@ -326,7 +345,7 @@ fn main() -> Result<ExitCode> {
     let device =
         device_named(&std::env::var("GOLDEN_DEVICE").unwrap_or_else(|_| "cpu".to_owned()))?;
     let summary = Arc::new(Summary::default());
-    let trials = all_trials(&root, &device, &summary)?;
+    let trials = all_trials(&root, (&device, chosen_dtype()?), &summary)?;
     if !arguments.list && !trials.iter().any(|trial| is_chosen(&arguments, trial.name())) {
         eprintln!("no golden case matches {:?}", arguments.filter.as_deref().unwrap_or_default());
         return Ok(ExitCode::from(101));

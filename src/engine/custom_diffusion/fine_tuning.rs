@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::Device;
+use candle_core::{DType, Device};
 
 use super::concept::DeltaConcept;
 use super::delta::{Delta, DeltaWeights};
 use super::modifier_tokens::{initial_rows, initializer};
 use super::parameters::Parameters;
 use crate::engine::base_model::BaseModel;
-use crate::engine::error::Result;
+use crate::engine::error::{EngineError, Result};
 use crate::engine::flow::Flow;
 use crate::engine::training::{Trainer, TrainerState, TrainingInput, TrainingProgress, run};
 
@@ -40,9 +40,10 @@ impl<'a> FineTuning<'a> {
     /// Starts at step 0.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`](crate::engine::EngineError::InvalidInput) if an initializer is not an entry of the
-    /// model's vocabulary.
+    /// [`EngineError::InvalidInput`] if an initializer is not an entry of the model's vocabulary, or if the model computes
+    /// in f16.
     pub fn new(base: &'a BaseModel, input: &'a TrainingInput) -> Result<Self> {
+        refuse_f16(base)?;
         let recipe = &input.recipe;
         let rows = initial_rows(base, recipe, input.modifier_tokens().len())?;
         let parameters = Parameters::new(base.into(), rows, recipe)?;
@@ -56,10 +57,6 @@ impl<'a> FineTuning<'a> {
     /// # Errors
     /// [`EngineError::Stopped`] if `observe` said so, [`EngineError::Diverged`] if the loss is no longer a number,
     /// [`EngineError::InvalidInput`] if captions do not fit the model.
-    ///
-    /// [`EngineError::Stopped`]: crate::engine::EngineError::Stopped
-    /// [`EngineError::Diverged`]: crate::engine::EngineError::Diverged
-    /// [`EngineError::InvalidInput`]: crate::engine::EngineError::InvalidInput
     pub fn run(&mut self, observe: &mut dyn FnMut(&TrainingProgress) -> Flow) -> Result<()> {
         run(self.base, &mut self.trainer, self.input, observe)
     }
@@ -72,7 +69,7 @@ impl<'a> FineTuning<'a> {
     /// Goes on from the state of a training with the same input.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`](crate::engine::EngineError::InvalidInput) if its parameters are others.
+    /// [`EngineError::InvalidInput`] if its parameters are others.
     pub fn restore(&mut self, state: TrainerState) -> Result<()> {
         self.trainer.restore(state)
     }
@@ -109,4 +106,15 @@ impl<'a> FineTuning<'a> {
             ]),
         })
     }
+}
+
+/// The gradients of a training lie below what f16 can represent. They would be wrong without an error, because the loss is
+/// not scaled.
+fn refuse_f16(base: &BaseModel) -> Result<()> {
+    if base.unet.dtype() != DType::F16 {
+        return Ok(());
+    }
+    let text = "the model computes in f16, whose range is too small for a training's gradients: train on the CPU or on a \
+                GPU of compute capability 8.0 or higher";
+    Err(EngineError::InvalidInput(text.to_owned()))
 }
