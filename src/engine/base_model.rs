@@ -16,6 +16,18 @@ use super::{
     weights::{WeightFiles, read_json},
 };
 
+/// Files whose bytes the model's answers depend on, beside the weights.
+const DIGESTED: [&str; 8] = [
+    "text_encoder/config.json",
+    "unet/config.json",
+    "vae/config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+];
+
 /// All parts of a diffusers folder that sampling and training need.
 pub struct BaseModel {
     pub prompt_encoder: PromptEncoder,
@@ -60,7 +72,7 @@ impl BaseModel {
             scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
             device: device.clone(),
             arithmetic: arithmetic(device, dtype, precision),
-            digest: digest(dir, &[&text_files, &unet_files, &vae_files])?,
+            digest: digest(dir, &DIGESTED, &[&text_files, &unet_files, &vae_files])?,
             unexpected_weights: Vec::new(),
         };
         for (folder, files) in
@@ -101,19 +113,10 @@ impl BaseModel {
     }
 }
 
-/// What the answer of the model depends on, in a fixed order.
-fn digest(dir: &Path, weights: &[&WeightFiles]) -> Result<String> {
+/// SHA-256 in hex over the files `names`, as far as they exist, and all weights, in this order.
+pub(super) fn digest(dir: &Path, names: &[&str], weights: &[&WeightFiles]) -> Result<String> {
     let mut digest = Sha256::new();
-    for name in [
-        "text_encoder/config.json",
-        "unet/config.json",
-        "vae/config.json",
-        "scheduler/scheduler_config.json",
-        "tokenizer/vocab.json",
-        "tokenizer/merges.txt",
-        "tokenizer/tokenizer.json",
-        "tokenizer/tokenizer_config.json",
-    ] {
+    for name in names {
         let path = dir.join(name);
         if path.is_file() {
             let bytes = std::fs::read(&path).map_err(|error| EngineError::ModelFile {
