@@ -56,9 +56,9 @@ impl ClipConfig {
     pub(super) fn read(path: &Path) -> Result<Self> {
         let file: File = read_json(path)?;
         let text: TextConfig =
-            merged(path, text_defaults(), [file.text_config, file.text_config_dict])?;
+            tower(path, text_defaults(), file.text_config, file.text_config_dict)?;
         let vision: ClipVisionConfig =
-            merged(path, vision_defaults(), [file.vision_config, file.vision_config_dict])?;
+            tower(path, vision_defaults(), file.vision_config, file.vision_config_dict)?;
         text.encoder.encoder().check(path)?;
         vision.check(path)?;
         Ok(Self {
@@ -94,14 +94,17 @@ impl EndToken {
     }
 }
 
-/// One tower's config: the defaults, the fields of its object, and those of the older object that wins over it.
-fn merged<T: DeserializeOwned>(
+/// One tower's config: the defaults, and over them the fields of its object.
+///
+/// Older files have a second object, `text_config_dict`. It stands for the first one as a whole, as in transformers.
+fn tower<T: DeserializeOwned>(
     path: &Path,
     defaults: Value,
-    parts: [Option<Map<String, Value>>; 2],
+    fields: Option<Map<String, Value>>,
+    older: Option<Map<String, Value>>,
 ) -> Result<T> {
     let mut config = defaults;
-    let fields = parts.into_iter().flatten().flatten();
+    let fields = older.or(fields).into_iter().flatten();
     fields.filter(|(_, value)| !value.is_null()).for_each(|(name, value)| config[name] = value);
     serde_json::from_value(config).map_err(|error| EngineError::ModelFile {
         path: path.display().to_string(),
