@@ -39,7 +39,9 @@ fn one_size_has_many_spellings() {
     let edge = json!({"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}});
     assert_eq!(number, of(edge));
     assert_eq!(number, of(json!({})));
-    assert_eq!(number, features(&without_file.load(), &photo));
+    let without_file = without_file.load();
+    assert_eq!(number, features(&without_file, &photo));
+    assert!(!without_file.has_image_settings);
     let squashed = of(json!({"size": {"height": 32, "width": 32}}));
     assert_ne!(number, squashed);
     assert_eq!(squashed, of(json!({"size": [32, 32], "do_center_crop": false})));

@@ -69,15 +69,14 @@ enum Size {
 }
 
 impl ClipImageProcessor {
-    /// Reads `preprocessor_config.json` of a model folder, or takes the defaults if there is none.
+    /// Reads `preprocessor_config.json`, or takes the defaults if there is no such file.
     ///
     /// - `image_size`: pixels per side that the vision tower takes
     ///
     /// # Errors
     /// [`EngineError::ModelFile`] for settings that are not built here, and for those that make images of another size.
-    pub(super) fn load(dir: &Path, image_size: usize) -> Result<Self> {
-        let path = dir.join("preprocessor_config.json");
-        let config = if path.is_file() { read_json(&path)? } else { Default::default() };
+    pub(super) fn load(path: &Path, image_size: usize) -> Result<Self> {
+        let config = if path.is_file() { read_json(path)? } else { Default::default() };
         Self::new(config, image_size)
             .map_err(|reason| EngineError::ModelFile { path: path.display().to_string(), reason })
     }
@@ -208,14 +207,14 @@ fn filter(resample: Option<u64>) -> Result<Filter, String> {
 }
 
 fn parse_size(value: &Value) -> Result<Size, String> {
+    // With a `longest_edge` beside it, it would mean something else.
     let edge = value.get("shortest_edge").filter(|_| value.get("longest_edge").is_none());
-    match edge.or(Some(value).filter(|value| value.is_number())).and_then(pixels) {
-        Some(edge) => Ok(Size::ShortestEdge(edge)),
-        None => sides(value).map(Size::Exact).ok_or_else(|| {
-            format!(
-                "`size` is {value}, only a number of pixels, a `shortest_edge`, and `height` with `width` are supported"
-            )
-        }),
+    match (pixels(edge.unwrap_or(value)), sides(value)) {
+        (Some(edge), _) => Ok(Size::ShortestEdge(edge)),
+        (None, Some(sides)) => Ok(Size::Exact(sides)),
+        (None, None) => Err(format!(
+            "`size` is {value}, only a number of pixels, a `shortest_edge`, and `height` with `width` are supported"
+        )),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Images and texts as vectors that can be compared.
 
-use std::{cmp::Ordering, path::Path};
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -42,6 +42,8 @@ pub struct Clip {
     pub digest: String,
     /// Weights of the folder that no layer has asked for.
     pub unexpected_weights: Vec<String>,
+    /// Whether the folder says how images are prepared. Otherwise it is done as OpenAI does, at the model's size.
+    pub has_image_settings: bool,
     tokenizer: ClipTokenizer,
     end_token: EndToken,
     text_encoder: ClipTextEncoder,
@@ -79,7 +81,8 @@ impl Clip {
                 "the vocabulary has {vocabulary} entries, the embedding table {rows} rows"
             )));
         }
-        let image_processor = ClipImageProcessor::load(dir, config.vision.image_size)?;
+        let settings = dir.join("preprocessor_config.json");
+        let image_processor = ClipImageProcessor::load(&settings, config.vision.image_size)?;
 
         let files = WeightFiles::open(dir, "model", device, DType::F32)?;
         let (root, split) = (files.root(), Split::of(&files));
@@ -92,6 +95,7 @@ impl Clip {
         let mut clip = Self {
             digest: digest(dir, &DIGESTED, &[&files])?,
             unexpected_weights: Vec::new(),
+            has_image_settings: settings.is_file(),
             tokenizer,
             end_token,
             text_encoder: ClipTextEncoder::new(config.text, &root.at("text_model"), split)?,
@@ -191,7 +195,8 @@ impl Clip {
     /// A text's tokens as far as its features depend on them: none attends to a later one, and what comes after the end
     /// token is padding.
     fn ids_up_to_end(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = self.tokenize(text)?.ids;
+        let TokenIds { mut ids, length } = self.tokenize(text)?;
+        ids.truncate(length); // padding is never the end, whatever its id
         let end = self
             .end_token
             .position(&ids)
@@ -222,7 +227,7 @@ fn unit_rows(features: &Tensor) -> Result<Vec<Vec<f32>>> {
     let mut rows: Vec<Vec<f32>> = features.to_device(&Device::Cpu)?.to_vec2()?;
     for row in &mut rows {
         let length = row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-        if !length.is_finite() || length.partial_cmp(&0.0) != Some(Ordering::Greater) {
+        if !length.is_normal() {
             let message = format!("CLIP's features have no direction: their length is {length}");
             return Err(candle_core::Error::Msg(message).into());
         }
