@@ -3,7 +3,7 @@
     python tests/golden/record_clip.py                     # makes clip_openai/ and clip_openclip/ anew
     python tests/golden/record_clip.py MODEL_DIR OUT_DIR   # records cases for a model that exists
 
-Needs torch, transformers and pillow. The two random models follow OpenAI's published folders (quick_gelu, end token 2
+Needs torch, transformers and pillow before 13, which changed the order of its two passes for some images. The two random models follow OpenAI's published folders (quick_gelu, end token 2
 in the config, f16, preprocessor settings of 2021) and OpenCLIP's (gelu, the tokenizer's own end token, padding with
 `!`), with an image size that the patch size does not divide. Their tokenizers are those of `sd1` and `sd2`.
 """

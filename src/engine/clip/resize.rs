@@ -2,7 +2,8 @@
 //!
 //! Pillow filters along rows, rounds to bytes, then filters along columns. When an image is made smaller, the filter is as
 //! many times wider as the image gets smaller, so that nothing aliases. Weights are computed in f64 and used in fixed
-//! point, with [`PRECISION`] bits after the point.
+//! point, with [`PRECISION`] bits after the point. Since version 13 Pillow takes the columns first for some images that
+//! lose more height than width, and rounds some of their pixels otherwise; here rows always come first.
 
 use std::ops::Range;
 
