@@ -16,7 +16,7 @@ use crate::engine::{
 
 /// Mean and standard deviation of red, green and blue among OpenAI's training images.
 const OPENAI_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const OPENAI_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Names of the class that this is, by age. Other image processors read the same fields otherwise.
 const KNOWN_TYPES: [&str; 4] = [
