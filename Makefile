@@ -3,15 +3,24 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo test build check-cuda fmt openapi sqlx postgres s3-server
+.PHONY: demo demo-quick test mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server
 
 ## Teaches two concepts from the photos of the repository and draws them: look at demo-out/sheet.png.
 demo: build
 	./target/release/vstar demo --out demo-out $(DEMO_ARGS)
 
+## The same in short: every part of it runs, and nothing is learnt.
+demo-quick: build
+	rm -rf target/demo-quick
+	./target/release/vstar demo --out target/demo-quick --max-train-steps 5
+
 ## Every test, on a private Postgres that is thrown away afterwards.
 test: build s3-server
 	./target/release/vstar with-postgres -- $(CARGO) test --release --no-fail-fast
+
+## Breaks the program in ways that have gone unnoticed before, one at a time: each must fail the test that is named for it.
+mutants: build s3-server
+	tests/mutants/run
 
 build: postgres
 	$(CARGO) build --release
@@ -42,3 +51,8 @@ openapi:
 ## Writes .sqlx anew, after a change of a query or a migration.
 sqlx: build
 	./target/release/vstar with-postgres -- .ci/prepare-queries
+
+## Fails if .sqlx is out of date.
+check-sqlx: build
+	./target/release/vstar with-postgres -- .ci/prepare-queries target/sqlx
+	diff -r .sqlx target/sqlx || { echo '.sqlx is out of date: run make sqlx' >&2; exit 1; }

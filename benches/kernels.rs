@@ -1,6 +1,6 @@
 //! How near our kernels come to what the machine can do: `cargo bench --bench kernels [-- FILTER]`.
 //!
-//! Each kernel of a Stable Diffusion 1.x step is timed at its real shapes (latents of 64×64, one row) with one thread
+//! Each kernel of a Stable Diffusion 1.x step is timed at its real shapes (latents of 64×64, batch 1) with one thread
 //! and with all. GFLOP/s count the definition's operations, so that a Winograd convolution can exceed the peak; the
 //! share of the peak counts those that are really carried out. The peak is measured here: fused multiply-adds on
 //! registers, nothing else.
@@ -119,7 +119,7 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
             ..Kernel::new(
                 format!("its gradient {input}→{output} @{batch}×{side}"),
                 flops,
-                move || conv.convolve_back(&dy, (side, side)).expect("backward"),
+                move || conv.input_gradient(&dy, (side, side)).expect("backward"),
             )
         });
     }
@@ -154,7 +154,7 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
         let flops = 4 * batch * queries * keys * inner;
         let name = format!("{batch}×{heads}×{queries}×{keys}×{head_dim}");
         let (k, scale) = (Variable::from(&k), (head_dim as f64).powf(-0.5));
-        // Two products there, five on the way back.
+        // Two products in the forward pass, five in the backward pass.
         let flops = (flops, flops * 7 / 2);
         kernels.extend(both_ways("attention", &name, flops, q.clone(), q, move |q| {
             attention(q, &k, &k, heads, scale, None)
@@ -253,7 +253,7 @@ fn peak_gflops(pool: &ThreadPool) -> f64 {
 /// Independent sums: enough that none waits for its own last addition.
 const SUMS: usize = 12;
 
-/// Numbers of one register, with the widest that there is.
+/// Floats of the widest register.
 fn lanes() -> usize {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {

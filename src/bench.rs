@@ -3,72 +3,17 @@
 //! The work, its shapes and the fields of the printed line are those of the PyTorch and OpenVINO programs that
 //! `benches/compare` runs beside it.
 
+mod args;
 mod work;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::config::ByteSize;
+use self::args::Work;
 
-/// Times one piece of the engine's work and prints one JSON line.
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// What to time.
-    #[arg(value_enum)]
-    what: Work,
-    /// Folder with unet/, vae/, text_encoder/ and scheduler/; no tokenizer is needed.
-    #[arg(long)]
-    model: PathBuf,
-    /// Rows of one call; for `merge`, concepts.
-    #[arg(long, default_value_t = 2)]
-    batch: usize,
-    /// Height and width of the latents.
-    #[arg(long, default_value_t = 32)]
-    latent: usize,
-    /// CPU threads.
-    #[arg(long, default_value_t = 2)]
-    threads: usize,
-    /// Timed calls, after one that is not.
-    #[arg(long, default_value_t = 3)]
-    repeat: usize,
-    /// Where it runs: cpu, or cuda:0 in a build with the feature cuda.
-    #[arg(long, default_value = "cpu")]
-    device: String,
-    /// For `train`: what a step may take beside the weights, such as 500MB; the UNet's layers are computed again on the
-    /// way back as far as it takes. With 0, freed memory also goes back to the system at once.
-    #[arg(long, value_name = "SIZE")]
-    pub memory_budget: Option<ByteSize>,
-    /// Computes every product and convolution term by term, without Winograd's transforms.
-    #[arg(long)]
-    exact: bool,
-}
-
-/// A piece of work.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Work {
-    /// One UNet call, K and V given.
-    Denoise,
-    /// One Custom Diffusion step: text encoder, UNet, backward to K/V and token row, clipping, AdamW.
-    Train,
-    /// Images to the posterior of their latents.
-    #[value(alias = "vae_encode")]
-    VaeEncode,
-    /// Latents to images.
-    #[value(alias = "vae_decode")]
-    VaeDecode,
-    /// Token ids to text features.
-    Text,
-    /// As many concepts as rows, from merge packs to the change of one prompt's K and V, on one thread; beside it, to
-    /// whole matrices.
-    Merge,
-    /// One UNet call whose rows carry as many concepts; beside it, rows of one concept.
-    Mixed,
-}
+pub use self::args::BenchArgs;
 
 /// What is printed; seconds per call.
 #[derive(Serialize)]

@@ -15,7 +15,7 @@ const POLL: Duration = Duration::from_millis(300);
 
 /// One HTTP request; repeated polls of a job count as one.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct RequestReport {
+pub struct RequestReport {
     method: String,
     path: String,
     status: u16,
@@ -23,14 +23,16 @@ pub(crate) struct RequestReport {
     times: usize,
 }
 
-pub(crate) struct Client {
+/// A client of one service; it records what it asks for.
+pub struct Client {
     http: reqwest::Client,
     address: String,
     requests: Mutex<Vec<RequestReport>>,
 }
 
 impl Client {
-    pub(crate) fn new(address: &str) -> Self {
+    /// - `address`: such as `http://127.0.0.1:8080`
+    pub fn new(address: &str) -> Self {
         Self {
             http: reqwest::Client::new(),
             address: address.to_owned(),
@@ -38,20 +40,25 @@ impl Client {
         }
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Value> {
+    /// Returns the JSON at a path such as `/v1/capabilities`.
+    ///
+    /// # Errors
+    /// If the service cannot be reached, or answers with a problem; the message has its code and detail.
+    pub async fn get(&self, path: &str) -> Result<Value> {
         let bytes = self.send(Method::GET, path, |request| request).await?;
         serde_json::from_slice(&bytes)
             .with_context(|| format!("GET {path} did not answer with JSON"))
     }
 
-    pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value> {
+    /// Sends a JSON body and returns the answer.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let bytes = self.send(Method::POST, path, |request| request.json(body)).await?;
         serde_json::from_slice(&bytes)
             .with_context(|| format!("POST {path} did not answer with JSON"))
     }
 
     /// Uploads files as the parts `files` of a multipart body.
-    pub(crate) async fn upload(&self, path: &str, files: &[PathBuf]) -> Result<Value> {
+    pub async fn upload(&self, path: &str, files: &[PathBuf]) -> Result<Value> {
         let mut form = Form::new();
         for file in files {
             let content = std::fs::read(file)
@@ -65,12 +72,12 @@ impl Client {
     }
 
     /// Fetches a file.
-    pub(crate) async fn fetch(&self, path: &str) -> Result<Vec<u8>> {
+    pub async fn fetch(&self, path: &str) -> Result<Vec<u8>> {
         self.send(Method::GET, path, |request| request).await
     }
 
     /// Fetches a file to a place and returns its size.
-    pub(crate) async fn download(&self, path: &str, to: &Path) -> Result<usize> {
+    pub async fn download(&self, path: &str, to: &Path) -> Result<usize> {
         let bytes = self.fetch(path).await?;
         std::fs::write(to, &bytes)
             .with_context(|| format!("{} cannot be written", to.display()))?;
@@ -78,7 +85,7 @@ impl Client {
     }
 
     /// Looks at a job until it has succeeded; `see` hears of each look.
-    pub(crate) async fn finish(&self, path: &str, mut see: impl FnMut(&Value)) -> Result<Value> {
+    pub async fn finish(&self, path: &str, mut see: impl FnMut(&Value)) -> Result<Value> {
         loop {
             let job = self.get(path).await?;
             see(&job);
@@ -93,7 +100,7 @@ impl Client {
     }
 
     /// Everything that was asked so far.
-    pub(crate) fn requests(&self) -> Vec<RequestReport> {
+    pub fn requests(&self) -> Vec<RequestReport> {
         self.requests.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
     }
 

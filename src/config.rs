@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::http::DEFAULT_QUEUE_LIMIT;
+use crate::app::DEFAULT_QUEUE_LIMIT;
 
 /// Settings of the service and its workers.
 #[derive(Clone, Debug, Args)]
@@ -40,21 +40,24 @@ pub struct Settings {
 /// How a worker shares its device and memory out.
 #[derive(Clone, Debug, Args)]
 pub struct WorkerSettings {
-    /// Rows that a batch of samples may have, guidance rows counted: on the CPU 16 if this is not set, on a GPU what its
-    /// free memory holds.
-    #[arg(long, env = "VSTAR_ROW_BUDGET", value_parser = clap::value_parser!(u32).range(1..))]
+    /// The largest batch of samples, in images of the base model's own size, where guidance doubles an image and a larger
+    /// image counts by its area: 16 on the CPU if this is not set, on a GPU what its free memory holds.
+    #[arg(long, env = "VSTAR_MAX_BATCH_SIZE", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_batch_size: Option<u32>,
+    /// The former name of --max-batch-size.
+    #[arg(long, env = "VSTAR_ROW_BUDGET", hide = true, value_parser = clap::value_parser!(u32).range(1..))]
     pub row_budget: Option<u32>,
     /// Fraction of the device's time that a running training gets while samples wait, 0 to 0.95.
     #[arg(long, env = "VSTAR_TRAINING_SHARE", value_parser = parse_share, default_value_t = 0.5)]
     pub training_share: f64,
-    /// Host memory for deltas that were used last, in MiB.
+    /// Host memory for deltas that were used last, in MiB; an API and a worker in one process share it.
     #[arg(long, env = "VSTAR_DELTA_CACHE_MIB", default_value_t = 1024)]
     pub delta_cache_mib: usize,
     /// Memory for keys and values of prompts that were used last, in MiB.
     #[arg(long, env = "VSTAR_CONDITIONING_CACHE_MIB", default_value_t = 256)]
     pub conditioning_cache_mib: usize,
     /// Memory that a training step may take beside the model's weights, such as 4GB: above it, layers of the UNet are
-    /// computed again on the way back instead of kept. No bound on the CPU, half of what is free on a GPU, if this is
+    /// computed again in the backward pass instead of kept. No bound on the CPU, half of what is free on a GPU, if this is
     /// not set; with 0, freed memory also goes back to the system at once.
     #[arg(long, env = "VSTAR_MEMORY_BUDGET", value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,
@@ -63,12 +66,20 @@ pub struct WorkerSettings {
 impl Default for WorkerSettings {
     fn default() -> Self {
         Self {
+            max_batch_size: None,
             row_budget: None,
             training_share: 0.5,
             delta_cache_mib: 1024,
             conditioning_cache_mib: 256,
             memory_budget: None,
         }
+    }
+}
+
+impl WorkerSettings {
+    /// The largest batch under either name; the current one wins.
+    pub fn max_batch_size(&self) -> Option<u32> {
+        self.max_batch_size.or(self.row_budget)
     }
 }
 
@@ -151,7 +162,25 @@ pub fn bundled(path: &str) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        worker: WorkerSettings,
+    }
+
+    #[test]
+    fn the_former_name_of_the_largest_batch_is_still_accepted() {
+        let parse = |args: &[&str]| {
+            let args = ["vstar"].iter().chain(args);
+            Cli::try_parse_from(args).unwrap().worker.max_batch_size()
+        };
+        assert_eq!(parse(&["--row-budget", "4"]), Some(4));
+        assert_eq!(parse(&["--row-budget", "4", "--max-batch-size", "8"]), Some(8));
+    }
 
     #[test]
     fn sizes_are_read_with_and_without_a_unit() {

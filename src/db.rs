@@ -12,20 +12,28 @@ pub mod job;
 pub mod metric;
 pub mod preview;
 
-use uuid::Uuid;
+pub use crate::domain::page::Page;
 
 /// The schema, embedded; run at start under the migrator's own lock.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// A stretch of a list, newest first.
-#[derive(Clone, Copy, Debug)]
-pub struct Page {
-    /// Only what is older than this id.
-    pub before: Option<Uuid>,
-    pub limit: i64,
-}
-
 /// The constraint that a statement broke, if it broke one.
 pub fn broken_constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())
+}
+
+/// Whether a statement failed because the database cannot be reached or turns clients away, and not for its own sake.
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|state| {
+            // SQLSTATE: connection exceptions, insufficient resources, operator intervention such as a shutdown.
+            ["08", "53", "57P"].iter().any(|class| state.starts_with(class))
+        }),
+        _ => false, // `sqlx::Error` is non-exhaustive
+    }
 }

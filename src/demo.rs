@@ -17,8 +17,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
+use crate::app::DEFAULT_QUEUE_LIMIT;
 use crate::config::{ServeSettings, Settings, WorkerSettings, bundled};
-use crate::http::DEFAULT_QUEUE_LIMIT;
 use crate::serve::{Service, asked_to_end};
 
 pub use merging::{MergingSheetArgs, run as draw_merging_sheet};
@@ -41,6 +41,9 @@ pub struct DemoArgs {
     /// Concept of a class that it does not know, taught without one.
     #[arg(long, default_value = "gate")]
     unknown: String,
+    /// Steps of each training, for a quick look; the base model's own number if left out.
+    #[arg(long)]
+    max_train_steps: Option<usize>,
     /// Leaves the service running at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
@@ -101,7 +104,8 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
     let progress = progress::Progress::new(std::io::stdout().is_terminal());
     progress.say(&format!("vstar answers at {address}"));
 
-    let told = story::tell(&address, &args.out, &known, &unknown, &progress).await;
+    let told =
+        story::tell(&address, &args.out, &known, &unknown, args.max_train_steps, &progress).await;
     if told.is_ok() && args.keep {
         progress.say(&format!("the service goes on at {address} until Ctrl-C"));
         asked_to_end().await;

@@ -3,8 +3,11 @@
 //! A request is parsed once, at the edge; from there on the types here are the proof that it is in order.
 
 pub mod base_model;
+pub mod code;
 pub mod concept;
 pub mod delta;
+pub mod delta_use;
+pub mod digest;
 pub mod id;
 pub mod image;
 pub mod invalid;
@@ -12,5 +15,10 @@ pub mod job;
 pub mod manifest;
 pub mod merge;
 pub mod model_info;
+pub mod number;
+pub mod page;
 pub mod sample;
+pub mod scheduler;
+pub mod storage_key;
 pub mod training;
+pub mod version;

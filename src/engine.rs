@@ -13,26 +13,31 @@ mod flow;
 mod key_values;
 mod layers;
 mod prompt;
-mod rows;
 mod sampler;
+mod split;
 mod training;
 
 pub mod autograd;
 pub mod clip;
 pub mod device;
+#[expect(
+    unsafe_code,
+    reason = "kernels use vector instructions and fill memory without clearing it first"
+)]
 pub mod ops;
 pub mod random;
 pub mod schedulers;
 pub mod unet;
 pub mod vae;
+#[expect(unsafe_code, reason = "weights are mapped from their files")]
 pub mod weights;
 
-pub use self::base_model::BaseModel;
+pub use self::base_model::{BaseModel, BaseModelConfig, folder_digest};
 pub use self::clip::Clip;
 pub use self::conditioning::{ConceptSet, ConceptUse, condition_prompt};
 pub use self::custom_diffusion::{
     Delta, DeltaConcept, DeltaWeights, FineTuning, Merge, MergePack, PackUse, Parameters,
-    RegularizationStatistics, captions_digest, kv_weights, train,
+    RegularizationStatistics, captions_digest, kv_weights, read_kv_weights, train,
 };
 pub use self::error::{EngineError, Result};
 pub use self::flow::Flow;

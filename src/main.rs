@@ -1,5 +1,7 @@
 //! The `vstar` program: subcommands, nothing else.
 
+#![deny(unsafe_code)]
+
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -76,6 +78,7 @@ fn kept_memory(command: &Command) -> Duration {
     if budget == Some(ByteSize(0)) { Duration::ZERO } else { allocator::KEPT }
 }
 
+#[expect(unsafe_code, reason = "a variable of the environment is set before any thread exists")]
 fn main() -> ExitCode {
     // candle's own helper threads spin while they wait and fight ours for the cores; its share of the work is small.
     if std::env::var_os("CANDLE_NUM_THREADS").is_none() {

@@ -10,12 +10,14 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::app::App;
 use crate::config::{ServeSettings, Settings};
-use crate::http::{App, router};
-use crate::merge_desk::MergeDesk;
+use crate::delta_store::{BaseModelRef, DeltaStore};
+use crate::http::router;
+use crate::model_folder::ModelFolder;
 use crate::postgres::PrivatePostgres;
 use crate::storage::Storage;
-use crate::worker::{DeltaCache, LoadedModel, Worker, WorkerConfig};
+use crate::worker::{LoadedModel, Worker, WorkerConfig};
 
 /// How long requests and jobs may take to end once the process is asked to.
 const GRACE: Duration = Duration::from_secs(25);
@@ -23,8 +25,8 @@ const GRACE: Duration = Duration::from_secs(25);
 /// A service that answers; [`Service::stop`] ends it in order.
 pub struct Service {
     pub address: SocketAddr,
-    /// What the worker keeps on the host, if there is one in this process.
-    pub deltas: Option<DeltaCache>,
+    /// What API and worker of this process keep of deltas.
+    pub deltas: DeltaStore,
     shutdown: CancellationToken,
     tasks: Vec<JoinHandle<()>>,
     /// Ends last.
@@ -48,18 +50,27 @@ impl Service {
         let database = Database::open(common).await?;
         migrate_pool(&database.pool).await?;
         let storage = open_storage(common).await?;
-        let model = load_model(common).await?;
-        let card = model.card.clone();
-        let desk = MergeDesk::new(storage.clone(), model.merge_kit.clone());
+        let model = match settings.no_worker {
+            true => Model::Folder(open_model(common).await?),
+            false => Model::Loaded(Box::new(load_model(common).await?)),
+        };
+        let folder = model.folder();
+        publish(folder, &storage).await?;
+        let (info, deltas) = (folder.info.clone(), delta_store(&storage, folder, common));
 
         let shutdown = CancellationToken::new();
         let listener = TcpListener::bind(settings.listen).await.with_context(|| {
             format!("cannot listen on {}: choose another --listen", settings.listen)
         })?;
         let address = listener.local_addr()?;
-        let mut app =
-            App::new(database.pool.clone(), storage.clone(), card, desk, shutdown.clone());
-        app.queue_limit = settings.queue_limit;
+        let app = App::new(
+            database.pool.clone(),
+            storage.clone(),
+            info,
+            deltas.clone(),
+            shutdown.clone(),
+        )
+        .with_queue_limit(settings.queue_limit);
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) =
@@ -68,12 +79,11 @@ impl Service {
                 tracing::error!(%error, "the HTTP server ended");
             }
         })];
-        let mut deltas = None;
-        if !settings.no_worker {
+        if let Model::Loaded(model) = model {
             // Connections of its own: requests, however many, cannot keep it from renewing its leases.
             let pool = connect(&database.url).await?;
-            let worker = Worker::new(pool, storage, model, WorkerConfig::from(&common.worker))?;
-            deltas = Some(worker.deltas().clone());
+            let config = WorkerConfig::from(&common.worker);
+            let worker = Worker::new(pool, storage, deltas.clone(), *model, config)?;
             tasks.push(tokio::spawn(worker.run(shutdown.clone())));
         }
         tracing::info!(%address, worker = !settings.no_worker, "vstar answers");
@@ -111,8 +121,11 @@ pub async fn work(settings: &Settings) -> Result<()> {
     let pool = connect(url).await?;
     migrate_pool(&pool).await?; // whoever comes first does it
     let storage = open_storage(settings).await?;
-    let worker =
-        Worker::new(pool.clone(), storage, load_model(settings).await?, (&settings.worker).into())?;
+    let model = load_model(settings).await?;
+    publish(&model.folder, &storage).await?;
+    let deltas = delta_store(&storage, &model.folder, settings);
+    let config = WorkerConfig::from(&settings.worker);
+    let worker = Worker::new(pool.clone(), storage, deltas, model, config)?;
     let shutdown = CancellationToken::new();
     let running = tokio::spawn(worker.run(shutdown.clone()));
     asked_to_end().await;
@@ -213,13 +226,54 @@ async fn open_storage(settings: &Settings) -> Result<Storage> {
     Ok(storage)
 }
 
-async fn load_model(settings: &Settings) -> Result<LoadedModel> {
+/// The base model, as far as a process needs it.
+enum Model {
+    /// For an API without a worker: no weights.
+    Folder(ModelFolder),
+    Loaded(Box<LoadedModel>),
+}
+
+impl Model {
+    fn folder(&self) -> &ModelFolder {
+        match self {
+            Self::Folder(folder) => folder,
+            Self::Loaded(model) => &model.folder,
+        }
+    }
+}
+
+/// Puts the class images where every worker finds them.
+async fn publish(folder: &ModelFolder, storage: &Storage) -> Result<()> {
+    let published = folder.publish_class_images(storage).await;
+    published.context("the base model's class images cannot be stored")
+}
+
+fn delta_store(storage: &Storage, folder: &ModelFolder, settings: &Settings) -> DeltaStore {
+    let budget_bytes = settings.worker.delta_cache_mib << 20;
+    DeltaStore::new(storage.clone(), BaseModelRef::from(folder), budget_bytes)
+}
+
+async fn open_model(settings: &Settings) -> Result<ModelFolder> {
     let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
-    let device = settings.device.clone();
+    limit_threads(settings);
+    tracing::info!(dir = %dir.display(), "reading the base model's folder");
+    let shown = dir.display().to_string();
+    tokio::task::spawn_blocking(move || ModelFolder::open(&dir))
+        .await?
+        .with_context(|| format!("the base model {shown} cannot be read"))
+}
+
+fn limit_threads(settings: &Settings) {
     if let Some(threads) = settings.threads {
         // Fails only if the pool is there already; then the first setting stays.
         let _ = rayon::ThreadPoolBuilder::new().num_threads(threads.max(1)).build_global();
     }
+}
+
+async fn load_model(settings: &Settings) -> Result<LoadedModel> {
+    let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
+    let device = settings.device.clone();
+    limit_threads(settings);
     tracing::info!(dir = %dir.display(), device, "loading the base model");
     let shown = dir.display().to_string();
     tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device))

@@ -1,7 +1,6 @@
-//! Objects: photos, deltas and pictures, under keys that only this module spells.
+//! Objects: photos, deltas and generated images.
 //!
-//! An object is written before the row that points to it and never changed. The keys of a job's results carry the
-//! job and its fence: a worker that lost its lease writes beside its successor, never over it.
+//! An object is written before the row that points to it and never changed.
 
 use std::sync::Arc;
 
@@ -11,7 +10,7 @@ use object_store::path::Path;
 use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use crate::domain::id::{ConceptId, ImageId, JobId};
+pub use crate::domain::storage_key::StorageKey;
 
 /// Why an object could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -36,52 +35,6 @@ pub enum StoreError {
         "it overwrites an object that was to be created only if absent: use a store with conditional puts"
     )]
     IgnoresConditions,
-}
-
-/// The name of an object.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct StorageKey(Path);
-
-impl StorageKey {
-    /// A photo of a concept.
-    pub fn photo(concept: ConceptId, image: ImageId) -> Self {
-        Self(Path::from(format!("concepts/{concept}/{image}.png")))
-    }
-
-    /// An image to start samples from.
-    pub fn upload(image: ImageId) -> Self {
-        Self(Path::from(format!("uploads/{image}.png")))
-    }
-
-    /// What a training or a merge has made.
-    pub fn delta(job: JobId, fence: i64) -> Self {
-        Self(Path::from(format!("jobs/{job}/{fence}/delta.safetensors")))
-    }
-
-    /// What merges need of a delta that a job has made; the key has the digest by which it is checked.
-    pub fn pack(job: JobId, fence: i64, sha256: &str) -> Self {
-        Self(Path::from(format!("jobs/{job}/{fence}/pack-{sha256}.safetensors")))
-    }
-
-    /// What all merges over a base model and a set of captions have in common, by the digests of both.
-    pub fn merge_base(base_digest: &str, captions_digest: &str) -> Self {
-        Self(Path::from(format!("base-models/{base_digest}/merge-{captions_digest}.safetensors")))
-    }
-
-    /// Picture `index` of a sample.
-    pub fn sample(job: JobId, fence: i64, index: usize) -> Self {
-        Self(Path::from(format!("jobs/{job}/{fence}/{index}.png")))
-    }
-
-    /// A key as a row has it.
-    pub fn stored(text: &str) -> Self {
-        Self(Path::from(text))
-    }
-
-    /// The key as a row has it.
-    pub fn as_str(&self) -> &str {
-        self.0.as_ref()
-    }
 }
 
 /// The object store.
@@ -140,19 +93,29 @@ impl Storage {
         key: &StorageKey,
         content: impl Into<Bytes>,
     ) -> Result<(), StorageError> {
-        let written = self.store.put(&key.0, content.into().into()).await;
+        let written = self.store.put(&path_of(key), content.into().into()).await;
         written.map(drop).map_err(|source| Self::error(key, source))
+    }
+
+    /// Returns whether there is an object of this name, without reading it.
+    pub async fn exists(&self, key: &StorageKey) -> Result<bool, StorageError> {
+        match self.store.head(&path_of(key)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(Self::error(key, source)),
+        }
     }
 
     /// Reads a whole object.
     pub async fn read(&self, key: &StorageKey) -> Result<Bytes, StorageError> {
-        let object = self.store.get(&key.0).await.map_err(|source| Self::error(key, source))?;
+        let object =
+            self.store.get(&path_of(key)).await.map_err(|source| Self::error(key, source))?;
         object.bytes().await.map_err(|source| Self::error(key, source))
     }
 
     /// Reads a whole object, `None` if there is none of this name.
     pub async fn read_if_there(&self, key: &StorageKey) -> Result<Option<Bytes>, StorageError> {
-        match self.store.get(&key.0).await {
+        match self.store.get(&path_of(key)).await {
             Ok(object) => object.bytes().await.map(Some).map_err(|source| Self::error(key, source)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(source) => Err(Self::error(key, source)),
@@ -162,4 +125,8 @@ impl Storage {
     fn error(key: &StorageKey, source: object_store::Error) -> StorageError {
         StorageError { key: key.as_str().to_owned(), source }
     }
+}
+
+fn path_of(key: &StorageKey) -> Path {
+    Path::from(key.as_str())
 }

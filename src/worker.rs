@@ -1,32 +1,37 @@
 //! Takes a job, feeds the engine, records the result.
 //!
-//! A worker holds one device. It has three lanes, which claim from the catalog's queue under a lease: trainings and merges
-//! are taken one at a time, samples as long as the running batch has rows for them. The batch and merges are let in
-//! between two steps of a training. What a worker writes after losing its lease is ignored in the catalog.
+//! A worker holds one device. It has a lane for each kind of job: trainings and merges are leased one at a time, samples
+//! as long as the running batch has room for them. The batch and merges are let in between two steps of a training. What
+//! a worker writes after losing its lease is ignored in the catalog.
+//!
+//! - `runner`: the lanes, from lease to conclusion; `wakeups` tells them of new jobs
+//! - `kinds`: one file for each kind of job, all of the same trait in `job`
+//! - `context`: what jobs work with; `lease`, `heartbeat` and `progress`: what one job holds and tells
+//! - `device`: the one thread that owns the device, with `batch`, `conditioner` and `fair_share`
 
+mod backfill;
 mod batch;
-mod class_images;
+mod concepts;
 mod conditioner;
-mod deltas;
+mod config;
+mod context;
+mod delta_writer;
+mod device;
+mod engine;
 mod error;
-mod gpu;
-mod init_image;
+mod fair_share;
+mod faults;
+mod heartbeat;
 mod job;
-mod lru;
-mod manifest;
+mod kinds;
+mod lease;
 mod merging;
-mod model;
-mod packs;
+mod permits;
+mod progress;
 mod runner;
-mod sampling;
-mod share;
-mod slots;
-mod training;
-mod upkeep;
+mod wakeups;
 
-pub use class_images::ClassImageFolder;
-pub use deltas::DeltaCache;
-pub use gpu::Gpu;
-pub(crate) use lru::Lru;
-pub use model::LoadedModel;
-pub use runner::{Worker, WorkerConfig};
+pub use config::WorkerConfig;
+pub use engine::LoadedModel;
+pub use faults::DeviceFaults;
+pub use runner::Worker;

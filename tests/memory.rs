@@ -83,21 +83,22 @@ fn zeros(shape: &[usize], dtype: DType) -> Tensor {
 /// Of the tiny model's prompts.
 const TOKENS: u32 = 32;
 
-/// K and V of so many rows as leaves.
-fn leaves(base: &BaseModel, tape: &Tape, rows: usize) -> Vec<KeyValueVariable> {
-    let kv = |inner: usize| tape.leaf(zeros(&[rows, TOKENS as usize, inner], base.unet.dtype()));
+/// K and V of so many elements as leaves.
+fn leaves(base: &BaseModel, tape: &Tape, elements: usize) -> Vec<KeyValueVariable> {
+    let kv =
+        |inner: usize| tape.leaf(zeros(&[elements, TOKENS as usize, inner], base.unet.dtype()));
     let layers = base.unet.cross_attention().iter();
     let inner = layers.map(|layer| layer.to_k.dims()[0]);
     inner.map(|inner| KeyValueVariable { key: kv(inner), value: kv(inner) }).collect()
 }
 
 /// Bytes that the tape keeps of a call through the UNet, and the most that the backward pass has alive with them.
-fn counted(base: &BaseModel, rows: usize, side: usize, plan: &Recomputation) -> (usize, usize) {
+fn counted(base: &BaseModel, elements: usize, side: usize, plan: &Recomputation) -> (usize, usize) {
     let tape = Tape::default();
-    let leaves = leaves(base, &tape, rows);
-    let latents = zeros(&[rows, side, side, 4], base.unet.dtype());
+    let leaves = leaves(base, &tape, elements);
+    let latents = zeros(&[elements, side, side, 4], base.unet.dtype());
     let before = alive();
-    let predicted = base.unet.trace(&latents, &vec![3.0; rows], leaves, plan).unwrap();
+    let predicted = base.unet.trace(&latents, &vec![3.0; elements], leaves, plan).unwrap();
     let kept = alive() - before;
     let gradient = predicted.tensor().clone();
     let (most, _) = most_of(|| tape.backward(&predicted, gradient).unwrap());
@@ -144,12 +145,12 @@ fn activations_take_what_the_config_says() {
         let base = tiny(dtype);
         let config = base.unet.config();
         let sizes = [(2, 16), (3, 24)];
-        for (rows, side) in sizes {
+        for (elements, side) in sizes {
             // candle's matrix product keeps some space of its own, on the thread that it chooses by the size.
-            counted(&base, rows, side, &config.recompute_all(false));
+            counted(&base, elements, side, &config.recompute_all(false));
         }
-        for (rows, side) in sizes {
-            let latents = zeros(&[rows, 4, side, side], DType::F32);
+        for (elements, side) in sizes {
+            let latents = zeros(&[elements, 4, side, side], DType::F32);
             let call = base.unet.call_size(&latents).unwrap();
             let keep = config.activation_bytes(&call, &config.recompute_all(false));
             let least = config.activation_bytes(&call, &config.recompute_all(true));
@@ -157,8 +158,9 @@ fn activations_take_what_the_config_says() {
             for budget in [u64::MAX, (2 * keep + least) / 3, least] {
                 let within = Activations::Within(budget);
                 let plan = base.unet.recomputation(within, &latents).unwrap();
-                let (kept, most) = counted(&base, rows, side, &plan);
-                let what = format!("{dtype:?}, {rows} rows of {side}, {} again", plan.layers());
+                let (kept, most) = counted(&base, elements, side, &plan);
+                let what =
+                    format!("{dtype:?}, {elements} elements of {side}, {} again", plan.layers());
                 assert_near(&what, config.tape_bytes(&call, &plan), kept, 0.04);
                 assert_near(&what, config.activation_bytes(&call, &plan), most, 0.04);
                 assert!(config.activation_bytes(&call, &plan) <= budget, "{what}");
@@ -175,19 +177,21 @@ fn trained(unet: &UNet2DConditionConfig) -> u64 {
     unet.projected() * unet.cross_attention_dim() as u64
 }
 
-fn batch(base: &BaseModel, rows: usize, side: usize) -> Batch {
+fn batch(base: &BaseModel, elements: usize, side: usize) -> Batch {
     let vocab_size = base.prompt_encoder.vocab_size() as u32;
-    let shape = [rows, 4, side, side];
+    let shape = [elements, 4, side, side];
     Batch {
         latents: zeros(&shape, DType::F32),
         noise: Tensor::ones(&shape, DType::F32, &Device::Cpu).unwrap(),
-        timesteps: vec![500; rows],
+        timesteps: vec![500; elements],
         // Captions that differ, each with the modifier token.
-        input_ids: (0..rows as u32)
-            .map(|row| (0..TOKENS).map(|at| if at == 4 { vocab_size } else { row + at }).collect())
+        input_ids: (0..elements as u32)
+            .map(|element| {
+                (0..TOKENS).map(|at| if at == 4 { vocab_size } else { element + at }).collect()
+            })
             .collect(),
-        mask: Tensor::ones((rows, 1, side, side), DType::F32, &Device::Cpu).unwrap(),
-        is_class_image: vec![false; rows],
+        mask: Tensor::ones((elements, 1, side, side), DType::F32, &Device::Cpu).unwrap(),
+        is_class_image: vec![false; elements],
     }
 }
 
@@ -241,26 +245,26 @@ fn a_training_step_takes_what_the_config_says_and_stays_in_its_budget() {
 #[test]
 fn no_gradient_has_the_shape_of_a_frozen_weight() {
     let _turn = turn();
-    const ROWS: usize = 3; // no weight has so few rows
+    const ELEMENTS: usize = 3; // no weight has so few rows
     for dtype in [DType::F32, DType::F16] {
         let base = tiny(dtype);
         let mut shapes = Vec::new();
         let mut seen = |gradient: &Tensor| shapes.push(gradient.dims().to_vec());
 
         let tape = Tape::default();
-        let leaves = leaves(&base, &tape, ROWS);
-        let latents = zeros(&[ROWS, 16, 16, 4], dtype);
+        let leaves = leaves(&base, &tape, ELEMENTS);
+        let latents = zeros(&[ELEMENTS, 16, 16, 4], dtype);
         let plan = base.unet.config().recompute_all(false);
-        let predicted = base.unet.trace(&latents, &[3.0; ROWS], leaves, &plan).unwrap();
+        let predicted = base.unet.trace(&latents, &[3.0; ELEMENTS], leaves, &plan).unwrap();
         let gradient = predicted.tensor().clone();
         tape.backward_seen(&predicted, gradient, &mut seen).unwrap();
 
         let tape = Tape::default();
-        let rows = tape.leaf(zeros(&[ROWS, base.prompt_encoder.hidden_size()], DType::F32));
+        let rows = tape.leaf(zeros(&[ELEMENTS, base.prompt_encoder.hidden_size()], DType::F32));
         let features = base
             .prompt_encoder
             .text_encoder()
-            .trace(&batch(&base, ROWS, 8).input_ids, Some(&rows))
+            .trace(&batch(&base, ELEMENTS, 8).input_ids, Some(&rows))
             .unwrap();
         let gradient = features.tensor().clone();
         tape.backward_seen(&features, gradient, &mut seen).unwrap();
@@ -268,7 +272,7 @@ fn no_gradient_has_the_shape_of_a_frozen_weight() {
         assert!(shapes.len() > 200, "{}", shapes.len());
         for shape in shapes {
             assert!(
-                shape[0] == ROWS || shape[..2] == [1, ROWS],
+                shape[0] == ELEMENTS || shape[..2] == [1, ELEMENTS],
                 "{dtype:?}: a gradient of {shape:?}"
             );
         }

@@ -12,6 +12,7 @@ use vstar::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
 use vstar::domain::merge::{MergeRecipe, MergeTask};
+use vstar::domain::version::TaskVersion;
 use vstar::engine::random::{Purpose, Random};
 use vstar::engine::{BaseModel, Delta, DeltaConcept, DeltaWeights};
 use vstar::storage::{Storage, StorageKey};
@@ -63,17 +64,18 @@ impl Concepts {
             (ConceptId::generate(), DeltaId::generate(), JobId::generate());
         let base_digest = format!("none, for {job_id}");
         let task = MergeTask {
-            base_digest: base_digest.clone(),
+            version: TaskVersion::NEWEST,
+            base_digest: base_digest.as_str().into(),
             deltas: vec![],
             concepts: vec![],
             recipe: MergeRecipe::default(),
         };
-        db::job::enqueue(&self.db, job_id, &Task::Merge(task)).await?;
+        db::job::enqueue(&self.db, job_id, &Task::Merge(task), 1).await?;
         let capacity = Capacity {
             worker: "concepts",
             kinds: &[JobKind::Merge],
             base_digest: &base_digest,
-            rows: 1,
+            batch_elements: 1,
             lease: Duration::from_secs(60),
         };
         let leased = db::job::lease_next(&self.db, capacity).await?;
@@ -92,7 +94,8 @@ impl Concepts {
         self.storage.write(&delta_key, bytes).await?;
         let handle = Handle::try_from(format!("c-{number}"))?;
         let mut tx = self.db.begin().await?;
-        db::concept::create(&mut *tx, concept_id, &handle, Some(&token), &noun).await?;
+        let words = ConceptWords { modifier_token: Some(token.clone()), class_noun: noun };
+        db::concept::create(&mut *tx, concept_id, &handle, &words).await?;
         anyhow::ensure!(db::job::succeed(&mut *tx, job_id, fence).await?, "the lease is lost");
         db::delta::record(&mut *tx, row).await?;
         db::delta::record_concepts(&mut *tx, delta_id, &[concept_id]).await?;

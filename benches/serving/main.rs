@@ -112,7 +112,8 @@ async fn batching(rounds: usize) -> Result<()> {
     let together = start(WorkerSettings::default(), 1000).await?;
     together.add_concepts(REQUESTS).await?;
     // The same service, whose batch has room for one picture.
-    let single = start(WorkerSettings { row_budget: Some(1), ..WorkerSettings::default() }, 1000);
+    let single =
+        start(WorkerSettings { max_batch_size: Some(1), ..WorkerSettings::default() }, 1000);
     let single = single.await?;
     single.add_concepts(REQUESTS).await?;
 

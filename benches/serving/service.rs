@@ -110,7 +110,7 @@ impl Running {
     }
 
     pub(crate) fn delta_cache_bytes(&self) -> usize {
-        self.service.deltas.as_ref().map_or(0, |deltas| deltas.used_bytes())
+        self.service.deltas.used_bytes()
     }
 
     /// Posts a sample; `since` is when it was meant to be sent.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use candle_core::{Device, Tensor};
 
-use super::{BenchArgs, Work};
+use super::args::{BenchArgs, Work};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::training::TrainingRecipe;
 use crate::engine::clip::ClipTextEncoder;
@@ -47,8 +47,8 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
     let text_encoder =
         || ClipTextEncoder::load(&folder("text_encoder"), &files("text_encoder", "model")?);
     let alone = |call| Ok(Prepared { call, beside: None });
-    let random = |row: u64, shape: &[usize]| -> Result<Tensor> {
-        Ok(normal(row, shape)?.to_device(&device)?)
+    let random = |stream: u64, shape: &[usize]| -> Result<Tensor> {
+        Ok(normal(stream, shape)?.to_device(&device)?)
     };
     match args.what {
         Work::Denoise => {
@@ -107,8 +107,8 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         Work::Text => {
             let text_encoder = text_encoder()?;
             let mut ids = captions(&text_encoder, batch);
-            for row in &mut ids {
-                row[4] = 0; // no modifier token
+            for caption in &mut ids {
+                caption[4] = 0; // no modifier token
             }
             alone(Box::new(move || {
                 text_encoder.forward(&ids, None)?;
@@ -145,20 +145,20 @@ pub(super) fn prepare(args: &BenchArgs) -> Result<Prepared> {
         Work::Mixed => {
             let unet = Rc::new(unet()?);
             let width = unet.config().cross_attention_dim();
-            let rows = (0..batch as u64)
-                .map(|row| Ok(unet.project(&random(2 + row, &[1, 77, width])?)?))
+            let elements = (0..batch as u64)
+                .map(|element| Ok(unet.project(&random(2 + element, &[1, 77, width])?)?))
                 .collect::<Result<Vec<_>>>()?;
             let latents = random(1, &[batch, unet.config().in_channels, latent, latent])?;
-            let call = |rows: Vec<KeyValues>| -> Call {
+            let call = |elements: Vec<KeyValues>| -> Call {
                 let (unet, latents) = (unet.clone(), latents.clone());
                 let timesteps = float_timesteps(batch);
                 Box::new(move || {
-                    let key_values = KeyValues::cat(&rows.iter().collect::<Vec<_>>())?;
+                    let key_values = KeyValues::cat(&elements.iter().collect::<Vec<_>>())?;
                     denoise(&unet, &latents, &timesteps, &key_values)
                 })
             };
-            let one = vec![rows[0].clone(); batch];
-            Ok(Prepared { call: call(rows), beside: Some(("one concept", call(one))) })
+            let one = vec![elements[0].clone(); batch];
+            Ok(Prepared { call: call(elements), beside: Some(("one concept", call(one))) })
         }
     }
 }
@@ -199,7 +199,7 @@ fn merge_packs(
     Ok((statistics, packs.collect::<Result<_>>()?))
 }
 
-/// A row for the modifier token.
+/// An embedding row for the modifier token.
 fn some_row(text_encoder: &ClipTextEncoder) -> Result<Tensor> {
     let row = text_encoder.embedding_row(0)?;
     Ok(Tensor::from_vec(row, (1, text_encoder.hidden_size()), &Device::Cpu)?)
@@ -215,9 +215,9 @@ fn denoise(
     Ok(())
 }
 
-fn normal(row: u64, shape: &[usize]) -> Result<Tensor> {
+fn normal(stream: u64, shape: &[usize]) -> Result<Tensor> {
     let mut values = vec![0.0; shape.iter().product()];
-    Random::new(0, Purpose::Noise, 0, row).normals(&mut values);
+    Random::new(0, Purpose::Noise, 0, stream).normals(&mut values);
     Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
 }
 
@@ -230,16 +230,16 @@ fn timesteps(batch: usize, of: usize) -> Vec<u32> {
     (0..batch).map(|_| random.below(of) as u32).collect()
 }
 
-/// Random ids; the first half of the rows hold the modifier token at position 4.
+/// Random ids; the first half of the captions hold the modifier token at position 4.
 fn captions(text_encoder: &ClipTextEncoder, batch: usize) -> Vec<Vec<u32>> {
     let mut random = Random::new(0, Purpose::DataOrder, 0, 0);
     let vocab_size = text_encoder.vocab_size();
     (0..batch)
-        .map(|row| {
+        .map(|caption| {
             let mut ids: Vec<u32> = (0..text_encoder.max_position_embeddings())
                 .map(|_| random.below(vocab_size - 3) as u32)
                 .collect();
-            if row < (batch / 2).max(1) {
+            if caption < (batch / 2).max(1) {
                 ids[4] = vocab_size as u32;
             }
             ids

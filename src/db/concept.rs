@@ -1,9 +1,10 @@
 //! Table `concept`.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
 use super::Page;
-use crate::domain::concept::{ClassNoun, Concept, Handle, ModifierToken};
+use crate::domain::concept::{ClassNoun, Concept, ConceptWords, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId};
 
 /// Constraint that a second concept of the same handle breaks.
@@ -11,16 +12,38 @@ pub const HANDLE_IS_UNIQUE: &str = "concept_handle_is_unique";
 /// Constraint that a second concept of the same modifier token breaks.
 pub const MODIFIER_TOKEN_IS_UNIQUE: &str = "concept_modifier_token_is_unique";
 
+struct ConceptRow {
+    concept_id: ConceptId,
+    handle: Handle,
+    modifier_token: Option<ModifierToken>,
+    class_noun: ClassNoun,
+    current_delta: Option<DeltaId>,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl From<ConceptRow> for Concept {
+    fn from(row: ConceptRow) -> Self {
+        Self {
+            concept_id: row.concept_id,
+            handle: row.handle,
+            words: ConceptWords { modifier_token: row.modifier_token, class_noun: row.class_noun },
+            current_delta: row.current_delta,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
 /// Adds a concept that has no images and no delta yet.
 pub async fn create(
     db: impl PgExecutor<'_>,
     concept_id: ConceptId,
     handle: &Handle,
-    modifier_token: Option<&ModifierToken>,
-    class_noun: &ClassNoun,
+    words: &ConceptWords,
 ) -> sqlx::Result<Concept> {
-    sqlx::query_as!(
-        Concept,
+    let row = sqlx::query_as!(
+        ConceptRow,
         r#"
         insert into concept (concept_id, handle, modifier_token, class_noun) values ($1, $2, $3, $4)
         returning concept_id as "concept_id: ConceptId", handle as "handle: Handle",
@@ -29,11 +52,12 @@ pub async fn create(
         "#,
         concept_id.0,
         handle.as_str(),
-        modifier_token.map(ModifierToken::as_str),
-        class_noun.as_str(),
+        words.modifier_token.as_ref().map(ModifierToken::as_str),
+        words.class_noun.as_str(),
     )
     .fetch_one(db)
-    .await
+    .await?;
+    Ok(row.into())
 }
 
 /// Finds concepts by id, by handle or by modifier token, in no particular order.
@@ -43,8 +67,8 @@ pub async fn find(
     handles: &[String],
     modifier_tokens: &[ModifierToken],
 ) -> sqlx::Result<Vec<Concept>> {
-    sqlx::query_as!(
-        Concept,
+    let rows = sqlx::query_as!(
+        ConceptRow,
         r#"
         select concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
@@ -57,13 +81,14 @@ pub async fn find(
         &modifier_tokens.iter().map(|token| token.as_str().to_owned()).collect::<Vec<_>>(),
     )
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(Concept::from).collect())
 }
 
 /// Lists concepts, newest first.
 pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Concept>> {
-    sqlx::query_as!(
-        Concept,
+    let rows = sqlx::query_as!(
+        ConceptRow,
         r#"
         select concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
@@ -77,7 +102,8 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Conce
         page.limit,
     )
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(Concept::from).collect())
 }
 
 /// Locks a concept until the transaction ends, so that two uploads cannot both take its last place for a photo.

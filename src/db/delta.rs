@@ -1,13 +1,16 @@
 //! Tables `delta` and `delta_concept`: results of trainings and merges, never changed once written but for packs of merges,
 //! which older ones get later.
 
+use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 
 use super::Page;
-use crate::domain::concept::{ClassNoun, Handle, ModifierToken};
+use crate::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use crate::domain::delta::{Delta, DeltaConcept};
+use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId, JobId};
 use crate::domain::job::JobKind;
+use crate::domain::storage_key::StorageKey;
 
 /// A delta that has just been stored.
 #[derive(Debug)]
@@ -56,10 +59,38 @@ pub async fn record_concepts(
     Ok(())
 }
 
+struct DeltaRow {
+    delta_id: DeltaId,
+    job_id: JobId,
+    made_by: JobKind,
+    base_digest: String,
+    storage_key: String,
+    size_bytes: i64,
+    sha256: String,
+    pack_key: Option<String>,
+    created_at: DateTime<Utc>,
+}
+
+impl From<DeltaRow> for Delta {
+    fn from(row: DeltaRow) -> Self {
+        Self {
+            delta_id: row.delta_id,
+            job_id: row.job_id,
+            made_by: row.made_by,
+            base_digest: row.base_digest.into(),
+            storage_key: row.storage_key.into(),
+            size_bytes: row.size_bytes,
+            sha256: row.sha256.into(),
+            pack_key: row.pack_key.map(StorageKey::from),
+            created_at: row.created_at,
+        }
+    }
+}
+
 /// Finds deltas by id, in no particular order.
 pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<Vec<Delta>> {
-    sqlx::query_as!(
-        Delta,
+    let rows = sqlx::query_as!(
+        DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
             storage_key, size_bytes, sha256, pack_key, delta.created_at
@@ -69,16 +100,17 @@ pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<V
         &deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
     )
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(Delta::from).collect())
 }
 
 /// Finds deltas by the digests of their objects, oldest first: several deltas can have one.
 pub async fn find_by_digest(
     db: impl PgExecutor<'_>,
-    sha256: &[String],
+    sha256: &[Digest],
 ) -> sqlx::Result<Vec<Delta>> {
-    sqlx::query_as!(
-        Delta,
+    let rows = sqlx::query_as!(
+        DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
             storage_key, size_bytes, sha256, pack_key, delta.created_at
@@ -86,10 +118,11 @@ pub async fn find_by_digest(
         where sha256 = any($1)
         order by delta_id
         "#,
-        sha256,
+        &sha256.iter().map(|digest| digest.as_str().to_owned()).collect::<Vec<_>>(),
     )
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(Delta::from).collect())
 }
 
 /// Lists deltas, newest first; those that contain `concept_id`, if one is given.
@@ -98,8 +131,8 @@ pub async fn list(
     concept_id: Option<ConceptId>,
     page: Page,
 ) -> sqlx::Result<Vec<Delta>> {
-    sqlx::query_as!(
-        Delta,
+    let rows = sqlx::query_as!(
+        DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
             storage_key, size_bytes, sha256, pack_key, delta.created_at
@@ -115,7 +148,8 @@ pub async fn list(
         page.limit,
     )
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(Delta::from).collect())
 }
 
 /// Lists a base model's deltas for which no merge pack was stored, newest first.
@@ -124,8 +158,8 @@ pub async fn list_without_pack(
     base_digest: &str,
     page: Page,
 ) -> sqlx::Result<Vec<Delta>> {
-    sqlx::query_as!(
-        Delta,
+    let rows = sqlx::query_as!(
+        DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
             storage_key, size_bytes, sha256, pack_key, delta.created_at
@@ -139,7 +173,8 @@ pub async fn list_without_pack(
         page.limit,
     )
     .fetch_all(db)
-    .await
+    .await?;
+    Ok(rows.into_iter().map(Delta::from).collect())
 }
 
 /// Adds the pack that a delta was stored without.
@@ -163,8 +198,15 @@ pub async fn concepts_of(
     db: impl PgExecutor<'_>,
     deltas: &[DeltaId],
 ) -> sqlx::Result<Vec<DeltaConcept>> {
-    sqlx::query_as!(
-        DeltaConcept,
+    struct DeltaConceptRow {
+        delta_id: DeltaId,
+        concept_id: ConceptId,
+        handle: Handle,
+        modifier_token: Option<ModifierToken>,
+        class_noun: ClassNoun,
+    }
+    let rows = sqlx::query_as!(
+        DeltaConceptRow,
         r#"
         select delta_id as "delta_id: DeltaId", concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun"
@@ -175,10 +217,17 @@ pub async fn concepts_of(
         &deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
     )
     .fetch_all(db)
-    .await
+    .await?;
+    let concepts = rows.into_iter().map(|row| DeltaConcept {
+        delta_id: row.delta_id,
+        concept_id: row.concept_id,
+        handle: row.handle,
+        words: ConceptWords { modifier_token: row.modifier_token, class_noun: row.class_noun },
+    });
+    Ok(concepts.collect())
 }
 
-/// Finds the deltas that these jobs made; a job that made none is left out.
+/// Finds the deltas that these jobs made; a job that made none is omitted.
 pub async fn of_jobs(
     db: impl PgExecutor<'_>,
     jobs: &[JobId],

@@ -1,4 +1,4 @@
-//! Table `image`: photos of concepts, uploads to start samples from, and pictures of samples.
+//! Table `image`: photos of concepts, uploads to start samples from, and images of samples.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -38,8 +38,8 @@ impl From<ImageRow> for Image {
             width: row.width,
             height: row.height,
             size_bytes: row.size_bytes,
-            sha256: row.sha256,
-            storage_key: row.storage_key,
+            sha256: row.sha256.into(),
+            storage_key: row.storage_key.into(),
             created_at: row.created_at,
         }
     }
@@ -66,8 +66,8 @@ pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> 
         image.width,
         image.height,
         image.size_bytes,
-        image.sha256,
-        image.storage_key,
+        image.sha256.as_str(),
+        image.storage_key.as_str(),
         image.created_at,
     )
     .execute(db)
@@ -154,7 +154,7 @@ pub async fn of_concepts(
     Ok(rows.into_iter().map(Image::from).collect())
 }
 
-/// Lists all pictures of these samples, in the order in which they were asked for.
+/// Lists all images of these samples, in the order of their indices.
 pub async fn of_samples(db: impl PgExecutor<'_>, samples: &[SampleId]) -> sqlx::Result<Vec<Image>> {
     let rows = sqlx::query_as!(
         ImageRow,
@@ -172,7 +172,7 @@ pub async fn of_samples(db: impl PgExecutor<'_>, samples: &[SampleId]) -> sqlx::
     Ok(rows.into_iter().map(Image::from).collect())
 }
 
-/// Counts the photos of each of these concepts; one without photos is left out.
+/// Counts the photos of each of these concepts; one without photos is omitted.
 pub async fn count_of_concepts(
     db: impl PgExecutor<'_>,
     concepts: &[ConceptId],

@@ -3,7 +3,7 @@
 //! A job is taken while its lease lasts, not while a transaction is open. Each lease has a number, the fence; what a
 //! worker writes names its fence, so that a worker which lost its lease without noticing changes nothing any more.
 
-use std::time::Duration;
+mod lease;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -11,8 +11,12 @@ use sqlx::types::Json;
 
 use super::Page;
 use crate::domain::id::JobId;
-use crate::domain::job::{
-    Failure, Job, JobKind, JobState, JobStatus, LeasedJob, Phase, Progress, Task,
+use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
+use crate::domain::merge::MergeReport;
+
+pub use lease::{
+    Capacity, fail, hand_back, lease_next, note_first_step, record_merge_report, recover_expired,
+    renew_lease, report, retry, stop, succeed,
 };
 
 /// The channel on which waiting workers hear of new jobs, by kind.
@@ -27,6 +31,7 @@ struct JobRow {
     phase: Option<Phase>,
     progress: Option<Json<Progress>>,
     error: Option<Json<Failure>>,
+    merge_report: Option<Json<MergeReport>>,
     queue_position: Option<i64>,
     revision: i64,
     created_at: DateTime<Utc>,
@@ -47,6 +52,7 @@ impl From<JobRow> for Job {
             phase: row.phase,
             progress: row.progress.map(|progress| progress.0),
             error: row.error.map(|error| error.0),
+            merge_report: row.merge_report.map(|report| report.0),
             queue_position: row.queue_position,
             revision: row.revision,
             created_at: row.created_at,
@@ -60,13 +66,20 @@ impl From<JobRow> for Job {
 
 /// Puts a task at the end of the queue, and wakes idle workers once the surrounding transaction commits; the polling that
 /// goes on anyway is the net below.
-pub async fn enqueue(db: impl PgExecutor<'_>, job_id: JobId, task: &Task) -> sqlx::Result<()> {
+///
+/// - `batch_elements`: [`Task::batch_elements`] for the base model that is served
+pub async fn enqueue(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    task: &Task,
+    batch_elements: usize,
+) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into job (job_id, kind, task, rows) values ($1, $2, $3, $4) returning pg_notify($5, $2)",
         job_id.0,
         task.kind() as JobKind,
         Json(task) as Json<&Task>,
-        i32::try_from(task.rows()).unwrap_or(i32::MAX),
+        i32::try_from(batch_elements).unwrap_or(i32::MAX),
         QUEUED_CHANNEL,
     )
     .execute(db)
@@ -85,7 +98,7 @@ pub async fn find(
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
             attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, first_step_at,
+            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at, first_step_at,
             finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
@@ -109,7 +122,7 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
             attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", revision, created_at, updated_at, started_at, first_step_at,
+            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at, first_step_at,
             finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
@@ -167,211 +180,6 @@ pub async fn rate(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<Option
     .await
 }
 
-/// What a worker can take on.
-#[derive(Clone, Copy, Debug)]
-pub struct Capacity<'a> {
-    /// Says in the catalog who has a job.
-    pub worker: &'a str,
-    pub kinds: &'a [JobKind],
-    /// Jobs for other base models are left to other workers.
-    pub base_digest: &'a str,
-    /// Jobs are taken until they fill so many rows; the last may go beyond.
-    pub rows: usize,
-    pub lease: Duration,
-}
-
-/// Leases the oldest queued jobs that a worker can take on, in their order.
-///
-/// A training runs for long, a transaction must not: a job is held by a lease that its worker renews.
-pub async fn lease_next(
-    db: impl PgExecutor<'_>,
-    capacity: Capacity<'_>,
-) -> sqlx::Result<Vec<LeasedJob>> {
-    struct LeasedRow {
-        job_id: JobId,
-        task: Json<Task>,
-        rows: i32,
-        attempts: i32,
-        fence: i64,
-    }
-    let rows = i64::try_from(capacity.rows).unwrap_or(i64::MAX);
-    let mut leased = sqlx::query_as!(
-        LeasedRow,
-        r#"
-        with waiting as (
-            select job_id, rows from job
-            where state = 'queued' and kind = any($2) and run_at <= now() and task ->> 'base_digest' = $4
-            order by job_id limit $5
-            for update skip locked
-        ), summed as (
-            select job_id, sum(rows) over (order by job_id) - rows as rows_before from waiting
-        )
-        update job
-        set state = 'running', worker = $1, attempts = attempts + 1, fence = fence + 1,
-            lease_expires_at = now() + make_interval(secs => $3), phase = 'fetching', progress = null,
-            started_at = coalesce(started_at, now())
-        where job_id in (select job_id from summed where rows_before < $5)
-        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows, attempts, fence
-        "#,
-        capacity.worker,
-        &capacity.kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
-        capacity.lease.as_secs_f64(),
-        capacity.base_digest,
-        rows,
-    )
-    .fetch_all(db)
-    .await?;
-    leased.sort_by_key(|row| row.job_id.0);
-    let leased = leased.into_iter().map(|row| LeasedJob {
-        job_id: row.job_id,
-        task: row.task.0,
-        rows: usize::try_from(row.rows).unwrap_or(1),
-        attempts: row.attempts,
-        fence: row.fence,
-    });
-    Ok(leased.collect())
-}
-
-/// Renews a lease and returns whether the job has been asked to stop, or `None` if the lease is lost.
-pub async fn renew_lease(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    fence: i64,
-    lease: Duration,
-) -> sqlx::Result<Option<bool>> {
-    sqlx::query_scalar!(
-        "update job set lease_expires_at = now() + make_interval(secs => $3)
-        where job_id = $1 and fence = $2 and state = 'running'
-        returning cancel_requested",
-        job_id.0,
-        fence,
-        lease.as_secs_f64(),
-    )
-    .fetch_optional(db)
-    .await
-}
-
-/// Records how far a job is and renews its lease; returns whether the job has been asked to stop, or `None` if the
-/// lease is lost.
-pub async fn report(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    fence: i64,
-    phase: Phase,
-    progress: Option<&Progress>,
-    lease: Duration,
-) -> sqlx::Result<Option<bool>> {
-    sqlx::query_scalar!(
-        "update job set phase = $3, progress = $4, lease_expires_at = now() + make_interval(secs => $5)
-        where job_id = $1 and fence = $2 and state = 'running'
-        returning cancel_requested",
-        job_id.0,
-        fence,
-        phase as Phase,
-        progress.map(Json) as Option<Json<&Progress>>,
-        lease.as_secs_f64(),
-    )
-    .fetch_optional(db)
-    .await
-}
-
-/// Ends a job well; returns whether the lease still held, without which nothing changed.
-pub async fn succeed(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set state = 'succeeded', lease_expires_at = null, phase = null, finished_at = now()
-        where job_id = $1 and fence = $2 and state = 'running'",
-        job_id.0,
-        fence,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Notes when a job took its first denoising step.
-pub async fn note_first_step(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    fence: i64,
-    first_step_at: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update job set first_step_at = $3 where job_id = $1 and fence = $2",
-        job_id.0,
-        fence,
-        first_step_at,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Ends a job badly; returns whether the lease still held, without which nothing changed.
-pub async fn fail(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    fence: i64,
-    failure: &Failure,
-) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set state = 'failed', lease_expires_at = null, finished_at = now(), error = $3
-        where job_id = $1 and fence = $2 and state = 'running'",
-        job_id.0,
-        fence,
-        Json(failure) as Json<&Failure>,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Ends a job that was asked to stop; returns whether the lease still held, without which nothing changed.
-pub async fn stop(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set state = 'canceled', lease_expires_at = null, finished_at = now()
-        where job_id = $1 and fence = $2 and state = 'running'",
-        job_id.0,
-        fence,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Queues a job again after an error that may pass, if it has attempts left; returns whether it was queued.
-pub async fn retry(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    fence: i64,
-    delay: Duration,
-) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set state = 'queued', lease_expires_at = null, phase = null, progress = null,
-            run_at = now() + make_interval(secs => $3)
-        where job_id = $1 and fence = $2 and state = 'running' and attempts < max_attempts and not cancel_requested",
-        job_id.0,
-        fence,
-        delay.as_secs_f64(),
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Gives a job back untried, because its worker shuts down; returns whether the lease still held.
-pub async fn hand_back(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set state = 'queued', lease_expires_at = null, phase = null, progress = null,
-            attempts = attempts - 1
-        where job_id = $1 and fence = $2 and state = 'running' and not cancel_requested",
-        job_id.0,
-        fence,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
 /// Asks a job to stop: one that waits ends here, one that runs at its next step. Returns its status, or `None` if
 /// there is no such job of this kind.
 pub async fn cancel(
@@ -399,35 +207,4 @@ pub async fn cancel(
     .fetch_optional(db)
     .await?;
     Ok(row.map(|row| JobStatus::new(row.state, row.cancel_requested)))
-}
-
-/// More rows than any worker has: such a job is leased last, and nothing beside it.
-const ALONE: i32 = 1 << 20;
-
-/// Takes back the jobs of workers that stopped renewing: queued again, or ended when they were asked to stop or have
-/// no attempts left. Returns how many.
-///
-/// One of them may be what killed its worker. Each goes alone from now on, so that it cannot use up the attempts of those
-/// that shared a batch with it.
-pub async fn recover_expired(db: impl PgExecutor<'_>, failure: &Failure) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
-        "
-        update job
-        set lease_expires_at = null, phase = null, rows = $2,
-            state = case
-                when cancel_requested then 'canceled' when attempts < max_attempts then 'queued' else 'failed'
-            end,
-            error = case when not cancel_requested and attempts >= max_attempts then $1::jsonb end,
-            finished_at = case when cancel_requested or attempts >= max_attempts then now() end
-        where job_id in (
-            select job_id from job where state = 'running' and lease_expires_at < now()
-            for update skip locked
-        )
-        ",
-        Json(failure) as Json<&Failure>,
-        ALONE,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
 }

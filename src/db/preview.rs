@@ -1,11 +1,11 @@
-//! Table `sample_preview`: what a running sample's pictures look like so far; gone when the job ends.
+//! Table `sample_preview`: what a running sample's images look like so far; deleted when the job ends.
 
 use sqlx::PgExecutor;
 
 use crate::domain::id::JobId;
 use crate::domain::job::Preview;
 
-/// Keeps the newest previews of a job's pictures; nothing if the job is another worker's by now.
+/// Keeps the newest previews of a job's images; does nothing if another worker has the job.
 pub async fn record(
     db: impl PgExecutor<'_>,
     job_id: JobId,
@@ -32,7 +32,7 @@ pub async fn record(
     Ok(())
 }
 
-/// Returns the newest preview of one picture.
+/// Returns the newest preview of one image.
 pub async fn find(
     db: impl PgExecutor<'_>,
     job_id: JobId,

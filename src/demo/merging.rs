@@ -11,6 +11,7 @@ use clap::Args;
 use image::RgbImage;
 
 use super::sheet::{Group, draw_groups};
+use crate::class_images::ClassImageSet;
 use crate::config::bundled;
 use crate::domain::merge::{MergeRecipe, MergeReport, Verdict};
 use crate::domain::sample::Determinism;
@@ -18,7 +19,6 @@ use crate::engine::{
     BaseModel, ConceptUse, Delta, Flow, Merge, MergePack, PackUse, RegularizationStatistics,
     SampleRequest, sample,
 };
-use crate::worker::ClassImageFolder;
 
 /// Pictures of each prompt.
 const SEEDS: [u64; 2] = [1, 2];
@@ -70,7 +70,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
             .context("the repository's model is not here: give --base-model DIR")?,
     };
     let base = BaseModel::load(&dir, &Device::Cpu)?;
-    let captions = ClassImageFolder::open(&dir.join("class_images"))
+    let captions = ClassImageSet::open(&dir.join("class_images"))
         .with_context(|| format!("{} has no folder class_images", dir.display()))?
         .captions();
     let studio = Studio { merge_base: RegularizationStatistics::new(&base, &captions)?, base };

@@ -37,12 +37,13 @@ pub(super) async fn tell(
     out: &Path,
     known: &ConceptPhotos,
     unknown: &ConceptPhotos,
+    max_train_steps: Option<usize>,
     progress: &Progress,
 ) -> Result<()> {
     let start = Instant::now();
     let client = Client::new(address);
     let capabilities = client.get("/v1/capabilities").await?;
-    let teller = Teller { client: &client, out, progress };
+    let teller = Teller { client: &client, out, max_train_steps, progress };
 
     let mut students = vec![
         Student::new(known, Some(format!("<my-{}>", slug(&known.name)))),
@@ -130,6 +131,7 @@ impl<'a> Student<'a> {
 struct Teller<'a> {
     client: &'a Client,
     out: &'a Path,
+    max_train_steps: Option<usize>,
     progress: &'a Progress,
 }
 
@@ -181,7 +183,10 @@ impl Teller<'_> {
     async fn teach(&self, student: &mut Student<'_>) -> Result<()> {
         let start = Instant::now();
         let name = &student.photos.name;
-        let body = json!({ "concepts": [student.concept_id], "seed": TRAINING_SEED });
+        let mut body = json!({ "concepts": [student.concept_id], "seed": TRAINING_SEED });
+        if let Some(steps) = self.max_train_steps {
+            body["recipe"] = json!({ "max_train_steps": steps });
+        }
         let training = self.client.post("/v1/trainings", &body).await?;
         let training_id = text(&training, "id")?;
         let path = format!("/v1/trainings/{training_id}");

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sample::SchedulerName;
+use super::scheduler::SchedulerName;
 use super::training::TrainingRecipe;
+use super::version::ProfileVersion;
 
 /// How a base model is trained and sampled unless a request says otherwise: its folder's `vstar.json`.
 ///
@@ -11,6 +12,7 @@ use super::training::TrainingRecipe;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BaseModelProfile {
+    pub version: ProfileVersion,
     /// The default recipe of a training of one concept; see [`TrainingRecipe::for_concepts`].
     pub training: TrainingRecipe,
     pub sampling: SamplingDefaults,
@@ -21,6 +23,7 @@ pub struct BaseModelProfile {
 impl Default for BaseModelProfile {
     fn default() -> Self {
         Self {
+            version: ProfileVersion::default(),
             training: TrainingRecipe::paper(),
             sampling: SamplingDefaults::paper(),
             class_images: None,
@@ -35,7 +38,7 @@ pub struct SamplingDefaults {
     pub scheduler: SchedulerName,
     pub num_inference_steps: usize,
     pub guidance_scale: f64,
-    /// DDIM's η: 0 is deterministic, 1 draws fresh noise in every step.
+    /// DDIM's η: 0 is deterministic, 1 adds fresh noise in every step.
     pub eta: f64,
 }
 
@@ -48,5 +51,22 @@ impl SamplingDefaults {
             guidance_scale: 6.0,
             eta: 1.0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_profile_reads_with_and_without_a_version_and_names_one_that_is_too_new() {
+        for text in ["{}", r#"{"version": 1}"#] {
+            let profile: BaseModelProfile = serde_json::from_str(text).unwrap();
+            assert_eq!(profile, BaseModelProfile::default());
+        }
+
+        let error = serde_json::from_str::<BaseModelProfile>(r#"{"version": 2}"#).unwrap_err();
+
+        assert!(error.to_string().contains("use the vstar that wrote it"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use super::id::{ConceptId, DeltaId};
 
 /// The word that stands for a concept in prompts, such as `<new1>`.
 ///
-/// The brackets keep it apart from ordinary words, so that it always becomes one new embedding row.
+/// The brackets distinguish it from ordinary words, so that it always becomes one new embedding row.
 #[derive(
     Clone,
     Debug,
@@ -232,11 +232,13 @@ impl std::fmt::Display for ClassNoun {
     }
 }
 
-/// The words by which prompts and captions name a concept.
+/// The words that stand for a concept in prompts and captions.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConceptWords {
-    /// Without one, the class noun itself is taught: for classes that the base model does not know.
+    /// The word before the class noun. Null if the class noun alone stands for the concept, because the base model does not
+    /// know the class.
     pub modifier_token: Option<ModifierToken>,
+    /// The ordinary word for what the concept is.
     pub class_noun: ClassNoun,
 }
 
@@ -255,9 +257,7 @@ impl ConceptWords {
 pub struct Concept {
     pub concept_id: ConceptId,
     pub handle: Handle,
-    /// Without one, the class noun itself is taught: for classes that the base model does not know.
-    pub modifier_token: Option<ModifierToken>,
-    pub class_noun: ClassNoun,
+    pub words: ConceptWords,
     /// What a prompt gets that names the concept and no delta.
     pub current_delta: Option<DeltaId>,
     pub created_at: DateTime<Utc>,

@@ -1,11 +1,15 @@
 //! A delta: what a training changed, or what several deltas became by a merge.
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use utoipa::ToSchema;
 
-use super::concept::{ClassNoun, Handle, ModifierToken};
+use super::concept::{ConceptWords, Handle};
+use super::delta_use::DeltaUse;
+use super::digest::Digest;
 use super::id::{ConceptId, DeltaId, JobId};
 use super::job::JobKind;
-use super::sample::DeltaUse;
+use super::storage_key::StorageKey;
 
 /// A delta as the catalog has it; its weights are an object in the store.
 #[derive(Clone, Debug)]
@@ -15,13 +19,13 @@ pub struct Delta {
     pub job_id: JobId,
     pub made_by: JobKind,
     /// The base model that it belongs to.
-    pub base_digest: String,
-    pub storage_key: String,
+    pub base_digest: Digest,
+    pub storage_key: StorageKey,
     pub size_bytes: i64,
-    /// SHA-256 of the object, in hex.
-    pub sha256: String,
+    /// The digest of the object.
+    pub sha256: Digest,
     /// What merges need of it; older deltas have none.
-    pub pack_key: Option<String>,
+    pub pack_key: Option<StorageKey>,
     pub created_at: DateTime<Utc>,
 }
 
@@ -44,6 +48,16 @@ pub struct DeltaConcept {
     pub delta_id: DeltaId,
     pub concept_id: ConceptId,
     pub handle: Handle,
-    pub modifier_token: Option<ModifierToken>,
-    pub class_noun: ClassNoun,
+    pub words: ConceptWords,
+}
+
+/// How a delta's matrices are written to a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeltaFormat {
+    /// As it is stored: a merged delta in factors.
+    #[default]
+    Native,
+    /// Every matrix whole, under its name in diffusers.
+    Dense,
 }

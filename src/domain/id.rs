@@ -71,12 +71,15 @@ macro_rules! ids {
 ids! {
     /// A thing that a user teaches.
     ConceptId, "cpt", "^cpt_[0-9a-hjkmnp-tv-z]{26}$";
-    /// An uploaded photo or a drawn picture.
+    /// An uploaded or generated image.
     ImageId, "img", "^img_[0-9a-hjkmnp-tv-z]{26}$";
     /// A row of the queue; every training, merge and sample is one, with the same UUID.
     JobId, "job", "^job_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A training.
     TrainingId, "trn", "^trn_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A merge.
     MergeId, "mrg", "^mrg_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A sample.
     SampleId, "smp", "^smp_[0-9a-hjkmnp-tv-z]{26}$";
     /// The result of a training or a merge.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";

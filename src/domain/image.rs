@@ -1,8 +1,10 @@
-//! Images: photos that users upload and pictures that samples draw.
+//! Images: those that users upload, and those that samples generate.
 
 use chrono::{DateTime, Utc};
 
+use super::digest::Digest;
 use super::id::{ConceptId, ImageId, SampleId};
+use super::storage_key::StorageKey;
 
 /// Photos that one concept can have.
 pub const MAX_PHOTOS: usize = 100;
@@ -27,9 +29,9 @@ pub struct Image {
     pub width: i32,
     pub height: i32,
     pub size_bytes: i64,
-    /// SHA-256 of the PNG, in hex.
-    pub sha256: String,
-    pub storage_key: String,
+    /// The digest of the PNG.
+    pub sha256: Digest,
+    pub storage_key: StorageKey,
     pub created_at: DateTime<Utc>,
 }
 
@@ -40,6 +42,6 @@ pub enum ImageSource {
     Photo { concept_id: ConceptId, file_name: Option<String> },
     /// A user's image to start samples from.
     Upload { file_name: Option<String> },
-    /// Picture `index` of a sample.
+    /// Image `index` of a sample.
     Sample { sample_id: SampleId, index: i32 },
 }

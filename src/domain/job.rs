@@ -4,12 +4,14 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::code::Code;
+use super::digest::Digest;
 use super::id::{JobId, MergeId, SampleId, TrainingId};
-use super::merge::MergeTask;
+use super::merge::{MergeReport, MergeTask};
 use super::sample::SampleTask;
 use super::training::TrainingTask;
 
-/// The kinds of work: a closed set.
+/// The kinds of jobs: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -51,7 +53,7 @@ impl Task {
     }
 
     /// Which base model it is for.
-    pub fn base_digest(&self) -> &str {
+    pub fn base_digest(&self) -> &Digest {
         match self {
             Self::Training(task) => &task.base_digest,
             Self::Merge(task) => &task.base_digest,
@@ -59,12 +61,14 @@ impl Task {
         }
     }
 
-    /// The most rows that it takes in one call of the UNet, which count against a worker's row budget: those of all
-    /// pictures of a sample. Other kinds of work have the device in turns, one job each.
-    pub fn rows(&self) -> usize {
+    /// What the task takes of a worker's batch, in elements of the base model's own size: that of all images of a
+    /// sample. Other kinds of work run one job at a time and count as one.
+    ///
+    /// - `native_size`: the side that the base model was trained on, in pixels
+    pub fn batch_elements(&self, native_size: usize) -> usize {
         match self {
             Self::Training(_) | Self::Merge(_) => 1,
-            Self::Sample(task) => task.settings.n * task.settings.rows_per_image(),
+            Self::Sample(task) => task.settings.n * task.settings.elements_per_image(native_size),
         }
     }
 }
@@ -78,7 +82,7 @@ pub fn published_id(job: JobId, kind: JobKind) -> String {
     }
 }
 
-/// Where a job stands in the catalog.
+/// The state of a job in the catalog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
@@ -90,13 +94,13 @@ pub enum JobState {
     Canceled,
 }
 
-/// Where a job stands as clients are told: also says that a running one has been asked to stop.
+/// The status of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum JobStatus {
     Queued,
     Running,
-    /// Asked to stop; takes effect at the next step.
+    /// Running, and asked to stop at the next step.
     Canceling,
     Succeeded,
     Failed,
@@ -124,14 +128,14 @@ impl JobStatus {
     }
 }
 
-/// What a running job is busy with.
+/// What a running job is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[sqlx(type_name = "text", rename_all = "snake_case")]
 pub enum Phase {
     /// Reads objects from the store.
     Fetching,
-    /// Encodes photos and texts, once.
+    /// Encodes images and texts, once.
     Encoding,
     /// Takes training steps.
     Optimizing,
@@ -146,33 +150,36 @@ pub enum Phase {
 /// How far a running job is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
-    /// Steps done.
+    /// The number of steps done.
     pub step: usize,
+    /// The number of steps in all.
     pub total_steps: usize,
-    /// Loss of the last step, smoothed over the last twenty; trainings only.
+    /// The loss, averaged over the last twenty steps. Trainings only.
     pub loss: Option<f64>,
+    /// The current speed.
     pub steps_per_second: Option<f64>,
+    /// The estimated time until the last step, in seconds.
     pub eta_seconds: Option<f64>,
-    /// The pictures that have a preview by now; samples with `preview_every` only.
+    /// The images that have a preview. Samples with `preview_every` only.
     #[serde(default)]
     pub previews: Vec<PreviewStep>,
 }
 
-/// A picture that has a preview.
+/// An image that has a preview.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PreviewStep {
-    /// Which of the pictures of its seed.
+    /// The index of the image among the images of its seed.
     pub index: usize,
-    /// Steps done when the preview was made.
+    /// The number of steps done when the preview was made.
     pub step: usize,
 }
 
-/// What a picture looks like so far.
+/// What an image looks like so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// Which of the pictures of its seed.
+    /// The index of the image among the images of its seed.
     pub index: i32,
-    /// Steps done when it was made.
+    /// The number of steps done when the preview was made.
     pub step: i32,
     pub png: Vec<u8>,
 }
@@ -180,34 +187,39 @@ pub struct Preview {
 /// One point of a loss curve.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Metric {
+    /// The step, counted from 1.
     pub step: i32,
+    /// The loss of this step.
     pub loss: f64,
-    /// Norm of the gradient before clipping.
+    /// The norm of the gradient before clipping.
     pub grad_norm: Option<f64>,
 }
 
-/// Why a job failed: the same problem object as in an HTTP error, kept with the job.
+/// Why a job has failed, kept with the job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
+    /// The kind of failure, in a few words.
     pub title: String,
-    /// For programs: stable and lower-case.
-    pub code: String,
+    pub code: Code,
+    /// What went wrong and, where the client can correct it, how.
     pub detail: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
 }
 
-/// A job as the catalog has it.
+/// A job as the catalog has it, of any kind or, with the type of its task, of one.
 #[derive(Clone, Debug)]
-pub struct Job {
+pub struct Job<T = Task> {
     pub job_id: JobId,
-    pub task: Task,
+    pub task: T,
     pub state: JobState,
     pub cancel_requested: bool,
     pub attempts: i32,
     pub phase: Option<Phase>,
     pub progress: Option<Progress>,
     pub error: Option<Failure>,
+    /// How well a merge went; merges that have succeeded only.
+    pub merge_report: Option<MergeReport>,
     /// Jobs of its kind that wait before it; only while it waits itself.
     pub queue_position: Option<i64>,
     /// Grows with every change; also the number of the event that told of it.
@@ -220,9 +232,31 @@ pub struct Job {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
-impl Job {
+impl<T> Job<T> {
     pub fn status(&self) -> JobStatus {
         JobStatus::new(self.state, self.cancel_requested)
+    }
+
+    /// The same job with its task as another type; `None` if it has none of that type.
+    pub fn with_task<U>(self, as_other: impl FnOnce(T) -> Option<U>) -> Option<Job<U>> {
+        Some(Job {
+            job_id: self.job_id,
+            task: as_other(self.task)?,
+            state: self.state,
+            cancel_requested: self.cancel_requested,
+            attempts: self.attempts,
+            phase: self.phase,
+            progress: self.progress,
+            error: self.error,
+            queue_position: self.queue_position,
+            revision: self.revision,
+            created_at: self.created_at,
+            updated_at: self.updated_at,
+            started_at: self.started_at,
+            first_step_at: self.first_step_at,
+            finished_at: self.finished_at,
+            merge_report: self.merge_report,
+        })
     }
 }
 
@@ -231,8 +265,8 @@ impl Job {
 pub struct LeasedJob {
     pub job_id: JobId,
     pub task: Task,
-    /// What it takes of a worker's row budget: [`Task::rows`], or all of it if it has to go alone.
-    pub rows: usize,
+    /// What it takes of a worker's batch: [`Task::batch_elements`], or all of it if it has to go alone.
+    pub batch_elements: usize,
     pub attempts: i32,
     /// Counts the leases: whatever an earlier holder still writes carries a smaller number, and is ignored.
     pub fence: i64,
@@ -248,4 +282,67 @@ pub struct JobEvent {
     pub progress: Option<Progress>,
     pub error: Option<Failure>,
     pub created_at: DateTime<Utc>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::version::TaskVersion;
+
+    /// A training as the program queued it before tasks had versions.
+    fn early_training() -> serde_json::Value {
+        json!({
+            "kind": "training", "base_digest": "a", "preset": "paper", "class_images": "auto", "seed": 7,
+            "concepts": [{
+                "concept_id": "cpt_00000000000000000000000000", "handle": "rex", "modifier_token": "<rex>",
+                "class_noun": "dog",
+                "images": [{ "image_id": "img_00000000000000000000000000", "storage_key": "k" }],
+            }],
+            "recipe": {
+                "max_train_steps": 250, "instance_batch_size": 4, "class_batch_size": 4, "num_class_images": 200,
+                "learning_rate": 8e-5, "token_learning_rate_factor": 1.0, "learning_rate_schedule": "cosine",
+                "learning_rate_warmup_steps": 20, "prior_loss_weight": 1.0, "weight_decay": 1e-2,
+                "max_grad_norm": 1.0, "instance_templates": ["photo of a {}"], "size_augmentation": true,
+                "small_prefixes": [], "large_prefixes": [], "horizontal_flip": true, "detach_first_token": true,
+                "initializer_tokens": ["ktn"],
+            },
+        })
+    }
+
+    #[test]
+    fn a_task_from_before_versions_still_reads() {
+        let Task::Training(task) = serde_json::from_value(early_training()).unwrap() else {
+            panic!("a training");
+        };
+
+        assert_eq!(task.version, TaskVersion::default());
+        assert_eq!(task.recipe.lr_warmup_steps, 20);
+        assert_eq!(task.concepts[0].words.in_prompt(), "<rex> dog");
+    }
+
+    #[test]
+    fn a_task_keeps_its_flat_form() {
+        let task: Task = serde_json::from_value(early_training()).unwrap();
+
+        let stored = serde_json::to_value(&task).unwrap();
+
+        assert_eq!(stored["concepts"][0]["class_noun"], "dog");
+        assert_eq!(
+            (&stored["version"], &stored["recipe"]["lr_scheduler"]),
+            (&json!(1), &json!("cosine"))
+        );
+        assert_eq!(serde_json::from_value::<Task>(stored).unwrap(), task);
+    }
+
+    #[test]
+    fn a_task_of_a_newer_program_says_which_program_is_needed() {
+        let mut task = early_training();
+        task["version"] = json!(3);
+
+        let error = serde_json::from_value::<Task>(task).unwrap_err().to_string();
+
+        assert!(error.contains("version 3 is unknown") && error.contains("newer"), "{error}");
+    }
 }

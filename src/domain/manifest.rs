@@ -1,53 +1,68 @@
-//! A manifest: everything that made a picture, and nothing of where or when, so that the same picture has the same one.
+//! A manifest: everything that an image was made from, and neither place nor time, so that equal images have equal ones.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::digest::Digest;
 use super::merge::MergeRecipe;
 use super::sample::{Determinism, SampleSettings, SchedulerName};
 
-/// What a picture was made from; it travels in the picture's PNG.
+/// What an image was made from. It is embedded in the image's PNG.
 ///
-/// Deltas and images are named by the digest of their objects, which means the same in every catalog. The scheduler's
-/// noise levels are the base model's, and so part of its digest.
+/// Deltas and images are named by the SHA-256 digests of their files, which are the same in every catalog. The noise levels
+/// of the scheduler belong to the base model and are covered by its digest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     pub format: ManifestFormat,
-    /// Version of the program that drew it, and behind the `+` a digest of its engine's sources.
+    /// The version of the program that generated the image and, after the `+`, a digest of its engine's sources.
     #[schema(examples("0.1.0+5f2c9d0e8a41b763"))]
     pub engine_version: String,
-    /// How numbers were computed: other precisions, devices and instruction sets round otherwise.
+    /// How numbers were computed. Other precisions, devices and instruction sets round differently.
     #[schema(examples("f32, cpu avx512, winograd"))]
     pub precision: String,
-    /// SHA-256 over the base model's configs and weights.
-    pub base_model: String,
+    /// SHA-256 of the base model's configs and weights, in hex.
+    pub base_model: Digest,
+    /// The prompt.
     pub prompt: String,
-    /// With begin and end, without padding; ids beyond the vocabulary are modifier tokens, in the deltas' order.
+    /// The tokens with start and end, without padding. Ids beyond the vocabulary are modifier tokens, in the order of the
+    /// deltas.
     pub prompt_token_ids: Vec<u32>,
+    /// The negative prompt.
     pub negative_prompt: String,
-    /// Empty where nothing was guided.
+    /// The tokens of the negative prompt. Empty without guidance.
     pub negative_prompt_token_ids: Vec<u32>,
+    /// The deltas that took part, in their order.
     pub deltas: Vec<ManifestDelta>,
-    /// How several deltas were merged.
+    /// How the deltas were merged. Null if there are fewer than two.
     pub merge: Option<ManifestMerge>,
+    /// The random seed.
     pub seed: u64,
-    /// Which of the pictures of this seed.
+    /// The index of the image among the images of its seed.
     pub image_index: usize,
     pub scheduler: SchedulerName,
+    /// The number of denoising steps.
     pub num_inference_steps: usize,
+    /// The share of fresh noise in each DDIM step.
     pub eta: f64,
+    /// Weight of the prompt against the negative prompt.
     pub guidance_scale: f64,
+    /// How much of the concepts the negative prompt saw.
     pub unconditional_strength: f64,
+    /// The part of the denoising in which guidance was applied.
     pub guidance_interval: [f64; 2],
+    /// Width in pixels.
     pub width: usize,
+    /// Height in pixels.
     pub height: usize,
+    /// The image that the sample started from. Null if it started from pure noise.
     pub init_image: Option<ManifestInit>,
-    /// Whether the same bytes are promised: false for `fast` pictures of a device that rounds by neighbours.
+    /// Whether the same manifest always gives the same bytes. False for `fast` images of a device whose rounding depends on
+    /// the batch.
     pub reproducible: bool,
 }
 
-/// The form of the manifest itself.
+/// The format of the manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub enum ManifestFormat {
     #[serde(rename = "vstar-manifest-1")]
@@ -58,8 +73,9 @@ pub enum ManifestFormat {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestDelta {
-    /// SHA-256 of the delta's file.
-    pub sha256: String,
+    /// SHA-256 of the delta's file, in hex.
+    pub sha256: Digest,
+    /// How much of the delta was applied.
     pub strength: f64,
 }
 
@@ -68,21 +84,22 @@ pub struct ManifestDelta {
 pub struct ManifestMerge {
     #[serde(flatten)]
     pub recipe: MergeRecipe,
-    /// SHA-256 over the captions that the merge left alone, where they are the service's own.
+    /// SHA-256 of the captions that the merge preserved, if they are those of the base model's class images.
     pub captions_sha256: Option<String>,
 }
 
-/// The image that the picture started from.
+/// The image that the sample started from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ManifestInit {
-    /// SHA-256 of the PNG.
-    pub sha256: String,
+    /// SHA-256 of the PNG, in hex.
+    pub sha256: Digest,
+    /// How much noise was added.
     pub noise_strength: f64,
 }
 
 impl Manifest {
-    /// The settings that draw this one picture again.
+    /// The settings that generate this one image again.
     pub fn settings(&self) -> SampleSettings {
         SampleSettings {
             n: 1,

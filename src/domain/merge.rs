@@ -1,12 +1,16 @@
 //! A merge: several deltas become one, in closed form (the paper's §3.3).
 
+pub mod options;
+
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::delta_use::DeltaUse;
+use super::digest::Digest;
 use super::id::ConceptId;
-use super::sample::DeltaUse;
+use super::version::TaskVersion;
 
 /// μ of soft constraints that a request can ask for.
 ///
@@ -21,25 +25,24 @@ pub const CAPTIONS: RangeInclusive<usize> = 20..=2000;
 pub struct MergeRecipe {
     #[serde(flatten)]
     pub constraint: Constraint,
-    /// Ordinary prompts whose keys and values shall stay as they are; null for the captions of the base model's class
-    /// images.
+    /// Ordinary prompts whose keys and values should stay as they are. Null for the captions of the base model's class images.
     #[serde(default)]
     pub captions: Option<Vec<String>>,
-    /// What shall stay exactly as the base model has it.
+    /// Which texts keep exactly the keys and values of the base model.
     #[serde(default = "Protected::all")]
     pub protect: Vec<Protected>,
 }
 
-/// How firmly concepts keep their own keys and values.
+/// How firmly a merge preserves the keys and values of each concept.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum Constraint {
-    /// As near as their weight asks for, against the captions' share.
+    /// As closely as the weight asks for, balanced against the changes to other captions.
     Soft {
-        /// μ; the more, the nearer.
+        /// Weight μ of the constraints. A larger weight preserves the concepts more closely.
         constraint_weight: f64,
     },
-    /// Equal, as in the paper: impossible where concepts contradict each other, and noise where they nearly do.
+    /// Exactly, as in the paper. This is impossible where concepts contradict each other, and gives noise where they nearly do.
     Hard,
 }
 
@@ -47,21 +50,21 @@ pub enum Constraint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Protected {
-    /// The prompt of unconditional guidance, and with it the start token of every prompt.
+    /// The empty prompt, which unconditional guidance uses, and with it the start token of every prompt.
     EmptyPrompt,
-    /// The class nouns without their modifier tokens.
+    /// The class nouns of the concepts, without their modifier tokens.
     ClassNouns,
 }
 
-/// Whether deltas go together; a later one is worse.
+/// How well deltas go together, from good to bad.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The concepts look as they do alone, and other prompts as without them.
+    /// The concepts look as they do alone, and other prompts look as they do without them.
     Ok,
-    /// One of them may be weak, or show in the other: look at pictures.
+    /// One of the concepts may be weak or show in the other: look at some images.
     Risky,
-    /// They contradict each other.
+    /// The concepts contradict each other.
     Conflict,
 }
 
@@ -71,7 +74,7 @@ const WORSE_THAN_ALONE: [f64; 2] = [0.1, 0.2];
 const DRIFTS: [f64; 2] = [0.7, 1.0];
 
 impl Verdict {
-    /// Of two deltas merged: how far their concepts are from what was learnt, together and each alone.
+    /// Of two deltas merged: how far their concepts are from what was learned, together and each alone.
     pub fn of_pair(constraint_error: f64, constraint_error_alone: f64, drift: f64) -> Self {
         let worse = constraint_error - constraint_error_alone;
         Self::beyond(worse, WORSE_THAN_ALONE).max(Self::of_drift(drift))
@@ -123,7 +126,7 @@ impl Default for MergeRecipe {
 /// How far a merge is from what was asked of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeReport {
-    /// `‖W Cᵀ − V‖ / ‖V − W₀ Cᵀ‖` over the concepts' rows: 0 keeps every concept as it was learnt.
+    /// `‖W Cᵀ − V‖ / ‖V − W₀ Cᵀ‖` over the concepts' rows: 0 keeps every concept as it was learned.
     pub constraint_error: f64,
     /// `‖ΔW cᵀ‖ / ‖W₀ cᵀ‖` on captions that were kept aside: 0 leaves ordinary prompts alone.
     pub drift: f64,
@@ -150,11 +153,27 @@ pub struct PairReport {
     pub drift: f64,
 }
 
+impl MergeReport {
+    /// The worst of what is said about the pairs and about all deltas together.
+    pub fn verdict(&self) -> Verdict {
+        let pairs = self.pairs.iter().map(PairReport::verdict);
+        pairs.fold(Verdict::of_drift(self.drift), Verdict::max)
+    }
+}
+
+impl PairReport {
+    pub fn verdict(&self) -> Verdict {
+        Verdict::of_pair(self.constraint_error, self.constraint_error_alone, self.drift)
+    }
+}
+
 /// Solve for one delta that answers to the words of all of these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MergeTask {
+    #[serde(default)]
+    pub version: TaskVersion,
     /// Refuses a worker that has another base model.
-    pub base_digest: String,
+    pub base_digest: Digest,
     pub deltas: Vec<DeltaUse>,
     /// The concepts that the merged delta contains.
     pub concepts: Vec<ConceptId>,

@@ -1,15 +1,17 @@
 //! The base model that is served, as requests are checked against it: names and limits, no weights.
 
 use super::base_model::SamplingDefaults;
+use super::code::Code;
 use super::concept::ModifierToken;
+use super::digest::Digest;
 use super::invalid::FieldError;
-use super::sample::SchedulerName;
-use super::training::TrainingRecipe;
+use super::scheduler::SchedulerName;
+use super::training::{ImageSetRef, TrainingRecipe};
 
 /// Counts the tokens of a prompt with its begin and end, where each given modifier token is one.
 pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
 
-/// Says why a scheduler cannot take so many steps, if it cannot.
+/// Says why a scheduler cannot take this number of steps, if it cannot.
 pub type CheckSteps = Box<dyn Fn(SchedulerName, usize) -> Result<(), String> + Send + Sync>;
 
 /// A scheduler that the base model can be sampled with.
@@ -26,8 +28,8 @@ const MAX_PROMPT_BYTES: usize = 8 * 1024;
 /// What the service knows about its base model without its weights.
 pub struct ModelInfo {
     pub name: String,
-    /// SHA-256 over configs and weights: which deltas fit.
-    pub digest: String,
+    /// The digest of configs and weights: which deltas fit.
+    pub digest: Digest,
     /// Width and height of a sample are multiples of this.
     pub size_multiple: usize,
     /// The side that the model was trained on, in pixels; the default width and height.
@@ -42,6 +44,8 @@ pub struct ModelInfo {
     pub sampling: SamplingDefaults,
     /// Whether there is a folder of class images.
     pub has_class_images: bool,
+    /// The images of that folder, as trainings name them; `None` without a folder.
+    pub class_image_set: Option<ImageSetRef>,
     pub count_tokens: CountTokens,
     pub check_steps: CheckSteps,
 }
@@ -52,7 +56,7 @@ impl ModelInfo {
         4 * self.native_size
     }
 
-    /// Refuses a text that would be cut: that would drop words from the picture without telling.
+    /// Refuses a text that would be cut: that would silently drop words.
     pub fn check_prompt(
         &self,
         text: &str,
@@ -62,13 +66,13 @@ impl ModelInfo {
         if text.contains('\0') {
             return Err(FieldError::new(
                 pointer,
-                "invalid_value",
+                Code::InvalidValue,
                 "a text cannot contain the character U+0000",
             ));
         }
         if text.len() > MAX_PROMPT_BYTES {
             let detail = format!("the text has more than {MAX_PROMPT_BYTES} bytes: shorten it");
-            return Err(FieldError::new(pointer, "prompt_too_long", detail));
+            return Err(FieldError::new(pointer, Code::PromptTooLong, detail));
         }
         let added: Vec<&str> = modifier_tokens.iter().map(ModifierToken::as_str).collect();
         let tokens = (self.count_tokens)(text, &added);
@@ -79,7 +83,7 @@ impl ModelInfo {
             "{tokens} tokens with begin and end, and {} fit: shorten the text",
             self.max_prompt_tokens
         );
-        Err(FieldError::new(pointer, "prompt_too_long", detail))
+        Err(FieldError::new(pointer, Code::PromptTooLong, detail))
     }
 }
 

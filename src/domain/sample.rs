@@ -1,107 +1,78 @@
-//! A sample: a prompt and how to draw it.
+//! A sample: a prompt and how to generate images from it.
 
 use std::ops::{Range, RangeInclusive};
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{DeltaId, ImageId};
+use super::code::Code;
+use super::digest::Digest;
+use super::id::ImageId;
 use super::invalid::{Checks, FieldError, Invalid};
 use super::merge::MergeRecipe;
 use super::model_info::ModelInfo;
+use super::storage_key::StorageKey;
+use super::version::TaskVersion;
 
-/// The rule by which a denoising step goes from one noise level to the next, named as in the API.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum SchedulerName {
-    Ddim,
-    Ddpm,
-    Pndm,
-    Euler,
-    EulerA,
-    #[serde(rename = "dpmpp_2m")]
-    Dpmpp2m,
-    #[serde(rename = "dpmpp_2m_karras")]
-    Dpmpp2mKarras,
-    #[serde(rename = "unipc")]
-    UniPc,
-    Lcm,
-}
+pub use super::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
+pub use super::number::decimal;
+pub use super::scheduler::SchedulerName;
 
-impl SchedulerName {
-    /// Every scheduler, in the order of the documentation.
-    pub const ALL: [Self; 9] = [
-        Self::Ddim,
-        Self::Ddpm,
-        Self::Pndm,
-        Self::Euler,
-        Self::EulerA,
-        Self::Dpmpp2m,
-        Self::Dpmpp2mKarras,
-        Self::UniPc,
-        Self::Lcm,
-    ];
-}
-
-/// A number of a request, to six decimals: so many survive being written and read, exactly, any number of times.
-pub fn decimal(number: f64) -> f64 {
-    (number * 1e6).round() / 1e6
-}
-
-/// What is promised of a picture's bytes.
+/// What is promised about the bytes of an image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Determinism {
-    /// The same request gives the same bytes, whatever else is drawn with it.
+    /// The same request gives the same bytes, whatever other images are generated at the same time.
     #[default]
     Strict,
-    /// Shares calls with other pictures where that is quicker, and may differ in the last bits. On a CPU it never does.
+    /// May share batches with other images where that is faster, and differ in the last bits. On a CPU it never differs.
     Fast,
 }
 
-/// Pictures that one request can ask for.
+/// The most images that one request can ask for.
 pub const MAX_IMAGES: usize = 16;
 
-/// The largest index of a request's first picture.
+/// The largest index of a request's first image.
 pub const MAX_FIRST_INDEX: usize = 999_999;
-
-/// Deltas that one picture can combine.
-pub const MAX_DELTAS: usize = 8;
 
 /// The largest seed: every JSON client holds integers up to here exactly.
 pub const MAX_SEED: u64 = (1 << 53) - 1;
 
-/// How to draw, with every default filled in.
+/// How to generate images, with every default filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct SampleSettings {
-    /// Pictures to draw; picture `i` is the same whatever this number is.
+    /// The number of images. Image `i` is the same whatever this number is.
     pub n: usize,
-    /// The index of the first: the pictures are `first_index` to `first_index + n − 1` of this seed.
+    /// The index of the first image: the images are `first_index` to `first_index + n − 1` of this seed.
     pub first_index: usize,
+    /// The random seed.
     pub seed: u64,
+    /// The number of denoising steps.
     pub num_inference_steps: usize,
-    /// Weight of the prompt against the negative prompt; 1 and below draws without guidance.
+    /// Weight of the prompt against the negative prompt. At 1 and below there is no guidance.
     pub guidance_scale: f64,
-    /// How much of the concepts the negative prompt sees: 1 all, as in the paper, 0 the base model alone.
+    /// How much of the concepts the negative prompt sees, from 0 (the base model only) to 1 (all, as in the paper).
     pub unconditional_strength: f64,
-    /// Where guidance is applied on the way from noise, 0, to picture, 1, by noise level: `[start, end]`.
+    /// The part of the denoising in which guidance is applied, as `[start, end]` in noise levels from 0 (noise) to 1 (image).
     pub guidance_interval: [f64; 2],
     pub scheduler: SchedulerName,
-    /// DDIM's share of fresh noise per step, 0 to 1; other schedulers have no use for it.
+    /// The share of fresh noise in each DDIM step, from 0 to 1. Other schedulers ignore it.
     pub eta: f64,
+    /// Width in pixels.
     pub width: usize,
+    /// Height in pixels.
     pub height: usize,
     pub determinism: Determinism,
-    /// A preview is made every so many steps.
+    /// A preview of each image is made every this many steps. Null for no previews.
     pub preview_every: Option<usize>,
 }
 
 impl SampleSettings {
-    /// The indices of the pictures.
+    /// The indices of the images.
     pub fn indices(&self) -> Range<usize> {
         self.first_index..self.first_index + self.n
     }
 
-    /// Refuses what the base model cannot draw.
+    /// Refuses what the base model cannot generate.
     pub fn check(&self, model: &ModelInfo) -> Result<(), Invalid> {
         let mut checks = Checks::default();
         checks.in_range(self.n, 1..=MAX_IMAGES, "/n");
@@ -115,7 +86,7 @@ impl SampleSettings {
         if (1..=model.num_train_timesteps).contains(&self.num_inference_steps)
             && let Err(reason) = (model.check_steps)(self.scheduler, self.num_inference_steps)
         {
-            checks.push(FieldError::new("/num_inference_steps", "out_of_range", reason));
+            checks.push(FieldError::new("/num_inference_steps", Code::OutOfRange, reason));
         }
         checks.in_range(self.guidance_scale, GUIDANCE_SCALES, "/guidance_scale");
         checks.in_range(
@@ -126,7 +97,7 @@ impl SampleSettings {
         let [start, end] = self.guidance_interval;
         checks.in_range(start, 0.0..=1.0, "/guidance_interval/0");
         checks.in_range(end, 0.0..=1.0, "/guidance_interval/1");
-        checks.require(start <= end, "/guidance_interval", "out_of_range", || {
+        checks.require(start <= end, "/guidance_interval", Code::OutOfRange, || {
             format!("it ends at {end}, before its start at {start}: write the smaller number first")
         });
         checks.in_range(self.eta, ETAS, "/eta");
@@ -136,7 +107,7 @@ impl SampleSettings {
         for (side, pointer) in [(self.width, "/width"), (self.height, "/height")] {
             let multiple = model.size_multiple;
             checks.in_range(side, multiple..=model.max_size(), pointer);
-            checks.require(side.is_multiple_of(multiple), pointer, "not_a_multiple", || {
+            checks.require(side.is_multiple_of(multiple), pointer, Code::NotAMultiple, || {
                 format!(
                     "{side} is not a multiple of {multiple}; {} is",
                     side.div_ceil(multiple).max(1) * multiple
@@ -148,14 +119,26 @@ impl SampleSettings {
 }
 
 impl SampleSettings {
-    /// The most rows that one picture takes in one call of the UNet: guidance has a row of its own.
-    pub fn rows_per_image(&self) -> usize {
-        if self.guidance_scale > 1.0 { 2 } else { 1 }
+    /// Whether the UNet answers twice a step: for the prompt and for the negative prompt.
+    pub fn is_guided(&self) -> bool {
+        self.guidance_scale > 1.0
+    }
+
+    /// What one image costs: see [`batch_elements`].
+    pub fn elements_per_image(&self, native_size: usize) -> usize {
+        batch_elements(self.is_guided(), self.width, self.height, native_size)
     }
 }
 
-/// How much a delta changes the base model: 0 not at all, 1 as trained.
-pub const STRENGTHS: RangeInclusive<f64> = 0.0..=2.0;
+/// What an image takes of a batch, counted in elements of the base model's own size.
+///
+/// Guidance doubles the elements. An image larger than `native_size` squared counts as many elements as native images
+/// cover its area. The queue claims jobs by this number and the running batch admits images by it, so that both mean the
+/// same by a batch size.
+pub fn batch_elements(is_guided: bool, width: usize, height: usize, native_size: usize) -> usize {
+    let elements = if is_guided { 2 } else { 1 };
+    elements * (width * height).div_ceil(native_size.pow(2).max(1)).max(1)
+}
 
 /// Weights of the prompt against the negative prompt.
 pub const GUIDANCE_SCALES: RangeInclusive<f64> = 0.0..=100.0;
@@ -163,32 +146,19 @@ pub const GUIDANCE_SCALES: RangeInclusive<f64> = 0.0..=100.0;
 /// DDIM's shares of fresh noise.
 pub const ETAS: RangeInclusive<f64> = 0.0..=1.0;
 
-/// How much of an image to start from is drawn anew: not nothing.
+/// How much noise is added to an image to start from: never none.
 pub const NOISE_STRENGTHS: RangeInclusive<f64> = 1e-6..=1.0;
 
-/// How much of that the negative prompt sees.
+/// How much of the concepts the negative prompt sees.
 pub const UNCONDITIONAL_STRENGTHS: RangeInclusive<f64> = 0.0..=1.0;
 
-/// A delta that takes part in a sample or a merge.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct DeltaUse {
-    pub delta_id: DeltaId,
-    pub storage_key: String,
-    /// What a merge needs of it, if that has been stored.
-    #[serde(default)]
-    pub pack_key: Option<String>,
-    /// SHA-256 of the object, in hex.
-    pub sha256: String,
-    pub strength: f64,
-}
-
-/// An image that the pictures start from instead of noise alone.
+/// An image that a sample starts from instead of pure noise.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InitImage {
     pub image_id: ImageId,
-    pub storage_key: String,
-    /// SHA-256 of the PNG, in hex.
-    pub sha256: String,
+    pub storage_key: StorageKey,
+    /// The digest of the PNG.
+    pub sha256: Digest,
     /// The share of the steps that are taken, in (0, 1]: 1 leaves little of the image.
     pub noise_strength: f64,
 }
@@ -199,7 +169,7 @@ impl InitImage {
         let steps = settings.num_inference_steps;
         if !NOISE_STRENGTHS.contains(&self.noise_strength) {
             let detail = format!("{} is outside (0, 1]", self.noise_strength);
-            return Err(FieldError::new("/noise_strength", "out_of_range", detail));
+            return Err(FieldError::new("/noise_strength", Code::OutOfRange, detail));
         }
         if (steps as f64 * self.noise_strength) as usize > 0 {
             return Ok(());
@@ -209,15 +179,17 @@ impl InitImage {
             self.noise_strength,
             decimal(1.0 / steps as f64 + 5e-7) // rounded up, so that it is enough
         );
-        Err(FieldError::new("/noise_strength", "out_of_range", detail))
+        Err(FieldError::new("/noise_strength", Code::OutOfRange, detail))
     }
 }
 
-/// Draw this prompt with these deltas.
+/// Generate images of this prompt with these deltas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SampleTask {
+    #[serde(default)]
+    pub version: TaskVersion,
     /// Refuses a worker that has another base model.
-    pub base_digest: String,
+    pub base_digest: Digest,
     pub prompt: String,
     pub negative_prompt: String,
     pub settings: SampleSettings,
@@ -226,4 +198,24 @@ pub struct SampleTask {
     /// How the deltas are merged, if they are several.
     #[serde(default)]
     pub merge: MergeRecipe,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::batch_elements;
+
+    #[test]
+    fn an_image_costs_its_guidance_and_its_area() {
+        for (is_guided, width, height, expected) in [
+            (false, 64, 64, 1),
+            (true, 64, 64, 2),
+            (true, 16, 16, 2), // a small image is an element all the same
+            (true, 128, 64, 4),
+            (false, 72, 64, 2), // more than one native image counts as two
+            (true, 256, 256, 32),
+        ] {
+            let cost = batch_elements(is_guided, width, height, 64);
+            assert_eq!(cost, expected, "{width}×{height}, guided: {is_guided}");
+        }
+    }
 }

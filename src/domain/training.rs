@@ -1,58 +1,80 @@
-//! A training: the numbers by which a concept is learnt.
+//! A training: the numbers by which a concept is learned.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use super::concept::{ClassNoun, Handle, ModifierToken};
+use super::code::Code;
+use super::concept::{ConceptWords, Handle};
+use super::digest::Digest;
 use super::id::{ConceptId, ImageId};
 use super::invalid::{Checks, FieldError, Invalid};
+use super::storage_key::StorageKey;
+use super::version::TaskVersion;
 
 /// How the learning rate changes over a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum LearningRateSchedule {
+pub enum LrScheduler {
     /// The same in every step: the paper's.
     Constant,
     /// A linear warm-up over the first steps, then a half cosine down to 5 %.
     Cosine,
 }
 
-/// Every number of a training that is resolved before it is queued; absolute, never scaled by devices.
+/// Every number of a training, resolved before it is queued. Fields have diffusers' names where it has one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TrainingRecipe {
+    /// The number of training steps.
     pub max_train_steps: usize,
-    /// Rows with instance images in one step.
+    /// The number of instance images in one step.
     pub instance_batch_size: usize,
-    /// Rows with class images in one step; 0 trains without class images.
+    /// The number of class images in one step. 0 trains without class images.
     pub class_batch_size: usize,
-    /// At most so many class images per concept are used.
+    /// The maximum number of class images per concept.
     pub num_class_images: usize,
-    /// Absolute AdamW rate for the key and value projections.
+    /// The absolute learning rate of AdamW for the key and value projections. It is never scaled by batch size or devices.
     pub learning_rate: f64,
-    /// The modifier row's rate is `learning_rate` times this; 1 is the paper's.
+    /// The learning rate of a modifier token's embedding row is `learning_rate` times this. The paper's value is 1.
     pub token_learning_rate_factor: f64,
-    pub learning_rate_schedule: LearningRateSchedule,
-    pub learning_rate_warmup_steps: usize,
-    /// λ: weight of the class rows' mean loss beside the instance rows'; 1 is the paper's.
+    /// How the learning rate changes over the training. Requests may also call it `learning_rate_schedule`.
+    #[serde(alias = "learning_rate_schedule")]
+    pub lr_scheduler: LrScheduler,
+    /// The number of steps over which the learning rate rises linearly from 0, with the `cosine` scheduler. Requests may also
+    /// call it `learning_rate_warmup_steps`.
+    #[serde(alias = "learning_rate_warmup_steps")]
+    pub lr_warmup_steps: usize,
+    /// Weight λ of the class images' mean loss beside that of the instance images. The paper's value is 1.
     pub prior_loss_weight: f64,
+    /// AdamW's weight decay. Requests may also call it `adam_weight_decay`, as diffusers does.
+    #[serde(alias = "adam_weight_decay")]
     pub weight_decay: f64,
-    /// Global norm at which gradients are clipped.
+    /// The global norm to which gradients are clipped.
     pub max_grad_norm: f64,
-    /// Captions of instance images; `{}` becomes `<modifier> noun`.
+    /// Captions of instance images, in which `{}` stands for the concept: `<rex> dog`. 1 to 32 texts.
     pub instance_templates: Vec<String>,
-    /// Resizes photos and says so in the caption (paper §3.2).
+    /// Whether photos are resized at random, with a caption that says so (section 3.2 of the paper).
     pub size_augmentation: bool,
-    /// Caption prefixes of photos that were shrunk, and of photos that were enlarged.
+    /// Caption prefixes of photos that were made smaller.
     pub small_prefixes: Vec<String>,
+    /// Caption prefixes of photos that were made larger.
     pub large_prefixes: Vec<String>,
-    /// Mirrors each drawn instance image with probability one half.
+    /// Whether each instance image is mirrored with a probability of one half.
     pub horizontal_flip: bool,
-    /// Keeps the first token's outer product out of the K/V gradients (reference implementations' stop-gradient).
+    /// Whether the first token's part is left out of the gradients of keys and values, as in the reference implementations.
     pub detach_first_token: bool,
-    /// Entries of the vocabulary whose rows the concepts' modifier rows start from, in turn; rare ones, so that
-    /// they bring no meaning of their own. Raw entries: `ktn` is a piece within a word, `ktn</w>` a whole word.
+    /// Vocabulary entries whose embedding rows the concepts' modifier tokens start from, in turn. They should be rare, so that
+    /// they bring no meaning of their own. Entries are written as in the vocabulary: `ktn` within a word, `ktn</w>` at the end
+    /// of one.
     pub initializer_tokens: Vec<String>,
 }
+
+/// Further names of recipe fields in requests, with the names that answers use.
+const FIELD_ALIASES: [(&str, &str); 3] = [
+    ("learning_rate_schedule", "lr_scheduler"),
+    ("learning_rate_warmup_steps", "lr_warmup_steps"),
+    ("adam_weight_decay", "weight_decay"),
+];
 
 impl TrainingRecipe {
     /// Preset `paper`: Custom Diffusion, CVPR 2023, for one concept.
@@ -64,8 +86,8 @@ impl TrainingRecipe {
             num_class_images: 200,
             learning_rate: 8e-5,
             token_learning_rate_factor: 1.0,
-            learning_rate_schedule: LearningRateSchedule::Constant,
-            learning_rate_warmup_steps: 0,
+            lr_scheduler: LrScheduler::Constant,
+            lr_warmup_steps: 0,
             prior_loss_weight: 1.0,
             weight_decay: 1e-2,
             max_grad_norm: 1.0,
@@ -94,37 +116,46 @@ pub const MAX_CONCEPTS: usize = 8;
 impl TrainingRecipe {
     /// The recipe with some of its fields replaced, then checked.
     ///
-    /// `overrides` has any of the recipe's fields by name; a field that no recipe has is an error, and so is a
-    /// value that makes no sense. Pointers in errors start with `/recipe/`.
-    pub fn with_overrides(
-        self,
-        overrides: &serde_json::Map<String, serde_json::Value>,
-    ) -> Result<Self, Invalid> {
-        let to_fields = |recipe: &Self| match serde_json::to_value(recipe) {
-            Ok(serde_json::Value::Object(fields)) => fields,
-            Ok(_) | Err(_) => unreachable!("a recipe is an object of plain numbers and texts"),
-        };
+    /// - `overrides`: any of the recipe's fields by name
+    ///
+    /// # Errors
+    /// Every field that no recipe has, that is named twice, or whose value makes no sense. Pointers start with `/recipe/`.
+    pub fn with_overrides(self, overrides: &Map<String, Value>) -> Result<Self, Invalid> {
         let mut checks = Checks::default();
         let mut recipe = self;
         for (name, value) in overrides {
-            let mut fields = to_fields(&recipe);
-            let known = fields.insert(name.clone(), value.clone()).is_some();
             // One field at a time, so that the error names it.
-            match serde_json::from_value(serde_json::Value::Object(fields)) {
+            match recipe.with_field(name, value, overrides) {
                 Ok(changed) => recipe = changed,
-                Err(error) => {
-                    let code = if known { "invalid_value" } else { "unknown_field" };
-                    checks.push(FieldError::new(
-                        format!("/recipe/{name}"),
-                        code,
-                        error.to_string(),
-                    ));
-                }
+                Err(error) => checks.push(error),
             }
         }
         recipe.check(&mut checks);
         checks.finish()?;
         Ok(recipe)
+    }
+
+    fn with_field(
+        &self,
+        name: &str,
+        value: &Value,
+        overrides: &Map<String, Value>,
+    ) -> Result<Self, FieldError> {
+        let pointer = format!("/recipe/{name}");
+        let alias = FIELD_ALIASES.iter().find(|(alias, _)| *alias == name);
+        let field = alias.map_or(name, |(_, field)| *field);
+        if alias.is_some() && overrides.contains_key(field) {
+            let detail = format!("`{name}` is another name of `{field}`: leave one of them out");
+            return Err(FieldError::new(pointer, Code::ConflictingFields, detail));
+        }
+        let mut fields = match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            Ok(_) | Err(_) => unreachable!("a recipe is an object of plain numbers and texts"),
+        };
+        let is_known = fields.insert(field.to_owned(), value.clone()).is_some();
+        let code = if is_known { Code::InvalidValue } else { Code::UnknownField };
+        serde_json::from_value(Value::Object(fields))
+            .map_err(|error| FieldError::new(pointer, code, error.to_string()))
     }
 
     fn check(&self, checks: &mut Checks) {
@@ -138,11 +169,7 @@ impl TrainingRecipe {
             0.0..=1_000.0,
             "/recipe/token_learning_rate_factor",
         );
-        checks.in_range(
-            self.learning_rate_warmup_steps,
-            0..=100_000,
-            "/recipe/learning_rate_warmup_steps",
-        );
+        checks.in_range(self.lr_warmup_steps, 0..=100_000, "/recipe/lr_warmup_steps");
         checks.in_range(self.prior_loss_weight, 0.0..=100.0, "/recipe/prior_loss_weight");
         checks.in_range(self.weight_decay, 0.0..=1.0, "/recipe/weight_decay");
         checks.in_range(self.max_grad_norm, f64::MIN_POSITIVE..=1e6, "/recipe/max_grad_norm");
@@ -153,7 +180,7 @@ impl TrainingRecipe {
             checks.require(
                 template.matches("{}").count() == 1,
                 &format!("/recipe/instance_templates/{index}"),
-                "invalid_value",
+                Code::InvalidValue,
                 || format!("`{template}` needs the place of the concept, {{}}, once"),
             );
         }
@@ -170,7 +197,7 @@ impl TrainingRecipe {
                 && texts
                     .iter()
                     .all(|text| text.len() <= 200 && !text.contains('\0') && !bracketed(text));
-            checks.require(fits, &format!("/recipe/{name}"), "invalid_value", || {
+            checks.require(fits, &format!("/recipe/{name}"), Code::InvalidValue, || {
                 "at most 32 texts of 200 bytes, without < and >".to_owned()
             });
         }
@@ -181,15 +208,14 @@ impl TrainingRecipe {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClassImages {
-    /// From the base model's captioned folder those whose caption has the class noun; all of them where it has
-    /// none of that noun.
+    /// Those of the base model's class images whose caption contains the class noun; all of them if none does.
     #[default]
     Auto,
-    /// None: faster, but the class noun drifts towards the concept (the paper's figure 8).
+    /// None. This is faster, but the class noun drifts towards the concept (figure 8 of the paper).
     None,
 }
 
-/// Where a training's recipe starts from.
+/// The recipe that a training starts from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Preset {
@@ -203,13 +229,31 @@ pub enum Preset {
 /// Learn these concepts from these photos by this recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainingTask {
+    #[serde(default)]
+    pub version: TaskVersion,
     /// Refuses a worker that has another base model.
-    pub base_digest: String,
+    pub base_digest: Digest,
     pub concepts: Vec<TaskConcept>,
     pub preset: Preset,
     pub recipe: TrainingRecipe,
     pub class_images: ClassImages,
+    /// The class images that [`ClassImages::Auto`] chooses from; `None` in tasks from before there were sets, whose
+    /// worker takes those of its own folder.
+    #[serde(default)]
+    pub class_image_set: Option<ImageSetRef>,
     pub seed: u64,
+}
+
+/// A set of captioned class images in the object store.
+///
+/// A task names the set by its content, so that every worker trains the same delta from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSetRef {
+    /// Digest of the object.
+    pub digest: Digest,
+    pub storage_key: StorageKey,
+    /// How many images it has.
+    pub count: usize,
 }
 
 /// A concept as it was when its training was asked for.
@@ -217,8 +261,8 @@ pub struct TrainingTask {
 pub struct TaskConcept {
     pub concept_id: ConceptId,
     pub handle: Handle,
-    pub modifier_token: Option<ModifierToken>,
-    pub class_noun: ClassNoun,
+    #[serde(flatten)]
+    pub words: ConceptWords,
     pub images: Vec<TaskImage>,
 }
 
@@ -226,7 +270,7 @@ pub struct TaskConcept {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TaskImage {
     pub image_id: ImageId,
-    pub storage_key: String,
+    pub storage_key: StorageKey,
 }
 
 #[cfg(test)]
@@ -235,7 +279,7 @@ mod tests {
 
     use super::*;
 
-    fn errors(overrides: serde_json::Value) -> Vec<(String, &'static str)> {
+    fn errors(overrides: serde_json::Value) -> Vec<(String, Code)> {
         let overrides = overrides.as_object().unwrap();
         let invalid = TrainingRecipe::paper().with_overrides(overrides).unwrap_err();
         invalid.0.into_iter().map(|error| (error.pointer, error.code)).collect()
@@ -257,6 +301,48 @@ mod tests {
     }
 
     #[test]
+    fn earlier_and_diffusers_names_of_fields_are_accepted_and_answered_by_ours() {
+        let overrides = json!({
+            "learning_rate_schedule": "cosine", "learning_rate_warmup_steps": 7, "adam_weight_decay": 0.5,
+        });
+
+        let recipe =
+            TrainingRecipe::paper().with_overrides(overrides.as_object().unwrap()).unwrap();
+
+        assert_eq!((recipe.lr_scheduler, recipe.lr_warmup_steps), (LrScheduler::Cosine, 7));
+        let answer = serde_json::to_value(recipe).unwrap();
+        assert_eq!(
+            (&answer["lr_scheduler"], &answer["weight_decay"]),
+            (&json!("cosine"), &json!(0.5))
+        );
+        assert!(answer.get("learning_rate_schedule").is_none());
+    }
+
+    #[test]
+    fn a_stored_recipe_reads_by_its_earlier_names_and_never_by_both() {
+        let mut stored = serde_json::to_value(TrainingRecipe::paper()).unwrap();
+        let fields = stored.as_object_mut().unwrap();
+        let warmup = fields.remove("lr_warmup_steps").unwrap();
+        fields.insert("learning_rate_warmup_steps".to_owned(), warmup);
+        assert_eq!(
+            serde_json::from_value::<TrainingRecipe>(stored.clone()).unwrap(),
+            TrainingRecipe::paper()
+        );
+
+        stored["lr_warmup_steps"] = json!(3);
+        let error = serde_json::from_value::<TrainingRecipe>(stored).unwrap_err();
+        assert!(error.to_string().contains("lr_warmup_steps"), "{error}");
+    }
+
+    #[test]
+    fn a_field_named_by_both_of_its_names_is_an_error() {
+        assert_eq!(
+            errors(json!({ "lr_scheduler": "cosine", "learning_rate_schedule": "cosine" })),
+            [("/recipe/learning_rate_schedule".to_owned(), Code::ConflictingFields)]
+        );
+    }
+
+    #[test]
     fn every_wrong_override_is_named() {
         let found = errors(json!({
             "max_train_steps": 0, "lr": 1e-5, "learning_rate": "fast", "prior_loss_weight": -1,
@@ -264,11 +350,11 @@ mod tests {
         }));
 
         for expected in [
-            ("/recipe/max_train_steps", "out_of_range"),
-            ("/recipe/lr", "unknown_field"),
-            ("/recipe/learning_rate", "invalid_value"),
-            ("/recipe/prior_loss_weight", "out_of_range"),
-            ("/recipe/instance_templates/0", "invalid_value"),
+            ("/recipe/max_train_steps", Code::OutOfRange),
+            ("/recipe/lr", Code::UnknownField),
+            ("/recipe/learning_rate", Code::InvalidValue),
+            ("/recipe/prior_loss_weight", Code::OutOfRange),
+            ("/recipe/instance_templates/0", Code::InvalidValue),
         ] {
             assert!(
                 found.contains(&(expected.0.to_owned(), expected.1)),

@@ -1,45 +1,45 @@
 //! Reverse-mode differentiation through a frozen network.
 //!
-//! A [`Variable`] is a tensor and, where a gradient can reach it, its place on a [`Tape`]. Our operations record how
-//! to take a gradient back to their inputs, and only for inputs that lead to a leaf: weights of a frozen model are no
-//! inputs, so nothing of their size is ever a gradient. What an operation keeps for that is freed as soon as its turn
-//! is over, and [`checkpoint`] keeps nothing of a whole block but its inputs.
+//! A [`Variable`] is a tensor and, if a gradient can reach it, its node on a [`Tape`]. Our operations record the
+//! backward pass to their inputs, and only to those that lead to a leaf. Weights of a frozen model are not inputs, so
+//! no gradient has their size. The backward pass frees what an operation has kept as soon as the operation is done, and
+//! [`checkpoint`] keeps only the inputs of a whole block.
 //!
-//! candle has a tape of its own. It adds each gradient to a tensor of zeros, computes those of frozen operands too and
-//! frees nothing until the end, so it is not used.
+//! We do not use candle's own tape: it adds each gradient to a tensor of zeros, also computes the gradients of frozen
+//! operands, and frees nothing until the end.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{Result, Tensor, bail};
 
-use super::ops;
+use super::ops::sum::sum;
 
-/// A tensor on its way through a network.
+/// A tensor, and its node on the tape if a gradient can reach it.
 #[derive(Clone, Debug)]
 pub struct Variable {
     tensor: Tensor,
     origin: Option<Origin>,
 }
 
-/// Where a variable's gradient is collected.
+/// The node that collects a variable's gradient.
 #[derive(Clone, Debug)]
 struct Origin {
     tape: Tape,
     index: usize,
 }
 
-/// What is to be done, last first, to take a gradient back to the leaves.
+/// The operations between leaves and result, in the order of the forward pass.
 #[derive(Clone, Debug, Default)]
 pub struct Tape(Arc<Mutex<Vec<Node>>>);
 
 struct Node {
-    /// Where the inputs' gradients are collected; `None` for those that take none.
+    /// The nodes of the inputs; `None` for those that take no gradient.
     inputs: Vec<Option<usize>>,
     /// `None` for a leaf.
     backward: Option<Backward>,
 }
 
-/// From the gradient of an operation's result to those of its inputs.
+/// Takes the gradient of an operation's result to those of its inputs.
 type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
 
 impl std::fmt::Debug for Node {
@@ -66,7 +66,7 @@ impl Variable {
         &self.tensor
     }
 
-    /// The value, without the way back.
+    /// The value alone.
     pub fn into_tensor(self) -> Tensor {
         self.tensor
     }
@@ -78,8 +78,8 @@ impl Variable {
 
     /// The result of an operation on `inputs`.
     ///
-    /// `backward` takes the gradient of the result, and for each input whether its gradient is wanted; it is kept only
-    /// if one is. An input whose gradient is wanted must get one.
+    /// `backward` is given the gradient of the result and, for each input, whether its gradient is wanted. It must
+    /// return every gradient that is wanted. If none is, `backward` is dropped at once.
     pub fn derived<const N: usize>(
         tensor: Tensor,
         inputs: [&Self; N],
@@ -106,13 +106,15 @@ impl Variable {
         Self { tensor, origin: Some(Origin { tape, index }) }
     }
 
-    /// The same values, whose gradient is summed up by itself before it joins that of other uses, as it is in a
-    /// [`checkpoint`]: sums of three numbers have an order.
+    /// The same values as a node of its own.
+    ///
+    /// The gradients of its uses are added to each other first and to those of `self` afterwards, as in a
+    /// [`checkpoint`]. The order matters, since floating-point addition is not associative.
     pub fn apart(&self) -> Self {
         Self::derived(self.tensor.clone(), [self], |gradient, _| Ok([Some(gradient.clone())]))
     }
 
-    /// Another view of the same values, such as [`Tensor::reshape`] makes: the gradient is viewed back.
+    /// The same values in another shape, as of [`Tensor::reshape`].
     pub fn reshape(&self, shape: impl candle_core::shape::ShapeWithOneHole) -> Result<Self> {
         let dims = self.tensor.dims().to_vec();
         let reshaped = self.tensor.reshape(shape)?;
@@ -127,15 +129,15 @@ impl Tape {
         Variable { tensor, origin: Some(Origin { tape: self.clone(), index }) }
     }
 
-    /// Takes `gradient`, that of `result`, back to all leaves. The tape is empty afterwards.
+    /// Takes `gradient`, the gradient of `result`, to all leaves. The tape is empty afterwards.
     ///
     /// # Errors
-    /// A shape that is not the result's, or whatever an operation's own way back reports.
+    /// The gradient does not have the result's shape, or the backward pass of an operation fails.
     pub fn backward(self, result: &Variable, gradient: Tensor) -> Result<Gradients> {
         self.backward_seen(result, gradient, &mut |_| {})
     }
 
-    /// [`Self::backward`] that shows each gradient as it arrives at an operation's result or at a leaf.
+    /// [`Self::backward`] that passes each gradient to `seen` as it is computed.
     pub fn backward_seen(
         self,
         result: &Variable,
@@ -158,7 +160,7 @@ impl Tape {
                 seen(&gradient);
                 let Some(index) = input else { continue };
                 gradients[index] = Some(match gradients[index].take() {
-                    Some(sum) => ops::sum(&sum, &gradient)?,
+                    Some(total) => sum(&total, &gradient)?,
                     None => gradient,
                 });
             }
@@ -177,20 +179,20 @@ impl Tape {
     }
 }
 
-/// What [`Tape::backward`] has brought to the leaves.
+/// The gradients of the leaves.
 #[derive(Debug)]
 pub struct Gradients(Vec<Option<Tensor>>);
 
 impl Gradients {
-    /// The gradient of a leaf; `None` if the result does not depend on it. Each can be taken once.
+    /// The gradient of a leaf, or `None` if the result does not depend on it. Each can be taken once.
     pub fn take(&mut self, leaf: &Variable) -> Option<Tensor> {
         self.0.get_mut(leaf.origin.as_ref()?.index)?.take()
     }
 }
 
-/// Runs `block` without keeping anything but its inputs; on the way back it runs once more (gradient checkpointing).
+/// Runs `block` and keeps only its inputs; the backward pass runs it once more (gradient checkpointing).
 ///
-/// `block` must give the same result each time, and use no tracked variable but its inputs.
+/// `block` must return the same result each time and use no tracked variables other than its inputs.
 pub fn checkpoint(
     inputs: &[&Variable],
     block: impl Fn(&[Variable]) -> super::error::Result<Variable> + Send + 'static,

@@ -11,8 +11,8 @@ use super::{
     ops::Precision,
     prompt::PromptEncoder,
     schedulers::SchedulerConfig,
-    unet::UNet2DConditionModel,
-    vae::AutoencoderKl,
+    unet::{UNet2DConditionConfig, UNet2DConditionModel},
+    vae::{AutoencoderKl, AutoencoderKlConfig},
     weights::{WeightFiles, read_json},
 };
 
@@ -39,7 +39,7 @@ pub struct BaseModel {
     pub digest: String,
     /// How numbers are computed, as [`arithmetic`] calls it.
     pub arithmetic: String,
-    /// Weights of the folder that no layer has asked for, such as `text_encoder/text_projection.weight`.
+    /// Weights of the folder that no layer uses, such as `text_encoder/text_projection.weight`.
     pub unexpected_weights: Vec<String>,
 }
 
@@ -111,6 +111,36 @@ impl BaseModel {
         }
         Ok(())
     }
+}
+
+/// What a folder says about its model without its weights being loaded.
+pub struct BaseModelConfig {
+    /// Height and width of the images that the model was trained on, in pixels.
+    pub resolution: usize,
+    /// Pixels a side that become one latent cell.
+    pub factor: usize,
+    pub scheduler: SchedulerConfig,
+}
+
+impl BaseModelConfig {
+    /// Reads the configs of a folder of the diffusers layout.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let unet = UNet2DConditionConfig::read(&dir.join("unet/config.json"))?;
+        let factor = AutoencoderKlConfig::read(&dir.join("vae/config.json"))?.factor();
+        let scheduler = read_json(&dir.join("scheduler/scheduler_config.json"))?;
+        Ok(Self { resolution: unet.sample_size.unwrap_or(64) * factor, factor, scheduler })
+    }
+}
+
+/// The [`BaseModel::digest`] of a folder, from its files alone: no weight goes to a device.
+pub fn folder_digest(dir: &Path) -> Result<String> {
+    let open = |folder: &str, stem: &str| {
+        WeightFiles::open(&dir.join(folder), stem, &Device::Cpu, DType::F32)
+    };
+    let text = open("text_encoder", "model")?;
+    let unet = open("unet", "diffusion_pytorch_model")?;
+    let vae = open("vae", "diffusion_pytorch_model")?;
+    digest(dir, &DIGESTED, &[&text, &unet, &vae])
 }
 
 /// SHA-256 in hex over the files `names`, as far as they exist, and all weights, in this order.

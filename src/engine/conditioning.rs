@@ -29,7 +29,7 @@ pub struct ConceptUse {
 
 /// The concepts of one request, resolved once for all of its prompts.
 ///
-/// `K_l = W₀ c + strength · ΔW_l c`, likewise V, where `c` is the prompt encoded with the concepts' embedding rows at that
+/// `K_l = W₀ c + strength · ΔW_l c`, and V in the same way, where `c` is the prompt encoded with the concepts' embedding rows at that
 /// strength.
 #[derive(Clone)]
 pub struct ConceptSet {
@@ -132,7 +132,7 @@ impl ConceptSet {
         }
     }
 
-    /// Tokenizes a prompt with the concepts' modifier tokens beside the vocabulary.
+    /// Tokenizes a prompt with the concepts' modifier tokens in addition to the vocabulary.
     pub fn tokenize(&self, base: &BaseModel, prompt: &str) -> Result<TokenIds> {
         base.prompt_encoder.tokenize(prompt, &self.added())
     }

@@ -13,7 +13,7 @@ mod modifier_tokens;
 mod parameters;
 
 pub use self::concept::DeltaConcept;
-pub use self::delta::{Delta, DeltaWeights, kv_weights};
+pub use self::delta::{Delta, DeltaWeights, kv_weights, read_kv_weights};
 pub use self::fine_tuning::{FineTuning, train};
 pub use self::merge::{Merge, MergePack, PackUse, RegularizationStatistics, captions_digest};
 pub use self::parameters::Parameters;

@@ -31,15 +31,15 @@ pub fn device_named(name: &str) -> Result<Device> {
     })
 }
 
-/// The type that frozen weights and activations have there.
+/// The type that frozen weights and activations have on a device.
 ///
 /// The time embedding, losses, and whatever is trained stay in f32 everywhere.
 ///
 /// | device | dtype | because |
 /// |---|---|---|
-/// | CPU | f32 | candle cannot convolve bf16 there, and f16 is slower |
+/// | CPU | f32 | candle cannot convolve bf16 on the CPU, and f16 is slower |
 /// | CUDA, compute capability 8.0 and up | bf16 | the range of f32: neither logits nor gradients overflow |
-/// | CUDA, older | f16 | candle compiles no bf16 kernels there |
+/// | CUDA, older | f16 | candle compiles no bf16 kernels for it |
 pub fn compute_dtype(device: &Device) -> DType {
     match cuda::capability(device) {
         None => DType::F32,
@@ -53,7 +53,7 @@ pub fn free_bytes(device: &Device) -> Option<usize> {
     cuda::free_bytes(device)
 }
 
-/// What the last bits of a result depend on beside the model and the request, such as `f32, cpu avx512, winograd`.
+/// What the last bits of a result depend on, apart from the model and the request, such as `f32, cpu avx512, winograd`.
 pub fn arithmetic(device: &Device, dtype: DType, precision: Precision) -> String {
     let dtype = dtype.as_str();
     match cuda::capability(device) {
@@ -81,6 +81,7 @@ fn instructions() -> &'static str {
 }
 
 #[cfg(feature = "cuda")]
+#[expect(unsafe_code, reason = "the driver's memory pool is set up through its C interface")]
 mod cuda {
     use candle_core::Device;
     use candle_core::cuda_backend::cudarc::driver::{

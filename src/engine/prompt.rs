@@ -1,4 +1,4 @@
-//! Prompts to text features, with modifier tokens beside the vocabulary.
+//! Prompts to text features, with modifier tokens in addition to the vocabulary.
 //!
 //! The one place that knows which tokenizers and text encoders a base model has: a model with a second text encoder gets
 //! it here, and its features are joined here.

@@ -1,7 +1,7 @@
-//! Counter-based randomness: a draw depends on what it is for, never on what was drawn before it.
+//! Counter-based randomness: a number depends on what it is for, never on what was drawn before it.
 //!
 //! Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a counter and a key
-//! into four random words. The key is the seed; the counter names the purpose, the step or image, the row, and the
+//! into four random words. The key is the seed; the counter names the purpose, the step or image, the element, and the
 //! position within the draw. So nothing depends on batch neighbours, thread count or the point of resumption, and the
 //! bytes are the same on every device.
 
@@ -14,7 +14,7 @@ pub enum Purpose {
     InitialLatents = 1,
     /// What a stochastic scheduler adds after a step.
     StepNoise = 2,
-    /// Training: the timestep of a row.
+    /// Training: the timestep of an element.
     Timestep = 3,
     /// Training: the noise that the model is to predict.
     Noise = 4,
@@ -30,18 +30,18 @@ pub enum Purpose {
 #[derive(Clone, Debug)]
 pub struct Random {
     key: [u32; 2],
-    /// Position, row, index and purpose.
+    /// Position, element, index and purpose.
     counter: [u32; 4],
     /// What is left of the last block, last word first.
     words: Vec<u32>,
 }
 
 impl Random {
-    /// The stream of `seed` for `purpose`, at `index` (a step or an image) and `row`, both below 2⁴⁸.
-    pub fn new(seed: u64, purpose: Purpose, index: u64, row: u64) -> Self {
+    /// The stream of `seed` for `purpose`, at `index` (a step or an image) and `element`, both below 2⁴⁸.
+    pub fn new(seed: u64, purpose: Purpose, index: u64, element: u64) -> Self {
         // 128 bits of counter would not hold all three; what does not fit is mixed into the key, by Philox itself.
         let mixed = philox4x32(
-            [index as u32, (index >> 32) as u32, row as u32, (row >> 32) as u32],
+            [index as u32, (index >> 32) as u32, element as u32, (element >> 32) as u32],
             [seed as u32, (seed >> 32) as u32],
         );
         Self {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn streams_differ_by_seed_purpose_index_and_row() {
+    fn streams_differ_by_seed_purpose_index_and_element() {
         let first = |mut random: Random| random.word();
         let words = [
             first(Random::new(1, Purpose::Noise, 0, 0)),

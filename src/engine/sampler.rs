@@ -60,7 +60,7 @@ pub fn denoise(
         let mut result = Ok(());
         batch.step(
             base,
-            |call| call(),
+            |_, call| call(),
             |_, taken| {
                 if result.is_ok() {
                     result = taken;

@@ -124,7 +124,7 @@ fn in_range(config: &SchedulerConfig, timesteps: &[f64]) -> Result<()> {
     )))
 }
 
-/// Refuses so many steps that two fall on one timestep, between which a solver cannot go.
+/// Refuses a number of steps at which two fall on one timestep: a solver cannot step between them.
 fn distinct(timesteps: &[f64]) -> Result<()> {
     if timesteps.windows(2).all(|pair| pair[0] > pair[1]) {
         return Ok(());

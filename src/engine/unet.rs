@@ -23,7 +23,7 @@ use super::{
     key_values::{KeyValue, KeyValues},
     layers::{conv_same, group_norm},
     ops::{self, FrozenConv2d, GroupNorm},
-    rows,
+    split::Split,
     weights::WeightFiles,
 };
 
@@ -55,7 +55,7 @@ pub struct UNet2DConditionModel {
     conv_out: FrozenConv2d,
     cross_attention: Vec<CrossAttentionKv>,
     dtype: DType,
-    split: rows::Split,
+    split: Split,
 }
 
 impl UNet2DConditionModel {
@@ -100,7 +100,7 @@ impl UNet2DConditionModel {
             )?,
             cross_attention,
             dtype: files.dtype(),
-            split: rows::Split::of(files),
+            split: Split::of(files),
             config,
         };
         Ok(model)
@@ -200,7 +200,7 @@ impl UNet2DConditionModel {
     }
 
     /// How the elements of a batch are divided among the threads.
-    pub(crate) fn split(&self) -> rows::Split {
+    pub(crate) fn split(&self) -> Split {
         self.split
     }
 

@@ -13,11 +13,18 @@ use super::{
     error::{EngineError, Result},
     layers::conv_same,
     ops::FrozenConv2d,
-    rows::Split,
+    split::Split,
     weights::WeightFiles,
 };
 
 pub use config::AutoencoderKlConfig;
+
+impl AutoencoderKlConfig {
+    /// Pixels a side that become one latent cell.
+    pub fn factor(&self) -> usize {
+        1 << (self.block_out_channels.len() - 1)
+    }
+}
 
 /// Where an image lies among the latents: a normal distribution per number, both `(batch, latent_channels, h, w)`.
 #[derive(Clone, Debug)]
@@ -116,8 +123,8 @@ impl AutoencoderKl {
         f: impl Fn(Variable) -> Result<Variable> + Sync,
     ) -> Result<Tensor> {
         let part = |range: std::ops::Range<usize>| -> Result<Tensor> {
-            let rows = images.narrow(0, range.start, range.len())?.to_dtype(self.dtype)?;
-            let result = f(rows.permute((0, 2, 3, 1))?.contiguous()?.into())?;
+            let elements = images.narrow(0, range.start, range.len())?.to_dtype(self.dtype)?;
+            let result = f(elements.permute((0, 2, 3, 1))?.contiguous()?.into())?;
             Ok(result.tensor().permute((0, 3, 1, 2))?.contiguous()?)
         };
         Ok(Tensor::cat(&self.split.map(images.dim(0)?, part)?, 0)?.to_dtype(images.dtype())?)
@@ -130,7 +137,7 @@ impl AutoencoderKl {
 
     /// Pixels per latent cell, in height and in width.
     pub fn factor(&self) -> usize {
-        1 << (self.config.block_out_channels.len() - 1)
+        self.config.factor()
     }
 
     /// The published config.

@@ -4,29 +4,27 @@
 //! `<stem>.safetensors.index.json` lists. A weight is read when a layer asks for it, to the device and the dtype it is
 //! used in; frozen ones that are stored as the CPU computes are used from the mapped file itself.
 
+mod json;
+mod shard;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::Read,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Mutex, MutexGuard},
 };
 
 use candle_core::{DType, Device, Tensor};
-use memmap2::Mmap;
-use rayon::prelude::*;
-use safetensors::{Dtype, tensor::Metadata};
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
+use self::shard::{Entry, Shard, shard_paths};
 use super::{
     error::{EngineError, Result},
     ops::{self, FrozenWeight, Precision},
 };
 
-/// Bytes that one thread reads at a time.
-const READ: usize = 4 << 20;
+pub use self::json::read_json;
 
 /// The weight files of one component, such as `unet/`.
 pub struct WeightFiles {
@@ -39,28 +37,6 @@ pub struct WeightFiles {
     device: Device,
     dtype: DType,
     precision: Precision,
-}
-
-struct Shard {
-    path: PathBuf,
-    file: File,
-    size_bytes: u64,
-    /// None where the system does not map it, or nothing is used from it.
-    map: Option<Arc<Mmap>>,
-}
-
-/// Where one weight lies.
-struct Entry {
-    shard: usize,
-    dtype: DType,
-    shape: Vec<usize>,
-    start: u64,
-    size_bytes: usize,
-}
-
-#[derive(Deserialize)]
-struct ShardIndex {
-    weight_map: BTreeMap<String, String>,
 }
 
 impl WeightFiles {
@@ -76,8 +52,15 @@ impl WeightFiles {
             dtype,
             precision: Precision::default(),
         };
+        let used_as_stored = device.is_cpu() && dtype == DType::F32;
         for path in shard_paths(folder, stem)? {
-            files.add(path)?;
+            let (shard, entries) = Shard::open(path, files.shards.len(), used_as_stored)?;
+            for (name, entry) in entries {
+                if files.entries.insert(name.clone(), entry).is_some() {
+                    return Err(shard.failed(format!("weight `{name}` is in two files")));
+                }
+            }
+            files.shards.push(shard);
         }
         Ok(files)
     }
@@ -107,10 +90,21 @@ impl WeightFiles {
         self.device.is_cpu()
     }
 
-    /// Weights that no layer has asked for: parts that this code does not use, or a config that says too little.
+    /// Weights that no layer uses: parts that are not built here, or that the config does not mention.
     pub fn unexpected(&self) -> Vec<String> {
         let taken = lock(&self.taken);
         self.entries.keys().filter(|name| !taken.contains(*name)).cloned().collect()
+    }
+
+    /// The weights whose names end in one of `suffixes`, by name, in the compute dtype.
+    pub fn ending_in(&self, suffixes: &[&str]) -> Result<BTreeMap<String, Tensor>> {
+        let wanted = |name: &&String| suffixes.iter().any(|suffix| name.ends_with(suffix));
+        let root = self.root();
+        let read = |name: &String| {
+            let entry = root.entry(name)?;
+            Ok((name.clone(), root.load(name, entry, &entry.shape, self.dtype)?))
+        };
+        self.entries.keys().filter(wanted).map(read).collect()
     }
 
     /// Adds the bytes of all files to a digest.
@@ -129,131 +123,6 @@ impl WeightFiles {
         }
         Ok(())
     }
-
-    fn add(&mut self, path: PathBuf) -> Result<()> {
-        let failed =
-            |reason: String| EngineError::ModelFile { path: path.display().to_string(), reason };
-        let wrong = |error: std::io::Error| failed(error.to_string());
-        let file = File::open(&path).map_err(wrong)?;
-        let size_bytes = file.metadata().map_err(wrong)?.len();
-        // Eight bytes of length, the header, then the weights.
-        if size_bytes < 8 {
-            return Err(failed(format!("{size_bytes} bytes are no safetensors file")));
-        }
-        let mut length = [0; 8];
-        file.read_exact_at(&mut length, 0).map_err(wrong)?;
-        let data = u64::from_le_bytes(length).saturating_add(8);
-        if data > size_bytes {
-            return Err(failed("the header is longer than the file".into()));
-        }
-        let mut header = vec![0; data as usize];
-        file.read_exact_at(&mut header, 0).map_err(wrong)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header[8..]).map_err(|error| failed(error.to_string()))?;
-        for (name, info) in metadata.tensors() {
-            let Some(dtype) = float_dtype(info.dtype) else {
-                continue; // old text encoders store `position_ids` as integers; nothing here reads such a weight
-            };
-            let (start, end) = info.data_offsets;
-            let elements: usize = info.shape.iter().product();
-            if end.checked_sub(start) != Some(elements * dtype.size_in_bytes()) {
-                return Err(failed(format!("weight `{name}` has not the size of its shape")));
-            }
-            if data + end as u64 > size_bytes {
-                return Err(failed(format!("the file ends within weight `{name}`")));
-            }
-            let entry = Entry {
-                shard: self.shards.len(),
-                dtype,
-                shape: info.shape.clone(),
-                start: data + start as u64,
-                size_bytes: end - start,
-            };
-            if self.entries.insert(name.clone(), entry).is_some() {
-                return Err(failed(format!("weight `{name}` is in two files")));
-            }
-        }
-        let used_as_stored = self.device.is_cpu() && self.dtype == DType::F32;
-        // SAFETY: a model's files do not change while it is served, as README asks.
-        let map = used_as_stored.then(|| unsafe { Mmap::map(&file) }.ok()).flatten();
-        let shard = Shard { path, file, size_bytes, map: map.map(Arc::new) };
-        shard.read_ahead();
-        self.shards.push(shard);
-        Ok(())
-    }
-}
-
-impl Shard {
-    /// Asks the system, in the background, for the whole file: while layers take and pack their weights one by one, a disk
-    /// would wait more than it reads. Without it loading is slower, nothing else.
-    fn read_ahead(&self) {
-        /// Bytes that are asked for at a time; the system cuts what goes far beyond its own read-ahead.
-        #[cfg(target_os = "linux")]
-        const STEP: usize = 1 << 20;
-        #[cfg(target_os = "linux")]
-        if let Ok(file) = self.file.try_clone() {
-            use std::os::fd::AsRawFd;
-
-            let size_bytes = self.size_bytes;
-            std::thread::spawn(move || {
-                for start in (0..size_bytes as i64).step_by(STEP) {
-                    let advice = libc::POSIX_FADV_WILLNEED;
-                    // SAFETY: a hint about a file that is open.
-                    unsafe { libc::posix_fadvise(file.as_raw_fd(), start, STEP as i64, advice) };
-                }
-            });
-        }
-    }
-
-    /// Fills `bytes` with what lies from `start` on, in parts at a time.
-    fn read(&self, bytes: &mut [u8], start: u64) -> std::io::Result<()> {
-        let parts = bytes.par_chunks_mut(READ).enumerate();
-        parts.try_for_each(|(i, part)| self.file.read_exact_at(part, start + (i * READ) as u64))
-    }
-
-    fn failed(&self, reason: String) -> EngineError {
-        EngineError::ModelFile { path: self.path.display().to_string(), reason }
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-}
-
-fn float_dtype(dtype: Dtype) -> Option<DType> {
-    match dtype {
-        Dtype::F16 => Some(DType::F16),
-        Dtype::BF16 => Some(DType::BF16),
-        Dtype::F32 => Some(DType::F32),
-        Dtype::F64 => Some(DType::F64),
-        _ => None,
-    }
-}
-
-/// One file, or the files of the index; of a folder that has only the half-precision variant, that one.
-fn shard_paths(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
-    for variant in ["", ".fp16"] {
-        let single = folder.join(format!("{stem}{variant}.safetensors"));
-        if single.is_file() {
-            return Ok(vec![single]);
-        }
-        let index = folder.join(format!("{stem}.safetensors.index{variant}.json"));
-        if index.is_file() {
-            let index: ShardIndex = read_json(&index)?;
-            let names: BTreeSet<String> = index.weight_map.into_values().collect();
-            return Ok(names.into_iter().map(|name| folder.join(name)).collect());
-        }
-    }
-    let path = folder.join(format!("{stem}.safetensors")).display().to_string();
-    Err(EngineError::ModelFile { path, reason: "there is no such file".into() })
-}
-
-/// Reads a JSON file of the model folder.
-pub fn read_json<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T> {
-    let failed =
-        |reason: String| EngineError::ModelFile { path: path.display().to_string(), reason };
-    let bytes = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
 }
 
 /// The weights below one prefix, such as `down_blocks.0.resnets.1`.
@@ -376,4 +245,8 @@ impl Weights<'_> {
     fn full_name(&self, name: impl std::fmt::Display) -> String {
         if self.prefix.is_empty() { name.to_string() } else { format!("{}.{name}", self.prefix) }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
-use super::error::ApiError;
-use crate::db::Page;
+use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
+use crate::domain::page::{Page, PageOf};
 
 /// A time in UTC, to the millisecond.
 #[derive(Clone, Copy, Debug, ToSchema)]
@@ -28,77 +28,62 @@ impl From<DateTime<Utc>> for Timestamp {
     }
 }
 
-/// Which stretch of a list to return.
+/// Which page of a list to return.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ListQuery {
-    /// At most so many, 1 to 100.
+    /// The maximum number of items to return, from 1 to 100. Defaults to 20.
     #[serde(default = "default_limit")]
     #[param(minimum = 1, maximum = 100, default = 20)]
     limit: i64,
-    /// The `next_cursor` of the page before.
+    /// The `next_cursor` of the previous page. Without it, the list starts with the newest item.
     after: Option<String>,
 }
 
-fn default_limit() -> i64 {
+pub(crate) fn default_limit() -> i64 {
     20
 }
 
 impl ListQuery {
-    /// The same question from a resource that has further parameters.
-    pub(crate) fn new(limit: Option<i64>, after: Option<String>) -> Self {
-        Self { limit: limit.unwrap_or_else(default_limit), after }
-    }
-
-    /// The page that is asked for and one more row, by which a list knows whether it goes on.
-    pub(crate) fn page(&self) -> Result<Page, ApiError> {
-        if !(1..=100).contains(&self.limit) {
-            return Err(FieldError::new("limit", "out_of_range", "limit is 1 to 100").into());
-        }
-        let before = self.after.as_deref().map(decode_cursor).transpose()?;
-        Ok(Page { before, limit: self.limit + 1 })
+    /// The page that is asked for.
+    pub(crate) fn page(&self) -> Result<Page, FieldError> {
+        page(self.limit, self.after.as_deref())
     }
 }
 
-/// One stretch of a list, newest first.
+/// The page of a resource whose query has further parameters.
+pub(crate) fn page(limit: i64, after: Option<&str>) -> Result<Page, FieldError> {
+    if !(1..=100).contains(&limit) {
+        return Err(FieldError::new("limit", Code::OutOfRange, "limit is 1 to 100"));
+    }
+    Ok(Page { before: after.map(decode_cursor).transpose()?, limit })
+}
+
+/// One page of a list, newest first.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ListBody<T> {
     #[schema(value_type = String, examples("list"))]
     object: &'static str,
+    /// The items of this page.
     data: Vec<T>,
+    /// Whether there are further items.
     has_more: bool,
-    /// Give this as `after` to go on.
+    /// Send this as `after` to get the next page. Null on the last page.
     next_cursor: Option<String>,
 }
 
 impl<T> ListBody<T> {
-    /// Cuts the row too many, and turns the rest into bodies.
-    pub(crate) fn new<R>(
-        mut rows: Vec<R>,
-        query: &ListQuery,
-        id: impl Fn(&R) -> Uuid,
-        body: impl FnMut(R) -> T,
+    pub(crate) fn new<U>(
+        page: PageOf<U>,
+        id: impl Fn(&U) -> Uuid,
+        body: impl FnMut(U) -> T,
     ) -> Self {
-        let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
+        let PageOf { items, has_more } = page;
         let next_cursor =
-            if has_more { rows.last().map(|row| encode_cursor(id(row))) } else { None };
-        Self { object: "list", data: rows.into_iter().map(body).collect(), has_more, next_cursor }
-    }
-}
-
-impl<T, E> ListBody<Result<T, E>> {
-    /// The list if all its bodies could be made.
-    pub(crate) fn transpose(self) -> Result<ListBody<T>, E> {
-        let Self { object, data, has_more, next_cursor } = self;
-        Ok(ListBody {
-            object,
-            data: data.into_iter().collect::<Result<_, E>>()?,
-            has_more,
-            next_cursor,
-        })
+            if has_more { items.last().map(|item| encode_cursor(id(item))) } else { None };
+        let data = items.into_iter().map(body).collect();
+        Self { object: "list", data, has_more, next_cursor }
     }
 }
 
@@ -120,7 +105,7 @@ fn decode_cursor(text: &str) -> Result<Uuid, FieldError> {
     .ok_or_else(|| {
         FieldError::new(
             "after",
-            "invalid_cursor",
+            Code::InvalidCursor,
             "`after` is the next_cursor of a list of this kind",
         )
     })

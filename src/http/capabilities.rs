@@ -1,4 +1,4 @@
-//! Capabilities: what this service can be asked for.
+//! Capabilities: what this service supports.
 
 use std::ops::RangeInclusive;
 
@@ -6,8 +6,8 @@ use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
-use super::uploads::DEFAULT_NOISE_STRENGTH;
+use crate::app::{App, DEFAULT_NOISE_STRENGTH};
+use crate::domain::digest::Digest;
 use crate::domain::image::{
     MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
 };
@@ -18,50 +18,58 @@ use crate::domain::sample::{
 };
 use crate::domain::training::{MAX_CONCEPTS, MIN_IMAGES, TrainingRecipe};
 
-/// The base model, its defaults and all limits.
+/// What the service supports: the base model, its defaults and all limits.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct CapabilitiesBody {
     #[schema(value_type = String, examples("capabilities"))]
     object: &'static str,
+    /// The version of the service.
     version: &'static str,
+    /// The base model that is served.
     base_model: BaseModelBody,
+    /// The schedulers that samples can use.
     schedulers: Vec<SchedulerBody>,
+    /// The settings of a sample whose request does not give them.
     sampling_defaults: SamplingDefaultsBody,
-    /// Ranges of the numbers in a sample request, both ends included.
+    /// The ranges of the numbers in a sample request, both ends included.
     sampling_ranges: SamplingRangesBody,
-    /// Recipes for one concept; several concepts take that many times the steps.
+    /// The recipes for one concept. A joint training of several concepts takes that many times the steps.
     training_presets: PresetsBody,
+    /// Limits of photos, trainings and samples.
     limits: LimitsBody,
 }
 
-/// What pictures the base model draws.
+/// The base model and the size of its images.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BaseModelBody {
     name: String,
-    digest: String,
-    /// The side that it was trained on, in pixels; the default width and height.
+    /// The digest of its configs and weights.
+    digest: Digest,
+    /// The side of the images that it was trained on, in pixels. Also the default width and height.
     native_size: usize,
     /// Width and height are multiples of this.
     size_multiple: usize,
+    /// The largest width and height, in pixels.
     max_size: usize,
-    /// With begin and end.
+    /// The most tokens of a prompt, including start and end.
     max_prompt_tokens: usize,
     /// Whether trainings can use class images.
     has_class_images: bool,
 }
 
-/// A scheduler that samples can ask for.
+/// A scheduler that samples can use.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SchedulerBody {
     name: SchedulerName,
+    /// The most steps that the scheduler can take.
     num_inference_steps_max: usize,
-    /// Whether `eta` means anything to it.
+    /// Whether the scheduler uses `eta`.
     uses_eta: bool,
-    /// Whether its steps draw fresh noise, DDIM's with an `eta` above 0.
+    /// Whether its steps add fresh noise; those of DDIM do with an `eta` above 0.
     draws_noise: bool,
 }
 
-/// What a sample is drawn with where its request is silent.
+/// The settings of a sample whose request does not give them; the fields are those of the request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SamplingDefaultsBody {
     scheduler: SchedulerName,
@@ -75,44 +83,60 @@ pub(crate) struct SamplingDefaultsBody {
     determinism: Determinism,
 }
 
-/// The least and the most of each number.
+/// The smallest and the largest value of each number; the fields are those of a sample request.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SamplingRangesBody {
     n: [usize; 2],
     first_index: [usize; 2],
     seed: [u64; 2],
-    /// Of the scheduler that takes most; each says its own.
+    /// For the scheduler that can take the most steps; `schedulers` has the limit of each.
     num_inference_steps: [usize; 2],
     guidance_scale: [f64; 2],
     unconditional_strength: [f64; 2],
-    /// Of both its ends.
+    /// For both ends of the interval.
     guidance_interval: [f64; 2],
     eta: [f64; 2],
-    /// Of each entry of `concepts`.
+    /// For each entry of `concepts`.
     strength: [f64; 2],
     noise_strength: [f64; 2],
     preview_every: [usize; 2],
+    /// In pixels.
     width: [usize; 2],
+    /// In pixels.
     height: [usize; 2],
 }
 
+/// The recipes that trainings can start from.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct PresetsBody {
+    /// The base model's own recipe.
     default: TrainingRecipe,
+    /// The numbers of Custom Diffusion, CVPR 2023.
     paper: TrainingRecipe,
 }
 
+/// Limits of photos, trainings and samples.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LimitsBody {
+    /// The fewest photos of a concept that a training accepts.
     photos_per_training_min: usize,
+    /// The most photos of a concept.
     photos_per_concept_max: usize,
+    /// The largest file of a photo, in bytes.
     photo_bytes_max: usize,
+    /// The most pixels of a photo, width times height.
     photo_pixels_max: u64,
+    /// The shortest side of a photo, in pixels.
     photo_side_min: u32,
+    /// The longest side of a photo, in pixels.
     photo_side_max: u32,
+    /// The most concepts that one training can teach jointly.
     concepts_per_training_max: usize,
+    /// The most deltas that one sample can combine.
     deltas_per_sample_max: usize,
+    /// The most images that one sample can generate.
     images_per_sample_max: usize,
+    /// The most denoising steps, which is the number of timesteps that the base model was trained on.
     num_inference_steps_max: usize,
 }
 
@@ -154,11 +178,11 @@ impl SamplingRangesBody {
     }
 }
 
-/// Returns what this service can be asked for: base model, schedulers, defaults and limits.
+/// Returns what this service supports: base model, schedulers, defaults and limits.
 #[utoipa::path(get, path = "/v1/capabilities", tag = "capabilities",
-    responses((status = 200, body = CapabilitiesBody)))]
+    responses((status = 200, body = CapabilitiesBody, description = "OK")))]
 pub(crate) async fn get_capabilities(State(app): State<App>) -> axum::Json<CapabilitiesBody> {
-    let model = &app.model;
+    let model = app.model();
     axum::Json(CapabilitiesBody {
         object: "capabilities",
         version: env!("CARGO_PKG_VERSION"),

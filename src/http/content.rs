@@ -12,22 +12,22 @@ use super::error::ApiError;
 pub(crate) struct Content<'a> {
     pub(crate) bytes: Bytes,
     pub(crate) content_type: &'static str,
-    /// SHA-256 of the bytes in hex: the entity tag.
-    pub(crate) sha256: &'a str,
+    /// The entity tag, without quotes: the SHA-256 of the bytes, or what else tells them apart.
+    pub(crate) entity_tag: &'a str,
     pub(crate) file_name: &'a str,
 }
 
 /// Whether the client has these bytes already.
-pub(crate) fn is_current(headers: &HeaderMap, sha256: &str) -> bool {
+pub(crate) fn is_current(headers: &HeaderMap, entity_tag: &str) -> bool {
     let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
-    known.is_some_and(|known| known.trim() == "*" || known.contains(&format!("\"{sha256}\"")))
+    known.is_some_and(|known| known.trim() == "*" || known.contains(&format!("\"{entity_tag}\"")))
 }
 
 /// 304: nothing has changed, as objects never do.
-pub(crate) fn not_modified(sha256: &str) -> Response {
+pub(crate) fn not_modified(entity_tag: &str) -> Response {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    response.headers_mut().insert(header::ETAG, entity_tag(sha256));
+    response.headers_mut().insert(header::ETAG, quoted(entity_tag));
     response
 }
 
@@ -51,7 +51,7 @@ impl Content<'_> {
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-        headers.insert(header::ETAG, entity_tag(self.sha256));
+        headers.insert(header::ETAG, quoted(self.entity_tag));
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         headers.insert(
             header::CACHE_CONTROL,
@@ -68,8 +68,8 @@ impl Content<'_> {
     }
 }
 
-fn entity_tag(sha256: &str) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{sha256}\"")).unwrap_or(HeaderValue::from_static("\"\""))
+fn quoted(entity_tag: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{entity_tag}\"")).unwrap_or(HeaderValue::from_static("\"\""))
 }
 
 /// Reads `bytes=a-b`, `bytes=a-` or `bytes=-n`; anything else, such as several ranges, means the whole. An empty

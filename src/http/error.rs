@@ -1,6 +1,4 @@
-//! Errors as RFC 9457 problems: the only place that knows their body.
-
-use std::time::Duration;
+//! Errors as RFC 9457 problems: the only place that knows their status and body.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -11,168 +9,144 @@ use serde::Serialize;
 use tower_http::request_id::RequestId;
 use utoipa::ToSchema;
 
-use crate::domain::id::JobId;
+use crate::app::Refusal;
+use crate::domain::code::Code;
 use crate::domain::invalid::{FieldError, Invalid};
-use crate::merge_desk::DeskError;
-use crate::storage::StorageError;
 
-/// Why a request was not done: one variant per kind of answer.
+/// Why a request was not done: refused by a verb, or not even understood as a request.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    /// The request is understood, and cannot be done as it stands.
-    #[error("the request is not valid")]
-    Invalid(#[from] Invalid),
-    /// The body is not what its type says.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The body is not of the form that its content type promises.
     #[error("{0}")]
     Malformed(String),
-    #[error("no {what} `{id}`")]
-    NotFound { what: &'static str, id: String },
     #[error("no such path: {0}")]
     NoRoute(String),
-    #[error("this path has other methods")]
+    #[error("the path does not support this method")]
     MethodNotAllowed,
     #[error("{0}")]
     UnsupportedMediaType(String),
     #[error("the body has more than {limit_bytes} bytes")]
     BodyTooLarge { limit_bytes: usize },
-    /// What is asked for contradicts what is there.
-    #[error("{}", .0.detail)]
-    Conflict(FieldError),
     #[error("the range lies outside of the {size_bytes} bytes")]
     RangeNotSatisfiable { size_bytes: usize },
-    /// As many jobs of the kind wait as may; the client comes again later.
-    #[error("{limit} {kind}s wait already, no more are taken on: send it again in {} s", .retry_after.as_secs())]
-    QueueFull { kind: &'static str, limit: usize, retry_after: Duration },
-    #[error("the database cannot be reached")]
-    DatabaseUnavailable(#[source] sqlx::Error),
-    #[error("the object store failed")]
-    Storage(#[from] StorageError),
-    /// A bug or a broken invariant; the client learns nothing but the request's id.
+    /// A bug; the text is for the log and not for the client.
     #[error("internal error")]
-    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl From<sqlx::Error> for ApiError {
-    fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => {
-                Self::DatabaseUnavailable(error)
-            }
-            _ => Self::Internal(error.into()),
-        }
-    }
-}
-
-impl From<DeskError> for ApiError {
-    fn from(error: DeskError) -> Self {
-        match error {
-            DeskError::Storage(error) => error.into(),
-            error => Self::Internal(error.into()),
-        }
-    }
+    Panicked(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl From<FieldError> for ApiError {
     fn from(error: FieldError) -> Self {
-        Self::Invalid(error.into())
+        Self::Refused(error.into())
+    }
+}
+
+impl From<Invalid> for ApiError {
+    fn from(invalid: Invalid) -> Self {
+        Self::Refused(invalid.into())
     }
 }
 
 impl ApiError {
-    pub(crate) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Self {
-        Self::NotFound { what, id: id.to_string() }
-    }
-
-    /// A row of the catalog that contradicts itself.
-    pub(crate) fn wrong_task(job_id: JobId) -> Self {
-        Self::Internal(format!("the task of {job_id} is not of its kind").into())
-    }
-
     fn status(&self) -> StatusCode {
         match self {
-            Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::Refused(refusal) => match refusal {
+                Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
+                Refusal::Conflict(_) => StatusCode::CONFLICT,
+                Refusal::QueueFull { .. } | Refusal::Unavailable { .. } => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
+                Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            },
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
-            Self::NotFound { .. } | Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::Conflict(_) => StatusCode::CONFLICT,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::QueueFull { .. } | Self::DatabaseUnavailable(_) | Self::Storage(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
-            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
-    fn code(&self) -> &'static str {
+    pub(crate) fn code(&self) -> Code {
         match self {
-            Self::Invalid(invalid) => match invalid.0.as_slice() {
-                // Most clients look at one code only: give them the telling one where there is one.
-                [first, rest @ ..] if rest.iter().all(|error| error.code == first.code) => {
-                    first.code
-                }
-                _ => "validation_failed",
-            },
-            Self::Malformed(_) => "malformed_body",
-            Self::NotFound { .. } => "not_found",
-            Self::NoRoute(_) => "no_such_path",
-            Self::MethodNotAllowed => "method_not_allowed",
-            Self::UnsupportedMediaType(_) => "unsupported_media_type",
-            Self::BodyTooLarge { .. } => "body_too_large",
-            Self::Conflict(error) => error.code,
-            Self::RangeNotSatisfiable { .. } => "range_not_satisfiable",
-            Self::QueueFull { .. } => "queue_full",
-            Self::DatabaseUnavailable(_) => "database_unavailable",
-            Self::Storage(_) => "storage_unavailable",
-            Self::Internal(_) => "internal_error",
+            Self::Refused(refusal) => refusal.code(),
+            Self::Malformed(_) => Code::MalformedBody,
+            Self::NoRoute(_) => Code::NoSuchPath,
+            Self::MethodNotAllowed => Code::MethodNotAllowed,
+            Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
+            Self::BodyTooLarge { .. } => Code::BodyTooLarge,
+            Self::RangeNotSatisfiable { .. } => Code::RangeNotSatisfiable,
+            Self::Panicked(_) => Code::InternalError,
+        }
+    }
+
+    /// What is wrong field by field, if the request is at fault.
+    pub(crate) fn errors(&self) -> &[FieldError] {
+        match self {
+            Self::Refused(refusal) => refusal.errors(),
+            Self::Malformed(_)
+            | Self::NoRoute(_)
+            | Self::MethodNotAllowed
+            | Self::UnsupportedMediaType(_)
+            | Self::BodyTooLarge { .. }
+            | Self::RangeNotSatisfiable { .. }
+            | Self::Panicked(_) => &[],
         }
     }
 
     fn problem(&self) -> Problem {
         let status = self.status();
-        let errors: &[FieldError] = match self {
-            Self::Invalid(invalid) => &invalid.0,
-            Self::Conflict(error) => std::slice::from_ref(error),
-            _ => &[],
-        };
+        let errors = self.errors();
         let detail = match errors {
             [] => self.to_string(),
             errors => {
                 errors.iter().map(|error| error.detail.as_str()).collect::<Vec<_>>().join("; ")
             }
         };
-        let retryable = status == StatusCode::SERVICE_UNAVAILABLE;
         Problem {
             r#type: problem_type(self.code()),
             title: title(status).to_owned(),
             status: status.as_u16(),
-            code: self.code().to_owned(),
+            code: self.code(),
             detail,
             errors: errors.iter().map(ProblemField::from).collect(),
             request_id: None,
-            retryable,
+            retryable: status == StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Writes what an operator must see to the log, once.
+    fn log(&self) {
+        if self.status().is_server_error() && self.code() != Code::QueueFull {
+            tracing::error!(error = chain(self), "request failed");
+        } else {
+            tracing::debug!(error = %self, code = self.code().as_str(), "request refused");
         }
     }
 }
 
-/// Why a request was not done, after RFC 9457. Programs should look at `code`, people at `detail`.
+/// Why a request was not done, as an RFC 9457 problem.
+///
+/// Programs read `code`, people read `detail`.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// The kind of problem as a URI.
+    /// The kind of problem as a URI: `urn:vstar:problem:` and the code.
     #[serde(rename = "type")]
     #[schema(examples("urn:vstar:problem:prompt_too_long"))]
     r#type: String,
+    /// The reason phrase of the HTTP status.
     title: String,
+    /// The HTTP status.
     status: u16,
-    /// For programs: stable and lower-case.
-    #[schema(examples("prompt_too_long"))]
-    code: String,
-    /// What is wrong and, where somebody can mend it, how.
+    code: Code,
+    /// What is wrong and, where the client can correct it, how.
     detail: String,
-    /// Field by field, if the request is at fault.
+    /// The errors field by field; empty if no field of the request is at fault.
     errors: Vec<ProblemField>,
-    /// Names the request in the server's log.
+    /// The id of the request in the server's log, also in the header `x-request-id`.
     request_id: Option<String>,
     /// Whether the same request may succeed later.
     retryable: bool,
@@ -181,25 +155,22 @@ pub(crate) struct Problem {
 /// What is wrong with one field.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ProblemField {
-    /// JSON pointer into the request's body, or the name of a query parameter.
+    /// JSON pointer into the request body, or the name of a query parameter.
     #[schema(examples("/prompt"))]
     pointer: String,
-    code: String,
+    code: Code,
+    /// What is wrong and what would be right.
     detail: String,
 }
 
 impl From<&FieldError> for ProblemField {
     fn from(error: &FieldError) -> Self {
-        Self {
-            pointer: error.pointer.clone(),
-            code: error.code.to_owned(),
-            detail: error.detail.clone(),
-        }
+        Self { pointer: error.pointer.clone(), code: error.code, detail: error.detail.clone() }
     }
 }
 
 /// The URI of a kind of problem.
-pub(crate) fn problem_type(code: &str) -> String {
+pub(crate) fn problem_type(code: Code) -> String {
     format!("urn:vstar:problem:{code}")
 }
 
@@ -209,20 +180,25 @@ fn title(status: StatusCode) -> &'static str {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        match &self {
-            Self::DatabaseUnavailable(_) | Self::Storage(_) | Self::Internal(_) => {
-                tracing::error!(error = chain(&self), "request failed");
-            }
-            _ => tracing::debug!(error = %self, code = self.code(), "request refused"),
-        }
+        self.log();
         let mut response = self.status().into_response();
-        if let Self::RangeNotSatisfiable { size_bytes } = self
-            && let Ok(value) = HeaderValue::try_from(format!("bytes */{size_bytes}"))
-        {
-            response.headers_mut().insert(header::CONTENT_RANGE, value);
-        }
-        if let Self::QueueFull { retry_after, .. } = self {
-            response.headers_mut().insert(header::RETRY_AFTER, retry_after.as_secs().into());
+        match &self {
+            Self::RangeNotSatisfiable { size_bytes } => {
+                if let Ok(value) = HeaderValue::try_from(format!("bytes */{size_bytes}")) {
+                    response.headers_mut().insert(header::CONTENT_RANGE, value);
+                }
+            }
+            Self::Refused(refusal) => {
+                if let Some(after) = refusal.retry_after() {
+                    response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().into());
+                }
+            }
+            Self::Malformed(_)
+            | Self::NoRoute(_)
+            | Self::MethodNotAllowed
+            | Self::UnsupportedMediaType(_)
+            | Self::BodyTooLarge { .. }
+            | Self::Panicked(_) => {}
         }
         // The body follows in `write_problem`, which knows the request's id.
         response.extensions_mut().insert(self.problem());
@@ -268,5 +244,44 @@ pub(crate) fn from_panic(panic: Box<dyn std::any::Any + Send>) -> Response {
         .map(String::as_str)
         .or_else(|| panic.downcast_ref::<&str>().copied())
         .unwrap_or("panic");
-    ApiError::Internal(text.into()).into_response()
+    ApiError::Panicked(text.into()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::app::Dependency;
+    use crate::domain::job::JobKind;
+
+    #[test]
+    fn what_may_succeed_later_is_a_503_that_says_when() {
+        let unavailable = |dependency| Refusal::Unavailable { dependency, source: "gone".into() };
+        let retry_after = Duration::from_secs(7);
+        let full = Refusal::QueueFull { kind: JobKind::Sample, limit: 1, retry_after };
+        for (refusal, code, seconds) in [
+            (unavailable(Dependency::Database), Code::DatabaseUnavailable, "5"),
+            (unavailable(Dependency::ObjectStore), Code::StorageUnavailable, "5"),
+            (full, Code::QueueFull, "7"),
+        ] {
+            let response = ApiError::from(refusal).into_response();
+
+            let problem = response.extensions().get::<Problem>().unwrap();
+            assert_eq!((problem.code, problem.retryable), (code, true));
+            assert!(!problem.detail.contains("gone"), "causes are for the log");
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
+        }
+    }
+
+    #[test]
+    fn a_bug_is_a_500_without_its_cause() {
+        let response = ApiError::from(Refusal::Internal("secret".into())).into_response();
+
+        let problem = response.extensions().get::<Problem>().unwrap();
+        assert_eq!(problem.detail, "internal error");
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(response.headers().get(header::RETRY_AFTER).is_none());
+    }
 }

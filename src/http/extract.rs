@@ -3,14 +3,26 @@
 use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderMap, StatusCode, header, request::Parts};
+use axum::response::Response;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
+use crate::app::Caller;
+use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
 
 /// The largest JSON body.
 pub(crate) const MAX_JSON_BYTES: usize = 1024 * 1024;
+
+/// Reads who sends the request.
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Response;
+
+    async fn from_request_parts(_parts: &mut Parts, _state: &S) -> Result<Self, Response> {
+        Ok(Self::anonymous())
+    }
+}
 
 /// A JSON body in which every field is known.
 #[derive(Debug)]
@@ -92,11 +104,11 @@ fn field_error(pointer: &str, message: &str) -> FieldError {
         if pointer.ends_with(&last) { pointer.to_owned() } else { format!("{pointer}{last}") }
     };
     if detail.starts_with("unknown field") {
-        FieldError::new(at(name), "unknown_field", detail)
+        FieldError::new(at(name), Code::UnknownField, detail)
     } else if detail.starts_with("missing field") {
-        FieldError::new(at(name), "missing_field", detail)
+        FieldError::new(at(name), Code::MissingField, detail)
     } else {
-        FieldError::new(pointer, "invalid_value", detail)
+        FieldError::new(pointer, Code::InvalidValue, detail)
     }
 }
 
@@ -172,21 +184,16 @@ mod tests {
         steps: usize,
     }
 
-    fn refusal(body: &str) -> (String, &'static str) {
-        match from_json::<Outer>(body.as_bytes()).unwrap_err() {
-            ApiError::Invalid(invalid) => (invalid.0[0].pointer.clone(), invalid.0[0].code),
-            other => (
-                String::new(),
-                if matches!(other, ApiError::Malformed(_)) { "malformed" } else { "?" },
-            ),
-        }
+    fn refusal(body: &str) -> (String, Code) {
+        let error = from_json::<Outer>(body.as_bytes()).unwrap_err();
+        let pointer = error.errors().first().map_or("", |error| &error.pointer);
+        (pointer.to_owned(), error.code())
     }
 
     #[test]
     fn a_refusal_speaks_of_json_and_not_of_rust() {
-        let said = |body: &str| match from_json::<Outer>(body.as_bytes()).unwrap_err() {
-            ApiError::Invalid(invalid) => invalid.0[0].detail.clone(),
-            other => panic!("{other:?}"),
+        let said = |body: &str| {
+            from_json::<Outer>(body.as_bytes()).unwrap_err().errors()[0].detail.clone()
         };
 
         assert_eq!(
@@ -200,13 +207,13 @@ mod tests {
     #[test]
     fn a_refusal_points_at_the_field() {
         for (body, pointer, code) in [
-            (r#"{"inner":[{"steps":1}],"cfg_scale":7}"#, "/cfg_scale", "unknown_field"),
-            (r#"{"inner":[{"steps":1,"cfg":7}]}"#, "/inner/0/cfg", "unknown_field"),
-            (r#"{"inner":[{}]}"#, "/inner/0/steps", "missing_field"),
-            (r#"{"inner":[{"steps":-1}]}"#, "/inner/0/steps", "invalid_value"),
-            (r#"{"inner":[{"steps":"#, "", "malformed"),
-            (r#"{"inner":[]} trailing"#, "", "malformed"),
-            ("", "", "malformed"),
+            (r#"{"inner":[{"steps":1}],"cfg_scale":7}"#, "/cfg_scale", Code::UnknownField),
+            (r#"{"inner":[{"steps":1,"cfg":7}]}"#, "/inner/0/cfg", Code::UnknownField),
+            (r#"{"inner":[{}]}"#, "/inner/0/steps", Code::MissingField),
+            (r#"{"inner":[{"steps":-1}]}"#, "/inner/0/steps", Code::InvalidValue),
+            (r#"{"inner":[{"steps":"#, "", Code::MalformedBody),
+            (r#"{"inner":[]} trailing"#, "", Code::MalformedBody),
+            ("", "", Code::MalformedBody),
         ] {
             assert_eq!(refusal(body), (pointer.to_owned(), code), "{body}");
         }

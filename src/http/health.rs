@@ -1,13 +1,11 @@
 //! Health: is the process alive, and can it serve.
 
-use std::time::Duration;
-
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::App;
+use crate::app::{App, Readiness};
 
 /// The state of the service.
 #[derive(Debug, Serialize, ToSchema)]
@@ -17,26 +15,25 @@ pub(crate) struct HealthBody {
     status: &'static str,
 }
 
-/// Answers as long as the process lives.
-#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, body = HealthBody)))]
+/// Returns 200 while the process is alive.
+#[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, body = HealthBody, description = "OK")))]
 pub(crate) async fn livez() -> axum::Json<HealthBody> {
     axum::Json(HealthBody { status: "ok" })
 }
 
-/// Answers 200 while requests can be served: the database answers, and nobody has asked the process to end.
+/// Returns 200 while the service can answer requests.
+///
+/// It cannot when the database does not respond within a second, or once the process has been asked to stop.
 #[utoipa::path(get, path = "/readyz", tag = "health",
-    responses((status = 200, body = HealthBody), (status = 503, body = HealthBody)))]
+    responses(
+        (status = 200, body = HealthBody, description = "OK"),
+        (status = 503, body = HealthBody, description = "The service cannot answer requests now"),
+    ))]
 pub(crate) async fn readyz(State(app): State<App>) -> (StatusCode, axum::Json<HealthBody>) {
-    if app.shutdown.is_cancelled() {
-        let body = HealthBody { status: "shutting_down" };
-        return (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body));
-    }
-    let ping = async { app.db.acquire().await.is_ok() };
-    match tokio::time::timeout(Duration::from_secs(1), ping).await {
-        Ok(true) => (StatusCode::OK, axum::Json(HealthBody { status: "ok" })),
-        Ok(false) | Err(_) => {
-            let body = HealthBody { status: "database_unavailable" };
-            (StatusCode::SERVICE_UNAVAILABLE, axum::Json(body))
-        }
-    }
+    let (status, text) = match app.readiness().await {
+        Readiness::Ready => (StatusCode::OK, "ok"),
+        Readiness::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
+        Readiness::DatabaseUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+    };
+    (status, axum::Json(HealthBody { status: text }))
 }

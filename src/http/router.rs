@@ -14,11 +14,12 @@ use utoipa_axum::routes;
 
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
-use super::images::MAX_UPLOAD_BYTES;
+use super::upload::MAX_UPLOAD_BYTES;
 use super::{
-    App, capabilities, concepts, deltas, events, health, images, manifests, merge_check, merges,
-    previews, samples, trainings, uploads,
+    capabilities, concept, delta, event, health, image, manifest, merge, preview, sample, training,
+    upload,
 };
+use crate::app::App;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -54,38 +55,41 @@ fn documented_routes() -> OpenApiRouter<App> {
         .title("vstar")
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
-            "Teaches a text-to-image model your own concepts and serves images of them. Errors are RFC 9457 \
-             problems with a `code`; lists are newest first and go on with `after`.",
+            "Teaches a text-to-image model your own concepts and generates images of them.\n\n\
+             Errors are RFC 9457 problems with a `code`. Lists are sorted from newest to oldest and paged: send the \
+             `next_cursor` of one page as `after` to get the next. Trainings, merges and samples are jobs: the response \
+             to the request that starts one is sent before the job has run. A response of 503 has the header \
+             `Retry-After`, in seconds.",
         ));
     let uploads = OpenApiRouter::new()
-        .routes(routes!(images::upload_images, images::list_concept_images))
-        .routes(routes!(uploads::upload_image))
+        .routes(routes!(upload::upload_images, image::list_concept_images))
+        .routes(routes!(upload::upload_image))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
-        .routes(routes!(concepts::create_concept, concepts::list_concepts))
-        .routes(routes!(concepts::get_concept))
+        .routes(routes!(concept::create_concept, concept::list_concepts))
+        .routes(routes!(concept::get_concept))
         .merge(uploads)
-        .routes(routes!(images::get_image))
-        .routes(routes!(images::get_image_content))
-        .routes(routes!(manifests::get_manifest))
-        .routes(routes!(trainings::start_training, trainings::list_trainings))
-        .routes(routes!(trainings::get_training))
-        .routes(routes!(trainings::cancel_training))
-        .routes(routes!(trainings::get_training_metrics))
-        .routes(routes!(events::stream_training_events))
-        .routes(routes!(deltas::list_deltas))
-        .routes(routes!(deltas::get_delta))
-        .routes(routes!(deltas::get_delta_content))
-        .routes(routes!(merges::start_merge, merges::list_merges))
-        .routes(routes!(merge_check::check_merge))
-        .routes(routes!(merges::get_merge))
-        .routes(routes!(merges::cancel_merge))
-        .routes(routes!(events::stream_merge_events))
-        .routes(routes!(samples::start_sample, samples::list_samples))
-        .routes(routes!(samples::get_sample))
-        .routes(routes!(samples::cancel_sample))
-        .routes(routes!(events::stream_sample_events))
-        .routes(routes!(previews::get_preview))
+        .routes(routes!(image::get_image))
+        .routes(routes!(image::get_image_content))
+        .routes(routes!(manifest::get_manifest))
+        .routes(routes!(training::start_training, training::list_trainings))
+        .routes(routes!(training::get_training))
+        .routes(routes!(training::cancel_training))
+        .routes(routes!(training::get_training_metrics))
+        .routes(routes!(event::stream_training_events))
+        .routes(routes!(delta::list_deltas))
+        .routes(routes!(delta::get_delta))
+        .routes(routes!(delta::get_delta_content))
+        .routes(routes!(merge::start_merge, merge::list_merges))
+        .routes(routes!(merge::check::check_merge))
+        .routes(routes!(merge::get_merge))
+        .routes(routes!(merge::cancel_merge))
+        .routes(routes!(event::stream_merge_events))
+        .routes(routes!(sample::start_sample, sample::list_samples))
+        .routes(routes!(sample::get_sample))
+        .routes(routes!(sample::cancel_sample))
+        .routes(routes!(event::stream_sample_events))
+        .routes(routes!(preview::get_preview))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

@@ -1,95 +1,112 @@
-//! The running batch: pictures of many jobs on their way from noise, one step at a time.
+//! The running batch: images of many jobs on their way from noise, one step at a time.
 //!
-//! A picture joins between any two steps, whatever its concept, prompt, size, step count or scheduler, and leaves when it
-//! is done; the pictures of one job come and go one by one. What goes wrong with one job is that job's alone.
+//! An image joins between any two steps, whatever its concept, prompt, size, step count or scheduler, and leaves when it
+//! is done; the images of one job come and go one by one. What goes wrong with one job is that job's alone.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use image::RgbImage;
 use tokio::sync::mpsc;
 
-use super::conditioner::{Cast, Conditioner};
+use super::concepts::SampleConcepts;
+use super::conditioner::Conditioner;
+use super::engine::Engine;
 use super::error::JobError;
-use super::job::JobContext;
-use super::model::Engine;
+use super::faults::DeviceFaults;
+use super::progress::Progress;
+use crate::domain::id::JobId;
 use crate::domain::job::Phase;
+use crate::domain::sample::batch_elements;
 use crate::engine::{DenoisingState, RunningBatch, RunningImage, SampleRequest, images};
 
 /// Pixels that are decoded in one call: the decoder takes much more memory than a denoising step.
 const DECODED_AT_ONCE: usize = 512 * 512;
 
-/// The pictures of a job, to be drawn.
-pub(crate) struct Drawing {
-    pub(crate) job: JobContext,
-    pub(crate) cast: Cast,
-    /// One per picture.
+/// The images of a job, to be generated.
+pub(crate) struct GenerationRequest {
+    pub(crate) progress: Progress,
+    pub(crate) concepts: SampleConcepts,
+    /// One per image.
     pub(crate) requests: Vec<SampleRequest>,
-    /// Shows each picture every so many of its steps.
+    /// Shows each image every so many of its steps.
     pub(crate) preview_every: Option<usize>,
-    /// Where the pictures go, each with its number; after an error no more come.
-    pub(crate) pictures: mpsc::UnboundedSender<Result<(usize, RgbImage), JobError>>,
+    /// Where the images go, each with its number; after an error no more come.
+    pub(crate) images: mpsc::UnboundedSender<Result<(usize, RgbImage), JobError>>,
 }
 
-/// A drawing in the batch.
-struct Order {
-    drawing: Drawing,
+/// A request in the batch.
+struct Generation {
+    request: GenerationRequest,
     steps_done: Cell<usize>,
-    /// Of all pictures, known when the first joins: some schedulers take a step more than they were asked for.
+    /// Of all images, known when the first joins: some schedulers take a step more than they were asked for.
     total_steps: Cell<usize>,
-    over: Cell<bool>,
+    has_ended: Cell<bool>,
 }
 
-impl Order {
-    /// Nothing of it shall be drawn any more.
+impl Generation {
+    /// Nothing of it shall be generated any more.
     fn end(&self, error: JobError) {
-        if !self.over.replace(true) {
-            // The job's own code may be gone by now: its lease was lost.
-            let _ = self.drawing.pictures.send(Err(error));
+        if !self.has_ended.replace(true) {
+            // The job's own code may be gone by now: its worker was dropped.
+            let _ = self.request.images.send(Err(error));
         }
     }
 
-    fn is_over(&self) -> bool {
-        if self.drawing.job.is_stopping() || self.drawing.pictures.is_closed() {
+    /// Whether it has ended; a job that was asked to stop ends here.
+    fn has_ended(&self) -> bool {
+        if self.request.images.is_closed() {
             self.end(JobError::Stopped);
         }
-        self.over.get()
+        if let Err(stopped) = self.request.progress.check() {
+            self.end(stopped);
+        }
+        self.has_ended.get()
     }
 
-    /// One of its pictures has taken a step.
+    /// One of its images has taken a step.
     fn note_step(&self) {
         self.steps_done.set(self.steps_done.get() + 1);
         let (done, total) = (self.steps_done.get(), self.total_steps.get());
-        self.drawing.job.step(Phase::Denoising, done, total, None);
+        self.request.progress.step(Phase::Denoising, done, total, None);
     }
 }
 
-/// A picture that has not joined yet.
-struct Waiting {
-    order: Rc<Order>,
+/// An image that has not joined yet.
+struct PendingImage {
+    generation: Rc<Generation>,
     index: usize,
 }
 
-impl Waiting {
-    fn request(&self) -> &SampleRequest {
-        &self.order.drawing.requests[self.index]
+impl PendingImage {
+    /// The most that it takes of a call of the UNet.
+    fn cost(&self, native_size: usize) -> usize {
+        let request = &self.generation.request.requests[self.index];
+        batch_elements(request.is_guided(), request.width, request.height, native_size)
     }
 }
 
-/// Whose picture one in the batch is.
+/// Whose image one in the batch is.
 struct Owner {
-    order: Rc<Order>,
+    generation: Rc<Generation>,
     index: usize,
 }
-
-type Running = RunningImage<Owner>;
 
 impl Owner {
-    /// Shows what it looks like so far, where that is asked for and due; the last step is followed by the picture itself.
+    fn request(&self) -> &SampleRequest {
+        &self.generation.request.requests[self.index]
+    }
+
+    fn job_id(&self) -> JobId {
+        self.generation.request.progress.job_id()
+    }
+
+    /// Shows what the image looks like so far, where that is asked for and due; the last step is followed by the image.
     fn show(&self, engine: &Engine, state: &DenoisingState) {
-        let Drawing { job, requests, preview_every, .. } = &self.order.drawing;
+        let GenerationRequest { progress, preview_every, .. } = &self.generation.request;
         let left = state.remaining();
         let done = state.total_steps() - left;
         if left == 0 || preview_every.is_none_or(|every| !done.is_multiple_of(every)) {
@@ -97,135 +114,145 @@ impl Owner {
         }
         match guarded(|| state.preview(&engine.base)) {
             Ok(preview) => {
-                let index = requests[self.index].image_index as usize;
-                preview.into_iter().for_each(|picture| job.show(index, done, picture));
+                let index = self.request().image_index as usize;
+                preview.into_iter().for_each(|preview| progress.show(index, done, preview));
             }
-            // The picture itself may still be had.
-            Err(error) => tracing::warn!(job.id = %job.job_id, %error, "no preview"),
+            // The image itself may still be had.
+            Err(error) => tracing::warn!(job.id = %self.job_id(), %error, "no preview"),
         }
+    }
+
+    /// Hands the finished image to its job.
+    fn send(&self, image: RgbImage) {
+        // Nobody waits any more if the worker was dropped.
+        let _ = self.generation.request.images.send(Ok((self.index, image)));
     }
 }
 
-/// What is drawn now, and what comes next.
+/// What is generated now, and what comes next.
 pub(crate) struct Batch {
-    waiting: VecDeque<Waiting>,
+    pending: VecDeque<PendingImage>,
     running: RunningBatch<Owner>,
+    faults: Option<Arc<dyn DeviceFaults>>,
 }
 
 impl Batch {
-    /// - `row_budget`: elements of one call of the UNet, guidance counted
-    pub(crate) fn new(row_budget: usize) -> Self {
-        Self { waiting: VecDeque::new(), running: RunningBatch::new(row_budget) }
+    /// - `max_size`: elements of one call of the UNet, in images of the base model's own size
+    pub(crate) fn new(max_size: usize, faults: Option<Arc<dyn DeviceFaults>>) -> Self {
+        Self { pending: VecDeque::new(), running: RunningBatch::new(max_size), faults }
     }
 
-    /// Lines a job's pictures up.
-    pub(crate) fn add(&mut self, drawing: Drawing) {
-        let pictures = drawing.requests.len();
-        let order = Rc::new(Order {
-            drawing,
+    /// Lines a job's images up.
+    pub(crate) fn add(&mut self, request: GenerationRequest) {
+        let images = request.requests.len();
+        let generation = Rc::new(Generation {
+            request,
             steps_done: Cell::new(0),
             total_steps: Cell::new(0),
-            over: Cell::new(false),
+            has_ended: Cell::new(false),
         });
-        let waiting = (0..pictures).map(|index| Waiting { order: order.clone(), index });
-        self.waiting.extend(waiting);
+        let pending =
+            (0..images).map(|index| PendingImage { generation: generation.clone(), index });
+        self.pending.extend(pending);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.pending.is_empty() && self.running.is_empty()
     }
 
-    /// Takes every picture one step further: lets new ones in, drops those of stopped jobs, and hands over those done.
+    /// Takes every image one step further: lets new ones in, drops those of stopped jobs, and hands over those done.
     pub(crate) fn step(&mut self, engine: &Engine, conditioner: &mut Conditioner) {
-        self.running.retain(|owner| !owner.order.is_over());
+        self.running.retain(|owner| !owner.generation.has_ended());
         self.admit(engine, conditioner);
         self.denoise(engine);
-        deliver(engine, self.running.take_finished());
+        deliver(engine, &self.running.take_finished());
     }
 
-    /// Lets pictures in as long as there is room for their rows.
+    /// Lets images in as long as there is room for them.
     fn admit(&mut self, engine: &Engine, conditioner: &mut Conditioner) {
-        while let Some(next) = self.waiting.front() {
-            let scale = scale(engine, next.request());
-            let cost = next.request().max_elements() * scale;
-            if !next.order.is_over() && !self.running.has_room_for(cost) {
+        let native_size = engine.base.resolution();
+        while let Some(next) = self.pending.front() {
+            let has_room = self.running.has_room_for(next.cost(native_size));
+            if !next.generation.has_ended() && !has_room {
                 return;
             }
-            let Some(Waiting { order, index }) = self.waiting.pop_front() else { return };
-            if order.is_over() {
+            let Some(PendingImage { generation, index }) = self.pending.pop_front() else { return };
+            if generation.has_ended() {
                 continue;
             }
-            let Drawing { job, cast, requests, .. } = &order.drawing;
-            match guarded(|| conditioner.row(engine, job, cast, &requests[index])) {
+            let GenerationRequest { progress, concepts, requests, .. } = &generation.request;
+            let request = &requests[index];
+            match guarded(|| conditioner.start(engine, progress, concepts, request)) {
                 Ok(state) => {
-                    order.total_steps.set(requests.len() * state.remaining());
-                    self.running.join(Running { owner: Owner { order, index }, state, scale });
+                    generation.total_steps.set(requests.len() * state.remaining());
+                    let scale = batch_elements(false, request.width, request.height, native_size);
+                    let owner = Owner { generation, index };
+                    self.running.join(RunningImage { owner, state, scale });
                 }
-                Err(error) => order.end(error),
+                Err(error) => generation.end(error),
             }
         }
     }
 
-    /// One step of all pictures whose turn it is.
+    /// One step of all images whose turn it is.
     fn denoise(&mut self, engine: &Engine) {
-        for running in self.running.turn() {
-            running.owner.order.drawing.job.begin_first_step();
+        for image in self.running.turn() {
+            image.owner.generation.request.progress.begin_first_step();
         }
+        let faults = self.faults.as_deref();
         self.running.step(
             &engine.base,
-            |call| guarded(call),
-            |running, result| match result {
+            |owners, call| {
+                guarded(|| {
+                    if let Some(faults) = faults {
+                        let jobs: Vec<JobId> = owners.iter().map(|owner| owner.job_id()).collect();
+                        faults.before_denoising_step(&jobs);
+                    }
+                    call()
+                })
+            },
+            |image, result| match result {
                 Ok(()) => {
-                    running.owner.order.note_step();
-                    running.owner.show(engine, &running.state);
+                    image.owner.generation.note_step();
+                    image.owner.show(engine, &image.state);
                 }
-                Err(error) => running.owner.order.end(error),
+                Err(error) => image.owner.generation.end(error),
             },
         );
-        self.running.retain(|owner| !owner.order.over.get());
+        self.running.retain(|owner| !owner.generation.has_ended.get());
     }
 }
 
-/// Decodes pictures and hands them to their jobs.
-fn deliver(engine: &Engine, done: Vec<Running>) {
-    let mut rest = done.as_slice();
+/// Decodes images and hands them to their jobs.
+fn deliver(engine: &Engine, finished: &[RunningImage<Owner>]) {
+    let mut rest = finished;
     while let Some(first) = rest.first() {
-        let pixels = |running: &Running| {
-            let request = &running.owner.order.drawing.requests[running.owner.index];
-            request.width * request.height
-        };
-        let at_once = (DECODED_AT_ONCE / pixels(first)).clamp(1, rest.len());
+        let request = first.owner.request();
+        let at_once = (DECODED_AT_ONCE / (request.width * request.height)).clamp(1, rest.len());
         let (now, later) = rest.split_at(at_once);
         rest = later;
-        let states: Vec<&DenoisingState> = now.iter().map(|running| &running.state).collect();
-        match guarded(|| images(&engine.base, &states)) {
-            Ok(pictures) => {
-                for (running, picture) in now.iter().zip(pictures) {
-                    let Owner { order, index } = &running.owner;
-                    let _ = order.drawing.pictures.send(Ok((*index, picture)));
-                }
+        if let Err(error) = decode(engine, now) {
+            if let [alone] = now {
+                alone.owner.generation.end(error);
+                continue;
             }
-            Err(error) if now.len() == 1 => now[0].owner.order.end(error),
-            Err(_) => {
-                for running in now {
-                    let Owner { order, index } = &running.owner;
-                    match guarded(|| images(&engine.base, &[&running.state])) {
-                        Ok(mut picture) => {
-                            let picture = picture.pop().map(|picture| Ok((*index, picture)));
-                            let _ = picture.map(|one| order.drawing.pictures.send(one));
-                        }
-                        Err(error) => order.end(error),
-                    }
+            for image in now {
+                if let Err(error) = decode(engine, std::slice::from_ref(image)) {
+                    image.owner.generation.end(error);
                 }
             }
         }
     }
 }
 
-/// How many rows of the base model's own size a row of this size counts for.
-fn scale(engine: &Engine, request: &SampleRequest) -> usize {
-    let own = engine.base.resolution().pow(2);
-    (request.width * request.height).div_ceil(own).max(1)
+/// Decodes these in one call, and hands them over if that succeeds.
+fn decode(engine: &Engine, finished: &[RunningImage<Owner>]) -> Result<(), JobError> {
+    let states: Vec<&DenoisingState> = finished.iter().map(|image| &image.state).collect();
+    let images = guarded(|| images(&engine.base, &states))?;
+    for (image, decoded) in finished.iter().zip(images) {
+        image.owner.send(decoded);
+    }
+    Ok(())
 }
 
 /// Work on the device for one or several jobs, of which a panic ends no more than that.

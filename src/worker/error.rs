@@ -1,8 +1,11 @@
 //! Why a job did not succeed, and whether trying again can help.
 
+use crate::delta_store::DeltaStoreError;
+use crate::domain::code::Code;
+use crate::domain::digest::Digest;
 use crate::domain::job::Failure;
 use crate::engine::EngineError;
-use crate::storage::StorageError;
+use crate::storage::{StorageError, StorageKey};
 
 /// Why a job did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +18,7 @@ pub(crate) enum JobError {
     LeaseLost,
     /// The job was meant for a worker with another base model.
     #[error("the job needs base model {wanted:.12}, this worker has {actual:.12}")]
-    BaseModelMismatch { wanted: String, actual: String },
+    BaseModelMismatch { wanted: Digest, actual: Digest },
     /// The engine cannot do what the job asks for.
     #[error("the engine failed")]
     Engine(#[source] EngineError),
@@ -24,8 +27,8 @@ pub(crate) enum JobError {
     EnginePanicked,
     /// A stored object is not what its row says.
     #[error("object `{key}` is damaged")]
-    DamagedObject { key: String, source: Box<dyn std::error::Error + Send + Sync> },
-    #[error("a picture cannot be encoded")]
+    DamagedObject { key: StorageKey, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("an image cannot be encoded")]
     Encoding(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the class images cannot be read")]
     ClassImages(#[source] std::io::Error),
@@ -40,6 +43,22 @@ impl From<EngineError> for JobError {
         match error {
             EngineError::Stopped => Self::Stopped,
             other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<DeltaStoreError> for JobError {
+    fn from(error: DeltaStoreError) -> Self {
+        match error {
+            DeltaStoreError::Storage(error) => error.into(),
+            DeltaStoreError::Damaged { key, source } => Self::DamagedObject { key, source },
+            DeltaStoreError::Engine(error) => error.into(),
+            DeltaStoreError::Panicked => Self::EnginePanicked,
+            error @ (DeltaStoreError::Refused(_)
+            | DeltaStoreError::PackMissing(_)
+            | DeltaStoreError::CaptionsNotEncoded) => {
+                Self::Engine(EngineError::InvalidInput(error.to_string()))
+            }
         }
     }
 }
@@ -66,28 +85,32 @@ impl JobError {
     pub(crate) fn failure(&self) -> Failure {
         let (code, title) = match self {
             Self::Engine(EngineError::InvalidInput(_)) => {
-                ("invalid_input", "The engine refused the request")
+                (Code::InvalidInput, "The engine refused the request")
             }
             Self::Engine(EngineError::Diverged { .. }) => {
-                ("training_diverged", "The training diverged")
+                (Code::TrainingDiverged, "The training diverged")
             }
             Self::Engine(EngineError::WithoutEffect { .. }) => {
-                ("concept_without_effect", "A concept changes nothing")
+                (Code::ConceptWithoutEffect, "A concept changes nothing")
             }
             Self::Engine(EngineError::NotFinite { .. }) => {
-                ("sample_diverged", "The picture diverged")
+                (Code::SampleDiverged, "The image diverged")
             }
             Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
-                ("engine_error", "The engine failed")
+                (Code::EngineError, "The engine failed")
             }
-            Self::BaseModelMismatch { .. } => ("base_model_mismatch", "The base model has changed"),
-            Self::DamagedObject { .. } => ("object_damaged", "A stored object is damaged"),
-            Self::Storage(_) => ("storage_unavailable", "An object could not be read or written"),
+            Self::BaseModelMismatch { .. } => {
+                (Code::BaseModelMismatch, "The base model has changed")
+            }
+            Self::DamagedObject { .. } => (Code::ObjectDamaged, "A stored object is damaged"),
+            Self::Storage(_) => {
+                (Code::StorageUnavailable, "An object could not be read or written")
+            }
             Self::ClassImages(_) => {
-                ("class_images_unavailable", "The class images could not be read")
+                (Code::ClassImagesUnavailable, "The class images could not be read")
             }
-            Self::Database(_) => ("database_unavailable", "The database could not be reached"),
-            Self::Stopped | Self::LeaseLost => ("stopped", "Stopped"),
+            Self::Database(_) => (Code::DatabaseUnavailable, "The database could not be reached"),
+            Self::Stopped | Self::LeaseLost => (Code::Stopped, "Stopped"),
         };
         let detail = match self {
             Self::Engine(
@@ -106,12 +129,7 @@ impl JobError {
             }
             other => other.to_string(),
         };
-        Failure {
-            title: title.to_owned(),
-            code: code.to_owned(),
-            detail,
-            retryable: self.retryable(),
-        }
+        Failure { title: title.to_owned(), code, detail, retryable: self.retryable() }
     }
 }
 
@@ -119,7 +137,7 @@ impl JobError {
 pub(crate) fn worker_lost() -> Failure {
     Failure {
         title: "The worker was lost".to_owned(),
-        code: "worker_lost".to_owned(),
+        code: Code::WorkerLost,
         detail: "every worker that began this job stopped answering: it may need more memory than there is".to_owned(),
         retryable: true,
     }

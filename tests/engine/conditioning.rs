@@ -36,7 +36,7 @@ fn a_concept_that_changes_nothing_is_refused_instead_of_sampled_as_the_base_mode
         let refused = condition(1.0, 1.0, "photo of a dog");
         assert!(matches!(refused, Err(EngineError::WithoutEffect { .. })), "{refused:?}");
 
-        // One matrix of one layer is enough, at any strength; a token row is a change as well.
+        // One matrix of one layer is enough, at any strength; an embedding row is a change as well.
         assert!(condition(1.01, 1.0, "photo of a dog").is_ok());
         assert!(condition(1.01, 0.1, "photo of a dog").is_ok());
         assert!(condition(1.0, 1.0, "photo of a <rex> dog").is_ok());

@@ -11,5 +11,7 @@ mod devices;
 mod late_starts;
 mod merging;
 mod ops;
+mod oracle;
+mod running_batch;
 mod sampler;
 mod training;

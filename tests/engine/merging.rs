@@ -86,11 +86,11 @@ fn report(
     Merge::new(statistics, packs, recipe).unwrap().report(statistics, recipe).unwrap()
 }
 
-/// All keys and values, `(layers, rows)` flat.
+/// All keys and values at some tokens, flat.
 fn numbers(key_values: &KeyValues, tokens: std::ops::Range<usize>) -> Vec<f32> {
     let layers = key_values.layers.iter().flat_map(|kv| [&kv.key, &kv.value]);
-    let rows = layers.map(|tensor| tensor.narrow(1, tokens.start, tokens.len()).unwrap());
-    rows.flat_map(|rows| rows.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
+    let chosen = layers.map(|tensor| tensor.narrow(1, tokens.start, tokens.len()).unwrap());
+    chosen.flat_map(|tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()).collect()
 }
 
 /// `‖a − b‖ / ‖c − b‖`.
@@ -214,10 +214,10 @@ fn a_concept_at_part_of_its_strength_gets_what_it_has_alone_at_that_strength() {
         missed_at(&base, &set, &rex, "<rex> dog", 0.5)
     };
 
-    let (at_its_strength, as_learnt) = (missed(0.5), missed(1.0));
+    let (at_its_strength, as_learned) = (missed(0.5), missed(1.0));
 
     assert!(at_its_strength < 0.02, "{at_its_strength}");
-    assert!(as_learnt > 10.0 * at_its_strength, "{as_learnt}");
+    assert!(as_learned > 10.0 * at_its_strength, "{as_learned}");
 }
 
 #[test]
@@ -241,7 +241,7 @@ fn joint_deltas_bare_nouns_and_nouns_of_two_words_merge() {
     }
 }
 
-/// The same delta without strength: its token rows, the base model's weights.
+/// The same delta without strength: its embedding rows, the base model's weights.
 fn without(used: PackUse) -> PackUse {
     PackUse { strength: 0.0, ..used }
 }

@@ -1,5 +1,5 @@
-//! The engine's operations: kernels against plain tensor code in f64, that code against finite differences, and a row
-//! alone against the same row among others, byte for byte.
+//! The engine's operations: kernels against plain tensor code in f64, that code against finite differences, and an element
+//! of a batch alone against the same element among others, byte for byte.
 
 use std::path::Path;
 
@@ -344,46 +344,47 @@ fn gradients_match_finite_differences() {
 }
 
 #[test]
-fn a_row_alone_has_the_bytes_of_the_same_row_among_others() {
+fn an_element_alone_has_the_bytes_of_the_same_element_among_others() {
     let place = Place::single(&Device::Cpu);
     for op in operations() {
         let inputs = op.inputs();
         let (value, gradients) = op.value_and_gradients(&place, &inputs, pull);
-        for row in 0..3 {
-            let alone: Vec<Tensor> = inputs.iter().map(|x| x.narrow(0, row, 1).unwrap()).collect();
+        for element in 0..3 {
+            let alone: Vec<Tensor> =
+                inputs.iter().map(|x| x.narrow(0, element, 1).unwrap()).collect();
             let pull = |shape: &[usize]| {
                 let batch = [&[3], &shape[1..]].concat();
-                numbers(99, &batch).narrow(0, row, 1).unwrap()
+                numbers(99, &batch).narrow(0, element, 1).unwrap()
             };
             let (value_alone, gradients_alone) = op.value_and_gradients(&place, &alone, pull);
             let same =
-                |all: &Tensor, one: &Tensor| bits(&all.narrow(0, row, 1).unwrap()) == bits(one);
-            assert!(same(&value, &value_alone), "{}, row {row}", op.name);
+                |all: &Tensor, one: &Tensor| bits(&all.narrow(0, element, 1).unwrap()) == bits(one);
+            assert!(same(&value, &value_alone), "{}, element {element}", op.name);
             for (all, one) in gradients.iter().zip(&gradients_alone) {
-                assert!(same(all, one), "{}, gradient of row {row}", op.name);
+                assert!(same(all, one), "{}, gradient of element {element}", op.name);
             }
         }
     }
 }
 
-/// Tensor code holds so many numbers at a time: larger batches go through it in groups of rows.
+/// Tensor code takes larger batches chunk by chunk, to bound its memory.
 #[test]
-fn a_batch_that_goes_through_in_groups_has_the_numbers_of_its_rows_alone() {
-    // A GPU's matrix product may choose another order of sums for another number of rows.
+fn a_batch_that_is_computed_in_chunks_has_the_numbers_of_its_elements_alone() {
+    // A GPU's matrix product may sum in another order for another number of rows.
     let place = Place { device: Device::Cpu, dtype: DType::F16 };
     let silu = operation("silu", &[&[3, 1 << 23]], |_, x| ops::silu(&x[0]));
     for op in [silu, attend("attention", (512, 2048, 8, 2), false)] {
         let inputs = op.inputs();
         let (value, gradients) = op.value_and_gradients(&place, &inputs, pull);
-        for row in [0, 2] {
-            let of_row = |x: &Tensor| x.narrow(0, row, 1).unwrap();
-            let alone: Vec<Tensor> = inputs.iter().map(of_row).collect();
-            let pull = |shape: &[usize]| of_row(&numbers(99, &[&[3], &shape[1..]].concat()));
+        for element in [0, 2] {
+            let of_element = |x: &Tensor| x.narrow(0, element, 1).unwrap();
+            let alone: Vec<Tensor> = inputs.iter().map(of_element).collect();
+            let pull = |shape: &[usize]| of_element(&numbers(99, &[&[3], &shape[1..]].concat()));
             let (value_alone, gradients_alone) = op.value_and_gradients(&place, &alone, pull);
-            let same = |all: &Tensor, one: &Tensor| flat(&of_row(all)) == flat(one);
-            assert!(same(&value, &value_alone), "{}, row {row}", op.name);
+            let same = |all: &Tensor, one: &Tensor| flat(&of_element(all)) == flat(one);
+            assert!(same(&value, &value_alone), "{}, element {element}", op.name);
             for (all, one) in gradients.iter().zip(&gradients_alone) {
-                assert!(same(all, one), "{}, gradient of row {row}", op.name);
+                assert!(same(all, one), "{}, gradient of element {element}", op.name);
             }
         }
     }
@@ -425,7 +426,7 @@ fn fully_masked_queries_give_finite_values_and_gradients() {
 }
 
 #[test]
-fn a_unet_row_alone_has_the_bytes_of_the_same_row_among_others() {
+fn an_element_of_a_unet_alone_has_the_bytes_of_the_same_element_among_others() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
     let base = BaseModel::load(&folder, &Device::Cpu).unwrap();
     let place = Place::single(&Device::Cpu);
@@ -438,9 +439,9 @@ fn a_unet_row_alone_has_the_bytes_of_the_same_row_among_others() {
         base.unet.forward(&latents, &timesteps[first..first + count], &conditioning).unwrap()
     };
     let together = predict(0, 5);
-    for row in 0..5 {
-        let among = together.narrow(0, row, 1).unwrap();
-        assert!(bits(&among) == bits(&predict(row, 1)), "row {row}");
+    for element in 0..5 {
+        let among = together.narrow(0, element, 1).unwrap();
+        assert!(bits(&among) == bits(&predict(element, 1)), "element {element}");
     }
 }
 
@@ -453,8 +454,8 @@ fn products_of_views_are_those_of_copies() {
             // As it is, or a view of its transpose.
             let both = |x: &Tensor| {
                 let x = x.to_dtype(DType::F32).unwrap().to_device(&device).unwrap();
-                let turned = x.t().unwrap().contiguous().unwrap();
-                [x, turned.t().unwrap()]
+                let transposed = x.t().unwrap().contiguous().unwrap();
+                [x, transposed.t().unwrap()]
             };
             for (a, b) in both(&a).iter().flat_map(|a| both(&b).map(|b| (a.clone(), b))) {
                 let actual = flat(&ops::matmul(&a, &b).unwrap());

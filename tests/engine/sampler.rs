@@ -10,9 +10,7 @@ use vstar::{
     domain::sample::{Determinism, SchedulerName},
     engine::{
         BaseModel, ConceptUse, Delta, DenoisingState, EngineError, Flow, InitImage,
-        PromptKeyValues, SampleRequest, denoise, encode_init,
-        random::{Purpose, Random},
-        sample, step,
+        PromptKeyValues, SampleRequest, denoise, encode_init, sample, step,
     },
 };
 
@@ -22,11 +20,11 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/sd1/model")
 }
 
-fn base_model() -> BaseModel {
+pub(crate) fn base_model() -> BaseModel {
     BaseModel::load(&folder(), &Device::Cpu).unwrap()
 }
 
-fn any_request(base: &BaseModel) -> SampleRequest {
+pub(crate) fn any_request(base: &BaseModel) -> SampleRequest {
     SampleRequest {
         prompt: "photo of a dog".into(),
         negative_prompt: String::new(),
@@ -47,11 +45,11 @@ fn any_request(base: &BaseModel) -> SampleRequest {
 }
 
 /// A concept `<rex>` that changes all values and has an embedding row of its own.
-fn any_concept(base: &BaseModel) -> Arc<Delta> {
+pub(crate) fn any_concept(base: &BaseModel) -> Arc<Delta> {
     rex(base, |_| 1.5)
 }
 
-fn generate(base: &BaseModel, requests: &[SampleRequest]) -> Vec<Vec<u8>> {
+pub(crate) fn generate(base: &BaseModel, requests: &[SampleRequest]) -> Vec<Vec<u8>> {
     let images = sample(base, requests, &mut |_, _| Flow::Continue).unwrap();
     images.into_iter().map(image::RgbImage::into_raw).collect()
 }
@@ -125,7 +123,7 @@ fn seed_and_index_choose_the_noise() {
 }
 
 /// The image as the decoder's numbers, which show what bytes would hide.
-fn numbers(base: &BaseModel, request: &SampleRequest) -> Vec<f32> {
+pub(crate) fn numbers(base: &BaseModel, request: &SampleRequest) -> Vec<f32> {
     let state = DenoisingState::new(base, request).unwrap();
     let states = denoise(base, vec![state], &mut |_, _| Flow::Continue).unwrap();
     states[0].decode(base).unwrap().flatten_all().unwrap().to_vec1().unwrap()
@@ -295,60 +293,6 @@ fn a_preview_is_the_image_at_the_last_step_and_small() {
     let small = wide.preview(&base).unwrap().unwrap();
     let factor = base.vae.factor() as u32;
     assert_eq!(small.dimensions(), (24 * factor, 3 * factor), "70 by 8 cells, three to one");
-}
-
-#[test]
-fn strict_images_do_not_depend_on_neighbours_that_come_and_go_nor_on_threads() {
-    let base = base_model();
-    let rex = |strength| ConceptUse { delta: any_concept(&base), strength };
-    let request = SampleRequest {
-        prompt: "a <rex> dog".into(),
-        concepts: vec![rex(0.9)],
-        num_inference_steps: 6,
-        scheduler: SchedulerName::EulerA,
-        guidance_interval: [0.1, 0.8],
-        ..any_request(&base)
-    };
-    let alone = numbers(&base, &request);
-    for (threads, neighbours) in [(1, 1), (2, 3), (2, 7), (1, 7)] {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let among = pool.install(|| {
-            let mut own = DenoisingState::new(&base, &request).unwrap();
-            let mut random = Random::new(9, Purpose::DataOrder, neighbours, threads as u64);
-            let mut others: Vec<(usize, DenoisingState)> = (0..neighbours)
-                .map(|i| {
-                    let steps = 1 + random.below(9);
-                    let scheduler = SchedulerName::ALL[random.below(9)];
-                    let concepts = (i % 2 == 0).then(|| rex(random.uniform())).into_iter();
-                    let other = SampleRequest {
-                        concepts: concepts.collect(),
-                        prompt: ["a dog", "a chair"][random.below(2)].into(),
-                        num_inference_steps: steps,
-                        scheduler,
-                        seed: i,
-                        width: request.width * (1 + random.below(2)),
-                        ..any_request(&base)
-                    };
-                    (random.below(6), DenoisingState::new(&base, &other).unwrap())
-                })
-                .collect();
-            let mut now = 0;
-            while own.remaining() > 0 {
-                // Before and behind it in the batch, joining at a step of their own.
-                let mut batch: Vec<&mut DenoisingState> = others
-                    .iter_mut()
-                    .filter(|(joins, state)| *joins <= now && state.remaining() > 0)
-                    .map(|(_, state)| state)
-                    .collect();
-                let at = random.below(batch.len() + 1);
-                batch.insert(at, &mut own);
-                step(&base, &mut batch).unwrap();
-                now += 1;
-            }
-            own.decode(&base).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
-        });
-        assert!(among == alone, "{neighbours} neighbours on {threads} threads");
-    }
 }
 
 #[test]

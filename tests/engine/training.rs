@@ -5,7 +5,7 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use image::{Rgb, RgbImage};
 use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
-use vstar::domain::training::{LearningRateSchedule, TrainingRecipe};
+use vstar::domain::training::{LrScheduler, TrainingRecipe};
 use vstar::engine::{
     BaseModel, CaptionedImage, DeltaWeights, EngineError, FineTuning, Flow, TrainerState,
     TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
@@ -132,8 +132,8 @@ fn a_training_restored_from_its_state_gives_the_same_bytes() {
     for device in test_devices() {
         let base = tiny_on(&device);
         let mut input = input(Some("<rex>"), 6, 7);
-        input.recipe.learning_rate_schedule = LearningRateSchedule::Cosine;
-        input.recipe.learning_rate_warmup_steps = 3;
+        input.recipe.lr_scheduler = LrScheduler::Cosine;
+        input.recipe.lr_warmup_steps = 3;
         let whole = train(&base, &input, &mut |_| Flow::Continue).unwrap();
 
         for step in [1, 4] {

@@ -115,7 +115,7 @@ impl Case<'_> {
         Ok(self.tensor(key)?.to_dtype(DType::F32)?.to_device(&self.model.device)?)
     }
 
-    /// The token ids that `key` names: a list in the JSON, or a tensor of one row per prompt.
+    /// The token ids that `key` names: a list in the JSON, or a tensor with one row of ids per prompt.
     pub(crate) fn ids(&self, key: &str) -> Result<Vec<Vec<u32>>> {
         Ok(self.tensor(key)?.to_dtype(DType::U32)?.to_vec2()?)
     }

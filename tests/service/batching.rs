@@ -14,10 +14,10 @@ use crate::end_to_end::Whole;
 use crate::harness::{Answer, tiny};
 use crate::synthetic::{Concept, Concepts};
 
-fn config(row_budget: usize) -> WorkerConfig {
+fn config(max_batch_size: usize) -> WorkerConfig {
     WorkerConfig {
         poll: Duration::from_millis(100),
-        row_budget: Some(row_budget),
+        max_batch_size: Some(max_batch_size),
         ..WorkerConfig::default()
     }
 }
@@ -25,10 +25,19 @@ fn config(row_budget: usize) -> WorkerConfig {
 /// A service with a worker, and so many concepts that nobody trained.
 pub(crate) async fn with_concepts(
     db: PgPool,
-    row_budget: usize,
+    max_batch_size: usize,
     count: u64,
 ) -> (Whole, Vec<Concept>) {
-    let whole = Whole::start_with(db, config(row_budget)).await;
+    with_concepts_and(db, config(max_batch_size), count).await
+}
+
+/// The same with a worker of another config.
+pub(crate) async fn with_concepts_and(
+    db: PgPool,
+    config: WorkerConfig,
+    count: u64,
+) -> (Whole, Vec<Concept>) {
+    let whole = Whole::start_with(db, config).await;
     let base = BaseModel::load(&tiny(), &candle_core::Device::Cpu).unwrap();
     let concepts =
         Concepts::new(whole.service.db.clone(), whole.service.storage.clone(), &base).unwrap();
@@ -40,22 +49,22 @@ pub(crate) async fn with_concepts(
 }
 
 /// A small picture, so that many steps take little time.
-fn request(concept: &Concept, steps: usize, seed: u64) -> Value {
+pub(crate) fn request(concept: &Concept, steps: usize, seed: u64) -> Value {
     let prompt = format!("photo of a {} dog", concept.token);
     json!({ "prompt": prompt, "num_inference_steps": steps, "seed": seed, "width": 16, "height": 16 })
 }
 
-async fn start(whole: &Whole, body: &Value) -> String {
+pub(crate) async fn start(whole: &Whole, body: &Value) -> String {
     let started = whole.service.post("/v1/samples", body.clone()).await;
     assert_eq!(started.status, 202, "{started:?}");
     started.header("location").to_owned()
 }
 
-async fn ended(whole: &Whole, path: &str) -> Answer {
+pub(crate) async fn ended(whole: &Whole, path: &str) -> Answer {
     whole.wait(path, |status| !["queued", "running", "canceling"].contains(&status)).await
 }
 
-fn digests(sample: &Answer) -> Vec<String> {
+pub(crate) fn digests(sample: &Answer) -> Vec<String> {
     assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
     let images = sample.body["images"].as_array().unwrap();
     images.iter().map(|image| image["sha256"].as_str().unwrap().to_owned()).collect()
@@ -247,14 +256,16 @@ async fn a_training_and_samples_both_get_on(db: PgPool) {
     let steps = |training: &Answer| training.body["progress"]["step"].as_u64().unwrap();
     let before = steps(&whole.service.get(&path).await);
 
-    // Alone this takes seconds; the training gets half of the time.
-    let sample = ended(&whole, &start(&whole, &request(&concepts[0], 900, 1)).await).await;
+    // Alone these take seconds; the training gets half of the time, while they run and not after them.
+    let mut samples = request(&concepts[0], 900, 1);
+    samples["n"] = json!(4);
+    let sample = ended(&whole, &start(&whole, &samples).await).await;
+    let training = whole.service.get(&path).await;
 
-    assert_eq!(digests(&sample).len(), 1);
-    let training = whole
-        .wait_for(&path, |training| training.body["progress"]["step"].as_u64() > Some(before + 1))
-        .await;
+    assert_eq!(digests(&sample).len(), 4);
     assert_eq!(training.text("status"), "running");
+    let taken = steps(&training) - before;
+    assert!(taken >= 5, "{taken} steps beside the samples: they had the device for themselves");
     whole.service.post(&format!("{path}/cancel"), json!({})).await;
     assert_eq!(ended(&whole, &path).await.text("status"), "canceled");
     whole.end().await;

@@ -1,18 +1,23 @@
 //! Photos in, pictures out: the whole service with its worker, a few steps on the tiny base model.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use vstar::engine::{Delta, DeltaWeights};
+use vstar::delta_store::DeltaStore;
+use vstar::engine::{BaseModel, Delta, DeltaWeights, kv_weights};
+use vstar::model_folder::ModelFolder;
 use vstar::worker::{LoadedModel, Worker, WorkerConfig};
 
-use crate::harness::{Answer, Service, tiny};
+use crate::harness::{Answer, DELTA_BYTES, Service, tiny};
 
 /// A service with a worker.
 pub(crate) struct Whole {
     pub(crate) service: Service,
+    /// The base model's folder.
+    model: PathBuf,
     stop_worker: CancellationToken,
     worker: tokio::task::JoinHandle<()>,
 }
@@ -24,20 +29,31 @@ impl Whole {
     }
 
     pub(crate) async fn start_with(db: PgPool, config: WorkerConfig) -> Self {
-        // The API has a card of its own: in production it may be another process than the worker.
-        let api = LoadedModel::load(&tiny(), "cpu").unwrap();
-        let service = Service::with_model(db, api.card, api.merge_kit).await;
+        Self::start_on(db, tiny(), config).await
+    }
+
+    /// A service with a worker on another model than the repository's.
+    pub(crate) async fn start_on(db: PgPool, model: PathBuf, config: WorkerConfig) -> Self {
+        // The API reads the folder by itself: in production it may be another process than the worker.
+        let service = Service::with_model(db, &ModelFolder::open(&model).unwrap()).await;
         let stop_worker = CancellationToken::new();
         let worker = tokio::spawn(std::future::ready(()));
-        let mut whole = Self { service, stop_worker, worker };
+        let mut whole = Self { service, model, stop_worker, worker };
         whole.start_worker(config);
         whole
     }
 
     pub(crate) fn start_worker(&mut self, config: WorkerConfig) {
-        let model = LoadedModel::load(&tiny(), "cpu").unwrap();
+        let model = self.model.clone();
+        self.start_worker_on(&model, config);
+    }
+
+    /// Starts a worker with a folder of its own.
+    pub(crate) fn start_worker_on(&mut self, model: &Path, config: WorkerConfig) {
+        let model = LoadedModel::load(model, "cpu").unwrap();
         let (db, storage) = (self.service.db.clone(), self.service.storage.clone());
-        let worker = Worker::new(db, storage, model, config).unwrap();
+        let deltas = DeltaStore::new(storage.clone(), (&model.folder).into(), DELTA_BYTES);
+        let worker = Worker::new(db, storage, deltas, model, config).unwrap();
         self.worker = tokio::spawn(worker.run(self.stop_worker.clone()));
     }
 
@@ -256,7 +272,9 @@ async fn deltas_are_checked_merged_and_downloaded_whole(db: PgPool) {
     let dense = Delta::from_safetensors(&dense.bytes).unwrap();
     let DeltaWeights::Dense(matrices) = &dense.weights else { panic!("{:?}", dense.concepts) };
     assert!(matches!(native.weights, DeltaWeights::LowRank { .. }));
-    let base = LoadedModel::load(&tiny(), "cpu").unwrap().merge_kit.kv_weights;
+    let base = kv_weights(
+        BaseModel::load(&tiny(), &candle_core::Device::Cpu).unwrap().unet.cross_attention(),
+    );
     for (name, matrix) in native.weights.densify(&base).unwrap() {
         let numbers =
             |tensor: &candle_core::Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();

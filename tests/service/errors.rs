@@ -3,8 +3,10 @@
 use reqwest::Method;
 use serde_json::json;
 use sqlx::PgPool;
+use vstar::db::is_unavailable;
+use vstar::storage::Storage;
 
-use crate::harness::Service;
+use crate::harness::{Answer, Service, png};
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn every_refusal_is_a_problem(db: PgPool) {
@@ -90,4 +92,55 @@ async fn the_service_hands_out_its_own_description(db: PgPool) {
     assert_eq!(document.header("content-type"), "application/json");
     assert_eq!(document.text("openapi"), "3.1.0");
     assert!(document.body["paths"]["/v1/trainings"]["post"].is_object());
+}
+
+/// What a client is told when a part of the service is down: not that it did wrong, and when to come again.
+fn assert_unavailable(answer: &Answer, code: &str) {
+    assert_eq!(answer.problem(), (503, code, vec![]));
+    assert_eq!(answer.body["retryable"], true);
+    let seconds: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{answer:?}");
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_database_that_is_down_is_unavailable_and_no_bug(db: PgPool) {
+    let service = Service::start(db.clone()).await;
+
+    db.close().await;
+
+    for path in ["/v1/concepts", "/v1/trainings", "/v1/images/img_00000000000000000000000000"] {
+        assert_unavailable(&service.get(path).await, "database_unavailable");
+    }
+    let sample = service.post("/v1/samples", json!({ "prompt": "a dog" })).await;
+    assert_unavailable(&sample, "database_unavailable");
+    assert_eq!(service.get("/readyz").await.text("status"), "database_unavailable");
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_server_that_ends_a_connection_is_unavailable_and_a_wrong_statement_is_not(db: PgPool) {
+    let ended = sqlx::query("select pg_terminate_backend(pg_backend_pid())").execute(&db).await;
+    let wrong = sqlx::query("select nothing").execute(&db).await;
+
+    assert!(is_unavailable(&ended.unwrap_err()));
+    assert!(!is_unavailable(&wrong.unwrap_err()));
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn an_object_store_that_is_down_is_unavailable_and_no_bug(db: PgPool) {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().join("objects");
+    let storage = Storage::open(place.to_str().unwrap()).unwrap();
+    let service = Service::with_storage(db, storage).await;
+    let image = service.upload_image(png(64, 48, 1)).await;
+    assert_eq!(image.status, 201, "{image:?}");
+
+    // A file where the folder was: nothing can be read or written there any more.
+    std::fs::remove_dir_all(&place).unwrap();
+    std::fs::write(&place, "").unwrap();
+
+    let before = service.contents().await;
+    assert_unavailable(&service.upload_image(png(64, 48, 2)).await, "storage_unavailable");
+    let content = service.get(&image.text("url")).await;
+    assert_unavailable(&content, "storage_unavailable");
+    assert_eq!(service.contents().await, before);
 }

@@ -13,8 +13,10 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use vstar::app::{App, DEFAULT_QUEUE_LIMIT};
 use vstar::db;
 use vstar::db::job::Capacity;
+use vstar::delta_store::{BaseModelRef, DeltaStore};
 use vstar::domain::base_model::SamplingDefaults;
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
@@ -23,12 +25,17 @@ use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
-use vstar::http::{App, DEFAULT_QUEUE_LIMIT, router};
-use vstar::merge_desk::{MergeDesk, MergeKit};
+use vstar::http::router;
+use vstar::model_folder::ModelFolder;
 use vstar::storage::Storage;
+
+use crate::faulty_store::FaultyStore;
 
 /// Digest of the base model that the tests without an engine pretend to have.
 pub(crate) const DIGEST: &str = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+
+/// Memory for deltas of a test's API or worker.
+pub(crate) const DELTA_BYTES: usize = 256 << 20;
 
 pub(crate) fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny")
@@ -39,6 +46,8 @@ pub(crate) struct Service {
     pub(crate) db: PgPool,
     pub(crate) storage: Storage,
     objects: Arc<InMemory>,
+    /// Can be told to fail or to stall.
+    pub(crate) store: Arc<FaultyStore>,
     client: reqwest::Client,
     address: String,
     shutdown: CancellationToken,
@@ -83,12 +92,23 @@ impl Service {
 
     /// The same with so many places in each queue.
     pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
+        Self::with(db, Arc::new(Self::tiny_card()), BaseModelRef::default(), queue_limit, None)
+            .await
+    }
+
+    /// The same on a given object store.
+    pub(crate) async fn with_storage(db: PgPool, storage: Storage) -> Self {
+        let card = Arc::new(Self::tiny_card());
+        Self::with(db, card, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
+    }
+
+    fn tiny_card() -> ModelInfo {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let scheduler: SchedulerConfig =
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
-        let card = ModelInfo {
+        ModelInfo {
             name: "tiny".to_owned(),
-            digest: DIGEST.to_owned(),
+            digest: DIGEST.into(),
             size_multiple: 4,
             native_size: 64,
             max_prompt_tokens: tokenizer.max_length(),
@@ -97,30 +117,41 @@ impl Service {
             recipe: TrainingRecipe::paper(),
             sampling: SamplingDefaults::paper(),
             has_class_images: true,
+            class_image_set: None,
             count_tokens: Box::new(move |text, added| {
                 tokenizer.encode(text, added).unwrap().length
             }),
             check_steps: check_steps(&scheduler),
-        };
-        Self::with(db, Arc::new(card), MergeKit::default(), queue_limit).await
+        }
     }
 
     /// A service for a given model; the caller runs the worker.
-    pub(crate) async fn with_model(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit) -> Self {
-        Self::with(db, card, kit, DEFAULT_QUEUE_LIMIT).await
+    pub(crate) async fn with_model(db: PgPool, folder: &ModelFolder) -> Self {
+        let base = BaseModelRef::from(folder);
+        let info = folder.info.clone();
+        let service = Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None).await;
+        folder.publish_class_images(&service.storage).await.unwrap();
+        service
     }
 
-    async fn with(db: PgPool, card: Arc<ModelInfo>, kit: MergeKit, queue_limit: usize) -> Self {
+    async fn with(
+        db: PgPool,
+        info: Arc<ModelInfo>,
+        base: BaseModelRef,
+        queue_limit: usize,
+        storage: Option<Storage>,
+    ) -> Self {
         let objects = Arc::new(InMemory::new());
-        let storage = Storage::new(objects.clone());
+        let store = Arc::new(FaultyStore::new(objects.clone()));
+        let storage = storage.unwrap_or_else(|| Storage::new(store.clone()));
         let shutdown = CancellationToken::new();
-        let desk = MergeDesk::new(storage.clone(), kit);
-        let mut app = App::new(db.clone(), storage.clone(), card, desk, shutdown.clone());
-        app.queue_limit = queue_limit;
+        let deltas = DeltaStore::new(storage.clone(), base, DELTA_BYTES);
+        let app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone())
+            .with_queue_limit(queue_limit);
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });
-        Self { db, storage, objects, client: reqwest::Client::new(), address, shutdown }
+        Self { db, storage, objects, store, client: reqwest::Client::new(), address, shutdown }
     }
 
     pub(crate) fn shutdown(&self) -> CancellationToken {
@@ -278,7 +309,7 @@ pub(crate) async fn lease(
     lease: std::time::Duration,
 ) -> Option<vstar::domain::job::LeasedJob> {
     let kinds = &[JobKind::Training, JobKind::Merge, JobKind::Sample];
-    let capacity = Capacity { worker, kinds, base_digest: DIGEST, rows: 1, lease };
+    let capacity = Capacity { worker, kinds, base_digest: DIGEST, batch_elements: 1, lease };
     db::job::lease_next(db, capacity).await.unwrap().pop()
 }
 

@@ -5,18 +5,23 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod batching;
+mod class_image_sets;
 mod concepts;
 mod end_to_end;
 mod errors;
 mod events;
+mod faults;
+mod faulty_store;
 mod harness;
 mod merges;
 mod openapi;
 mod overload;
 mod photos;
+mod processes;
 mod queue;
 mod replay;
 mod samples;
+mod stored;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod trainings;

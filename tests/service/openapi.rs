@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use vstar::domain::code::Code;
+
 /// `UPDATE_OPENAPI=1 cargo test` writes the file instead; commit it with its cause.
 #[test]
 fn the_committed_description_is_the_generated_one() {
@@ -27,6 +29,29 @@ fn every_path_has_a_summary_and_a_tag() {
         for (method, operation) in methods.as_object().unwrap() {
             assert!(operation["summary"].is_string(), "{method} {path}");
             assert!(operation["tags"][0].is_string(), "{method} {path}");
+        }
+    }
+}
+
+#[test]
+fn the_description_lists_every_code_and_mentions_no_other() {
+    let document: serde_json::Value =
+        serde_json::from_str(&vstar::http::openapi().to_json().unwrap()).unwrap();
+
+    let listed = document["components"]["schemas"]["Code"]["enum"].as_array().unwrap();
+    let all: Vec<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+    assert_eq!(listed, &all);
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let operations = methods.as_object().unwrap().values();
+        let responses =
+            operations.flat_map(|operation| operation["responses"].as_object().unwrap());
+        for (status, response) in responses.filter(|(status, _)| status.as_str() >= "400") {
+            let description = response["description"].as_str().unwrap_or_default();
+            let quoted =
+                description.split('`').skip(1).step_by(2).filter(|word| word.contains('_'));
+            for code in quoted.filter(|word| !word.contains('/')) {
+                assert!(all.contains(&code), "{code}: {status} of {path}");
+            }
         }
     }
 }

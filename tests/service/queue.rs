@@ -6,6 +6,7 @@ use serde_json::json;
 use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::Capacity;
+use vstar::domain::code::Code;
 use vstar::domain::id::JobId;
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
 
@@ -15,7 +16,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn enqueue(db: &PgPool) -> JobId {
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &any_task()).await.unwrap();
+    db::job::enqueue(db, job_id, &any_task(), 1).await.unwrap();
     job_id
 }
 
@@ -24,7 +25,7 @@ async fn state(db: &PgPool, job_id: JobId) -> JobState {
 }
 
 fn failure() -> Failure {
-    Failure { title: "t".into(), code: "worker_lost".into(), detail: "d".into(), retryable: true }
+    Failure { title: "t".into(), code: Code::WorkerLost, detail: "d".into(), retryable: true }
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -38,6 +39,23 @@ async fn jobs_are_leased_once_and_in_order(db: PgPool) {
     ];
 
     assert_eq!(leased, [Some(first), Some(second), None]);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_task_of_a_newer_program_is_left_to_its_workers(db: PgPool) {
+    let (newer, known) = (enqueue(&db).await, enqueue(&db).await);
+    let change = "update job set task = jsonb_set(task, '{version}', '99') where job_id = $1";
+    sqlx::query(change).bind(newer.0).execute(&db).await.unwrap();
+
+    let leased = [
+        lease(&db, "gpu-0", MINUTE).await.map(|job| job.job_id),
+        lease(&db, "gpu-1", MINUTE).await.map(|job| job.job_id),
+    ];
+
+    assert_eq!(leased, [Some(known), None]);
+    let query = "select state, attempts from job where job_id = $1";
+    let row: (String, i32) = sqlx::query_as(query).bind(newer.0).fetch_one(&db).await.unwrap();
+    assert_eq!(row, ("queued".to_owned(), 0));
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -180,13 +198,13 @@ async fn the_schema_refuses_a_running_job_without_a_lease(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn jobs_are_leased_until_they_fill_the_rows_and_for_one_base_model(db: PgPool) {
+async fn jobs_are_leased_until_they_fill_the_batch_and_for_one_base_model(db: PgPool) {
     let mut queued = Vec::new();
     for (n, base_digest) in [(1, DIGEST), (1, "another"), (2, DIGEST), (3, DIGEST), (1, DIGEST)] {
         queued.push(enqueue_sample(&db, n, base_digest).await);
     }
 
-    // Each picture has a row of guidance too: 2, 4 and 6 rows.
+    // Guidance doubles each image: 2, 4 and 6 elements.
     assert_eq!(lease_samples(&db, 5, MINUTE).await, [queued[0], queued[2]]);
     assert_eq!(lease_samples(&db, 1, MINUTE).await, [queued[3]]);
     assert_eq!(lease_samples(&db, 100, MINUTE).await, [queued[4]]);
@@ -209,11 +227,25 @@ async fn a_batch_whose_worker_died_is_tried_again_one_by_one(db: PgPool) {
     }
 }
 
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_large_image_takes_as_much_of_a_batch_as_its_area(db: PgPool) {
+    let large = enqueue_sample_of(&db, 1, DIGEST, 128).await;
+    let small = enqueue_sample(&db, 1, DIGEST).await;
+
+    // Four times the native area and guidance: 8 elements, which leave no room for the other.
+    assert_eq!(lease_samples(&db, 8, MINUTE).await, [large]);
+    assert_eq!(lease_samples(&db, 8, MINUTE).await, [small]);
+}
+
 async fn enqueue_sample(db: &PgPool, n: usize, base_digest: &str) -> JobId {
+    enqueue_sample_of(db, n, base_digest, 64).await
+}
+
+async fn enqueue_sample_of(db: &PgPool, n: usize, base_digest: &str, side: usize) -> JobId {
     let settings = json!({
         "n": n, "first_index": 0, "seed": 1, "num_inference_steps": 1, "guidance_scale": 2.0,
         "unconditional_strength": 1.0, "guidance_interval": [0.0, 1.0], "scheduler": "ddim", "eta": 0.0,
-        "width": 64, "height": 64, "determinism": "strict", "preview_every": null,
+        "width": side, "height": side, "determinism": "strict", "preview_every": null,
     });
     let task: Task = serde_json::from_value(json!({
         "kind": "sample", "base_digest": base_digest, "prompt": "", "negative_prompt": "",
@@ -221,13 +253,13 @@ async fn enqueue_sample(db: &PgPool, n: usize, base_digest: &str) -> JobId {
     }))
     .unwrap();
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &task).await.unwrap();
+    db::job::enqueue(db, job_id, &task, task.batch_elements(64)).await.unwrap();
     job_id
 }
 
-async fn lease_samples(db: &PgPool, rows: usize, lease: Duration) -> Vec<JobId> {
+async fn lease_samples(db: &PgPool, batch_elements: usize, lease: Duration) -> Vec<JobId> {
     let kinds = &[JobKind::Sample];
-    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, rows, lease };
+    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, batch_elements, lease };
     let leased = db::job::lease_next(db, capacity).await.unwrap();
     leased.iter().map(|job| job.job_id).collect()
 }

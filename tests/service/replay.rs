@@ -64,7 +64,7 @@ async fn a_picture_is_drawn_again_from_what_it_carries(db: PgPool) {
 
     // Nor after a restart, in a batch of another size.
     whole.kill_worker().await;
-    whole.start_worker(WorkerConfig { row_budget: Some(2), ..WorkerConfig::default() });
+    whole.start_worker(WorkerConfig { max_batch_size: Some(2), ..WorkerConfig::default() });
     let again = whole.pictures(asked(json!({ "n": 3 }))).await;
     assert!(again == first);
 
@@ -115,7 +115,7 @@ fn told(sample: &Answer) -> Vec<Value> {
 /// Two pictures in a batch with room for one: while the first is drawn, the second has nothing to show.
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn every_preview_that_is_told_of_is_there(db: PgPool) {
-    let config = WorkerConfig { row_budget: Some(1), ..WorkerConfig::default() };
+    let config = WorkerConfig { max_batch_size: Some(1), ..WorkerConfig::default() };
     let whole = Whole::start_with(db, config).await;
     let body =
         json!({ "prompt": "a dog", "n": 2, "num_inference_steps": 250, "preview_every": 25 });

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
-use vstar::domain::id::{DeltaId, JobId, SampleId};
+use vstar::db;
+use vstar::domain::id::{DeltaId, JobId, MergeId, SampleId};
+use vstar::domain::job::JobKind;
 use vstar::worker::WorkerConfig;
 
 use crate::batching::with_concepts;
@@ -91,5 +93,14 @@ async fn merges_of_older_deltas_can_be_checked_once_a_worker_has_started(db: PgP
     assert!(check.body["constraint_error"].as_f64().unwrap() > 0.0, "{check:?}");
     let merge = whole.run("/v1/merges", body).await;
     assert_eq!(merge.text("status"), "succeeded", "{merge:?}");
+    // What the worker measured is kept with the job, and is what the check has foretold.
+    let merge_id: MergeId = merge.text("id").parse().unwrap();
+    let job = db::job::find(&whole.service.db, merge_id.into(), JobKind::Merge).await.unwrap();
+    let report = job.unwrap().merge_report.unwrap();
+    let told = |name: &str| check.body[name].as_f64().unwrap();
+    assert_eq!(
+        [report.constraint_error, report.drift, report.condition],
+        [told("constraint_error"), told("drift"), told("condition")]
+    );
     whole.end().await;
 }

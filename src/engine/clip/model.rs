@@ -17,7 +17,7 @@ use crate::engine::{
     error::{EngineError, Result},
     layers::linear_without_bias,
     ops::{self, FrozenLinear},
-    rows::Split,
+    split::Split,
     weights::WeightFiles,
 };
 

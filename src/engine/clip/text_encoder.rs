@@ -11,7 +11,7 @@ use crate::engine::{
     error::{EngineError, Result},
     layers::layer_norm,
     ops::LayerNorm,
-    rows::Split,
+    split::Split,
     weights::{WeightFiles, Weights, read_json},
 };
 
@@ -172,7 +172,7 @@ impl ClipTextEncoder {
 
     fn check_lengths(&self, ids: &[Vec<u32>]) -> Result<usize> {
         let tokens = ids.first().map_or(0, Vec::len);
-        if tokens == 0 || ids.iter().any(|row| row.len() != tokens) {
+        if tokens == 0 || ids.iter().any(|prompt| prompt.len() != tokens) {
             return Err(EngineError::InvalidInput(
                 "prompts of one batch must have the same number of tokens".into(),
             ));

@@ -1,4 +1,4 @@
-//! CLIP's byte-level BPE, with modifier tokens beside its vocabulary.
+//! CLIP's byte-level BPE, with modifier tokens in addition to its vocabulary.
 //!
 //! A prompt is cut at special and added tokens, brought to NFC, its runs of white space become one space, and it is
 //! lower-cased. What is left is split into words, contractions, single digits and runs of signs; each piece is

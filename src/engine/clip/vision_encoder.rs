@@ -11,7 +11,7 @@ use crate::engine::{
     error::{EngineError, Result},
     layers::layer_norm,
     ops::{FrozenLinear, LayerNorm},
-    rows::Split,
+    split::Split,
     weights::Weights,
 };
 

@@ -23,40 +23,10 @@ pub struct Captions {
 struct Live {
     tape: Tape,
     /// Each caption has its own copy of the modifier rows, `(live · n, text_dim)`: their gradients are added up in one
-    /// order, however the captions are shared out.
+    /// order, however the captions are divided among the threads.
     modifier_rows: Variable,
     /// `(live, tokens, text_dim)`.
     features: Variable,
-}
-
-impl Live {
-    fn encode(
-        base: FrozenModel<'_>,
-        captions: &[Vec<u32>],
-        modifier_rows: &Tensor,
-    ) -> Result<Self> {
-        let vocab_size = base.text_encoder.vocab_size() as u32;
-        let count = modifier_rows.dim(0)?;
-        let own_rows = |(caption, ids): (usize, &Vec<u32>)| -> Vec<u32> {
-            let offset = (caption * count) as u32;
-            ids.iter().map(|&id| if id >= vocab_size { id + offset } else { id }).collect()
-        };
-        let ids: Vec<Vec<u32>> = captions.iter().enumerate().map(own_rows).collect();
-        let tape = Tape::default();
-        let modifier_rows = tape.leaf(modifier_rows.repeat((captions.len(), 1))?);
-        let features = base.text_encoder.trace(&ids, Some(&modifier_rows))?;
-        Ok(Self { tape, modifier_rows, features })
-    }
-
-    /// Takes `d_features` `(live, tokens, text_dim)` back to the copies of the modifier rows.
-    fn gradient(self, d_features: &Tensor) -> Result<Tensor> {
-        let d_features = d_features.contiguous()?.to_dtype(self.features.tensor().dtype())?;
-        let mut gradients = self.tape.backward(&self.features, d_features)?;
-        match gradients.take(&self.modifier_rows) {
-            Some(gradient) => Ok(gradient.to_dtype(DType::F32)?),
-            None => Ok(self.modifier_rows.tensor().zeros_like()?),
-        }
-    }
 }
 
 impl Captions {
@@ -144,6 +114,36 @@ impl Captions {
             }
         }
         Ok(gradient)
+    }
+}
+
+impl Live {
+    fn encode(
+        base: FrozenModel<'_>,
+        captions: &[Vec<u32>],
+        modifier_rows: &Tensor,
+    ) -> Result<Self> {
+        let vocab_size = base.text_encoder.vocab_size() as u32;
+        let count = modifier_rows.dim(0)?;
+        let own_rows = |(caption, ids): (usize, &Vec<u32>)| -> Vec<u32> {
+            let offset = (caption * count) as u32;
+            ids.iter().map(|&id| if id >= vocab_size { id + offset } else { id }).collect()
+        };
+        let ids: Vec<Vec<u32>> = captions.iter().enumerate().map(own_rows).collect();
+        let tape = Tape::default();
+        let modifier_rows = tape.leaf(modifier_rows.repeat((captions.len(), 1))?);
+        let features = base.text_encoder.trace(&ids, Some(&modifier_rows))?;
+        Ok(Self { tape, modifier_rows, features })
+    }
+
+    /// Takes `d_features` `(live, tokens, text_dim)` back to the copies of the modifier rows.
+    fn gradient(self, d_features: &Tensor) -> Result<Tensor> {
+        let d_features = d_features.contiguous()?.to_dtype(self.features.tensor().dtype())?;
+        let mut gradients = self.tape.backward(&self.features, d_features)?;
+        match gradients.take(&self.modifier_rows) {
+            Some(gradient) => Ok(gradient.to_dtype(DType::F32)?),
+            None => Ok(self.modifier_rows.tensor().zeros_like()?),
+        }
     }
 }
 

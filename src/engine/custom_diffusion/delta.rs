@@ -6,6 +6,7 @@
 //! delta belongs to and which concepts it holds.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
@@ -15,6 +16,7 @@ use crate::engine::custom_diffusion::file::{Reader, TOKEN_PREFIX, Writer};
 use crate::engine::error::{EngineError, Result};
 use crate::engine::ops;
 use crate::engine::unet::CrossAttentionKv;
+use crate::engine::weights::WeightFiles;
 
 /// What the format is called in messages, and in the header with its version.
 const WHAT: &str = "a delta file";
@@ -30,7 +32,7 @@ pub struct Delta {
     pub base_digest: String,
     pub concepts: Vec<DeltaConcept>,
     pub weights: DeltaWeights,
-    /// What else is worth knowing, such as the seed.
+    /// Further facts, such as the seed.
     pub metadata: BTreeMap<String, String>,
 }
 
@@ -233,6 +235,13 @@ pub fn kv_weights(layers: &[CrossAttentionKv]) -> BTreeMap<String, Tensor> {
         [(name("to_k"), layer.to_k.clone()), (name("to_v"), layer.to_v.clone())]
     };
     layers.iter().flat_map(of_layer).collect()
+}
+
+/// The same as [`kv_weights`], in f32 on the CPU, read from a base model's folder without loading the model.
+pub fn read_kv_weights(base_model: &Path) -> Result<BTreeMap<String, Tensor>> {
+    let (folder, stem) = (base_model.join("unet"), "diffusion_pytorch_model");
+    let files = WeightFiles::open(&folder, stem, &Device::Cpu, DType::F32)?;
+    files.ending_in(&[".attn2.to_k.weight", ".attn2.to_v.weight"])
 }
 
 fn check_shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {

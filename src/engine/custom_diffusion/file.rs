@@ -76,7 +76,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes names into the header and rows beside the other tensors.
+    /// Writes words into the header, and embedding rows as tensors.
     pub(super) fn concepts(&mut self, concepts: &[DeltaConcept]) -> Result<()> {
         let headers: Vec<ConceptHeader> = concepts
             .iter()
@@ -125,7 +125,7 @@ impl Writer {
     }
 }
 
-/// A file that has been read; what is taken out is gone, so that what nobody asked for can be found.
+/// A file that has been read. What is taken is removed, so that what is left over can be found.
 pub(super) struct Reader {
     what: &'static str,
     pub(super) metadata: BTreeMap<String, String>,

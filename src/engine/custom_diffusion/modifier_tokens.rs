@@ -6,7 +6,7 @@ use crate::domain::training::TrainingRecipe;
 use crate::engine::base_model::BaseModel;
 use crate::engine::error::{EngineError, Result};
 
-/// The rows of so many modifier tokens, `(tokens, text_dim)`; `None` without modifier tokens.
+/// The initial rows of `tokens` modifier tokens, `(tokens, text_dim)`; `None` without modifier tokens.
 ///
 /// # Errors
 /// [`EngineError::InvalidInput`] if an initializer is not an entry of the model's vocabulary.

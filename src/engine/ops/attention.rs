@@ -1,35 +1,26 @@
 //! Scaled dot-product attention with several heads.
 
-use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
+mod candle;
+mod cpu;
 
-use super::cpu::{
-    Shared, applies, exp2_of_negative, filled, join_lanes, tensor, values, vectorized,
-};
-use super::elsewhere;
-use super::product::{
-    Add, Left, PANEL, Panels, Right, TILE, View, multiply, multiply_into, transpose,
-};
+use candle_core::{Result, Tensor};
+
+pub(super) use self::candle::QUERIES;
+pub(super) use self::cpu::Softmax;
+use super::buffer::has_kernels;
 use crate::engine::autograd::Variable;
 
-/// Queries of one block: their logits over all keys are held at once, never those of all queries. On the way there they
-/// lie side by side, on the way back the keys do: so that no lane is empty, however narrow a head is.
-const QUERIES: usize = TILE;
-const QUERIES_BACK: usize = 64;
-
-/// What a bias of less counts as: a masked key's logit stays a number, whatever it is multiplied by.
-const MASKED: f32 = -1e30;
-
-/// `softmax(Q Kᵀ · scale + bias) V` for every head; heads lie side by side in the last dimension.
+/// `softmax(Q Kᵀ · scale + bias) V` for every head. The last dimension holds one head after the other.
 ///
-/// With `P` the softmax and `dP = dO Vᵀ`, `dV = Pᵀ dO`, `dS = P ∘ (dP − rowsum(P ∘ dP))`, `dQ = scale · dS K`,
-/// `dK = scale · dSᵀ Q`.
-/// Neither direction stores more logits than those of a block of queries; the gradient computes them again, and `P` from
-/// them by each query's largest logit and sum of exponentials, which are kept.
+/// With `P` the softmax and `dP = dO Vᵀ`, the gradients are `dV = Pᵀ dO`, `dS = P ∘ (dP − rowsum(P ∘ dP))`,
+/// `dQ = scale · dS K` and `dK = scale · dSᵀ Q`.
+///
+/// Only the logits of one block of queries are in memory at a time. The backward pass computes them again. On the CPU
+/// it takes `P` from each query's largest logit and sum of exponentials, which the forward pass keeps.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
-/// - `bias`: `(queries, keys)`, added to the logits of every head; it takes no gradient
+/// - `bias`: `(queries, keys)`, added to the logits of every head, takes no gradient
 /// - returns `(batch, queries, heads · head_dim)`
 pub fn attention(
     query: &Variable,
@@ -39,321 +30,20 @@ pub fn attention(
     scale: f64,
     bias: Option<&Tensor>,
 ) -> Result<Variable> {
-    if !applies(query.tensor()) {
-        return elsewhere::attention(query, key, value, heads, scale, bias);
-    }
-    let bias = bias.map(|bias| bias.t()?.flatten_all()?.to_vec1::<f32>()).transpose()?;
     let [q, k, v] =
         [query.tensor().contiguous()?, key.tensor().contiguous()?, value.tensor().contiguous()?];
-    let sizes = Sizes::of(&q, &k, &v, heads)?;
-    let attend = Attend { sizes, scale: scale as f32, bias };
-    let (out, softmaxes) = attend.forward(&q, &k, &v)?;
+    if has_kernels(&q) {
+        let attention = cpu::Attention::new([&q, &k, &v], heads, scale, bias)?;
+        let (out, softmaxes) = attention.forward(&q, &k, &v)?;
+        return Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
+            let gradients =
+                attention.backward([&q, &k, &v, &gradient.contiguous()?], &softmaxes)?;
+            Ok(gradients.map(Some))
+        }));
+    }
+    let attention = candle::Attention { heads, scale, bias: bias.cloned() };
+    let out = attention.forward(&q, &k, &v)?;
     Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
-        let gradients = attend.backward([&q, &k, &v, &gradient.contiguous()?], &softmaxes)?;
-        Ok(gradients.map(Some))
+        Ok(attention.backward([&q, &k, &v, gradient])?.map(Some))
     }))
-}
-
-/// How a row of logits becomes probabilities: `2^(x − largest) · factor`, of logits to base 2.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Softmax {
-    largest: f32,
-    factor: f32,
-}
-
-/// One attention.
-struct Attend {
-    sizes: Sizes,
-    scale: f32,
-    /// `(keys, queries)`.
-    bias: Option<Vec<f32>>,
-}
-
-#[derive(Clone, Copy)]
-struct Sizes {
-    batch: usize,
-    queries: usize,
-    keys: usize,
-    inner: usize,
-    heads: usize,
-    head_dim: usize,
-}
-
-impl Sizes {
-    fn of(query: &Tensor, key: &Tensor, value: &Tensor, heads: usize) -> Result<Self> {
-        let (batch, queries, inner) = query.dims3()?;
-        let (_, keys, _) = key.dims3()?;
-        if key.dims() != [batch, keys, inner]
-            || value.dims() != key.dims()
-            || !inner.is_multiple_of(heads)
-        {
-            bail!("{heads} heads from {:?}, {:?} and {:?}", query.dims(), key.dims(), value.dims());
-        }
-        Ok(Self { batch, queries, keys, inner, heads, head_dim: inner / heads })
-    }
-
-    /// One head of one row's queries, keys or values: tokens lie `inner` apart.
-    fn head(self, values: &[f32], task: usize, tokens: usize) -> &[f32] {
-        let (row, head) = (task / self.heads, task % self.heads);
-        &values[row * tokens * self.inner + head * self.head_dim..(row + 1) * tokens * self.inner]
-    }
-
-    /// Where token `at` of a task's head begins.
-    fn place(self, task: usize, tokens: usize, at: usize) -> usize {
-        let (row, head) = (task / self.heads, task % self.heads);
-        (row * tokens + at) * self.inner + head * self.head_dim
-    }
-}
-
-/// `count` tokens of a head, as rows.
-fn tokens(values: &[f32], count: usize, inner: usize) -> Left<'_> {
-    Left::Strided { data: values, rows: count, row_stride: inner, depth_stride: 1 }
-}
-
-/// The transpose of tokens of a head: a row for each of their `head_dim` numbers.
-fn turned_tokens(values: &[f32], head_dim: usize, inner: usize) -> Left<'_> {
-    Left::Strided { data: values, rows: head_dim, row_stride: 1, depth_stride: inner }
-}
-
-/// Rows where they lie.
-fn rows_of(data: &[f32], width: usize) -> Right<'_> {
-    Right::Rows { data, stride: width, width }
-}
-
-impl Attend {
-    /// The result, and how each row of logits became probabilities, `(batch, heads, queries)`.
-    fn forward(
-        &self,
-        query: &Tensor,
-        key: &Tensor,
-        value: &Tensor,
-    ) -> Result<(Tensor, Vec<Softmax>)> {
-        let sizes = self.sizes;
-        let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
-        let (q, k, v) = (values(query)?, values(key)?, values(value)?);
-        let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
-        let mut softmaxes = vec![Softmax::default(); batch * heads * queries];
-        // Blocks of nearly one size: a short rest would cost as much as a whole one.
-        let of_block = queries.div_ceil(queries.div_ceil(QUERIES).max(1)).next_multiple_of(PANEL);
-        let out = filled(q.len(), |out| {
-            let shared = Shared::new(out);
-            softmaxes.par_chunks_mut(queries).enumerate().for_each(|(task, softmaxes)| {
-                let q = sizes.head(q, task, queries);
-                let k = tokens(sizes.head(k, task, keys), keys, inner);
-                let v = turned_tokens(sizes.head(v, task, keys), head_dim, inner);
-                softmaxes.par_chunks_mut(of_block).enumerate().for_each(|(block, softmaxes)| {
-                    let (first, count) = (block * of_block, softmaxes.len());
-                    let width = count.next_multiple_of(PANEL);
-                    let q = Panels::from_columns(&q[first * inner..], inner, head_dim, count);
-                    let q = View { width, ..q.view() }; // what lies beyond the queries are zeros
-                    let weights = filled(keys * width, |weights| {
-                        multiply(k, Right::Panels(q), Add::default(), weights, width); // K Qᵀ
-                        if let Some(bias) = &self.bias {
-                            self.add_bias(weights, width, &bias[first..]);
-                        }
-                        exponentials(weights, width, self.base_2(), softmaxes);
-                    });
-                    let out = filled(head_dim * width, |out| {
-                        multiply(v, rows_of(&weights, width), Add::default(), out, width);
-                    });
-                    let mut factors = [0.0; QUERIES];
-                    for (factor, softmax) in factors.iter_mut().zip(softmaxes) {
-                        *factor = softmax.factor;
-                    }
-                    let place = shared.at(sizes.place(task, queries, first));
-                    // Each block writes its own rows of its own head's columns, inside `out`.
-                    store_turned(&out, width, Some(&factors), count, place, inner);
-                });
-            });
-        });
-        Ok((tensor(out, query.shape())?, softmaxes))
-    }
-
-    /// What logits are multiplied by: powers of 2 take fewer steps than those of e.
-    fn base_2(&self) -> f32 {
-        match self.bias {
-            None => self.scale * std::f32::consts::LOG2_E,
-            Some(_) => std::f32::consts::LOG2_E,
-        }
-    }
-
-    /// Scales logits `(keys, width)` of some queries and adds their bias.
-    fn add_bias(&self, logits: &mut [f32], width: usize, bias: &[f32]) {
-        for (row, bias) in logits.chunks_exact_mut(width).zip(bias.chunks(self.sizes.queries)) {
-            self.add_to_row(row, bias.iter());
-        }
-    }
-
-    /// Likewise logits `(rows, width)` of queries from `first` on, a row for each.
-    fn add_bias_turned(&self, logits: &mut [f32], width: usize, first: usize) {
-        let Some(bias) = &self.bias else { return };
-        for (index, row) in logits.chunks_exact_mut(width).enumerate() {
-            self.add_to_row(row, bias[first + index..].iter().step_by(self.sizes.queries));
-        }
-    }
-
-    /// What lies beyond the bias is scaled alone.
-    fn add_to_row<'a>(&self, row: &mut [f32], bias: impl Iterator<Item = &'a f32>) {
-        row.iter_mut().for_each(|x| *x *= self.scale);
-        row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias.max(MASKED));
-    }
-
-    /// The gradients of query, key and value, from these, the gradient of the result and what [`Self::forward`] gave.
-    fn backward(
-        &self,
-        [query, key, value, gradient]: [&Tensor; 4],
-        softmaxes: &[Softmax],
-    ) -> Result<[Tensor; 3]> {
-        let sizes = self.sizes;
-        let Sizes { batch, queries, keys, inner, heads, head_dim } = sizes;
-        let (q, k, v) = (values(query)?, values(key)?, values(value)?);
-        let (q, k, v): (&[f32], &[f32], &[f32]) = (&q, &k, &v);
-        let d_o = values(gradient)?;
-        let d_o: &[f32] = &d_o;
-        let [mut d_q, mut d_k, mut d_v] =
-            [q.len(), k.len(), v.len()].map(|len| filled(len, |_| {}));
-        let [to_q, to_k, to_v] = [&mut d_q, &mut d_k, &mut d_v].map(|values| Shared::new(values));
-        let width = keys.next_multiple_of(PANEL);
-        (0..batch * heads).into_par_iter().for_each(|task| {
-            let [q, d_o] = [q, d_o].map(|x| sizes.head(x, task, queries));
-            let [k, v] = [k, v].map(|x| sizes.head(x, task, keys));
-            // Kᵀ and Vᵀ; what lies beyond the keys are zeros.
-            let columns = [k, v].map(|x| Panels::from_columns(x, inner, head_dim, keys));
-            let [k_columns, v_columns] =
-                columns.each_ref().map(|x| Right::Panels(View { width, ..x.view() }));
-            let k_rows = Panels::from_rows(k, inner, keys, head_dim); // K
-            let [mut weights, mut d_weights] =
-                [(); 2].map(|()| filled(QUERIES_BACK * width, |_| {}));
-            let [mut d_k, mut d_v] = [(); 2].map(|()| filled(head_dim * width, |_| {})); // transposed
-            for first in (0..queries).step_by(QUERIES_BACK) {
-                let rows = QUERIES_BACK.min(queries - first);
-                let (p, d_p) = (&mut weights[..rows * width], &mut d_weights[..rows * width]);
-                let [q, d_o] = [q, d_o].map(|x| &x[first * inner..]);
-                multiply(tokens(q, rows, inner), k_columns, Add::default(), p, width); // Q Kᵀ
-                multiply(tokens(d_o, rows, inner), v_columns, Add::default(), d_p, width); // dO Vᵀ
-                self.add_bias_turned(p, width, first);
-                let softmaxes = &softmaxes[task * queries + first..][..rows];
-                softmax_gradient(p, d_p, width, (self.base_2(), self.scale), softmaxes);
-
-                // dVᵀ += dOᵀ P, dKᵀ += Qᵀ dS, dQ = dS K
-                let add = Add { present: first > 0, ..Add::default() };
-                multiply(
-                    turned_tokens(d_o, head_dim, inner),
-                    rows_of(p, width),
-                    add,
-                    &mut d_v,
-                    width,
-                );
-                multiply(
-                    turned_tokens(q, head_dim, inner),
-                    rows_of(d_p, width),
-                    add,
-                    &mut d_k,
-                    width,
-                );
-                let d_s = Left::Strided { data: &*d_p, rows, row_stride: width, depth_stride: 1 };
-                let place = to_q.at(sizes.place(task, queries, first));
-                // SAFETY: the task writes its own head's columns of its own row, inside the gradient.
-                unsafe {
-                    let k = Right::Panels(k_rows.view());
-                    multiply_into(d_s, k, Add::default(), 0..head_dim, place, inner);
-                }
-            }
-            for (from, to) in [(d_k, to_k), (d_v, to_v)] {
-                store_turned(&from, width, None, keys, to.at(sizes.place(task, keys, 0)), inner);
-            }
-        });
-        Ok([tensor(d_q, query.shape())?, tensor(d_k, key.shape())?, tensor(d_v, value.shape())?])
-    }
-}
-
-vectorized! {
-    /// Writes the transpose of rows of `width` numbers: the first `count` columns, each times its factor, as tokens that
-    /// lie `inner` apart, each with as many numbers as there are rows. The caller has the tokens to itself.
-    fn store_turned(rows: &[f32], width: usize, factors: Option<&[f32]>, count: usize, to: *mut f32, inner: usize) {
-        let head_dim = rows.len() / width;
-        let mut square = [[0.0; PANEL]; PANEL];
-        let mut turned = [[0.0; PANEL]; PANEL];
-        for first in (0..head_dim).step_by(PANEL) {
-            let part = PANEL.min(head_dim - first);
-            for column in (0..count).step_by(PANEL) {
-                for (to, from) in square.iter_mut().zip(rows[first * width..].chunks_exact(width)) {
-                    to.copy_from_slice(&from[column..column + PANEL]);
-                    if let Some(factors) = factors {
-                        to.iter_mut().zip(&factors[column..]).for_each(|(x, factor)| *x *= factor);
-                    }
-                }
-                transpose(square.as_flattened(), PANEL, PANEL, &mut turned);
-                for (index, token) in turned.iter().enumerate().take(count - column) {
-                    let to = to.wrapping_add((column + index) * inner + first);
-                    // SAFETY: the token's numbers are valid and nobody else's.
-                    let to = unsafe { std::slice::from_raw_parts_mut(to, part) };
-                    to.iter_mut().zip(token).for_each(|(to, x)| *to = *x);
-                }
-            }
-        }
-    }
-}
-
-vectorized! {
-    /// From logits `(keys, width)`, a column for each query: each column becomes `2^(base_2 · column − its largest)`, to be
-    /// multiplied by its factor yet.
-    fn exponentials(logits: &mut [f32], width: usize, base_2: f32, softmaxes: &mut [Softmax]) {
-        match width / PANEL {
-            1 => exponentials_of::<1>(logits, base_2, softmaxes),
-            2 => exponentials_of::<2>(logits, base_2, softmaxes),
-            _ => exponentials_of::<3>(logits, base_2, softmaxes),
-        }
-    }
-}
-
-/// [`exponentials`] of `P` panels of columns.
-#[inline(always)]
-fn exponentials_of<const P: usize>(logits: &mut [f32], base_2: f32, softmaxes: &mut [Softmax]) {
-    let (rows, _) = logits.as_chunks_mut::<PANEL>();
-    let (rows, _) = rows.as_chunks_mut::<P>();
-    let mut largest = [[f32::MIN; PANEL]; P];
-    for row in &*rows {
-        for (largest, row) in largest.iter_mut().zip(row) {
-            for (largest, &x) in largest.iter_mut().zip(row) {
-                *largest = if x > *largest { x } else { *largest };
-            }
-        }
-    }
-    largest.iter_mut().flatten().for_each(|largest| *largest *= base_2);
-    let mut sums = [[0.0; PANEL]; P];
-    for row in rows {
-        for ((sums, largest), row) in sums.iter_mut().zip(&largest).zip(row) {
-            for ((sum, largest), x) in sums.iter_mut().zip(largest).zip(row) {
-                *x = exp2_of_negative(x.mul_add(base_2, -largest));
-                *sum += *x;
-            }
-        }
-    }
-    let columns = largest.as_flattened().iter().zip(sums.as_flattened());
-    for (softmax, (&largest, sum)) in softmaxes.iter_mut().zip(columns) {
-        *softmax = Softmax { largest, factor: 1.0 / sum };
-    }
-}
-
-vectorized! {
-    /// From logits and `dP`: `P` in place of the logits, and `dS = scale · P ∘ (dP − d)` in place of `dP`, where `d` is
-    /// `rowsum(P ∘ dP)`. Numbers beyond the keys have a `dP` of 0.
-    fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], width: usize, factors: (f32, f32), softmaxes: &[Softmax]) {
-        let (base_2, scale) = factors;
-        let rows = logits.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));
-        for ((row, ds), softmax) in rows.zip(softmaxes) {
-            let Softmax { largest, factor } = *softmax;
-            let mut sums = [0.0; PANEL];
-            for (row, dp) in row.as_chunks_mut::<PANEL>().0.iter_mut().zip(ds.as_chunks::<PANEL>().0) {
-                for ((x, dp), sum) in row.iter_mut().zip(dp).zip(&mut sums) {
-                    let p = factor * exp2_of_negative(x.mul_add(base_2, -largest));
-                    *sum += p * dp;
-                    *x = p;
-                }
-            }
-            let d = join_lanes(sums, |a, b| a + b);
-            ds.iter_mut().zip(&*row).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
-        }
-    }
 }

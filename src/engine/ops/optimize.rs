@@ -1,27 +1,13 @@
-//! What an optimiser does to every number of a parameter, in one pass.
+//! An optimiser's step over all values of a parameter, in one pass.
 
-use candle_core::{DType, Result, Tensor};
-use rayon::prelude::*;
+mod candle;
+mod cpu;
+mod step;
 
-use super::cpu::{applies, filled, sum_of, tensor, values, vectorized};
+use candle_core::{Result, Tensor};
 
-/// Numbers of one task.
-const CHUNK: usize = 1 << 16;
-
-/// The numbers of one step of AdamW.
-#[derive(Clone, Copy, Debug)]
-pub struct AdamWStep {
-    /// What the gradient is multiplied by, such as the factor of clipping.
-    pub gradient_scale: f64,
-    pub betas: (f64, f64),
-    /// Learning rate over the first moment's bias correction.
-    pub rate: f64,
-    /// One over the square root of the second moment's bias correction.
-    pub second_scale: f64,
-    pub epsilon: f64,
-    /// What is left of the parameter after its decay.
-    pub kept: f64,
-}
+pub use self::step::AdamWStep;
+use super::buffer::has_kernels;
 
 /// `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, `θ ← kept · θ − rate · m / (second_scale · √v + ε)`.
 ///
@@ -32,67 +18,16 @@ pub fn adamw(
     moments: [&Tensor; 2],
     step: AdamWStep,
 ) -> Result<[Tensor; 3]> {
-    if !applies(parameter) {
-        let (beta1, beta2) = step.betas;
-        let gradient = (gradient * step.gradient_scale)?;
-        let first = ((moments[0] * beta1)? + (&gradient * (1.0 - beta1))?)?;
-        let second = ((moments[1] * beta2)? + (gradient.sqr()? * (1.0 - beta2))?)?;
-        let direction = (&first / ((second.sqrt()? * step.second_scale)? + step.epsilon)?)?;
-        return Ok([((parameter * step.kept)? - (direction * step.rate)?)?, first, second]);
-    }
-    let inputs = [parameter, gradient, moments[0], moments[1]].map(Tensor::contiguous);
-    let [parameter, gradient, first, second] = inputs;
-    let (parameter, gradient, first, second) = (parameter?, gradient?, first?, second?);
-    let shape = parameter.shape().clone();
-    let (x, g) = (values(&parameter)?, values(&gradient)?);
-    let (m, v) = (values(&first)?, values(&second)?);
-    let (x, g, m, v): (&[f32], &[f32], &[f32], &[f32]) = (&x, &g, &m, &v);
-    let mut to = [(); 3].map(|()| filled(x.len(), |_| {}));
-    let [to_x, to_m, to_v] = &mut to;
-    to_x.par_chunks_mut(CHUNK)
-        .zip(to_m.par_chunks_mut(CHUNK))
-        .zip(to_v.par_chunks_mut(CHUNK))
-        .zip(x.par_chunks(CHUNK).zip(g.par_chunks(CHUNK)))
-        .zip(m.par_chunks(CHUNK).zip(v.par_chunks(CHUNK)))
-        .for_each(|((((x, m), v), (old, g)), (first, second))| {
-            update([x, m, v], [old, g, first, second], step);
-        });
-    let [x, m, v] = to;
-    Ok([tensor(x, &shape)?, tensor(m, &shape)?, tensor(v, &shape)?])
-}
-
-vectorized! {
-    fn update(to: [&mut [f32]; 3], from: [&[f32]; 4], step: AdamWStep) {
-        let ([x, m, v], [old, g, first, second]) = (to, from);
-        let scale = step.gradient_scale as f32;
-        let (beta1, beta2) = (step.betas.0 as f32, step.betas.1 as f32);
-        let (rest1, rest2) = ((1.0 - step.betas.0) as f32, (1.0 - step.betas.1) as f32);
-        let (rate, second_scale) = (step.rate as f32, step.second_scale as f32);
-        let (epsilon, kept) = (step.epsilon as f32, step.kept as f32);
-        let state = m.iter_mut().zip(v).zip(first.iter().zip(second));
-        for (((x, old), g), ((m, v), (first, second))) in x.iter_mut().zip(old).zip(g).zip(state) {
-            let g = g * scale;
-            *m = beta1 * first + rest1 * g;
-            *v = beta2 * second + rest2 * (g * g);
-            *x = kept * old - rate * (*m / (v.sqrt() * second_scale + epsilon));
-        }
+    match has_kernels(parameter) {
+        true => cpu::adamw(parameter, gradient, moments, step),
+        false => candle::adamw(parameter, gradient, moments, step),
     }
 }
 
-/// The sum of all squares, which does not depend on the number of threads.
+/// The sum of all squares. It does not depend on the number of threads.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    if !applies(x) {
-        return Ok(f64::from(x.to_dtype(DType::F32)?.sqr()?.sum_all()?.to_scalar::<f32>()?));
-    }
-    let x = x.contiguous()?;
-    let x = values(&x)?;
-    let x: &[f32] = &x;
-    let chunks: Vec<f64> = x.par_chunks(CHUNK).map(|x| f64::from(squares(x))).collect();
-    Ok(chunks.iter().sum())
-}
-
-vectorized! {
-    fn squares(x: &[f32]) -> f32 {
-        sum_of(x, |x| x * x)
+    match has_kernels(x) {
+        true => cpu::sum_of_squares(x),
+        false => candle::sum_of_squares(x),
     }
 }

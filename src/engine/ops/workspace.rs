@@ -1,21 +1,23 @@
-//! What operations keep for their way back and hold on it, beside what they are given and what they return, in bytes.
+//! The memory of operations beside their inputs and results, in bytes: what they keep for the backward pass, and what
+//! they need during it.
 //!
-//! The kernels of the CPU hold little: the numbers here are those of `elsewhere.rs`, where each step makes a tensor.
+//! Our kernels need little. Most of these sizes are those of the operations in candle's tensors, where each step
+//! allocates.
 
 use candle_core::DType;
 
-use super::attention::Softmax;
-use super::elsewhere::{HELD, QUERIES};
+use super::attention::{QUERIES, Softmax};
+use super::chunks::CHUNK_FLOATS;
 use super::geglu;
 
-/// The sizes of numbers where an operation runs.
+/// The sizes of types where an operation runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Workspace {
-    /// Of activations.
+    /// Of activations, in bytes.
     pub(crate) narrow: u64,
-    /// Of what sums are taken in.
+    /// Of the type of norms, softmax and sums, in bytes.
     wide: u64,
-    /// Whether our kernels for f32 on the CPU compute it.
+    /// Whether our kernels run.
     kernels: bool,
 }
 
@@ -25,42 +27,42 @@ impl Workspace {
         Self { narrow, wide: narrow.max(4), kernels: on_cpu && dtype == DType::F32 }
     }
 
-    /// Numbers of a group of rows that go through together.
-    fn group(rows: u64, size: u64) -> u64 {
-        rows.min((HELD as u64 / size.max(1)).max(1)) * size
+    /// Numbers of one chunk of a batch.
+    fn chunk(batch: u64, size: u64) -> u64 {
+        batch.min((CHUNK_FLOATS as u64 / size.max(1)).max(1)) * size
     }
 
-    /// Of images of `size` numbers: seven steps of the widest.
+    /// Group norm of images of `size` numbers: seven intermediate results in the wide type.
     pub(crate) fn group_norm(&self, images: u64, size: u64) -> u64 {
-        if self.kernels { 0 } else { 7 * self.wide * Self::group(images, size) }
+        if self.kernels { 0 } else { 7 * self.wide * Self::chunk(images, size) }
     }
 
-    /// Of rows of `in_features` numbers that are projected to `width`, of which one half gates the other.
+    /// GEGLU of rows of `in_features` numbers that are projected to `width`.
     pub(crate) fn geglu(&self, rows: u64, in_features: u64, width: u64) -> u64 {
         if self.kernels {
-            let held = geglu::rows_held(rows as usize);
-            return self.wide * (held as u64 * width + rows * in_features);
+            let at_once = geglu::backward_rows(rows as usize);
+            return self.wide * (at_once as u64 * width + rows * in_features);
         }
-        let half = Self::group(rows, width) / 2;
+        let half = Self::chunk(rows, width) / 2;
         self.narrow * rows * width + (7 * self.wide + 3 * self.narrow) * half
     }
 
-    /// Of so many logits for each pair of a query and a key, in all heads.
+    /// Attention of all heads.
     pub(crate) fn attention(&self, images: u64, heads: u64, queries: u64, keys: u64) -> u64 {
         let logits = heads * queries.min(QUERIES as u64) * keys;
         if self.kernels {
             return 0;
         }
-        3 * self.wide * Self::group(images, logits)
+        3 * self.wide * Self::chunk(images, logits)
     }
 
-    /// What attention keeps of so many rows of logits.
+    /// What attention keeps for so many queries, counted once for each head.
     pub(crate) fn softmaxes(&self, rows: u64) -> u64 {
         if self.kernels { rows * std::mem::size_of::<Softmax>() as u64 } else { 0 }
     }
 
-    /// Of filters with so many numbers, over images of `size` numbers once they are gathered.
+    /// Convolution by filters of so many numbers, of images that take `size` numbers once their pixels are gathered.
     pub(crate) fn conv(&self, filters: u64, images: u64, size: u64) -> u64 {
-        if self.kernels { 0 } else { self.narrow * (filters + 2 * Self::group(images, size)) }
+        if self.kernels { 0 } else { self.narrow * (filters + 2 * Self::chunk(images, size)) }
     }
 }

@@ -1,4 +1,4 @@
-//! What is asked for.
+//! The request for one image.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ pub struct SampleRequest {
     pub determinism: Determinism,
 }
 
-/// An image to start from, and how much of it is generated anew.
+/// An image to start from, and how much of it is replaced.
 #[derive(Clone)]
 pub struct InitImage {
     /// From [`encode_init`](super::encode_init).

@@ -75,11 +75,11 @@ impl<T> RunningBatch<T> {
     /// If a call of several images fails, those that it has not moved are tried alone: only the image at fault fails. One
     /// that failed has not moved, and stays in the batch until the caller drops it.
     ///
-    /// - `guard` makes a call of the model, and may turn a panic into an error
+    /// - `guard` makes a call of the model for the images of these owners, and may turn a panic into an error
     pub fn step<E>(
         &mut self,
         base: &BaseModel,
-        guard: impl Fn(&mut dyn FnMut() -> Result<()>) -> Result<(), E>,
+        guard: impl Fn(&[&T], &mut dyn FnMut() -> Result<()>) -> Result<(), E>,
         mut report: impl FnMut(&RunningImage<T>, Result<(), E>),
     ) {
         let count = self.turn().len();
@@ -88,13 +88,14 @@ impl<T> RunningBatch<T> {
             return;
         }
         let before: Vec<usize> = turn.iter().map(|image| image.state.remaining()).collect();
-        let mut states: Vec<&mut DenoisingState> =
-            turn.iter_mut().map(|image| &mut image.state).collect();
-        let together = guard(&mut || step(base, &mut states));
+        let (owners, mut states): (Vec<&T>, Vec<&mut DenoisingState>) =
+            turn.iter_mut().map(|image| (&image.owner, &mut image.state)).unzip();
+        let together = guard(&owners, &mut || step(base, &mut states));
         for (image, before) in turn.iter_mut().zip(before) {
             let result = match &together {
                 Err(_) if image.state.remaining() == before => {
-                    guard(&mut || step(base, &mut [&mut image.state]))
+                    let RunningImage { owner, state, .. } = &mut *image;
+                    guard(&[&*owner], &mut || step(base, &mut [&mut *state]))
                 }
                 Ok(()) | Err(_) => Ok(()),
             };

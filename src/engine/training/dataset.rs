@@ -31,7 +31,7 @@ struct ConceptData {
     class_images: Vec<Encoded>,
 }
 
-/// One image as the VAE sees it: a Gaussian over latents, so that each draw samples it anew.
+/// One image as the VAE sees it: a Gaussian over latents, so that each step samples new latents.
 struct Encoded {
     mean: Vec<f32>,
     std: Vec<f32>,

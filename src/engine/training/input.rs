@@ -10,7 +10,7 @@ pub struct TrainingInput {
     pub concepts: Vec<TrainingConcept>,
     pub recipe: TrainingRecipe,
     pub seed: u64,
-    /// What a step may keep beside the model's weights, in bytes; the result does not depend on it.
+    /// Memory for a step in addition to the model's weights, in bytes; the result does not depend on it.
     pub memory_budget: Option<u64>,
 }
 

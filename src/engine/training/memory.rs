@@ -16,7 +16,7 @@ pub struct StepMemory {
     pub text: u64,
     /// Activations of the UNet, their gradients, and what operations hold in the backward pass.
     pub activations: u64,
-    /// What the optimiser holds beside the state, after all activations are gone.
+    /// What the optimiser holds in addition to the state, after all activations are freed.
     pub optimizer: u64,
 }
 
@@ -50,7 +50,7 @@ impl StepMemory {
         }
     }
 
-    /// What is left of a budget beside the weights for activations.
+    /// What is left for activations of a budget that excludes the weights.
     pub fn left_for_activations(&self, budget: u64) -> u64 {
         budget.saturating_sub(self.state + self.key_values + self.text)
     }

@@ -10,7 +10,7 @@ use super::objective::Objective;
 use super::state::{ParameterState, TrainerState};
 use crate::domain::training::TrainingRecipe;
 use crate::engine::error::{EngineError, Result};
-use crate::engine::rows::Split;
+use crate::engine::split::Split;
 use crate::engine::unet::Activations;
 
 /// A method's parameters with their optimiser.
@@ -51,8 +51,8 @@ impl<M: Method> Trainer<M> {
         })
     }
 
-    /// Keeps what a step holds beside the model's weights below so many bytes, as far as that can be done by computing
-    /// layers of the UNet again in the backward pass. The result is the same to the bit.
+    /// Limits what a step holds in addition to the model's weights to `bytes`, as far as computing layers of the UNet
+    /// again in the backward pass can do that. The result is the same to the bit.
     pub fn with_memory_budget(self, bytes: Option<u64>) -> Self {
         Self { memory_budget: bytes, ..self }
     }
@@ -111,7 +111,7 @@ impl<M: Method> Trainer<M> {
         match base.unet.split() {
             // From one of the pool's own threads its helpers are near: woken from outside for each of the small
             // operations around the UNet, they would cost more than those.
-            Split::Rows => rayon::scope(|_| self.step_here(base, batch, learning_rate)),
+            Split::Elements => rayon::scope(|_| self.step_here(base, batch, learning_rate)),
             Split::Operations => self.step_here(base, batch, learning_rate),
         }
     }

@@ -44,7 +44,7 @@ impl TimestepEmbedding {
         })
     }
 
-    /// One timestep per row → `(batch, time_dim)` in f32.
+    /// One timestep per element → `(batch, time_dim)` in f32.
     pub(super) fn forward(&self, timesteps: &[f32]) -> Result<Variable> {
         let sinusoids: Vec<f32> = timesteps.iter().flat_map(|t| self.sinusoids(*t)).collect();
         let sinusoids =
@@ -61,12 +61,12 @@ impl TimestepEmbedding {
         };
         let sines = (0..half).map(|i| argument(i).sin());
         let cosines = (0..half).map(|i| argument(i).cos());
-        let mut row: Vec<f32> = if self.flip_sin_to_cos {
+        let mut embedding: Vec<f32> = if self.flip_sin_to_cos {
             cosines.chain(sines).collect()
         } else {
             sines.chain(cosines).collect()
         };
-        row.resize(self.channels, 0.0); // an odd width ends with a zero
-        row
+        embedding.resize(self.channels, 0.0); // an odd width ends with a zero
+        embedding
     }
 }

@@ -17,7 +17,7 @@ pub enum Activations {
     Keep,
     /// The input of each layer (a resnet with its transformer), which runs once more in the backward pass.
     Recompute,
-    /// All, but the inputs of as many layers as it takes for activations and gradients to fit in so many bytes.
+    /// All, except in as many layers as must be recomputed for activations and gradients to fit in so many bytes.
     Within(u64),
 }
 
@@ -76,19 +76,19 @@ impl LayerSize {
     /// Bytes that its backward pass holds for a while, with the gradients that it passes on.
     fn work(&self, call: &CallSize) -> u64 {
         let workspace = Workspace::of(call.dtype, call.on_cpu);
-        let (rows, positions) = (call.batch as u64, call.positions(self.level));
-        let (wider, pixels) = (self.in_channels.max(self.out_channels), positions / rows);
+        let (batch, positions) = (call.batch as u64, call.positions(self.level));
+        let (wider, pixels) = (self.in_channels.max(self.out_channels), positions / batch);
         let norm =
-            workspace.group_norm(rows, pixels * wider) + self.input(call) + self.output(call);
+            workspace.group_norm(batch, pixels * wider) + self.input(call) + self.output(call);
         let filters = 9 * self.in_channels * self.out_channels;
-        let conv = workspace.conv(filters, rows, 9 * pixels * self.out_channels)
+        let conv = workspace.conv(filters, batch, 9 * pixels * self.out_channels)
             + 2 * self.input(call)
             + self.output(call);
         let (mut geglu, mut attention) = (0, 0);
         if self.blocks > 0 {
             let inner = positions * self.inner * call.element();
             geglu = workspace.geglu(positions, self.inner, 8 * self.inner) + 5 * inner;
-            attention = workspace.attention(rows, self.heads, pixels, pixels) + 6 * inner;
+            attention = workspace.attention(batch, self.heads, pixels, pixels) + 6 * inner;
         }
         norm.max(conv).max(geglu).max(attention)
     }
@@ -103,7 +103,7 @@ impl LayerSize {
         call.positions(self.level) * self.out_channels * call.element()
     }
 
-    /// Bytes that its backward pass reads beside its input.
+    /// Bytes that its backward pass reads in addition to its input.
     fn inside(&self, call: &CallSize) -> u64 {
         let transformers = match (self.tracked, self.blocks) {
             (true, 0) => self.out_channels, // between the convolutions
@@ -202,9 +202,9 @@ impl UNet2DConditionConfig {
         // Gradients of what was joined on the way up wait for the way down.
         let mut waiting = 0;
         for (layer, again) in self.layer_sizes().iter().zip(&recomputation.0).rev() {
-            let anew = if *again { layer.inside(call) + layer.output(call) } else { 0 };
+            let recomputed = if *again { layer.inside(call) + layer.output(call) } else { 0 };
             let passed = layer.output(call) + layer.work(call);
-            most = most.max(alive + anew + waiting + passed);
+            most = most.max(alive + recomputed + waiting + passed);
             alive -= layer.kept(call, *again);
             waiting += call.positions(layer.level) * layer.skipped * call.element();
         }

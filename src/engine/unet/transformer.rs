@@ -184,7 +184,7 @@ impl SelfAttention {
 
 /// Multi-head attention from image features `x` to the encoded prompt `c`.
 ///
-/// `softmax(Q Kᵀ / √head_dim) V` with `Q = W_q x`. `K = W_k c` and `V = W_v c` arrive ready in the row's
+/// `softmax(Q Kᵀ / √head_dim) V` with `Q = W_q x`. `K = W_k c` and `V = W_v c` arrive ready in the element's
 /// conditioning: they are the same at every step, and all in which one concept differs from another.
 ///
 /// | weight                       | shape, with `inner = heads · head_dim` |
@@ -201,7 +201,7 @@ struct CrossAttention {
 }
 
 impl CrossAttention {
-    /// Lets every image position gather from every token of its row's prompt.
+    /// Lets every image position gather from every token of its element's prompt.
     ///
     /// - `hidden_states`: `(batch, h·w, inner)`
     /// - `kv.key`, `kv.value`: `(batch, tokens, inner)`

@@ -41,7 +41,7 @@ pub struct AutoencoderKlConfig {
 
 impl AutoencoderKlConfig {
     /// Reads the config, and refuses what is not built here.
-    pub(super) fn read(path: &Path) -> Result<Self> {
+    pub fn read(path: &Path) -> Result<Self> {
         let json: Value = read_json(path)?;
         for field in ["latents_mean", "latents_std"] {
             require(path, &json, field, &[json!(null)])?;

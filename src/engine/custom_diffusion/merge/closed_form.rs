@@ -29,7 +29,7 @@ pub(super) struct Regularization {
 pub(super) struct SolvedRows {
     /// `C`, `(rows, text_dim)`, f64.
     pub(super) features: Tensor,
-    /// `D = C G⁻¹`, likewise.
+    /// `D = C G⁻¹`, `(rows, text_dim)`, f64.
     pub(super) d: Tensor,
 }
 
@@ -200,7 +200,7 @@ pub(super) fn independent_rows(features: &Tensor, d: &Tensor, needed: usize) -> 
 }
 
 /// Whether the Gram matrix has full rank in double precision: what rounding makes of a missing dimension is a pivot that
-/// is tiny beside the others.
+/// is tiny compared to the others.
 fn spans(factor: &Cholesky<f64, Dyn>) -> bool {
     let pivots = factor.l_dirty().diagonal();
     let (least, most) = (pivots.min(), pivots.max());

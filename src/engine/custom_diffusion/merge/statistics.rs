@@ -15,7 +15,7 @@ use crate::engine::ops;
 const WHAT: &str = "a file of regularization statistics";
 /// Files are stored under this name: it stays as it was.
 const FORMAT: &str = "vstar-merge-base-1";
-/// One of so many captions is held out to measure drift on.
+/// Of this many captions, one is held out to measure drift on.
 const HELD_OUT: usize = 10;
 
 /// Captions of a base model, reduced to what merges need of them: the paper's regularization term.

@@ -1,0 +1,108 @@
+//! What the service can do: one file per noun, between HTTP and the catalog.
+//!
+//! A verb takes a [`Caller`] and domain values, decides, and returns a domain value or a [`Refusal`]. What it writes, it
+//! writes in one transaction, so that a refused request changes nothing. Whatever takes longer than a request is a job
+//! for a worker.
+
+mod binding;
+mod caller;
+pub mod concept;
+pub mod delta;
+pub mod image;
+mod init_image;
+pub mod job;
+mod manifest;
+pub mod merge;
+pub mod photo;
+mod queue;
+mod refusal;
+pub mod sample;
+pub mod training;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::delta_store::DeltaStore;
+use crate::domain::model_info::ModelInfo;
+use crate::domain::sample::MAX_SEED;
+use crate::storage::Storage;
+
+pub use caller::Caller;
+pub use init_image::DEFAULT_NOISE_STRENGTH;
+pub use refusal::{Dependency, Refusal};
+
+/// Jobs of one kind that may wait in the queue, unless configured otherwise.
+pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
+
+/// The service: what every verb works with. A clone is a handle to the same service.
+#[derive(Clone, Debug)]
+pub struct App {
+    db: PgPool,
+    storage: Storage,
+    model: Arc<ModelInfo>,
+    deltas: DeltaStore,
+    /// Cancelled when the process is asked to end.
+    shutdown: CancellationToken,
+    /// Jobs of one kind that may wait; further ones are refused.
+    queue_limit: usize,
+    /// Permits to decode an image: as many as there are cores, so that uploads cannot take all the memory.
+    decoders: Arc<Semaphore>,
+}
+
+/// Whether requests can be served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    ShuttingDown,
+    DatabaseUnavailable,
+}
+
+/// The longest that a readiness check waits for the database.
+const READY_WITHIN: Duration = Duration::from_secs(1);
+
+impl App {
+    pub fn new(
+        db: PgPool,
+        storage: Storage,
+        model: Arc<ModelInfo>,
+        deltas: DeltaStore,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let decoders = Arc::new(Semaphore::new(cores));
+        let queue_limit = DEFAULT_QUEUE_LIMIT;
+        Self { db, storage, model, deltas, shutdown, queue_limit, decoders }
+    }
+
+    /// The same service with another bound on the jobs of one kind that may wait.
+    pub fn with_queue_limit(self, queue_limit: usize) -> Self {
+        Self { queue_limit, ..self }
+    }
+
+    /// The base model that is served, with its limits and defaults.
+    pub fn model(&self) -> &ModelInfo {
+        &self.model
+    }
+
+    /// Returns whether requests can be served: the database answers, and nobody has asked the process to end.
+    pub async fn readiness(&self) -> Readiness {
+        if self.shutdown.is_cancelled() {
+            return Readiness::ShuttingDown;
+        }
+        let ping = async { self.db.acquire().await.is_ok() };
+        match tokio::time::timeout(READY_WITHIN, ping).await {
+            Ok(true) => Readiness::Ready,
+            Ok(false) | Err(_) => Readiness::DatabaseUnavailable,
+        }
+    }
+}
+
+/// A seed for a request that has none: small enough that every JSON client can represent it.
+fn random_seed() -> u64 {
+    // The random half of a UUID.
+    uuid::Uuid::new_v4().as_u64_pair().1 & MAX_SEED
+}

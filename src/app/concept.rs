@@ -1,0 +1,100 @@
+//! Concepts: what users teach.
+
+use std::collections::HashMap;
+
+use super::{App, Caller, Refusal};
+use crate::db;
+use crate::domain::code::Code;
+use crate::domain::concept::{Concept, ConceptRef, ConceptWords, Handle};
+use crate::domain::id::ConceptId;
+use crate::domain::invalid::FieldError;
+use crate::domain::page::{Page, PageOf};
+
+/// A concept to create.
+#[derive(Clone, Debug)]
+pub struct NewConcept {
+    pub handle: Handle,
+    pub words: ConceptWords,
+}
+
+/// A concept and the number of its images.
+#[derive(Clone, Debug)]
+pub struct CountedConcept {
+    pub concept: Concept,
+    pub image_count: i64,
+}
+
+impl App {
+    /// Creates a concept that has no images yet.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] if another concept has its handle or its modifier token.
+    pub async fn create_concept(
+        &self,
+        _caller: &Caller,
+        new: NewConcept,
+    ) -> Result<CountedConcept, Refusal> {
+        let concept_id = ConceptId::generate();
+        let created = db::concept::create(&self.db, concept_id, &new.handle, &new.words).await;
+        let concept = created.map_err(|error| refuse_taken_name(error, &new))?;
+        Ok(CountedConcept { concept, image_count: 0 })
+    }
+
+    /// Returns a concept by its id or handle.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none.
+    pub async fn concept(&self, caller: &Caller, name: &str) -> Result<CountedConcept, Refusal> {
+        let concept = self.find_concept(caller, name).await?;
+        let counts = db::image::count_of_concepts(&self.db, &[concept.concept_id]).await?;
+        let image_count = counts.first().map_or(0, |(_, count)| *count);
+        Ok(CountedConcept { concept, image_count })
+    }
+
+    /// Lists concepts, newest first.
+    pub async fn concepts(
+        &self,
+        _caller: &Caller,
+        page: Page,
+    ) -> Result<PageOf<CountedConcept>, Refusal> {
+        let found = page.cut(db::concept::list(&self.db, page.with_one_more()).await?);
+        let ids: Vec<ConceptId> = found.items.iter().map(|concept| concept.concept_id).collect();
+        let counts = db::image::count_of_concepts(&self.db, &ids).await?;
+        let counts: HashMap<ConceptId, i64> = counts.into_iter().collect();
+        Ok(found.map(|concept| {
+            let image_count = counts.get(&concept.concept_id).copied().unwrap_or(0);
+            CountedConcept { concept, image_count }
+        }))
+    }
+
+    /// Finds a concept by what stands in a path: its id or its handle.
+    pub async fn find_concept(&self, _caller: &Caller, name: &str) -> Result<Concept, Refusal> {
+        let missing = || Refusal::not_found("concept", name);
+        let wanted = ConceptRef::try_from(name.to_owned()).map_err(|_| missing())?;
+        let found = match wanted {
+            ConceptRef::Id(id) => db::concept::find(&self.db, &[id], &[], &[]).await?,
+            ConceptRef::Handle(handle) => {
+                db::concept::find(&self.db, &[], &[handle.as_str().to_owned()], &[]).await?
+            }
+        };
+        found.into_iter().next().ok_or_else(missing)
+    }
+}
+
+fn refuse_taken_name(error: sqlx::Error, new: &NewConcept) -> Refusal {
+    let conflict =
+        |pointer, code, detail| Refusal::Conflict(FieldError::new(pointer, code, detail));
+    match (db::broken_constraint(&error), &new.words.modifier_token) {
+        (Some(db::concept::HANDLE_IS_UNIQUE), _) => conflict(
+            "/handle",
+            Code::HandleTaken,
+            format!("`{}` is taken: choose another handle", new.handle),
+        ),
+        (Some(db::concept::MODIFIER_TOKEN_IS_UNIQUE), Some(token)) => conflict(
+            "/modifier_token",
+            Code::ModifierTokenTaken,
+            format!("`{token}` stands for another concept: choose another word"),
+        ),
+        _ => error.into(),
+    }
+}

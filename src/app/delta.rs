@@ -1,0 +1,86 @@
+//! Deltas: what trainings and merges have made.
+
+use bytes::Bytes;
+
+use super::{App, Caller, Refusal};
+use crate::db;
+use crate::domain::code::Code;
+use crate::domain::delta::{Delta, DeltaConcept, DeltaFormat};
+use crate::domain::id::DeltaId;
+use crate::domain::invalid::FieldError;
+use crate::domain::page::{Page, PageOf};
+
+/// A delta and the concepts that it contains, in their order.
+#[derive(Clone, Debug)]
+pub struct DeltaContents {
+    pub delta: Delta,
+    pub concepts: Vec<DeltaConcept>,
+}
+
+impl App {
+    /// Returns what is known about a delta.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none of this id.
+    pub async fn delta(&self, _caller: &Caller, id: DeltaId) -> Result<DeltaContents, Refusal> {
+        let found = db::delta::find(&self.db, &[id]).await?;
+        let delta = found.into_iter().next().ok_or_else(|| Refusal::not_found("delta", id))?;
+        let concepts = db::delta::concepts_of(&self.db, &[id]).await?;
+        Ok(DeltaContents { delta, concepts })
+    }
+
+    /// Lists deltas, newest first: those of one concept, named by id or handle, or all.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such concept.
+    pub async fn deltas(
+        &self,
+        caller: &Caller,
+        concept: Option<&str>,
+        page: Page,
+    ) -> Result<PageOf<DeltaContents>, Refusal> {
+        let concept_id = match concept {
+            Some(name) => Some(self.find_concept(caller, name).await?.concept_id),
+            None => None,
+        };
+        let found = db::delta::list(&self.db, concept_id, page.with_one_more()).await?;
+        let found = page.cut(found);
+        let ids: Vec<DeltaId> = found.items.iter().map(|delta| delta.delta_id).collect();
+        let contents = db::delta::concepts_of(&self.db, &ids).await?;
+        Ok(found.map(|delta| {
+            let its = contents.iter().filter(|concept| concept.delta_id == delta.delta_id);
+            DeltaContents { concepts: its.cloned().collect(), delta }
+        }))
+    }
+
+    /// Returns a delta's weights as a safetensors file.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] if whole matrices are asked for and the delta belongs to another base model than the one
+    /// served: they are computed from the base model's.
+    pub async fn delta_file(
+        &self,
+        _caller: &Caller,
+        delta: &Delta,
+        format: DeltaFormat,
+    ) -> Result<Bytes, Refusal> {
+        match format {
+            DeltaFormat::Native => Ok(self.storage.read(&delta.storage_key).await?),
+            DeltaFormat::Dense => {
+                self.check_served(delta)?;
+                Ok(self.deltas.dense(&delta.storage_key).await?.into())
+            }
+        }
+    }
+
+    fn check_served(&self, delta: &Delta) -> Result<(), Refusal> {
+        if delta.base_digest == self.model.digest {
+            return Ok(());
+        }
+        let detail = format!(
+            "`{}` was made for base model {:.12}, this service has {} ({:.12}): ask for the native format",
+            delta.delta_id, delta.base_digest, self.model.name, self.model.digest
+        );
+        Err(Refusal::Conflict(FieldError::new("format", Code::BaseModelMismatch, detail)))
+    }
+}

@@ -1,0 +1,288 @@
+//! What trainings, merges and samples have in common as jobs: find, list, cancel, wait, follow.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::time::Instant;
+
+use super::{App, Caller, Refusal};
+use crate::db;
+use crate::domain::id::{DeltaId, JobId, MergeId, SampleId, TrainingId};
+use crate::domain::image::{Image, ImageSource};
+use crate::domain::job::{Job, JobEvent, JobKind, JobStatus, Task};
+use crate::domain::merge::MergeTask;
+use crate::domain::page::{Page, PageOf};
+use crate::domain::sample::SampleTask;
+use crate::domain::training::TrainingTask;
+
+/// A kind of job, by the type of its task: how it is named, and what it leaves behind.
+pub trait JobNoun: Sized + Send + Sync + 'static {
+    const KIND: JobKind;
+    /// The published id; a job has the same UUID under it.
+    type Id: Copy + Display + From<JobId> + Into<JobId> + Send + Sync;
+    /// What a job that has succeeded has made; the default for one that has not.
+    type Outcome: Default + Send;
+
+    /// The task as one of this kind; `None` if it is of another.
+    fn from_task(task: Task) -> Option<Self>;
+
+    fn into_task(self) -> Task;
+
+    /// Looks up what these jobs have made, all of which have succeeded.
+    fn outcomes(
+        app: &App,
+        jobs: &[JobId],
+    ) -> impl Future<Output = Result<HashMap<JobId, Self::Outcome>, Refusal>> + Send;
+}
+
+/// A job and what it has made.
+#[derive(Clone, Debug)]
+pub struct Tracked<N: JobNoun> {
+    pub job: Job<N>,
+    pub outcome: N::Outcome,
+}
+
+impl<N: JobNoun> Tracked<N> {
+    pub fn id(&self) -> N::Id {
+        self.job.job_id.into()
+    }
+}
+
+/// A training and, once it has succeeded, its delta.
+pub type Training = Tracked<TrainingTask>;
+
+/// A merge and, once it has succeeded, its delta.
+pub type Merge = Tracked<MergeTask>;
+
+/// A sample and, once it has succeeded, its images.
+pub type Sample = Tracked<SampleTask>;
+
+impl JobNoun for TrainingTask {
+    const KIND: JobKind = JobKind::Training;
+    type Id = TrainingId;
+    type Outcome = Option<DeltaId>;
+
+    fn from_task(task: Task) -> Option<Self> {
+        match task {
+            Task::Training(task) => Some(task),
+            Task::Merge(_) | Task::Sample(_) => None,
+        }
+    }
+
+    fn into_task(self) -> Task {
+        Task::Training(self)
+    }
+
+    async fn outcomes(
+        app: &App,
+        jobs: &[JobId],
+    ) -> Result<HashMap<JobId, Option<DeltaId>>, Refusal> {
+        deltas_of(app, jobs).await
+    }
+}
+
+impl JobNoun for MergeTask {
+    const KIND: JobKind = JobKind::Merge;
+    type Id = MergeId;
+    type Outcome = Option<DeltaId>;
+
+    fn from_task(task: Task) -> Option<Self> {
+        match task {
+            Task::Merge(task) => Some(task),
+            Task::Training(_) | Task::Sample(_) => None,
+        }
+    }
+
+    fn into_task(self) -> Task {
+        Task::Merge(self)
+    }
+
+    async fn outcomes(
+        app: &App,
+        jobs: &[JobId],
+    ) -> Result<HashMap<JobId, Option<DeltaId>>, Refusal> {
+        deltas_of(app, jobs).await
+    }
+}
+
+impl JobNoun for SampleTask {
+    const KIND: JobKind = JobKind::Sample;
+    type Id = SampleId;
+    type Outcome = Vec<Image>;
+
+    fn from_task(task: Task) -> Option<Self> {
+        match task {
+            Task::Sample(task) => Some(task),
+            Task::Training(_) | Task::Merge(_) => None,
+        }
+    }
+
+    fn into_task(self) -> Task {
+        Task::Sample(self)
+    }
+
+    async fn outcomes(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, Vec<Image>>, Refusal> {
+        let samples: Vec<SampleId> = jobs.iter().map(|job| SampleId::from(*job)).collect();
+        let mut of_each: HashMap<JobId, Vec<Image>> = HashMap::new();
+        for image in db::image::of_samples(&app.db, &samples).await? {
+            if let ImageSource::Sample { sample_id, .. } = image.source {
+                of_each.entry(sample_id.into()).or_default().push(image);
+            }
+        }
+        Ok(of_each)
+    }
+}
+
+async fn deltas_of(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, Option<DeltaId>>, Refusal> {
+    let made = db::delta::of_jobs(&app.db, jobs).await?;
+    Ok(made.into_iter().map(|(job_id, delta_id)| (job_id, Some(delta_id))).collect())
+}
+
+/// How often a waiting request looks: at first every so often, then after each tenth of the time that it has waited.
+const WAIT_POLL: Duration = Duration::from_millis(10);
+
+/// How often a stream of events looks for new ones. Workers write progress once a second.
+const EVENT_POLL: Duration = Duration::from_millis(250);
+
+/// Events that are read at once.
+const EVENT_BATCH: i64 = 200;
+
+impl App {
+    /// Returns a job of one kind.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none of this kind and id.
+    pub async fn job<N: JobNoun>(
+        &self,
+        _caller: &Caller,
+        id: N::Id,
+    ) -> Result<Tracked<N>, Refusal> {
+        let job = self.find_job::<N>(id).await?;
+        Ok(self.track(vec![job]).await?.remove(0))
+    }
+
+    /// Lists the jobs of one kind, newest first.
+    pub async fn jobs<N: JobNoun>(
+        &self,
+        _caller: &Caller,
+        page: Page,
+    ) -> Result<PageOf<Tracked<N>>, Refusal> {
+        let found = db::job::list(&self.db, N::KIND, page.with_one_more()).await?;
+        let PageOf { items, has_more } = page.cut(found);
+        let jobs = items.into_iter().map(narrow::<N>).collect::<Result<_, _>>()?;
+        Ok(PageOf { items: self.track(jobs).await?, has_more })
+    }
+
+    /// Asks a job to stop: a queued one is canceled at once, a running one at its next step. One that has ended stays as
+    /// it is.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none of this kind and id.
+    pub async fn cancel<N: JobNoun>(
+        &self,
+        caller: &Caller,
+        id: N::Id,
+    ) -> Result<Tracked<N>, Refusal> {
+        db::job::cancel(&self.db, id.into(), N::KIND).await?;
+        self.job(caller, id).await
+    }
+
+    /// Waits until a job ends, but no longer than `within`, and not while the service shuts down.
+    pub async fn wait<N: JobNoun>(
+        &self,
+        caller: &Caller,
+        mut tracked: Tracked<N>,
+        within: Duration,
+    ) -> Result<Tracked<N>, Refusal> {
+        let began = Instant::now();
+        let deadline = began + within;
+        loop {
+            let now = Instant::now();
+            let has_ended = tracked.job.status().is_terminal();
+            if has_ended || now >= deadline || self.shutdown.is_cancelled() {
+                return Ok(tracked);
+            }
+            let next = now + WAIT_POLL.max(now.duration_since(began) / 10);
+            tokio::time::sleep_until(next.min(deadline)).await;
+            tracked = self.job(caller, tracked.id()).await?;
+        }
+    }
+
+    /// Returns the events of a job after the one that was seen last, as they happen, up to the job's last one; `None` if
+    /// that has been seen.
+    ///
+    /// A stream that ends before the job does has lost the database, or the service shuts down: the client connects again
+    /// and misses nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no job of this kind and id.
+    pub async fn events<N: JobNoun>(
+        &self,
+        _caller: &Caller,
+        id: N::Id,
+        last_seen: i64,
+    ) -> Result<Option<BoxStream<'static, JobEvent>>, Refusal> {
+        let job = self.find_job::<N>(id).await?;
+        if job.status().is_terminal() && last_seen >= job.revision {
+            return Ok(None);
+        }
+        Ok(Some(self.clone().follow(job.job_id, last_seen)))
+    }
+
+    fn follow(self, job_id: JobId, last_seen: i64) -> BoxStream<'static, JobEvent> {
+        let batches = stream::unfold(Some(last_seen), move |state| {
+            let app = self.clone();
+            async move {
+                let events = app.next_events(job_id, state?).await?;
+                let last = events.last()?;
+                let next = (!last.status.is_terminal()).then_some(last.seq);
+                Some((stream::iter(events), next))
+            }
+        });
+        batches.flatten().boxed()
+    }
+
+    /// Waits for events after `seq`; `None` if the service shuts down or its database cannot be reached.
+    async fn next_events(&self, job_id: JobId, seq: i64) -> Option<Vec<JobEvent>> {
+        loop {
+            match db::event::after(&self.db, job_id, seq, EVENT_BATCH).await {
+                Ok(events) if !events.is_empty() => return Some(events),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, job.id = %job_id, "event stream broke off");
+                    return None;
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVENT_POLL) => {}
+                () = self.shutdown.cancelled() => return None,
+            }
+        }
+    }
+
+    pub(super) async fn find_job<N: JobNoun>(&self, id: N::Id) -> Result<Job<N>, Refusal> {
+        let job = db::job::find(&self.db, id.into(), N::KIND).await?;
+        narrow(job.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))?)
+    }
+
+    /// Adds what the jobs have made, in one query for all that have succeeded.
+    async fn track<N: JobNoun>(&self, jobs: Vec<Job<N>>) -> Result<Vec<Tracked<N>>, Refusal> {
+        let succeeded = jobs.iter().filter(|job| job.status() == JobStatus::Succeeded);
+        let succeeded: Vec<JobId> = succeeded.map(|job| job.job_id).collect();
+        let mut outcomes = match succeeded.as_slice() {
+            [] => HashMap::new(),
+            [_, ..] => N::outcomes(self, &succeeded).await?,
+        };
+        let tracked = jobs
+            .into_iter()
+            .map(|job| Tracked { outcome: outcomes.remove(&job.job_id).unwrap_or_default(), job });
+        Ok(tracked.collect())
+    }
+}
+
+fn narrow<N: JobNoun>(job: Job) -> Result<Job<N>, Refusal> {
+    let job_id = job.job_id;
+    job.with_task(N::from_task).ok_or_else(|| Refusal::wrong_task(job_id))
+}

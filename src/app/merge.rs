@@ -1,0 +1,64 @@
+//! Merges: several deltas become one.
+
+pub mod check;
+
+use sqlx::PgConnection;
+
+use super::binding::{Binding, bind};
+use super::job::Merge;
+use super::{App, Caller, Refusal};
+use crate::domain::code::Code;
+use crate::domain::delta_use::ConceptUse;
+use crate::domain::invalid::FieldError;
+use crate::domain::merge::options::MergeOptions;
+use crate::domain::merge::{MergeRecipe, MergeTask};
+use crate::domain::version::TaskVersion;
+
+/// A merge to start or to check.
+#[derive(Clone, Debug)]
+pub struct NewMerge {
+    /// What to merge: at least two different deltas.
+    pub concepts: Vec<ConceptUse>,
+    pub options: MergeOptions,
+}
+
+/// A merge that is asked for, its names resolved and its defaults filled in.
+struct BoundMerge {
+    binding: Binding,
+    recipe: MergeRecipe,
+}
+
+impl App {
+    /// Queues a merge.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if a name does not resolve, [`Refusal::QueueFull`].
+    pub async fn start_merge(&self, caller: &Caller, new: NewMerge) -> Result<Merge, Refusal> {
+        let mut tx = self.db.begin().await?;
+        let BoundMerge { binding, recipe } = self.bind_merge(&mut tx, new).await?;
+        let task = MergeTask {
+            version: TaskVersion::NEWEST,
+            base_digest: self.model.digest.clone(),
+            deltas: binding.deltas,
+            concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
+            recipe,
+        };
+        let id = self.enqueue(&mut tx, task).await?;
+        tx.commit().await?;
+        self.job(caller, id).await
+    }
+
+    async fn bind_merge(
+        &self,
+        db: &mut PgConnection,
+        new: NewMerge,
+    ) -> Result<BoundMerge, Refusal> {
+        let recipe = new.options.recipe(&self.model, "")?;
+        let binding = bind(db, &self.model, &new.concepts, &[]).await?;
+        if binding.deltas.len() < 2 {
+            let detail = "a merge needs at least two different deltas";
+            return Err(FieldError::new("/concepts", Code::TooFewDeltas, detail).into());
+        }
+        Ok(BoundMerge { binding, recipe })
+    }
+}

@@ -1,0 +1,103 @@
+//! Merge checks: whether deltas go together, answered at once.
+
+use super::{BoundMerge, NewMerge};
+use crate::app::{App, Caller, Refusal};
+use crate::delta_store::DeltaStoreError;
+use crate::domain::code::Code;
+use crate::domain::concept::Handle;
+use crate::domain::delta::DeltaConcept;
+use crate::domain::delta_use::DeltaUse;
+use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::invalid::FieldError;
+use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
+use crate::domain::training::MAX_CONCEPTS;
+
+/// How deltas go together.
+#[derive(Clone, Debug)]
+pub struct MergeCheck {
+    pub deltas: Vec<DeltaUse>,
+    /// How they would be merged, with every default filled in.
+    pub recipe: MergeRecipe,
+    pub report: MergeReport,
+    /// Every two deltas, in the order of the report.
+    pub pairs: Vec<CheckedPair>,
+}
+
+/// How two deltas go together.
+#[derive(Clone, Debug)]
+pub struct CheckedPair {
+    pub deltas: [DeltaId; 2],
+    pub report: PairReport,
+    /// The concepts to train jointly instead; `None` if the two go together, or if that is too much for one training.
+    pub train_jointly: Option<Vec<(ConceptId, Handle)>>,
+}
+
+impl App {
+    /// Says how deltas go together, without a job and without a device.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if a name does not resolve or the deltas cannot be merged at all; [`Refusal::Conflict`] if
+    /// the answer needs something that no worker has computed yet.
+    pub async fn check_merge(
+        &self,
+        _caller: &Caller,
+        new: NewMerge,
+    ) -> Result<MergeCheck, Refusal> {
+        let mut db = self.db.acquire().await?;
+        let BoundMerge { binding, recipe } = self.bind_merge(&mut db, new).await?;
+        drop(db);
+        let report = self.deltas.check(&binding.deltas, &recipe).await.map_err(refusal)?;
+        let pairs = report.pairs.iter();
+        let pairs = pairs.map(|pair| CheckedPair::new(pair, &binding.deltas, &binding.concepts));
+        Ok(MergeCheck { pairs: pairs.collect(), deltas: binding.deltas, recipe, report })
+    }
+}
+
+impl CheckedPair {
+    fn new(report: &PairReport, deltas: &[DeltaUse], concepts: &[DeltaConcept]) -> Self {
+        let (one, other) = report.pair;
+        let deltas = [deltas[one].delta_id, deltas[other].delta_id];
+        let train_jointly = match report.verdict() {
+            Verdict::Ok => None,
+            Verdict::Risky | Verdict::Conflict => joint_training(deltas, concepts),
+        };
+        Self { deltas, report: report.clone(), train_jointly }
+    }
+}
+
+/// What the two deltas teach, if one training can teach it.
+fn joint_training(
+    deltas: [DeltaId; 2],
+    concepts: &[DeltaConcept],
+) -> Option<Vec<(ConceptId, Handle)>> {
+    let taught = concepts.iter().filter(|concept| deltas.contains(&concept.delta_id));
+    let taught: Vec<(ConceptId, Handle)> =
+        taught.map(|concept| (concept.concept_id, concept.handle.clone())).collect();
+    (taught.len() <= MAX_CONCEPTS).then_some(taught)
+}
+
+fn refusal(error: DeltaStoreError) -> Refusal {
+    match error {
+        DeltaStoreError::PackMissing(delta) => Refusal::Conflict(FieldError::new(
+            "/concepts",
+            Code::PackMissing,
+            format!(
+                "`{delta}` was stored by an earlier version, without a merge pack: a worker for its base model builds it \
+                 at start, so start one, or try again in a moment"
+            ),
+        )),
+        DeltaStoreError::CaptionsNotEncoded => Refusal::Conflict(FieldError::new(
+            "/captions",
+            Code::CaptionsNotEncoded,
+            "these captions have not been encoded yet: merge once over them with POST /v1/merges; those of the base model's \
+             class images are encoded by a worker at start",
+        )),
+        DeltaStoreError::Refused(reason) => {
+            FieldError::new("/concepts", Code::MergeRefused, reason).into()
+        }
+        error @ (DeltaStoreError::Storage(_)
+        | DeltaStoreError::Damaged { .. }
+        | DeltaStoreError::Engine(_)
+        | DeltaStoreError::Panicked) => error.into(),
+    }
+}

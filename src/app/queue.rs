@@ -1,0 +1,52 @@
+//! The bounded queue, from the side of those who put jobs into it.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use sqlx::PgConnection;
+
+use super::job::JobNoun;
+use super::{App, Refusal};
+use crate::db;
+use crate::domain::id::JobId;
+use crate::domain::job::JobKind;
+
+/// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
+const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
+
+/// The same before the first job of a kind has ended, when its pace is not known.
+const UNKNOWN_RETRY_AFTER_SECS: u64 = 30;
+
+impl App {
+    /// Puts a task at the end of its queue; idle workers hear of it once the transaction commits.
+    ///
+    /// # Errors
+    /// [`Refusal::QueueFull`] if the queue of this kind is full, with the time in which a tenth of it will be done.
+    pub(super) async fn enqueue<N: JobNoun>(
+        &self,
+        tx: &mut PgConnection,
+        task: N,
+    ) -> Result<N::Id, Refusal> {
+        db::job::take_turn(&mut *tx, N::KIND).await?;
+        let queued = db::job::count_queued(&mut *tx, N::KIND).await?;
+        if usize::try_from(queued).unwrap_or(0) >= self.queue_limit {
+            return Err(self.queue_full(tx, N::KIND).await?);
+        }
+        let job_id = JobId::generate();
+        let task = task.into_task();
+        let cost = task.batch_elements(self.model.native_size);
+        db::job::enqueue(&mut *tx, job_id, &task, cost).await?;
+        Ok(job_id.into())
+    }
+
+    async fn queue_full(&self, tx: &mut PgConnection, kind: JobKind) -> sqlx::Result<Refusal> {
+        let limit = self.queue_limit;
+        let tenth = limit.div_ceil(10) as f64;
+        let seconds = match db::job::rate(tx, kind).await? {
+            Some(per_second) if per_second > 0.0 => (tenth / per_second).ceil() as u64,
+            Some(_) | None => UNKNOWN_RETRY_AFTER_SECS,
+        };
+        let seconds = seconds.clamp(*RETRY_AFTER_SECS.start(), *RETRY_AFTER_SECS.end());
+        Ok(Refusal::QueueFull { kind, limit, retry_after: Duration::from_secs(seconds) })
+    }
+}

@@ -1,0 +1,145 @@
+//! Why a request was not done.
+
+use std::time::Duration;
+
+use crate::db;
+use crate::delta_store::DeltaStoreError;
+use crate::domain::code::Code;
+use crate::domain::id::JobId;
+use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::job::JobKind;
+use crate::storage::StorageError;
+
+/// About as long as a database takes to fail over or a connection pool to recover.
+const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a request was not done: one variant per kind of answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// The request contains at least one error that its sender can correct.
+    #[error("the request is not valid")]
+    Invalid(#[from] Invalid),
+    /// The thing that the request is about does not exist.
+    #[error("no {what} `{id}`")]
+    NotFound { what: &'static str, id: String },
+    /// The request contradicts what is stored.
+    #[error("{}", .0.detail)]
+    Conflict(FieldError),
+    /// The queue of this kind of job is full.
+    #[error("{limit} {}s are waiting already and no more are accepted: send it again in {} s",
+        .kind.as_str(), .retry_after.as_secs())]
+    QueueFull { kind: JobKind, limit: usize, retry_after: Duration },
+    /// A part of the service that the request needs cannot be reached; the same request may succeed later.
+    #[error("{dependency} cannot be reached: send the request again later")]
+    Unavailable { dependency: Dependency, source: Cause },
+    /// A bug or a broken invariant; the cause is for the log and not for the client.
+    #[error("internal error")]
+    Internal(#[source] Cause),
+}
+
+/// What the service itself depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dependency {
+    Database,
+    ObjectStore,
+}
+
+impl std::fmt::Display for Dependency {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Database => "the database",
+            Self::ObjectStore => "the object store",
+        })
+    }
+}
+
+impl Refusal {
+    /// The code that clients are told.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::Invalid(invalid) => invalid.code(),
+            Self::NotFound { .. } => Code::NotFound,
+            Self::Conflict(error) => error.code,
+            Self::QueueFull { .. } => Code::QueueFull,
+            Self::Unavailable { dependency: Dependency::Database, .. } => Code::DatabaseUnavailable,
+            Self::Unavailable { dependency: Dependency::ObjectStore, .. } => {
+                Code::StorageUnavailable
+            }
+            Self::Internal(_) => Code::InternalError,
+        }
+    }
+
+    /// What is wrong field by field, if the request is at fault.
+    pub fn errors(&self) -> &[FieldError] {
+        match self {
+            Self::Invalid(invalid) => &invalid.0,
+            Self::Conflict(error) => std::slice::from_ref(error),
+            Self::NotFound { .. }
+            | Self::QueueFull { .. }
+            | Self::Unavailable { .. }
+            | Self::Internal(_) => &[],
+        }
+    }
+
+    /// After what time the same request may succeed, if it may.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { retry_after, .. } => Some(*retry_after),
+            Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
+            Self::Invalid(_) | Self::NotFound { .. } | Self::Conflict(_) | Self::Internal(_) => {
+                None
+            }
+        }
+    }
+
+    pub(super) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Self {
+        Self::NotFound { what, id: id.to_string() }
+    }
+
+    pub(super) fn internal(cause: impl Into<Cause>) -> Self {
+        Self::Internal(cause.into())
+    }
+
+    /// A row of the catalog whose kind and task contradict each other.
+    pub(super) fn wrong_task(job_id: JobId) -> Self {
+        Self::internal(format!("the task of {job_id} is not of its kind"))
+    }
+}
+
+impl From<FieldError> for Refusal {
+    fn from(error: FieldError) -> Self {
+        Self::Invalid(error.into())
+    }
+}
+
+impl From<sqlx::Error> for Refusal {
+    fn from(error: sqlx::Error) -> Self {
+        if db::is_unavailable(&error) {
+            Self::Unavailable { dependency: Dependency::Database, source: error.into() }
+        } else {
+            Self::internal(error)
+        }
+    }
+}
+
+impl From<StorageError> for Refusal {
+    fn from(error: StorageError) -> Self {
+        Self::Unavailable { dependency: Dependency::ObjectStore, source: error.into() }
+    }
+}
+
+impl From<DeltaStoreError> for Refusal {
+    fn from(error: DeltaStoreError) -> Self {
+        match error {
+            DeltaStoreError::Storage(error) => error.into(),
+            error @ (DeltaStoreError::PackMissing(_)
+            | DeltaStoreError::CaptionsNotEncoded
+            | DeltaStoreError::Damaged { .. }
+            | DeltaStoreError::Refused(_)
+            | DeltaStoreError::Engine(_)
+            | DeltaStoreError::Panicked) => Self::internal(error),
+        }
+    }
+}

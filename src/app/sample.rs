@@ -1,0 +1,189 @@
+//! Samples: from a prompt to images.
+
+use sqlx::PgConnection;
+
+use super::binding::{NamedToken, bind, tokens_of};
+use super::init_image::{ChosenInit, choose_init};
+use super::job::Sample;
+use super::manifest::task_again;
+use super::{App, Caller, Refusal, random_seed};
+use crate::domain::code::Code;
+use crate::domain::concept::ModifierToken;
+use crate::domain::delta_use::ConceptUse;
+use crate::domain::id::ImageId;
+use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::domain::manifest::Manifest;
+use crate::domain::merge::MergeRecipe;
+use crate::domain::merge::options::MergeOptions;
+use crate::domain::model_info::ModelInfo;
+use crate::domain::sample::{Determinism, SampleSettings, SampleTask, SchedulerName, decimal};
+use crate::domain::version::TaskVersion;
+
+/// A sample to start.
+#[derive(Clone, Debug)]
+pub enum NewSample {
+    Prompt(Box<PromptedSample>),
+    /// The one image that this manifest describes, again.
+    Manifest(Box<Manifest>),
+}
+
+/// A prompt and how to sample it; what is `None` is the default.
+#[derive(Clone, Debug)]
+pub struct PromptedSample {
+    pub prompt: Option<String>,
+    pub negative_prompt: Option<String>,
+    pub options: SampleOptions,
+    pub init_image: Option<ImageId>,
+    pub noise_strength: Option<f64>,
+    /// Concepts that no token in the prompt names, and deltas or strengths other than the default.
+    pub concepts: Vec<ConceptUse>,
+    /// How several deltas are merged.
+    pub merge: Option<MergeOptions>,
+}
+
+/// The settings that a request gives.
+#[derive(Clone, Debug, Default)]
+pub struct SampleOptions {
+    pub n: Option<usize>,
+    pub first_index: Option<usize>,
+    pub seed: Option<u64>,
+    pub num_inference_steps: Option<usize>,
+    pub guidance_scale: Option<f64>,
+    pub unconditional_strength: Option<f64>,
+    pub guidance_interval: Option<[f64; 2]>,
+    pub scheduler: Option<SchedulerName>,
+    pub eta: Option<f64>,
+    pub width: Option<usize>,
+    pub height: Option<usize>,
+    pub preview_every: Option<usize>,
+    pub determinism: Option<Determinism>,
+}
+
+impl App {
+    /// Queues a sample.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if a setting is out of its range, the prompt would be cut or a name does not resolve;
+    /// [`Refusal::QueueFull`].
+    pub async fn start_sample(&self, caller: &Caller, new: NewSample) -> Result<Sample, Refusal> {
+        let mut tx = self.db.begin().await?;
+        let task = match new {
+            NewSample::Prompt(sample) => sample.into_task(&mut tx, &self.model).await?,
+            NewSample::Manifest(manifest) => task_again(&mut tx, &self.model, *manifest).await?,
+        };
+        let id = self.enqueue(&mut tx, task).await?;
+        tx.commit().await?;
+        self.job(caller, id).await
+    }
+}
+
+impl PromptedSample {
+    /// What the request asks for, its names resolved and its defaults filled in.
+    async fn into_task(
+        self,
+        db: &mut PgConnection,
+        model: &ModelInfo,
+    ) -> Result<SampleTask, Refusal> {
+        let init = choose_init(db, model, self.init_image, self.noise_strength).await?;
+        let settings = self.options.resolve(model, init.as_ref());
+        settings.check(model)?;
+        let init = init.map(|chosen| chosen.init);
+        if let Some(init) = &init {
+            init.check(&settings)?;
+        }
+        let prompt = self.prompt.ok_or_else(|| {
+            let detail = "a sample needs a prompt or from_manifest";
+            FieldError::new("/prompt", Code::MissingField, detail)
+        })?;
+        let negative_prompt = self.negative_prompt.unwrap_or_default();
+        let tokens = named_tokens(&prompt, &negative_prompt, &settings)?;
+        let binding = bind(db, model, &self.concepts, &tokens).await?;
+        check_prompts(model, &prompt, &negative_prompt, &binding.modifier_tokens())?;
+        Ok(SampleTask {
+            version: TaskVersion::NEWEST,
+            base_digest: model.digest.clone(),
+            prompt,
+            negative_prompt,
+            settings,
+            merge: merge_recipe(self.merge, binding.deltas.len(), model)?,
+            deltas: binding.deltas,
+            init,
+        })
+    }
+}
+
+impl SampleOptions {
+    /// Fills in the defaults: those of the base model, and the size of the initial image if there is one.
+    fn resolve(&self, model: &ModelInfo, init: Option<&ChosenInit>) -> SampleSettings {
+        let defaults = &model.sampling;
+        let native = (model.native_size, model.native_size);
+        let (width, height) = init.map_or(native, |chosen| (chosen.width, chosen.height));
+        SampleSettings {
+            n: self.n.unwrap_or(1),
+            first_index: self.first_index.unwrap_or(0),
+            seed: self.seed.unwrap_or_else(random_seed),
+            num_inference_steps: self.num_inference_steps.unwrap_or(defaults.num_inference_steps),
+            guidance_scale: decimal(self.guidance_scale.unwrap_or(defaults.guidance_scale)),
+            unconditional_strength: decimal(self.unconditional_strength.unwrap_or(1.0)),
+            guidance_interval: self.guidance_interval.unwrap_or([0.0, 1.0]).map(decimal),
+            scheduler: self.scheduler.unwrap_or(defaults.scheduler),
+            eta: decimal(self.eta.unwrap_or(defaults.eta)),
+            width: self.width.unwrap_or(width),
+            height: self.height.unwrap_or(height),
+            determinism: self.determinism.unwrap_or_default(),
+            preview_every: self.preview_every,
+        }
+    }
+}
+
+/// The modifier tokens of both prompts.
+fn named_tokens(
+    prompt: &str,
+    negative_prompt: &str,
+    settings: &SampleSettings,
+) -> Result<Vec<NamedToken>, FieldError> {
+    let mut tokens = tokens_of(prompt, "/prompt")?;
+    let of_negative = tokens_of(negative_prompt, "/negative_prompt")?;
+    if !of_negative.is_empty() && settings.unconditional_strength <= 0.0 {
+        let detail = "at 0 the negative prompt sees no concept, and this one names some";
+        let pointer = "/unconditional_strength";
+        return Err(FieldError::new(pointer, Code::ConflictingFields, detail));
+    }
+    tokens.extend(of_negative);
+    Ok(tokens)
+}
+
+/// Refuses prompts that would be cut.
+fn check_prompts(
+    model: &ModelInfo,
+    prompt: &str,
+    negative_prompt: &str,
+    modifier_tokens: &[ModifierToken],
+) -> Result<(), Invalid> {
+    let mut checks = Checks::default();
+    for (text, pointer) in [(prompt, "/prompt"), (negative_prompt, "/negative_prompt")] {
+        if let Err(error) = model.check_prompt(text, modifier_tokens, pointer) {
+            checks.push(error);
+        }
+    }
+    checks.finish()
+}
+
+/// How this many deltas are merged: by the options, which have no meaning for one.
+fn merge_recipe(
+    options: Option<MergeOptions>,
+    deltas: usize,
+    model: &ModelInfo,
+) -> Result<MergeRecipe, Invalid> {
+    if deltas > 1 {
+        return options.unwrap_or_default().recipe(model, "/merge");
+    }
+    match options {
+        None => Ok(MergeRecipe::default()),
+        Some(_) => {
+            let detail =
+                "the request names fewer than two deltas, so nothing is merged: leave this out";
+            Err(FieldError::new("/merge", Code::NotApplicable, detail).into())
+        }
+    }
+}

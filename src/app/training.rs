@@ -1,0 +1,190 @@
+//! Trainings: from photos to a delta.
+
+use super::binding::{concept_named, named_concepts};
+use super::job::Training;
+use super::{App, Caller, Refusal, random_seed};
+use crate::db;
+use crate::domain::code::Code;
+use crate::domain::concept::{Concept, ConceptRef, ModifierToken};
+use crate::domain::id::{ConceptId, TrainingId};
+use crate::domain::image::{Image, ImageSource};
+use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
+use crate::domain::job::Metric;
+use crate::domain::model_info::ModelInfo;
+use crate::domain::sample::MAX_SEED;
+use crate::domain::training::{
+    ClassImages, MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe,
+    TrainingTask,
+};
+use crate::domain::version::TaskVersion;
+
+/// A training to start.
+#[derive(Clone, Debug)]
+pub struct NewTraining {
+    /// Several are learned jointly and share the delta.
+    pub concepts: Vec<ConceptRef>,
+    pub preset: Preset,
+    /// Fields of the recipe that differ from the preset.
+    pub recipe: serde_json::Map<String, serde_json::Value>,
+    pub class_images: ClassImages,
+    /// Random if `None`.
+    pub seed: Option<u64>,
+}
+
+impl App {
+    /// Queues a training on the photos that its concepts have now.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if the recipe makes no sense, or a concept does not exist or has too few photos;
+    /// [`Refusal::QueueFull`].
+    pub async fn start_training(
+        &self,
+        caller: &Caller,
+        new: NewTraining,
+    ) -> Result<Training, Refusal> {
+        let recipe = new.resolve_recipe(&self.model)?;
+        new.check()?;
+
+        let mut tx = self.db.begin().await?;
+        let concepts = named_concepts(&mut tx, new.concepts.iter()).await?;
+        let chosen = choose_concepts(&new.concepts, &concepts)?;
+        let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
+        let images = db::image::of_concepts(&mut *tx, &ids).await?;
+        let task = new.into_task(recipe, with_images(&chosen, &images)?, &self.model);
+        check_captions(&task, &self.model)?;
+        let id = self.enqueue(&mut tx, task).await?;
+        tx.commit().await?;
+        self.job(caller, id).await
+    }
+
+    /// Returns up to `limit` points of a training's loss curve after a step, in order.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no training of this id.
+    pub async fn training_metrics(
+        &self,
+        _caller: &Caller,
+        id: TrainingId,
+        since_step: i32,
+        limit: i64,
+    ) -> Result<Vec<Metric>, Refusal> {
+        let job = self.find_job::<TrainingTask>(id).await?;
+        Ok(db::metric::after(&self.db, job.job_id, since_step, limit).await?)
+    }
+}
+
+impl NewTraining {
+    /// The preset for this number of concepts, with the request's changes.
+    fn resolve_recipe(&self, model: &ModelInfo) -> Result<TrainingRecipe, Invalid> {
+        let preset = match self.preset {
+            Preset::Default => model.recipe.clone(),
+            Preset::Paper => TrainingRecipe::paper(),
+        };
+        let mut recipe = preset.for_concepts(self.concepts.len()).with_overrides(&self.recipe)?;
+        // The resolved recipe does not claim what is not used.
+        if self.class_images == ClassImages::None || !model.has_class_images {
+            recipe.class_batch_size = 0;
+        }
+        Ok(recipe)
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let mut checks = Checks::default();
+        checks.in_range(self.concepts.len(), 1..=MAX_CONCEPTS, "/concepts");
+        checks.in_range(self.seed.unwrap_or_default(), 0..=MAX_SEED, "/seed");
+        checks.finish()
+    }
+
+    fn into_task(
+        self,
+        recipe: TrainingRecipe,
+        concepts: Vec<TaskConcept>,
+        model: &ModelInfo,
+    ) -> TrainingTask {
+        TrainingTask {
+            version: TaskVersion::NEWEST,
+            base_digest: model.digest.clone(),
+            concepts,
+            preset: self.preset,
+            class_images: match recipe.class_batch_size {
+                0 => ClassImages::None,
+                1.. => self.class_images,
+            },
+            class_image_set: model.class_image_set.clone(),
+            recipe,
+            seed: self.seed.unwrap_or_else(random_seed),
+        }
+    }
+}
+
+/// The concepts in the order of their names, each once.
+fn choose_concepts<'a>(
+    names: &[ConceptRef],
+    concepts: &'a [Concept],
+) -> Result<Vec<&'a Concept>, Invalid> {
+    let chosen = names
+        .iter()
+        .enumerate()
+        .map(|(index, name)| concept_named(name, concepts, &format!("/concepts/{index}")));
+    let chosen = all_or_errors(chosen)?;
+    for (index, concept) in chosen.iter().enumerate() {
+        if chosen[..index].iter().any(|other| other.concept_id == concept.concept_id) {
+            let pointer = format!("/concepts/{index}");
+            let detail = format!("concept `{}` is named twice", concept.handle);
+            return Err(FieldError::new(pointer, Code::AmbiguousConcept, detail).into());
+        }
+    }
+    Ok(chosen)
+}
+
+/// Gives each concept its photos.
+fn with_images(concepts: &[&Concept], images: &[Image]) -> Result<Vec<TaskConcept>, Invalid> {
+    let concepts = concepts.iter().enumerate();
+    all_or_errors(concepts.map(|(index, concept)| with_its_images(index, concept, images)))
+}
+
+/// Refuses fewer photos than the paper's four.
+fn with_its_images(
+    index: usize,
+    concept: &Concept,
+    images: &[Image],
+) -> Result<TaskConcept, FieldError> {
+    let is_its = |image: &&Image| matches!(&image.source, ImageSource::Photo { concept_id, .. } if *concept_id == concept.concept_id);
+    let images: Vec<TaskImage> = images
+        .iter()
+        .filter(is_its)
+        .map(|image| TaskImage { image_id: image.image_id, storage_key: image.storage_key.clone() })
+        .collect();
+    if images.len() < MIN_IMAGES {
+        let detail = format!(
+            "concept `{}` has {} photos and needs {MIN_IMAGES}: add more with POST /v1/concepts/{}/images",
+            concept.handle,
+            images.len(),
+            concept.concept_id
+        );
+        return Err(FieldError::new(format!("/concepts/{index}"), Code::DatasetTooSmall, detail));
+    }
+    Ok(TaskConcept {
+        concept_id: concept.concept_id,
+        handle: concept.handle.clone(),
+        words: concept.words.clone(),
+        images,
+    })
+}
+
+/// Refuses templates whose captions would be cut, for any of the concepts.
+fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
+    let mut checks = Checks::default();
+    let tokens: Vec<ModifierToken> =
+        task.concepts.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect();
+    for concept in &task.concepts {
+        for (index, template) in task.recipe.instance_templates.iter().enumerate() {
+            let caption = template.replace("{}", &concept.words.in_prompt());
+            let pointer = format!("/recipe/instance_templates/{index}");
+            if let Err(error) = model.check_prompt(&caption, &tokens, &pointer) {
+                checks.push(error);
+            }
+        }
+    }
+    checks.finish()
+}

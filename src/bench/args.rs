@@ -1,0 +1,64 @@
+//! What `vstar bench` is asked to time.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use crate::config::ByteSize;
+
+/// Times one piece of the engine's work and prints one JSON line.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to time.
+    #[arg(value_enum)]
+    pub(super) what: Work,
+    /// Folder with unet/, vae/, text_encoder/ and scheduler/; no tokenizer is needed.
+    #[arg(long)]
+    pub(super) model: PathBuf,
+    /// Elements of one call; for `merge`, concepts.
+    #[arg(long, default_value_t = 2)]
+    pub(super) batch: usize,
+    /// Height and width of the latents.
+    #[arg(long, default_value_t = 32)]
+    pub(super) latent: usize,
+    /// CPU threads.
+    #[arg(long, default_value_t = 2)]
+    pub(super) threads: usize,
+    /// Timed calls, after one that is not.
+    #[arg(long, default_value_t = 3)]
+    pub(super) repeat: usize,
+    /// Where it runs: cpu, or cuda:0 in a build with the feature cuda.
+    #[arg(long, default_value = "cpu")]
+    pub(super) device: String,
+    /// For `train`: what a step may take in addition to the weights, such as 500MB; the UNet's layers are computed again in
+    /// the backward pass as far as that takes. With 0, freed memory also goes back to the system at once.
+    #[arg(long, value_name = "SIZE")]
+    pub memory_budget: Option<ByteSize>,
+    /// Computes every product and convolution term by term, without Winograd's transforms.
+    #[arg(long)]
+    pub(super) exact: bool,
+}
+
+/// A piece of work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Work {
+    /// One UNet call, K and V given.
+    Denoise,
+    /// One Custom Diffusion step: text encoder, UNet, backward pass to K/V and embedding row, clipping, AdamW.
+    Train,
+    /// Images to the posterior of their latents.
+    #[value(alias = "vae_encode")]
+    VaeEncode,
+    /// Latents to images.
+    #[value(alias = "vae_decode")]
+    VaeDecode,
+    /// Token ids to text features.
+    Text,
+    /// As many concepts as `--batch`, from merge packs to the change of one prompt's K and V, on one thread; beside it, to
+    /// whole matrices.
+    Merge,
+    /// One UNet call whose elements are of as many concepts; beside it, elements of one concept.
+    Mixed,
+}

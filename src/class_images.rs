@@ -1,0 +1,264 @@
+//! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, or the object that
+//! trainings name.
+
+use std::io::{self, Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
+
+use crate::domain::concept::ClassNoun;
+use crate::domain::digest::Digest;
+use crate::domain::training::ImageSetRef;
+use crate::engine::CaptionedImage;
+use crate::storage::{Storage, StorageError, StorageKey};
+
+/// Where captions are, in a folder as in an object.
+const METADATA: &str = "metadata.jsonl";
+
+/// Class images in their order, each with its caption; they are decoded when a training needs them.
+#[derive(Clone, Debug, Default)]
+pub struct ClassImageSet {
+    entries: Vec<Entry>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    image: ImageFile,
+    caption: String,
+}
+
+#[derive(Clone, Debug)]
+enum ImageFile {
+    OnDisk(PathBuf),
+    InMemory(Bytes),
+}
+
+/// A line of `metadata.jsonl`.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    file_name: String,
+    text: String,
+}
+
+/// Why a set is not in the object store.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("the class images cannot be read")]
+    Read(#[from] io::Error),
+    #[error("the object store failed")]
+    Storage(#[from] StorageError),
+}
+
+impl ClassImageSet {
+    /// Reads the captions of a folder.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        let metadata = std::fs::read_to_string(dir.join(METADATA))?;
+        let entry = |line: Line| Entry {
+            image: ImageFile::OnDisk(dir.join(line.file_name)),
+            caption: line.text,
+        };
+        Ok(Self { entries: read_lines(&metadata)?.into_iter().map(entry).collect() })
+    }
+
+    /// Reads an object that [`Self::to_zip`] wrote.
+    ///
+    /// # Errors
+    /// If it is anything else.
+    pub fn from_zip(bytes: &[u8]) -> io::Result<Self> {
+        let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(io::Error::other)?;
+        let mut read = |name: &str| -> io::Result<Vec<u8>> {
+            let mut file = archive.by_name(name).map_err(io::Error::other)?;
+            let mut content = Vec::new();
+            file.read_to_end(&mut content)?;
+            Ok(content)
+        };
+        let metadata = String::from_utf8(read(METADATA)?).map_err(io::Error::other)?;
+        let mut entries = Vec::new();
+        for line in read_lines(&metadata)? {
+            let image = ImageFile::InMemory(read(&line.file_name)?.into());
+            entries.push(Entry { image, caption: line.text });
+        }
+        Ok(Self { entries })
+    }
+
+    /// Writes all images and captions as one file; the same set always gives the same bytes, whatever its files are
+    /// called and wherever they lie.
+    pub fn to_zip(&self) -> io::Result<Vec<u8>> {
+        let options = SimpleFileOptions::DEFAULT
+            .compression_method(CompressionMethod::Stored)
+            .last_modified_time(DateTime::DEFAULT)
+            .unix_permissions(0o644);
+        let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
+        let name = |index: usize| format!("{index:06}");
+        archive.start_file(METADATA, options)?;
+        for (index, entry) in self.entries.iter().enumerate() {
+            let line = Line { file_name: name(index), text: entry.caption.clone() };
+            writeln!(archive, "{}", serde_json::to_string(&line)?)?;
+        }
+        for (index, entry) in self.entries.iter().enumerate() {
+            archive.start_file(name(index), options)?;
+            archive.write_all(&entry.image.read()?)?;
+        }
+        Ok(archive.finish()?.into_inner())
+    }
+
+    /// How tasks name the set; `None` if it has no images.
+    pub fn reference(&self) -> io::Result<Option<ImageSetRef>> {
+        if self.is_empty() {
+            return Ok(None);
+        }
+        let digest = Digest::of(self.to_zip()?);
+        let storage_key = StorageKey::image_set(&digest);
+        Ok(Some(ImageSetRef { digest, storage_key, count: self.entries.len() }))
+    }
+
+    /// Writes the set to the object store, unless it is there.
+    ///
+    /// - `reference`: what [`Self::reference`] answered
+    ///
+    /// # Errors
+    /// [`PublishError`]; also if the folder has changed since the set was opened.
+    pub async fn publish(
+        &self,
+        storage: &Storage,
+        reference: &ImageSetRef,
+    ) -> Result<(), PublishError> {
+        let key = &reference.storage_key;
+        if storage.exists(key).await? {
+            return Ok(());
+        }
+        let set = self.clone();
+        let file = tokio::task::spawn_blocking(move || set.to_zip()).await;
+        let file = file.map_err(io::Error::other)??;
+        if Digest::of(&file) != reference.digest {
+            return Err(io::Error::other("the folder has changed since it was opened").into());
+        }
+        Ok(storage.write(key, file).await?)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// All captions.
+    pub fn captions(&self) -> Vec<String> {
+        self.entries.iter().map(|entry| entry.caption.clone()).collect()
+    }
+
+    /// The images whose caption has the noun as whole words; all where none has: the model does not know the class,
+    /// and what must stay as it is then is everything else.
+    pub(crate) fn choose(&self, noun: &ClassNoun) -> Self {
+        let of_noun = self.entries.iter().filter(|entry| has_words(&entry.caption, noun.as_str()));
+        let entries: Vec<Entry> = of_noun.cloned().collect();
+        if entries.is_empty() { self.clone() } else { Self { entries } }
+    }
+
+    /// Reads and decodes the images.
+    pub(crate) fn read(&self) -> io::Result<Vec<CaptionedImage>> {
+        let read = |entry: &Entry| {
+            let image = image::load_from_memory(&entry.image.read()?).map_err(io::Error::other)?;
+            Ok(CaptionedImage { image: image.to_rgb8(), caption: entry.caption.clone() })
+        };
+        self.entries.iter().map(read).collect()
+    }
+}
+
+impl ImageFile {
+    fn read(&self) -> io::Result<Bytes> {
+        match self {
+            Self::OnDisk(path) => std::fs::read(path).map(Bytes::from),
+            Self::InMemory(bytes) => Ok(bytes.clone()),
+        }
+    }
+}
+
+fn read_lines(metadata: &str) -> io::Result<Vec<Line>> {
+    let lines = metadata.lines().filter(|line| !line.trim().is_empty());
+    lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
+}
+
+fn has_words(text: &str, wanted: &str) -> bool {
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '\'');
+        words.filter(|word| !word.is_empty()).map(str::to_lowercase).collect()
+    };
+    let wanted = words(wanted);
+    !wanted.is_empty() && words(text).windows(wanted.len()).any(|window| window == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(captions: &[&str]) -> ClassImageSet {
+        let entry = |(index, caption): (usize, &&str)| Entry {
+            image: ImageFile::InMemory(vec![index as u8; 3].into()),
+            caption: (*caption).to_owned(),
+        };
+        ClassImageSet { entries: captions.iter().enumerate().map(entry).collect() }
+    }
+
+    fn chosen(noun: &str) -> Vec<String> {
+        let set = set(&["a cat, small", "a cathedral", "a teddy bear", "Photo of a CAT", "a bear"]);
+        set.choose(&ClassNoun::try_from(noun.to_owned()).unwrap()).captions()
+    }
+
+    #[test]
+    fn a_noun_is_found_as_whole_words() {
+        assert_eq!(chosen("cat"), ["a cat, small", "Photo of a CAT"]);
+        assert_eq!(chosen("teddy bear"), ["a teddy bear"]);
+    }
+
+    #[test]
+    fn an_unknown_noun_takes_the_whole_set() {
+        assert_eq!(chosen("moongate").len(), 5);
+    }
+
+    #[test]
+    fn a_set_survives_its_object_and_keeps_its_order() {
+        let written = set(&["b", "a", "ü “quoted”"]);
+        let zip = written.to_zip().unwrap();
+
+        let read = ClassImageSet::from_zip(&zip).unwrap();
+
+        assert_eq!(read.captions(), ["b", "a", "ü “quoted”"]);
+        let bytes: Vec<Bytes> = read.entries.iter().map(|one| one.image.read().unwrap()).collect();
+        assert_eq!(bytes, [vec![0; 3], vec![1; 3], vec![2; 3]]);
+        assert_eq!(read.to_zip().unwrap(), zip, "the same set gives the same bytes");
+        assert_eq!(read.reference().unwrap(), written.reference().unwrap());
+    }
+
+    #[test]
+    fn folders_with_other_file_names_are_the_same_set() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for (dir, names) in [(&one, ["1.png", "2.png"]), (&other, ["x.png", "a.png"])] {
+            let mut metadata = String::new();
+            for (name, caption) in names.iter().zip(["a dog", "a cat"]) {
+                std::fs::write(dir.path().join(name), caption).unwrap();
+                let line = Line { file_name: (*name).to_owned(), text: caption.to_owned() };
+                metadata += &format!("{}\n\n", serde_json::to_string(&line).unwrap());
+            }
+            std::fs::write(dir.path().join(METADATA), metadata).unwrap();
+        }
+
+        let reference = |dir: &tempfile::TempDir| {
+            ClassImageSet::open(dir.path()).unwrap().reference().unwrap().unwrap()
+        };
+
+        assert_eq!(reference(&one), reference(&other));
+        assert_eq!(reference(&one).count, 2);
+        std::fs::write(other.path().join("a.png"), "another image").unwrap();
+        assert_ne!(reference(&one).digest, reference(&other).digest);
+    }
+
+    #[test]
+    fn what_is_not_a_set_is_refused() {
+        let zip = set(&["a"]).to_zip().unwrap();
+
+        assert!(ClassImageSet::from_zip(b"PK").is_err());
+        assert!(ClassImageSet::from_zip(&zip[..zip.len() / 2]).is_err());
+    }
+}

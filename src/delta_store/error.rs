@@ -1,0 +1,38 @@
+//! Why the delta store has no answer.
+
+use crate::domain::id::DeltaId;
+use crate::engine::EngineError;
+use crate::storage::{StorageError, StorageKey};
+
+/// What is wrong with an object.
+pub(super) type Reason = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum DeltaStoreError {
+    #[error("`{0}` was stored before merge packs were")]
+    PackMissing(DeltaId),
+    /// Nobody has merged over these captions yet, so their text features are not known here.
+    #[error("these captions have not been encoded yet")]
+    CaptionsNotEncoded,
+    #[error("the object store failed")]
+    Storage(#[from] StorageError),
+    #[error("object `{key}` is damaged")]
+    Damaged { key: StorageKey, source: Reason },
+    /// The deltas cannot be merged so.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the algebra failed")]
+    Engine(#[source] EngineError),
+    #[error("the work ended early")]
+    Panicked,
+}
+
+impl From<EngineError> for DeltaStoreError {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::InvalidInput(reason) => Self::Refused(reason),
+            other => Self::Engine(other),
+        }
+    }
+}

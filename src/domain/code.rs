@@ -1,0 +1,206 @@
+//! The codes by which programs tell one error from another: one closed list for the whole API.
+//!
+//! A code is part of the published interface. It is never renamed and never removed, because stored failures of jobs
+//! carry it as well.
+
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+macro_rules! codes {
+    ($($(#[doc = $meaning:literal])+ $name:ident = $text:literal,)*) => {
+        /// What kind of error this is.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum Code {
+            $($(#[doc = $meaning])+ #[serde(rename = $text)] $name,)*
+        }
+
+        impl Code {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$name),*];
+
+            /// The code as it is published and stored.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// What the code means and what to do about it, in one line.
+            pub fn meaning(self) -> &'static str {
+                match self { $(Self::$name => concat!($($meaning),+).trim_ascii(),)* }
+            }
+        }
+    };
+}
+
+codes! {
+    // The request as such.
+    /// Several fields are wrong for different reasons: read `errors`.
+    ValidationFailed = "validation_failed",
+    /// The body cannot be parsed: send well-formed JSON or a well-formed form.
+    MalformedBody = "malformed_body",
+    /// The content type is not accepted here: send the one that the operation documents.
+    UnsupportedMediaType = "unsupported_media_type",
+    /// The body is larger than the operation allows: send less at once.
+    BodyTooLarge = "body_too_large",
+    /// No operation has this path: check the path and the form of the ids in it.
+    NoSuchPath = "no_such_path",
+    /// The path exists, but not with this method: use one of the documented methods.
+    MethodNotAllowed = "method_not_allowed",
+    /// The requested byte range lies beyond the end: ask for a range within the size.
+    RangeNotSatisfiable = "range_not_satisfiable",
+    /// The thing named in the path does not exist: check its id.
+    NotFound = "not_found",
+    /// The cursor is not one that this list has returned: start again without `after`.
+    InvalidCursor = "invalid_cursor",
+
+    // A field of the request.
+    /// The field does not exist: remove it or correct its name.
+    UnknownField = "unknown_field",
+    /// A required field is absent: add it.
+    MissingField = "missing_field",
+    /// The value has the wrong type or form: see `detail` for what is expected.
+    InvalidValue = "invalid_value",
+    /// The number or length lies outside its bounds: see `detail` for the bounds.
+    OutOfRange = "out_of_range",
+    /// The size is not a multiple of the base model's `size_multiple`: use the multiple in `detail`.
+    NotAMultiple = "not_a_multiple",
+    /// The field has no meaning together with the rest of the request: leave it out.
+    NotApplicable = "not_applicable",
+    /// Two fields exclude each other: leave one of them out.
+    ConflictingFields = "conflicting_fields",
+    /// The text has more tokens than the text encoder takes: shorten it.
+    PromptTooLong = "prompt_too_long",
+
+    // Concepts, deltas and images that a request names.
+    /// No concept has this id, handle or modifier token: create one, or correct the name.
+    UnknownConcept = "unknown_concept",
+    /// The concept has no delta yet: train it and wait until the training has succeeded.
+    ConceptNotTrained = "concept_not_trained",
+    /// No delta has this id or digest: list the deltas that exist.
+    UnknownDelta = "unknown_delta",
+    /// No image has this id or digest: upload it, or correct the id.
+    UnknownImage = "unknown_image",
+    /// The delta does not contain the concept it is given for: choose another delta.
+    DeltaOfAnotherConcept = "delta_of_another_concept",
+    /// One concept, or one word, has two meanings in the request: name one delta for it.
+    AmbiguousConcept = "ambiguous_concept",
+    /// One delta is named with two strengths: give it one.
+    AmbiguousStrength = "ambiguous_strength",
+    /// More deltas are combined than are allowed: leave some out.
+    TooManyDeltas = "too_many_deltas",
+    /// A merge needs at least two different deltas: name more.
+    TooFewDeltas = "too_few_deltas",
+    /// The object belongs to another base model than the one served: train again, or ask the right service.
+    BaseModelMismatch = "base_model_mismatch",
+    /// The concept has fewer images than a training needs: add images.
+    DatasetTooSmall = "dataset_too_small",
+    /// Another concept has this handle: choose another.
+    HandleTaken = "handle_taken",
+    /// Another concept has this modifier token: choose another.
+    ModifierTokenTaken = "modifier_token_taken",
+
+    // Uploaded files.
+    /// The file is not a readable PNG, JPEG or WebP image: convert or re-export it.
+    ImageUnreadable = "image_unreadable",
+    /// The file or its dimensions exceed the limits: shrink the image.
+    ImageTooLarge = "image_too_large",
+    /// A side of the image is below the minimum: use a larger image.
+    ImageTooSmall = "image_too_small",
+    /// The concept has this image already: nothing needs to be done.
+    DuplicateImage = "duplicate_image",
+    /// More images than a concept or an upload can have: send fewer.
+    TooManyImages = "too_many_images",
+
+    // Merges.
+    /// The delta was stored without its merge pack: start a worker for its base model and try again.
+    PackMissing = "pack_missing",
+    /// These captions have not been encoded yet: run one merge over them first.
+    CaptionsNotEncoded = "captions_not_encoded",
+    /// The deltas cannot be merged with this recipe: see `detail`.
+    MergeRefused = "merge_refused",
+
+    // The state of the service.
+    /// The queue for this kind of job is full: send the request again after `Retry-After` seconds.
+    QueueFull = "queue_full",
+    /// The database cannot be reached: send the request again after `Retry-After` seconds.
+    DatabaseUnavailable = "database_unavailable",
+    /// The object store cannot be reached: send the request again after `Retry-After` seconds.
+    StorageUnavailable = "storage_unavailable",
+    /// The service has a bug or an inconsistent catalog: report it with the `request_id`.
+    InternalError = "internal_error",
+
+    // Why a job failed.
+    /// The engine refused the job's input: see `detail`, change the request and start a new job.
+    InvalidInput = "invalid_input",
+    /// The loss became infinite or undefined: use a smaller `learning_rate`.
+    TrainingDiverged = "training_diverged",
+    /// The image became infinite or undefined: use a smaller strength or `guidance_scale`.
+    SampleDiverged = "sample_diverged",
+    /// A concept's delta leaves the base model unchanged: train the concept again.
+    ConceptWithoutEffect = "concept_without_effect",
+    /// The engine failed on its own: look for the job's id in the server's log.
+    EngineError = "engine_error",
+    /// A stored object does not match its digest: restore it, or make it again.
+    ObjectDamaged = "object_damaged",
+    /// The worker cannot read the base model's class images: check its model folder.
+    ClassImagesUnavailable = "class_images_unavailable",
+    /// Every worker that began the job stopped answering: it may need more memory than there is.
+    WorkerLost = "worker_lost",
+    /// The job was stopped before it ended: start it again if it is still wanted.
+    Stopped = "stopped",
+}
+
+impl std::fmt::Display for Code {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl PartialSchema for Code {
+    fn schema() -> RefOr<Schema> {
+        let lines = Self::ALL.iter().map(|code| format!("\n- `{code}`: {}", code.meaning()));
+        let description = format!(
+            "The kind of error, for programs. The list is closed: codes are never renamed or removed.\n{}",
+            lines.collect::<String>()
+        );
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|code| code.as_str())))
+            .description(Some(description))
+            .into()
+    }
+}
+
+impl ToSchema for Code {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "Code".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_code_is_stored_as_it_is_published() {
+        for code in Code::ALL {
+            let stored = serde_json::to_value(code).unwrap();
+
+            assert_eq!(stored, code.as_str());
+            assert_eq!(serde_json::from_value::<Code>(stored).unwrap(), *code);
+        }
+    }
+
+    #[test]
+    fn every_code_is_another_snake_case_word_with_one_line_of_meaning() {
+        let words: HashSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+
+        assert_eq!(words.len(), Code::ALL.len());
+        for code in Code::ALL {
+            assert!(code.as_str().bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'));
+            assert!(code.meaning().ends_with('.') && code.meaning().contains(": "), "{code}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Convolution in candle's tensors (im2col): pixels are gathered, then multiplied by a matrix of filters.
+
+use candle_core::{Result, Tensor};
+
+use super::geometry::{Geometry, Padding};
+use crate::engine::ops::chunks::in_chunks;
+
+/// The filters of one layer.
+pub(super) struct Filters {
+    /// `(kernel² · in_channels, out_channels)`.
+    matrix: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Filters {
+    /// - `weight`: `(out_channels, in_channels, kernel, kernel)`
+    /// - `bias`: `(out_channels,)`
+    pub(super) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let out_channels = weight.dim(0)?;
+        let matrix = weight.permute((2, 3, 1, 0))?.contiguous()?;
+        Ok(Self { matrix: matrix.reshape(((), out_channels))?, bias })
+    }
+
+    /// The result, plus `other`.
+    ///
+    /// - `x`: `(batch, height, width, in_channels)`
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        geometry: Geometry,
+        other: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let y = gather_and_multiply(x, &self.matrix, geometry, PositionOrder::InOrder)?;
+        let y = match &self.bias {
+            Some(bias) => y.broadcast_add(bias)?,
+            None => y,
+        };
+        match other {
+            Some(other) => y + other,
+            None => Ok(y),
+        }
+    }
+
+    /// The gradient of an image of `(height, width)`: `dy`, dilated by the stride, is convolved with the filters
+    /// rotated by 180°.
+    ///
+    /// To rotate them is to reverse the order of their positions. This costs nothing, since the pixels can be gathered
+    /// in that order instead. Input and output channels are exchanged in a copy for the duration of the call: keeping
+    /// it would double the memory of all filters.
+    pub(super) fn backward(
+        &self,
+        dy: &Tensor,
+        geometry: Geometry,
+        (height, width): (usize, usize),
+    ) -> Result<Tensor> {
+        let Geometry { kernel, stride, padding: p } = geometry;
+        let (_, rows, columns, out_channels) = dy.dims4()?;
+        let in_channels = self.matrix.dim(0)? / (kernel * kernel);
+        let dilated = dilate(&dilate(dy, 1, stride)?, 2, stride)?;
+        let (down, across) = ((rows - 1) * stride + 1, (columns - 1) * stride + 1);
+        let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
+        let padding = Padding {
+            top,
+            bottom: (height + kernel - 1).saturating_sub(top + down),
+            left,
+            right: (width + kernel - 1).saturating_sub(left + across),
+        };
+        // (kernel² · in, out) → (kernel² · out, in), with the positions in the same order
+        let by_position = self.matrix.reshape((kernel * kernel, in_channels, out_channels))?;
+        let exchanged = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
+        let geometry = Geometry { kernel, stride: 1, padding };
+        let dx = gather_and_multiply(&dilated, &exchanged, geometry, PositionOrder::Reversed)?;
+        dx.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
+    }
+}
+
+/// The order in which the kernel's positions are gathered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PositionOrder {
+    InOrder,
+    Reversed,
+}
+
+/// Convolves a chunk of the batch at a time, of which each pixel is in memory once for each position of the kernel.
+fn gather_and_multiply(
+    x: &Tensor,
+    matrix: &Tensor,
+    geometry: Geometry,
+    positions: PositionOrder,
+) -> Result<Tensor> {
+    let (_, height, width, _) = x.dims4()?;
+    let (rows, columns) = geometry.output(height, width);
+    in_chunks(&[x], rows * columns * matrix.dim(0)?, |part| {
+        let images = part[0].dim(0)?;
+        let gathered = gather(&part[0], geometry, (rows, columns), positions)?;
+        gathered.matmul(matrix)?.reshape((images, rows, columns, ()))
+    })
+}
+
+/// `(images, height, width, channels)` → `(images · rows · columns, kernel² · channels)`.
+fn gather(
+    x: &Tensor,
+    geometry: Geometry,
+    (rows, columns): (usize, usize),
+    positions: PositionOrder,
+) -> Result<Tensor> {
+    let Geometry { kernel, stride, padding: p } = geometry;
+    let (images, _, _, channels) = x.dims4()?;
+    if kernel == 1 && stride == 1 && p == Padding::same(0) {
+        return x.reshape(((), channels));
+    }
+    // Padded so far that each position can be cut out in whole strides.
+    let x = x.pad_with_zeros(1, p.top, p.bottom + stride)?.pad_with_zeros(
+        2,
+        p.left,
+        p.right + stride,
+    )?;
+    let part = |y: usize, x_: usize| -> Result<Tensor> {
+        let part = x.narrow(1, y, rows * stride)?.narrow(2, x_, columns * stride)?;
+        let part = match stride {
+            1 => part,
+            _ => part
+                .contiguous()?
+                .reshape((images * rows, stride, columns, stride, channels))?
+                .narrow(1, 0, 1)?
+                .narrow(3, 0, 1)?,
+        };
+        part.contiguous()?.reshape((images * rows * columns, channels))
+    };
+    let all = (0..kernel * kernel).map(|position| part(position / kernel, position % kernel));
+    let mut parts = all.collect::<Result<Vec<_>>>()?;
+    if positions == PositionOrder::Reversed {
+        parts.reverse();
+    }
+    Tensor::cat(&parts, 1)?.contiguous()
+}
+
+/// Inserts `stride − 1` zeros between neighbours along `dim`.
+fn dilate(x: &Tensor, dim: usize, stride: usize) -> Result<Tensor> {
+    if stride == 1 {
+        return Ok(x.clone());
+    }
+    let count = x.dim(dim)?;
+    let mut shape = x.dims().to_vec();
+    shape[dim] = count * stride;
+    let dilated = x.unsqueeze(dim + 1)?.pad_with_zeros(dim + 1, 0, stride - 1)?.reshape(shape)?;
+    dilated.narrow(dim, 0, (count - 1) * stride + 1)?.contiguous()
+}

@@ -1,0 +1,109 @@
+//! Winograd's minimal algorithms in one dimension. Two dimensions apply them to the columns, then to the rows.
+
+use crate::engine::ops::simd::Lanes;
+
+/// Width of the widest input tile.
+pub(super) const WIDEST: usize = 6;
+
+/// F(m×m, 3×3): an output tile of `OUT`×`OUT` pixels from an input tile of `IN`×`IN`.
+///
+/// Arrays have room for the widest tile. What is beyond the tile's own width is not used.
+pub(super) trait Minimal: Copy + Sync {
+    const OUT: usize;
+    const IN: usize = Self::OUT + 2;
+    /// Places of a transformed tile, each of which is a matrix product.
+    const PLACES: usize = Self::IN * Self::IN;
+
+    /// `Bᵀ d`, `IN` values.
+    fn input<L: Lanes>(d: [L; WIDEST]) -> [L; WIDEST];
+
+    /// `G g`, `IN` values from three.
+    fn filter<L: Lanes>(g: [L; 3]) -> [L; WIDEST];
+
+    /// `Aᵀ m`, `OUT` values from `IN`.
+    fn output<L: Lanes>(m: [L; WIDEST]) -> [L; WIDEST];
+}
+
+/// F(4×4, 3×3): 36 multiplications where the definition has 144.
+///
+/// We interpolate at 0, ±3/4, ±3/2 and ∞: at the usual 0, ±1, ±2 and ∞ the error is four times as large.
+#[derive(Clone, Copy)]
+pub(super) struct Large;
+
+/// The points besides 0 and ∞: ±P and ±Q.
+const P: f32 = 0.75;
+const Q: f32 = 1.5;
+const PP: f32 = P * P;
+const QQ: f32 = Q * Q;
+
+impl Minimal for Large {
+    const OUT: usize = 4;
+
+    #[inline(always)]
+    fn input<L: Lanes>(d: [L; WIDEST]) -> [L; WIDEST] {
+        let (even_p, odd_p) = (d[4] - d[2] * QQ, (d[3] - d[1] * QQ) * P);
+        let (even_q, odd_q) = (d[4] - d[2] * PP, (d[3] - d[1] * PP) * Q);
+        [
+            d[0] * (PP * QQ) - d[2] * (PP + QQ) + d[4],
+            even_p + odd_p,
+            even_p - odd_p,
+            even_q + odd_q,
+            even_q - odd_q,
+            d[1] * (PP * QQ) - d[3] * (PP + QQ) + d[5],
+        ]
+    }
+
+    #[inline(always)]
+    fn filter<L: Lanes>(g: [L; 3]) -> [L; WIDEST] {
+        const OF_P: f32 = 1.0 / (2.0 * PP * (PP - QQ));
+        const OF_Q: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
+        let (even_p, odd_p) = (g[0] * OF_P + g[2] * (PP * OF_P), g[1] * (P * OF_P));
+        let (even_q, odd_q) = (g[0] * OF_Q + g[2] * (QQ * OF_Q), g[1] * (Q * OF_Q));
+        [
+            g[0] * (1.0 / (PP * QQ)),
+            even_p + odd_p,
+            even_p - odd_p,
+            even_q + odd_q,
+            even_q - odd_q,
+            g[2],
+        ]
+    }
+
+    #[inline(always)]
+    fn output<L: Lanes>(m: [L; WIDEST]) -> [L; WIDEST] {
+        let (sum_p, sum_q) = (m[1] + m[2], m[3] + m[4]);
+        let (difference_p, difference_q) = ((m[1] - m[2]) * P, (m[3] - m[4]) * Q);
+        [
+            m[0] + sum_p + sum_q,
+            difference_p + difference_q,
+            sum_p * PP + sum_q * QQ,
+            difference_p * PP + difference_q * QQ + m[5],
+            L::ZERO,
+            L::ZERO,
+        ]
+    }
+}
+
+/// F(2×2, 3×3) at 0, ±1 and ∞: 16 multiplications where the definition has 36.
+#[derive(Clone, Copy)]
+pub(super) struct Small;
+
+impl Minimal for Small {
+    const OUT: usize = 2;
+
+    #[inline(always)]
+    fn input<L: Lanes>(d: [L; WIDEST]) -> [L; WIDEST] {
+        [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3], L::ZERO, L::ZERO]
+    }
+
+    #[inline(always)]
+    fn filter<L: Lanes>(g: [L; 3]) -> [L; WIDEST] {
+        let (even, odd) = ((g[0] + g[2]) * 0.5, g[1] * 0.5);
+        [g[0], even + odd, even - odd, g[2], L::ZERO, L::ZERO]
+    }
+
+    #[inline(always)]
+    fn output<L: Lanes>(m: [L; WIDEST]) -> [L; WIDEST] {
+        [m[0] + m[1] + m[2], m[1] - m[2] - m[3], L::ZERO, L::ZERO, L::ZERO, L::ZERO]
+    }
+}

@@ -1,0 +1,54 @@
+//! The kernel's operands: rows of the left factor and a micro-panel of the right one.
+
+use crate::engine::ops::gemm::blocking::MR;
+use crate::engine::ops::gemm::prefetch::Prefetch;
+
+/// Up to [`MR`] rows of the left factor, as consecutive runs of the depth.
+#[derive(Clone, Copy)]
+pub(crate) struct Strip<'a> {
+    pub(crate) rows: usize,
+    pub(crate) runs: &'a [Run],
+    pub(crate) depth_stride: usize,
+}
+
+/// A stretch of the depth of a strip.
+#[derive(Clone, Copy)]
+pub(crate) struct Run {
+    /// Where each row begins, or `None` if all rows are zero.
+    pub(crate) starts: Option<[*const f32; MR]>,
+    pub(crate) length: usize,
+}
+
+/// Any number of rows of the left factor, at one distance from each other.
+#[derive(Clone, Copy)]
+pub(crate) struct StridedRows {
+    pub(crate) start: *const f32,
+    pub(crate) rows: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) depth: usize,
+    pub(crate) depth_stride: usize,
+}
+
+impl StridedRows {
+    /// The one run of the strip that begins with `row`.
+    #[inline(always)]
+    pub(crate) fn run(self, row: usize) -> [Run; 1] {
+        let last = (self.rows - row).min(MR) - 1;
+        let start = |r: usize| self.start.wrapping_add((row + r.min(last)) * self.row_stride);
+        [Run { starts: Some(std::array::from_fn(start)), length: self.depth }]
+    }
+}
+
+/// Up to [`NR`](super::super::blocking::NR) columns of the right factor, as panels.
+#[derive(Clone, Copy)]
+pub(crate) struct MicroPanel<'a> {
+    /// Panels that begin `stride` apart. Their rows begin `row_stride` apart.
+    pub(crate) data: &'a [f32],
+    pub(crate) stride: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) panels: usize,
+    /// Columns of the last panel.
+    pub(crate) last: usize,
+    /// What to prefetch meanwhile: of the right factor, and of the left.
+    pub(crate) next: [Option<Prefetch>; 2],
+}

@@ -1,0 +1,100 @@
+//! Packing: the right factor of a product as panels of [`PANEL`] columns.
+
+use rayon::prelude::*;
+
+use super::blocking::PANEL;
+use super::transpose::transpose;
+use crate::engine::ops::buffer::filled;
+use crate::engine::ops::simd::vectorized;
+
+/// A packed right factor, `(depth, width)`. Each panel is `(depth, PANEL)`, with zeros beyond the width.
+pub(crate) struct Panels {
+    data: Vec<f32>,
+    depth: usize,
+    width: usize,
+}
+
+impl Panels {
+    /// Panels that `fill` writes in parallel, given their index.
+    pub(crate) fn filled(
+        depth: usize,
+        width: usize,
+        fill: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Self {
+        let data = filled(width.div_ceil(PANEL) * depth * PANEL, |data| {
+            let panels = data.par_chunks_exact_mut((depth * PANEL).max(1)).enumerate();
+            panels.for_each(|(index, panel)| fill(index, panel));
+        });
+        Self { data, depth, width }
+    }
+
+    /// [`Self::filled`] on this thread alone, for callers that are one task of many.
+    fn filled_serially(depth: usize, width: usize, fill: impl Fn(usize, &mut [f32])) -> Self {
+        let data = filled(width.div_ceil(PANEL) * depth * PANEL, |data| {
+            let panels = data.chunks_exact_mut((depth * PANEL).max(1)).enumerate();
+            panels.for_each(|(index, panel)| fill(index, panel));
+        });
+        Self { data, depth, width }
+    }
+
+    /// From row-major `(depth, width)` rows, `stride` apart.
+    pub(crate) fn from_rows(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
+        Self::filled_serially(depth, width, |index, panel| {
+            pack_rows(source, stride, depth, width, index, panel);
+        })
+    }
+
+    /// From the transpose: row-major `(width, depth)` rows, `stride` apart.
+    pub(crate) fn from_columns(source: &[f32], stride: usize, depth: usize, width: usize) -> Self {
+        Self::filled_serially(depth, width, |index, panel| {
+            pack_columns(source, stride, depth, width, index, panel);
+        })
+    }
+
+    pub(crate) fn view(&self) -> PanelsView<'_> {
+        PanelsView { data: &self.data, depth: self.depth, width: self.width }
+    }
+}
+
+/// A borrowed packed factor: panels one after the other.
+#[derive(Clone, Copy)]
+pub(crate) struct PanelsView<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) depth: usize,
+    pub(crate) width: usize,
+}
+
+vectorized! {
+    /// Packs one panel of `(depth, width)` rows.
+    pub(crate) fn pack_rows(source: &[f32], stride: usize, depth: usize, width: usize, index: usize, panel: &mut [f32]) {
+        let start = index * PANEL;
+        let columns = PANEL.min(width - start);
+        for (k, to) in panel.as_chunks_mut::<PANEL>().0.iter_mut().enumerate().take(depth) {
+            let from = &source[k * stride + start..];
+            if let Some(from) = from.first_chunk::<PANEL>() {
+                // Beyond the columns, the next row begins.
+                *to = std::array::from_fn(|i| if i < columns { from[i] } else { 0.0 });
+            } else {
+                to[..columns].copy_from_slice(&from[..columns]);
+                to[columns..].fill(0.0);
+            }
+        }
+    }
+}
+
+/// Packs one panel of the transpose of `(width, depth)` rows.
+pub(crate) fn pack_columns(
+    source: &[f32],
+    stride: usize,
+    depth: usize,
+    width: usize,
+    index: usize,
+    panel: &mut [f32],
+) {
+    let start = index * PANEL;
+    let columns = PANEL.min(width - start);
+    let (panel, _) = panel.as_chunks_mut::<PANEL>();
+    for (block, to) in panel[..depth].chunks_mut(PANEL).enumerate() {
+        transpose(&source[start * stride + block * PANEL..], stride, columns, to);
+    }
+}

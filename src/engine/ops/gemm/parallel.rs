@@ -1,0 +1,71 @@
+//! Products on all threads.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::blocking::{MR, NR};
+use super::epilogue::Epilogue;
+use super::factor::{Left, Right};
+use super::serial::{gemm, gemm_columns};
+use crate::engine::ops::buffer::SharedPtr;
+
+/// Multiplications of a product that one thread computes alone.
+const SMALL: usize = 1 << 19;
+/// Least multiplications of one task: about twenty microseconds' work.
+const TASK: usize = 1 << 21;
+
+/// [`gemm`] on all threads, of a row-major `a` without gaps.
+pub(crate) fn par_gemm_rows(a: &[f32], b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
+    par_gemm(Left::rows(a, b.depth()), b, epilogue, c);
+}
+
+/// [`gemm`] on all threads, of a strided `a`; the rows of `c` have no gaps.
+pub(crate) fn par_gemm(a: Left<'_>, b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
+    let (depth, width) = (b.depth(), b.width());
+    let rows = a.count();
+    assert!(c.len() >= rows * width, "the product does not fit");
+    if rows * depth * width < SMALL {
+        return gemm(a, b, epilogue, c, width);
+    }
+    // Transposing a micro-panel costs as much as multiplying it by some six rows, so it is used for many of them.
+    let max_rows = match b {
+        Right::Packed(_) | Right::Rows { .. } => 192,
+        Right::Transposed { .. } => 512,
+    };
+    let step = (TASK / (rows.min(max_rows) * depth * NR)).max(1) * NR;
+    let place = SharedPtr::new(c);
+    par_blocks((rows, width), (max_rows, step), |rows, columns| {
+        let addend =
+            epilogue.addend.map(|(values, stride)| (&values[rows.start * stride..], stride));
+        // SAFETY: tasks write to disjoint blocks of `c`, all inside it.
+        unsafe {
+            let c = place.at(rows.start * width);
+            let a = a.part(rows.start, rows.len());
+            gemm_columns(a, b, Epilogue { addend, ..epilogue }, columns, c, width);
+        }
+    });
+}
+
+/// Runs `task` on blocks of a matrix, in parallel: at most `max_rows` rows each, and columns by multiples of `step`.
+///
+/// There are enough blocks that no thread waits long for the last one.
+pub(crate) fn par_blocks(
+    (rows, columns): (usize, usize),
+    (max_rows, step): (usize, usize),
+    task: impl Fn(Range<usize>, Range<usize>) + Sync,
+) {
+    if rows == 0 || columns == 0 {
+        return;
+    }
+    let rows_of_task = rows.div_ceil(rows.div_ceil(max_rows)).next_multiple_of(MR);
+    let row_tasks = rows.div_ceil(rows_of_task);
+    let wanted = (16 * rayon::current_num_threads()).div_ceil(row_tasks);
+    let columns_of_task = columns.div_ceil(wanted).next_multiple_of(step);
+    let column_tasks = columns.div_ceil(columns_of_task);
+    (0..row_tasks * column_tasks).into_par_iter().for_each(|index| {
+        let row = index / column_tasks * rows_of_task;
+        let column = index % column_tasks * columns_of_task;
+        task(row..rows.min(row + rows_of_task), column..columns.min(column + columns_of_task));
+    });
+}

@@ -1,0 +1,53 @@
+//! Linear layers on the CPU.
+
+use candle_core::{Result, Tensor};
+
+use crate::engine::ops::buffer::{filled, tensor, values};
+use crate::engine::ops::gemm::{Epilogue, FrozenMatrix, par_gemm_rows};
+use crate::engine::ops::weight::CpuWeight;
+
+pub(super) struct Matrix {
+    /// `W`, `(out_features, in_features)`.
+    matrix: FrozenMatrix,
+    bias: Option<Vec<f32>>,
+}
+
+impl Matrix {
+    pub(super) fn new(
+        weight: CpuWeight,
+        bias: Option<Tensor>,
+        (out_features, in_features): (usize, usize),
+    ) -> Result<Self> {
+        let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
+        Ok(Self { matrix: FrozenMatrix::new(weight, out_features, in_features), bias })
+    }
+
+    /// `x Wᵀ + b + other`, of `shape`.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        other: Option<&Tensor>,
+        shape: Vec<usize>,
+    ) -> Result<Tensor> {
+        let right = self.matrix.forward_factor();
+        let x = x.contiguous()?;
+        let other = other.map(|other| other.contiguous()).transpose()?;
+        let other = other.as_ref().map(values).transpose()?;
+        let epilogue = Epilogue {
+            bias: self.bias.as_deref(),
+            addend: other.as_ref().map(|other| (&**other, right.width())),
+            accumulate: false,
+        };
+        let mut y = filled(shape.iter().product(), |_| {});
+        par_gemm_rows(&values(&x)?, right, epilogue, &mut y);
+        tensor(y, shape)
+    }
+
+    /// `dy W`, of `shape`.
+    pub(super) fn backward(&self, dy: &Tensor, shape: Vec<usize>) -> Result<Tensor> {
+        let dy = dy.contiguous()?;
+        let mut dx = filled(shape.iter().product(), |_| {});
+        par_gemm_rows(&values(&dy)?, self.matrix.backward_factor(), Epilogue::default(), &mut dx);
+        tensor(dx, shape)
+    }
+}

@@ -1,0 +1,169 @@
+//! Deltas: what trainings and merges have made.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::body::{ListBody, Timestamp, default_limit, page};
+use super::content::{Content, is_current, not_modified};
+use super::error::{ApiError, Problem};
+use super::extract::{Path, Query};
+use super::job::job_path;
+use crate::app::delta::DeltaContents;
+use crate::app::{App, Caller};
+use crate::domain::concept::{ConceptWords, Handle};
+use crate::domain::delta::{DeltaConcept, DeltaFormat};
+use crate::domain::digest::Digest;
+use crate::domain::id::{ConceptId, DeltaId};
+
+/// The result of a training or a merge. A delta never changes.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeltaBody {
+    id: DeltaId,
+    #[schema(value_type = String, examples("delta"))]
+    object: &'static str,
+    /// The concepts that the delta contains.
+    concepts: Vec<DeltaConceptBody>,
+    /// The digest of the base model that the delta belongs to.
+    base_model_digest: Digest,
+    /// Path of the training or merge that made the delta.
+    made_by: String,
+    /// Size of the file in bytes.
+    size_bytes: i64,
+    /// The digest of the file.
+    sha256: Digest,
+    created_at: Timestamp,
+    /// Path of the file.
+    url: String,
+}
+
+/// A concept that a delta contains.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeltaConceptBody {
+    id: ConceptId,
+    handle: Handle,
+    #[serde(flatten)]
+    words: ConceptWords,
+}
+
+impl From<DeltaConcept> for DeltaConceptBody {
+    fn from(concept: DeltaConcept) -> Self {
+        Self { id: concept.concept_id, handle: concept.handle, words: concept.words }
+    }
+}
+
+impl From<DeltaContents> for DeltaBody {
+    fn from(DeltaContents { delta, concepts }: DeltaContents) -> Self {
+        Self {
+            id: delta.delta_id,
+            object: "delta",
+            concepts: concepts.into_iter().map(DeltaConceptBody::from).collect(),
+            base_model_digest: delta.base_digest,
+            made_by: job_path(delta.job_id, delta.made_by),
+            size_bytes: delta.size_bytes,
+            sha256: delta.sha256,
+            created_at: delta.created_at.into(),
+            url: format!("/v1/deltas/{}/content", delta.delta_id),
+        }
+    }
+}
+
+/// Which deltas to return.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeltaQuery {
+    /// The maximum number of items to return, from 1 to 100. Defaults to 20.
+    #[param(minimum = 1, maximum = 100, default = 20)]
+    limit: Option<i64>,
+    /// The `next_cursor` of the previous page. Without it, the list starts with the newest item.
+    after: Option<String>,
+    /// Return only deltas that contain this concept, given by id or handle.
+    concept: Option<String>,
+}
+
+/// Lists deltas, newest first.
+#[utoipa::path(get, path = "/v1/deltas", tag = "deltas", params(DeltaQuery),
+    responses(
+        (status = 200, body = ListBody<DeltaBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn list_deltas(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<DeltaQuery>,
+) -> Result<axum::Json<ListBody<DeltaBody>>, ApiError> {
+    let page = page(query.limit.unwrap_or_else(default_limit), query.after.as_deref())?;
+    let deltas = app.deltas(&caller, query.concept.as_deref(), page).await?;
+    Ok(axum::Json(ListBody::new(deltas, |one| one.delta.delta_id.0, DeltaBody::from)))
+}
+
+/// Returns what is known about a delta.
+#[utoipa::path(get, path = "/v1/deltas/{delta_id}", tag = "deltas", params(("delta_id" = DeltaId, Path)),
+    responses(
+        (status = 200, body = DeltaBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_delta(
+    State(app): State<App>,
+    caller: Caller,
+    Path(delta_id): Path<DeltaId>,
+) -> Result<axum::Json<DeltaBody>, ApiError> {
+    Ok(axum::Json(app.delta(&caller, delta_id).await?.into()))
+}
+
+/// Which file of a delta to return.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct DeltaContentQuery {
+    /// `native` returns the file as it is stored, in which a merged delta is factorized. `dense` returns whole matrices,
+    /// for other programs. Defaults to `native`.
+    #[serde(default)]
+    #[param(inline)]
+    format: DeltaFormat,
+}
+
+/// Returns the weights of a delta as a safetensors file.
+///
+/// With `format=dense` every matrix is whole, in f16, and has its name in diffusers, such as `….attn2.to_k.weight`:
+/// `pipe.unet.load_state_dict(load_file(path), strict=False)` applies it. The file never changes, so a request with
+/// `If-None-Match` and the current entity tag returns 304. A single `Range` is supported.
+#[utoipa::path(get, path = "/v1/deltas/{delta_id}/content", tag = "deltas",
+    params(("delta_id" = DeltaId, Path), DeltaContentQuery),
+    responses(
+        (status = 200, content_type = "application/vnd.safetensors", body = Vec<u8>, description = "OK"),
+        (status = 304, description = "The client has the current file"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`base_model_mismatch`: whole matrices need the base model that the delta was made for"),
+    ))]
+pub(crate) async fn get_delta_content(
+    State(app): State<App>,
+    caller: Caller,
+    Path(delta_id): Path<DeltaId>,
+    Query(query): Query<DeltaContentQuery>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let delta = app.delta(&caller, delta_id).await?.delta;
+    let suffix = match query.format {
+        DeltaFormat::Native => "",
+        DeltaFormat::Dense => "-dense", // follows from the native file, and so does its tag
+    };
+    let entity_tag = format!("{}{suffix}", delta.sha256);
+    if is_current(&headers, &entity_tag) {
+        return Ok(not_modified(&entity_tag));
+    }
+    Content {
+        bytes: app.delta_file(&caller, &delta, query.format).await?,
+        content_type: "application/vnd.safetensors",
+        entity_tag: &entity_tag,
+        file_name: &format!("{delta_id}{suffix}.safetensors"),
+    }
+    .into_response(&headers)
+}

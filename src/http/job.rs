@@ -1,0 +1,224 @@
+//! Jobs as a resource: one implementation for trainings, merges and samples.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::body::{ListBody, ListQuery, Timestamp};
+use super::error::{ApiError, problem_type};
+use crate::app::job::{JobNoun, Tracked};
+use crate::app::{App, Caller};
+use crate::domain::id::JobId;
+use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
+
+/// A kind of job as a resource: what its body is.
+pub(crate) trait JobResource: JobNoun {
+    type Body: Serialize;
+
+    fn body(tracked: Tracked<Self>) -> Self::Body;
+}
+
+/// The state of a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct JobBody {
+    status: JobStatus,
+    /// What a running job is doing.
+    phase: Option<Phase>,
+    /// How far a running job is.
+    progress: Option<Progress>,
+    /// The place in the queue, while the job is queued.
+    queue: Option<QueueBody>,
+    /// Why the job has failed.
+    error: Option<JobProblem>,
+    /// How many times a worker has started the job.
+    attempt: i32,
+    /// Increases with every change. Also the id of the event that reports the change.
+    revision: i64,
+    created_at: Timestamp,
+    updated_at: Timestamp,
+    /// When a worker first started the job.
+    started_at: Option<Timestamp>,
+    /// When a sample that has succeeded took its first denoising step.
+    first_step_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    urls: JobUrls,
+}
+
+/// A place in the queue.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QueueBody {
+    /// The number of jobs of the same kind that are ahead; 0 for the next one.
+    position: i64,
+}
+
+/// Related paths of a job.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct JobUrls {
+    /// Path of the job itself.
+    #[serde(rename = "self")]
+    this: String,
+    /// Path to `POST` to, to cancel the job.
+    cancel: String,
+    /// Path of the job's server-sent events.
+    events: String,
+}
+
+/// Why a job has failed: a problem without a status, because it does not answer a request.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct JobProblem {
+    /// The kind of problem as a URI: `urn:vstar:problem:` and the code.
+    r#type: String,
+    #[serde(flatten)]
+    failure: Failure,
+}
+
+impl From<Failure> for JobProblem {
+    fn from(failure: Failure) -> Self {
+        Self { r#type: problem_type(failure.code), failure }
+    }
+}
+
+impl<N: JobNoun> From<&Job<N>> for JobBody {
+    fn from(job: &Job<N>) -> Self {
+        let this = job_path(job.job_id, N::KIND);
+        Self {
+            status: job.status(),
+            phase: job.phase,
+            progress: job.progress.clone(),
+            queue: job.queue_position.map(|position| QueueBody { position }),
+            error: job.error.clone().map(JobProblem::from),
+            attempt: job.attempts,
+            revision: job.revision,
+            created_at: job.created_at.into(),
+            updated_at: job.updated_at.into(),
+            started_at: job.started_at.map(Timestamp::from),
+            first_step_at: job.first_step_at.map(Timestamp::from),
+            finished_at: job.finished_at.map(Timestamp::from),
+            urls: JobUrls {
+                cancel: format!("{this}/cancel"),
+                events: format!("{this}/events"),
+                this,
+            },
+        }
+    }
+}
+
+/// The path of a job.
+pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
+    let collection = match kind {
+        JobKind::Training => "trainings",
+        JobKind::Merge => "merges",
+        JobKind::Sample => "samples",
+    };
+    format!("/v1/{collection}/{}", published_id(job_id, kind))
+}
+
+/// A job and how its state is answered.
+pub(crate) type JobAnswer<N> = (StatusCode, HeaderMap, Json<<N as JobResource>::Body>);
+
+/// The answer to a request that has queued a job: 202, or 201 if the client was willing to wait and the job has ended.
+pub(crate) async fn started<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    request: &HeaderMap,
+    queued: Tracked<N>,
+) -> Result<JobAnswer<N>, ApiError> {
+    let wait = preferred_wait(request);
+    let tracked = app.wait(caller, queued, wait.unwrap_or_default()).await?;
+    let mut headers = HeaderMap::new();
+    if let Ok(path) = HeaderValue::try_from(job_path(tracked.job.job_id, N::KIND)) {
+        headers.insert(header::LOCATION, path);
+    }
+    if wait.is_some() {
+        let applied = HeaderName::from_static("preference-applied");
+        headers.insert(applied, HeaderValue::from_static("wait"));
+    }
+    Ok((started_status(wait, tracked.job.status()), headers, Json(N::body(tracked))))
+}
+
+pub(crate) async fn get<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    id: N::Id,
+) -> Result<Json<N::Body>, ApiError> {
+    Ok(Json(N::body(app.job(caller, id).await?)))
+}
+
+pub(crate) async fn list<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    query: &ListQuery,
+) -> Result<Json<ListBody<N::Body>>, ApiError> {
+    let page = app.jobs::<N>(caller, query.page()?).await?;
+    Ok(Json(ListBody::new(page, |tracked| tracked.job.job_id.0, N::body)))
+}
+
+/// 202 while the request to stop takes effect, 200 once the job has ended, in whatever way.
+pub(crate) async fn cancel<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    id: N::Id,
+) -> Result<(StatusCode, Json<N::Body>), ApiError> {
+    let tracked = app.cancel::<N>(caller, id).await?;
+    let has_ended = tracked.job.status().is_terminal();
+    let status = if has_ended { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(N::body(tracked))))
+}
+
+/// The longest that `Prefer: wait=N` is honoured: proxies tend to give up after a minute.
+const MAX_WAIT: Duration = Duration::from_secs(55);
+
+/// A client that did not ask to wait gets the same status however fast its job was.
+fn started_status(wait: Option<Duration>, job: JobStatus) -> StatusCode {
+    match wait {
+        Some(_) if job.is_terminal() => StatusCode::CREATED,
+        Some(_) | None => StatusCode::ACCEPTED,
+    }
+}
+
+/// Reads `Prefer: wait=N` (RFC 7240); what cannot be read is no preference, as the RFC asks.
+fn preferred_wait(request: &HeaderMap) -> Option<Duration> {
+    let preferences = request.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+    let seconds = preferences
+        .flat_map(|text| text.split([',', ';']))
+        .find_map(|preference| preference.trim().strip_prefix("wait=")?.parse().ok())?;
+    Some(Duration::from_secs(seconds).min(MAX_WAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_client_that_waits_is_told_of_the_end() {
+        for (wait, job, status) in [
+            (None, JobStatus::Succeeded, StatusCode::ACCEPTED),
+            (None, JobStatus::Queued, StatusCode::ACCEPTED),
+            (Some(Duration::ZERO), JobStatus::Running, StatusCode::ACCEPTED),
+            (Some(Duration::ZERO), JobStatus::Succeeded, StatusCode::CREATED),
+            (Some(MAX_WAIT), JobStatus::Failed, StatusCode::CREATED),
+        ] {
+            assert_eq!(started_status(wait, job), status, "{wait:?}, {job:?}");
+        }
+    }
+
+    #[test]
+    fn a_wait_is_read_among_other_preferences() {
+        for (text, seconds) in [
+            ("wait=10", Some(10)),
+            ("respond-async, wait=5", Some(5)),
+            ("wait=3600", Some(55)),
+            ("wait=soon", None),
+            ("respond-async", None),
+        ] {
+            let headers = HeaderMap::from_iter([(
+                HeaderName::from_static("prefer"),
+                HeaderValue::from_static(text),
+            )]);
+            assert_eq!(preferred_wait(&headers), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+}

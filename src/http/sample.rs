@@ -1,0 +1,306 @@
+//! Samples: from a prompt to images.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::body::{ListBody, ListQuery};
+use super::error::{ApiError, Problem};
+use super::extract::{Json, Path, Query};
+use super::image::ImageBody;
+use super::job::{self, JobAnswer, JobBody, JobResource};
+use crate::app::job::Sample;
+use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
+use crate::app::{App, Caller};
+use crate::domain::code::Code;
+use crate::domain::delta_use::ConceptUse;
+use crate::domain::id::{DeltaId, ImageId, SampleId};
+use crate::domain::invalid::{Checks, Invalid};
+use crate::domain::manifest::Manifest;
+use crate::domain::merge::MergeRecipe;
+use crate::domain::merge::options::MergeOptions;
+use crate::domain::sample::{DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName};
+
+/// Images to generate.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StartSample {
+    /// What to generate. A modifier token in the prompt brings in its concept: `photo of a <rex> dog on the beach`. Required
+    /// unless `from_manifest` is given.
+    #[schema(examples("photo of a <rex> dog on the beach"))]
+    prompt: Option<String>,
+    /// What the images should not show. Defaults to the empty prompt.
+    negative_prompt: Option<String>,
+    /// The number of images, from 1 to 16. Defaults to 1.
+    #[schema(minimum = 1, maximum = 16, default = 1)]
+    n: Option<usize>,
+    /// The index of the first image, from 0 to 999999. Defaults to 0. With `first_index` 5 and `n` 1, only the sixth image of
+    /// this seed is generated.
+    #[schema(minimum = 0, maximum = 999999, default = 0)]
+    first_index: Option<usize>,
+    /// Random seed, from 0 to 2⁵³ − 1. The server chooses one if omitted. The same request with the same seed gives the same
+    /// images.
+    #[schema(maximum = 9007199254740991_u64)]
+    seed: Option<u64>,
+    /// The number of denoising steps. Defaults to that of the base model.
+    #[schema(minimum = 1)]
+    num_inference_steps: Option<usize>,
+    /// Weight of the prompt against the negative prompt, from 0 to 100. At 1 and below there is no guidance. Defaults to that
+    /// of the base model.
+    #[schema(minimum = 0, maximum = 100)]
+    guidance_scale: Option<f64>,
+    /// How much of the concepts the negative prompt sees, from 0 (the base model only) to 1 (all, as in the paper). Defaults
+    /// to 1.
+    #[schema(minimum = 0, maximum = 1, default = 1.0)]
+    unconditional_strength: Option<f64>,
+    /// The part of the denoising in which guidance is applied, as `[start, end]` from 0 (noise) to 1 (image). Defaults to
+    /// `[0, 1]`. It is measured in noise levels, `1 − timestep / number of trained timesteps`, so it means the same for every
+    /// scheduler and number of steps. A step without guidance takes half the time.
+    #[schema(min_items = 2, max_items = 2, examples(json!([0.2, 0.8])))]
+    guidance_interval: Option<[f64; 2]>,
+    /// The scheduler. Defaults to that of the base model.
+    scheduler: Option<SchedulerName>,
+    /// The share of fresh noise in each DDIM step, from 0 to 1. Other schedulers ignore it. Defaults to that of the base
+    /// model.
+    #[schema(minimum = 0, maximum = 1)]
+    eta: Option<f64>,
+    /// Width in pixels, a multiple of the base model's `size_multiple`. Defaults to that of `init_image`, or else to the base
+    /// model's `native_size`.
+    width: Option<usize>,
+    /// Height in pixels, a multiple of the base model's `size_multiple`. Defaults to that of `init_image`, or else to the
+    /// base model's `native_size`.
+    height: Option<usize>,
+    /// The id of an image to start from instead of pure noise: a photo, a generated image, or one uploaded with
+    /// `POST /v1/images`. It is scaled to cover the size and cropped at the center.
+    init_image: Option<ImageId>,
+    /// How much noise is added to `init_image`, above 0 and up to 1: the fraction of the steps that are taken. Defaults to
+    /// 0.8.
+    #[schema(exclusive_minimum = 0, maximum = 1, default = 0.8)]
+    noise_strength: Option<f64>,
+    /// Make a small preview of each image every this many steps. Events announce the previews. There are none if omitted.
+    #[schema(minimum = 1)]
+    preview_every: Option<usize>,
+    /// What is promised about the bytes of the images. Defaults to `strict`. `fast` can be quicker on a GPU and differ in the
+    /// last bits.
+    determinism: Option<Determinism>,
+    /// Concepts that no token in the prompt names, and deltas or strengths that differ from the default. At most 8.
+    #[schema(max_items = 8)]
+    concepts: Option<Vec<ConceptUse>>,
+    /// How several deltas are merged. Not allowed if fewer than two take part.
+    merge: Option<MergeOptions>,
+    /// The manifest of a generated image, to generate that image again. No other field may be given beside it.
+    from_manifest: Option<Manifest>,
+}
+
+impl TryFrom<StartSample> for NewSample {
+    type Error = Invalid;
+
+    fn try_from(mut body: StartSample) -> Result<Self, Invalid> {
+        match body.from_manifest.take() {
+            Some(manifest) => {
+                body.refuse_beside_manifest()?;
+                Ok(Self::Manifest(Box::new(manifest)))
+            }
+            None => Ok(Self::Prompt(Box::new(body.into()))),
+        }
+    }
+}
+
+impl From<StartSample> for PromptedSample {
+    fn from(body: StartSample) -> Self {
+        Self {
+            prompt: body.prompt,
+            negative_prompt: body.negative_prompt,
+            options: SampleOptions {
+                n: body.n,
+                first_index: body.first_index,
+                seed: body.seed,
+                num_inference_steps: body.num_inference_steps,
+                guidance_scale: body.guidance_scale,
+                unconditional_strength: body.unconditional_strength,
+                guidance_interval: body.guidance_interval,
+                scheduler: body.scheduler,
+                eta: body.eta,
+                width: body.width,
+                height: body.height,
+                preview_every: body.preview_every,
+                determinism: body.determinism,
+            },
+            init_image: body.init_image,
+            noise_strength: body.noise_strength,
+            concepts: body.concepts.unwrap_or_default(),
+            merge: body.merge,
+        }
+    }
+}
+
+impl StartSample {
+    /// Names the fields that stand beside a manifest.
+    fn refuse_beside_manifest(&self) -> Result<(), Invalid> {
+        let mut checks = Checks::default();
+        for (pointer, given) in [
+            ("/prompt", self.prompt.is_some()),
+            ("/negative_prompt", self.negative_prompt.is_some()),
+            ("/n", self.n.is_some()),
+            ("/first_index", self.first_index.is_some()),
+            ("/seed", self.seed.is_some()),
+            ("/num_inference_steps", self.num_inference_steps.is_some()),
+            ("/guidance_scale", self.guidance_scale.is_some()),
+            ("/unconditional_strength", self.unconditional_strength.is_some()),
+            ("/guidance_interval", self.guidance_interval.is_some()),
+            ("/scheduler", self.scheduler.is_some()),
+            ("/eta", self.eta.is_some()),
+            ("/width", self.width.is_some()),
+            ("/height", self.height.is_some()),
+            ("/init_image", self.init_image.is_some()),
+            ("/noise_strength", self.noise_strength.is_some()),
+            ("/preview_every", self.preview_every.is_some()),
+            ("/determinism", self.determinism.is_some()),
+            ("/concepts", self.concepts.is_some()),
+            ("/merge", self.merge.is_some()),
+        ] {
+            checks.require(!given, pointer, Code::ConflictingFields, || {
+                "from_manifest stands alone: leave this field out, or change it in the manifest"
+                    .to_owned()
+            });
+        }
+        checks.finish()
+    }
+}
+
+/// A sample and its state.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct SampleBody {
+    id: SampleId,
+    #[schema(value_type = String, examples("sample"))]
+    object: &'static str,
+    /// What is generated.
+    prompt: String,
+    /// What the images should not show.
+    negative_prompt: String,
+    /// The complete settings, with every default filled in.
+    #[serde(flatten)]
+    settings: SampleSettings,
+    /// The image that the sample starts from instead of pure noise.
+    init_image: Option<ImageId>,
+    /// How much noise is added to `init_image`.
+    noise_strength: Option<f64>,
+    /// The deltas that the request's concepts resolved to when the sample was requested.
+    deltas: Vec<DeltaUseBody>,
+    /// How the deltas are merged, with every default filled in. Null if there are fewer than two.
+    merge: Option<MergeRecipe>,
+    /// The images, once the sample has succeeded.
+    images: Vec<ImageBody>,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+/// A delta that takes part in a sample or a merge.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DeltaUseBody {
+    delta: DeltaId,
+    /// How much of the delta is applied: 0 is the base model, 1 the concept as trained.
+    strength: f64,
+}
+
+impl From<DeltaUse> for DeltaUseBody {
+    fn from(used: DeltaUse) -> Self {
+        Self { delta: used.delta_id, strength: used.strength }
+    }
+}
+
+impl JobResource for SampleTask {
+    type Body = SampleBody;
+
+    fn body(Sample { job, outcome }: Sample) -> SampleBody {
+        let state = JobBody::from(&job);
+        let task = job.task;
+        SampleBody {
+            id: job.job_id.into(),
+            object: "sample",
+            prompt: task.prompt,
+            negative_prompt: task.negative_prompt,
+            settings: task.settings,
+            init_image: task.init.as_ref().map(|init| init.image_id),
+            noise_strength: task.init.map(|init| init.noise_strength),
+            merge: (task.deltas.len() > 1).then_some(task.merge),
+            deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
+            images: outcome.into_iter().map(ImageBody::from).collect(),
+            job: state,
+        }
+    }
+}
+
+/// Starts generating images.
+///
+/// The response is sent as soon as the job is queued; the images are at `GET /v1/samples/{sample_id}` once it has succeeded.
+/// The prompt names concepts by their modifier tokens; the `concepts` list can add others. Several concepts are merged on
+/// the fly. Numbers are rounded to six decimals. The bytes of an image depend on the request only, except for `n`,
+/// `first_index` and `determinism`: image `i` of a seed is the same whether it is generated alone or with others. With
+/// `from_manifest`, an image is generated again from its manifest.
+#[utoipa::path(post, path = "/v1/samples", tag = "samples", request_body = StartSample,
+    params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
+    responses(
+        (status = 201, body = SampleBody, headers(("location" = String)),
+            description = "The request asked to wait with `Prefer: wait=N`, and the sample has ended"),
+        (status = 202, body = SampleBody, headers(("location" = String)),
+            description = "The sample is queued"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`unknown_concept`, `concept_not_trained`, `prompt_too_long`, `base_model_mismatch`, \
+                `out_of_range`, `not_a_multiple`, `unknown_field`, `conflicting_fields`, `unknown_image`, …"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`queue_full`, `database_unavailable`"),
+    ))]
+pub(crate) async fn start_sample(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(body): Json<StartSample>,
+) -> Result<JobAnswer<SampleTask>, ApiError> {
+    let sample = app.start_sample(&caller, body.try_into()?).await?;
+    job::started(&app, &caller, &headers, sample).await
+}
+
+/// Returns a sample, its state and its images.
+#[utoipa::path(get, path = "/v1/samples/{sample_id}", tag = "samples", params(("sample_id" = SampleId, Path)),
+    responses(
+        (status = 200, body = SampleBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_sample(
+    State(app): State<App>,
+    caller: Caller,
+    Path(sample_id): Path<SampleId>,
+) -> Result<axum::Json<SampleBody>, ApiError> {
+    job::get::<SampleTask>(&app, &caller, sample_id).await
+}
+
+/// Lists samples, newest first.
+#[utoipa::path(get, path = "/v1/samples", tag = "samples", params(ListQuery),
+    responses((status = 200, body = ListBody<SampleBody>, description = "OK")))]
+pub(crate) async fn list_samples(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<ListBody<SampleBody>>, ApiError> {
+    job::list::<SampleTask>(&app, &caller, &query).await
+}
+
+/// Cancels a sample, as for a training.
+#[utoipa::path(post, path = "/v1/samples/{sample_id}/cancel", tag = "samples",
+    params(("sample_id" = SampleId, Path)),
+    responses(
+        (status = 200, body = SampleBody, description = "The job has ended"),
+        (status = 202, body = SampleBody, description = "The job stops at its next step"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn cancel_sample(
+    State(app): State<App>,
+    caller: Caller,
+    Path(sample_id): Path<SampleId>,
+) -> Result<(StatusCode, axum::Json<SampleBody>), ApiError> {
+    job::cancel::<SampleTask>(&app, &caller, sample_id).await
+}

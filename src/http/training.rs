@@ -1,0 +1,247 @@
+//! Trainings: from photos to a delta.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{IntoParams, PartialSchema, ToSchema};
+
+use super::body::{ListBody, ListQuery};
+use super::error::{ApiError, Problem};
+use super::extract::{Json, Path, Query};
+use super::job::{self, JobAnswer, JobBody, JobResource};
+use crate::app::job::Training;
+use crate::app::training::NewTraining;
+use crate::app::{App, Caller};
+use crate::domain::concept::{ConceptRef, ConceptWords, Handle};
+use crate::domain::id::{ConceptId, DeltaId, TrainingId};
+use crate::domain::invalid::Checks;
+use crate::domain::job::Metric;
+use crate::domain::training::{ClassImages, Preset, TaskConcept, TrainingRecipe, TrainingTask};
+
+/// A training to start.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StartTraining {
+    /// Ids or handles of 1 to 8 concepts. Several concepts are learned jointly and share the resulting delta.
+    #[schema(value_type = Vec<String>, min_items = 1, max_items = 8)]
+    concepts: Vec<ConceptRef>,
+    /// The recipe to start from. Defaults to `default`.
+    #[serde(default)]
+    #[schema(default = "default")]
+    preset: Preset,
+    /// Fields of the recipe that differ from the preset.
+    #[serde(default)]
+    #[schema(schema_with = partial_recipe)]
+    recipe: serde_json::Map<String, serde_json::Value>,
+    /// Which class images to use. Defaults to `auto`.
+    #[serde(default)]
+    #[schema(default = "auto")]
+    class_images: ClassImages,
+    /// Random seed, from 0 to 2⁵³ − 1. The server chooses one if omitted. The same seed, photos and recipe give the same
+    /// delta.
+    #[schema(maximum = 9007199254740991_u64)]
+    seed: Option<u64>,
+}
+
+/// The schema of a recipe whose fields are all optional.
+fn partial_recipe() -> RefOr<Schema> {
+    let mut schema = TrainingRecipe::schema();
+    if let RefOr::T(Schema::Object(object)) = &mut schema {
+        object.required.clear();
+        object.description = Some("Fields of the recipe that differ from the preset.".to_owned());
+    }
+    schema
+}
+
+impl From<StartTraining> for NewTraining {
+    fn from(body: StartTraining) -> Self {
+        let StartTraining { concepts, preset, recipe, class_images, seed } = body;
+        Self { concepts, preset, recipe, class_images, seed }
+    }
+}
+
+/// A training and its state.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TrainingBody {
+    id: TrainingId,
+    #[schema(value_type = String, examples("training"))]
+    object: &'static str,
+    /// The concepts that the training teaches.
+    concepts: Vec<TrainedConcept>,
+    preset: Preset,
+    /// The complete recipe, with every default filled in.
+    recipe: TrainingRecipe,
+    class_images: ClassImages,
+    /// The random seed.
+    seed: u64,
+    /// The resulting delta, once the training has succeeded.
+    delta: Option<DeltaId>,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+/// A concept as it was when its training was requested.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TrainedConcept {
+    id: ConceptId,
+    handle: Handle,
+    #[serde(flatten)]
+    words: ConceptWords,
+    /// The number of photos that the concept is learned from.
+    image_count: usize,
+}
+
+impl From<TaskConcept> for TrainedConcept {
+    fn from(concept: TaskConcept) -> Self {
+        Self {
+            id: concept.concept_id,
+            handle: concept.handle,
+            words: concept.words,
+            image_count: concept.images.len(),
+        }
+    }
+}
+
+impl JobResource for TrainingTask {
+    type Body = TrainingBody;
+
+    fn body(Training { job, outcome }: Training) -> TrainingBody {
+        TrainingBody {
+            id: job.job_id.into(),
+            object: "training",
+            delta: outcome,
+            job: JobBody::from(&job),
+            concepts: job.task.concepts.into_iter().map(TrainedConcept::from).collect(),
+            preset: job.task.preset,
+            recipe: job.task.recipe,
+            class_images: job.task.class_images,
+            seed: job.task.seed,
+        }
+    }
+}
+
+/// Starts a training on the photos that its concepts have now.
+///
+/// The response is sent as soon as the job is queued. Follow its progress at `GET /v1/trainings/{training_id}` or
+/// `GET /v1/trainings/{training_id}/events`. When the training succeeds, its delta becomes the current delta of each of its
+/// concepts.
+#[utoipa::path(post, path = "/v1/trainings", tag = "trainings", request_body = StartTraining,
+    params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
+    responses(
+        (status = 201, body = TrainingBody, headers(("location" = String)),
+            description = "The request asked to wait with `Prefer: wait=N`, and the training has ended"),
+        (status = 202, body = TrainingBody, headers(("location" = String)),
+            description = "The training is queued"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`dataset_too_small`, `unknown_concept`, `unknown_field`, `out_of_range`, …"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`queue_full`, `database_unavailable`"),
+    ))]
+pub(crate) async fn start_training(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(body): Json<StartTraining>,
+) -> Result<JobAnswer<TrainingTask>, ApiError> {
+    let training = app.start_training(&caller, body.into()).await?;
+    job::started(&app, &caller, &headers, training).await
+}
+
+/// Returns a training and its state.
+#[utoipa::path(get, path = "/v1/trainings/{training_id}", tag = "trainings",
+    params(("training_id" = TrainingId, Path)),
+    responses(
+        (status = 200, body = TrainingBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_training(
+    State(app): State<App>,
+    caller: Caller,
+    Path(training_id): Path<TrainingId>,
+) -> Result<axum::Json<TrainingBody>, ApiError> {
+    job::get::<TrainingTask>(&app, &caller, training_id).await
+}
+
+/// Lists trainings, newest first.
+#[utoipa::path(get, path = "/v1/trainings", tag = "trainings", params(ListQuery),
+    responses((status = 200, body = ListBody<TrainingBody>, description = "OK")))]
+pub(crate) async fn list_trainings(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<ListBody<TrainingBody>>, ApiError> {
+    job::list::<TrainingTask>(&app, &caller, &query).await
+}
+
+/// Cancels a training.
+///
+/// A queued training is canceled at once, and the response is 200. A running one stops at its next step: the response is
+/// 202, with the status `canceling`. A training that has ended stays as it is, and the response is 200.
+#[utoipa::path(post, path = "/v1/trainings/{training_id}/cancel", tag = "trainings",
+    params(("training_id" = TrainingId, Path)),
+    responses(
+        (status = 200, body = TrainingBody, description = "The job has ended"),
+        (status = 202, body = TrainingBody, description = "The job stops at its next step"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn cancel_training(
+    State(app): State<App>,
+    caller: Caller,
+    Path(training_id): Path<TrainingId>,
+) -> Result<(StatusCode, axum::Json<TrainingBody>), ApiError> {
+    job::cancel::<TrainingTask>(&app, &caller, training_id).await
+}
+
+/// Which part of a loss curve to return.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct MetricsQuery {
+    /// Return only steps after this one. Defaults to 0, which returns all.
+    #[serde(default)]
+    #[param(minimum = 0, default = 0)]
+    since_step: i32,
+    /// The maximum number of points to return, from 1 to 10000. Defaults to 10000.
+    #[serde(default = "default_metrics")]
+    #[param(minimum = 1, maximum = 10000, default = 10000)]
+    limit: i64,
+}
+
+fn default_metrics() -> i64 {
+    10_000
+}
+
+/// A loss curve.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MetricsBody {
+    #[schema(value_type = String, examples("metrics"))]
+    object: &'static str,
+    /// One point per step, in order. Steps count from 1.
+    data: Vec<Metric>,
+}
+
+/// Returns the loss curve of a training up to now.
+#[utoipa::path(get, path = "/v1/trainings/{training_id}/metrics", tag = "trainings",
+    params(("training_id" = TrainingId, Path), MetricsQuery),
+    responses(
+        (status = 200, body = MetricsBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_training_metrics(
+    State(app): State<App>,
+    caller: Caller,
+    Path(training_id): Path<TrainingId>,
+    Query(query): Query<MetricsQuery>,
+) -> Result<axum::Json<MetricsBody>, ApiError> {
+    let mut checks = Checks::default();
+    checks.in_range(query.since_step, 0..=i32::MAX, "since_step");
+    checks.in_range(query.limit, 1..=10_000, "limit");
+    checks.finish()?;
+    let MetricsQuery { since_step, limit } = query;
+    let data = app.training_metrics(&caller, training_id, since_step, limit).await?;
+    Ok(axum::Json(MetricsBody { object: "metrics", data }))
+}

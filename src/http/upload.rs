@@ -1,0 +1,245 @@
+//! Uploads: photos of concepts, and images to start samples from.
+
+use axum::extract::multipart::{Field, MultipartError};
+use axum::extract::{FromRequest, Multipart, Request, State};
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::error::{ApiError, Problem};
+use super::extract::Path;
+use super::image::ImageBody;
+use crate::app::image::UploadedFile;
+use crate::app::photo::PhotoError;
+use crate::app::{App, Caller};
+use crate::domain::code::Code;
+use crate::domain::image::{Image, MAX_PHOTO_BYTES, MAX_PHOTOS};
+use crate::domain::invalid::{FieldError, Invalid};
+
+/// The largest upload: a few dozen photos of the largest size.
+pub(crate) const MAX_UPLOAD_BYTES: usize = 512 * 1024 * 1024;
+
+/// Photos to add.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the form; the parts are read one by one")]
+pub(crate) struct UploadForm {
+    /// PNG, JPEG or WebP files. Each has at most 20 MiB, 50 million pixels and 8192 pixels a side.
+    #[schema(value_type = Vec<String>, format = Binary)]
+    files: Vec<Vec<u8>>,
+}
+
+/// What became of each file.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct UploadBody {
+    #[schema(value_type = String, examples("upload"))]
+    object: &'static str,
+    /// The number of photos that were added.
+    accepted: usize,
+    /// The number of files that were rejected.
+    rejected: usize,
+    /// One verdict per file, in the order of the files.
+    data: Vec<Verdict>,
+}
+
+/// What became of one file.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Verdict {
+    /// The name of the uploaded file.
+    file_name: Option<String>,
+    status: VerdictStatus,
+    /// The photo, if it was accepted.
+    image: Option<ImageBody>,
+    /// Why the file was rejected.
+    error: Option<VerdictError>,
+}
+
+/// Whether a file was added.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum VerdictStatus {
+    Accepted,
+    Rejected,
+}
+
+/// Why a file was rejected.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct VerdictError {
+    code: Code,
+    /// What is wrong and what would be right.
+    detail: String,
+}
+
+impl Verdict {
+    fn new(file_name: Option<String>, added: Result<Image, PhotoError>) -> Self {
+        let (status, image, error) = match added {
+            Ok(image) => (VerdictStatus::Accepted, Some(image.into()), None),
+            Err(error) => {
+                let error = VerdictError { code: error.code(), detail: error.to_string() };
+                (VerdictStatus::Rejected, None, Some(error))
+            }
+        };
+        Self { file_name, status, image, error }
+    }
+}
+
+/// Adds photos to a concept.
+///
+/// A request can contain several files. Each gets a verdict of its own, and a rejected file does not affect the others; if
+/// all are rejected, the response is 422 and nothing has changed. Photos are rotated as their EXIF orientation says, then
+/// stored as PNG without any metadata.
+#[utoipa::path(post, path = "/v1/concepts/{concept}/images", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle")),
+    request_body(content = UploadForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, body = UploadBody, description = "Created"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 413, body = Problem, content_type = "application/problem+json",
+            description = "`body_too_large`"),
+        (status = 415, body = Problem, content_type = "application/problem+json",
+            description = "`unsupported_media_type`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "All files were rejected; `errors` says why, file by file"),
+    ))]
+pub(crate) async fn upload_images(
+    State(app): State<App>,
+    caller: Caller,
+    Path(concept): Path<String>,
+    request: Request,
+) -> Result<impl IntoResponse, ApiError> {
+    let concept = app.find_concept(&caller, &concept).await?;
+    let mut form = open_form(request, "photos").await?;
+    let mut verdicts = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(from_multipart)? {
+        check_part(&field, verdicts.len())?;
+        let file = read_file(field).await?;
+        let file_name = file.file_name.clone();
+        verdicts.push(Verdict::new(file_name, app.add_photo(&caller, &concept, file).await?));
+    }
+    answer(verdicts)
+}
+
+/// An image to start samples from.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the form; its one part is read as it comes")]
+pub(crate) struct UploadImageForm {
+    /// A PNG, JPEG or WebP file of at most 20 MiB, 50 million pixels and 8192 pixels a side.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Uploads an image that samples can start from, as their `init_image`.
+///
+/// The image is rotated as its EXIF orientation says, then stored as PNG without any metadata. Photos of concepts and
+/// generated images need no upload: use their ids.
+#[utoipa::path(post, path = "/v1/images", tag = "images",
+    request_body(content = UploadImageForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 201, body = ImageBody, description = "Created"),
+        (status = 413, body = Problem, content_type = "application/problem+json",
+            description = "`body_too_large`"),
+        (status = 415, body = Problem, content_type = "application/problem+json",
+            description = "`unsupported_media_type`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`image_unreadable`, `image_too_large`, `image_too_small`, `missing_field`"),
+    ))]
+pub(crate) async fn upload_image(
+    State(app): State<App>,
+    caller: Caller,
+    request: Request,
+) -> Result<impl IntoResponse, ApiError> {
+    let mut form = open_form(request, "image").await?;
+    let field = form.next_field().await.map_err(from_multipart)?.ok_or_else(|| {
+        let detail = "send the image as a field called `file`";
+        FieldError::new("/file", Code::MissingField, detail)
+    })?;
+    if field.name() != Some("file") {
+        return Err(unknown_field(&field, "send the image as a field called `file`").into());
+    }
+    let file = read_file(field).await?;
+    if form.next_field().await.map_err(from_multipart)?.is_some() {
+        let detail = "one image is uploaded at a time";
+        return Err(FieldError::new("/file", Code::TooManyImages, detail).into());
+    }
+    let image = app.add_upload(&caller, file).await?;
+    Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
+}
+
+async fn open_form(request: Request, what: &str) -> Result<Multipart, ApiError> {
+    Multipart::from_request(request, &()).await.map_err(|rejection| {
+        ApiError::UnsupportedMediaType(format!(
+            "send the {what} as multipart/form-data: {}",
+            rejection.body_text()
+        ))
+    })
+}
+
+/// Refuses a part that is no photo, or one photo too many.
+fn check_part(field: &Field<'_>, index: usize) -> Result<(), FieldError> {
+    if !matches!(field.name(), Some("files" | "files[]" | "file")) {
+        return Err(unknown_field(field, "send each photo as a field called `files`"));
+    }
+    if index == MAX_PHOTOS {
+        let detail = format!("at most {MAX_PHOTOS} photos can be sent at once");
+        return Err(FieldError::new("/files", Code::TooManyImages, detail));
+    }
+    Ok(())
+}
+
+fn unknown_field(field: &Field<'_>, instead: &str) -> FieldError {
+    let name = field.name().unwrap_or_default();
+    let detail = format!("unknown field `{name}`: {instead}");
+    FieldError::new(format!("/{name}"), Code::UnknownField, detail)
+}
+
+/// 201 if at least one photo was added, else 422 with all the reasons.
+fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>), ApiError> {
+    let errors = verdicts.iter().enumerate().filter_map(|(index, verdict)| {
+        let error = verdict.error.as_ref()?;
+        Some(FieldError::new(format!("/files/{index}"), error.code, error.detail.clone()))
+    });
+    let errors: Vec<FieldError> = errors.collect();
+    if verdicts.is_empty() {
+        let detail = "send at least one photo as a field called `files`";
+        return Err(FieldError::new("/files", Code::MissingField, detail).into());
+    }
+    if errors.len() == verdicts.len() {
+        return Err(Invalid(errors).into());
+    }
+    let body = UploadBody {
+        object: "upload",
+        accepted: verdicts.len() - errors.len(),
+        rejected: errors.len(),
+        data: verdicts,
+    };
+    Ok((StatusCode::CREATED, axum::Json(body)))
+}
+
+/// Reads one file; the rest of one that is too large is skipped.
+async fn read_file(mut field: Field<'_>) -> Result<UploadedFile, ApiError> {
+    let file_name = field.file_name().map(short_file_name);
+    let mut content = Vec::new();
+    let mut fits = true;
+    while let Some(chunk) = field.chunk().await.map_err(from_multipart)? {
+        fits = fits && content.len() + chunk.len() <= MAX_PHOTO_BYTES;
+        if fits {
+            content.extend_from_slice(&chunk);
+        } else {
+            content = Vec::new();
+        }
+    }
+    Ok(UploadedFile { file_name, content: fits.then_some(content) })
+}
+
+fn short_file_name(name: &str) -> String {
+    name.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+fn from_multipart(error: MultipartError) -> ApiError {
+    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        ApiError::BodyTooLarge { limit_bytes: MAX_UPLOAD_BYTES }
+    } else {
+        ApiError::Malformed(format!("the form cannot be read: {}", error.body_text()))
+    }
+}

@@ -1,0 +1,50 @@
+//! How a worker deals with the queue and its device.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::faults::DeviceFaults;
+use crate::config::WorkerSettings;
+
+/// How a worker deals with the queue and its device.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// Says in the catalog who has a job.
+    pub name: String,
+    /// How long a job stays with a worker that has stopped renewing.
+    pub lease: Duration,
+    /// How often the queue is looked at if no word of new jobs comes.
+    pub poll: Duration,
+    /// Elements of one call of the UNet, in images of the base model's own size, where guidance doubles an image; what
+    /// the device holds if `None`.
+    pub max_batch_size: Option<usize>,
+    /// Fraction of the device's time that a training has while samples wait, below 1.
+    pub training_share: f64,
+    /// Device memory for keys and values of prompts that were used last.
+    pub conditioning_cache_bytes: usize,
+    /// What a training step may take beside the weights; what the device has free if `None`.
+    pub memory_budget: Option<u64>,
+    /// What goes wrong on the device on purpose: for tests.
+    pub faults: Option<Arc<dyn DeviceFaults>>,
+}
+
+impl From<&WorkerSettings> for WorkerConfig {
+    fn from(settings: &WorkerSettings) -> Self {
+        Self {
+            name: format!("worker-{}", std::process::id()),
+            lease: Duration::from_secs(30),
+            poll: Duration::from_secs(1),
+            max_batch_size: settings.max_batch_size().map(|elements| elements as usize),
+            training_share: settings.training_share,
+            conditioning_cache_bytes: settings.conditioning_cache_mib << 20,
+            memory_budget: settings.memory_budget.map(|size| size.0),
+            faults: None,
+        }
+    }
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self::from(&WorkerSettings::default())
+    }
+}

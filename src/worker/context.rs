@@ -1,0 +1,74 @@
+//! What jobs work with: the resources of a worker, without its loop.
+
+use std::sync::Arc;
+
+use sqlx::PgPool;
+
+use super::config::WorkerConfig;
+use super::device::{DeviceSettings, DeviceThread};
+use super::engine::LoadedModel;
+use super::error::JobError;
+use super::permits::PermitPool;
+use crate::class_images::ClassImageSet;
+use crate::delta_store::DeltaStore;
+use crate::domain::digest::Digest;
+use crate::domain::model_info::ModelInfo;
+use crate::storage::Storage;
+
+/// The resources of a worker.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) db: PgPool,
+    pub(crate) storage: Storage,
+    pub(crate) deltas: DeltaStore,
+    pub(crate) device: DeviceThread,
+    pub(crate) permits: Arc<PermitPool>,
+    pub(crate) config: Arc<WorkerConfig>,
+    pub(crate) model: Arc<ModelInfo>,
+    /// Those of the worker's own folder.
+    pub(crate) class_images: Arc<ClassImageSet>,
+}
+
+impl Context {
+    /// Takes over a loaded model.
+    ///
+    /// # Errors
+    /// If the device's thread cannot be started.
+    pub(crate) fn new(
+        db: PgPool,
+        storage: Storage,
+        deltas: DeltaStore,
+        model: LoadedModel,
+        config: WorkerConfig,
+    ) -> std::io::Result<Self> {
+        let LoadedModel { folder, engine } = model;
+        let max_batch_size = config.max_batch_size.unwrap_or_else(|| engine.max_batch_size());
+        let max_batch_size = max_batch_size.max(1);
+        tracing::info!(max_batch_size, training_share = config.training_share, "the worker begins");
+        let settings = DeviceSettings {
+            max_batch_size,
+            training_share: config.training_share,
+            conditioning_bytes: config.conditioning_cache_bytes,
+            faults: config.faults.clone(),
+        };
+        Ok(Self {
+            db,
+            storage,
+            deltas,
+            device: DeviceThread::start(engine, settings)?,
+            permits: PermitPool::new(max_batch_size),
+            config: Arc::new(config),
+            model: folder.info,
+            class_images: folder.class_images,
+        })
+    }
+
+    /// Refuses a job that was meant for another base model.
+    pub(crate) fn check_base(&self, digest: &Digest) -> Result<(), JobError> {
+        let actual = &self.model.digest;
+        if digest == actual {
+            return Ok(());
+        }
+        Err(JobError::BaseModelMismatch { wanted: digest.clone(), actual: actual.clone() })
+    }
+}

@@ -1,0 +1,20 @@
+//! Where work on the device can be made to go wrong: for tests.
+
+use std::fmt;
+
+use crate::domain::id::JobId;
+
+/// Is called at places on the device's thread where an engine can fail.
+///
+/// An implementation may panic or block there, as the engine might. Workers of a service have none.
+pub trait DeviceFaults: fmt::Debug + Send + Sync {
+    /// Before a denoising step that images of these jobs take together.
+    fn before_denoising_step(&self, jobs: &[JobId]) {
+        let _ = jobs;
+    }
+
+    /// After a step of a training, the encoding of images included.
+    fn after_training_step(&self, job: JobId) {
+        let _ = job;
+    }
+}

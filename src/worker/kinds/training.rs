@@ -1,0 +1,86 @@
+//! Trainings: from photos in the store to a delta in the store.
+
+mod images;
+
+use crate::db;
+use crate::domain::id::ConceptId;
+use crate::domain::job::Phase;
+use crate::domain::training::TrainingTask;
+use crate::engine::Flow;
+use crate::engine::{TrainingInput, TrainingPhase, TrainingProgress, train};
+use crate::worker::delta_writer::PackedDelta;
+use crate::worker::error::JobError;
+use crate::worker::job::{Admission, Job, Kind};
+use crate::worker::permits::Permits;
+use crate::worker::progress::{Progress, StepLoss};
+
+pub(crate) struct Training;
+
+impl Kind for Training {
+    type Task = TrainingTask;
+    const ADMISSION: Admission = Admission::Exclusive;
+
+    /// Learns the concepts and makes the delta their current one.
+    #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
+    async fn run(job: &Job, task: TrainingTask, _: Permits) -> Result<(), JobError> {
+        let Job { context, lease, progress } = job;
+        progress.enter(Phase::Fetching);
+        let concepts = images::read_concepts(job, &task).await?;
+        let input = TrainingInput {
+            concepts,
+            recipe: task.recipe,
+            seed: task.seed,
+            memory_budget: context.config.memory_budget,
+        };
+        let packed = train_on_device(job, input).await?;
+        progress.enter(Phase::Storing);
+        progress.check()?;
+
+        if !context.class_images.is_empty() {
+            context.statistics(None).await?; // what checks of merges need beside packs
+        }
+        let concepts: Vec<ConceptId> =
+            task.concepts.iter().map(|concept| concept.concept_id).collect();
+        let stored = packed.store(job).await?;
+        lease.report().await?; // the last points of the loss curve; nothing more is accepted once the job has ended
+        let mut tx = context.db.begin().await?;
+        if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
+            return Err(JobError::LeaseLost);
+        }
+        db::delta::record(&mut *tx, stored.row(&task.base_digest)).await?;
+        db::delta::record_concepts(&mut *tx, stored.delta_id, &concepts).await?;
+        db::concept::set_current_delta(&mut *tx, &concepts, stored.delta_id).await?;
+        tx.commit().await?;
+        Ok(())
+    }
+}
+
+/// Runs the training, which lets other work at the device in between its steps.
+async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<PackedDelta, JobError> {
+    let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
+    let packed = job.context.device.run_long(move |engine, slices| {
+        input.memory_budget = input.memory_budget.or(engine.training_memory);
+        let mut observe = |step: &TrainingProgress| {
+            if let Some(faults) = &faults {
+                faults.after_training_step(progress.job_id());
+            }
+            match (note(&progress, step), slices.give(engine)) {
+                (Flow::Continue, Flow::Continue) => Flow::Continue,
+                (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
+            }
+        };
+        PackedDelta::new(engine, &train(&engine.base, &input, &mut observe)?)
+    });
+    Ok(packed.await??)
+}
+
+fn note(progress: &Progress, step: &TrainingProgress) -> Flow {
+    let (phase, loss) = match step.phase {
+        TrainingPhase::Encoding => (Phase::Encoding, None),
+        TrainingPhase::Optimizing => {
+            let loss = StepLoss { loss: f64::from(step.loss), grad_norm: step.grad_norm };
+            (Phase::Optimizing, Some(loss))
+        }
+    };
+    progress.step(phase, step.step, step.total_steps, loss)
+}

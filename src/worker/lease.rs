@@ -1,0 +1,89 @@
+//! A worker's hold on a job: what it writes into the catalog about it carries the lease's fence.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use image::RgbImage;
+use sqlx::PgPool;
+use tokio::sync::Mutex;
+
+use super::progress::{News, Progress};
+use crate::db;
+use crate::domain::id::JobId;
+use crate::domain::job::{LeasedJob, Preview};
+use crate::image_file;
+
+/// A job that this worker holds, as long as it renews.
+#[derive(Clone)]
+pub(crate) struct Lease {
+    pub(crate) job_id: JobId,
+    /// Counts the leases: whatever an earlier holder still writes carries a smaller number, and is ignored.
+    pub(crate) fence: i64,
+    pub(crate) attempts: i32,
+    pub(crate) progress: Progress,
+    db: PgPool,
+    duration: Duration,
+    /// Held while news are written, so that whoever writes next knows that all before are.
+    writing: Arc<Mutex<()>>,
+}
+
+impl Lease {
+    pub(crate) fn new(db: PgPool, leased: &LeasedJob, duration: Duration) -> Self {
+        Self {
+            job_id: leased.job_id,
+            fence: leased.fence,
+            attempts: leased.attempts,
+            progress: Progress::new(leased.job_id),
+            db,
+            duration,
+            writing: Arc::default(),
+        }
+    }
+
+    /// Writes what is new about the job and renews the lease; returns whether the job shall stop, or `None` if another
+    /// worker has it.
+    pub(crate) async fn report(&self) -> sqlx::Result<Option<bool>> {
+        let _writing = self.writing.lock().await;
+        let News { phase, mut progress, metrics, previews, has_changed, .. } =
+            self.progress.take_news();
+        if !metrics.is_empty() {
+            db::metric::record(&self.db, self.job_id, self.fence, &metrics).await?;
+        }
+        // Before the progress that tells of them.
+        let written = self.write_previews(previews).await?;
+        if let Some(progress) = &mut progress {
+            progress.previews = self.progress.note_written(written.into_iter());
+        }
+        let (db, job_id, fence) = (&self.db, self.job_id, self.fence);
+        match phase {
+            Some(phase) if has_changed => {
+                db::job::report(db, job_id, fence, phase, progress.as_ref(), self.duration).await
+            }
+            Some(_) | None => db::job::renew_lease(db, job_id, fence, self.duration).await,
+        }
+    }
+
+    /// Returns index and step of each.
+    async fn write_previews(
+        &self,
+        previews: BTreeMap<usize, (usize, RgbImage)>,
+    ) -> sqlx::Result<Vec<(usize, usize)>> {
+        if previews.is_empty() {
+            return Ok(Vec::new());
+        }
+        let previews = tokio::task::spawn_blocking(|| encoded(previews)).await;
+        let previews = previews.map_err(|panic| sqlx::Error::Io(std::io::Error::other(panic)))?;
+        db::preview::record(&self.db, self.job_id, self.fence, &previews).await?;
+        Ok(previews.iter().map(|one| (one.index as usize, one.step as usize)).collect())
+    }
+}
+
+/// Previews as PNGs; one that cannot be encoded is left out.
+fn encoded(previews: BTreeMap<usize, (usize, RgbImage)>) -> Vec<Preview> {
+    let encode = |(index, (step, preview)): (usize, (usize, RgbImage))| {
+        let png = image_file::encode_plain(&preview).ok()?;
+        Some(Preview { index: index as i32, step: step as i32, png })
+    };
+    previews.into_iter().filter_map(encode).collect()
+}

@@ -1,0 +1,93 @@
+//! Class images are named in the task: whichever worker trains, the delta is the same.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::PgPool;
+use vstar::worker::WorkerConfig;
+
+use crate::end_to_end::Whole;
+use crate::faults::copy;
+use crate::harness::{Answer, tiny};
+
+fn config() -> WorkerConfig {
+    WorkerConfig { poll: Duration::from_millis(100), ..WorkerConfig::default() }
+}
+
+async fn start_training(whole: &Whole) -> String {
+    let recipe = json!({ "max_train_steps": 2, "instance_batch_size": 1, "class_batch_size": 2, "num_class_images": 4 });
+    let body = json!({ "concepts": ["dog"], "recipe": recipe, "seed": 1 });
+    let started = whole.service.post("/v1/trainings", body).await;
+    assert_eq!(started.status, 202, "{started:?}");
+    started.header("location").to_owned()
+}
+
+async fn trained(whole: &Whole, path: &str) -> Answer {
+    let ended = |status: &str| !["queued", "running"].contains(&status);
+    let training = whole.wait(path, ended).await;
+    assert_eq!(training.text("status"), "succeeded", "{training:?}");
+    training
+}
+
+/// The digest of the newest delta.
+async fn newest_delta(db: &PgPool) -> String {
+    let query = "select sha256 from delta order by delta_id desc limit 1";
+    sqlx::query_scalar(query).fetch_one(db).await.unwrap()
+}
+
+/// A copy of the model whose folder of class images has only every other one.
+fn thin_out(model: &Path) {
+    copy(&tiny(), model);
+    let metadata = model.join("class_images/metadata.jsonl");
+    let lines = fs::read_to_string(&metadata).unwrap();
+    let kept: Vec<&str> = lines.lines().step_by(2).collect();
+    fs::write(metadata, kept.join("\n")).unwrap();
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn two_workers_with_different_folders_train_the_same_delta_from_one_task(db: PgPool) {
+    let other = tempfile::tempdir().unwrap();
+    thin_out(other.path());
+    let mut whole = Whole::start_with(db, config()).await;
+    whole.concept("dog", Some("<rex>")).await;
+
+    trained(&whole, &start_training(&whole).await).await;
+    let by_one = newest_delta(&whole.service.db).await;
+    whole.kill_worker().await;
+    whole.start_worker_on(other.path(), config());
+    trained(&whole, &start_training(&whole).await).await;
+    let by_the_other = newest_delta(&whole.service.db).await;
+
+    assert_eq!(by_one, by_the_other);
+
+    // A task from before there were sets has none: it gets what its worker's own folder has.
+    whole.kill_worker().await;
+    let path = start_training(&whole).await;
+    let from_before = "update job set task = task - 'class_image_set' where state = 'queued'";
+    sqlx::query(from_before).execute(&whole.service.db).await.unwrap();
+    whole.start_worker_on(other.path(), config());
+    trained(&whole, &path).await;
+    assert_ne!(newest_delta(&whole.service.db).await, by_one, "the folders are alike: no proof");
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_set_that_is_not_what_the_task_names_fails_the_training(db: PgPool) {
+    let whole = Whole::start_with(db, config()).await;
+    whole.concept("dog", Some("<rex>")).await;
+    let set = vstar::model_folder::ModelFolder::open(&tiny()).unwrap().info.class_image_set.clone();
+    let key = vstar::storage::StorageKey::stored(&set.unwrap().storage_key);
+    let mut bytes = whole.service.storage.read(&key).await.unwrap().to_vec();
+    bytes[10_000] ^= 1;
+    whole.service.storage.write(&key, bytes).await.unwrap();
+
+    let path = start_training(&whole).await;
+    let failed = whole.wait(&path, |status| !["queued", "running"].contains(&status)).await;
+
+    assert_eq!(failed.text("status"), "failed", "{failed:?}");
+    assert_eq!(failed.body["error"]["code"], "object_damaged");
+    assert!(failed.body["error"]["detail"].as_str().unwrap().contains("SHA-256"), "{failed:?}");
+    whole.end().await;
+}
