@@ -33,6 +33,7 @@ pub mod vae;
 pub mod weights;
 
 pub use self::base_model::{BaseModel, BaseModelConfig, folder_digest};
+pub use self::clip::Clip;
 pub use self::conditioning::{ConceptSet, ConceptUse, condition_prompt};
 pub use self::custom_diffusion::{
     Delta, DeltaConcept, DeltaWeights, FineTuning, Merge, MergePack, PackUse, Parameters,

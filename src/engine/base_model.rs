@@ -16,6 +16,18 @@ use super::{
     weights::{WeightFiles, read_json},
 };
 
+/// Files whose bytes the model's answers depend on, beside the weights.
+const DIGESTED: [&str; 8] = [
+    "text_encoder/config.json",
+    "unet/config.json",
+    "vae/config.json",
+    "scheduler/scheduler_config.json",
+    "tokenizer/vocab.json",
+    "tokenizer/merges.txt",
+    "tokenizer/tokenizer.json",
+    "tokenizer/tokenizer_config.json",
+];
+
 /// All parts of a diffusers folder that sampling and training need.
 pub struct BaseModel {
     pub prompt_encoder: PromptEncoder,
@@ -37,8 +49,8 @@ impl BaseModel {
         Self::load_as(dir, device, compute_dtype(device), Precision::default())
     }
 
-    /// Loads it in another dtype than the device's own, such as f32 on a GPU to compare with references, or with
-    /// another precision of f32 than the default.
+    /// Loads it in another dtype than the device's own, such as f32 on a GPU to compare with references, or so that
+    /// f32 is computed in another way than the default.
     pub fn load_as(
         dir: &Path,
         device: &Device,
@@ -60,7 +72,7 @@ impl BaseModel {
             scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
             device: device.clone(),
             arithmetic: arithmetic(device, dtype, precision),
-            digest: digest(dir, &[&text_files, &unet_files, &vae_files])?,
+            digest: digest(dir, &DIGESTED, &[&text_files, &unet_files, &vae_files])?,
             unexpected_weights: Vec::new(),
         };
         for (folder, files) in
@@ -75,7 +87,7 @@ impl BaseModel {
 
     /// Height and width of the images that the model was trained on, in pixels.
     pub fn resolution(&self) -> usize {
-        // diffusers' pipelines assume 64 latent cells if a config does not say.
+        // 64 latent cells is what diffusers' pipelines assume where a config is silent.
         self.unet.config().sample_size.unwrap_or(64) * self.vae.factor()
     }
 
@@ -128,22 +140,13 @@ pub fn folder_digest(dir: &Path) -> Result<String> {
     let text = open("text_encoder", "model")?;
     let unet = open("unet", "diffusion_pytorch_model")?;
     let vae = open("vae", "diffusion_pytorch_model")?;
-    digest(dir, &[&text, &unet, &vae])
+    digest(dir, &DIGESTED, &[&text, &unet, &vae])
 }
 
-/// The files that the model's results depend on, in a fixed order.
-fn digest(dir: &Path, weights: &[&WeightFiles]) -> Result<String> {
+/// SHA-256 in hex over the files `names`, as far as they exist, and all weights, in this order.
+pub(super) fn digest(dir: &Path, names: &[&str], weights: &[&WeightFiles]) -> Result<String> {
     let mut digest = Sha256::new();
-    for name in [
-        "text_encoder/config.json",
-        "unet/config.json",
-        "vae/config.json",
-        "scheduler/scheduler_config.json",
-        "tokenizer/vocab.json",
-        "tokenizer/merges.txt",
-        "tokenizer/tokenizer.json",
-        "tokenizer/tokenizer_config.json",
-    ] {
+    for name in names {
         let path = dir.join(name);
         if path.is_file() {
             let bytes = std::fs::read(&path).map_err(|error| EngineError::ModelFile {

@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod base_model;
+mod clip;
+mod clip_folders;
 mod conditioning;
 mod deltas;
 mod devices;

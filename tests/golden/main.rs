@@ -10,6 +10,7 @@
 //! to measure its errors: they exceed many of the bounds, which are those of f32. `record_variants.py` makes further folders
 //! for `GOLDEN_DIR`.
 
+mod clip;
 mod merging;
 mod models;
 mod sampling;
@@ -28,7 +29,7 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
-use vstar::engine::{BaseModel, device::device_named, ops::Precision};
+use vstar::engine::{BaseModel, Clip, device::device_named, ops::Precision};
 
 /// A folder with a model and what diffusers answered for it.
 pub(crate) struct GoldenModel {
@@ -38,6 +39,7 @@ pub(crate) struct GoldenModel {
     precision: Precision,
     tensors: HashMap<String, Tensor>,
     base: OnceLock<BaseModel>,
+    clip: OnceLock<Clip>,
 }
 
 impl GoldenModel {
@@ -58,6 +60,16 @@ impl GoldenModel {
             let _ = self.base.set(base);
         }
         self.base.get().context("unreachable: it was just set")
+    }
+
+    /// The folder as a CLIP model, loaded likewise.
+    pub(crate) fn clip(&self) -> Result<&Clip> {
+        if self.clip.get().is_none() {
+            let clip = Clip::load(&self.folder(), &self.device)
+                .context("the model folder does not load")?;
+            let _ = self.clip.set(clip);
+        }
+        self.clip.get().context("unreachable: it was just set")
     }
 
     /// A recorded tensor by its name in `cases.safetensors`, on the CPU in the type it was recorded in.
@@ -201,13 +213,21 @@ fn run(case: &Case<'_>) -> Result<Vec<Measured>> {
         "sample" => sampling::sample(case),
         "train_gradients" => training::train_gradients(case),
         "train_steps" => training::train_steps(case),
+        "clip_pixel_values" => clip::pixel_values(case),
+        "clip_image_features" => clip::image_features(case),
+        "clip_text_features" => clip::text_features(case),
+        "clip_logits" => clip::logits(case),
         kind => bail!("there is no runner for kind `{kind}`"),
     }
 }
 
 /// Whether a case goes through operations that there are an exact and a fast way for.
 fn has_precisions(case: &Case<'_>) -> bool {
-    !matches!(case.str("kind"), Ok("tokenize" | "text_encoder" | "scheduler" | "merge"))
+    match case.str("kind") {
+        Ok("tokenize" | "text_encoder" | "scheduler" | "merge") => false,
+        Ok(kind) => !kind.starts_with("clip_"),
+        Err(_) => true,
+    }
 }
 
 /// Folders with a `cases.json`, at any depth, in the order of their names.
@@ -257,6 +277,7 @@ fn trials(
         precision,
         tensors: candle_core::safetensors::load(dir.join("cases.safetensors"), &Device::Cpu)?,
         base: OnceLock::new(),
+        clip: OnceLock::new(),
     });
     let mut trials = Vec::new();
     for json in json["cases"].as_array().context("`cases` is not a list")? {

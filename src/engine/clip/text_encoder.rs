@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use candle_core::{D, DType, Tensor};
+use candle_core::{DType, Tensor};
 use serde::Deserialize;
 
+use super::encoder::{Encoder, EncoderConfig, HiddenAct};
 use crate::engine::{
     autograd::Variable,
     error::{EngineError, Result},
-    layers::{layer_norm, linear},
-    ops::{self, FrozenLinear, LayerNorm},
+    layers::layer_norm,
+    ops::LayerNorm,
     split::Split,
     weights::{WeightFiles, Weights, read_json},
 };
@@ -30,15 +31,6 @@ pub struct ClipTextConfig {
     pub layer_norm_eps: f64,
 }
 
-/// The activation between the two layers of each MLP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HiddenAct {
-    #[default]
-    QuickGelu,
-    Gelu,
-}
-
 impl ClipTextConfig {
     /// The number of the model's parameters.
     pub fn parameters(&self) -> u64 {
@@ -47,6 +39,17 @@ impl ClipTextConfig {
         let layer = 4 * (dim * dim + dim) + mlp + 4 * dim;
         let rows = self.vocab_size + self.max_position_embeddings;
         (rows * dim + self.num_hidden_layers * layer + 2 * dim) as u64
+    }
+
+    pub(super) fn encoder(&self) -> EncoderConfig {
+        EncoderConfig {
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            num_attention_heads: self.num_attention_heads,
+            num_hidden_layers: self.num_hidden_layers,
+            hidden_act: self.hidden_act,
+            layer_norm_eps: self.layer_norm_eps,
+        }
     }
 }
 
@@ -67,7 +70,7 @@ fn default_layer_norm_eps() -> f64 {
 /// |------------------------------------------------------|--------------------------------|
 /// | `embeddings.token_embedding.weight`                  | `(vocab_size, hidden_size)`    |
 /// | `embeddings.position_embedding.weight`               | `(max_position_embeddings, hidden_size)` |
-/// | `encoder.layers.N.*`                                 | see `EncoderLayer`             |
+/// | `encoder.layers.N.*`                                 | see `Encoder`                  |
 /// | `final_layer_norm.weight`, `.bias`                   | `(hidden_size,)`               |
 ///
 /// Older checkpoints have all of these below `text_model.`.
@@ -75,7 +78,7 @@ pub struct ClipTextEncoder {
     config: ClipTextConfig,
     token_embedding: Tensor,
     position_embedding: Tensor,
-    layers: Vec<EncoderLayer>,
+    encoder: Encoder,
     final_layer_norm: LayerNorm,
     split: Split,
 }
@@ -83,38 +86,30 @@ pub struct ClipTextEncoder {
 impl ClipTextEncoder {
     /// Reads the config and takes the weights.
     pub fn load(dir: &Path, files: &WeightFiles) -> Result<Self> {
-        let config: ClipTextConfig = read_json(&dir.join("config.json"))?;
-        if config.num_attention_heads == 0
-            || !config.hidden_size.is_multiple_of(config.num_attention_heads)
-        {
-            return Err(EngineError::ModelFile {
-                path: dir.join("config.json").display().to_string(),
-                reason: format!(
-                    "`num_attention_heads` {} does not divide `hidden_size`",
-                    config.num_attention_heads
-                ),
-            });
-        }
+        let path = dir.join("config.json");
+        let config: ClipTextConfig = read_json(&path)?;
+        config.encoder().check(&path)?;
         let root = files.root();
         let prefixed = root.at("text_model");
         let weights = if prefixed.has("final_layer_norm.weight") { prefixed } else { root };
-        let dim = config.hidden_size;
+        Self::new(config, &weights, Split::of(files))
+    }
 
-        let layers = (0..config.num_hidden_layers)
-            .map(|i| EncoderLayer::load(&config, &weights.at("encoder.layers").at(i)))
-            .collect::<Result<_>>()?;
+    /// Takes the weights of a config that was checked.
+    pub(super) fn new(config: ClipTextConfig, weights: &Weights<'_>, split: Split) -> Result<Self> {
+        let dim = config.hidden_size;
         let embeddings = weights.at("embeddings");
         Ok(Self {
             token_embedding: embeddings.get("token_embedding.weight", &[config.vocab_size, dim])?,
             position_embedding: embeddings
                 .get("position_embedding.weight", &[config.max_position_embeddings, dim])?,
-            layers,
+            encoder: Encoder::new(config.encoder(), &weights.at("encoder"))?,
             final_layer_norm: layer_norm(
                 &weights.at("final_layer_norm"),
                 dim,
                 config.layer_norm_eps,
             )?,
-            split: Split::of(files),
+            split,
             config,
         })
     }
@@ -135,11 +130,9 @@ impl ClipTextEncoder {
     /// [`Self::forward`] with a backward pass to `modifier_rows`.
     pub fn trace(&self, ids: &[Vec<u32>], modifier_rows: Option<&Variable>) -> Result<Variable> {
         let tokens = self.check_lengths(ids)?;
-        let mut hidden_states = self.embed(ids, modifier_rows)?; // (batch, tokens, dim)
+        let hidden_states = self.embed(ids, modifier_rows)?; // (batch, tokens, dim)
         let mask = self.causal_mask(tokens)?;
-        for layer in &self.layers {
-            hidden_states = layer.forward(&hidden_states, &mask)?;
-        }
+        let hidden_states = self.encoder.forward(hidden_states, Some(&mask))?;
         Ok(self.final_layer_norm.forward(&hidden_states)?)
     }
 
@@ -245,63 +238,5 @@ impl ClipTextEncoder {
         let mask: Vec<f32> = (0..tokens * tokens).map(value).collect();
         let mask = Tensor::from_vec(mask, (tokens, tokens), self.token_embedding.device())?;
         Ok(mask.to_dtype(self.token_embedding.dtype())?)
-    }
-}
-
-/// One block of the transformer.
-///
-/// | weight                                                       | shape                           |
-/// |--------------------------------------------------------------|---------------------------------|
-/// | `self_attn.{q,k,v,out}_proj.weight`, `.bias`                 | `(dim, dim)`, `(dim,)`          |
-/// | `layer_norm1`, `layer_norm2`: `.weight`, `.bias`             | `(dim,)`                        |
-/// | `mlp.fc1.weight`, `.bias`                                    | `(intermediate_size, dim)`, `(intermediate_size,)` |
-/// | `mlp.fc2.weight`, `.bias`                                    | `(dim, intermediate_size)`, `(dim,)` |
-struct EncoderLayer {
-    layer_norm1: LayerNorm,
-    q_proj: FrozenLinear,
-    k_proj: FrozenLinear,
-    v_proj: FrozenLinear,
-    out_proj: FrozenLinear,
-    layer_norm2: LayerNorm,
-    fc1: FrozenLinear,
-    fc2: FrozenLinear,
-    hidden_act: HiddenAct,
-    heads: usize,
-}
-
-impl EncoderLayer {
-    fn load(config: &ClipTextConfig, weights: &Weights<'_>) -> Result<Self> {
-        let (dim, intermediate) = (config.hidden_size, config.intermediate_size);
-        let attention = weights.at("self_attn");
-        Ok(Self {
-            layer_norm1: layer_norm(&weights.at("layer_norm1"), dim, config.layer_norm_eps)?,
-            q_proj: linear(&attention.at("q_proj"), dim, dim)?,
-            k_proj: linear(&attention.at("k_proj"), dim, dim)?,
-            v_proj: linear(&attention.at("v_proj"), dim, dim)?,
-            out_proj: linear(&attention.at("out_proj"), dim, dim)?,
-            layer_norm2: layer_norm(&weights.at("layer_norm2"), dim, config.layer_norm_eps)?,
-            fc1: linear(&weights.at("mlp.fc1"), intermediate, dim)?,
-            fc2: linear(&weights.at("mlp.fc2"), dim, intermediate)?,
-            hidden_act: config.hidden_act,
-            heads: config.num_attention_heads,
-        })
-    }
-
-    /// `(batch, tokens, dim)` → the same.
-    fn forward(&self, hidden_states: &Variable, mask: &Tensor) -> Result<Variable> {
-        let normed = self.layer_norm1.forward(hidden_states)?;
-        let query = self.q_proj.forward(&normed)?; // (batch, tokens, dim)
-        let key = self.k_proj.forward(&normed)?;
-        let value = self.v_proj.forward(&normed)?;
-        let scale = ((query.tensor().dim(D::Minus1)? / self.heads) as f64).powf(-0.5);
-        let gathered = ops::attention(&query, &key, &value, self.heads, scale, Some(mask))?;
-        let hidden_states = self.out_proj.forward_add(&gathered, hidden_states)?;
-
-        let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)
-        let activated = match self.hidden_act {
-            HiddenAct::QuickGelu => ops::quick_gelu(&expanded)?,
-            HiddenAct::Gelu => ops::gelu(&expanded)?,
-        };
-        Ok(self.fc2.forward_add(&activated, &hidden_states)?)
     }
 }

@@ -174,6 +174,16 @@ impl ClipTokenizer {
         Ok(TokenIds { ids, length })
     }
 
+    /// Lowers the limit to what a text encoder takes.
+    pub(super) fn with_limit(self, tokens: usize) -> Self {
+        Self { max_length: self.max_length.min(tokens.max(2)), ..self }
+    }
+
+    /// What every encoded prompt ends with.
+    pub(super) fn eos_id(&self) -> u32 {
+        self.eos_id
+    }
+
     /// Tokens of a text encoder input.
     pub fn max_length(&self) -> usize {
         self.max_length
