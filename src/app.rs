@@ -27,6 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::delta_store::DeltaStore;
+use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::storage::Storage;
@@ -34,9 +35,6 @@ use crate::storage::Storage;
 pub use caller::Caller;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
 pub use refusal::{Dependency, Refusal};
-
-/// The default limit of queued jobs of one kind.
-pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
 
 /// The service: what every verb works with. A clone is a handle to the same service.
 #[derive(Clone, Debug)]

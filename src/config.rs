@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use crate::app::DEFAULT_QUEUE_LIMIT;
+use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 
 /// Settings of the service and its workers.
 #[derive(Clone, Debug, Args)]

@@ -17,8 +17,8 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
-use crate::app::DEFAULT_QUEUE_LIMIT;
 use crate::config::{ServeSettings, Settings, WorkerSettings, bundled};
+use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::serve::{Service, asked_to_end};
 
 pub use merging::{MergingSheetArgs, run as draw_merging_sheet};

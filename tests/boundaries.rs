@@ -53,7 +53,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("client", &["domain"]),
     ("replay", &["client", "config", "domain", "image_file"]),
     ("bench", &["client", "config", "domain", "engine", "image_file"]),
-    ("demo", &["client", "config", "domain", "engine", "image_file", "serve"]),
+    ("demo", &["class_images", "client", "config", "domain", "engine", "image_file", "serve"]),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),
@@ -94,6 +94,8 @@ const CRATES: &[(&str, &[&str])] = &[
         "tokio",
         &[
             "app",
+            "byte_cache",
+            "class_images",
             "client",
             "db",
             "delta_store",
@@ -118,7 +120,7 @@ const UNSAFE: &[&str] = &[
     "postgres.rs",
     "engine/device.rs",
     "engine/ops/",
-    "engine/weights.rs",
+    "engine/weights/shard.rs",
 ];
 
 /// The only file that depends on the feature `cuda`.

@@ -11,6 +11,9 @@ use super::merge::{MergeReport, MergeTask};
 use super::sample::SampleTask;
 use super::training::TrainingTask;
 
+/// The default limit of queued jobs of one kind.
+pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
+
 /// The kinds of jobs: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
 #[serde(rename_all = "snake_case")]
