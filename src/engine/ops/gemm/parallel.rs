@@ -15,12 +15,12 @@ const SMALL: usize = 1 << 19;
 /// Least multiplications of one task: about twenty microseconds' work.
 const TASK: usize = 1 << 21;
 
-/// [`gemm`] on all threads, of a row-major `a` without gaps.
+/// [`gemm()`] on all threads, of a row-major `a` without gaps.
 pub(crate) fn par_gemm_rows(a: &[f32], b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
     par_gemm(Left::rows(a, b.depth()), b, epilogue, c);
 }
 
-/// [`gemm`] on all threads, of a strided `a`; the rows of `c` have no gaps.
+/// [`gemm()`] on all threads, of a strided `a`; the rows of `c` have no gaps.
 pub(crate) fn par_gemm(a: Left<'_>, b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
     let (depth, width) = (b.depth(), b.width());
     let rows = a.count();

@@ -23,7 +23,7 @@ pub(crate) fn gemm(
     unsafe { gemm_columns(a, b, epilogue, 0..width, c.as_mut_ptr(), stride) }
 }
 
-/// [`gemm`] of some columns, for callers whose threads write to different columns of the same rows.
+/// [`gemm()`] of some columns, for callers whose threads write to different columns of the same rows.
 ///
 /// # Safety
 /// `c` must be valid for as many rows as `a` has, `stride` apart, in these columns, and nothing else may access them.
