@@ -67,6 +67,11 @@ pub struct TrainingRecipe {
     /// they bring no meaning of their own. Entries are written as in the vocabulary: `ktn` within a word, `ktn</w>` at the end
     /// of one.
     pub initializer_tokens: Vec<String>,
+    /// Vocabulary entries that modify nouns, such as colors. If there are any, a modifier token starts from the one with
+    /// which the base model's loss on the concept's photos at high noise is least, instead of from `initializer_tokens`.
+    /// Entries are written like those of `initializer_tokens`. The paper has none.
+    #[serde(default)]
+    pub initializer_candidates: Vec<String>,
 }
 
 /// Further names of recipe fields in requests, with the names that answers use.
@@ -98,6 +103,7 @@ impl TrainingRecipe {
             horizontal_flip: true,
             detach_first_token: true,
             initializer_tokens: vec!["ktn".into(), "pll".into(), "ucd".into()],
+            initializer_candidates: Vec::new(),
         }
     }
 
@@ -190,10 +196,11 @@ impl TrainingRecipe {
             ("small_prefixes", &self.small_prefixes),
             ("large_prefixes", &self.large_prefixes),
             ("initializer_tokens", &self.initializer_tokens),
+            ("initializer_candidates", &self.initializer_candidates),
         ];
         for (name, texts) in texts {
-            let bracketed =
-                |text: &String| text.contains(['<', '>']) && name != "initializer_tokens";
+            let is_entries = name.starts_with("initializer_");
+            let bracketed = |text: &String| text.contains(['<', '>']) && !is_entries;
             let fits = texts.len() <= 32
                 && texts
                     .iter()
@@ -333,6 +340,29 @@ mod tests {
         stored["lr_warmup_steps"] = json!(3);
         let error = serde_json::from_value::<TrainingRecipe>(stored).unwrap_err();
         assert!(error.to_string().contains("lr_warmup_steps"), "{error}");
+    }
+
+    #[test]
+    fn a_stored_recipe_without_candidates_has_none() {
+        let mut stored = serde_json::to_value(TrainingRecipe::paper()).unwrap();
+        stored.as_object_mut().unwrap().remove("initializer_candidates").unwrap();
+
+        assert_eq!(
+            serde_json::from_value::<TrainingRecipe>(stored).unwrap(),
+            TrainingRecipe::paper()
+        );
+    }
+
+    #[test]
+    fn candidates_are_entries_of_a_vocabulary_and_at_most_32() {
+        let overrides = json!({ "initializer_candidates": ["red</w>", "striped"] });
+        let recipe = TrainingRecipe::paper().with_overrides(overrides.as_object().unwrap());
+        assert_eq!(recipe.unwrap().initializer_candidates, ["red</w>", "striped"]);
+
+        assert_eq!(
+            errors(json!({ "initializer_candidates": vec!["red</w>"; 33] })),
+            [("/recipe/initializer_candidates".to_owned(), Code::InvalidValue)]
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod concept;
 pub(crate) mod delta;
 mod file;
 mod fine_tuning;
+mod initializer;
 pub(crate) mod merge;
 mod modifier_tokens;
 mod parameters;

@@ -94,16 +94,20 @@ impl PromptEncoder {
         self.text_encoder.forward(ids, modifier_rows)
     }
 
-    /// The embedding row that an initializer token has.
+    /// The id of an initializer token.
     ///
     /// `name` is an entry of the vocabulary, or else a whole word: `ktn` is a piece within words in one vocabulary, and a
-    /// word in another.
+    /// word in another. `None` if it is neither.
+    pub(crate) fn initializer_id(&self, name: &str) -> Option<u32> {
+        self.token_id(name).or_else(|| self.token_id(&format!("{name}</w>")))
+    }
+
+    /// The embedding row of an initializer token, as [`Self::initializer_id`] finds it.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] if it is neither.
+    /// [`EngineError::InvalidInput`] if the vocabulary does not have it.
     pub(crate) fn initializer_row(&self, name: &str) -> Result<Vec<f32>> {
-        let entry = self.token_id(name).or_else(|| self.token_id(&format!("{name}</w>")));
-        let id = entry.ok_or_else(|| {
+        let id = self.initializer_id(name).ok_or_else(|| {
             EngineError::InvalidInput(format!(
                 "initializer_tokens: `{name}` is not an entry of the model's vocabulary"
             ))

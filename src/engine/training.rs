@@ -13,13 +13,13 @@ mod objective;
 mod state;
 mod trainer;
 
-use self::dataset::Dataset;
 use self::learning_rate::learning_rate_at;
 use super::base_model::BaseModel;
 use super::error::{EngineError, Result};
 use super::flow::Flow;
 
 pub use self::batch::{Batch, FrozenModel};
+pub(crate) use self::dataset::Dataset;
 pub use self::input::{CaptionedImage, TrainingConcept, TrainingInput};
 pub use self::memory::StepMemory;
 pub use self::method::{LossGradient, Method, Parameter, loss_gradient};
@@ -30,7 +30,8 @@ pub use self::trainer::{StepReport, Trainer};
 /// What a training is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TrainingPhase {
-    /// Images are augmented and encoded to latents; steps count images.
+    /// Images are augmented and encoded to latents, then candidates for initializers are compared; steps count images and
+    /// comparisons.
     Encoding,
     /// The parameters move; steps are optimizer steps.
     Optimizing,
@@ -48,27 +49,29 @@ pub struct TrainingProgress {
     pub learning_rate: f64,
 }
 
-/// Encodes the images of `input`, and takes the optimizer steps that are left.
+impl TrainingProgress {
+    /// Progress before the first optimizer step.
+    pub(crate) fn encoding(step: usize, total_steps: usize) -> Self {
+        let phase = TrainingPhase::Encoding;
+        Self { phase, step, total_steps, loss: 0.0, grad_norm: 0.0, learning_rate: 0.0 }
+    }
+}
+
+/// Takes the optimizer steps that are left.
 ///
 /// A step depends on the parameters, their moments and its number alone, so a trainer that was restored goes on as if it
 /// had not been interrupted.
 ///
 /// # Errors
-/// [`EngineError::Stopped`] if `observe` said so, [`EngineError::Diverged`] if the loss is no longer a number,
-/// [`EngineError::InvalidInput`] if captions do not fit the model.
+/// [`EngineError::Stopped`] if `observe` said so, [`EngineError::Diverged`] if the loss is no longer a number.
 pub(crate) fn run<M: Method>(
     base: &BaseModel,
     trainer: &mut Trainer<M>,
     input: &TrainingInput,
+    dataset: &Dataset,
     observe: &mut dyn FnMut(&TrainingProgress) -> Flow,
 ) -> Result<()> {
     let recipe = &input.recipe;
-    let dataset = Dataset::encode(base, input, &mut |step, total_steps| {
-        let phase = TrainingPhase::Encoding;
-        let (loss, grad_norm, learning_rate) = (0.0, 0.0, 0.0);
-        observe(&TrainingProgress { phase, step, total_steps, loss, grad_norm, learning_rate })
-    })?;
-
     for step in trainer.steps_taken()..recipe.max_train_steps {
         let batch = dataset.batch(base, recipe, input.seed, step)?;
         let learning_rate = learning_rate_at(recipe, step);

@@ -207,3 +207,77 @@ fn an_initializer_outside_the_vocabulary_is_named() {
         assert!(error.to_string().contains("`zebra-crossing`"), "{error}");
     }
 }
+
+#[test]
+fn a_modifier_row_starts_from_the_candidate_with_the_least_loss_on_the_photos() {
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let of_photos = |color| {
+            let mut input = with_candidates(color);
+            input.recipe.token_learning_rate_factor = 0.0;
+            train(&base, &input, &mut |_| Flow::Continue).unwrap()
+        };
+
+        for (color, name) in [([220, 30, 30], "red</w>"), ([30, 200, 30], "green</w>")] {
+            let delta = of_photos(color);
+
+            let id = base.prompt_encoder.token_id(name).unwrap();
+            let row = base.prompt_encoder.embedding_row(id).unwrap();
+            assert_eq!(delta.concepts[0].embedding_row.as_ref(), Some(&row), "{name}");
+            assert_eq!(delta.concepts[0].initializer_token.as_deref(), Some(name));
+        }
+    }
+}
+
+/// A training of photos of one color, with two colors as candidates.
+fn with_candidates(color: [u8; 3]) -> TrainingInput {
+    let mut input = input(Some("<rex>"), 3, 7);
+    input.concepts[0].images = vec![RgbImage::from_pixel(64, 64, Rgb(color)); 4];
+    input.recipe.initializer_candidates = vec!["green</w>".into(), "red</w>".into()];
+    input
+}
+
+#[test]
+fn a_training_with_candidates_gives_the_same_bytes_when_restored() {
+    let base = tiny_on(&Device::Cpu);
+    let input = with_candidates([220, 30, 30]);
+    let whole = train(&base, &input, &mut |_| Flow::Continue).unwrap();
+    let mut first = FineTuning::new(&base, &input).unwrap();
+    assert!(matches!(first.run(&mut stop_after(2)), Err(EngineError::Stopped)));
+
+    let mut second = FineTuning::new(&base, &input).unwrap();
+    second.restore(first.state()).unwrap();
+    second.run(&mut |_| Flow::Continue).unwrap();
+
+    let restored = second.delta().unwrap().to_safetensors().unwrap();
+    assert!(restored == whole.to_safetensors().unwrap());
+}
+
+#[test]
+fn a_training_stops_while_it_compares_candidates() {
+    let base = tiny_on(&Device::Cpu);
+    let input = with_candidates([220, 30, 30]);
+    let mut last = (0, 0);
+
+    let result = train(&base, &input, &mut |progress| {
+        assert_eq!(progress.phase, TrainingPhase::Encoding);
+        assert!(progress.step > last.0, "{progress:?} after {last:?}");
+        last = (progress.step, progress.total_steps);
+        // Two comparisons for each of eight batches follow the images.
+        if last.0 + 1 == last.1 { Flow::Stop } else { Flow::Continue }
+    });
+
+    assert!(matches!(result, Err(EngineError::Stopped)));
+    assert_eq!(last.0 + 1, last.1);
+}
+
+#[test]
+fn a_candidate_outside_the_vocabulary_is_named() {
+    let base = tiny_on(&Device::Cpu);
+    let mut input = input(Some("<rex>"), 1, 7);
+    input.recipe.initializer_candidates = vec!["zebra-crossing".into()];
+
+    let error = train(&base, &input, &mut |_| Flow::Continue).err().unwrap();
+
+    assert!(error.to_string().contains("initializer_candidates: `zebra-crossing`"), "{error}");
+}

@@ -6,12 +6,15 @@ use candle_core::{DType, Device};
 
 use super::concept::DeltaConcept;
 use super::delta::{Delta, DeltaWeights};
-use super::modifier_tokens::{initial_rows, initializer};
+use super::initializer::Candidates;
+use super::modifier_tokens::{initial_rows, initializers};
 use super::parameters::Parameters;
 use crate::engine::base_model::BaseModel;
 use crate::engine::error::{EngineError, Result};
 use crate::engine::flow::Flow;
-use crate::engine::training::{Trainer, TrainerState, TrainingInput, TrainingProgress, run};
+use crate::engine::training::{
+    Dataset, Trainer, TrainerState, TrainingInput, TrainingProgress, run,
+};
 
 /// Learns the concepts of `input` and returns their delta.
 ///
@@ -33,6 +36,9 @@ pub fn train(
 pub struct FineTuning<'a> {
     base: &'a BaseModel,
     input: &'a TrainingInput,
+    candidates: Candidates<'a>,
+    /// What the modifier rows started from; `None` until one of the candidates is chosen.
+    initializers: Option<Vec<String>>,
     trainer: Trainer<Parameters>,
 }
 
@@ -40,16 +46,19 @@ impl<'a> FineTuning<'a> {
     /// Starts at step 0.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] if an initializer is not an entry of the model's vocabulary, or if the model computes
-    /// in f16.
+    /// [`EngineError::InvalidInput`] if an initializer or a candidate is not an entry of the model's vocabulary, or if the
+    /// model computes in f16.
     pub fn new(base: &'a BaseModel, input: &'a TrainingInput) -> Result<Self> {
         refuse_f16(base)?;
         let recipe = &input.recipe;
-        let rows = initial_rows(base, recipe, input.modifier_tokens().len())?;
+        let candidates = Candidates::new(base, input)?;
+        let initializers = initializers(recipe, input.modifier_tokens().len())?;
+        let rows = initial_rows(base, &initializers)?;
         let parameters = Parameters::new(base.into(), rows, recipe)?;
         let trainer =
             Trainer::new(parameters, base.into(), recipe)?.with_memory_budget(input.memory_budget);
-        Ok(Self { base, input, trainer })
+        let initializers = candidates.is_empty().then_some(initializers);
+        Ok(Self { base, input, candidates, initializers, trainer })
     }
 
     /// Takes the steps that are left. After [`EngineError::Stopped`] the state is that after the last whole step.
@@ -58,7 +67,32 @@ impl<'a> FineTuning<'a> {
     /// [`EngineError::Stopped`] if `observe` said so, [`EngineError::Diverged`] if the loss is no longer a number,
     /// [`EngineError::InvalidInput`] if captions do not fit the model.
     pub fn run(&mut self, observe: &mut dyn FnMut(&TrainingProgress) -> Flow) -> Result<()> {
-        run(self.base, &mut self.trainer, self.input, observe)
+        let comparisons = self.candidates.comparisons();
+        let mut images = 0;
+        let dataset = Dataset::encode(self.base, self.input, &mut |step, total| {
+            images = total;
+            observe(&TrainingProgress::encoding(step, total + comparisons))
+        })?;
+        if !self.candidates.is_empty() {
+            self.choose_initializers(&dataset, &mut |step| {
+                observe(&TrainingProgress::encoding(images + step, images + comparisons))
+            })?;
+        }
+        run(self.base, &mut self.trainer, self.input, &dataset, observe)
+    }
+
+    /// Chooses among the candidates. A training that was restored makes the same choice again and keeps its rows.
+    fn choose_initializers(
+        &mut self,
+        dataset: &Dataset,
+        observe: &mut dyn FnMut(usize) -> Flow,
+    ) -> Result<()> {
+        let chosen = self.candidates.choose(dataset, observe)?;
+        if self.trainer.steps_taken() == 0 {
+            self.trainer.method.modifier_rows = initial_rows(self.base, &chosen)?;
+        }
+        self.initializers = Some(chosen);
+        Ok(())
     }
 
     /// What [`Self::restore`] needs to go on from here.
@@ -75,6 +109,8 @@ impl<'a> FineTuning<'a> {
     }
 
     /// What has been learned so far.
+    ///
+    /// With candidates, it does not name the initializer tokens before [`Self::run`] has chosen them.
     pub fn delta(&self) -> Result<Delta> {
         let parameters = &self.trainer.method;
         let mut rows = match &parameters.modifier_rows {
@@ -83,14 +119,13 @@ impl<'a> FineTuning<'a> {
         }
         .into_iter();
         let mut concepts = Vec::new();
-        let mut token = 0;
+        let mut initializers = self.initializers.iter().flatten();
         for concept in &self.input.concepts {
             let mut initializer_token = None;
             let mut embedding_row = None;
             if concept.words.modifier_token.is_some() {
-                initializer_token = Some(initializer(&self.input.recipe, token)?.to_owned());
+                initializer_token = initializers.next().cloned();
                 embedding_row = rows.next();
-                token += 1;
             }
             let words = concept.words.clone();
             concepts.push(DeltaConcept { words, embedding_row, initializer_token });

@@ -18,7 +18,7 @@ const AUGMENTATIONS_PER_IMAGE: usize = 48;
 const ENCODE_BATCH: usize = 8;
 
 /// The images of a training as VAE posteriors, with the captions that they may be trained with.
-pub(super) struct Dataset {
+pub(crate) struct Dataset {
     concepts: Vec<ConceptData>,
     /// Channels, height and width of a latent.
     latent_shape: [usize; 3],
@@ -43,7 +43,7 @@ struct Encoded {
 
 impl Dataset {
     /// Augments and encodes the images of `input`. `observe` is called with the number of encoded images and the total.
-    pub(super) fn encode(
+    pub(crate) fn encode(
         base: &BaseModel,
         input: &TrainingInput,
         observe: &mut dyn FnMut(usize, usize) -> Flow,
@@ -96,7 +96,7 @@ impl Dataset {
     /// The batch of one step: instance images, then class images, both taken from the concepts in turn.
     ///
     /// An element depends on the seed, the step and its place in the batch alone.
-    pub(super) fn batch(
+    pub(crate) fn batch(
         &self,
         base: &BaseModel,
         recipe: &TrainingRecipe,

@@ -6,6 +6,7 @@ use super::batch::{Batch, FrozenModel};
 use super::loss::{error_weights, weighted_squared_error};
 use crate::engine::autograd::{Tape, Variable};
 use crate::engine::error::{EngineError, Result};
+use crate::engine::key_values::KeyValues;
 use crate::engine::schedulers::PredictionType;
 use crate::engine::unet::{Activations, CrossAttentionKv, KeyValueVariable};
 
@@ -69,6 +70,30 @@ impl Objective {
         let loss: f64 = parts.iter().flat_map(|(losses, _)| losses).sum();
         let gradients: Vec<&Tensor> = parts.iter().map(|(_, gradient)| gradient).collect();
         Ok((loss as f32, Tensor::cat(&gradients, 0)?))
+    }
+
+    /// Each element's share of the loss, without a backward pass.
+    ///
+    /// - `key_values`: one caption per element of the batch
+    pub(crate) fn element_losses(
+        &self,
+        base: FrozenModel<'_>,
+        batch: &Batch,
+        key_values: &KeyValues,
+    ) -> Result<Vec<f64>> {
+        let (noisy_latents, target) = diffuse(base, batch, self.prediction_type)?;
+        let timesteps: Vec<f32> = batch.timesteps.iter().map(|&t| t as f32).collect();
+        let channels = batch.latents.dim(1)?;
+        let weights =
+            error_weights(&batch.mask, &batch.is_class_image, channels, self.prior_loss_weight)?;
+        let model_pred = base.unet.forward(&noisy_latents, &timesteps, key_values)?;
+        let channels_last = |x: &Tensor| x.permute((0, 2, 3, 1))?.contiguous();
+        let (losses, _) = weighted_squared_error(
+            &channels_last(&model_pred)?,
+            &channels_last(&target)?,
+            &channels_last(&weights)?,
+        )?;
+        Ok(losses)
     }
 }
 
