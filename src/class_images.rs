@@ -1,5 +1,5 @@
-//! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, or the object that
-//! trainings name.
+//! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, such a folder as a zip
+//! file, or the object that trainings name.
 
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -53,8 +53,12 @@ pub enum PublishError {
 }
 
 impl ClassImageSet {
-    /// Reads the captions of a folder.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    /// Reads the captions of a folder, or a whole zip file.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if path.is_file() { Self::from_zip(&std::fs::read(path)?) } else { Self::open_folder(path) }
+    }
+
+    fn open_folder(dir: &Path) -> io::Result<Self> {
         let metadata = std::fs::read_to_string(dir.join(METADATA))?;
         let entry = |line: Line| Entry {
             image: ImageFile::OnDisk(dir.join(line.file_name)),
@@ -63,7 +67,7 @@ impl ClassImageSet {
         Ok(Self { entries: read_lines(&metadata)?.into_iter().map(entry).collect() })
     }
 
-    /// Reads an object that [`Self::to_zip`] wrote.
+    /// Reads a zip file with `metadata.jsonl` and the images that it names, such as [`Self::to_zip`] writes.
     ///
     /// # Errors
     /// If the bytes are anything else.
