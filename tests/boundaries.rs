@@ -30,9 +30,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("byte_cache", &[]),
     ("class_images", &["domain", "engine", "storage"]),
     ("model_folder", &["class_images", "domain", "engine", "storage"]),
+    ("evaluator", &["domain", "engine"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     // What the service can do, and who asks it to.
-    ("app", &["db", "delta_store", "domain", "image_file", "storage"]),
+    ("app", &["db", "delta_store", "domain", "evaluator", "image_file", "storage"]),
     ("http", &["app", "domain"]),
     (
         "worker",
@@ -44,6 +45,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "delta_store",
             "domain",
             "engine",
+            "evaluator",
             "image_file",
             "model_folder",
             "storage",
