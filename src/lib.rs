@@ -17,6 +17,7 @@
 //! - [`storage`]: photos, class images, deltas and generated images in an object store.
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
+//! - [`photo_file`]: an image file of a user as upright sRGB pixels.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
 //! The program around them:
@@ -48,6 +49,7 @@ pub mod engine;
 pub mod http;
 pub mod image_file;
 pub mod model_folder;
+pub mod photo_file;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
 pub mod replay;
