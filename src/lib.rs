@@ -18,6 +18,7 @@
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
 //! - [`evaluator`]: the CLIP model that compares images and texts, without tensors. API and worker have a handle to it.
+//! - [`photo_file`]: an image file of a user as upright sRGB pixels.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
 //! The program around them:
@@ -50,6 +51,7 @@ pub mod evaluator;
 pub mod http;
 pub mod image_file;
 pub mod model_folder;
+pub mod photo_file;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
 pub mod replay;

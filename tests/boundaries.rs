@@ -23,17 +23,18 @@ const MODULES: &[(&str, &[&str])] = &[
     ("config", &["domain"]),
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
+    ("photo_file", &["domain"]),
     // What keeps things, and what computes them.
     ("db", &["domain"]),
     ("storage", &["domain"]),
     ("engine", &["domain"]),
     ("byte_cache", &[]),
-    ("class_images", &["domain", "engine", "storage"]),
+    ("class_images", &["domain", "engine", "photo_file", "storage"]),
     ("model_folder", &["class_images", "domain", "engine", "storage"]),
     ("evaluator", &["domain", "engine"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     // What the service can do, and who asks it to.
-    ("app", &["db", "delta_store", "domain", "evaluator", "image_file", "storage"]),
+    ("app", &["db", "delta_store", "domain", "evaluator", "image_file", "photo_file", "storage"]),
     ("http", &["app", "domain"]),
     (
         "worker",
