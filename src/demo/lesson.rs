@@ -162,8 +162,8 @@ impl Teller<'_> {
         let start = Instant::now();
         let name = &student.photos.name;
         let mut body = json!({ "concepts": [student.concept_id], "seed": self.seed });
-        if let Some(steps) = self.max_train_steps {
-            body["recipe"] = json!({ "max_train_steps": steps });
+        if let Some(recipe) = self.recipe {
+            body["recipe"] = Value::Object(recipe.clone());
         }
         let training = self.client.post("/v1/trainings", &body).await?;
         let training_id = text(&training, "id")?;
