@@ -13,6 +13,7 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use crate::domain::concept::ClassNoun;
 use crate::domain::digest::Digest;
+use crate::domain::git_lfs;
 use crate::domain::training::ImageSetRef;
 use crate::engine::CaptionedImage;
 use crate::photo_file;
@@ -207,6 +208,9 @@ impl ImageFile {
 }
 
 fn read_lines(metadata: &str) -> io::Result<Vec<Line>> {
+    if git_lfs::is_pointer(metadata.as_bytes()) {
+        return Err(io::Error::other(format!("{METADATA}: {}", git_lfs::REMEDY)));
+    }
     // Some editors begin a file with a byte-order mark.
     let metadata = metadata.strip_prefix('\u{feff}').unwrap_or(metadata);
     let lines = metadata.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
