@@ -183,18 +183,21 @@ fn check_tokens(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
             checks.push(error);
         }
     }
-    let has_modifiers = task.concepts.iter().any(|one| one.words.modifier_token.is_some());
+    let is_modified = |concept: &&TaskConcept| concept.words.modifier_token.is_some();
+    let modifiers = task.concepts.iter().filter(is_modified).count();
     checks.require(
-        !has_modifiers || !recipe.initializer_tokens.is_empty(),
+        modifiers == 0 || !recipe.initializer_tokens.is_empty(),
         "/recipe/initializer_tokens",
         Code::InvalidValue,
         || "name at least one entry of the vocabulary for the modifier tokens to start from".into(),
     );
-    for (field, names) in [
-        ("initializer_tokens", &recipe.initializer_tokens),
-        ("initializer_candidates", &recipe.initializer_candidates),
+    // Initializers are taken in turn, and any of the candidates may be.
+    let candidates = if modifiers == 0 { 0 } else { recipe.initializer_candidates.len() };
+    for (field, names, used) in [
+        ("initializer_tokens", &recipe.initializer_tokens, modifiers),
+        ("initializer_candidates", &recipe.initializer_candidates, candidates),
     ] {
-        for (index, name) in names.iter().enumerate().filter(|_| has_modifiers) {
+        for (index, name) in names.iter().enumerate().take(used) {
             let pointer = format!("/recipe/{field}/{index}");
             checks.require(model.has_initializer(name), &pointer, Code::InvalidValue, || {
                 format!("`{name}` is not an entry of the base model's vocabulary")

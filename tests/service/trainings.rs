@@ -94,9 +94,9 @@ async fn a_training_that_makes_no_sense_changes_nothing(db: PgPool) {
             "/recipe/initializer_tokens",
         ),
         (
-            json!({ "concepts": ["rex"], "recipe": { "initializer_tokens": ["ktn", "nosuchword"] } }),
+            json!({ "concepts": ["rex"], "recipe": { "initializer_tokens": ["nosuchword", "ktn"] } }),
             "invalid_value",
-            "/recipe/initializer_tokens/1",
+            "/recipe/initializer_tokens/0",
         ),
         (
             json!({ "concepts": ["rex"], "recipe": { "initializer_candidates": ["nosuchword"] } }),
