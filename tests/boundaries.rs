@@ -31,9 +31,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("byte_cache", &[]),
     ("class_images", &["domain", "engine", "photo_file", "storage"]),
     ("model_folder", &["class_images", "domain", "engine", "storage"]),
+    ("evaluator", &["domain", "engine"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     // What the service can do, and who asks it to.
-    ("app", &["db", "delta_store", "domain", "image_file", "photo_file", "storage"]),
+    ("app", &["db", "delta_store", "domain", "evaluator", "image_file", "photo_file", "storage"]),
     ("http", &["app", "domain"]),
     (
         "worker",
@@ -45,6 +46,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "delta_store",
             "domain",
             "engine",
+            "evaluator",
             "image_file",
             "model_folder",
             "storage",
@@ -54,7 +56,20 @@ const MODULES: &[(&str, &[&str])] = &[
     ("client", &["domain"]),
     ("replay", &["client", "config", "domain", "image_file"]),
     ("bench", &["client", "config", "domain", "engine", "image_file"]),
-    ("demo", &["class_images", "client", "config", "domain", "engine", "image_file", "serve"]),
+    (
+        "demo",
+        &[
+            "client",
+            "config",
+            "domain",
+            "engine",
+            "evaluator",
+            "image_file",
+            "model_folder",
+            "photo_file",
+            "serve",
+        ],
+    ),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),
