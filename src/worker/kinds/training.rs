@@ -3,12 +3,13 @@
 mod images;
 
 use crate::db;
+use crate::domain::delta::Delta;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
 use crate::domain::training::TrainingTask;
 use crate::engine::Flow;
 use crate::engine::{TrainingInput, TrainingPhase, TrainingProgress, train};
-use crate::worker::delta_writer::PackedDelta;
+use crate::worker::delta_writer;
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
 use crate::worker::permits::Permits;
@@ -21,44 +22,47 @@ impl Kind for Training {
     const ADMISSION: Admission = Admission::Exclusive;
 
     /// Learns the concepts and makes the delta their current one.
+    ///
+    /// From then on the delta is safe: a worker that takes the job over goes on behind it.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: TrainingTask, _: Permits) -> Result<(), JobError> {
-        let Job { context, lease, progress } = job;
-        progress.enter(Phase::Fetching);
-        let concepts = images::read_concepts(job, &task).await?;
-        let input = TrainingInput {
-            concepts,
-            recipe: task.recipe,
-            seed: task.seed,
-            memory_budget: context.config.memory_budget,
+        let Job { context, lease, .. } = job;
+        let delta = match delta_writer::recorded(job).await? {
+            Some(delta) => delta,
+            None => learn(job, task).await?,
         };
-        let packed = train_on_device(job, input).await?;
-        progress.enter(Phase::Storing);
-        progress.check()?;
-
-        if !context.class_images.is_empty() {
-            context.statistics(None).await?; // what checks of merges need beside packs
-        }
-        let concepts: Vec<ConceptId> =
-            task.concepts.iter().map(|concept| concept.concept_id).collect();
-        let stored = packed.store(job).await?;
+        delta_writer::prepare_for_merges(context, &delta).await;
         lease.report().await?; // the last points of the loss curve; nothing more is accepted once the job has ended
-        let mut tx = context.db.begin().await?;
-        if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
-            return Err(JobError::LeaseLost);
+        match db::job::succeed(&context.db, lease.job_id, lease.fence).await? {
+            true => Ok(()),
+            false => Err(JobError::LeaseLost),
         }
-        db::delta::record(&mut *tx, stored.row(&task.base_digest)).await?;
-        db::delta::record_concepts(&mut *tx, stored.delta_id, &concepts).await?;
-        db::concept::set_current_delta(&mut *tx, &concepts, stored.delta_id).await?;
-        tx.commit().await?;
-        Ok(())
     }
 }
 
-/// Runs the training, which lets other work at the device in between its steps.
-async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<PackedDelta, JobError> {
+/// From photos to a delta that is stored and recorded.
+async fn learn(job: &Job, task: TrainingTask) -> Result<Delta, JobError> {
+    let Job { context, progress, .. } = job;
+    progress.enter(Phase::Fetching);
+    let concept_ids: Vec<ConceptId> =
+        task.concepts.iter().map(|concept| concept.concept_id).collect();
+    let concepts = images::read_concepts(job, &task).await?;
+    let input = TrainingInput {
+        concepts,
+        recipe: task.recipe,
+        seed: task.seed,
+        memory_budget: context.config.memory_budget,
+    };
+    let file = train_on_device(job, input).await?;
+    progress.enter(Phase::Storing);
+    progress.check()?;
+    delta_writer::store(job, file, &task.base_digest, &concept_ids, true).await
+}
+
+/// Runs the training, which lets other work at the device in between its steps, and returns the delta's file.
+async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<Vec<u8>, JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
-    let packed = job.context.device.run_long(move |engine, slices| {
+    let file = job.context.device.run_long(move |engine, slices| {
         input.memory_budget = input.memory_budget.or(engine.training_memory);
         let mut observe = |step: &TrainingProgress| {
             if let Some(faults) = &faults {
@@ -69,9 +73,9 @@ async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<PackedDe
                 (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
             }
         };
-        PackedDelta::new(engine, &train(&engine.base, &input, &mut observe)?)
+        train(&engine.base, &input, &mut observe)?.to_safetensors()
     });
-    Ok(packed.await??)
+    Ok(file.await??)
 }
 
 fn note(progress: &Progress, step: &TrainingProgress) -> Flow {
