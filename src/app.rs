@@ -8,6 +8,7 @@ mod binding;
 mod caller;
 pub mod concept;
 pub mod delta;
+pub mod evaluation;
 pub mod image;
 mod init_image;
 pub mod job;

@@ -9,6 +9,7 @@ mod concept;
 mod content;
 mod delta;
 mod error;
+mod evaluation;
 mod event;
 mod extract;
 mod health;

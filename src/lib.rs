@@ -18,6 +18,8 @@
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
 //! - [`evaluator`]: the CLIP model that compares images and texts, without tensors. API and worker have a handle to it.
+//! - `contact_sheet` and [`plot`]: images on one sheet, and figures as SVG.
+//! - [`scoring`]: figures of an evaluation from features, with their intervals.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
 //! The program around them:
@@ -41,6 +43,7 @@ mod byte_cache;
 pub mod class_images;
 pub mod client;
 pub mod config;
+mod contact_sheet;
 pub mod db;
 pub mod delta_store;
 pub mod demo;
@@ -50,9 +53,11 @@ pub mod evaluator;
 pub mod http;
 pub mod image_file;
 pub mod model_folder;
+pub mod plot;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
 pub mod replay;
+pub mod scoring;
 pub mod serve;
 pub mod storage;
 pub mod worker;

@@ -309,7 +309,14 @@ pub(crate) async fn lease(
     lease: std::time::Duration,
 ) -> Option<vstar::domain::job::LeasedJob> {
     let kinds = &[JobKind::Training, JobKind::Merge, JobKind::Sample];
-    let capacity = Capacity { worker, kinds, base_digest: DIGEST, batch_elements: 1, lease };
+    let capacity = Capacity {
+        worker,
+        kinds,
+        base_digest: DIGEST,
+        evaluator_digest: None,
+        batch_elements: 1,
+        lease,
+    };
     db::job::lease_next(db, capacity).await.unwrap().pop()
 }
 

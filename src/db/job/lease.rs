@@ -19,6 +19,8 @@ pub struct Capacity<'a> {
     pub kinds: &'a [JobKind],
     /// Jobs for other base models are left to other workers.
     pub base_digest: &'a str,
+    /// Evaluations for other evaluators are left to other workers; all of them, if this worker has none.
+    pub evaluator_digest: Option<&'a str>,
     /// Jobs are leased until they fill this many elements of a batch. The last one may exceed it.
     pub batch_elements: usize,
     pub lease: Duration,
@@ -44,13 +46,15 @@ pub async fn lease_next(
         LeasedRow,
         r#"
         with waiting as (
-            select job_id, rows as elements from job
-            where state = 'queued' and kind = any($2) and run_at <= now() and task ->> 'base_digest' = $4
-                and coalesce((task ->> 'version')::int, 1) <= $6
-            order by job_id limit $5
+            select job_id, priority, rows as elements from job
+            where state = 'queued' and kind = any($2) and waits_for = 0 and run_at <= now()
+                and task ->> 'base_digest' = $4 and coalesce((task ->> 'version')::int, 1) <= $6
+                and (task ->> 'evaluator_digest' is null or task ->> 'evaluator_digest' = $7)
+            order by priority, job_id limit $5
             for update skip locked
         ), summed as (
-            select job_id, sum(elements) over (order by job_id) - elements as elements_before from waiting
+            select job_id, sum(elements) over (order by priority, job_id) - elements as elements_before
+            from waiting
         )
         update job
         set state = 'running', worker = $1, attempts = attempts + 1, fence = fence + 1,
@@ -65,6 +69,7 @@ pub async fn lease_next(
         capacity.base_digest,
         batch_elements,
         i32::try_from(u32::from(TaskVersion::NEWEST)).unwrap_or(i32::MAX),
+        capacity.evaluator_digest,
     )
     .fetch_all(db)
     .await?;

@@ -6,8 +6,11 @@ use crate::db;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
 use crate::domain::training::TrainingTask;
+use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
-use crate::engine::{TrainingInput, TrainingPhase, TrainingProgress, train};
+use crate::engine::{
+    EngineError, TrainingInput, TrainingPhase, TrainingProgress, train, weight_change,
+};
 use crate::worker::delta_writer::PackedDelta;
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
@@ -32,7 +35,7 @@ impl Kind for Training {
             seed: task.seed,
             memory_budget: context.config.memory_budget,
         };
-        let packed = train_on_device(job, input).await?;
+        let (packed, report) = train_on_device(job, input).await?;
         progress.enter(Phase::Storing);
         progress.check()?;
 
@@ -49,6 +52,7 @@ impl Kind for Training {
         }
         db::delta::record(&mut *tx, stored.row(&task.base_digest)).await?;
         db::delta::record_concepts(&mut *tx, stored.delta_id, &concepts).await?;
+        db::report::record(&mut *tx, lease.job_id, &report, None).await?;
         db::concept::set_current_delta(&mut *tx, &concepts, stored.delta_id).await?;
         tx.commit().await?;
         Ok(())
@@ -56,7 +60,10 @@ impl Kind for Training {
 }
 
 /// Runs the training, which lets other work at the device in between its steps.
-async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<PackedDelta, JobError> {
+async fn train_on_device(
+    job: &Job,
+    mut input: TrainingInput,
+) -> Result<(PackedDelta, TrainingReport), JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
     let packed = job.context.device.run_long(move |engine, slices| {
         input.memory_budget = input.memory_budget.or(engine.training_memory);
@@ -69,7 +76,11 @@ async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<PackedDe
                 (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
             }
         };
-        PackedDelta::new(engine, &train(&engine.base, &input, &mut observe)?)
+        let delta = train(&engine.base, &input, &mut observe)?;
+        Ok::<_, EngineError>((
+            PackedDelta::new(engine, &delta)?,
+            weight_change(&engine.base, &delta)?,
+        ))
     });
     Ok(packed.await??)
 }
