@@ -1,10 +1,12 @@
-//! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, or the object that
-//! trainings name.
+//! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, such a folder as a zip
+//! file, or the object that trainings name.
 
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use image::RgbImage;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
@@ -13,6 +15,7 @@ use crate::domain::concept::ClassNoun;
 use crate::domain::digest::Digest;
 use crate::domain::training::ImageSetRef;
 use crate::engine::CaptionedImage;
+use crate::photo_file;
 use crate::storage::{Storage, StorageError, StorageKey};
 
 /// Where captions are, in a folder as in an object.
@@ -53,9 +56,23 @@ pub enum PublishError {
 }
 
 impl ClassImageSet {
-    /// Reads the captions of a folder.
-    pub fn open(dir: &Path) -> io::Result<Self> {
-        let metadata = std::fs::read_to_string(dir.join(METADATA))?;
+    /// Reads the captions of a folder, or of a zip file of one, and sees that each image can be decoded: better now than
+    /// when a training needs it.
+    ///
+    /// # Errors
+    /// If a file is missing or cannot be read; the error names it.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let set = match path.is_file() {
+            true => Self::from_zip(&std::fs::read(path)?)?,
+            false => Self::open_folder(path)?,
+        };
+        set.entries.par_iter().try_for_each(|entry| entry.image.decode().map(drop))?;
+        Ok(set)
+    }
+
+    fn open_folder(dir: &Path) -> io::Result<Self> {
+        let metadata = std::fs::read_to_string(dir.join(METADATA))
+            .map_err(|error| io::Error::new(error.kind(), format!("{METADATA}: {error}")))?;
         let entry = |line: Line| Entry {
             image: ImageFile::OnDisk(dir.join(line.file_name)),
             caption: line.text,
@@ -63,7 +80,7 @@ impl ClassImageSet {
         Ok(Self { entries: read_lines(&metadata)?.into_iter().map(entry).collect() })
     }
 
-    /// Reads an object that [`Self::to_zip`] wrote.
+    /// Reads a zip file with `metadata.jsonl` and the images that it names, such as [`Self::to_zip`] writes.
     ///
     /// # Errors
     /// If the bytes are anything else.
@@ -159,8 +176,10 @@ impl ClassImageSet {
     /// Reads and decodes the images.
     pub(crate) fn read(&self) -> io::Result<Vec<CaptionedImage>> {
         let read = |entry: &Entry| {
-            let image = image::load_from_memory(&entry.image.read()?).map_err(io::Error::other)?;
-            Ok(CaptionedImage { image: image.to_rgb8(), caption: entry.caption.clone() })
+            let image = entry.image.decode().map_err(|error| {
+                io::Error::new(error.kind(), format!("captioned `{}`: {error}", entry.caption))
+            })?;
+            Ok(CaptionedImage { image, caption: entry.caption.clone() })
         };
         self.entries.iter().map(read).collect()
     }
@@ -169,15 +188,41 @@ impl ClassImageSet {
 impl ImageFile {
     fn read(&self) -> io::Result<Bytes> {
         match self {
-            Self::OnDisk(path) => std::fs::read(path).map(Bytes::from),
+            Self::OnDisk(path) => {
+                let file = std::fs::read(path).map_err(|error| self.named(error.kind(), &error))?;
+                Ok(file.into())
+            }
             Self::InMemory(bytes) => Ok(bytes.clone()),
         }
+    }
+
+    fn decode(&self) -> io::Result<RgbImage> {
+        let decoded = photo_file::decode(&self.read()?);
+        decoded.map_err(|error| self.named(io::ErrorKind::InvalidData, &error))
+    }
+
+    /// An error with the file's name, if it has one.
+    fn named(&self, kind: io::ErrorKind, error: &dyn std::error::Error) -> io::Error {
+        let text = match self {
+            Self::OnDisk(path) => {
+                let name = path.file_name().unwrap_or_default();
+                format!("class image `{}`: {error}", name.to_string_lossy())
+            }
+            Self::InMemory(_) => error.to_string(),
+        };
+        io::Error::new(kind, text)
     }
 }
 
 fn read_lines(metadata: &str) -> io::Result<Vec<Line>> {
-    let lines = metadata.lines().filter(|line| !line.trim().is_empty());
-    lines.map(|line| Ok(serde_json::from_str(line)?)).collect()
+    // Some editors begin a file with a byte-order mark.
+    let metadata = metadata.strip_prefix('\u{feff}').unwrap_or(metadata);
+    let lines = metadata.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let read = |(index, line)| {
+        serde_json::from_str(line)
+            .map_err(|error| io::Error::other(format!("{METADATA}, line {}: {error}", index + 1)))
+    };
+    lines.map(read).collect()
 }
 
 fn has_words(text: &str, wanted: &str) -> bool {
@@ -199,6 +244,26 @@ mod tests {
             caption: (*caption).to_owned(),
         };
         ClassImageSet { entries: captions.iter().enumerate().map(entry).collect() }
+    }
+
+    fn png_of(level: u8) -> Vec<u8> {
+        let mut file = Cursor::new(Vec::new());
+        RgbImage::from_pixel(2, 2, image::Rgb([level; 3]))
+            .write_to(&mut file, image::ImageFormat::Png)
+            .unwrap();
+        file.into_inner()
+    }
+
+    /// Opens a folder of one class image with this name and content.
+    fn open_with(name: &str, file: Option<&[u8]>) -> io::Result<ClassImageSet> {
+        let dir = tempfile::tempdir().unwrap();
+        if let Some(file) = file {
+            std::fs::write(dir.path().join(name), file).unwrap();
+        }
+        let line = Line { file_name: name.to_owned(), text: "a dog".to_owned() };
+        let metadata = format!("\u{feff}{}\r\n", serde_json::to_string(&line).unwrap());
+        std::fs::write(dir.path().join(METADATA), metadata).unwrap();
+        ClassImageSet::open(dir.path())
     }
 
     fn chosen(noun: &str) -> Vec<String> {
@@ -237,7 +302,7 @@ mod tests {
         for (dir, names) in [(&one, ["1.png", "2.png"]), (&other, ["x.png", "a.png"])] {
             let mut metadata = String::new();
             for (name, caption) in names.iter().zip(["a dog", "a cat"]) {
-                std::fs::write(dir.path().join(name), caption).unwrap();
+                std::fs::write(dir.path().join(name), png_of(caption.len() as u8)).unwrap();
                 let line = Line { file_name: (*name).to_owned(), text: caption.to_owned() };
                 metadata += &format!("{}\n\n", serde_json::to_string(&line).unwrap());
             }
@@ -250,8 +315,25 @@ mod tests {
 
         assert_eq!(reference(&one), reference(&other));
         assert_eq!(reference(&one).count, 2);
-        std::fs::write(other.path().join("a.png"), "another image").unwrap();
+        std::fs::write(other.path().join("a.png"), png_of(200)).unwrap();
         assert_ne!(reference(&one).digest, reference(&other).digest);
+    }
+
+    #[test]
+    fn a_class_image_is_what_its_bytes_say() {
+        assert!(open_with("1.jpg", Some(&png_of(7))).is_ok());
+        assert!(open_with("1", Some(&png_of(7))).is_ok());
+    }
+
+    #[test]
+    fn a_class_image_that_cannot_be_read_is_named() {
+        let png = png_of(7);
+        let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00";
+        for file in [None, Some(&png[..png.len() / 2]), Some(&b"text"[..]), Some(&pointer[..])] {
+            let error = open_with("7.png", file).unwrap_err();
+
+            assert!(error.to_string().contains("`7.png`"), "{error}");
+        }
     }
 
     #[test]

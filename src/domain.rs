@@ -10,6 +10,7 @@ pub mod delta_use;
 pub mod digest;
 pub mod evaluation;
 pub mod evaluator_info;
+pub mod git_lfs;
 pub mod id;
 pub mod image;
 pub mod invalid;

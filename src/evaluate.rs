@@ -77,8 +77,11 @@ pub async fn run(args: &EvaluateArgs) -> Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("{} cannot be made", out.display()))?;
     let report = serde_json::to_vec_pretty(&evaluation["report"])?;
     let file = out.join("report.json");
-    std::fs::write(&file, report).with_context(|| format!("{} cannot be written", file.display()))?;
-    for (field, name) in [("sheet", "sheet.png"), ("alignment", "alignment.svg"), ("loss", "loss.svg")] {
+    std::fs::write(&file, report)
+        .with_context(|| format!("{} cannot be written", file.display()))?;
+    for (field, name) in
+        [("sheet", "sheet.png"), ("alignment", "alignment.svg"), ("loss", "loss.svg")]
+    {
         if let Some(path) = evaluation["files"][field].as_str() {
             client.download(path, &out.join(name)).await?;
         }

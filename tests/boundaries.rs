@@ -23,12 +23,13 @@ const MODULES: &[(&str, &[&str])] = &[
     ("config", &["domain"]),
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
+    ("photo_file", &["domain"]),
     // What keeps things, and what computes them.
     ("db", &["domain"]),
     ("storage", &["domain"]),
     ("engine", &["domain"]),
     ("byte_cache", &[]),
-    ("class_images", &["domain", "engine", "storage"]),
+    ("class_images", &["domain", "engine", "photo_file", "storage"]),
     ("model_folder", &["class_images", "domain", "engine", "storage"]),
     ("evaluator", &["domain", "engine"]),
     ("scoring", &["domain", "engine", "evaluator"]),
@@ -36,7 +37,19 @@ const MODULES: &[(&str, &[&str])] = &[
     ("contact_sheet", &[]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     // What the service can do, and who asks it to.
-    ("app", &["db", "delta_store", "domain", "evaluator", "image_file", "plot", "storage"]),
+    (
+        "app",
+        &[
+            "db",
+            "delta_store",
+            "domain",
+            "evaluator",
+            "image_file",
+            "photo_file",
+            "plot",
+            "storage",
+        ],
+    ),
     ("http", &["app", "domain"]),
     (
         "worker",
@@ -58,18 +71,19 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     // Clients.
     ("client", &["domain"]),
+    ("evaluate", &["client"]),
     ("replay", &["client", "config", "domain", "image_file"]),
     ("bench", &["client", "config", "domain", "engine", "image_file"]),
     (
         "demo",
         &[
-            "class_images",
             "client",
             "config",
             "contact_sheet",
             "domain",
             "engine",
             "image_file",
+            "model_folder",
             "serve",
         ],
     ),

@@ -1,18 +1,13 @@
 //! Turns an uploaded file into a clean PNG, or returns why it cannot be one.
 //!
-//! Files come from strangers. The dimensions are checked before anything is decoded. Only the pixels are kept: no place
-//! of capture, no camera, no data behind the image.
-
-use std::io::Cursor;
+//! Files come from strangers. Only the pixels are kept: no place of capture, no camera, no data behind the image.
 
 use image::codecs::png::PngEncoder;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
-use crate::domain::image::{
-    MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
-};
+use crate::domain::image::{MAX_PHOTO_BYTES, MAX_PHOTOS, MIN_PHOTO_SIDE};
+use crate::photo_file::{self, PhotoFileError};
 
 /// A photo as it is stored.
 #[derive(Debug)]
@@ -27,32 +22,29 @@ pub(super) struct Photo {
 /// Why a file cannot be a photo of a concept.
 #[derive(Debug, thiserror::Error)]
 pub enum PhotoError {
-    #[error("the file is empty")]
-    Empty,
     #[error("the file has more than {MAX_PHOTO_BYTES} bytes")]
     TooManyBytes,
-    #[error("the file is not a PNG, JPEG or WebP image")]
-    UnknownFormat,
-    #[error(
-        "the image has {width}x{height} pixels; at most {MAX_PHOTO_SIDE} a side and {MAX_PHOTO_PIXELS} in all are taken"
-    )]
-    TooLarge { width: u32, height: u32 },
     #[error("the image has {width}x{height} pixels; each side needs at least {MIN_PHOTO_SIDE}")]
     TooSmall { width: u32, height: u32 },
     #[error("the concept has this photo already")]
     Duplicate,
     #[error("a concept has at most {MAX_PHOTOS} photos")]
     TooMany,
-    #[error("the image is damaged or ends early: {0}")]
-    Damaged(String),
+    #[error(transparent)]
+    File(#[from] PhotoFileError),
 }
 
 impl PhotoError {
     /// The code that clients get.
     pub fn code(&self) -> Code {
         match self {
-            Self::Empty | Self::UnknownFormat | Self::Damaged(_) => Code::ImageUnreadable,
-            Self::TooManyBytes | Self::TooLarge { .. } => Code::ImageTooLarge,
+            Self::File(PhotoFileError::TooLarge { .. }) | Self::TooManyBytes => Code::ImageTooLarge,
+            Self::File(
+                PhotoFileError::Empty
+                | PhotoFileError::GitLfsPointer
+                | PhotoFileError::UnknownFormat
+                | PhotoFileError::Damaged(_),
+            ) => Code::ImageUnreadable,
             Self::TooSmall { .. } => Code::ImageTooSmall,
             Self::Duplicate => Code::DuplicateImage,
             Self::TooMany => Code::TooManyImages,
@@ -60,92 +52,27 @@ impl PhotoError {
     }
 }
 
-/// Decodes a file upright, as its EXIF orientation says, and encodes its pixels alone.
+/// Decodes a file to upright sRGB pixels, and encodes them alone.
 pub(super) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
-    if file.is_empty() {
-        return Err(PhotoError::Empty);
-    }
-    let format = image::guess_format(file).map_err(|_| PhotoError::UnknownFormat)?;
-    if !matches!(format, ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP) {
-        return Err(PhotoError::UnknownFormat);
-    }
-    // The decoder fills up what is missing at the end of a JPEG with grey.
-    if format == ImageFormat::Jpeg && !jpeg_has_an_end(file) {
-        return Err(PhotoError::Damaged("no end of image".to_owned()));
-    }
-
-    let mut reader = ImageReader::with_format(Cursor::new(file), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(512 * 1024 * 1024);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    let pixels = u64::from(width) * u64::from(height);
-    if width > MAX_PHOTO_SIDE || height > MAX_PHOTO_SIDE || pixels > MAX_PHOTO_PIXELS {
-        return Err(PhotoError::TooLarge { width, height });
-    }
+    let image = photo_file::decode(file)?;
+    let (width, height) = image.dimensions();
     if width < MIN_PHOTO_SIDE || height < MIN_PHOTO_SIDE {
         return Err(PhotoError::TooSmall { width, height });
     }
-    let orientation = decoder.orientation().map_err(damaged)?;
-    let mut image = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    image.apply_orientation(orientation);
-    let image = on_white(&image);
-
     let mut png = Vec::new();
-    image.write_with_encoder(PngEncoder::new(&mut png)).map_err(damaged)?;
+    image
+        .write_with_encoder(PngEncoder::new(&mut png))
+        .map_err(|error| PhotoFileError::Damaged(error.to_string()))?;
     let sha256 = Digest::of(&png);
-    Ok(Photo { png, width: image.width(), height: image.height(), sha256 })
-}
-
-fn damaged(error: image::ImageError) -> PhotoError {
-    PhotoError::Damaged(error.to_string())
-}
-
-/// Puts what is transparent on white: the colours that files hide below full transparency are arbitrary.
-fn on_white(image: &DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.to_rgb8();
-    }
-    let rgba = image.to_rgba8();
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [r, g, b, alpha] = rgba.get_pixel(x, y).0.map(u16::from);
-        image::Rgb([r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
-    })
-}
-
-/// Walks a JPEG from marker to marker and returns whether it reaches the end of the image.
-fn jpeg_has_an_end(file: &[u8]) -> bool {
-    const END_OF_IMAGE: u8 = 0xd9;
-    const START_OF_SCAN: u8 = 0xda;
-
-    let mut at = 2; // behind the start of image
-    while let Some(&[first, marker]) = file.get(at..at + 2) {
-        match (first, marker) {
-            (0xff, END_OF_IMAGE) => return true,
-            (0xff, 0xff) => at += 1,               // fill byte
-            (0xff, 0x01 | 0xd0..=0xd8) => at += 2, // no content
-            (0xff, _) => {
-                let Some(&[high, low]) = file.get(at + 2..at + 4) else { return false };
-                at += 2 + usize::from(u16::from_be_bytes([high, low]));
-                if marker == START_OF_SCAN {
-                    at += scan_length(file.get(at..).unwrap_or_default());
-                }
-            }
-            _ => return false,
-        }
-    }
-    false
-}
-
-/// Bytes of entropy-coded data up to the next marker that ends it.
-fn scan_length(data: &[u8]) -> usize {
-    let ends = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7 | 0xff);
-    data.windows(2).position(ends).unwrap_or(data.len())
+    Ok(Photo { png, width, height, sha256 })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Cursor;
+
+    use image::{ImageFormat, RgbImage};
+
     use super::*;
 
     fn image_of(width: u32, height: u32) -> RgbImage {
@@ -213,7 +140,13 @@ mod tests {
 
         let error = normalize(&file).unwrap_err();
 
-        assert!(matches!(error, PhotoError::TooLarge { width: 30_000, height: 30_000 }), "{error}");
+        assert!(
+            matches!(
+                error,
+                PhotoError::File(PhotoFileError::TooLarge { width: 30_000, height: 30_000 })
+            ),
+            "{error}"
+        );
     }
 
     #[test]

@@ -7,11 +7,13 @@ use image::RgbImage;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::domain::evaluation::report::EvaluationReport;
+use vstar::domain::id::{EvaluationId, JobId, SampleId};
+use vstar::domain::job::JobKind;
 use vstar::evaluator::Evaluator;
-use vstar::worker::WorkerConfig;
+use vstar::storage::StorageKey;
 
 use crate::end_to_end::Whole;
-use crate::harness::{Service, png, tiny};
+use crate::harness::{DIGEST, Service, any_task, lease, lease_of, png};
 
 /// A small CLIP whose weights are random.
 fn clip() -> PathBuf {
@@ -22,14 +24,10 @@ fn evaluator() -> Evaluator {
     Evaluator::load(&clip(), "cpu").unwrap()
 }
 
-fn quick() -> WorkerConfig {
-    WorkerConfig { poll: Duration::from_millis(100), ..WorkerConfig::default() }
-}
-
 /// A service with an evaluator and no worker, and a concept `rex` that is trained.
 async fn service(db: PgPool) -> Service {
     let service = Service::start_with_evaluator(db, evaluator()).await;
-    service.trained_concept("rex", crate::harness::DIGEST).await;
+    service.trained_concept("rex", DIGEST).await;
     service
 }
 
@@ -44,14 +42,15 @@ fn small(subject: Value) -> Value {
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn an_evaluation_scores_the_images_of_its_samples(db: PgPool) {
-    let whole = Whole::start_with_evaluator(db, tiny(), quick(), evaluator()).await;
+    let whole = Whole::start_with_evaluator(db, evaluator()).await;
     whole.concept("dog", Some("<rex>")).await;
     let training = whole.train(json!(["dog"])).await;
     let changes = training.body["report"]["weight_change"].as_array().unwrap();
     assert!(changes.iter().all(|one| one["change"].as_f64().unwrap() > 0.0), "{changes:?}");
     assert_eq!(training.body["report"]["token_change"][0]["modifier_token"], "<rex>");
 
-    let evaluation = whole.run("/v1/evaluations", small(json!({ "concepts": [{ "concept": "dog" }] }))).await;
+    let evaluation =
+        whole.run("/v1/evaluations", small(json!({ "concepts": [{ "concept": "dog" }] }))).await;
 
     assert_eq!(evaluation.text("status"), "succeeded", "{evaluation:?}");
     let report: EvaluationReport =
@@ -107,20 +106,24 @@ fn decode(png: &[u8]) -> RgbImage {
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn an_evaluation_waits_for_its_samples_and_tells_how_many_have_ended(db: PgPool) {
     let service = service(db.clone()).await;
-    let started = service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
+    let started =
+        service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
     assert_eq!(started.status, 202, "{started:?}");
     let path = started.header("location").to_owned();
-    assert_eq!(started.body["progress"]["total_steps"], 12, "2 subjects × 3 prompts × (4 + 1 images)");
+    assert_eq!(
+        started.body["progress"]["total_steps"], 12,
+        "2 subjects × 3 prompts × (4 + 1 images)"
+    );
 
     // A sample that somebody asks for goes first.
     let own = service.post("/v1/samples", json!({ "prompt": "photo of a dog" })).await;
-    let waiting = crate::harness::lease_of(&db, vstar::domain::job::JobKind::Evaluation).await;
+    let waiting = lease_of(&db, JobKind::Evaluation, &evaluator().info().digest).await;
     assert!(waiting.is_none(), "its samples have not ended");
-    let first = crate::harness::lease(&db, "test", Duration::from_secs(60)).await.unwrap();
-    assert_eq!(first.job_id.0, own.text("id").parse::<vstar::domain::id::SampleId>().unwrap().0);
+    let first = lease(&db, "test", Duration::from_secs(60)).await.unwrap();
+    assert_eq!(first.job_id.0, own.text("id").parse::<SampleId>().unwrap().0);
 
     let mut ended = 0;
-    while let Some(sample) = crate::harness::lease(&db, "test", Duration::from_secs(60)).await {
+    while let Some(sample) = lease(&db, "test", Duration::from_secs(60)).await {
         assert!(vstar::db::job::succeed(&db, sample.job_id, sample.fence).await.unwrap());
         ended += 1;
         let evaluation = service.get(&path).await;
@@ -128,15 +131,16 @@ async fn an_evaluation_waits_for_its_samples_and_tells_how_many_have_ended(db: P
     }
 
     assert_eq!(ended, 12);
-    let leased = crate::harness::lease_of(&db, vstar::domain::job::JobKind::Evaluation).await.unwrap();
-    assert_eq!(path, format!("/v1/evaluations/{}", vstar::domain::id::EvaluationId::from(leased.job_id)));
+    let leased = lease_of(&db, JobKind::Evaluation, &evaluator().info().digest).await.unwrap();
+    assert_eq!(path, format!("/v1/evaluations/{}", EvaluationId::from(leased.job_id)));
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn canceling_an_evaluation_cancels_its_samples(db: PgPool) {
     let service = service(db.clone()).await;
-    let started = service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
-    let running = crate::harness::lease(&db, "test", Duration::from_secs(60)).await.unwrap();
+    let started =
+        service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
+    let running = lease(&db, "test", Duration::from_secs(60)).await.unwrap();
 
     let canceled = service.post(&format!("{}/cancel", started.header("location")), json!({})).await;
 
@@ -155,17 +159,26 @@ async fn canceling_an_evaluation_cancels_its_samples(db: PgPool) {
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn an_evaluation_fails_with_the_reason_of_a_sample(db: PgPool) {
-    let whole = Whole::start_with_evaluator(db, tiny(), quick(), evaluator()).await;
-    // Its delta has no object.
+    let whole = Whole::start_with_evaluator(db, evaluator()).await;
+    // Its delta's object is damaged.
     let digest = whole.service.get("/v1/capabilities").await.body["base_model"]["digest"].clone();
-    whole.service.concept_with_photos("rex", 4).await;
-    whole.service.recorded_delta("rex", digest.as_str().unwrap()).await;
+    let concept_id = whole.service.concept_with_photos("rex", 4).await;
+    let job_id = JobId::generate();
+    let key = StorageKey::stored(&format!("jobs/{job_id}/delta"));
+    whole.service.storage.write(&key, "rubbish").await.unwrap();
+    vstar::db::job::enqueue(&whole.service.db, job_id, &any_task(), 1).await.unwrap();
+    let concept_id = concept_id.parse().unwrap();
+    whole.service.record_delta(job_id, concept_id, digest.as_str().unwrap()).await;
 
-    let evaluation = whole.run("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
+    let evaluation =
+        whole.run("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
 
     assert_eq!(evaluation.text("status"), "failed", "{evaluation:?}");
     assert_eq!(evaluation.body["error"]["code"], "sample_failed", "{evaluation:?}");
-    assert!(evaluation.body["error"]["detail"].as_str().unwrap().contains("smp_"), "{evaluation:?}");
+    assert!(
+        evaluation.body["error"]["detail"].as_str().unwrap().contains("smp_"),
+        "{evaluation:?}"
+    );
     whole.end().await;
 }
 
@@ -177,22 +190,62 @@ async fn what_a_request_can_tell_is_told_before_anything_is_queued(db: PgPool) {
     let rex = || json!([{ "base": true }, { "concepts": [{ "concept": "rex" }] }]);
     let many = "dog ".repeat(80);
     for (body, code, pointer) in [
-        (json!({ "subjects": [], "prompts": ["a"], "concepts": ["rex"] }), "out_of_range", "/subjects"),
+        (
+            json!({ "subjects": [], "prompts": ["a"], "concepts": ["rex"] }),
+            "out_of_range",
+            "/subjects",
+        ),
         (json!({ "subjects": rex() }), "missing_field", "/prompts"),
         (json!({ "subjects": [{}], "prompts": ["a"] }), "missing_field", "/subjects/0"),
         (json!({ "subjects": [{ "base": true }], "prompts": ["a"] }), "missing_field", "/concepts"),
-        (json!({ "subjects": [{ "base": true }], "concepts": ["bare"], "prompts": ["a"] }), "dataset_too_small", "/concepts/0"),
-        (json!({ "subjects": [{ "base": true }], "concepts": ["none"], "prompts": ["a"] }), "unknown_concept", "/concepts/0"),
-        (json!({ "subjects": [{ "concepts": [{ "concept": "bare" }] }], "prompts": ["a"] }), "concept_not_trained", "/subjects/0/concepts/0"),
-        (json!({ "subjects": rex(), "concepts": ["bare"], "prompts": ["a"] }), "delta_of_another_concept", "/subjects/1/concepts"),
+        (
+            json!({ "subjects": [{ "base": true }], "concepts": ["bare"], "prompts": ["a"] }),
+            "dataset_too_small",
+            "/concepts/0",
+        ),
+        (
+            json!({ "subjects": [{ "base": true }], "concepts": ["none"], "prompts": ["a"] }),
+            "unknown_concept",
+            "/concepts/0",
+        ),
+        (
+            json!({ "subjects": [{ "concepts": [{ "concept": "bare" }] }], "prompts": ["a"] }),
+            "concept_not_trained",
+            "/subjects/0/concepts/0",
+        ),
+        (
+            json!({ "subjects": rex(), "concepts": ["bare"], "prompts": ["a"] }),
+            "delta_of_another_concept",
+            "/subjects/1/concepts",
+        ),
         (json!({ "subjects": rex(), "prompts": ["{} and {}"] }), "invalid_value", "/prompts/0"),
         (json!({ "subjects": rex(), "prompts": ["a", "a"] }), "invalid_value", "/prompts/1"),
-        (json!({ "subjects": rex(), "prompts": ["a <bare> dog"] }), "unknown_concept", "/prompts/0"),
+        (
+            json!({ "subjects": rex(), "prompts": ["a <bare> dog"] }),
+            "unknown_concept",
+            "/prompts/0",
+        ),
         (json!({ "subjects": rex(), "prompts": [many] }), "prompt_too_long", "/prompts/0"),
-        (json!({ "subjects": rex(), "prompts": ["a"], "images_per_prompt": 0 }), "out_of_range", "/images_per_prompt"),
-        (json!({ "subjects": rex(), "prompts": ["a"], "num_inference_steps": 0 }), "out_of_range", "/num_inference_steps"),
-        (json!({ "subjects": rex(), "prompts": ["a"], "held_out": { "set": "abc" } }), "unknown_image_set", "/held_out/set"),
-        (json!({ "subjects": [{ "name": "x", "base": true }, { "name": "x", "base": true }], "concepts": ["rex"], "prompts": ["a"] }), "invalid_value", "/subjects/1/name"),
+        (
+            json!({ "subjects": rex(), "prompts": ["a"], "images_per_prompt": 0 }),
+            "out_of_range",
+            "/images_per_prompt",
+        ),
+        (
+            json!({ "subjects": rex(), "prompts": ["a"], "num_inference_steps": 0 }),
+            "out_of_range",
+            "/num_inference_steps",
+        ),
+        (
+            json!({ "subjects": rex(), "prompts": ["a"], "held_out": { "set": "abc" } }),
+            "unknown_image_set",
+            "/held_out/set",
+        ),
+        (
+            json!({ "subjects": [{ "name": "x", "base": true }, { "name": "x", "base": true }], "concepts": ["rex"], "prompts": ["a"] }),
+            "invalid_value",
+            "/subjects/1/name",
+        ),
     ] {
         let answer = service.post("/v1/evaluations", body.clone()).await;
 
@@ -204,9 +257,10 @@ async fn what_a_request_can_tell_is_told_before_anything_is_queued(db: PgPool) {
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn without_an_evaluator_evaluations_are_refused(db: PgPool) {
     let service = Service::start(db).await;
-    service.trained_concept("rex", crate::harness::DIGEST).await;
+    service.trained_concept("rex", DIGEST).await;
 
-    let answer = service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
+    let answer =
+        service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
 
     assert_eq!(answer.problem(), (422, "evaluator_missing", vec![""]));
     assert_eq!(service.get("/v1/capabilities").await.body["evaluator"], Value::Null);
@@ -214,16 +268,19 @@ async fn without_an_evaluator_evaluations_are_refused(db: PgPool) {
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn one_photo_has_no_baseline_and_one_image_no_interval(db: PgPool) {
-    let whole = Whole::start_with_evaluator(db, tiny(), quick(), evaluator()).await;
+    let whole = Whole::start_with_evaluator(db, evaluator()).await;
     whole.service.concept("rex", Some("<rex>"), "dog").await;
     let upload = vec![("a.png", png(64, 48, 7))];
     assert_eq!(whole.service.upload("/v1/concepts/rex/images", upload).await.status, 201);
 
     let evaluation = whole
-        .run("/v1/evaluations", json!({
-            "subjects": [{ "base": true }], "concepts": ["rex"], "prompts": ["photo of a {}"],
-            "images_per_prompt": 1, "num_inference_steps": 1, "seed": 1,
-        }))
+        .run(
+            "/v1/evaluations",
+            json!({
+                "subjects": [{ "base": true }], "concepts": ["rex"], "prompts": ["photo of a {}"],
+                "images_per_prompt": 1, "num_inference_steps": 1, "seed": 1,
+            }),
+        )
         .await;
 
     assert_eq!(evaluation.text("status"), "succeeded", "{evaluation:?}");
@@ -232,7 +289,9 @@ async fn one_photo_has_no_baseline_and_one_image_no_interval(db: PgPool) {
     let base = &report.subjects[0];
     assert_eq!((report.photos_alignment, report.photos[0].alignment.mean), (None, None));
     assert!(base.image_alignment.mean.is_some() && base.image_alignment.interval.is_none());
-    for reason in [&report.photos[0].alignment, &base.image_alignment, &base.scene, &base.share, &base.leak] {
+    for reason in
+        [&report.photos[0].alignment, &base.image_alignment, &base.scene, &base.share, &base.leak]
+    {
         assert!(reason.reason.is_some(), "{reason:?}");
     }
     let svg = whole.service.get(evaluation.body["files"]["alignment"].as_str().unwrap()).await;
