@@ -23,6 +23,8 @@ const LABEL_LINES: usize = 5;
 pub(crate) struct Table {
     /// Titles of the columns, each with a remark.
     pub(crate) columns: Vec<(String, String)>,
+    /// A row above the others that has one cell over all columns.
+    pub(crate) head: Row,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -48,18 +50,22 @@ impl Table {
         let widths = self.column_widths();
         let row_height = SIDE + LINE + 3 * GAP;
         let width = 2 * MARGIN + LABEL + widths.iter().sum::<u32>();
-        let height = 2 * MARGIN + TITLE + LINE + self.rows.len() as u32 * row_height;
+        let width = width.max(2 * MARGIN + LABEL + self.head.width());
+        let height = 2 * MARGIN + TITLE + LINE + (1 + self.rows.len() as u32) * row_height;
         let mut canvas = Canvas::new(width, height)?;
+        self.head.draw(&mut canvas, MARGIN, &[self.head.width()]);
+        let mut y = MARGIN + row_height;
         let mut x = MARGIN + LABEL;
         for ((title, note), width) in self.columns.iter().zip(&widths) {
             let title = canvas.broken(title, *width as f32, TITLE_SIZE).swap_remove(0);
-            canvas.write(&title, x, MARGIN, TITLE_SIZE, INK);
-            canvas.write(note, x, MARGIN + TITLE - 2 * GAP, TEXT_SIZE, FADED);
+            canvas.write(&title, x, y, TITLE_SIZE, INK);
+            canvas.write(note, x, y + TITLE - 2 * GAP, TEXT_SIZE, FADED);
             x += width;
         }
-        for (index, row) in self.rows.iter().enumerate() {
-            let y = MARGIN + TITLE + LINE + index as u32 * row_height;
+        y += TITLE + LINE;
+        for row in &self.rows {
             row.draw(&mut canvas, y, &widths);
+            y += row_height;
         }
         Ok(canvas.into_image())
     }
@@ -76,6 +82,12 @@ impl Table {
 }
 
 impl Row {
+    /// Room for the images of all cells.
+    fn width(&self) -> u32 {
+        let images: usize = self.cells.iter().map(|cell| cell.images.len()).sum();
+        images as u32 * (SIDE + GAP)
+    }
+
     fn draw(&self, canvas: &mut Canvas, y: u32, widths: &[u32]) {
         let label = canvas.broken(&self.label, (LABEL - MARGIN) as f32, TEXT_SIZE);
         for (line, text) in label.iter().take(LABEL_LINES).enumerate() {
@@ -105,12 +117,13 @@ mod tests {
         let cell = |images: usize| Cell { images: vec![red.clone(); images], note: "0.5".into() };
         let table = Table {
             columns: vec![("base".into(), String::new()), ("rex".into(), "share 0.9".into())],
+            head: Row { label: "photos".into(), cells: vec![cell(6)] },
             rows: vec![Row { label: "photo of a dog ".repeat(40), cells: vec![cell(1), cell(4)] }],
         };
 
         let sheet = table.draw().unwrap();
 
         let red_pixels = sheet.pixels().filter(|pixel| **pixel == Rgb([255, 0, 0])).count();
-        assert_eq!(red_pixels as u32, 5 * SIDE * SIDE);
+        assert_eq!(red_pixels as u32, 11 * SIDE * SIDE);
     }
 }
