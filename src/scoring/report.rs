@@ -117,11 +117,14 @@ impl Measured {
                 })
                 .collect(),
             leak: mean_of(&of_prompts(task, &self.image, false), UNNAMED),
-            share: share(
-                &named(&self.image),
-                base.map(|base| of_prompts(task, &base.image, true)),
-                photos_alignment,
-            ),
+            share: match base {
+                Some(_) if subject.is_base() => Estimate::none("this is the base model"),
+                base => share(
+                    &named(&self.image),
+                    base.map(|base| of_prompts(task, &base.image, true)),
+                    photos_alignment,
+                ),
+            },
             scene: scene_of(task, scores, index),
             kid: scores.held_out.as_ref().map(|held_out| kid_of(task, scores, index, held_out)),
             prompts: self.prompts(task, index),
@@ -236,7 +239,7 @@ mod tests {
         assert!(near(&base.image_alignment, 0.3) && near(&rex.image_alignment, 0.9));
         assert!(near(&base.text_alignment, 1.0) && near(&rex.text_alignment, 0.0));
         assert!(near(&base.leak, 0.3) && near(&rex.leak, 0.3));
-        assert!(near(&base.share, 0.0) && near(&rex.share, (0.9 - 0.3) / (0.8 - 0.3)));
+        assert!(base.share.mean.is_none() && near(&rex.share, (0.9 - 0.3) / (0.8 - 0.3)));
         assert_eq!(rex.prompts[0].prompt, "a <rex> dog");
         assert_eq!(base.prompts[0].prompt, "a dog");
         assert_eq!(rex.kid, None);

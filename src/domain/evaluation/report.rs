@@ -78,7 +78,7 @@ pub struct SubjectReport {
     /// model.
     pub leak: Estimate,
     /// How much of the way from the base model's `image_alignment` to the photos' own has been made: 0 is the base model, 1
-    /// is as good as another photo.
+    /// is as good as another photo. Null for the base model itself.
     pub share: Estimate,
     /// The fraction of images for which their own prompt is the nearest of the prompts. The means of the images' and of the
     /// prompts' features are taken away first.

@@ -20,8 +20,9 @@ pub(super) fn draw(
 ) -> Result<RgbImage, JobError> {
     let columns = report.subjects.iter().map(|subject| (subject.name.clone(), overall(subject)));
     let among = report.photos_alignment.map_or_else(String::new, |mean| format!("image {mean:.2}"));
-    let mut rows =
-        vec![Row { label: "photos".to_owned(), cells: vec![Cell { images: photos, note: among }] }];
+    let head =
+        Row { label: "photos".to_owned(), cells: vec![Cell { images: photos, note: among }] };
+    let mut rows = Vec::new();
     for (place, prompt) in task.prompts.iter().enumerate() {
         let cells = thumbnails.iter_mut().zip(&report.subjects).map(|(of_subject, subject)| {
             let figures = &subject.prompts[place];
@@ -34,7 +35,7 @@ pub(super) fn draw(
         });
         rows.push(Row { label: prompt.text.clone(), cells: cells.collect() });
     }
-    let table = Table { columns: columns.collect(), rows };
+    let table = Table { columns: columns.collect(), head, rows };
     table.draw().map_err(|error| JobError::Encoding(error.into()))
 }
 
