@@ -15,6 +15,7 @@ pub mod job;
 mod manifest;
 pub mod merge;
 pub mod photo;
+pub mod preference;
 mod queue;
 mod refusal;
 pub mod sample;

@@ -11,6 +11,7 @@ pub mod event;
 pub mod image;
 pub mod job;
 pub mod metric;
+pub mod preference;
 pub mod preview;
 pub mod report;
 

@@ -20,6 +20,7 @@ pub mod merge;
 pub mod model_info;
 pub mod number;
 pub mod page;
+pub mod preference;
 pub mod sample;
 pub mod scheduler;
 pub mod storage_key;

@@ -17,6 +17,7 @@ mod image;
 mod job;
 mod manifest;
 mod merge;
+mod preference;
 mod preview;
 mod router;
 mod sample;

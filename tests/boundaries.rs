@@ -47,6 +47,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "image_file",
             "photo_file",
             "plot",
+            "scoring",
             "storage",
         ],
     ),

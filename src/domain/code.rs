@@ -112,6 +112,8 @@ codes! {
     TooManyImages = "too_many_images",
 
     // Evaluations.
+    /// No evaluation of this id has succeeded: start one, or wait until it has.
+    UnknownEvaluation = "unknown_evaluation",
     /// No image set has this id or digest: list the sets that exist.
     UnknownImageSet = "unknown_image_set",
     /// The service has no evaluator: start it with `--evaluator`.

@@ -83,6 +83,8 @@ ids! {
     SampleId, "smp", "^smp_[0-9a-hjkmnp-tv-z]{26}$";
     /// An evaluation.
     EvaluationId, "evl", "^evl_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A preference study.
+    StudyId, "pst", "^pst_[0-9a-hjkmnp-tv-z]{26}$";
     /// The result of a training or a merge.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";
 }

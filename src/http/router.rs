@@ -16,8 +16,8 @@ use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::upload::MAX_UPLOAD_BYTES;
 use super::{
-    capabilities, concept, delta, evaluation, event, health, image, manifest, merge, preview,
-    sample, training, upload,
+    capabilities, concept, delta, evaluation, event, health, image, manifest, merge, preference,
+    preview, sample, training, upload,
 };
 use crate::app::App;
 
@@ -97,6 +97,10 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(evaluation::get_evaluation_sheet))
         .routes(routes!(evaluation::get_evaluation_alignment))
         .routes(routes!(evaluation::get_evaluation_losses))
+        .routes(routes!(preference::start_study, preference::list_studies))
+        .routes(routes!(preference::get_study))
+        .routes(routes!(preference::add_study_links))
+        .routes(routes!(preference::get_ballot, preference::vote))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
