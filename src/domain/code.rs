@@ -114,10 +114,10 @@ codes! {
     // Evaluations.
     /// No evaluation of this id has succeeded: start one, or wait until it has.
     UnknownEvaluation = "unknown_evaluation",
-    /// No image set has this id or digest: list the sets that exist.
+    /// No image set has this id or digest: upload one, or list those that exist.
     UnknownImageSet = "unknown_image_set",
     /// The service has no evaluator: start it with `--evaluator`.
-    EvaluatorMissing = "evaluator_missing",
+    NoEvaluator = "no_evaluator",
 
     // Merges.
     /// The delta was stored without its merge pack: start a worker for its base model and try again.

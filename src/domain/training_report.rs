@@ -33,4 +33,8 @@ pub struct TokenChange {
     pub initializer_token: Option<String>,
     /// `‖v′ − v‖ / ‖v‖`. Null if it is not known what the row started from.
     pub change: Option<f64>,
+    /// By how much the loss on the photos is larger with a rare token's row in place of this one, as a fraction. Near 0, the
+    /// model does not read the token. Null if it was not measured.
+    #[serde(default)]
+    pub binding_gain: Option<f64>,
 }

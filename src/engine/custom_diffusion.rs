@@ -3,7 +3,9 @@
 //! Only the key and value projections of the text cross-attention and one embedding row per concept are trained;
 //! the result is a [`delta::Delta`], and several deltas merge in closed form.
 
+mod binding;
 mod captions;
+mod comparison;
 pub(crate) mod concept;
 pub(crate) mod delta;
 mod file;

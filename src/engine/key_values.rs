@@ -42,6 +42,21 @@ impl KeyValues {
         Ok(Self { layers: (0..first.layers.len()).map(layer).collect::<Result<_>>()? })
     }
 
+    /// The keys and values of all layers from one tensor.
+    ///
+    /// - `all`: side by side, each layer's keys before its values, `(batch, tokens, Σ 2·inner)`
+    /// - `inner`: the width of each layer
+    pub(super) fn split(all: &Tensor, inner: &[usize]) -> Result<Self> {
+        let mut start = 0;
+        let mut next = |inner: usize| -> Result<Tensor> {
+            let part = all.narrow(2, start, inner)?.contiguous()?;
+            start += inner;
+            Ok(part)
+        };
+        let mut layer = |&inner: &usize| Ok(KeyValue { key: next(inner)?, value: next(inner)? });
+        Ok(Self { layers: inner.iter().map(&mut layer).collect::<Result<_>>()? })
+    }
+
     /// Memory that the keys and values take.
     pub fn size_bytes(&self) -> usize {
         let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();

@@ -272,6 +272,56 @@ fn a_training_stops_while_it_compares_candidates() {
 }
 
 #[test]
+fn a_row_that_was_learned_has_a_binding_gain_and_one_that_stayed_rare_has_none() {
+    let base = tiny_on(&Device::Cpu);
+    let gain = |token_learning_rate_factor, candidates: &[&str]| {
+        let mut input = input(Some("<rex>"), 100, 1);
+        input.concepts[0].words.class_noun = ClassNoun::try_from("cat".to_owned()).unwrap();
+        input.concepts[0].images = photos_of("cat");
+        input.concepts[0].class_images = class_images_of("cat", 8);
+        input.recipe.instance_batch_size = 3;
+        input.recipe.learning_rate = 6e-3;
+        input.recipe.token_learning_rate_factor = token_learning_rate_factor;
+        input.recipe.size_augmentation = false;
+        input.recipe.initializer_candidates = candidates.iter().map(|c| (*c).into()).collect();
+        let mut fine_tuning = FineTuning::new(&base, &input).unwrap();
+        fine_tuning.run(&mut |_| Flow::Continue).unwrap();
+        fine_tuning.binding_gains().to_vec()
+    };
+
+    let (learned, rare) = (gain(2.0, &["pink</w>"]), gain(0.0, &[]));
+
+    assert!(learned.len() == 1 && learned[0] > 0.02, "{learned:?}");
+    assert!(rare == [0.0], "{rare:?}");
+}
+
+/// Photos of one of the demo's concepts.
+fn photos_of(concept: &str) -> Vec<RgbImage> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("demo/concepts").join(concept);
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().path());
+    files.map(|file| image::open(file).unwrap().to_rgb8()).collect()
+}
+
+/// The first of the model's class images whose caption has the noun.
+fn class_images_of(noun: &str, count: usize) -> Vec<CaptionedImage> {
+    let zip = std::fs::File::open(folder().join("class_images.zip")).unwrap();
+    let mut zip = zip::ZipArchive::new(zip).unwrap();
+    let metadata = std::io::read_to_string(zip.by_name("metadata.jsonl").unwrap()).unwrap();
+    let lines = metadata.lines().map(|line| serde_json::from_str(line).unwrap());
+    let of_noun = lines.filter(|line: &serde_json::Value| {
+        line["text"].as_str().unwrap().split([' ', ',']).any(|word| word == noun)
+    });
+    let mut read = |line: serde_json::Value| {
+        let mut file = zip.by_name(line["file_name"].as_str().unwrap()).unwrap();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
+        let image = image::load_from_memory(&bytes).unwrap().to_rgb8();
+        CaptionedImage { image, caption: line["text"].as_str().unwrap().to_owned() }
+    };
+    of_noun.take(count).map(&mut read).collect()
+}
+
+#[test]
 fn a_candidate_outside_the_vocabulary_is_named() {
     let base = tiny_on(&Device::Cpu);
     let mut input = input(Some("<rex>"), 1, 7);

@@ -262,7 +262,7 @@ async fn without_an_evaluator_evaluations_are_refused(db: PgPool) {
     let answer =
         service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
 
-    assert_eq!(answer.problem(), (422, "evaluator_missing", vec![""]));
+    assert_eq!(answer.problem(), (422, "no_evaluator", vec![""]));
     assert_eq!(service.get("/v1/capabilities").await.body["evaluator"], Value::Null);
 }
 

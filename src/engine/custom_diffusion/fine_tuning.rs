@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{DType, Device};
 
+use super::binding::gains;
 use super::concept::DeltaConcept;
 use super::delta::{Delta, DeltaWeights};
 use super::initializer::Candidates;
@@ -40,6 +41,7 @@ pub struct FineTuning<'a> {
     /// What the modifier rows started from; `None` until one of the candidates is chosen.
     initializers: Option<Vec<String>>,
     trainer: Trainer<Parameters>,
+    binding_gains: Vec<f64>,
 }
 
 impl<'a> FineTuning<'a> {
@@ -58,7 +60,7 @@ impl<'a> FineTuning<'a> {
         let trainer =
             Trainer::new(parameters, base.into(), recipe)?.with_memory_budget(input.memory_budget);
         let initializers = candidates.is_empty().then_some(initializers);
-        Ok(Self { base, input, candidates, initializers, trainer })
+        Ok(Self { base, input, candidates, initializers, trainer, binding_gains: Vec::new() })
     }
 
     /// Takes the steps that are left. After [`EngineError::Stopped`] the state is that after the last whole step.
@@ -78,7 +80,25 @@ impl<'a> FineTuning<'a> {
                 observe(&TrainingProgress::encoding(images + step, images + comparisons))
             })?;
         }
-        run(self.base, &mut self.trainer, self.input, &dataset, observe)
+        run(self.base, &mut self.trainer, self.input, &dataset, observe)?;
+        self.measure_binding(&dataset)
+    }
+
+    fn measure_binding(&mut self, dataset: &Dataset) -> Result<()> {
+        let names = initializers(&self.input.recipe, self.input.modifier_tokens().len())?;
+        if let Some(rare) = initial_rows(self.base, &names)? {
+            let parameters = &mut self.trainer.method;
+            self.binding_gains = gains(self.base, self.input, dataset, parameters, &rare)?;
+        }
+        Ok(())
+    }
+
+    /// By how much the loss on the photos is larger with the row of a rare token, one of the recipe's `initializer_tokens`,
+    /// in place of each modifier token's own, as a fraction. Near 0 the model does not read the token.
+    ///
+    /// One number for each modifier token, in the order of the concepts; none before [`Self::run`] has ended.
+    pub fn binding_gains(&self) -> &[f64] {
+        &self.binding_gains
     }
 
     /// Chooses among the candidates. A training that was restored makes the same choice again and keeps its rows.

@@ -5,25 +5,21 @@
 //! captions hardly differ from those of its class images, and the modifier token may not bind. A word that modifies
 //! nouns, such as a color, is read from the first step on. So a recipe may list such words as candidates.
 
-use crate::domain::training::TrainingRecipe;
+use super::comparison::Comparison;
 use crate::engine::base_model::BaseModel;
 use crate::engine::error::{EngineError, Result};
 use crate::engine::flow::Flow;
-use crate::engine::training::{Batch, Dataset, Objective, TrainingInput};
-use crate::engine::unet::Activations;
+use crate::engine::training::{Batch, Dataset, TrainingInput};
 
 /// The timesteps at which candidates are compared, as shares of the schedule.
 ///
 /// At lower noise the latents themselves show what the photo looks like. There a wrong detail costs more than a wrong
 /// color, and a vague candidate wins over a telling one.
 const TIMESTEPS: (f64, f64) = (0.75, 0.95);
-/// Instance images that candidates are compared on, for each concept.
-const IMAGES_PER_CONCEPT: usize = 16;
 
 /// A recipe's `initializer_candidates`, looked up in the base model's vocabulary.
 pub(super) struct Candidates<'a> {
-    base: &'a BaseModel,
-    input: &'a TrainingInput,
+    comparison: Comparison<'a>,
     /// Token ids, in the recipe's order; empty if no concept has a modifier token.
     ids: Vec<u32>,
 }
@@ -44,7 +40,7 @@ impl<'a> Candidates<'a> {
         if input.modifier_tokens().is_empty() {
             ids.clear();
         }
-        Ok(Self { base, input, ids })
+        Ok(Self { comparison: Comparison { base, input, timesteps: TIMESTEPS }, ids })
     }
 
     /// Whether there is nothing to choose from.
@@ -54,7 +50,7 @@ impl<'a> Candidates<'a> {
 
     /// The number of forward passes that [`Self::choose`] takes.
     pub(super) fn comparisons(&self) -> usize {
-        self.rounds() * self.ids.len()
+        self.comparison.rounds() * self.ids.len()
     }
 
     /// The candidate for each modifier token: the one with which the base model's loss on the concept's photos at high
@@ -71,18 +67,16 @@ impl<'a> Candidates<'a> {
         dataset: &Dataset,
         observe: &mut dyn FnMut(usize) -> Flow,
     ) -> Result<Vec<String>> {
-        let tokens = self.input.modifier_tokens().len();
+        let comparison = &self.comparison;
+        let tokens = comparison.input.modifier_tokens().len();
         let mut losses = vec![vec![0.0; self.ids.len()]; tokens];
         let mut done = 0;
-        for round in 0..self.rounds() {
-            let batch = self.batch(dataset, round)?;
+        for round in 0..comparison.rounds() {
+            let batch = comparison.batch(dataset, round)?;
             for (candidate, &id) in self.ids.iter().enumerate() {
-                for (ids, loss) in batch.input_ids.iter().zip(self.losses(&batch, id)?) {
-                    for (token, of_token) in losses.iter_mut().enumerate() {
-                        if ids.contains(&(self.first_modifier_id() + token as u32)) {
-                            of_token[candidate] += loss;
-                        }
-                    }
+                let by_token = comparison.by_token(&batch, &self.losses(&batch, id)?);
+                for (token, loss) in by_token.into_iter().enumerate() {
+                    losses[token][candidate] += loss;
                 }
                 done += 1;
                 if observe(done) == Flow::Stop {
@@ -90,50 +84,19 @@ impl<'a> Candidates<'a> {
                 }
             }
         }
-        let names = &self.input.recipe.initializer_candidates;
+        let names = &comparison.input.recipe.initializer_candidates;
         Ok(least(&losses).into_iter().map(|candidate| names[candidate].clone()).collect())
     }
 
     /// Each element's loss in the base model if the candidate `id` replaces the modifier token in its caption.
     fn losses(&self, batch: &Batch, id: u32) -> Result<Vec<f64>> {
-        let first = self.first_modifier_id();
+        let Comparison { base, .. } = self.comparison;
+        let first = self.comparison.first_modifier_id();
         let replaced = |&token: &u32| if token < first { token } else { id };
         let captions: Vec<Vec<u32>> =
             batch.input_ids.iter().map(|ids| ids.iter().map(replaced).collect()).collect();
-        let features = self.base.prompt_encoder.encode(&captions, None)?;
-        let objective = Objective {
-            prediction_type: self.base.scheduler.prediction_type,
-            prior_loss_weight: self.input.recipe.prior_loss_weight,
-            activations: Activations::default(),
-        };
-        objective.element_losses(self.base.into(), batch, &self.base.unet.project(&features)?)
-    }
-
-    /// A batch of instance images alone, as large as the training's, with timesteps that are evenly spaced over all rounds.
-    ///
-    /// Its images and noise are those of a step after the training's last one, so no step repeats them.
-    fn batch(&self, dataset: &Dataset, round: usize) -> Result<Batch> {
-        let recipe = TrainingRecipe { class_batch_size: 0, ..self.input.recipe.clone() };
-        let step = recipe.max_train_steps + round;
-        let mut batch = dataset.batch(self.base, &recipe, self.input.seed, step)?;
-        let size = recipe.instance_batch_size;
-        let elements = (self.rounds() * size) as f64;
-        let (first, last) = TIMESTEPS;
-        for (element, timestep) in batch.timesteps.iter_mut().enumerate() {
-            let place = ((round * size + element) as f64 + 0.5) / elements;
-            let share = first + place * (last - first);
-            *timestep = (share * self.base.scheduler.num_train_timesteps as f64) as u32;
-        }
-        Ok(batch)
-    }
-
-    fn rounds(&self) -> usize {
-        let images = IMAGES_PER_CONCEPT * self.input.concepts.len();
-        images.div_ceil(self.input.recipe.instance_batch_size)
-    }
-
-    fn first_modifier_id(&self) -> u32 {
-        self.base.prompt_encoder.vocab_size() as u32
+        let features = base.prompt_encoder.encode(&captions, None)?;
+        self.comparison.losses(batch, &base.unet.project(&features)?)
     }
 }
 

@@ -39,6 +39,7 @@ pub fn weight_change(base: &BaseModel, delta: &Delta) -> Result<TrainingReport> 
             modifier_token: token.clone(),
             initializer_token: concept.initializer_token.clone(),
             change: start.and_then(|start| relative(row, &start)),
+            binding_gain: None,
         });
     }
     Ok(TrainingReport { weight_change: weights, token_change: tokens })

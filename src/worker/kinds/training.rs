@@ -9,7 +9,8 @@ use crate::domain::training::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
 use crate::engine::{
-    EngineError, TrainingInput, TrainingPhase, TrainingProgress, train, weight_change,
+    BaseModel, Delta, EngineError, FineTuning, TrainingInput, TrainingPhase, TrainingProgress,
+    weight_change,
 };
 use crate::worker::delta_writer::PackedDelta;
 use crate::worker::error::JobError;
@@ -76,13 +77,26 @@ async fn train_on_device(
                 (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
             }
         };
-        let delta = train(&engine.base, &input, &mut observe)?;
-        Ok::<_, EngineError>((
-            PackedDelta::new(engine, &delta)?,
-            weight_change(&engine.base, &delta)?,
-        ))
+        let mut fine_tuning = FineTuning::new(&engine.base, &input)?;
+        fine_tuning.run(&mut observe)?;
+        let delta = fine_tuning.delta()?;
+        let report = report(&engine.base, &delta, fine_tuning.binding_gains())?;
+        Ok::<_, EngineError>((PackedDelta::new(engine, &delta)?, report))
     });
     Ok(packed.await??)
+}
+
+/// - `binding_gains`: one for each modifier token, in their order
+fn report(
+    base: &BaseModel,
+    delta: &Delta,
+    binding_gains: &[f64],
+) -> Result<TrainingReport, EngineError> {
+    let mut report = weight_change(base, delta)?;
+    for (token, gain) in report.token_change.iter_mut().zip(binding_gains) {
+        token.binding_gain = gain.is_finite().then_some(*gain);
+    }
+    Ok(report)
 }
 
 fn note(progress: &Progress, step: &TrainingProgress) -> Flow {
