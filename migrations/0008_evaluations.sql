@@ -11,7 +11,10 @@ alter table job add column waits_for integer not null default 0;
 alter table job add constraint a_job_waits_for_some_or_none check (waits_for >= 0);
 
 drop index job_queue;
-create index job_queue on job (kind, waits_for, priority, job_id) where state = 'queued';
+-- What a worker may take, in its order. A claim reads no other rows.
+create index job_queue on job (kind, (task ->> 'base_digest'), waits_for, priority, job_id) where state = 'queued';
+-- What a client's job has to wait for, in its order.
+create index job_line on job (kind, priority, job_id) where state = 'queued';
 
 -- Which samples make the images of an evaluation, and for what.
 create table evaluation_sample (

@@ -184,7 +184,7 @@ pub async fn count_queued(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Resul
     sqlx::query_scalar!(
         r#"
         select count(*) as "count!" from job
-        where state = 'queued' and kind = $1 and (waits_for > 0 or waits_for = 0 and priority = 0)
+        where state = 'queued' and kind = $1 and priority = 0
         "#,
         kind as JobKind,
     )

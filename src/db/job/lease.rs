@@ -28,6 +28,9 @@ pub struct Capacity<'a> {
 
 /// Leases the oldest queued jobs that a worker can take, in their order.
 ///
+/// Kind by kind, so that the index of the queue has them in their order: with a list of kinds in one condition, all that
+/// waits would be read and sorted.
+///
 /// A training takes long and a transaction must not, so a job is held by a lease that its worker renews. Tasks that a
 /// newer version of the program has queued are left to its own workers.
 pub async fn lease_next(
@@ -46,12 +49,16 @@ pub async fn lease_next(
         LeasedRow,
         r#"
         with waiting as (
-            select job_id, priority, rows as elements from job
-            where state = 'queued' and kind = any($2) and waits_for = 0 and run_at <= now()
-                and task ->> 'base_digest' = $4 and coalesce((task ->> 'version')::int, 1) <= $6
-                and (task ->> 'evaluator_digest' is null or task ->> 'evaluator_digest' = $7)
+            select first.job_id, first.priority, first.elements
+            from unnest($2::text[]) as wanted (kind) cross join lateral (
+                select job_id, priority, rows as elements from job
+                where state = 'queued' and job.kind = wanted.kind and task ->> 'base_digest' = $4 and waits_for = 0
+                    and run_at <= now() and coalesce((task ->> 'version')::int, 1) <= $6
+                    and (task ->> 'evaluator_digest' is null or task ->> 'evaluator_digest' = $7)
+                order by priority, job_id limit $5
+                for update skip locked
+            ) as first
             order by priority, job_id limit $5
-            for update skip locked
         ), summed as (
             select job_id, sum(elements) over (order by priority, job_id) - elements as elements_before
             from waiting
