@@ -49,7 +49,7 @@ pub async fn lease_next(
         LeasedRow,
         r#"
         with waiting as (
-            select first.job_id, first.priority, first.elements
+            select picked.job_id, picked.priority, picked.elements
             from unnest($2::text[]) as wanted (kind) cross join lateral (
                 select job_id, priority, rows as elements from job
                 where state = 'queued' and job.kind = wanted.kind and task ->> 'base_digest' = $4 and waits_for = 0
@@ -57,7 +57,7 @@ pub async fn lease_next(
                     and (task ->> 'evaluator_digest' is null or task ->> 'evaluator_digest' = $7)
                 order by priority, job_id limit $5
                 for update skip locked
-            ) as first
+            ) as picked
             order by priority, job_id limit $5
         ), summed as (
             select job_id, sum(elements) over (order by priority, job_id) - elements as elements_before
