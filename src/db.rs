@@ -6,11 +6,14 @@
 
 pub mod concept;
 pub mod delta;
+pub mod evaluation;
 pub mod event;
 pub mod image;
 pub mod job;
 pub mod metric;
+pub mod preference;
 pub mod preview;
+pub mod report;
 
 pub use crate::domain::page::Page;
 

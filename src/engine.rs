@@ -37,7 +37,7 @@ pub use self::clip::Clip;
 pub use self::conditioning::{ConceptSet, ConceptUse, condition_prompt};
 pub use self::custom_diffusion::{
     Delta, DeltaConcept, DeltaWeights, FineTuning, Merge, MergePack, PackUse, Parameters,
-    RegularizationStatistics, captions_digest, kv_weights, read_kv_weights, train,
+    RegularizationStatistics, captions_digest, kv_weights, read_kv_weights, train, weight_change,
 };
 pub use self::error::{EngineError, Result};
 pub use self::flow::Flow;

@@ -18,6 +18,8 @@
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
 //! - [`evaluator`]: the CLIP model that compares images and texts, without tensors. API and worker have a handle to it.
+//! - `contact_sheet` and [`plot`]: images on one sheet, and figures as SVG.
+//! - [`scoring`]: figures of an evaluation from features, with their intervals.
 //! - [`photo_file`]: an image file of a user as upright sRGB pixels.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
@@ -25,8 +27,8 @@
 //!
 //! - [`config`]: every setting. [`serve`] puts the service together from them.
 //! - [`postgres`]: the private database server that runs if no database is given.
-//! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest, and
-//!   [`demo`] to do the main job from end to end.
+//! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
+//!   [`evaluate`] to evaluate deltas, and [`demo`] to do the main job from end to end.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
 //! - [`allocator`]: how long freed memory is kept.
 //!
@@ -42,19 +44,23 @@ mod byte_cache;
 pub mod class_images;
 pub mod client;
 pub mod config;
+mod contact_sheet;
 pub mod db;
 pub mod delta_store;
 pub mod demo;
 pub mod domain;
 pub mod engine;
+pub mod evaluate;
 pub mod evaluator;
 pub mod http;
 pub mod image_file;
 pub mod model_folder;
 pub mod photo_file;
+pub mod plot;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
 pub mod replay;
+pub mod scoring;
 pub mod serve;
 pub mod storage;
 pub mod worker;

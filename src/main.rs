@@ -12,9 +12,10 @@ use tracing_subscriber::EnvFilter;
 use vstar::bench::BenchArgs;
 use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
+use vstar::evaluate::EvaluateArgs;
 use vstar::postgres::PrivatePostgres;
 use vstar::replay::ReplayArgs;
-use vstar::{allocator, bench, demo, http, replay, serve};
+use vstar::{allocator, bench, demo, evaluate, http, replay, serve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -44,6 +45,8 @@ enum Command {
     Work(Settings),
     /// Teaches two concepts from photos and generates images of them, as a client of a service of its own.
     Demo(DemoArgs),
+    /// Compares deltas, merges and the base model on prompts, and writes figures, a contact sheet and plots.
+    Evaluate(EvaluateArgs),
     /// Generates an image again from the manifest that its PNG carries.
     Replay(ReplayArgs),
     /// Shows merges of trained deltas on one sheet.
@@ -70,6 +73,7 @@ fn kept_memory(command: &Command) -> Duration {
         Command::Bench(args) => args.memory_budget,
         Command::Demo(_)
         | Command::MergingSheet(_)
+        | Command::Evaluate(_)
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Openapi
@@ -102,6 +106,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Serve(settings) => block_on(serve::serve(&settings)),
         Command::Work(settings) => block_on(serve::work(&settings)),
         Command::Demo(args) => block_on(demo::run(&args)),
+        Command::Evaluate(args) => block_on(evaluate::run(&args)),
         Command::Replay(args) => block_on(replay::run(&args)),
         Command::MergingSheet(args) => demo::draw_merging_sheet(&args),
         Command::Migrate(settings) => block_on(serve::migrate(&settings)),
@@ -138,6 +143,7 @@ fn start_log(format: LogFormat, command: &Command) {
         Command::Serve(_) | Command::Work(_) => "info",
         Command::Demo(_)
         | Command::MergingSheet(_)
+        | Command::Evaluate(_)
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Openapi

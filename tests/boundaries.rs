@@ -32,9 +32,25 @@ const MODULES: &[(&str, &[&str])] = &[
     ("class_images", &["domain", "engine", "photo_file", "storage"]),
     ("model_folder", &["class_images", "domain", "engine", "storage"]),
     ("evaluator", &["domain", "engine"]),
+    ("scoring", &["domain", "engine", "evaluator"]),
+    ("plot", &["domain"]),
+    ("contact_sheet", &[]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     // What the service can do, and who asks it to.
-    ("app", &["db", "delta_store", "domain", "evaluator", "image_file", "photo_file", "storage"]),
+    (
+        "app",
+        &[
+            "db",
+            "delta_store",
+            "domain",
+            "evaluator",
+            "image_file",
+            "photo_file",
+            "plot",
+            "scoring",
+            "storage",
+        ],
+    ),
     ("http", &["app", "domain"]),
     (
         "worker",
@@ -42,6 +58,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "byte_cache",
             "class_images",
             "config",
+            "contact_sheet",
             "db",
             "delta_store",
             "domain",
@@ -49,11 +66,13 @@ const MODULES: &[(&str, &[&str])] = &[
             "evaluator",
             "image_file",
             "model_folder",
+            "scoring",
             "storage",
         ],
     ),
     // Clients.
     ("client", &["domain"]),
+    ("evaluate", &["client"]),
     ("replay", &["client", "config", "domain", "image_file"]),
     ("bench", &["client", "config", "domain", "engine", "image_file"]),
     (
@@ -61,6 +80,7 @@ const MODULES: &[(&str, &[&str])] = &[
         &[
             "client",
             "config",
+            "contact_sheet",
             "domain",
             "engine",
             "evaluator",

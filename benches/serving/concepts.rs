@@ -74,6 +74,7 @@ impl Concepts {
         let capacity = Capacity {
             worker: "concepts",
             kinds: &[JobKind::Merge],
+            evaluator_digest: None,
             base_digest: &base_digest,
             batch_elements: 1,
             lease: Duration::from_secs(60),

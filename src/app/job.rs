@@ -1,21 +1,25 @@
-//! What trainings, merges and samples have in common as jobs: find, list, cancel, wait, follow.
+//! What trainings, merges, samples and evaluations have in common as jobs: find, list, cancel, wait, follow.
 
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt};
+use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use super::{App, Caller, Refusal};
 use crate::db;
-use crate::domain::id::{DeltaId, JobId, MergeId, SampleId, TrainingId};
+use crate::domain::evaluation::EvaluationTask;
+use crate::domain::evaluation::report::EvaluationReport;
+use crate::domain::id::{DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::{Job, JobEvent, JobKind, JobStatus, Task};
 use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::sample::SampleTask;
 use crate::domain::training::TrainingTask;
+use crate::domain::training_report::TrainingReport;
 
 /// A kind of job, by the type of its task: its names and its results.
 pub trait JobNoun: Sized + Send + Sync + 'static {
@@ -50,6 +54,14 @@ impl<N: JobNoun> Tracked<N> {
     }
 }
 
+/// What a training has made.
+#[derive(Clone, Debug, Default)]
+pub struct TrainingOutcome {
+    pub delta: Option<DeltaId>,
+    /// Trainings of earlier versions have none.
+    pub report: Option<TrainingReport>,
+}
+
 /// A training and, once it is stored, its delta.
 pub type Training = Tracked<TrainingTask>;
 
@@ -59,15 +71,18 @@ pub type Merge = Tracked<MergeTask>;
 /// A sample and, once it has succeeded, its images.
 pub type Sample = Tracked<SampleTask>;
 
+/// An evaluation and, once it has succeeded, its report.
+pub type Evaluation = Tracked<EvaluationTask>;
+
 impl JobNoun for TrainingTask {
     const KIND: JobKind = JobKind::Training;
     type Id = TrainingId;
-    type Outcome = Option<DeltaId>;
+    type Outcome = TrainingOutcome;
 
     fn from_task(task: Task) -> Option<Self> {
         match task {
             Task::Training(task) => Some(task),
-            Task::Merge(_) | Task::Sample(_) => None,
+            Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) => None,
         }
     }
 
@@ -78,8 +93,12 @@ impl JobNoun for TrainingTask {
     async fn outcomes(
         app: &App,
         jobs: &[JobId],
-    ) -> Result<HashMap<JobId, Option<DeltaId>>, Refusal> {
-        deltas_of(app, jobs).await
+    ) -> Result<HashMap<JobId, TrainingOutcome>, Refusal> {
+        let mut reports: HashMap<JobId, TrainingReport> = reports_of(app, jobs).await?;
+        let deltas = deltas_of(app, jobs).await?;
+        let outcome =
+            |(job_id, delta)| (job_id, TrainingOutcome { delta, report: reports.remove(&job_id) });
+        Ok(deltas.into_iter().map(outcome).collect())
     }
 }
 
@@ -91,7 +110,7 @@ impl JobNoun for MergeTask {
     fn from_task(task: Task) -> Option<Self> {
         match task {
             Task::Merge(task) => Some(task),
-            Task::Training(_) | Task::Sample(_) => None,
+            Task::Training(_) | Task::Sample(_) | Task::Evaluation(_) => None,
         }
     }
 
@@ -115,7 +134,7 @@ impl JobNoun for SampleTask {
     fn from_task(task: Task) -> Option<Self> {
         match task {
             Task::Sample(task) => Some(task),
-            Task::Training(_) | Task::Merge(_) => None,
+            Task::Training(_) | Task::Merge(_) | Task::Evaluation(_) => None,
         }
     }
 
@@ -133,6 +152,42 @@ impl JobNoun for SampleTask {
         }
         Ok(of_each)
     }
+}
+
+impl JobNoun for EvaluationTask {
+    const KIND: JobKind = JobKind::Evaluation;
+    type Id = EvaluationId;
+    type Outcome = Option<EvaluationReport>;
+
+    fn from_task(task: Task) -> Option<Self> {
+        match task {
+            Task::Evaluation(task) => Some(task),
+            Task::Training(_) | Task::Merge(_) | Task::Sample(_) => None,
+        }
+    }
+
+    fn into_task(self) -> Task {
+        Task::Evaluation(self)
+    }
+
+    async fn outcomes(
+        app: &App,
+        jobs: &[JobId],
+    ) -> Result<HashMap<JobId, Option<EvaluationReport>>, Refusal> {
+        reports_of(app, jobs).await
+    }
+}
+
+/// The reports of these jobs; a job without one is omitted.
+async fn reports_of<T: DeserializeOwned>(
+    app: &App,
+    jobs: &[JobId],
+) -> Result<HashMap<JobId, T>, Refusal> {
+    let stored = db::report::of_jobs(&app.db, jobs).await?;
+    let reports = stored.into_iter().map(|(job_id, report)| {
+        Ok((job_id, serde_json::from_value(report).map_err(Refusal::internal)?))
+    });
+    reports.collect()
 }
 
 async fn deltas_of(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, Option<DeltaId>>, Refusal> {
@@ -185,7 +240,12 @@ impl App {
         caller: &Caller,
         id: N::Id,
     ) -> Result<Tracked<N>, Refusal> {
-        db::job::cancel(&self.db, id.into(), N::KIND).await?;
+        let mut tx = self.db.begin().await?;
+        if N::KIND == JobKind::Evaluation {
+            db::evaluation::cancel_samples(&mut *tx, id.into()).await?;
+        }
+        db::job::cancel(&mut *tx, id.into(), N::KIND).await?;
+        tx.commit().await?;
         self.job(caller, id).await
     }
 

@@ -27,16 +27,40 @@ impl App {
         tx: &mut PgConnection,
         task: N,
     ) -> Result<N::Id, Refusal> {
-        db::job::take_turn(&mut *tx, N::KIND).await?;
-        let queued = db::job::count_queued(&mut *tx, N::KIND).await?;
-        if usize::try_from(queued).unwrap_or(0) >= self.queue_limit {
-            return Err(self.queue_full(tx, N::KIND).await?);
-        }
+        self.take_place(tx, N::KIND).await?;
         let job_id = JobId::generate();
         let task = task.into_task();
         let cost = task.batch_elements(self.model.native_size);
         db::job::enqueue(&mut *tx, job_id, &task, cost).await?;
         Ok(job_id.into())
+    }
+
+    /// Appends a task that waits for other jobs, which the caller queues in the same transaction.
+    ///
+    /// # Errors
+    /// [`Refusal::QueueFull`]
+    pub(super) async fn enqueue_waiting<N: JobNoun>(
+        &self,
+        tx: &mut PgConnection,
+        task: N,
+        waits_for: usize,
+    ) -> Result<N::Id, Refusal> {
+        self.take_place(tx, N::KIND).await?;
+        let job_id = JobId::generate();
+        let task = task.into_task();
+        let cost = task.batch_elements(self.model.native_size);
+        db::job::enqueue_waiting(&mut *tx, job_id, &task, cost, waits_for).await?;
+        Ok(job_id.into())
+    }
+
+    /// Refuses if the queue of this kind is full. What it has counted stays true until the transaction ends.
+    async fn take_place(&self, tx: &mut PgConnection, kind: JobKind) -> Result<(), Refusal> {
+        db::job::take_turn(&mut *tx, kind).await?;
+        let queued = db::job::count_queued(&mut *tx, kind).await?;
+        if usize::try_from(queued).unwrap_or(0) >= self.queue_limit {
+            return Err(self.queue_full(tx, kind).await?);
+        }
+        Ok(())
     }
 
     async fn queue_full(&self, tx: &mut PgConnection, kind: JobKind) -> sqlx::Result<Refusal> {

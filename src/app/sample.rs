@@ -114,7 +114,7 @@ impl PromptedSample {
 
 impl SampleOptions {
     /// Fills in the defaults: those of the base model, and the size of the initial image if there is one.
-    fn resolve(&self, model: &ModelInfo, init: Option<&ChosenInit>) -> SampleSettings {
+    pub(super) fn resolve(&self, model: &ModelInfo, init: Option<&ChosenInit>) -> SampleSettings {
         let defaults = &model.sampling;
         let native = (model.native_size, model.native_size);
         let (width, height) = init.map_or(native, |chosen| (chosen.width, chosen.height));
@@ -170,7 +170,7 @@ fn check_prompts(
 }
 
 /// Resolves how this many deltas are merged. The options are not allowed with fewer than two deltas.
-fn merge_recipe(
+pub(super) fn merge_recipe(
     options: Option<MergeOptions>,
     deltas: usize,
     model: &ModelInfo,

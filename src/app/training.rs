@@ -50,7 +50,7 @@ impl App {
         let chosen = choose_concepts(&new.concepts, &concepts)?;
         let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
         let images = db::image::of_concepts(&mut *tx, &ids).await?;
-        let task = new.into_task(recipe, with_images(&chosen, &images)?, &self.model);
+        let task = new.into_task(recipe, with_photos(&chosen, &images, MIN_IMAGES)?, &self.model);
         check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
         let id = self.enqueue(&mut tx, task).await?;
@@ -139,16 +139,22 @@ fn choose_concepts<'a>(
 }
 
 /// Gives each concept its photos.
-fn with_images(concepts: &[&Concept], images: &[Image]) -> Result<Vec<TaskConcept>, Invalid> {
+///
+/// - `fewest`: how many a concept needs; for a training the paper's four
+pub(super) fn with_photos(
+    concepts: &[&Concept],
+    images: &[Image],
+    fewest: usize,
+) -> Result<Vec<TaskConcept>, Invalid> {
     let concepts = concepts.iter().enumerate();
-    all_or_errors(concepts.map(|(index, concept)| with_its_images(index, concept, images)))
+    all_or_errors(concepts.map(|(index, concept)| with_its_photos(index, concept, images, fewest)))
 }
 
-/// Refuses fewer photos than the paper's four.
-fn with_its_images(
+fn with_its_photos(
     index: usize,
     concept: &Concept,
     images: &[Image],
+    fewest: usize,
 ) -> Result<TaskConcept, FieldError> {
     let is_its = |image: &&Image| matches!(&image.source, ImageSource::Photo { concept_id, .. } if *concept_id == concept.concept_id);
     let images: Vec<TaskImage> = images
@@ -156,9 +162,9 @@ fn with_its_images(
         .filter(is_its)
         .map(|image| TaskImage { image_id: image.image_id, storage_key: image.storage_key.clone() })
         .collect();
-    if images.len() < MIN_IMAGES {
+    if images.len() < fewest {
         let detail = format!(
-            "concept `{}` has {} photos and needs {MIN_IMAGES}: add more with POST /v1/concepts/{}/images",
+            "concept `{}` has {} photos and needs {fewest}: add more with POST /v1/concepts/{}/images",
             concept.handle,
             images.len(),
             concept.concept_id

@@ -87,6 +87,29 @@ pub async fn enqueue(
     Ok(())
 }
 
+/// Appends a task that no worker takes before `waits_for` other jobs have ended; see [`super::evaluation`].
+pub async fn enqueue_waiting(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    task: &Task,
+    batch_elements: usize,
+    waits_for: usize,
+) -> sqlx::Result<()> {
+    let waits_for = i32::try_from(waits_for).unwrap_or(i32::MAX);
+    sqlx::query!(
+        "insert into job (job_id, kind, task, rows, waits_for, progress)
+        values ($1, $2, $3, $4, $5::integer, jsonb_build_object('step', 0, 'total_steps', $5::integer))",
+        job_id.0,
+        task.kind() as JobKind,
+        Json(task) as Json<&Task>,
+        i32::try_from(batch_elements).unwrap_or(i32::MAX),
+        waits_for,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Returns the job of this id if it is of this kind.
 pub async fn find(
     db: impl PgExecutor<'_>,
@@ -102,7 +125,8 @@ pub async fn find(
             finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
-                where ahead.state = 'queued' and ahead.kind = job.kind and ahead.job_id < job.job_id
+                where ahead.state = 'queued' and ahead.kind = job.kind
+                    and (ahead.priority, ahead.job_id) < (job.priority, job.job_id)
             ) end as queue_position
         from job
         where job_id = $1 and kind = $2
@@ -126,7 +150,8 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
             finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
-                where ahead.state = 'queued' and ahead.kind = job.kind and ahead.job_id < job.job_id
+                where ahead.state = 'queued' and ahead.kind = job.kind
+                    and (ahead.priority, ahead.job_id) < (job.priority, job.job_id)
             ) end as queue_position
         from job
         where kind = $1 and ($2::uuid is null or job_id < $2)
@@ -154,10 +179,13 @@ pub async fn take_turn(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<(
     Ok(())
 }
 
-/// Counts the jobs of a kind that wait.
+/// Counts the jobs of a kind that wait. Samples of evaluations do not count: they let all others go first.
 pub async fn count_queued(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
-        r#"select count(*) as "count!" from job where state = 'queued' and kind = $1"#,
+        r#"
+        select count(*) as "count!" from job
+        where state = 'queued' and kind = $1 and priority = 0
+        "#,
         kind as JobKind,
     )
     .fetch_one(db)

@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
 use anyhow::{Context, Result};
-use image::imageops::{self, FilterType};
-use image::{Rgb, RgbImage};
+use image::RgbImage;
+use image::imageops::FilterType;
 
 use super::alignment::{Alignment, ConceptAlignment};
+use crate::contact_sheet::{Canvas, FADED, INK};
 
-const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-latin.ttf");
 /// Side of an image and the gaps around it, in pixels.
 const CELL: u32 = 144;
 const GAP: u32 = 8;
@@ -20,9 +19,6 @@ const TEXT_SIZE: f32 = 14.0;
 const LINE: u32 = 18;
 /// Lines of a caption.
 const CAPTION_LINES: u32 = 2;
-const INK: Rgb<u8> = Rgb([32, 33, 36]);
-const FADED: Rgb<u8> = Rgb([110, 113, 118]);
-const PAPER: Rgb<u8> = Rgb([250, 250, 248]);
 
 /// Prompts with the files of their images, the same number for each.
 pub(super) type ImagesByPrompt = Vec<(String, Vec<PathBuf>)>;
@@ -69,7 +65,6 @@ pub(super) struct PairPanel {
 /// # Errors
 /// If an image cannot be read.
 pub(super) fn render(concepts: &[ConceptPanel], pairs: &[PairPanel]) -> Result<RgbImage> {
-    let font = FontRef::try_from_slice(FONT).context("the built-in font")?;
     let columns = concepts
         .iter()
         .flat_map(|panel| [panel.photos.len(), width_of(&panel.before), width_of(&panel.after)])
@@ -83,11 +78,11 @@ pub(super) fn render(concepts: &[ConceptPanel], pairs: &[PairPanel]) -> Result<R
     let pair_height = title + captions + row + MARGIN;
     let width = 2 * MARGIN + LABEL + columns * (CELL + GAP);
     let height = MARGIN + concepts.len() as u32 * concept_height + pairs.len() as u32 * pair_height;
-    let mut sheet = Sheet { image: RgbImage::from_pixel(width, height, PAPER), font };
+    let mut sheet = Sheet { canvas: Canvas::new(width, height).context("the built-in font")? };
 
     let mut y = MARGIN;
     for panel in concepts {
-        sheet.write(&panel.title, MARGIN, y, TITLE_SIZE, INK);
+        sheet.canvas.write(&panel.title, MARGIN, y, TITLE_SIZE, INK);
         y += title;
         let [of_photos, of_before, of_after] = panel.remarks();
         sheet.label("photos", y);
@@ -110,7 +105,7 @@ pub(super) fn render(concepts: &[ConceptPanel], pairs: &[PairPanel]) -> Result<R
         y += MARGIN;
     }
     for pair in pairs {
-        sheet.write(&pair.title, MARGIN, y, TITLE_SIZE, INK);
+        sheet.canvas.write(&pair.title, MARGIN, y, TITLE_SIZE, INK);
         y += title;
         sheet.captions(&pair.images, y);
         y += captions;
@@ -118,7 +113,7 @@ pub(super) fn render(concepts: &[ConceptPanel], pairs: &[PairPanel]) -> Result<R
         sheet.images(&pair.images, y)?;
         y += row + MARGIN;
     }
-    Ok(sheet.image)
+    Ok(sheet.canvas.into_image())
 }
 
 /// Side of an image of a group: twice `tiny`'s, so that its pixels stay sharp and the file small.
@@ -138,29 +133,27 @@ pub(super) struct Group {
 /// # Errors
 /// If the built-in font does not load.
 pub(super) fn render_groups(lines: &[(String, Vec<Group>)]) -> Result<RgbImage> {
-    let font = FontRef::try_from_slice(FONT).context("the built-in font")?;
     let step = GROUP_CELL + GROUP_GAP;
     let group_width = |group: &Group| group.images.len() as u32 * step + MARGIN;
     let widths = lines.iter().map(|(_, groups)| groups.iter().map(group_width).sum());
     let width = MARGIN + widths.max().unwrap_or(0);
     let line_height = 2 * LINE + 3 * LINE + step + MARGIN;
     let height = MARGIN + lines.len() as u32 * line_height;
-    let mut sheet = Sheet { image: RgbImage::from_pixel(width, height, PAPER), font };
+    let mut sheet = Sheet { canvas: Canvas::new(width, height).context("the built-in font")? };
     for (number, (title, groups)) in lines.iter().enumerate() {
         let (mut x, y) = (MARGIN, MARGIN + number as u32 * line_height);
-        sheet.write(title, x, y, 1.25 * TEXT_SIZE, INK);
+        sheet.canvas.write(title, x, y, 1.25 * TEXT_SIZE, INK);
         for group in groups {
-            sheet.write(&group.caption, x, y + 2 * LINE, TEXT_SIZE, INK);
-            sheet.write(&group.note, x, y + 3 * LINE, TEXT_SIZE, FADED);
+            sheet.canvas.write(&group.caption, x, y + 2 * LINE, TEXT_SIZE, INK);
+            sheet.canvas.write(&group.note, x, y + 3 * LINE, TEXT_SIZE, FADED);
             for (column, image) in group.images.iter().enumerate() {
-                let image = imageops::resize(image, GROUP_CELL, GROUP_CELL, FilterType::Nearest);
-                let left = i64::from(x + column as u32 * step);
-                imageops::replace(&mut sheet.image, &image, left, i64::from(y + 4 * LINE + GAP));
+                let (left, top) = (x + column as u32 * step, y + 4 * LINE + GAP);
+                sheet.canvas.paste(image, left, top, GROUP_CELL, FilterType::Nearest);
             }
             x += group_width(group);
         }
     }
-    Ok(sheet.image)
+    Ok(sheet.canvas.into_image())
 }
 
 /// Images side by side.
@@ -168,20 +161,19 @@ fn width_of(images: &ImagesByPrompt) -> usize {
     images.iter().map(|(_, paths)| paths.len()).sum()
 }
 
-struct Sheet<'a> {
-    image: RgbImage,
-    font: FontRef<'a>,
+struct Sheet {
+    canvas: Canvas,
 }
 
-impl Sheet<'_> {
+impl Sheet {
     /// Writes a word at the left of a line of images.
     fn label(&mut self, text: &str, y: u32) {
-        self.write(text, MARGIN, y + CELL / 2 - LINE / 2, TEXT_SIZE, FADED);
+        self.canvas.write(text, MARGIN, y + CELL / 2 - LINE / 2, TEXT_SIZE, FADED);
     }
 
     /// Writes a sentence under a line of images.
     fn remark(&mut self, text: &str, y: u32) {
-        self.write(text, MARGIN + LABEL, y, TEXT_SIZE, FADED);
+        self.canvas.write(text, MARGIN + LABEL, y, TEXT_SIZE, FADED);
     }
 
     fn images(&mut self, images: &ImagesByPrompt, y: u32) -> Result<()> {
@@ -196,11 +188,15 @@ impl Sheet<'_> {
         let mut column = 0;
         for (prompt, paths) in images {
             let room = paths.len() as u32 * (CELL + GAP) - 2 * GAP;
-            for (line, text) in
-                self.broken(prompt, room as f32).iter().take(CAPTION_LINES as usize).enumerate()
+            for (line, text) in self
+                .canvas
+                .broken(prompt, room as f32, TEXT_SIZE)
+                .iter()
+                .take(CAPTION_LINES as usize)
+                .enumerate()
             {
                 let x = MARGIN + LABEL + column * (CELL + GAP);
-                self.write(text, x, y + line as u32 * LINE, TEXT_SIZE, INK);
+                self.canvas.write(text, x, y + line as u32 * LINE, TEXT_SIZE, INK);
             }
             column += paths.len() as u32;
         }
@@ -210,54 +206,8 @@ impl Sheet<'_> {
         let image = image::open(path)
             .with_context(|| format!("{} cannot be read", path.display()))?
             .to_rgb8();
-        let image = imageops::resize(&image, CELL, CELL, FilterType::CatmullRom);
         let x = MARGIN + LABEL + column * (CELL + GAP);
-        imageops::replace(&mut self.image, &image, i64::from(x), i64::from(y));
+        self.canvas.paste(&image, x, y, CELL, FilterType::CatmullRom);
         Ok(())
-    }
-
-    fn broken(&self, text: &str, room: f32) -> Vec<String> {
-        let mut lines: Vec<String> = vec![String::new()];
-        for word in text.split_whitespace() {
-            let line = lines.pop().unwrap_or_default();
-            let longer = if line.is_empty() { word.to_owned() } else { format!("{line} {word}") };
-            if line.is_empty() || self.length(&longer, TEXT_SIZE) <= room {
-                lines.push(longer);
-            } else {
-                lines.extend([line, word.to_owned()]);
-            }
-        }
-        lines
-    }
-
-    fn length(&self, text: &str, size: f32) -> f32 {
-        let font = self.font.as_scaled(PxScale::from(size));
-        text.chars().map(|c| font.h_advance(font.glyph_id(c))).sum()
-    }
-
-    /// Writes one line whose top left corner is at `(x, y)`.
-    fn write(&mut self, text: &str, x: u32, y: u32, size: f32, ink: Rgb<u8>) {
-        let scale = PxScale::from(size);
-        let (ascent, mut pen) = (self.font.as_scaled(scale).ascent(), x as f32);
-        for c in text.chars() {
-            let id = self.font.glyph_id(c);
-            let glyph: Glyph = id.with_scale_and_position(scale, point(pen, y as f32 + ascent));
-            pen += self.font.as_scaled(scale).h_advance(id);
-            let Some(outline) = self.font.outline_glyph(glyph) else { continue };
-            let bounds = outline.px_bounds();
-            let image = &mut self.image;
-            outline.draw(|dx, dy, coverage| {
-                let (px, py) =
-                    (bounds.min.x as i64 + i64::from(dx), bounds.min.y as i64 + i64::from(dy));
-                let (Ok(px), Ok(py)) = (u32::try_from(px), u32::try_from(py)) else { return };
-                if let Some(pixel) = image.get_pixel_mut_checked(px, py) {
-                    for (value, ink) in pixel.0.iter_mut().zip(ink.0) {
-                        *value = (f32::from(*value)
-                            + (f32::from(ink) - f32::from(*value)) * coverage)
-                            as u8;
-                    }
-                }
-            });
-        }
     }
 }

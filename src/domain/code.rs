@@ -111,6 +111,14 @@ codes! {
     /// More images than a concept or an upload can have: send fewer.
     TooManyImages = "too_many_images",
 
+    // Evaluations.
+    /// No evaluation of this id has succeeded: start one, or wait until it has.
+    UnknownEvaluation = "unknown_evaluation",
+    /// No image set has this id or digest: upload one, or list those that exist.
+    UnknownImageSet = "unknown_image_set",
+    /// The service has no evaluator: start it with `--evaluator`.
+    NoEvaluator = "no_evaluator",
+
     // Merges.
     /// The delta has no merge pack yet: start a worker for its base model and try again; `detail` says why if it failed.
     PackMissing = "pack_missing",
@@ -140,6 +148,8 @@ codes! {
     ConceptWithoutEffect = "concept_without_effect",
     /// The engine failed on its own: look for the job's id in the server's log.
     EngineError = "engine_error",
+    /// A sample of an evaluation did not succeed: see `detail`, and start a new evaluation.
+    SampleFailed = "sample_failed",
     /// A stored object does not match its digest: restore it, or make it again.
     ObjectDamaged = "object_damaged",
     /// The worker cannot read the base model's class images: check its model folder.

@@ -73,7 +73,7 @@ ids! {
     ConceptId, "cpt", "^cpt_[0-9a-hjkmnp-tv-z]{26}$";
     /// An uploaded or generated image.
     ImageId, "img", "^img_[0-9a-hjkmnp-tv-z]{26}$";
-    /// A row of the queue; every training, merge and sample is one, with the same UUID.
+    /// A row of the queue; every training, merge, sample and evaluation is one, with the same UUID.
     JobId, "job", "^job_[0-9a-hjkmnp-tv-z]{26}$";
     /// A training.
     TrainingId, "trn", "^trn_[0-9a-hjkmnp-tv-z]{26}$";
@@ -81,6 +81,10 @@ ids! {
     MergeId, "mrg", "^mrg_[0-9a-hjkmnp-tv-z]{26}$";
     /// A sample.
     SampleId, "smp", "^smp_[0-9a-hjkmnp-tv-z]{26}$";
+    /// An evaluation.
+    EvaluationId, "evl", "^evl_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A preference study.
+    StudyId, "pst", "^pst_[0-9a-hjkmnp-tv-z]{26}$";
     /// The result of a training or a merge.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";
 }
@@ -101,7 +105,7 @@ macro_rules! ids_of_jobs {
     )*};
 }
 
-ids_of_jobs! { TrainingId MergeId SampleId }
+ids_of_jobs! { TrainingId MergeId SampleId EvaluationId }
 
 /// Crockford's base32 in lower case: no `i`, `l`, `o`, `u`.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

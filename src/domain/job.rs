@@ -6,7 +6,8 @@ use utoipa::ToSchema;
 
 use super::code::Code;
 use super::digest::Digest;
-use super::id::{JobId, MergeId, SampleId, TrainingId};
+use super::evaluation::EvaluationTask;
+use super::id::{EvaluationId, JobId, MergeId, SampleId, TrainingId};
 use super::merge::{MergeReport, MergeTask};
 use super::sample::SampleTask;
 use super::training::TrainingTask;
@@ -22,10 +23,11 @@ pub enum JobKind {
     Training,
     Merge,
     Sample,
+    Evaluation,
 }
 
 impl JobKind {
-    pub const ALL: [Self; 3] = [Self::Training, Self::Merge, Self::Sample];
+    pub const ALL: [Self; 4] = [Self::Training, Self::Merge, Self::Sample, Self::Evaluation];
 
     /// The kind as it is spelled in the catalog.
     pub fn as_str(self) -> &'static str {
@@ -33,6 +35,7 @@ impl JobKind {
             Self::Training => "training",
             Self::Merge => "merge",
             Self::Sample => "sample",
+            Self::Evaluation => "evaluation",
         }
     }
 }
@@ -44,6 +47,7 @@ pub enum Task {
     Training(TrainingTask),
     Merge(MergeTask),
     Sample(SampleTask),
+    Evaluation(EvaluationTask),
 }
 
 impl Task {
@@ -52,6 +56,7 @@ impl Task {
             Self::Training(_) => JobKind::Training,
             Self::Merge(_) => JobKind::Merge,
             Self::Sample(_) => JobKind::Sample,
+            Self::Evaluation(_) => JobKind::Evaluation,
         }
     }
 
@@ -61,6 +66,7 @@ impl Task {
             Self::Training(task) => &task.base_digest,
             Self::Merge(task) => &task.base_digest,
             Self::Sample(task) => &task.base_digest,
+            Self::Evaluation(task) => &task.base_digest,
         }
     }
 
@@ -70,7 +76,7 @@ impl Task {
     /// - `native_size`: the side that the base model was trained on, in pixels
     pub fn batch_elements(&self, native_size: usize) -> usize {
         match self {
-            Self::Training(_) | Self::Merge(_) => 1,
+            Self::Training(_) | Self::Merge(_) | Self::Evaluation(_) => 1,
             Self::Sample(task) => task.settings.n * task.settings.elements_per_image(native_size),
         }
     }
@@ -82,6 +88,7 @@ pub fn published_id(job: JobId, kind: JobKind) -> String {
         JobKind::Training => TrainingId::from(job).to_string(),
         JobKind::Merge => MergeId::from(job).to_string(),
         JobKind::Sample => SampleId::from(job).to_string(),
+        JobKind::Evaluation => EvaluationId::from(job).to_string(),
     }
 }
 
@@ -146,6 +153,8 @@ pub enum Phase {
     Denoising,
     /// Solves for the merged delta.
     Merging,
+    /// Computes features of images and figures from them.
+    Scoring,
     /// Writes the result.
     Storing,
 }
@@ -153,7 +162,7 @@ pub enum Phase {
 /// How far a running job is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Progress {
-    /// The number of steps done.
+    /// The number of steps done. For an evaluation that is queued, the number of its samples that have ended.
     pub step: usize,
     /// The number of steps in all.
     pub total_steps: usize,

@@ -51,6 +51,11 @@ impl StorageKey {
         Self(format!("jobs/{job}/{fence}/{index}.png"))
     }
 
+    /// The contact sheet of an evaluation.
+    pub fn sheet(job: JobId, fence: i64) -> Self {
+        Self(format!("jobs/{job}/{fence}/sheet.png"))
+    }
+
     /// A key as a row or a task has it.
     pub fn stored(text: &(impl AsRef<str> + ?Sized)) -> Self {
         Self(text.as_ref().to_owned())

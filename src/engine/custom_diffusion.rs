@@ -14,9 +14,11 @@ mod initializer;
 pub(crate) mod merge;
 mod modifier_tokens;
 mod parameters;
+mod weight_change;
 
 pub use self::concept::DeltaConcept;
 pub use self::delta::{Delta, DeltaWeights, kv_weights, read_kv_weights};
 pub use self::fine_tuning::{FineTuning, train};
 pub use self::merge::{Merge, MergePack, PackUse, RegularizationStatistics, captions_digest};
 pub use self::parameters::Parameters;
+pub use self::weight_change::weight_change;

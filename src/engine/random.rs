@@ -24,6 +24,8 @@ pub enum Purpose {
     Augmentation = 6,
     /// Training: which image and which caption.
     DataOrder = 7,
+    /// Evaluation: which values make a resample or a subset.
+    Resampling = 8,
 }
 
 /// One stream of random numbers.

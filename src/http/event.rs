@@ -21,7 +21,8 @@ use super::job::JobProblem;
 use super::preview::preview_path;
 use crate::app::job::JobNoun;
 use crate::app::{App, Caller};
-use crate::domain::id::{MergeId, SampleId, TrainingId};
+use crate::domain::evaluation::EvaluationTask;
+use crate::domain::id::{EvaluationId, MergeId, SampleId, TrainingId};
 use crate::domain::job::{JobEvent, JobStatus, Phase, Progress};
 use crate::domain::merge::MergeTask;
 use crate::domain::sample::SampleTask;
@@ -38,7 +39,7 @@ const RECONNECT_AFTER: Duration = Duration::from_secs(3);
 /// The event's name is `job.updated`, or `job.terminal` for the last one.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EventBody {
-    /// The id of the training, merge or sample.
+    /// The id of the training, merge, sample or evaluation.
     id: String,
     status: JobStatus,
     /// What a running job is doing.
@@ -119,6 +120,27 @@ pub(crate) async fn stream_sample_events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     stream_events::<SampleTask>(&app, &caller, sample_id, &headers).await
+}
+
+/// Streams the progress of an evaluation as server-sent events, as for a training.
+#[utoipa::path(get, path = "/v1/evaluations/{evaluation_id}/events", tag = "evaluations",
+    params(
+        ("evaluation_id" = EvaluationId, Path),
+        ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
+    ),
+    responses(
+        (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
+        (status = 204, description = "The evaluation has ended and all its events have been seen"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn stream_evaluation_events(
+    State(app): State<App>,
+    caller: Caller,
+    Path(evaluation_id): Path<EvaluationId>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    stream_events::<EvaluationTask>(&app, &caller, evaluation_id, &headers).await
 }
 
 async fn stream_events<N: JobNoun>(

@@ -1,4 +1,4 @@
-//! Jobs as a resource: one implementation for trainings, merges and samples.
+//! Jobs as a resource: one implementation for trainings, merges, samples and evaluations.
 
 use std::time::Duration;
 
@@ -112,6 +112,7 @@ pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
         JobKind::Training => "trainings",
         JobKind::Merge => "merges",
         JobKind::Sample => "samples",
+        JobKind::Evaluation => "evaluations",
     };
     format!("/v1/{collection}/{}", published_id(job_id, kind))
 }

@@ -16,8 +16,8 @@ use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::upload::MAX_UPLOAD_BYTES;
 use super::{
-    capabilities, concept, delta, event, health, image, manifest, merge, preview, sample, training,
-    upload,
+    capabilities, concept, delta, evaluation, event, health, image, manifest, merge, preference,
+    preview, sample, training, upload,
 };
 use crate::app::App;
 
@@ -57,7 +57,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .description(Some(
             "Teaches a text-to-image model your own concepts and generates images of them.\n\n\
              Errors are RFC 9457 problems with a `code`. Lists are sorted from newest to oldest and paged: send the \
-             `next_cursor` of one page as `after` to get the next. Trainings, merges and samples are jobs: the response \
+             `next_cursor` of one page as `after` to get the next. Trainings, merges, samples and evaluations are jobs: the response \
              to the request that starts one is sent before the job has run. A response of 503 has the header \
              `Retry-After`, in seconds.",
         ));
@@ -90,6 +90,17 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(sample::cancel_sample))
         .routes(routes!(event::stream_sample_events))
         .routes(routes!(preview::get_preview))
+        .routes(routes!(evaluation::start_evaluation, evaluation::list_evaluations))
+        .routes(routes!(evaluation::get_evaluation))
+        .routes(routes!(evaluation::cancel_evaluation))
+        .routes(routes!(event::stream_evaluation_events))
+        .routes(routes!(evaluation::get_evaluation_sheet))
+        .routes(routes!(evaluation::get_evaluation_alignment))
+        .routes(routes!(evaluation::get_evaluation_losses))
+        .routes(routes!(preference::start_study, preference::list_studies))
+        .routes(routes!(preference::get_study))
+        .routes(routes!(preference::add_study_links))
+        .routes(routes!(preference::get_ballot, preference::vote))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

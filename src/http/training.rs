@@ -18,6 +18,7 @@ use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::invalid::Checks;
 use crate::domain::job::Metric;
 use crate::domain::training::{ClassImages, Preset, TaskConcept, TrainingRecipe, TrainingTask};
+use crate::domain::training_report::TrainingReport;
 
 /// A training to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -77,6 +78,8 @@ pub(crate) struct TrainingBody {
     seed: u64,
     /// The resulting delta, once it is stored.
     delta: Option<DeltaId>,
+    /// What the training has changed, once it has succeeded. Null for trainings of version 0.1.0.
+    report: Option<TrainingReport>,
     #[serde(flatten)]
     job: JobBody,
 }
@@ -110,7 +113,8 @@ impl JobResource for TrainingTask {
         TrainingBody {
             id: job.job_id.into(),
             object: "training",
-            delta: outcome,
+            delta: outcome.delta,
+            report: outcome.report,
             job: JobBody::from(&job),
             concepts: job.task.concepts.into_iter().map(TrainedConcept::from).collect(),
             preset: job.task.preset,

@@ -13,6 +13,7 @@ use crate::class_images::ClassImageSet;
 use crate::delta_store::DeltaStore;
 use crate::domain::digest::Digest;
 use crate::domain::model_info::ModelInfo;
+use crate::evaluator::Evaluator;
 use crate::storage::Storage;
 
 /// The resources of a worker.
@@ -27,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) model: Arc<ModelInfo>,
     /// Those of the worker's own folder.
     pub(crate) class_images: Arc<ClassImageSet>,
+    /// Without one, evaluations are left to other workers.
+    pub(crate) evaluator: Option<Evaluator>,
 }
 
 impl Context {
@@ -44,11 +47,11 @@ impl Context {
         let LoadedModel { folder, engine, evaluator } = model;
         let max_batch_size = config.max_batch_size.unwrap_or_else(|| engine.max_batch_size());
         let max_batch_size = max_batch_size.max(1);
-        let evaluator = evaluator.as_ref().map(|evaluator| evaluator.info().name.as_str());
+        let evaluator_name = evaluator.as_ref().map(|evaluator| evaluator.info().name.as_str());
         tracing::info!(
             max_batch_size,
             training_share = config.training_share,
-            evaluator,
+            evaluator = evaluator_name,
             "the worker begins"
         );
         let settings = DeviceSettings {
@@ -66,7 +69,13 @@ impl Context {
             config: Arc::new(config),
             model: folder.info,
             class_images: folder.class_images,
+            evaluator,
         })
+    }
+
+    /// Which evaluations this worker can do.
+    pub(crate) fn evaluator_digest(&self) -> Option<&str> {
+        self.evaluator.as_ref().map(|evaluator| evaluator.info().digest.as_str())
     }
 
     /// Refuses a job that was meant for another base model.

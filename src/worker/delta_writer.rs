@@ -11,21 +11,26 @@ use crate::db::delta::NewDelta;
 use crate::domain::delta::Delta;
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::training_report::TrainingReport;
+
+/// A new delta, and what is recorded with it.
+pub(crate) struct Product<'a> {
+    pub(crate) file: Vec<u8>,
+    pub(crate) base_digest: &'a Digest,
+    /// What the delta contains.
+    pub(crate) concepts: &'a [ConceptId],
+    /// Whether it becomes the current delta of its concepts.
+    pub(crate) is_current: bool,
+    /// What a training has changed.
+    pub(crate) report: Option<&'a TrainingReport>,
+}
 
 /// Writes a delta's file under a key of the job and its fence, and records it.
 ///
-/// - `concepts`: what the delta contains
-/// - `is_current`: whether it becomes the current delta of its concepts
-///
 /// # Errors
 /// [`JobError::LeaseLost`] if another worker has the job: then nothing is recorded.
-pub(crate) async fn store(
-    job: &Job,
-    file: Vec<u8>,
-    base_digest: &Digest,
-    concepts: &[ConceptId],
-    is_current: bool,
-) -> Result<Delta, JobError> {
+pub(crate) async fn store(job: &Job, product: Product<'_>) -> Result<Delta, JobError> {
+    let Product { file, base_digest, concepts, is_current, report } = product;
     let Job { context, lease, .. } = job;
     let (size_bytes, sha256) = (file.len() as i64, Digest::of(&file));
     let key = context.deltas.write_delta(lease.job_id, lease.fence, file).await?;
@@ -47,6 +52,9 @@ pub(crate) async fn store(
     db::delta::record_concepts(&mut *tx, delta_id, concepts).await?;
     if is_current {
         db::concept::set_current_delta(&mut *tx, concepts, delta_id).await?;
+    }
+    if let Some(report) = report {
+        db::report::record(&mut *tx, lease.job_id, report, None).await?;
     }
     tx.commit().await?;
     recorded(job).await?.ok_or(JobError::LeaseLost)

@@ -3,6 +3,7 @@
 use crate::delta_store::DeltaStoreError;
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
+use crate::domain::id::SampleId;
 use crate::domain::job::Failure;
 use crate::engine::EngineError;
 use crate::storage::{StorageError, StorageKey};
@@ -19,6 +20,12 @@ pub(crate) enum JobError {
     /// The job was meant for a worker with another base model.
     #[error("the job needs base model {wanted:.12}, this worker has {actual:.12}")]
     BaseModelMismatch { wanted: Digest, actual: Digest },
+    /// The evaluation was meant for a worker with another evaluator.
+    #[error("the evaluation needs evaluator {wanted:.12}, this worker has another or none")]
+    EvaluatorMismatch { wanted: Digest },
+    /// One of an evaluation's samples did not succeed.
+    #[error("sample `{sample_id}` of the evaluation did not succeed: {reason}")]
+    SampleFailed { sample_id: SampleId, reason: String },
     /// The engine cannot do what the job asks for.
     #[error("the engine failed")]
     Engine(#[source] EngineError),
@@ -70,10 +77,12 @@ impl JobError {
             Self::Storage(_)
             | Self::Database(_)
             | Self::EnginePanicked
-            | Self::BaseModelMismatch { .. } => true,
+            | Self::BaseModelMismatch { .. }
+            | Self::EvaluatorMismatch { .. } => true,
             Self::Engine(EngineError::Tensor(_)) => true,
             Self::Stopped
             | Self::LeaseLost
+            | Self::SampleFailed { .. }
             | Self::Engine(_)
             | Self::DamagedObject { .. }
             | Self::Encoding(_)
@@ -103,6 +112,8 @@ impl JobError {
             Self::BaseModelMismatch { .. } => {
                 (Code::BaseModelMismatch, "The base model has changed")
             }
+            Self::EvaluatorMismatch { .. } => (Code::NoEvaluator, "The evaluator has changed"),
+            Self::SampleFailed { .. } => (Code::SampleFailed, "A sample did not succeed"),
             Self::DamagedObject { .. } => (Code::ObjectDamaged, "A stored object is damaged"),
             Self::Storage(_) => {
                 (Code::StorageUnavailable, "An object could not be read or written")

@@ -1,5 +1,6 @@
 //! The kinds of jobs: one file and one line each.
 
+mod evaluation;
 mod merge;
 mod sample;
 mod training;
@@ -36,4 +37,5 @@ kinds! {
     Training => training::Training,
     Merge => merge::Merge,
     Sample => sample::Sample,
+    Evaluation => evaluation::Evaluation,
 }

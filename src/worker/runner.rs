@@ -22,6 +22,7 @@ use super::wakeups::Wakeups;
 use crate::db;
 use crate::db::job::Capacity;
 use crate::delta_store::DeltaStore;
+use crate::domain::id::JobId;
 use crate::domain::job::{JobKind, LeasedJob};
 use crate::storage::Storage;
 
@@ -120,6 +121,7 @@ impl Worker {
             worker: &self.context.config.name,
             kinds: &[kind],
             base_digest: &self.context.model.digest,
+            evaluator_digest: self.context.evaluator_digest(),
             batch_elements,
             lease: self.context.config.lease,
         };
@@ -178,6 +180,7 @@ impl Worker {
                 } else {
                     tracing::error!(job.id = %job_id, error = sources, "failed");
                     db::job::fail(db, job_id, fence, &error.failure()).await?;
+                    stop_evaluation_of(db, job_id).await?;
                 }
             }
         }
@@ -200,6 +203,14 @@ impl Worker {
                 () = shutdown.cancelled() => return,
             }
         }
+    }
+}
+
+/// An evaluation fails with the first of its samples that does, so the others need not run any more.
+async fn stop_evaluation_of(db: &PgPool, sample_id: JobId) -> sqlx::Result<()> {
+    match db::evaluation::of_sample(db, sample_id).await? {
+        Some(evaluation_id) => db::evaluation::cancel_samples(db, evaluation_id).await,
+        None => Ok(()),
     }
 }
 

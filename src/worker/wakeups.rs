@@ -19,6 +19,7 @@ pub(super) struct Wakeups {
     training: Notify,
     merge: Notify,
     sample: Notify,
+    evaluation: Notify,
 }
 
 impl Wakeups {
@@ -27,6 +28,7 @@ impl Wakeups {
             JobKind::Training => &self.training,
             JobKind::Merge => &self.merge,
             JobKind::Sample => &self.sample,
+            JobKind::Evaluation => &self.evaluation,
         }
     }
 

@@ -8,6 +8,7 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use vstar::delta_store::DeltaStore;
 use vstar::engine::{BaseModel, Delta, DeltaWeights, kv_weights};
+use vstar::evaluator::Evaluator;
 use vstar::model_folder::ModelFolder;
 use vstar::worker::{LoadedModel, Worker, WorkerConfig};
 
@@ -18,6 +19,7 @@ pub(crate) struct Whole {
     pub(crate) service: Service,
     /// The base model's folder.
     model: PathBuf,
+    evaluator: Option<Evaluator>,
     stop_worker: CancellationToken,
     worker: tokio::task::JoinHandle<()>,
 }
@@ -34,11 +36,28 @@ impl Whole {
 
     /// A service with a worker on another model than the repository's.
     pub(crate) async fn start_on(db: PgPool, model: PathBuf, config: WorkerConfig) -> Self {
+        Self::start_whole(db, model, config, None).await
+    }
+
+    /// The same with an evaluator.
+    pub(crate) async fn start_with_evaluator(db: PgPool, evaluator: Evaluator) -> Self {
+        let poll = Duration::from_millis(100);
+        let config = WorkerConfig { poll, ..WorkerConfig::default() };
+        Self::start_whole(db, tiny(), config, Some(evaluator)).await
+    }
+
+    async fn start_whole(
+        db: PgPool,
+        model: PathBuf,
+        config: WorkerConfig,
+        evaluator: Option<Evaluator>,
+    ) -> Self {
         // The API reads the folder by itself: in production it may be another process than the worker.
-        let service = Service::with_model(db, &ModelFolder::open(&model).unwrap()).await;
+        let service =
+            Service::with_model(db, &ModelFolder::open(&model).unwrap(), evaluator.clone()).await;
         let stop_worker = CancellationToken::new();
         let worker = tokio::spawn(std::future::ready(()));
-        let mut whole = Self { service, model, stop_worker, worker };
+        let mut whole = Self { service, model, evaluator, stop_worker, worker };
         whole.start_worker(config);
         whole
     }
@@ -50,7 +69,7 @@ impl Whole {
 
     /// Starts a worker with a folder of its own.
     pub(crate) fn start_worker_on(&mut self, model: &Path, config: WorkerConfig) {
-        let model = LoadedModel::load(model, "cpu").unwrap();
+        let model = LoadedModel::load(model, "cpu").unwrap().with_evaluator(self.evaluator.clone());
         let (db, storage) = (self.service.db.clone(), self.service.storage.clone());
         let deltas = DeltaStore::new(storage.clone(), (&model.folder).into(), DELTA_BYTES);
         let worker = Worker::new(db, storage, deltas, model, config).unwrap();

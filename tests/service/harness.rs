@@ -19,12 +19,13 @@ use vstar::db::job::Capacity;
 use vstar::delta_store::{BaseModelRef, DeltaStore};
 use vstar::domain::base_model::SamplingDefaults;
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
-use vstar::domain::job::{DEFAULT_QUEUE_LIMIT, JobKind, Task};
+use vstar::domain::job::{DEFAULT_QUEUE_LIMIT, JobKind, LeasedJob, Task};
 use vstar::domain::model_info::ModelInfo;
 use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
+use vstar::evaluator::Evaluator;
 use vstar::http::router;
 use vstar::model_folder::ModelFolder;
 use vstar::storage::Storage;
@@ -92,14 +93,22 @@ impl Service {
 
     /// The same with so many places in each queue.
     pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
-        Self::with(db, Arc::new(Self::tiny_info()), BaseModelRef::default(), queue_limit, None)
-            .await
+        let info = Arc::new(Self::tiny_info());
+        Self::with(db, info, BaseModelRef::default(), queue_limit, None, None).await
     }
 
     /// The same on a given object store.
     pub(crate) async fn with_storage(db: PgPool, storage: Storage) -> Self {
         let info = Arc::new(Self::tiny_info());
-        Self::with(db, info, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
+        Self::with(db, info, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage), None)
+            .await
+    }
+
+    /// A service without a worker that has an evaluator.
+    pub(crate) async fn start_with_evaluator(db: PgPool, evaluator: Evaluator) -> Self {
+        let info = Arc::new(Self::tiny_info());
+        let base = BaseModelRef::default();
+        Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None, Some(evaluator)).await
     }
 
     fn tiny_info() -> ModelInfo {
@@ -128,10 +137,14 @@ impl Service {
     }
 
     /// A service for a given model; the caller runs the worker.
-    pub(crate) async fn with_model(db: PgPool, folder: &ModelFolder) -> Self {
+    pub(crate) async fn with_model(
+        db: PgPool,
+        folder: &ModelFolder,
+        evaluator: Option<Evaluator>,
+    ) -> Self {
         let base = BaseModelRef::from(folder);
         let info = folder.info.clone();
-        let service = Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None).await;
+        let service = Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None, evaluator).await;
         folder.publish_class_images(&service.storage).await.unwrap();
         service
     }
@@ -142,6 +155,7 @@ impl Service {
         base: BaseModelRef,
         queue_limit: usize,
         storage: Option<Storage>,
+        evaluator: Option<Evaluator>,
     ) -> Self {
         let objects = Arc::new(InMemory::new());
         let store = Arc::new(FaultyStore::new(objects.clone()));
@@ -149,7 +163,8 @@ impl Service {
         let shutdown = CancellationToken::new();
         let deltas = DeltaStore::new(storage.clone(), base, DELTA_BYTES);
         let app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone())
-            .with_queue_limit(queue_limit);
+            .with_queue_limit(queue_limit)
+            .with_evaluator(evaluator);
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move { axum::serve(listener, router(app)).await });
@@ -250,8 +265,18 @@ impl Service {
         let concept_id: ConceptId = concept_id.parse().unwrap();
         let leased = lease(&self.db, "test", std::time::Duration::from_secs(60)).await.unwrap();
         assert_eq!(leased.job_id, job_id);
-        let delta_id = DeltaId::generate();
         assert!(db::job::succeed(&self.db, job_id, leased.fence).await.unwrap());
+        self.record_delta(job_id, concept_id, base_digest).await
+    }
+
+    /// Records a delta of a job that has no object.
+    pub(crate) async fn record_delta(
+        &self,
+        job_id: JobId,
+        concept_id: ConceptId,
+        base_digest: &str,
+    ) -> DeltaId {
+        let delta_id = DeltaId::generate();
         let row = db::delta::NewDelta {
             delta_id,
             job_id,
@@ -310,7 +335,28 @@ pub(crate) async fn lease(
     lease: std::time::Duration,
 ) -> Option<vstar::domain::job::LeasedJob> {
     let kinds = &[JobKind::Training, JobKind::Merge, JobKind::Sample];
-    let capacity = Capacity { worker, kinds, base_digest: DIGEST, batch_elements: 1, lease };
+    let capacity = Capacity {
+        worker,
+        kinds,
+        base_digest: DIGEST,
+        evaluator_digest: None,
+        batch_elements: 1,
+        lease,
+    };
+    db::job::lease_next(db, capacity).await.unwrap().pop()
+}
+
+/// Leases the next job of one kind, as a worker with this evaluator.
+pub(crate) async fn lease_of(db: &PgPool, kind: JobKind, evaluator: &str) -> Option<LeasedJob> {
+    let lease = std::time::Duration::from_secs(60);
+    let capacity = Capacity {
+        worker: "test",
+        kinds: &[kind],
+        base_digest: DIGEST,
+        evaluator_digest: Some(evaluator),
+        batch_elements: 1,
+        lease,
+    };
     db::job::lease_next(db, capacity).await.unwrap().pop()
 }
 

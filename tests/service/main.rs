@@ -9,6 +9,7 @@ mod class_image_sets;
 mod concepts;
 mod end_to_end;
 mod errors;
+mod evaluations;
 mod events;
 mod faults;
 mod faulty_store;

@@ -259,7 +259,14 @@ async fn enqueue_sample_of(db: &PgPool, n: usize, base_digest: &str, side: usize
 
 async fn lease_samples(db: &PgPool, batch_elements: usize, lease: Duration) -> Vec<JobId> {
     let kinds = &[JobKind::Sample];
-    let capacity = Capacity { worker: "gpu", kinds, base_digest: DIGEST, batch_elements, lease };
+    let capacity = Capacity {
+        worker: "gpu",
+        kinds,
+        base_digest: DIGEST,
+        evaluator_digest: None,
+        batch_elements,
+        lease,
+    };
     let leased = db::job::lease_next(db, capacity).await.unwrap();
     leased.iter().map(|job| job.job_id).collect()
 }

@@ -19,12 +19,17 @@ pub struct Capacity<'a> {
     pub kinds: &'a [JobKind],
     /// Jobs for other base models are left to other workers.
     pub base_digest: &'a str,
+    /// Evaluations for other evaluators are left to other workers; all of them, if this worker has none.
+    pub evaluator_digest: Option<&'a str>,
     /// Jobs are leased until they fill this many elements of a batch. The last one may exceed it.
     pub batch_elements: usize,
     pub lease: Duration,
 }
 
 /// Leases the oldest queued jobs that a worker can take, in their order.
+///
+/// Kind by kind, so that the index of the queue has them in their order: with a list of kinds in one condition, all that
+/// waits would be read and sorted.
 ///
 /// A training takes long and a transaction must not, so a job is held by a lease that its worker renews. Tasks that a
 /// newer version of the program has queued are left to its own workers.
@@ -44,13 +49,19 @@ pub async fn lease_next(
         LeasedRow,
         r#"
         with waiting as (
-            select job_id, rows as elements from job
-            where state = 'queued' and kind = any($2) and run_at <= now() and task ->> 'base_digest' = $4
-                and coalesce((task ->> 'version')::int, 1) <= $6
-            order by job_id limit $5
-            for update skip locked
+            select picked.job_id, picked.priority, picked.elements
+            from unnest($2::text[]) as wanted (kind) cross join lateral (
+                select job_id, priority, rows as elements from job
+                where state = 'queued' and job.kind = wanted.kind and task ->> 'base_digest' = $4 and waits_for = 0
+                    and run_at <= now() and coalesce((task ->> 'version')::int, 1) <= $6
+                    and (task ->> 'evaluator_digest' is null or task ->> 'evaluator_digest' = $7)
+                order by priority, job_id limit $5
+                for update skip locked
+            ) as picked
+            order by priority, job_id limit $5
         ), summed as (
-            select job_id, sum(elements) over (order by job_id) - elements as elements_before from waiting
+            select job_id, sum(elements) over (order by priority, job_id) - elements as elements_before
+            from waiting
         )
         update job
         set state = 'running', worker = $1, attempts = attempts + 1, fence = fence + 1,
@@ -65,6 +76,7 @@ pub async fn lease_next(
         capacity.base_digest,
         batch_elements,
         i32::try_from(u32::from(TaskVersion::NEWEST)).unwrap_or(i32::MAX),
+        capacity.evaluator_digest,
     )
     .fetch_all(db)
     .await?;

@@ -6,7 +6,7 @@ use crate::domain::job::Phase;
 use crate::domain::merge::{MergeRecipe, MergeReport, MergeTask};
 use crate::engine::PackUse;
 use crate::engine::RegularizationStatistics;
-use crate::worker::delta_writer;
+use crate::worker::delta_writer::{self, Product};
 use crate::worker::engine::Engine;
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
@@ -49,7 +49,14 @@ async fn solve(job: &Job, task: MergeTask) -> Result<Delta, JobError> {
     progress.check()?;
 
     db::job::record_merge_report(&context.db, lease.job_id, lease.fence, &report).await?;
-    delta_writer::store(job, file, &task.base_digest, &task.concepts, false).await
+    let product = Product {
+        file,
+        base_digest: &task.base_digest,
+        concepts: &task.concepts,
+        is_current: false,
+        report: None,
+    };
+    delta_writer::store(job, product).await
 }
 
 /// Solves for the deltas, and says how well that goes.

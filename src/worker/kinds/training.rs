@@ -7,9 +7,13 @@ use crate::domain::delta::Delta;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
 use crate::domain::training::TrainingTask;
+use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
-use crate::engine::{TrainingInput, TrainingPhase, TrainingProgress, train};
-use crate::worker::delta_writer;
+use crate::engine::{
+    BaseModel, EngineError, FineTuning, TrainingInput, TrainingPhase, TrainingProgress,
+    weight_change,
+};
+use crate::worker::delta_writer::{self, Product};
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
 use crate::worker::permits::Permits;
@@ -53,14 +57,24 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<Delta, JobError> {
         seed: task.seed,
         memory_budget: context.config.memory_budget,
     };
-    let file = train_on_device(job, input).await?;
+    let (file, report) = train_on_device(job, input).await?;
     progress.enter(Phase::Storing);
     progress.check()?;
-    delta_writer::store(job, file, &task.base_digest, &concept_ids, true).await
+    let product = Product {
+        file,
+        base_digest: &task.base_digest,
+        concepts: &concept_ids,
+        is_current: true,
+        report: Some(&report),
+    };
+    delta_writer::store(job, product).await
 }
 
 /// Runs the training, which lets other work at the device in between its steps, and returns the delta's file.
-async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<Vec<u8>, JobError> {
+async fn train_on_device(
+    job: &Job,
+    mut input: TrainingInput,
+) -> Result<(Vec<u8>, TrainingReport), JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
     let file = job.context.device.run_long(move |engine, slices| {
         input.memory_budget = input.memory_budget.or(engine.training_memory);
@@ -73,9 +87,26 @@ async fn train_on_device(job: &Job, mut input: TrainingInput) -> Result<Vec<u8>,
                 (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
             }
         };
-        train(&engine.base, &input, &mut observe)?.to_safetensors()
+        let mut fine_tuning = FineTuning::new(&engine.base, &input)?;
+        fine_tuning.run(&mut observe)?;
+        let delta = fine_tuning.delta()?;
+        let report = report(&engine.base, &delta, fine_tuning.binding_gains())?;
+        Ok::<_, EngineError>((delta.to_safetensors()?, report))
     });
     Ok(file.await??)
+}
+
+/// - `binding_gains`: one for each modifier token, in their order
+fn report(
+    base: &BaseModel,
+    delta: &crate::engine::Delta,
+    binding_gains: &[f64],
+) -> Result<TrainingReport, EngineError> {
+    let mut report = weight_change(base, delta)?;
+    for (token, gain) in report.token_change.iter_mut().zip(binding_gains) {
+        token.binding_gain = gain.is_finite().then_some(*gain);
+    }
+    Ok(report)
 }
 
 fn note(progress: &Progress, step: &TrainingProgress) -> Flow {

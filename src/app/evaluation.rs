@@ -1,0 +1,248 @@
+//! Evaluations: images of one or several subjects on the same prompts, and figures of how well they show the concepts.
+//!
+//! An evaluation is queued together with the samples that make its images. It waits until they have ended.
+
+mod check;
+mod plot;
+mod subject;
+
+use sqlx::PgConnection;
+
+use self::check::{check_evaluator, check_numbers, check_prompts};
+use self::subject::{BoundSubject, bind_subjects};
+use super::binding::{concept_named, named_concepts};
+use super::job::Evaluation;
+use super::sample::SampleOptions;
+use super::training::with_photos;
+use super::{App, Caller, Refusal};
+use crate::db;
+use crate::domain::code::Code;
+use crate::domain::concept::{Concept, ConceptRef, ConceptWords};
+use crate::domain::delta_use::ConceptUse;
+use crate::domain::evaluation::prompt::EvaluationPrompt;
+use crate::domain::evaluation::prompt_set::PromptSet;
+use crate::domain::evaluation::{
+    DEFAULT_IMAGES_PER_PROMPT, EvaluationTask, HeldOut, MAX_EVALUATED_IMAGES, Subject,
+};
+use crate::domain::id::ConceptId;
+use crate::domain::invalid::{FieldError, Invalid, all_or_errors};
+use crate::domain::job::Task;
+use crate::domain::merge::options::MergeOptions;
+use crate::domain::sample::{SampleSettings, SchedulerName};
+use crate::domain::training::TaskConcept;
+use crate::domain::version::TaskVersion;
+use crate::evaluator::Evaluator;
+
+/// The paper's sampler settings.
+const SCHEDULER: SchedulerName = SchedulerName::Ddpm;
+const NUM_INFERENCE_STEPS: usize = 50;
+const GUIDANCE_SCALE: f64 = 6.0;
+
+/// An evaluation to start.
+#[derive(Clone, Debug)]
+pub struct NewEvaluation {
+    pub subjects: Vec<NewSubject>,
+    /// Whose photos the images are compared with; those that the subjects' deltas contain if empty.
+    pub concepts: Vec<ConceptRef>,
+    pub prompts: Vec<String>,
+    pub prompt_set: Option<PromptSet>,
+    pub images_per_prompt: Option<usize>,
+    pub negative_prompt: Option<String>,
+    pub options: SampleOptions,
+    pub held_out: Option<NewHeldOut>,
+}
+
+/// What to evaluate.
+#[derive(Clone, Debug)]
+pub struct NewSubject {
+    pub name: Option<String>,
+    pub base: bool,
+    pub concepts: Vec<ConceptUse>,
+    pub merge: Option<MergeOptions>,
+}
+
+/// Real images to compute KID against.
+#[derive(Clone, Debug)]
+pub struct NewHeldOut {
+    /// Digest of an image set.
+    pub set: String,
+    pub subset_size: Option<usize>,
+}
+
+impl App {
+    /// Queues an evaluation and its samples.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] for everything that the request can tell: no evaluator, a prompt that would be cut, a name that
+    /// does not resolve, concepts without photos, sets that are too small; [`Refusal::QueueFull`].
+    pub async fn start_evaluation(
+        &self,
+        caller: &Caller,
+        new: NewEvaluation,
+    ) -> Result<Evaluation, Refusal> {
+        let evaluator = self.evaluator.as_ref().ok_or_else(no_evaluator)?;
+        let settings = self.settings(&new, evaluator)?;
+        let mut tx = self.db.begin().await?;
+        let subjects = bind_subjects(&mut tx, &self.model, &new.subjects).await?;
+        let (concepts, photos) =
+            self.concepts_with_photos(&mut tx, &new, &subjects, evaluator).await?;
+        let prompts = resolve_prompts(&new, &concepts)?;
+        check_prompts(&self.model, evaluator, &prompts, &subjects)?;
+        let negative_prompt = new.negative_prompt.clone().unwrap_or_default();
+        self.model.check_prompt(&negative_prompt, &[], "/negative_prompt")?;
+        let task = EvaluationTask {
+            version: TaskVersion::NEWEST,
+            base_digest: self.model.digest.clone(),
+            evaluator_digest: evaluator.info().digest.clone(),
+            evaluator: evaluator.info().clone(),
+            concepts: photos,
+            subjects: subjects.into_iter().map(|bound| bound.subject).collect(),
+            prompts: prompts.into_iter().map(|(prompt, _)| prompt).collect(),
+            negative_prompt,
+            settings,
+            held_out: None,
+        };
+        let task = EvaluationTask { held_out: self.held_out(&new, &task)?, ..task };
+        check_size(&task)?;
+        let id = self.enqueue_with_samples(&mut tx, task).await?;
+        tx.commit().await?;
+        self.job(caller, id).await
+    }
+
+    /// The request's settings, the paper's where it has none; `n` is the number of images of a prompt.
+    fn settings(
+        &self,
+        new: &NewEvaluation,
+        evaluator: &Evaluator,
+    ) -> Result<SampleSettings, Invalid> {
+        let options = SampleOptions {
+            scheduler: Some(new.options.scheduler.unwrap_or(SCHEDULER)),
+            num_inference_steps: Some(
+                new.options.num_inference_steps.unwrap_or(NUM_INFERENCE_STEPS),
+            ),
+            guidance_scale: Some(new.options.guidance_scale.unwrap_or(GUIDANCE_SCALE)),
+            n: Some(1),
+            ..new.options.clone()
+        };
+        let settings = options.resolve(&self.model, None);
+        let n = new.images_per_prompt.unwrap_or(DEFAULT_IMAGES_PER_PROMPT);
+        check_numbers(new, n)?;
+        settings.check(&self.model)?;
+        check_evaluator(evaluator, &settings)?;
+        Ok(SampleSettings { n, ..settings })
+    }
+
+    /// The concepts whose photos count, with their photos.
+    async fn concepts_with_photos(
+        &self,
+        db: &mut PgConnection,
+        new: &NewEvaluation,
+        subjects: &[BoundSubject],
+        evaluator: &Evaluator,
+    ) -> Result<(Vec<ConceptWords>, Vec<TaskConcept>), Refusal> {
+        let names = match new.concepts.as_slice() {
+            [] => subject::concepts_of(subjects),
+            given => given.to_vec(),
+        };
+        if names.is_empty() {
+            let detail = "the base model alone has no concept: name those whose photos the images are compared with";
+            return Err(FieldError::new("/concepts", Code::MissingField, detail).into());
+        }
+        let found = named_concepts(db, names.iter()).await?;
+        let named = names.iter().enumerate();
+        let chosen: Vec<&Concept> = all_or_errors(
+            named.map(|(index, name)| concept_named(name, &found, &format!("/concepts/{index}"))),
+        )?;
+        check::check_different(&chosen)?;
+        check::check_contained(&chosen, subjects)?;
+        let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
+        let images = db::image::of_concepts(db, &ids).await?;
+        check::check_photos(evaluator, &chosen, &images)?;
+        let photos = with_photos(&chosen, &images, 1)?;
+        Ok((chosen.iter().map(|concept| concept.words.clone()).collect(), photos))
+    }
+
+    /// The set that KID compares with, if it is large enough for what is asked.
+    fn held_out(
+        &self,
+        new: &NewEvaluation,
+        task: &EvaluationTask,
+    ) -> Result<Option<HeldOut>, FieldError> {
+        let Some(held_out) = &new.held_out else { return Ok(None) };
+        let own = self.model.class_image_set.clone();
+        let set = own.filter(|own| *own.digest == *held_out.set).ok_or_else(|| {
+            let detail = format!("no image set `{}`", held_out.set);
+            FieldError::new("/held_out/set", Code::UnknownImageSet, detail)
+        })?;
+        check::check_subsets(task, set.count, held_out.subset_size)?;
+        Ok(Some(HeldOut { set, subset_size: held_out.subset_size }))
+    }
+
+    /// Queues the evaluation behind its samples.
+    async fn enqueue_with_samples(
+        &self,
+        tx: &mut PgConnection,
+        task: EvaluationTask,
+    ) -> Result<crate::domain::id::EvaluationId, Refusal> {
+        let samples: Vec<_> = task
+            .samples()
+            .into_iter()
+            .map(|sample| {
+                let cost = Task::Sample(sample.task.clone()).batch_elements(self.model.native_size);
+                (sample, cost)
+            })
+            .collect();
+        let id = self.enqueue_waiting(tx, task, samples.len()).await?;
+        db::evaluation::enqueue_samples(tx, id.into(), samples).await?;
+        Ok(id)
+    }
+}
+
+fn no_evaluator() -> FieldError {
+    let detail =
+        "this service has no evaluator: start it with --evaluator and the folder of a CLIP model";
+    FieldError::new("", Code::NoEvaluator, detail)
+}
+
+/// The request's own prompts, then those of the named set, each with its pointer.
+fn resolve_prompts(
+    new: &NewEvaluation,
+    concepts: &[ConceptWords],
+) -> Result<Vec<(EvaluationPrompt, String)>, Invalid> {
+    let words: Vec<&ConceptWords> = concepts.iter().collect();
+    let own = new.prompts.iter().enumerate();
+    let own = own.map(|(index, text)| (text.as_str(), format!("/prompts/{index}")));
+    let of_set = new.prompt_set.iter().flat_map(|set| set.prompts());
+    let of_set = of_set.map(|text| (*text, "/prompt_set".to_owned()));
+    let prompts =
+        own.chain(of_set).map(|(text, pointer)| match EvaluationPrompt::new(text, &words) {
+            Ok(prompt) => Ok((prompt, pointer)),
+            Err(detail) => Err(FieldError::new(pointer, Code::InvalidValue, detail)),
+        });
+    all_or_errors(prompts)
+}
+
+fn check_size(task: &EvaluationTask) -> Result<(), FieldError> {
+    let count = task.image_count();
+    if count <= MAX_EVALUATED_IMAGES {
+        return Ok(());
+    }
+    let detail = format!(
+        "{} subjects × {} prompts × {} images are {count}, and at most {MAX_EVALUATED_IMAGES} are generated",
+        task.subjects.len(),
+        task.prompts.len(),
+        task.settings.n
+    );
+    Err(FieldError::new("/images_per_prompt", Code::OutOfRange, detail))
+}
+
+/// The name of a subject in reports, if the request gives none.
+fn default_name(subject: &Subject, handles: &[String]) -> String {
+    match subject.deltas.as_slice() {
+        [] => "base model".to_owned(),
+        [one] if (one.strength - 1.0).abs() > 1e-9 => {
+            format!("{} ×{}", handles.join(" + "), one.strength)
+        }
+        _ => handles.join(" + "),
+    }
+}

@@ -1,0 +1,378 @@
+//! Preference studies: people choose between images of two subjects.
+
+use std::collections::HashMap;
+
+use super::{App, Caller, Refusal};
+use crate::db;
+use crate::db::preference::StudyRow;
+use crate::domain::code::Code;
+use crate::domain::evaluation::EvaluationTask;
+use crate::domain::evaluation::report::Estimate;
+use crate::domain::id::{EvaluationId, ImageId, SampleId, StudyId};
+use crate::domain::image::ImageSource;
+use crate::domain::invalid::{Checks, FieldError};
+use crate::domain::job::{Job, JobStatus};
+use crate::domain::page::{Page, PageOf};
+use crate::domain::preference::{
+    Choice, Criterion, DEFAULT_PAIRS, LINKS, PAIRS, StudyDefinition, StudyPair, StudySide, left_of,
+};
+use crate::scoring::wilson;
+
+/// Photos that a page shows.
+const PHOTOS: usize = 6;
+
+/// A study to start.
+#[derive(Clone, Debug)]
+pub struct NewStudy {
+    pub sides: [NewSide; 2],
+    pub pairs: Option<usize>,
+    pub links: Option<usize>,
+}
+
+/// A subject of an evaluation.
+#[derive(Clone, Debug)]
+pub struct NewSide {
+    pub evaluation: EvaluationId,
+    /// May be left out if there is only one besides the base model.
+    pub subject: Option<String>,
+}
+
+/// A study with its links and results.
+#[derive(Clone, Debug)]
+pub struct Study {
+    pub study_id: StudyId,
+    pub definition: StudyDefinition,
+    pub created_at: chrono::DateTime<chrono::Utc>,
+    pub tokens: Vec<String>,
+    pub results: Vec<StudyResult>,
+}
+
+/// How often the first side was preferred.
+#[derive(Clone, Debug)]
+pub struct StudyResult {
+    pub criterion: Criterion,
+    /// Votes for the first and the second side.
+    pub votes: [i64; 2],
+    /// The fraction of votes for the first side.
+    pub share: Estimate,
+}
+
+/// What somebody with a link sees next.
+#[derive(Clone, Debug)]
+pub struct Ballot {
+    pub token: String,
+    pub photos: Vec<ImageId>,
+    /// Pairs on which the link has voted, and all.
+    pub voted: usize,
+    pub total: usize,
+    /// `None` after the last one.
+    pub next: Option<BallotPair>,
+}
+
+/// Two images to choose between.
+#[derive(Clone, Debug)]
+pub struct BallotPair {
+    pub pair: usize,
+    pub prompt: String,
+    pub left: ImageId,
+    pub right: ImageId,
+}
+
+/// Which of the two images somebody has chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Left,
+    Right,
+}
+
+impl App {
+    /// Starts a study of two subjects on the prompts that their evaluations have in common.
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if an evaluation has not succeeded, a subject is not in it, or they have no prompt in common.
+    pub async fn start_study(&self, caller: &Caller, new: NewStudy) -> Result<Study, Refusal> {
+        let pairs = new.pairs.unwrap_or(DEFAULT_PAIRS);
+        let links = new.links.unwrap_or(1);
+        let mut checks = Checks::default();
+        checks.in_range(pairs, PAIRS, "/pairs");
+        checks.in_range(links, LINKS, "/links");
+        checks.finish()?;
+        let first = self.side(&new.sides[0], "/first").await?;
+        let second = self.side(&new.sides[1], "/second").await?;
+        let pairs = common_pairs(&first, &second, pairs)?;
+        let photos = first.job.task.concepts.iter().flat_map(|concept| &concept.images);
+        let definition = StudyDefinition {
+            photos: photos.take(PHOTOS).map(|image| image.image_id).collect(),
+            sides: [first.side, second.side],
+            pairs,
+        };
+        let study_id = StudyId::generate();
+        let mut tx = self.db.begin().await?;
+        db::preference::create(&mut *tx, study_id, &definition).await?;
+        db::preference::add_links(&mut *tx, study_id, &new_tokens(links)).await?;
+        tx.commit().await?;
+        self.study(caller, study_id).await
+    }
+
+    /// Returns a study with its results so far.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none of this id.
+    pub async fn study(&self, _caller: &Caller, id: StudyId) -> Result<Study, Refusal> {
+        let row = db::preference::find(&self.db, id).await?;
+        self.with_results(row.ok_or_else(|| Refusal::not_found("preference study", id))?).await
+    }
+
+    /// Lists studies, newest first.
+    pub async fn studies(&self, _caller: &Caller, page: Page) -> Result<PageOf<Study>, Refusal> {
+        let PageOf { items, has_more } =
+            page.cut(db::preference::list(&self.db, page.with_one_more()).await?);
+        let mut studies = Vec::new();
+        for row in items {
+            studies.push(self.with_results(row).await?);
+        }
+        Ok(PageOf { items: studies, has_more })
+    }
+
+    /// Makes further links to a study.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none of this id.
+    pub async fn add_study_links(
+        &self,
+        caller: &Caller,
+        id: StudyId,
+        count: usize,
+    ) -> Result<Study, Refusal> {
+        let mut checks = Checks::default();
+        checks.in_range(count, LINKS, "/links");
+        checks.finish()?;
+        self.study(caller, id).await?;
+        db::preference::add_links(&self.db, id, &new_tokens(count)).await?;
+        self.study(caller, id).await
+    }
+
+    /// The next pair for whoever has this link.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such link.
+    pub async fn ballot(&self, token: &str) -> Result<Ballot, Refusal> {
+        let study = self.study_of(token).await?;
+        let voted = db::preference::voted_pairs(&self.db, token).await?;
+        let pairs = study.definition.pairs;
+        let open = (0..pairs.len()).find(|pair| !voted.contains(&(*pair as i32)));
+        let next = open.map(|pair| {
+            let (left, images) = (left_of(token, pair), pairs[pair].images);
+            BallotPair {
+                pair,
+                prompt: pairs[pair].prompt.clone(),
+                left: images[left.index()],
+                right: images[left.other().index()],
+            }
+        });
+        Ok(Ballot {
+            token: token.to_owned(),
+            photos: study.definition.photos,
+            voted: voted.len(),
+            total: pairs.len(),
+            next,
+        })
+    }
+
+    /// Records what somebody has chosen; the first vote of a link on a pair counts.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such link, [`Refusal::Invalid`] for a pair that the study does not have.
+    pub async fn vote(
+        &self,
+        token: &str,
+        pair: usize,
+        votes: [(Criterion, Side); 2],
+    ) -> Result<(), Refusal> {
+        let study = self.study_of(token).await?;
+        let count = study.definition.pairs.len();
+        if pair >= count {
+            let detail = format!("the study has pairs 0 to {}", count.saturating_sub(1));
+            return Err(FieldError::new("pair", Code::OutOfRange, detail).into());
+        }
+        let left = left_of(token, pair);
+        let mut tx = self.db.begin().await?;
+        for (criterion, side) in votes {
+            let choice = match side {
+                Side::Left => left,
+                Side::Right => left.other(),
+            };
+            db::preference::vote(&mut *tx, token, pair as i32, criterion, choice).await?;
+        }
+        tx.commit().await?;
+        Ok(())
+    }
+
+    async fn study_of(&self, token: &str) -> Result<StudyRow, Refusal> {
+        let row = db::preference::find_by_token(&self.db, token).await?;
+        row.ok_or_else(|| Refusal::not_found("link", token))
+    }
+
+    async fn with_results(&self, row: StudyRow) -> Result<Study, Refusal> {
+        let tokens = db::preference::links_of(&self.db, row.study_id).await?;
+        let counted = db::preference::count_votes(&self.db, row.study_id).await?;
+        let of = |criterion: Criterion, choice: Choice| {
+            let found = counted.iter().find(|(a, b, _)| (*a, *b) == (criterion, choice));
+            found.map_or(0, |(_, _, count)| *count)
+        };
+        let result = |criterion: Criterion| {
+            let votes = [of(criterion, Choice::First), of(criterion, Choice::Second)];
+            StudyResult { criterion, votes, share: share(votes) }
+        };
+        Ok(Study {
+            study_id: row.study_id,
+            definition: row.definition,
+            created_at: row.created_at,
+            tokens,
+            results: Criterion::ALL.map(result).to_vec(),
+        })
+    }
+
+    /// Finds a subject and its images.
+    async fn side(&self, new: &NewSide, pointer: &str) -> Result<FoundSide, Refusal> {
+        let found = self.find_job::<EvaluationTask>(new.evaluation).await;
+        let job = match found {
+            Ok(job) if job.status() == JobStatus::Succeeded => job,
+            Ok(_) | Err(Refusal::NotFound { .. }) => {
+                let detail = format!("no evaluation `{}` has succeeded", new.evaluation);
+                let pointer = format!("{pointer}/evaluation");
+                return Err(FieldError::new(pointer, Code::UnknownEvaluation, detail).into());
+            }
+            Err(other) => return Err(other),
+        };
+        let subject = choose_subject(&job.task, new.subject.as_deref(), pointer)?;
+        let samples = db::evaluation::samples_of(&self.db, job.job_id).await?;
+        let its: HashMap<SampleId, usize> = samples
+            .iter()
+            .filter(|sample| sample.subject == subject)
+            .map(|sample| (sample.sample_id, sample.prompt))
+            .collect();
+        let ids: Vec<SampleId> = its.keys().copied().collect();
+        let mut images = vec![Vec::new(); job.task.prompts.len()];
+        for image in db::image::of_samples(&self.db, &ids).await? {
+            if let ImageSource::Sample { sample_id, index } = image.source
+                && let Some(prompt) = its.get(&sample_id)
+            {
+                images[*prompt].push((index, image.image_id));
+            }
+        }
+        for of_prompt in &mut images {
+            of_prompt.sort_unstable_by_key(|(index, _)| *index);
+        }
+        let side = StudySide {
+            evaluation: new.evaluation,
+            subject: job.task.subjects[subject].name.clone(),
+        };
+        Ok(FoundSide { side, job, images })
+    }
+}
+
+struct FoundSide {
+    side: StudySide,
+    job: Job<EvaluationTask>,
+    /// Prompt by prompt, with their indices.
+    images: Vec<Vec<(i32, ImageId)>>,
+}
+
+fn choose_subject(
+    task: &EvaluationTask,
+    name: Option<&str>,
+    pointer: &str,
+) -> Result<usize, FieldError> {
+    let pointer = format!("{pointer}/subject");
+    let names = || {
+        let names = task.subjects.iter().map(|subject| format!("`{}`", subject.name));
+        names.collect::<Vec<_>>().join(", ")
+    };
+    match name {
+        Some(name) => {
+            task.subjects.iter().position(|subject| subject.name == name).ok_or_else(|| {
+                let detail = format!("the evaluation has the subjects {}", names());
+                FieldError::new(pointer, Code::InvalidValue, detail)
+            })
+        }
+        None => {
+            let others: Vec<usize> =
+                (0..task.subjects.len()).filter(|index| !task.subjects[*index].is_base()).collect();
+            match (others.as_slice(), task.subjects.len()) {
+                ([only], _) => Ok(*only),
+                ([], 1) => Ok(0),
+                _ => {
+                    let detail = format!("the evaluation has the subjects {}: name one", names());
+                    Err(FieldError::new(pointer, Code::MissingField, detail))
+                }
+            }
+        }
+    }
+}
+
+/// Pairs of the prompts that both have: the first images of all of them, then the second, and so on.
+fn common_pairs(
+    first: &FoundSide,
+    second: &FoundSide,
+    count: usize,
+) -> Result<Vec<StudyPair>, FieldError> {
+    let mut pairs = Vec::new();
+    let mut of_prompts = Vec::new();
+    for (place, prompt) in first.job.task.prompts.iter().enumerate() {
+        let others = &second.job.task.prompts;
+        let same =
+            others.iter().position(|other| prompt.names_concept && other.plain == prompt.plain);
+        if let Some(other) = same {
+            of_prompts.push((&prompt.plain, &first.images[place], &second.images[other]));
+        }
+    }
+    for round in 0.. {
+        let before = pairs.len();
+        for (prompt, a, b) in &of_prompts {
+            if let (Some((_, a)), Some((_, b))) = (a.get(round), b.get(round)) {
+                pairs.push(StudyPair { prompt: (*prompt).clone(), images: [*a, *b] });
+            }
+        }
+        if pairs.len() == before || pairs.len() >= count {
+            break;
+        }
+    }
+    pairs.truncate(count);
+    if pairs.is_empty() {
+        let detail = "the two evaluations have no prompt in common that names a concept";
+        return Err(FieldError::new("/second/evaluation", Code::InvalidValue, detail));
+    }
+    Ok(pairs)
+}
+
+fn share([first, second]: [i64; 2]) -> Estimate {
+    let count = |votes: i64| usize::try_from(votes).unwrap_or(0);
+    let n = count(first) + count(second);
+    match wilson(count(first), n) {
+        Some((mean, interval)) => {
+            Estimate { mean: Some(mean), interval: Some(interval), n, reason: None }
+        }
+        None => Estimate::none("there are no votes"),
+    }
+}
+
+/// Texts that nobody guesses.
+fn new_tokens(count: usize) -> Vec<String> {
+    (0..count).map(|_| uuid::Uuid::new_v4().simple().to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_without_votes_is_null_and_never_beyond_0_and_1() {
+        assert_eq!((share([0, 0]).mean, share([0, 0]).interval), (None, None));
+        for votes in [[0, 50], [10, 0], [1, 0]] {
+            let [low, high] = share(votes).interval.unwrap();
+
+            assert!(low >= 0.0 && high <= 1.0 && low < high, "{votes:?}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Table `evaluation_sample`: which samples make the images of an evaluation.
+//!
+//! An evaluation is a job that waits until its samples have ended, so no worker is kept busy by waiting. The schema counts
+//! the samples that end. Statements that lock both lock samples before their evaluation, because that is the order in
+//! which a sample's end does.
+
+use sqlx::PgExecutor;
+use sqlx::types::Json;
+
+use crate::domain::evaluation::EvaluationSample;
+use crate::domain::id::{JobId, SampleId};
+use crate::domain::job::{Failure, JobKind, JobState, Task};
+
+/// A sample of an evaluation and how it stands.
+#[derive(Clone, Debug)]
+pub struct EvaluationSampleState {
+    pub sample_id: SampleId,
+    pub subject: usize,
+    pub prompt: usize,
+    pub state: JobState,
+    pub error: Option<Failure>,
+}
+
+/// Samples of evaluations run after those that somebody waits for.
+const PRIORITY: i16 = 1;
+
+/// Queues the samples of an evaluation and wakes idle workers when the surrounding transaction commits.
+///
+/// - `samples`: each with what it costs of a batch
+pub async fn enqueue_samples(
+    db: impl PgExecutor<'_>,
+    evaluation_id: JobId,
+    samples: Vec<(EvaluationSample, usize)>,
+) -> sqlx::Result<()> {
+    let (mut ids, mut tasks, mut elements) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut subjects, mut prompts) = (Vec::new(), Vec::new());
+    for (sample, cost) in samples {
+        ids.push(JobId::generate().0);
+        tasks.push(Json(Task::Sample(sample.task)));
+        elements.push(i32::try_from(cost).unwrap_or(i32::MAX));
+        subjects.push(sample.subject as i32);
+        prompts.push(sample.prompt as i32);
+    }
+    sqlx::query!(
+        "
+        with queued as (
+            insert into job (job_id, kind, task, rows, priority)
+            select sample_id, $7, task, rows, $8
+            from unnest($2::uuid[], $3::jsonb[], $4::integer[]) as given (sample_id, task, rows)
+            returning pg_notify($9, $7)
+        ), linked as (
+            insert into evaluation_sample (sample_id, evaluation_id, subject, prompt)
+            select sample_id, $1, subject, prompt
+            from unnest($2::uuid[], $5::integer[], $6::integer[]) as given (sample_id, subject, prompt)
+        )
+        select count(*) from queued
+        ",
+        evaluation_id.0,
+        &ids,
+        &tasks as &[Json<Task>],
+        &elements,
+        &subjects,
+        &prompts,
+        JobKind::Sample.as_str(),
+        PRIORITY,
+        super::job::QUEUED_CHANNEL,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(())
+}
+
+/// Lists the samples of an evaluation in the order in which they were queued.
+pub async fn samples_of(
+    db: impl PgExecutor<'_>,
+    evaluation_id: JobId,
+) -> sqlx::Result<Vec<EvaluationSampleState>> {
+    let rows = sqlx::query!(
+        r#"
+        select sample_id as "sample_id: SampleId", subject, prompt, state as "state: JobState",
+            error as "error: Json<Failure>"
+        from evaluation_sample join job on job_id = sample_id
+        where evaluation_id = $1
+        order by sample_id
+        "#,
+        evaluation_id.0,
+    )
+    .fetch_all(db)
+    .await?;
+    let samples = rows.into_iter().map(|row| EvaluationSampleState {
+        sample_id: row.sample_id,
+        subject: row.subject as usize,
+        prompt: row.prompt as usize,
+        state: row.state,
+        error: row.error.map(|error| error.0),
+    });
+    Ok(samples.collect())
+}
+
+/// Asks all samples of an evaluation to stop: a queued one ends at once, a running one at its next step.
+pub async fn cancel_samples(db: impl PgExecutor<'_>, evaluation_id: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "
+        update job
+        set cancel_requested = true,
+            state = case when state = 'queued' then 'canceled' else state end,
+            finished_at = case when state = 'queued' then now() end
+        where state in ('queued', 'running') and job_id in (
+            select job_id from job
+            where job_id in (select sample_id from evaluation_sample where evaluation_id = $1)
+            order by job_id for update
+        )
+        ",
+        evaluation_id.0,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// The evaluation that a sample belongs to, if it belongs to one.
+pub async fn of_sample(db: impl PgExecutor<'_>, sample_id: JobId) -> sqlx::Result<Option<JobId>> {
+    sqlx::query_scalar!(
+        r#"select evaluation_id as "evaluation_id: JobId" from evaluation_sample where sample_id = $1"#,
+        sample_id.0,
+    )
+    .fetch_optional(db)
+    .await
+}

@@ -1,0 +1,126 @@
+//! A prompt of an evaluation: as it is generated, and as the evaluator reads it.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::Subject;
+use crate::domain::concept::{ConceptWords, modifier_tokens_in};
+
+/// Stands for a concept's name in a prompt: the first for the first concept, the second for the second.
+pub const PLACEHOLDER: &str = "{}";
+
+/// A prompt, its placeholders filled in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct EvaluationPrompt {
+    /// What subjects with deltas generate.
+    pub text: String,
+    /// The same without modifier tokens: what the base model generates and what the images are compared with.
+    pub plain: String,
+    /// Whether the prompt names one of the concepts. The others show how far the concepts leak.
+    pub names_concept: bool,
+}
+
+impl EvaluationPrompt {
+    /// Fills in the concepts' names.
+    ///
+    /// # Errors
+    /// A sentence, for more placeholders than concepts.
+    pub fn new(template: &str, concepts: &[&ConceptWords]) -> Result<Self, String> {
+        let placeholders = template.matches(PLACEHOLDER).count();
+        if placeholders > concepts.len() {
+            return Err(format!(
+                "the prompt has {placeholders} placeholders `{PLACEHOLDER}` for {} concepts",
+                concepts.len()
+            ));
+        }
+        let mut text = template.to_owned();
+        for words in concepts.iter().take(placeholders) {
+            text = text.replacen(PLACEHOLDER, &words.in_prompt(), 1);
+        }
+        let plain = without_modifier_tokens(&text);
+        let names_concept = concepts.iter().any(|words| names(&text, words));
+        Ok(Self { text, plain, names_concept })
+    }
+
+    /// What is generated for a subject.
+    pub fn for_subject(&self, subject: &Subject) -> &str {
+        if subject.is_base() { &self.plain } else { &self.text }
+    }
+}
+
+/// A concept with a modifier token is named by that, one without by its class noun as whole words.
+fn names(text: &str, words: &ConceptWords) -> bool {
+    match &words.modifier_token {
+        Some(token) => text.contains(token.as_str()),
+        None => {
+            let is_word = |c: char| c.is_alphanumeric();
+            let noun = words.class_noun.as_str().to_lowercase();
+            let text = text.to_lowercase();
+            text.match_indices(&noun).any(|(start, found)| {
+                let (before, after) = (&text[..start], &text[start + found.len()..]);
+                !before.ends_with(is_word) && !after.starts_with(is_word)
+            })
+        }
+    }
+}
+
+/// The text without what stands in angle brackets as a modifier token, and without the gaps that this leaves.
+fn without_modifier_tokens(text: &str) -> String {
+    let Ok(tokens) = modifier_tokens_in(text) else { return text.to_owned() };
+    if tokens.is_empty() {
+        return text.to_owned();
+    }
+    let mut plain = text.to_owned();
+    for token in tokens {
+        plain = plain.replace(token.as_str(), " ");
+    }
+    let plain = plain.split_whitespace().collect::<Vec<_>>().join(" ");
+    [",", ".", "!", "?", ";", ":"]
+        .iter()
+        .fold(plain, |plain, mark| plain.replace(&format!(" {mark}"), mark))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::concept::ClassNoun;
+
+    fn words(token: Option<&str>, noun: &str) -> ConceptWords {
+        ConceptWords {
+            modifier_token: token.map(|token| token.to_owned().try_into().unwrap()),
+            class_noun: ClassNoun::try_from(noun.to_owned()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_placeholder_is_the_concepts_name_and_the_evaluator_reads_its_noun() {
+        let (rex, gate) = (words(Some("<rex>"), "dog"), words(None, "gate"));
+
+        let both = EvaluationPrompt::new("a {} in front of a {}", &[&rex, &gate]).unwrap();
+
+        assert_eq!(both.text, "a <rex> dog in front of a gate");
+        assert_eq!(both.plain, "a dog in front of a gate");
+        assert!(both.names_concept);
+        assert!(EvaluationPrompt::new("{} and {}", &[&rex]).is_err());
+    }
+
+    #[test]
+    fn a_prompt_names_a_concept_by_its_token_or_by_its_noun_alone() {
+        let (rex, gate) = (words(Some("<rex>"), "dog"), words(None, "gate"));
+        let named = |text: &str, words: &ConceptWords| {
+            EvaluationPrompt::new(text, &[words]).unwrap().names_concept
+        };
+
+        assert!(named("a photo of <rex>", &rex) && !named("a photo of a dog", &rex));
+        assert!(named("a Gate, at night", &gate) && !named("a gateway", &gate));
+    }
+
+    #[test]
+    fn what_is_no_token_stays() {
+        let rex = words(Some("<rex>"), "dog");
+        let plain = |text: &str| EvaluationPrompt::new(text, &[&rex]).unwrap().plain;
+
+        assert_eq!(plain("a  dog,  2 < 3"), "a  dog,  2 < 3");
+        assert_eq!(plain("my <rex>, asleep"), "my, asleep");
+    }
+}

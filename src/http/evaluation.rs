@@ -1,0 +1,93 @@
+//! Evaluations: figures of how well images show concepts.
+
+mod body;
+mod file;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+
+pub(crate) use self::body::{EvaluationBody, StartEvaluation};
+pub(crate) use self::file::{
+    __path_get_evaluation_alignment, __path_get_evaluation_losses, __path_get_evaluation_sheet,
+    get_evaluation_alignment, get_evaluation_losses, get_evaluation_sheet,
+};
+use super::body::{ListBody, ListQuery};
+use super::error::{ApiError, Problem};
+use super::extract::{Json, Path, Query};
+use super::job::{self, JobAnswer};
+use crate::app::{App, Caller};
+use crate::domain::evaluation::EvaluationTask;
+use crate::domain::id::EvaluationId;
+
+/// Starts an evaluation.
+///
+/// It generates images of every subject on every prompt, and compares them with the prompts and with the concepts' photos. The
+/// images are ordinary samples, which are queued with the evaluation and let other samples go first. Until they have ended,
+/// the evaluation is `queued` and its progress counts them. If one of them fails, the evaluation fails with its reason. The
+/// settings default to those of the paper: 50 images per prompt, DDPM with 50 steps, a guidance scale of 6.
+#[utoipa::path(post, path = "/v1/evaluations", tag = "evaluations", request_body = StartEvaluation,
+    params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
+    responses(
+        (status = 201, body = EvaluationBody, headers(("location" = String)),
+            description = "The request asked to wait with `Prefer: wait=N`, and the evaluation has ended"),
+        (status = 202, body = EvaluationBody, headers(("location" = String)),
+            description = "The evaluation is queued"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`no_evaluator`, `unknown_concept`, `concept_not_trained`, `delta_of_another_concept`, \
+                `dataset_too_small`, `prompt_too_long`, `out_of_range`, `unknown_image_set`, …"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`queue_full`, `database_unavailable`"),
+    ))]
+pub(crate) async fn start_evaluation(
+    State(app): State<App>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(body): Json<StartEvaluation>,
+) -> Result<JobAnswer<EvaluationTask>, ApiError> {
+    let evaluation = app.start_evaluation(&caller, body.into()).await?;
+    job::started(&app, &caller, &headers, evaluation).await
+}
+
+/// Returns an evaluation, its state and, once it has succeeded, its report.
+#[utoipa::path(get, path = "/v1/evaluations/{evaluation_id}", tag = "evaluations",
+    params(("evaluation_id" = EvaluationId, Path)),
+    responses(
+        (status = 200, body = EvaluationBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_evaluation(
+    State(app): State<App>,
+    caller: Caller,
+    Path(evaluation_id): Path<EvaluationId>,
+) -> Result<axum::Json<EvaluationBody>, ApiError> {
+    job::get::<EvaluationTask>(&app, &caller, evaluation_id).await
+}
+
+/// Lists evaluations, newest first.
+#[utoipa::path(get, path = "/v1/evaluations", tag = "evaluations", params(ListQuery),
+    responses((status = 200, body = ListBody<EvaluationBody>, description = "OK")))]
+pub(crate) async fn list_evaluations(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<ListBody<EvaluationBody>>, ApiError> {
+    job::list::<EvaluationTask>(&app, &caller, &query).await
+}
+
+/// Cancels an evaluation and those of its samples that have not ended, as for a training.
+#[utoipa::path(post, path = "/v1/evaluations/{evaluation_id}/cancel", tag = "evaluations",
+    params(("evaluation_id" = EvaluationId, Path)),
+    responses(
+        (status = 200, body = EvaluationBody, description = "The job has ended"),
+        (status = 202, body = EvaluationBody, description = "The job stops at its next step"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn cancel_evaluation(
+    State(app): State<App>,
+    caller: Caller,
+    Path(evaluation_id): Path<EvaluationId>,
+) -> Result<(StatusCode, axum::Json<EvaluationBody>), ApiError> {
+    job::cancel::<EvaluationTask>(&app, &caller, evaluation_id).await
+}
