@@ -50,10 +50,10 @@ impl<N: JobNoun> Tracked<N> {
     }
 }
 
-/// A training and, once it is stored, its delta.
+/// A training and, once it has succeeded, its delta.
 pub type Training = Tracked<TrainingTask>;
 
-/// A merge and, once it is stored, its delta.
+/// A merge and, once it has succeeded, its delta.
 pub type Merge = Tracked<MergeTask>;
 
 /// A sample and, once it has succeeded, its images.

@@ -75,7 +75,7 @@ pub(crate) struct TrainingBody {
     class_images: ClassImages,
     /// The random seed.
     seed: u64,
-    /// The resulting delta, once it is stored.
+    /// The resulting delta, once the training has succeeded.
     delta: Option<DeltaId>,
     #[serde(flatten)]
     job: JobBody,
