@@ -62,10 +62,10 @@ pub struct TrainingOutcome {
     pub report: Option<TrainingReport>,
 }
 
-/// A training and, once it is stored, its delta.
+/// A training and, once it has succeeded, its delta.
 pub type Training = Tracked<TrainingTask>;
 
-/// A merge and, once it is stored, its delta.
+/// A merge and, once it has succeeded, its delta.
 pub type Merge = Tracked<MergeTask>;
 
 /// A sample and, once it has succeeded, its images.

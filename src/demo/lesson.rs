@@ -135,7 +135,10 @@ impl Teller<'_> {
         let photos = judge.photos(&student.photos.photos)?;
         let (name, noun) = (student.name(), &student.photos.class_noun);
         let of = |images: &[ImageReport]| {
-            judge.alignment(self.out, images, &photos, |prompt| prompt.replace(&name, noun))
+            let plain = |image: &ImageReport| {
+                (self.out.join(&image.path), image.prompt.replace(&name, noun))
+            };
+            judge.alignment(&images.iter().map(plain).collect::<Vec<_>>(), &photos)
         };
         let alignment = ConceptAlignment {
             photos: among(&photos),

@@ -76,7 +76,7 @@ pub(crate) struct TrainingBody {
     class_images: ClassImages,
     /// The random seed.
     seed: u64,
-    /// The resulting delta, once it is stored.
+    /// The resulting delta, once the training has succeeded.
     delta: Option<DeltaId>,
     /// What the training has changed, once it has succeeded. Null for trainings of version 0.1.0.
     report: Option<TrainingReport>,
