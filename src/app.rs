@@ -27,9 +27,11 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::delta_store::DeltaStore;
+use crate::domain::evaluator_info::EvaluatorInfo;
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
+use crate::evaluator::Evaluator;
 use crate::storage::Storage;
 
 pub use caller::Caller;
@@ -43,6 +45,8 @@ pub struct App {
     storage: Storage,
     model: Arc<ModelInfo>,
     deltas: DeltaStore,
+    /// Evaluates texts, and says what evaluations will take.
+    evaluator: Option<Evaluator>,
     /// Cancelled when the process is asked to end.
     shutdown: CancellationToken,
     /// The limit of queued jobs of one kind; further ones are refused.
@@ -73,12 +77,22 @@ impl App {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let decoders = Arc::new(Semaphore::new(cores));
         let queue_limit = DEFAULT_QUEUE_LIMIT;
-        Self { db, storage, model, deltas, shutdown, queue_limit, decoders }
+        Self { db, storage, model, deltas, evaluator: None, shutdown, queue_limit, decoders }
     }
 
     /// Sets the limit of queued jobs of one kind.
     pub fn with_queue_limit(self, queue_limit: usize) -> Self {
         Self { queue_limit, ..self }
+    }
+
+    /// Sets the evaluator.
+    pub fn with_evaluator(self, evaluator: Option<Evaluator>) -> Self {
+        Self { evaluator, ..self }
+    }
+
+    /// The evaluator, if there is one.
+    pub fn evaluator(&self) -> Option<&EvaluatorInfo> {
+        self.evaluator.as_ref().map(Evaluator::info)
     }
 
     /// The base model that is served, with its limits and defaults.

@@ -27,6 +27,10 @@ pub struct Settings {
     /// Folder of the base model in the diffusers layout.
     #[arg(long, env = "VSTAR_BASE_MODEL")]
     pub base_model: Option<PathBuf>,
+    /// Folder of the CLIP model that evaluates images, in the transformers layout. Defaults to the folder `clip` beside
+    /// the base model's, if there is one.
+    #[arg(long, env = "VSTAR_EVALUATOR", value_name = "DIR")]
+    pub evaluator: Option<PathBuf>,
     /// Where the base model runs: cpu, or cuda:0 in a build with the feature cuda.
     #[arg(long, env = "VSTAR_DEVICE", default_value = "cpu")]
     pub device: String,
@@ -141,6 +145,24 @@ impl Settings {
         }
         bundled("models/tiny")
             .ok_or_else(|| "no base model: give its folder with --base-model".to_owned())
+    }
+
+    /// The evaluator's folder: the given one, or `clip` beside the base model's; `None` if there is none.
+    ///
+    /// # Errors
+    /// A sentence that says what was looked for.
+    pub fn evaluator_dir(&self) -> Result<Option<PathBuf>, String> {
+        if let Some(dir) = &self.evaluator {
+            return match dir.is_dir() {
+                true => Ok(Some(dir.clone())),
+                false => Err(format!("--evaluator {}: there is no such folder", dir.display())),
+            };
+        }
+        let base_model = self.base_model_dir()?;
+        // Canonical, because `.` has no parent by name.
+        let base_model = base_model.canonicalize().unwrap_or(base_model);
+        let beside = base_model.parent().map(|parent| parent.join("clip"));
+        Ok(beside.filter(|dir| dir.join("config.json").is_file()))
     }
 }
 

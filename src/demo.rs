@@ -91,6 +91,7 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
             pg_bin: args.pg_bin.clone(),
             object_store: None,
             base_model: None,
+            evaluator: None,
             device: "cpu".to_owned(),
             threads: None,
             worker: WorkerSettings::default(),

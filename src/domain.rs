@@ -8,6 +8,7 @@ pub mod concept;
 pub mod delta;
 pub mod delta_use;
 pub mod digest;
+pub mod evaluator_info;
 pub mod git_lfs;
 pub mod id;
 pub mod image;

@@ -17,6 +17,7 @@
 //! - [`storage`]: photos, class images, deltas and generated images in an object store.
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
+//! - [`evaluator`]: the CLIP model that compares images and texts, without tensors. API and worker have a handle to it.
 //! - [`photo_file`]: an image file of a user as upright sRGB pixels.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
@@ -46,6 +47,7 @@ pub mod delta_store;
 pub mod demo;
 pub mod domain;
 pub mod engine;
+pub mod evaluator;
 pub mod http;
 pub mod image_file;
 pub mod model_folder;

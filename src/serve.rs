@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::config::{ServeSettings, Settings};
 use crate::delta_store::{BaseModelRef, DeltaStore};
+use crate::evaluator::Evaluator;
 use crate::http::router;
 use crate::model_folder::ModelFolder;
 use crate::postgres::PrivatePostgres;
@@ -21,6 +22,9 @@ use crate::worker::{LoadedModel, Worker, WorkerConfig};
 
 /// How long requests and jobs may take to end once the process is asked to.
 const GRACE: Duration = Duration::from_secs(25);
+
+/// The device on which an API evaluates texts.
+const CPU: &str = "cpu";
 
 /// A service that answers; [`Service::stop`] ends it in order.
 pub struct Service {
@@ -54,6 +58,7 @@ impl Service {
             true => Model::Folder(open_model(common).await?),
             false => Model::Loaded(Box::new(load_model(common).await?)),
         };
+        let evaluator = load_evaluator(common, CPU).await?;
         let folder = model.folder();
         publish(folder, &storage).await?;
         let (info, deltas) = (folder.info.clone(), delta_store(&storage, folder, common));
@@ -70,7 +75,8 @@ impl Service {
             deltas.clone(),
             shutdown.clone(),
         )
-        .with_queue_limit(settings.queue_limit);
+        .with_queue_limit(settings.queue_limit)
+        .with_evaluator(evaluator.clone());
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) =
@@ -83,7 +89,12 @@ impl Service {
             // The worker has connections of its own, so that requests cannot keep it from renewing its leases.
             let pool = connect(&database.url).await?;
             let config = WorkerConfig::from(&common.worker);
-            let worker = Worker::new(pool, storage, deltas.clone(), *model, config)?;
+            let evaluator = match common.device.as_str() {
+                CPU => evaluator,
+                device => load_evaluator(common, device).await?,
+            };
+            let model = model.with_evaluator(evaluator);
+            let worker = Worker::new(pool, storage, deltas.clone(), model, config)?;
             tasks.push(tokio::spawn(worker.run(shutdown.clone())));
         }
         tracing::info!(%address, worker = !settings.no_worker, "vstar answers");
@@ -122,6 +133,7 @@ pub async fn work(settings: &Settings) -> Result<()> {
     migrate_pool(&pool).await?; // whoever comes first does it
     let storage = open_storage(settings).await?;
     let model = load_model(settings).await?;
+    let model = model.with_evaluator(load_evaluator(settings, &settings.device).await?);
     publish(&model.folder, &storage).await?;
     let deltas = delta_store(&storage, &model.folder, settings);
     let config = WorkerConfig::from(&settings.worker);
@@ -279,4 +291,42 @@ async fn load_model(settings: &Settings) -> Result<LoadedModel> {
     tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device))
         .await?
         .with_context(|| format!("the base model {shown} does not load"))
+}
+
+/// The evaluator on a device; `None` without one.
+///
+/// # Errors
+/// If the folder that the settings name does not load. A folder that only happens to lie beside the base model's must not
+/// keep the service from starting: then evaluations are refused, and the log says why.
+async fn load_evaluator(settings: &Settings, device: &str) -> Result<Option<Evaluator>> {
+    let Some(dir) = settings.evaluator_dir().map_err(anyhow::Error::msg)? else {
+        tracing::info!("no evaluator: evaluations are refused, --evaluator gives one");
+        return Ok(None);
+    };
+    let (shown, device) = (dir.display().to_string(), device.to_owned());
+    tracing::info!(dir = shown, device, "loading the evaluator");
+    let loaded = tokio::task::spawn_blocking(move || Evaluator::load(&dir, &device)).await?;
+    match loaded {
+        Ok(evaluator) => {
+            let unread = evaluator.unread_weights();
+            if !unread.is_empty() {
+                tracing::warn!(
+                    dir = shown,
+                    weights = unread.join(", "),
+                    "the evaluator's folder has weights that nothing reads"
+                );
+            }
+            Ok(Some(evaluator))
+        }
+        Err(error) if settings.evaluator.is_none() => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            tracing::warn!(
+                dir = shown,
+                error,
+                "no evaluator: the folder beside the base model does not load"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error).with_context(|| format!("the evaluator {shown} does not load")),
+    }
 }

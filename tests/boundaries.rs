@@ -31,9 +31,10 @@ const MODULES: &[(&str, &[&str])] = &[
     ("byte_cache", &[]),
     ("class_images", &["domain", "engine", "photo_file", "storage"]),
     ("model_folder", &["class_images", "domain", "engine", "storage"]),
+    ("evaluator", &["domain", "engine"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     // What the service can do, and who asks it to.
-    ("app", &["db", "delta_store", "domain", "image_file", "photo_file", "storage"]),
+    ("app", &["db", "delta_store", "domain", "evaluator", "image_file", "photo_file", "storage"]),
     ("http", &["app", "domain"]),
     (
         "worker",
@@ -45,6 +46,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "delta_store",
             "domain",
             "engine",
+            "evaluator",
             "image_file",
             "model_folder",
             "storage",

@@ -67,6 +67,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
             pg_bin: None,
             object_store: Some(objects.clone()),
             base_model: None,
+            evaluator: None,
             device: "cpu".to_owned(),
             threads: None,
             worker,

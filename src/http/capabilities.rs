@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 use crate::app::{App, DEFAULT_NOISE_STRENGTH};
 use crate::domain::digest::Digest;
+use crate::domain::evaluator_info::EvaluatorInfo;
 use crate::domain::image::{
     MAX_PHOTO_BYTES, MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE, MAX_PHOTOS, MIN_PHOTO_SIDE,
 };
@@ -27,6 +28,8 @@ pub(crate) struct CapabilitiesBody {
     version: &'static str,
     /// The base model that is served.
     base_model: BaseModelBody,
+    /// The model that evaluates images. Null if there is none: then evaluations are refused.
+    evaluator: Option<EvaluatorInfo>,
     /// The schedulers that samples can use.
     schedulers: Vec<SchedulerBody>,
     /// The settings of a sample whose request does not give them.
@@ -195,6 +198,7 @@ pub(crate) async fn get_capabilities(State(app): State<App>) -> axum::Json<Capab
             max_prompt_tokens: model.max_prompt_tokens,
             has_class_images: model.has_class_images,
         },
+        evaluator: app.evaluator().cloned(),
         schedulers: model.schedulers.iter().map(SchedulerBody::from).collect(),
         sampling_defaults: SamplingDefaultsBody {
             scheduler: model.sampling.scheduler,

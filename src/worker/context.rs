@@ -41,10 +41,16 @@ impl Context {
         model: LoadedModel,
         config: WorkerConfig,
     ) -> std::io::Result<Self> {
-        let LoadedModel { folder, engine } = model;
+        let LoadedModel { folder, engine, evaluator } = model;
         let max_batch_size = config.max_batch_size.unwrap_or_else(|| engine.max_batch_size());
         let max_batch_size = max_batch_size.max(1);
-        tracing::info!(max_batch_size, training_share = config.training_share, "the worker begins");
+        let evaluator = evaluator.as_ref().map(|evaluator| evaluator.info().name.as_str());
+        tracing::info!(
+            max_batch_size,
+            training_share = config.training_share,
+            evaluator,
+            "the worker begins"
+        );
         let settings = DeviceSettings {
             max_batch_size,
             training_share: config.training_share,

@@ -5,12 +5,15 @@ use std::path::Path;
 use crate::engine::BaseModel;
 use crate::engine::Result;
 use crate::engine::device::{compute_dtype, device_named, free_bytes};
+use crate::evaluator::Evaluator;
 use crate::model_folder::ModelFolder;
 
 /// A base model's folder with its weights on a device.
 pub struct LoadedModel {
     pub folder: ModelFolder,
     pub engine: Engine,
+    /// Evaluates images, on the same device. A worker without one leaves evaluations to others.
+    pub evaluator: Option<Evaluator>,
 }
 
 impl LoadedModel {
@@ -20,7 +23,12 @@ impl LoadedModel {
         let folder = ModelFolder::with_digest(dir, base.digest.as_str().into())?;
         // The other half is left for samples.
         let training_memory = free_bytes(&base.device).map(|free| free as u64 / 2);
-        Ok(Self { folder, engine: Engine { base, training_memory } })
+        Ok(Self { folder, engine: Engine { base, training_memory }, evaluator: None })
+    }
+
+    /// The same with an evaluator.
+    pub fn with_evaluator(self, evaluator: Option<Evaluator>) -> Self {
+        Self { evaluator, ..self }
     }
 }
 

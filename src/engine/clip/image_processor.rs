@@ -136,9 +136,16 @@ impl ClipImageProcessor {
         Err(format!("`{field}` is {width}×{height}, the model takes images of {side}×{side}"))
     }
 
-    /// Resizes and crops.
-    fn fit(&self, image: &RgbImage) -> Result<RgbImage> {
-        let (width, height) = image.dimensions();
+    /// Refuses an image of this size if the settings do not bring it to the model's.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`]
+    pub fn check_image(&self, width: u32, height: u32) -> Result<()> {
+        self.resized((width, height)).map(drop)
+    }
+
+    /// The size that an image is resized to, before it is cropped to the model's.
+    fn resized(&self, (width, height): Sides) -> Result<Sides> {
         if width == 0 || height == 0 {
             return Err(EngineError::InvalidInput(format!(
                 "an image of {width}×{height} is empty"
@@ -149,20 +156,25 @@ impl ClipImageProcessor {
             Some((Size::Exact(sides), _)) => sides,
             None => (width, height),
         };
-        let sides = self.crop.unwrap_or(resized);
-        let side = self.image_size;
+        let (sides, side) = (self.crop.unwrap_or(resized), self.image_size);
         if sides != (side, side) {
             return Err(EngineError::InvalidInput(format!(
                 "an image of {width}×{height} becomes one of {}×{} without `do_center_crop`, the model takes {side}×{side}",
                 sides.0, sides.1
             )));
         }
+        Ok(resized)
+    }
+
+    /// Resizes and crops.
+    fn fit(&self, image: &RgbImage) -> Result<RgbImage> {
+        let (resized, side) = (self.resized(image.dimensions())?, self.image_size);
         let (columns, left) = centre(resized.0, side);
         let (rows, top) = centre(resized.1, side);
         // Without resizing any filter leaves the pixels as they are.
         let filter = self.size.map_or(Filter::Bicubic, |(_, filter)| filter);
         let seen = resize(image, resized, columns, rows, filter);
-        if seen.dimensions() == sides {
+        if seen.dimensions() == (side, side) {
             return Ok(seen);
         }
         let mut padded = RgbImage::from_pixel(side, side, Rgb([0; 3]));

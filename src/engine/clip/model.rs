@@ -177,6 +177,14 @@ impl Clip {
         self.tokenizer.encode(text, &[])
     }
 
+    /// Refuses an image of this size if the folder's settings do not bring it to the model's.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`], which names both sizes.
+    pub fn check_image(&self, width: u32, height: u32) -> Result<()> {
+        self.image_processor.check_image(width, height)
+    }
+
     /// Tokens of a text with its begin and end marks and its padding.
     pub fn max_length(&self) -> usize {
         self.tokenizer.max_length()
