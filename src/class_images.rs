@@ -5,6 +5,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use chrono::Utc;
 use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,8 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use crate::domain::concept::ClassNoun;
 use crate::domain::digest::Digest;
+use crate::domain::id::ImageSetId;
+use crate::domain::image_set::{ImageSet, ImageSetSource, SetImage, Verdicts};
 use crate::domain::training::ImageSetRef;
 use crate::engine::CaptionedImage;
 use crate::photo_file;
@@ -29,8 +32,26 @@ pub struct ClassImageSet {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Its path in the folder or archive that it comes from; a number in a set that was read from its object.
+    path: String,
     image: ImageFile,
     caption: String,
+}
+
+/// An image file and its caption, which is empty if there is none.
+#[derive(Clone, Debug)]
+pub struct CaptionedFile {
+    pub path: String,
+    pub caption: String,
+    pub bytes: Bytes,
+}
+
+/// A set as one file, and where its images are in it.
+#[derive(Clone, Debug)]
+pub struct PackedSet {
+    pub bytes: Bytes,
+    pub reference: ImageSetRef,
+    pub images: Vec<SetImage>,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +76,25 @@ pub enum PublishError {
     Storage(#[from] StorageError),
 }
 
+impl PackedSet {
+    /// The set's row in the catalog.
+    pub fn row(&self, name: String, source: ImageSetSource, verdicts: Verdicts) -> ImageSet {
+        let captions = self.images.iter().filter(|image| !image.caption.is_empty()).count();
+        ImageSet {
+            image_set_id: ImageSetId::generate(),
+            name,
+            source,
+            digest: self.reference.digest.clone(),
+            size_bytes: self.bytes.len() as i64,
+            image_count: self.images.len() as i32,
+            caption_count: captions as i32,
+            verdicts,
+            generation: None,
+            created_at: Utc::now(),
+        }
+    }
+}
+
 impl ClassImageSet {
     /// Reads the captions of a folder, and sees that each image can be decoded: better now than when a training needs it.
     ///
@@ -64,7 +104,8 @@ impl ClassImageSet {
         let metadata = std::fs::read_to_string(dir.join(METADATA))
             .map_err(|error| io::Error::new(error.kind(), format!("{METADATA}: {error}")))?;
         let entry = |line: Line| Entry {
-            image: ImageFile::OnDisk(dir.join(line.file_name)),
+            image: ImageFile::OnDisk(dir.join(&line.file_name)),
+            path: line.file_name,
             caption: line.text,
         };
         let entries: Vec<Entry> = read_lines(&metadata)?.into_iter().map(entry).collect();
@@ -88,9 +129,49 @@ impl ClassImageSet {
         let mut entries = Vec::new();
         for line in read_lines(&metadata)? {
             let image = ImageFile::InMemory(read(&line.file_name)?.into());
-            entries.push(Entry { image, caption: line.text });
+            entries.push(Entry { path: line.file_name, image, caption: line.text });
         }
         Ok(Self { entries })
+    }
+
+    /// A set of these files, in their order.
+    pub fn from_files(files: Vec<CaptionedFile>) -> Self {
+        let entry = |CaptionedFile { path, caption, bytes }| Entry {
+            path,
+            image: ImageFile::InMemory(bytes),
+            caption,
+        };
+        Self { entries: files.into_iter().map(entry).collect() }
+    }
+
+    /// Writes the set as [`Self::to_zip`] does, and says where each image is.
+    ///
+    /// # Errors
+    /// If an image cannot be read, or there is none.
+    pub fn pack(&self) -> io::Result<PackedSet> {
+        if self.is_empty() {
+            return Err(io::Error::other("a set needs an image"));
+        }
+        let bytes = Bytes::from(self.to_zip()?);
+        let mut archive = ZipArchive::new(Cursor::new(&bytes)).map_err(io::Error::other)?;
+        let mut images = Vec::new();
+        for (index, entry) in self.entries.iter().enumerate() {
+            let file = archive.by_index_raw(1 + index).map_err(io::Error::other)?; // after the metadata
+            let start = file.data_start().ok_or_else(|| io::Error::other("no place in the zip"))?;
+            let content = usize::try_from(start).ok().zip(usize::try_from(file.size()).ok());
+            let content = content.and_then(|(start, size)| bytes.get(start..start + size));
+            let content = content.ok_or_else(|| io::Error::other("outside of the zip"))?;
+            images.push(SetImage {
+                index: index as i32,
+                path: entry.path.clone(),
+                caption: entry.caption.clone(),
+                sha256: Digest::of(content),
+                position: start as i64,
+                size_bytes: content.len() as i64,
+            });
+        }
+        let reference = self.reference_to(&bytes);
+        Ok(PackedSet { bytes, reference, images })
     }
 
     /// Writes all images and captions as one file; the same set always gives the same bytes, whatever its files are
@@ -119,9 +200,13 @@ impl ClassImageSet {
         if self.is_empty() {
             return Ok(None);
         }
-        let digest = Digest::of(self.to_zip()?);
+        Ok(Some(self.reference_to(&self.to_zip()?)))
+    }
+
+    fn reference_to(&self, zip: &[u8]) -> ImageSetRef {
+        let digest = Digest::of(zip);
         let storage_key = StorageKey::image_set(&digest);
-        Ok(Some(ImageSetRef { digest, storage_key, count: self.entries.len() }))
+        ImageSetRef { digest, storage_key, count: self.entries.len() }
     }
 
     /// Writes the set to the object store, unless it is there.
@@ -163,6 +248,18 @@ impl ClassImageSet {
         let of_noun = self.entries.iter().filter(|entry| has_words(&entry.caption, noun.as_str()));
         let entries: Vec<Entry> = of_noun.cloned().collect();
         if entries.is_empty() { self.clone() } else { Self { entries } }
+    }
+
+    /// Images by their places, in this order.
+    ///
+    /// # Errors
+    /// If there is no image at one of the places.
+    pub(crate) fn pick(&self, places: impl IntoIterator<Item = usize>) -> io::Result<Self> {
+        let pick = |place: usize| {
+            let entry = self.entries.get(place).cloned();
+            entry.ok_or_else(|| io::Error::other(format!("the set has no image {place}")))
+        };
+        Ok(Self { entries: places.into_iter().map(pick).collect::<io::Result<_>>()? })
     }
 
     /// Reads and decodes the images.
@@ -232,6 +329,7 @@ mod tests {
 
     fn set(captions: &[&str]) -> ClassImageSet {
         let entry = |(index, caption): (usize, &&str)| Entry {
+            path: index.to_string(),
             image: ImageFile::InMemory(vec![index as u8; 3].into()),
             caption: (*caption).to_owned(),
         };
@@ -286,6 +384,20 @@ mod tests {
         assert_eq!(bytes, [vec![0; 3], vec![1; 3], vec![2; 3]]);
         assert_eq!(read.to_zip().unwrap(), zip, "the same set gives the same bytes");
         assert_eq!(read.reference().unwrap(), written.reference().unwrap());
+    }
+
+    #[test]
+    fn a_packed_set_says_where_its_images_are() {
+        let packed = set(&["a dog", ""]).pack().unwrap();
+
+        for (index, image) in packed.images.iter().enumerate() {
+            let start = image.position as usize;
+            let file = &packed.bytes[start..start + image.size_bytes as usize];
+            assert_eq!(file, [index as u8; 3]);
+            assert_eq!((&image.path, &image.sha256), (&index.to_string(), &Digest::of(file)));
+        }
+        assert_eq!(packed.reference.digest, Digest::of(&packed.bytes));
+        assert!(set(&[]).pack().is_err());
     }
 
     #[test]

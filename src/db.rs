@@ -8,6 +8,7 @@ pub mod concept;
 pub mod delta;
 pub mod event;
 pub mod image;
+pub mod image_set;
 pub mod job;
 pub mod metric;
 pub mod preview;

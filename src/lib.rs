@@ -18,6 +18,7 @@
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
 //! - [`evaluator`]: the CLIP model that compares images and texts, without tensors. API and worker have a handle to it.
+//! - `image_archive`: an uploaded zip archive as captioned images. `text_index`: captions as vectors, to find similar ones.
 //! - [`photo_file`]: an image file of a user as upright sRGB pixels.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
@@ -49,6 +50,7 @@ pub mod domain;
 pub mod engine;
 pub mod evaluator;
 pub mod http;
+mod image_archive;
 pub mod image_file;
 pub mod model_folder;
 pub mod photo_file;
@@ -57,4 +59,5 @@ pub mod postgres;
 pub mod replay;
 pub mod serve;
 pub mod storage;
+pub mod text_index;
 pub mod worker;

@@ -25,6 +25,7 @@ use vstar::domain::training::TrainingRecipe;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
+use vstar::evaluator::Evaluator;
 use vstar::http::router;
 use vstar::model_folder::ModelFolder;
 use vstar::storage::Storage;
@@ -45,6 +46,7 @@ pub(crate) fn tiny() -> PathBuf {
 pub(crate) struct Service {
     pub(crate) db: PgPool,
     pub(crate) storage: Storage,
+    app: App,
     objects: Arc<InMemory>,
     /// Can be told to fail or to stall.
     pub(crate) store: Arc<FaultyStore>,
@@ -102,6 +104,31 @@ impl Service {
         Self::with(db, info, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
     }
 
+    /// The same with a small evaluator of random weights.
+    pub(crate) async fn with_evaluator(db: PgPool) -> Self {
+        Self::start(db).await.evaluating().await
+    }
+
+    /// Another process with an evaluator, on the same database and objects.
+    pub(crate) async fn beside(other: &Self) -> Self {
+        let service = Self::with_storage(other.db.clone(), other.storage.clone()).await;
+        service.evaluating().await
+    }
+
+    /// Serves it with an evaluator, on another port.
+    pub(crate) async fn evaluating(mut self) -> Self {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip_openai/model");
+        let evaluator = Evaluator::load(&dir, "cpu").unwrap();
+        self.app = self.app.clone().with_evaluator(Some(evaluator));
+        self.address = serve(&self.app).await;
+        self
+    }
+
+    /// Lists the model's class images, as a process that starts does.
+    pub(crate) async fn list_class_images(&self, folder: &ModelFolder) {
+        self.app.list_class_images(&folder.class_images).await.unwrap();
+    }
+
     fn tiny_info() -> ModelInfo {
         let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
         let scheduler: SchedulerConfig =
@@ -131,6 +158,7 @@ impl Service {
         let info = folder.info.clone();
         let service = Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None).await;
         folder.publish_class_images(&service.storage).await.unwrap();
+        service.list_class_images(folder).await;
         service
     }
 
@@ -148,10 +176,8 @@ impl Service {
         let deltas = DeltaStore::new(storage.clone(), base, DELTA_BYTES);
         let app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone())
             .with_queue_limit(queue_limit);
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(app)).await });
-        Self { db, storage, objects, store, client: reqwest::Client::new(), address, shutdown }
+        let address = serve(&app).await;
+        Self { db, storage, app, objects, store, client: reqwest::Client::new(), address, shutdown }
     }
 
     pub(crate) fn shutdown(&self) -> CancellationToken {
@@ -274,6 +300,8 @@ impl Service {
             ("job", "select count(*) from job"),
             ("job_event", "select count(*) from job_event"),
             ("delta", "select count(*) from delta"),
+            ("image_set", "select count(*) from image_set"),
+            ("image_set_image", "select count(*) from image_set_image"),
         ] {
             let count: i64 = sqlx::query_scalar(query).fetch_one(&self.db).await.unwrap();
             contents.push((table, count));
@@ -282,6 +310,15 @@ impl Service {
         contents.push(("objects", objects.len() as i64));
         contents
     }
+}
+
+/// Serves the API on a port of its own and returns its address.
+async fn serve(app: &App) -> String {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let served = router(app.clone());
+    tokio::spawn(async move { axum::serve(listener, served).await });
+    address
 }
 
 impl Drop for Service {
