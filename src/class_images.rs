@@ -1,5 +1,5 @@
-//! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, or the object that
-//! trainings name.
+//! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, such a folder as a zip
+//! file, or the object that trainings name.
 
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
@@ -96,11 +96,21 @@ impl PackedSet {
 }
 
 impl ClassImageSet {
-    /// Reads the captions of a folder, and sees that each image can be decoded: better now than when a training needs it.
+    /// Reads the captions of a folder, or of a zip file of one, and sees that each image can be decoded: better now than
+    /// when a training needs it.
     ///
     /// # Errors
     /// If a file is missing or cannot be read; the error names it.
-    pub fn open(dir: &Path) -> io::Result<Self> {
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let set = match path.is_file() {
+            true => Self::from_zip(&std::fs::read(path)?)?,
+            false => Self::open_folder(path)?,
+        };
+        set.entries.par_iter().try_for_each(|entry| entry.image.decode().map(drop))?;
+        Ok(set)
+    }
+
+    fn open_folder(dir: &Path) -> io::Result<Self> {
         let metadata = std::fs::read_to_string(dir.join(METADATA))
             .map_err(|error| io::Error::new(error.kind(), format!("{METADATA}: {error}")))?;
         let entry = |line: Line| Entry {
@@ -108,12 +118,10 @@ impl ClassImageSet {
             path: line.file_name,
             caption: line.text,
         };
-        let entries: Vec<Entry> = read_lines(&metadata)?.into_iter().map(entry).collect();
-        entries.par_iter().try_for_each(|entry| entry.image.decode().map(drop))?;
-        Ok(Self { entries })
+        Ok(Self { entries: read_lines(&metadata)?.into_iter().map(entry).collect() })
     }
 
-    /// Reads an object that [`Self::to_zip`] wrote.
+    /// Reads a zip file with `metadata.jsonl` and the images that it names, such as [`Self::to_zip`] writes.
     ///
     /// # Errors
     /// If the bytes are anything else.

@@ -83,10 +83,10 @@ impl ModelFolder {
     }
 }
 
-fn class_images(dir: &Path, folder: Option<&str>) -> Result<ClassImageSet> {
-    let Some(folder) = folder else { return Ok(ClassImageSet::default()) };
-    let folder = dir.join(folder);
-    ClassImageSet::open(&folder).map_err(|error| failed(&folder, &error))
+fn class_images(dir: &Path, name: Option<&str>) -> Result<ClassImageSet> {
+    let Some(name) = name else { return Ok(ClassImageSet::default()) };
+    let path = dir.join(name);
+    ClassImageSet::open(&path).map_err(|error| failed(&path, &error))
 }
 
 fn failed(path: &Path, error: &io::Error) -> EngineError {

@@ -72,7 +72,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("client", &["domain"]),
     ("replay", &["client", "config", "domain", "image_file"]),
     ("bench", &["client", "config", "domain", "engine", "image_file"]),
-    ("demo", &["class_images", "client", "config", "domain", "engine", "image_file", "serve"]),
+    ("demo", &["client", "config", "domain", "engine", "image_file", "model_folder", "serve"]),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),

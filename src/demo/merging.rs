@@ -12,7 +12,6 @@ use clap::Args;
 use image::RgbImage;
 
 use super::sheet::{Group, render_groups};
-use crate::class_images::ClassImageSet;
 use crate::config::bundled;
 use crate::domain::merge::{MergeRecipe, MergeReport, Verdict};
 use crate::domain::sample::Determinism;
@@ -20,6 +19,7 @@ use crate::engine::{
     BaseModel, ConceptUse, Delta, Flow, Merge, MergePack, PackUse, RegularizationStatistics,
     SampleRequest, sample,
 };
+use crate::model_folder::ModelFolder;
 
 /// Images of each prompt, one per seed.
 const SEEDS: [u64; 2] = [1, 2];
@@ -71,9 +71,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
             .context("the repository's model is not here: give --base-model DIR")?,
     };
     let base = BaseModel::load(&dir, &Device::Cpu)?;
-    let captions = ClassImageSet::open(&dir.join("class_images"))
-        .with_context(|| format!("{} has no folder class_images", dir.display()))?
-        .captions();
+    let captions = ModelFolder::open(&dir)?.class_images.captions();
     let studio = Studio { statistics: RegularizationStatistics::new(&base, &captions)?, base };
     let (first, second) = (studio.read(&args.first)?, studio.read(&args.second)?);
     let twins = args.conflict.iter().map(|path| studio.read(path)).collect::<Result<Vec<_>>>()?;

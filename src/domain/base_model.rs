@@ -16,7 +16,7 @@ pub struct BaseModelProfile {
     /// The default recipe of a training of one concept; see [`TrainingRecipe::for_concepts`].
     pub training: TrainingRecipe,
     pub sampling: SamplingDefaults,
-    /// Folder of captioned class images (imagefolder with `metadata.jsonl`), relative to the model's folder.
+    /// Captioned class images, relative to the model's folder: an imagefolder with `metadata.jsonl`, or a zip file of one.
     pub class_images: Option<String>,
 }
 

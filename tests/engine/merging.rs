@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use vstar::class_images::ClassImageSet;
 use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
 use vstar::domain::merge::{Constraint, MergeRecipe, MergeReport, Protected};
 use vstar::engine::random::{Purpose, Random};
@@ -24,18 +25,8 @@ fn tiny_on(device: &Device) -> BaseModel {
 }
 
 fn captions() -> Vec<String> {
-    let file =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/class_images/metadata.jsonl");
-    let lines = std::fs::read_to_string(file).unwrap();
-    lines
-        .lines()
-        .map(|line| {
-            serde_json::from_str::<serde_json::Value>(line).unwrap()["text"]
-                .as_str()
-                .unwrap()
-                .to_owned()
-        })
-        .collect()
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/class_images.zip");
+    ClassImageSet::open(&file).unwrap().captions()
 }
 
 /// A delta that changes every matrix by a little noise, and teaches these concepts: modifier token and class noun.
@@ -253,7 +244,7 @@ fn what_is_protected_stays_as_the_base_model_has_it() {
     let deltas = [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
     let packs = deltas.each_ref().map(|delta| packed(&base, delta));
     let change = |protect: Vec<Protected>, prompt: &str, start: usize| {
-        let recipe = MergeRecipe { protect, ..soft(1e6) };
+        let recipe = MergeRecipe { protect, ..soft(1e7) };
         let merge = Merge::new(&statistics, &packs, &recipe).unwrap();
         let ids = base.prompt_encoder.tokenize(prompt, &[]).unwrap();
         let text = base.prompt_encoder.encode(&[ids.ids], None).unwrap().squeeze(0).unwrap();

@@ -37,13 +37,19 @@ async fn newest_delta(db: &PgPool) -> String {
     sqlx::query_scalar(query).fetch_one(db).await.unwrap()
 }
 
-/// A copy of the model whose folder of class images has only every other one.
+/// A copy of the model whose class images are a folder with only every other one.
 fn thin_out(model: &Path) {
     copy(&tiny(), model);
-    let metadata = model.join("class_images/metadata.jsonl");
+    let folder = model.join("class_images");
+    let zip = fs::File::open(tiny().join("class_images.zip")).unwrap();
+    zip::ZipArchive::new(zip).unwrap().extract(&folder).unwrap();
+    let metadata = folder.join("metadata.jsonl");
     let lines = fs::read_to_string(&metadata).unwrap();
     let kept: Vec<&str> = lines.lines().step_by(2).collect();
     fs::write(metadata, kept.join("\n")).unwrap();
+    let profile = model.join("vstar.json");
+    let settings = fs::read_to_string(&profile).unwrap();
+    fs::write(profile, settings.replace("class_images.zip", "class_images")).unwrap();
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
