@@ -1,11 +1,12 @@
 //! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, such a folder as a zip
 //! file, or the object that trainings name.
 
+mod packed;
+
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use chrono::Utc;
 use image::RgbImage;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -14,12 +15,12 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use crate::domain::concept::ClassNoun;
 use crate::domain::digest::Digest;
-use crate::domain::id::ImageSetId;
-use crate::domain::image_set::{ImageSet, ImageSetSource, SetImage, Verdicts};
 use crate::domain::training::ImageSetRef;
 use crate::engine::CaptionedImage;
 use crate::photo_file;
 use crate::storage::{Storage, StorageError, StorageKey};
+
+pub use self::packed::PackedSet;
 
 /// Where captions are, in a folder as in an object.
 const METADATA: &str = "metadata.jsonl";
@@ -46,14 +47,6 @@ pub struct CaptionedFile {
     pub bytes: Bytes,
 }
 
-/// A set as one file, and where its images are in it.
-#[derive(Clone, Debug)]
-pub struct PackedSet {
-    pub bytes: Bytes,
-    pub reference: ImageSetRef,
-    pub images: Vec<SetImage>,
-}
-
 #[derive(Clone, Debug)]
 enum ImageFile {
     OnDisk(PathBuf),
@@ -74,25 +67,6 @@ pub enum PublishError {
     Read(#[from] io::Error),
     #[error("the object store failed")]
     Storage(#[from] StorageError),
-}
-
-impl PackedSet {
-    /// The set's row in the catalog.
-    pub fn row(&self, name: String, source: ImageSetSource, verdicts: Verdicts) -> ImageSet {
-        let captions = self.images.iter().filter(|image| !image.caption.is_empty()).count();
-        ImageSet {
-            image_set_id: ImageSetId::generate(),
-            name,
-            source,
-            digest: self.reference.digest.clone(),
-            size_bytes: self.bytes.len() as i64,
-            image_count: self.images.len() as i32,
-            caption_count: captions as i32,
-            verdicts,
-            generation: None,
-            created_at: Utc::now(),
-        }
-    }
 }
 
 impl ClassImageSet {
@@ -150,36 +124,6 @@ impl ClassImageSet {
             caption,
         };
         Self { entries: files.into_iter().map(entry).collect() }
-    }
-
-    /// Writes the set as [`Self::to_zip`] does, and says where each image is.
-    ///
-    /// # Errors
-    /// If an image cannot be read, or there is none.
-    pub fn pack(&self) -> io::Result<PackedSet> {
-        if self.is_empty() {
-            return Err(io::Error::other("a set needs an image"));
-        }
-        let bytes = Bytes::from(self.to_zip()?);
-        let mut archive = ZipArchive::new(Cursor::new(&bytes)).map_err(io::Error::other)?;
-        let mut images = Vec::new();
-        for (index, entry) in self.entries.iter().enumerate() {
-            let file = archive.by_index_raw(1 + index).map_err(io::Error::other)?; // after the metadata
-            let start = file.data_start().ok_or_else(|| io::Error::other("no place in the zip"))?;
-            let content = usize::try_from(start).ok().zip(usize::try_from(file.size()).ok());
-            let content = content.and_then(|(start, size)| bytes.get(start..start + size));
-            let content = content.ok_or_else(|| io::Error::other("outside of the zip"))?;
-            images.push(SetImage {
-                index: index as i32,
-                path: entry.path.clone(),
-                caption: entry.caption.clone(),
-                sha256: Digest::of(content),
-                position: start as i64,
-                size_bytes: content.len() as i64,
-            });
-        }
-        let reference = self.reference_to(&bytes);
-        Ok(PackedSet { bytes, reference, images })
     }
 
     /// Writes all images and captions as one file; the same set always gives the same bytes, whatever its files are
@@ -392,20 +336,6 @@ mod tests {
         assert_eq!(bytes, [vec![0; 3], vec![1; 3], vec![2; 3]]);
         assert_eq!(read.to_zip().unwrap(), zip, "the same set gives the same bytes");
         assert_eq!(read.reference().unwrap(), written.reference().unwrap());
-    }
-
-    #[test]
-    fn a_packed_set_says_where_its_images_are() {
-        let packed = set(&["a dog", ""]).pack().unwrap();
-
-        for (index, image) in packed.images.iter().enumerate() {
-            let start = image.position as usize;
-            let file = &packed.bytes[start..start + image.size_bytes as usize];
-            assert_eq!(file, [index as u8; 3]);
-            assert_eq!((&image.path, &image.sha256), (&index.to_string(), &Digest::of(file)));
-        }
-        assert_eq!(packed.reference.digest, Digest::of(&packed.bytes));
-        assert!(set(&[]).pack().is_err());
     }
 
     #[test]

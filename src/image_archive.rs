@@ -29,6 +29,9 @@ const POINTER: &str = "/file";
 /// The most errors that one answer lists.
 const MAX_ERRORS: usize = 50;
 
+/// Images that are decoded at once.
+const DECODED_AT_ONCE: usize = 32;
+
 /// What an archive has.
 #[derive(Debug)]
 pub(crate) struct ImageArchive {

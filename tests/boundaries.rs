@@ -71,7 +71,7 @@ const MODULES: &[(&str, &[&str])] = &[
     // Clients.
     ("client", &["domain"]),
     ("replay", &["client", "config", "domain", "image_file"]),
-    ("bench", &["client", "config", "domain", "engine", "image_file"]),
+    ("bench", &["client", "config", "domain", "engine", "image_file", "text_index"]),
     ("demo", &["client", "config", "domain", "engine", "image_file", "model_folder", "serve"]),
     // What puts it all together: anything.
     ("serve", ANYTHING),

@@ -1,5 +1,7 @@
 //! Paths in archives and in `metadata.jsonl`: what is safe, what is rubbish, what kind of file it is.
 
+use unicode_normalization::UnicodeNormalization;
+
 /// Why a path is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum UnsafePath {
@@ -27,9 +29,10 @@ pub(super) enum FileKind {
     Other,
 }
 
-/// A relative path with `/` between its parts and without `.`; programs on Windows write `\`.
+/// A relative path with `/` between its parts and without `.`; programs on Windows write `\`. Letters with accents are one
+/// character each; a Mac writes two in names, and one in `metadata.jsonl`.
 pub(super) fn clean(path: &str) -> Result<String, UnsafePath> {
-    let path = path.replace('\\', "/");
+    let path: String = path.replace('\\', "/").nfc().collect();
     let has_drive = path.as_bytes().get(1) == Some(&b':')
         && path.as_bytes().first().is_some_and(u8::is_ascii_alphabetic);
     if path.starts_with('/') || has_drive {
@@ -102,6 +105,7 @@ mod tests {
             ("./img//1.png", Ok("img/1.png")),
             ("img\\1.png", Ok("img/1.png")),
             ("a..b/c...png", Ok("a..b/c...png")),
+            ("u\u{308}.png", Ok("ü.png")),
             ("/1.png", Err(UnsafePath::Absolute)),
             ("\\1.png", Err(UnsafePath::Absolute)),
             ("C:\\1.png", Err(UnsafePath::Absolute)),
