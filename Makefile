@@ -5,7 +5,7 @@ CARGO ?= cargo
 
 .PHONY: demo demo-quick test mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server
 
-## Teaches two concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
+## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
 	./target/release/vstar demo --out demo-out $(DEMO_ARGS)
 

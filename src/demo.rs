@@ -1,13 +1,17 @@
 //! `vstar demo`: the whole main job, from photos to images of two concepts together, as an HTTP client of a service of its own.
 //!
-//! Teaches two concepts, one of a known class with a modifier token and one of an unknown class without, samples them
-//! before and after, merges them and samples the composition; leaves images, deltas, a contact sheet and a report.
+//! Teaches concepts, those of a known class with a modifier token and those of an unknown class without, generates images of
+//! them before and after, merges them in pairs and generates images of both together. It leaves images, deltas, a contact
+//! sheet and a report, and fails if a concept has not been learned.
 
+mod alignment;
+mod lesson;
 mod merging;
 mod progress;
 mod report;
 mod sheet;
 mod story;
+mod teller;
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
@@ -17,8 +21,10 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 
+use self::alignment::Judge;
 use crate::config::{ServeSettings, Settings, WorkerSettings, bundled};
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
+use crate::evaluator::Evaluator;
 use crate::serve::{Service, asked_to_end};
 
 pub use merging::{MergingSheetArgs, run as draw_merging_sheet};
@@ -35,13 +41,14 @@ pub struct DemoArgs {
     /// Folder with concepts.json and a folder of photos per concept; the repository's own if left out.
     #[arg(long)]
     concepts: Option<PathBuf>,
-    /// Concept of a class that the base model knows, taught with a modifier token.
-    #[arg(long, default_value = "dog")]
-    known: String,
-    /// Concept of a class that it does not know, taught without one.
-    #[arg(long, default_value = "gate")]
-    unknown: String,
-    /// Steps of each training, for a quick look; the base model's own number if left out.
+    /// Concept to teach; may be repeated. Each of the first half is also shown together with one of the second.
+    #[arg(long = "concept", value_name = "NAME", default_values = ["dog", "vase", "gate", "robot"])]
+    names: Vec<String>,
+    /// Random seed of the trainings.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Steps of each training, for a quick look; the base model's own number if left out. With it, the demo does not fail
+    /// where nothing was learned.
     #[arg(long)]
     max_train_steps: Option<usize>,
     /// Leaves the service running at the end, until Ctrl-C.
@@ -57,6 +64,8 @@ pub struct DemoArgs {
 struct ConceptPhotos {
     name: String,
     class_noun: String,
+    /// Whether the base model knows the class: then the concept is taught with a modifier token.
+    is_known: bool,
     /// In the order of their names.
     photos: Vec<PathBuf>,
 }
@@ -78,15 +87,39 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         None => bundled("demo/concepts")
             .context("the repository's photos are not here: give --concepts DIR")?,
     };
-    ensure!(args.known != args.unknown, "--known and --unknown are the same concept");
-    let known = read_concept(&dir, &args.known, true)?;
-    let unknown = read_concept(&dir, &args.unknown, false)?;
-    prepare_out(&args.out, &[&known.name, &unknown.name])?;
+    let mut concepts: Vec<ConceptPhotos> = Vec::new();
+    for name in &args.names {
+        let is_new = concepts.iter().all(|concept| concept.name != *name);
+        ensure!(is_new, "--concept {name} is given twice");
+        concepts.push(read_concept(&dir, name)?);
+    }
+    prepare_out(&args.out, &concepts)?;
 
     let private = tempfile::Builder::new().prefix("vstar-demo-").tempdir()?;
-    let settings = ServeSettings {
+    let settings = settings(args, private.path());
+    let judge = match settings.common.evaluator_dir().map_err(anyhow::Error::msg)? {
+        Some(dir) => Some(Judge::new(Evaluator::load(&dir, &settings.common.device)?)),
+        None => None,
+    };
+    let service = Service::start(&settings).await?;
+    let address = format!("http://{}", service.address);
+    let progress = progress::Progress::new(std::io::stdout().is_terminal());
+    progress.say(&format!("vstar answers at {address}"));
+
+    let told = story::tell(&address, args, &concepts, judge.as_ref(), &progress).await;
+    if told.is_ok() && args.keep {
+        progress.say(&format!("the service goes on at {address} until Ctrl-C"));
+        asked_to_end().await;
+    }
+    service.stop().await;
+    told
+}
+
+/// A service of the demo's own, on loopback and with a private database.
+fn settings(args: &DemoArgs, data_dir: &Path) -> ServeSettings {
+    ServeSettings {
         common: Settings {
-            data_dir: private.path().to_owned(),
+            data_dir: data_dir.to_owned(),
             database_url: None,
             pg_bin: args.pg_bin.clone(),
             object_store: None,
@@ -99,23 +132,10 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
         queue_limit: DEFAULT_QUEUE_LIMIT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         no_worker: false,
-    };
-    let service = Service::start(&settings).await?;
-    let address = format!("http://{}", service.address);
-    let progress = progress::Progress::new(std::io::stdout().is_terminal());
-    progress.say(&format!("vstar answers at {address}"));
-
-    let told =
-        story::tell(&address, &args.out, &known, &unknown, args.max_train_steps, &progress).await;
-    if told.is_ok() && args.keep {
-        progress.say(&format!("the service goes on at {address} until Ctrl-C"));
-        asked_to_end().await;
     }
-    service.stop().await;
-    told
 }
 
-fn read_concept(dir: &Path, name: &str, known: bool) -> Result<ConceptPhotos> {
+fn read_concept(dir: &Path, name: &str) -> Result<ConceptPhotos> {
     let index = dir.join("concepts.json");
     let text = std::fs::read_to_string(&index)
         .with_context(|| format!("{} cannot be read", index.display()))?;
@@ -125,10 +145,6 @@ fn read_concept(dir: &Path, name: &str, known: bool) -> Result<ConceptPhotos> {
     let Some(entry) = entries.remove(name) else {
         bail!("{} has no concept `{name}`; it has {names}", index.display());
     };
-    if entry.known_to_the_base_model != known {
-        let (option, is) = if known { ("--known", "unknown") } else { ("--unknown", "known") };
-        bail!("{option} {name}: its class `{}` is {is} to the base model", entry.class_noun);
-    }
     let folder = dir.join(name);
     let mut photos = Vec::new();
     for file in std::fs::read_dir(&folder)
@@ -147,11 +163,16 @@ fn read_concept(dir: &Path, name: &str, known: bool) -> Result<ConceptPhotos> {
         folder.display(),
         photos.len()
     );
-    Ok(ConceptPhotos { name: name.to_owned(), class_noun: entry.class_noun, photos })
+    Ok(ConceptPhotos {
+        name: name.to_owned(),
+        class_noun: entry.class_noun,
+        is_known: entry.known_to_the_base_model,
+        photos,
+    })
 }
 
 /// Makes the folder and takes away what an earlier run left under the names that this one writes.
-fn prepare_out(out: &Path, names: &[&str]) -> Result<()> {
+fn prepare_out(out: &Path, concepts: &[ConceptPhotos]) -> Result<()> {
     if out.exists() {
         ensure!(out.is_dir(), "--out {}: this is not a folder", out.display());
         let used = std::fs::read_dir(out)?.next().is_some();
@@ -165,7 +186,8 @@ fn prepare_out(out: &Path, names: &[&str]) -> Result<()> {
     // From now on the folder is known as ours, also if this run breaks off.
     std::fs::write(out.join("report.json"), "{}")
         .with_context(|| format!("{} cannot be written", out.display()))?;
-    for name in names.iter().chain(&["merged"]) {
+    let names = concepts.iter().map(|concept| concept.name.as_str());
+    for name in names.chain(["merged"]) {
         let dir = out.join(name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir)

@@ -72,7 +72,20 @@ const MODULES: &[(&str, &[&str])] = &[
     ("client", &["domain"]),
     ("replay", &["client", "config", "domain", "image_file"]),
     ("bench", &["client", "config", "domain", "engine", "image_file", "text_index"]),
-    ("demo", &["client", "config", "domain", "engine", "image_file", "model_folder", "serve"]),
+    (
+        "demo",
+        &[
+            "client",
+            "config",
+            "domain",
+            "engine",
+            "evaluator",
+            "image_file",
+            "model_folder",
+            "photo_file",
+            "serve",
+        ],
+    ),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::alignment::ConceptAlignment;
 use crate::client::RequestReport;
 
 /// The whole run.
@@ -12,7 +13,7 @@ pub(super) struct Report {
     pub(super) base_model: Value,
     pub(super) seconds: f64,
     pub(super) concepts: Vec<ConceptReport>,
-    pub(super) merge: MergeReport,
+    pub(super) merges: Vec<MergeReport>,
     pub(super) requests: Vec<RequestReport>,
 }
 
@@ -34,6 +35,8 @@ pub(super) struct ConceptReport {
     pub(super) losses: Vec<(u64, f64)>,
     pub(super) delta_id: String,
     pub(super) delta_bytes: usize,
+    /// How well the images agree with the photos and their prompts; null without an evaluator.
+    pub(super) alignment: Option<ConceptAlignment>,
     pub(super) images: Vec<ImageReport>,
 }
 

@@ -7,6 +7,8 @@ use anyhow::{Context, Result};
 use image::imageops::{self, FilterType};
 use image::{Rgb, RgbImage};
 
+use super::alignment::{Alignment, ConceptAlignment};
+
 const FONT: &[u8] = include_bytes!("../../assets/fonts/DejaVuSans-latin.ttf");
 /// Side of an image and the gaps around it, in pixels.
 const CELL: u32 = 144;
@@ -31,10 +33,34 @@ pub(super) struct ConceptPanel {
     pub(super) photos: Vec<PathBuf>,
     pub(super) before: ImagesByPrompt,
     pub(super) after: ImagesByPrompt,
+    /// None without an evaluator.
+    pub(super) alignment: Option<ConceptAlignment>,
 }
 
-/// The compositions' part.
-pub(super) struct MergedPanel {
+impl ConceptPanel {
+    /// What is said under the rows of photos, images before and images after.
+    fn remarks(&self) -> [String; 3] {
+        let Some(alignment) = self.alignment else { return Default::default() };
+        let row = |of: Alignment| {
+            format!("alignment with the photos {:.2}, with the prompt {:.2}", of.image, of.text)
+        };
+        let base = alignment.before.image;
+        [
+            format!("alignment among themselves {:.2}", alignment.photos),
+            row(alignment.before),
+            format!(
+                "{} (base model {base:.2}); share {:.2}{}",
+                row(alignment.after),
+                alignment.share(),
+                if alignment.is_learned() { "" } else { ": NOT LEARNED" },
+            ),
+        ]
+    }
+}
+
+/// The part of two concepts together.
+pub(super) struct PairPanel {
+    pub(super) title: String,
     pub(super) images: ImagesByPrompt,
 }
 
@@ -42,47 +68,56 @@ pub(super) struct MergedPanel {
 ///
 /// # Errors
 /// If an image cannot be read.
-pub(super) fn render(concepts: &[ConceptPanel], merged: &MergedPanel) -> Result<RgbImage> {
+pub(super) fn render(concepts: &[ConceptPanel], pairs: &[PairPanel]) -> Result<RgbImage> {
     let font = FontRef::try_from_slice(FONT).context("the built-in font")?;
     let columns = concepts
         .iter()
         .flat_map(|panel| [panel.photos.len(), width_of(&panel.before), width_of(&panel.after)])
-        .chain([width_of(&merged.images)])
+        .chain(pairs.iter().map(|pair| width_of(&pair.images)))
         .max()
         .unwrap_or(1) as u32;
     let row = CELL + GAP;
     let title = 44;
     let captions = CAPTION_LINES * LINE + GAP;
-    let concept_height = title + 3 * row + 2 * captions + MARGIN;
-    let merged_height = title + captions + row + MARGIN;
+    let concept_height = title + 3 * (row + LINE) + 2 * captions + MARGIN;
+    let pair_height = title + captions + row + MARGIN;
     let width = 2 * MARGIN + LABEL + columns * (CELL + GAP);
-    let height = MARGIN + concepts.len() as u32 * concept_height + merged_height;
+    let height = MARGIN + concepts.len() as u32 * concept_height + pairs.len() as u32 * pair_height;
     let mut sheet = Sheet { image: RgbImage::from_pixel(width, height, PAPER), font };
 
     let mut y = MARGIN;
     for panel in concepts {
         sheet.write(&panel.title, MARGIN, y, TITLE_SIZE, INK);
         y += title;
+        let [of_photos, of_before, of_after] = panel.remarks();
         sheet.label("photos", y);
         for (column, photo) in panel.photos.iter().enumerate() {
             sheet.paste(photo, column as u32, y)?;
         }
         y += row;
-        for (label, images) in [("before", &panel.before), ("after", &panel.after)] {
+        sheet.remark(&of_photos, y);
+        y += LINE;
+        let rows = [("before", &panel.before, of_before), ("after", &panel.after, of_after)];
+        for (label, images, remark) in rows {
             sheet.captions(images, y);
             y += captions;
             sheet.label(label, y);
             sheet.images(images, y)?;
             y += row;
+            sheet.remark(&remark, y);
+            y += LINE;
         }
         y += MARGIN;
     }
-    sheet.write("both, merged in closed form", MARGIN, y, TITLE_SIZE, INK);
-    y += title;
-    sheet.captions(&merged.images, y);
-    y += captions;
-    sheet.label("merged", y);
-    sheet.images(&merged.images, y)?;
+    for pair in pairs {
+        sheet.write(&pair.title, MARGIN, y, TITLE_SIZE, INK);
+        y += title;
+        sheet.captions(&pair.images, y);
+        y += captions;
+        sheet.label("merged", y);
+        sheet.images(&pair.images, y)?;
+        y += row + MARGIN;
+    }
     Ok(sheet.image)
 }
 
@@ -142,6 +177,11 @@ impl Sheet<'_> {
     /// Writes a word at the left of a line of images.
     fn label(&mut self, text: &str, y: u32) {
         self.write(text, MARGIN, y + CELL / 2 - LINE / 2, TEXT_SIZE, FADED);
+    }
+
+    /// Writes a sentence under a line of images.
+    fn remark(&mut self, text: &str, y: u32) {
+        self.write(text, MARGIN + LABEL, y, TEXT_SIZE, FADED);
     }
 
     fn images(&mut self, images: &ImagesByPrompt, y: u32) -> Result<()> {
