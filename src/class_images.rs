@@ -1,6 +1,8 @@
 //! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, such a folder as a zip
 //! file, or the object that trainings name.
 
+mod packed;
+
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -18,6 +20,8 @@ use crate::engine::CaptionedImage;
 use crate::photo_file;
 use crate::storage::{Storage, StorageError, StorageKey};
 
+pub use self::packed::PackedSet;
+
 /// Where captions are, in a folder as in an object.
 const METADATA: &str = "metadata.jsonl";
 
@@ -29,8 +33,18 @@ pub struct ClassImageSet {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Its path in the folder or archive that it comes from; a number in a set that was read from its object.
+    path: String,
     image: ImageFile,
     caption: String,
+}
+
+/// An image file and its caption, which is empty if there is none.
+#[derive(Clone, Debug)]
+pub struct CaptionedFile {
+    pub path: String,
+    pub caption: String,
+    pub bytes: Bytes,
 }
 
 #[derive(Clone, Debug)]
@@ -74,7 +88,8 @@ impl ClassImageSet {
         let metadata = std::fs::read_to_string(dir.join(METADATA))
             .map_err(|error| io::Error::new(error.kind(), format!("{METADATA}: {error}")))?;
         let entry = |line: Line| Entry {
-            image: ImageFile::OnDisk(dir.join(line.file_name)),
+            image: ImageFile::OnDisk(dir.join(&line.file_name)),
+            path: line.file_name,
             caption: line.text,
         };
         Ok(Self { entries: read_lines(&metadata)?.into_iter().map(entry).collect() })
@@ -96,9 +111,19 @@ impl ClassImageSet {
         let mut entries = Vec::new();
         for line in read_lines(&metadata)? {
             let image = ImageFile::InMemory(read(&line.file_name)?.into());
-            entries.push(Entry { image, caption: line.text });
+            entries.push(Entry { path: line.file_name, image, caption: line.text });
         }
         Ok(Self { entries })
+    }
+
+    /// A set of these files, in their order.
+    pub fn from_files(files: Vec<CaptionedFile>) -> Self {
+        let entry = |CaptionedFile { path, caption, bytes }| Entry {
+            path,
+            image: ImageFile::InMemory(bytes),
+            caption,
+        };
+        Self { entries: files.into_iter().map(entry).collect() }
     }
 
     /// Writes all images and captions as one file; the same set always gives the same bytes, whatever its files are
@@ -127,9 +152,13 @@ impl ClassImageSet {
         if self.is_empty() {
             return Ok(None);
         }
-        let digest = Digest::of(self.to_zip()?);
+        Ok(Some(self.reference_to(&self.to_zip()?)))
+    }
+
+    fn reference_to(&self, zip: &[u8]) -> ImageSetRef {
+        let digest = Digest::of(zip);
         let storage_key = StorageKey::image_set(&digest);
-        Ok(Some(ImageSetRef { digest, storage_key, count: self.entries.len() }))
+        ImageSetRef { digest, storage_key, count: self.entries.len() }
     }
 
     /// Writes the set to the object store, unless it is there.
@@ -171,6 +200,18 @@ impl ClassImageSet {
         let of_noun = self.entries.iter().filter(|entry| has_words(&entry.caption, noun.as_str()));
         let entries: Vec<Entry> = of_noun.cloned().collect();
         if entries.is_empty() { self.clone() } else { Self { entries } }
+    }
+
+    /// Images by their places, in this order.
+    ///
+    /// # Errors
+    /// If there is no image at one of the places.
+    pub(crate) fn pick(&self, places: impl IntoIterator<Item = usize>) -> io::Result<Self> {
+        let pick = |place: usize| {
+            let entry = self.entries.get(place).cloned();
+            entry.ok_or_else(|| io::Error::other(format!("the set has no image {place}")))
+        };
+        Ok(Self { entries: places.into_iter().map(pick).collect::<io::Result<_>>()? })
     }
 
     /// Reads and decodes the images.
@@ -240,6 +281,7 @@ mod tests {
 
     fn set(captions: &[&str]) -> ClassImageSet {
         let entry = |(index, caption): (usize, &&str)| Entry {
+            path: index.to_string(),
             image: ImageFile::InMemory(vec![index as u8; 3].into()),
             caption: (*caption).to_owned(),
         };

@@ -1,5 +1,6 @@
 //! Trainings: from photos in the store to a delta in the store.
 
+mod class_images;
 mod images;
 
 use crate::db;
@@ -29,6 +30,7 @@ impl Kind for Training {
     async fn run(job: &Job, task: TrainingTask, _: Permits) -> Result<(), JobError> {
         let Job { context, lease, progress } = job;
         progress.enter(Phase::Fetching);
+        let task = class_images::generate_missing(job, task).await?;
         let concepts = images::read_concepts(job, &task).await?;
         let input = TrainingInput {
             concepts,
