@@ -41,7 +41,7 @@ pub(super) async fn generate_missing(
     }
     match named {
         Task::Training(task) => Ok(task),
-        Task::Merge(_) | Task::Sample(_) => Err(JobError::LeaseLost), // it was made four lines above
+        Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) => Err(JobError::LeaseLost), // it was made four lines above
     }
 }
 
