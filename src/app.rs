@@ -10,6 +10,7 @@ pub mod concept;
 pub mod delta;
 pub mod evaluation;
 pub mod image;
+pub mod image_set;
 mod init_image;
 pub mod job;
 mod manifest;
@@ -18,6 +19,7 @@ pub mod photo;
 pub mod preference;
 mod queue;
 mod refusal;
+pub mod regularization;
 pub mod sample;
 pub mod training;
 
@@ -35,6 +37,7 @@ use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::evaluator::Evaluator;
 use crate::storage::Storage;
+use crate::text_index::TextIndexes;
 
 pub use caller::Caller;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
@@ -49,12 +52,16 @@ pub struct App {
     deltas: DeltaStore,
     /// Evaluates texts, and says what evaluations will take.
     evaluator: Option<Evaluator>,
+    /// Finds captions that are similar to a prompt; `None` without an evaluator.
+    text_indexes: Option<TextIndexes>,
     /// Cancelled when the process is asked to end.
     shutdown: CancellationToken,
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
     /// Permits to decode an image: as many as there are cores, so that uploads cannot take all the memory.
     decoders: Arc<Semaphore>,
+    /// The permit to unpack an archive.
+    archives: Arc<Semaphore>,
 }
 
 /// Whether requests can be served.
@@ -79,7 +86,19 @@ impl App {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let decoders = Arc::new(Semaphore::new(cores));
         let queue_limit = DEFAULT_QUEUE_LIMIT;
-        Self { db, storage, model, deltas, evaluator: None, shutdown, queue_limit, decoders }
+        let archives = Arc::new(Semaphore::new(1));
+        Self {
+            db,
+            storage,
+            model,
+            deltas,
+            evaluator: None,
+            text_indexes: None,
+            shutdown,
+            queue_limit,
+            decoders,
+            archives,
+        }
     }
 
     /// Sets the limit of queued jobs of one kind.
@@ -89,7 +108,10 @@ impl App {
 
     /// Sets the evaluator.
     pub fn with_evaluator(self, evaluator: Option<Evaluator>) -> Self {
-        Self { evaluator, ..self }
+        let text_indexes = evaluator.clone().map(|evaluator| {
+            TextIndexes::new(self.storage.clone(), evaluator, self.shutdown.clone())
+        });
+        Self { evaluator, text_indexes, ..self }
     }
 
     /// The evaluator, if there is one.

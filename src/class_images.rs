@@ -1,6 +1,8 @@
 //! Captioned class images (the paper's regularization images): a folder in the imagefolder convention, such a folder as a zip
 //! file, or the object that trainings name.
 
+mod packed;
+
 use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -19,6 +21,8 @@ use crate::engine::CaptionedImage;
 use crate::photo_file;
 use crate::storage::{Storage, StorageError, StorageKey};
 
+pub use self::packed::PackedSet;
+
 /// Where captions are, in a folder as in an object.
 const METADATA: &str = "metadata.jsonl";
 
@@ -30,18 +34,24 @@ pub struct ClassImageSet {
 
 #[derive(Clone, Debug)]
 struct Entry {
+    /// Its path in the folder or archive that it comes from; a number in a set that was read from its object.
+    path: String,
     image: ImageFile,
     caption: String,
+}
+
+/// An image file and its caption, which is empty if there is none.
+#[derive(Clone, Debug)]
+pub struct CaptionedFile {
+    pub path: String,
+    pub caption: String,
+    pub bytes: Bytes,
 }
 
 #[derive(Clone, Debug)]
 enum ImageFile {
     OnDisk(PathBuf),
-    /// From a zip file, with its name there.
-    InMemory {
-        name: String,
-        bytes: Bytes,
-    },
+    InMemory(Bytes),
 }
 
 /// A line of `metadata.jsonl`.
@@ -71,7 +81,7 @@ impl ClassImageSet {
             true => Self::from_zip(&std::fs::read(path)?)?,
             false => Self::open_folder(path)?,
         };
-        set.entries.par_iter().try_for_each(|entry| entry.image.decode().map(drop))?;
+        set.entries.par_iter().try_for_each(|entry| entry.decode().map(drop))?;
         Ok(set)
     }
 
@@ -79,7 +89,8 @@ impl ClassImageSet {
         let metadata = std::fs::read_to_string(dir.join(METADATA))
             .map_err(|error| io::Error::new(error.kind(), format!("{METADATA}: {error}")))?;
         let entry = |line: Line| Entry {
-            image: ImageFile::OnDisk(dir.join(line.file_name)),
+            image: ImageFile::OnDisk(dir.join(&line.file_name)),
+            path: line.file_name,
             caption: line.text,
         };
         Ok(Self { entries: read_lines(&metadata)?.into_iter().map(entry).collect() })
@@ -105,11 +116,20 @@ impl ClassImageSet {
         let metadata = String::from_utf8(read(METADATA)?).map_err(io::Error::other)?;
         let mut entries = Vec::new();
         for line in read_lines(&metadata)? {
-            let bytes = read(&line.file_name)?.into();
-            let image = ImageFile::InMemory { name: line.file_name, bytes };
-            entries.push(Entry { image, caption: line.text });
+            let image = ImageFile::InMemory(read(&line.file_name)?.into());
+            entries.push(Entry { path: line.file_name, image, caption: line.text });
         }
         Ok(Self { entries })
+    }
+
+    /// A set of these files, in their order.
+    pub fn from_files(files: Vec<CaptionedFile>) -> Self {
+        let entry = |CaptionedFile { path, caption, bytes }| Entry {
+            path,
+            image: ImageFile::InMemory(bytes),
+            caption,
+        };
+        Self { entries: files.into_iter().map(entry).collect() }
     }
 
     /// Writes all images and captions as one file; the same set always gives the same bytes, whatever its files are
@@ -128,7 +148,7 @@ impl ClassImageSet {
         }
         for (index, entry) in self.entries.iter().enumerate() {
             archive.start_file(name(index), options)?;
-            archive.write_all(&entry.image.read()?)?;
+            archive.write_all(&entry.bytes()?)?;
         }
         Ok(archive.finish()?.into_inner())
     }
@@ -138,9 +158,13 @@ impl ClassImageSet {
         if self.is_empty() {
             return Ok(None);
         }
-        let digest = Digest::of(self.to_zip()?);
+        Ok(Some(self.reference_to(&self.to_zip()?)))
+    }
+
+    fn reference_to(&self, zip: &[u8]) -> ImageSetRef {
+        let digest = Digest::of(zip);
         let storage_key = StorageKey::image_set(&digest);
-        Ok(Some(ImageSetRef { digest, storage_key, count: self.entries.len() }))
+        ImageSetRef { digest, storage_key, count: self.entries.len() }
     }
 
     /// Writes the set to the object store, unless it is there.
@@ -184,10 +208,22 @@ impl ClassImageSet {
         if entries.is_empty() { self.clone() } else { Self { entries } }
     }
 
+    /// Images by their places, in this order.
+    ///
+    /// # Errors
+    /// If there is no image at one of the places.
+    pub(crate) fn pick(&self, places: impl IntoIterator<Item = usize>) -> io::Result<Self> {
+        let pick = |place: usize| {
+            let entry = self.entries.get(place).cloned();
+            entry.ok_or_else(|| io::Error::other(format!("the set has no image {place}")))
+        };
+        Ok(Self { entries: places.into_iter().map(pick).collect::<io::Result<_>>()? })
+    }
+
     /// Reads and decodes the images.
     pub(crate) fn read(&self) -> io::Result<Vec<CaptionedImage>> {
         let read = |entry: &Entry| {
-            let image = entry.image.decode().map_err(|error| {
+            let image = entry.decode().map_err(|error| {
                 io::Error::new(error.kind(), format!("captioned `{}`: {error}", entry.caption))
             })?;
             Ok(CaptionedImage { image, caption: entry.caption.clone() })
@@ -196,29 +232,25 @@ impl ClassImageSet {
     }
 }
 
-impl ImageFile {
-    fn read(&self) -> io::Result<Bytes> {
-        match self {
-            Self::OnDisk(path) => {
+impl Entry {
+    fn bytes(&self) -> io::Result<Bytes> {
+        match &self.image {
+            ImageFile::OnDisk(path) => {
                 let file = std::fs::read(path).map_err(|error| self.named(error.kind(), &error))?;
                 Ok(file.into())
             }
-            Self::InMemory { bytes, .. } => Ok(bytes.clone()),
+            ImageFile::InMemory(bytes) => Ok(bytes.clone()),
         }
     }
 
     fn decode(&self) -> io::Result<RgbImage> {
-        let decoded = photo_file::decode(&self.read()?);
+        let decoded = photo_file::decode(&self.bytes()?);
         decoded.map_err(|error| self.named(io::ErrorKind::InvalidData, &error))
     }
 
     /// An error with the file's name.
     fn named(&self, kind: io::ErrorKind, error: &dyn std::error::Error) -> io::Error {
-        let name = match self {
-            Self::OnDisk(path) => path.file_name().unwrap_or_default().to_string_lossy(),
-            Self::InMemory { name, .. } => name.into(),
-        };
-        io::Error::new(kind, format!("class image `{name}`: {error}"))
+        io::Error::new(kind, format!("class image `{}`: {error}", self.path))
     }
 }
 
@@ -251,10 +283,8 @@ mod tests {
 
     fn set(captions: &[&str]) -> ClassImageSet {
         let entry = |(index, caption): (usize, &&str)| Entry {
-            image: ImageFile::InMemory {
-                name: index.to_string(),
-                bytes: vec![index as u8; 3].into(),
-            },
+            path: index.to_string(),
+            image: ImageFile::InMemory(vec![index as u8; 3].into()),
             caption: (*caption).to_owned(),
         };
         ClassImageSet { entries: captions.iter().enumerate().map(entry).collect() }
@@ -304,7 +334,7 @@ mod tests {
         let read = ClassImageSet::from_zip(&zip).unwrap();
 
         assert_eq!(read.captions(), ["b", "a", "ü “quoted”"]);
-        let bytes: Vec<Bytes> = read.entries.iter().map(|one| one.image.read().unwrap()).collect();
+        let bytes: Vec<Bytes> = read.entries.iter().map(|one| one.bytes().unwrap()).collect();
         assert_eq!(bytes, [vec![0; 3], vec![1; 3], vec![2; 3]]);
         assert_eq!(read.to_zip().unwrap(), zip, "the same set gives the same bytes");
         assert_eq!(read.reference().unwrap(), written.reference().unwrap());

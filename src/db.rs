@@ -9,6 +9,7 @@ pub mod delta;
 pub mod evaluation;
 pub mod event;
 pub mod image;
+pub mod image_set;
 pub mod job;
 pub mod metric;
 pub mod preference;

@@ -20,6 +20,7 @@
 //! - [`evaluator`]: the CLIP model that compares images and texts, without tensors. API and worker have a handle to it.
 //! - `contact_sheet` and [`plot`]: images on one sheet, and figures as SVG.
 //! - [`scoring`]: figures of an evaluation from features, with their intervals.
+//! - `image_archive`: an uploaded zip archive as captioned images. `text_index`: captions as vectors, to find similar ones.
 //! - [`photo_file`]: an image file of a user as upright sRGB pixels.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
@@ -53,6 +54,7 @@ pub mod engine;
 pub mod evaluate;
 pub mod evaluator;
 pub mod http;
+mod image_archive;
 pub mod image_file;
 pub mod model_folder;
 pub mod photo_file;
@@ -63,4 +65,5 @@ pub mod replay;
 pub mod scoring;
 pub mod serve;
 pub mod storage;
+pub mod text_index;
 pub mod worker;

@@ -77,6 +77,8 @@ impl Service {
         )
         .with_queue_limit(settings.queue_limit)
         .with_evaluator(evaluator.clone());
+        let listed = app.list_class_images(&folder.class_images).await;
+        listed.context("the base model's class images cannot be listed")?;
         let stopped = shutdown.clone().cancelled_owned();
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) =

@@ -113,6 +113,16 @@ impl Storage {
         object.bytes().await.map_err(|source| Self::error(key, source))
     }
 
+    /// Reads a part of an object.
+    pub async fn read_range(
+        &self,
+        key: &StorageKey,
+        range: std::ops::Range<u64>,
+    ) -> Result<Bytes, StorageError> {
+        let read = self.store.get_range(&path_of(key), range).await;
+        read.map_err(|source| Self::error(key, source))
+    }
+
     /// Reads a whole object, `None` if there is none of this name.
     pub async fn read_if_there(&self, key: &StorageKey) -> Result<Option<Bytes>, StorageError> {
         match self.store.get(&path_of(key)).await {

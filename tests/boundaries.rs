@@ -35,20 +35,25 @@ const MODULES: &[(&str, &[&str])] = &[
     ("scoring", &["domain", "engine", "evaluator"]),
     ("plot", &["domain"]),
     ("contact_sheet", &[]),
+    ("image_archive", &["class_images", "domain", "photo_file"]),
+    ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     // What the service can do, and who asks it to.
     (
         "app",
         &[
+            "class_images",
             "db",
             "delta_store",
             "domain",
             "evaluator",
+            "image_archive",
             "image_file",
             "photo_file",
             "plot",
             "scoring",
             "storage",
+            "text_index",
         ],
     ),
     ("http", &["app", "domain"]),
@@ -74,7 +79,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("client", &["domain"]),
     ("evaluate", &["client"]),
     ("replay", &["client", "config", "domain", "image_file"]),
-    ("bench", &["client", "config", "domain", "engine", "image_file"]),
+    ("bench", &["client", "config", "domain", "engine", "image_file", "text_index"]),
     (
         "demo",
         &[
@@ -141,6 +146,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "main",
             "replay",
             "serve",
+            "text_index",
             "worker",
         ],
     ),

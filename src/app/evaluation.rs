@@ -11,6 +11,7 @@ use sqlx::PgConnection;
 use self::check::{check_evaluator, check_numbers, check_prompts};
 use self::subject::{BoundSubject, bind_subjects};
 use super::binding::{concept_named, named_concepts};
+use super::image_set::find_image_set;
 use super::job::Evaluation;
 use super::sample::SampleOptions;
 use super::training::with_photos;
@@ -64,7 +65,7 @@ pub struct NewSubject {
 /// Real images to compute KID against.
 #[derive(Clone, Debug)]
 pub struct NewHeldOut {
-    /// Digest of an image set.
+    /// Id or digest of an image set.
     pub set: String,
     pub subset_size: Option<usize>,
 }
@@ -102,7 +103,7 @@ impl App {
             settings,
             held_out: None,
         };
-        let task = EvaluationTask { held_out: self.held_out(&new, &task)?, ..task };
+        let task = EvaluationTask { held_out: self.held_out(&mut tx, &new, &task).await?, ..task };
         check_size(&task)?;
         let id = self.enqueue_with_samples(&mut tx, task).await?;
         tx.commit().await?;
@@ -163,17 +164,21 @@ impl App {
     }
 
     /// The set that KID compares with, if it is large enough for what is asked.
-    fn held_out(
+    async fn held_out(
         &self,
+        db: &mut PgConnection,
         new: &NewEvaluation,
         task: &EvaluationTask,
-    ) -> Result<Option<HeldOut>, FieldError> {
+    ) -> Result<Option<HeldOut>, Refusal> {
         let Some(held_out) = &new.held_out else { return Ok(None) };
-        let own = self.model.class_image_set.clone();
-        let set = own.filter(|own| *own.digest == *held_out.set).ok_or_else(|| {
-            let detail = format!("no image set `{}`", held_out.set);
+        let set = find_image_set(db, &held_out.set).await?.ok_or_else(|| {
+            let detail = format!(
+                "no image set `{}`: GET /v1/image-sets lists those that exist",
+                held_out.set
+            );
             FieldError::new("/held_out/set", Code::UnknownImageSet, detail)
         })?;
+        let set = set.reference();
         check::check_subsets(task, set.count, held_out.subset_size)?;
         Ok(Some(HeldOut { set, subset_size: held_out.subset_size }))
     }

@@ -31,6 +31,10 @@ pub enum Refusal {
     #[error("{limit} {}s are waiting already and no more are accepted: send it again in {} s",
         .kind.as_str(), .retry_after.as_secs())]
     QueueFull { kind: JobKind, limit: usize, retry_after: Duration },
+    /// The captions of a set are being compared for the first time, which takes longer than a request.
+    #[error("the captions of this set are compared for the first time, {done} of {total} so far: send the request again in {} s",
+        .retry_after.as_secs())]
+    NotReady { done: usize, total: usize, retry_after: Duration },
     /// A part of the service that the request needs cannot be reached; the same request may succeed later.
     #[error("{dependency} cannot be reached: send the request again later")]
     Unavailable { dependency: Dependency, source: Cause },
@@ -63,6 +67,7 @@ impl Refusal {
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict(error) => error.code,
             Self::QueueFull { .. } => Code::QueueFull,
+            Self::NotReady { .. } => Code::ImageSetNotIndexed,
             Self::Unavailable { dependency: Dependency::Database, .. } => Code::DatabaseUnavailable,
             Self::Unavailable { dependency: Dependency::ObjectStore, .. } => {
                 Code::StorageUnavailable
@@ -78,6 +83,7 @@ impl Refusal {
             Self::Conflict(error) => std::slice::from_ref(error),
             Self::NotFound { .. }
             | Self::QueueFull { .. }
+            | Self::NotReady { .. }
             | Self::Unavailable { .. }
             | Self::Internal(_) => &[],
         }
@@ -86,7 +92,9 @@ impl Refusal {
     /// The time after which the same request may succeed, if it may.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::QueueFull { retry_after, .. } => Some(*retry_after),
+            Self::QueueFull { retry_after, .. } | Self::NotReady { retry_after, .. } => {
+                Some(*retry_after)
+            }
             Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
             Self::Invalid(_) | Self::NotFound { .. } | Self::Conflict(_) | Self::Internal(_) => {
                 None

@@ -2,19 +2,20 @@
 
 use super::binding::{concept_named, named_concepts};
 use super::job::Training;
+use super::regularization::NewRegularization;
 use super::{App, Caller, Refusal, random_seed};
 use crate::db;
 use crate::domain::code::Code;
-use crate::domain::concept::{Concept, ConceptRef, ModifierToken};
+use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
 use crate::domain::id::{ConceptId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
 use crate::domain::job::Metric;
 use crate::domain::model_info::ModelInfo;
+use crate::domain::regularization::Regularization;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
-    ClassImages, MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe,
-    TrainingTask,
+    MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe, TrainingTask,
 };
 use crate::domain::version::TaskVersion;
 
@@ -26,7 +27,7 @@ pub struct NewTraining {
     pub preset: Preset,
     /// Fields of the recipe that differ from the preset.
     pub recipe: serde_json::Map<String, serde_json::Value>,
-    pub class_images: ClassImages,
+    pub regularization: NewRegularization,
     /// Random if `None`.
     pub seed: Option<u64>,
 }
@@ -35,8 +36,8 @@ impl App {
     /// Queues a training on the photos that its concepts have now.
     ///
     /// # Errors
-    /// [`Refusal::Invalid`] if the recipe makes no sense, or a concept does not exist or has too few photos;
-    /// [`Refusal::QueueFull`].
+    /// [`Refusal::Invalid`] if the recipe makes no sense, a concept does not exist or has too few photos, or there are no class
+    /// images as asked for; [`Refusal::NotReady`]; [`Refusal::QueueFull`].
     pub async fn start_training(
         &self,
         caller: &Caller,
@@ -45,14 +46,22 @@ impl App {
         let recipe = new.resolve_recipe(&self.model)?;
         new.check()?;
 
-        let mut tx = self.db.begin().await?;
-        let concepts = named_concepts(&mut tx, new.concepts.iter()).await?;
+        let mut db = self.db.acquire().await?;
+        let concepts = named_concepts(&mut db, new.concepts.iter()).await?;
         let chosen = choose_concepts(&new.concepts, &concepts)?;
         let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
-        let images = db::image::of_concepts(&mut *tx, &ids).await?;
-        let task = new.into_task(recipe, with_photos(&chosen, &images, MIN_IMAGES)?, &self.model);
+        let images = db::image::of_concepts(&mut *db, &ids).await?;
+        let concepts = with_photos(&chosen, &images, MIN_IMAGES)?;
+        drop(db); // to compare a set's captions for the first time takes longer than a connection may be held
+
+        let nouns: Vec<&ClassNoun> =
+            chosen.iter().map(|concept| &concept.words.class_noun).collect();
+        let regularization =
+            self.resolve_regularization(&new.regularization, &recipe, &nouns).await?;
+        let task = new.into_task(recipe, concepts, regularization, &self.model);
         check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
+        let mut tx = self.db.begin().await?;
         let id = self.enqueue(&mut tx, task).await?;
         tx.commit().await?;
         self.job(caller, id).await
@@ -81,12 +90,8 @@ impl NewTraining {
             Preset::Default => model.recipe.clone(),
             Preset::Paper => TrainingRecipe::paper(),
         };
-        let mut recipe = preset.for_concepts(self.concepts.len()).with_overrides(&self.recipe)?;
-        // The resolved recipe does not claim what is not used.
-        if self.class_images == ClassImages::None || !model.has_class_images {
-            recipe.class_batch_size = 0;
-        }
-        Ok(recipe)
+        let recipe = preset.for_concepts(self.concepts.len()).with_overrides(&self.recipe)?;
+        self.regularization.resolve_recipe(recipe, &self.recipe, model)
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -100,6 +105,7 @@ impl NewTraining {
         self,
         recipe: TrainingRecipe,
         concepts: Vec<TaskConcept>,
+        regularization: Regularization,
         model: &ModelInfo,
     ) -> TrainingTask {
         TrainingTask {
@@ -107,12 +113,8 @@ impl NewTraining {
             base_digest: model.digest.clone(),
             concepts,
             preset: self.preset,
-            class_images: match recipe.class_batch_size {
-                0 => ClassImages::None,
-                1.. => self.class_images,
-            },
-            class_image_set: model.class_image_set.clone(),
             recipe,
+            regularization,
             seed: self.seed.unwrap_or_else(random_seed),
         }
     }

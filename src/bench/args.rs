@@ -61,4 +61,7 @@ pub(super) enum Work {
     Merge,
     /// One UNet call whose elements are of as many concepts; beside it, elements of one concept.
     Mixed,
+    /// The 200 captions that are most similar to a prompt, of as many as `--batch`, whose vectors have `--latent` numbers. The
+    /// vectors are random, and no folder is read.
+    Retrieve,
 }

@@ -21,6 +21,7 @@ use crate::engine::{
     Batch, FrozenModel, KeyValues, Merge, MergePack, PackUse, Parameters, RegularizationStatistics,
     Trainer, kv_weights,
 };
+use crate::text_index::TextIndex;
 
 /// One call of the work.
 pub(super) type Call = Box<dyn FnMut() -> Result<()>>;
@@ -50,6 +51,13 @@ pub(super) fn prepare(args: &BenchArgs, device: &Device) -> Result<Prepared> {
         Ok(normal(stream, shape)?.to_device(device)?)
     };
     match args.what {
+        Work::Retrieve => {
+            let (index, prompt) = captions_to_search(batch, latent);
+            alone(Box::new(move || {
+                index.search(&prompt, 0.0, 200);
+                Ok(())
+            }))
+        }
         Work::Denoise => {
             let unet = unet()?;
             let features = random(0, &[batch, 77, unet.config().cross_attention_dim()])?;
@@ -160,6 +168,18 @@ pub(super) fn prepare(args: &BenchArgs, device: &Device) -> Result<Prepared> {
             Ok(Prepared { call: call(elements), beside: Some(("one concept", call(one))) })
         }
     }
+}
+
+/// The vectors of so many captions, and that of a prompt.
+fn captions_to_search(captions: usize, width: usize) -> (TextIndex, Vec<f32>) {
+    let mut random = Random::new(0, Purpose::Noise, 0, 0);
+    // A thousand random rows, over and over: to draw a million times 512 numbers would take longer than the search.
+    let mut rows = vec![0.0; 1009 * width];
+    random.normals(&mut rows);
+    let features: Vec<f32> = rows.iter().copied().cycle().take(captions * width).collect();
+    let prompt: Vec<f32> = rows[..width].to_vec();
+    let row_of = (0..captions as u32).collect();
+    (TextIndex::from_features(width, &features, row_of), prompt)
 }
 
 /// The packs of so many concepts with a modifier token: as many rows as prompts give, of random captions.

@@ -16,7 +16,7 @@ use crate::domain::merge::MergeReport;
 
 pub use lease::{
     Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report,
-    recover_expired, renew_lease, report, retry, stop, succeed,
+    recover_expired, renew_lease, report, retry, rewrite_task, stop, succeed,
 };
 
 /// The channel that notifies idle workers of new jobs, by kind.

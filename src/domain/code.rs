@@ -114,10 +114,24 @@ codes! {
     // Evaluations.
     /// No evaluation of this id has succeeded: start one, or wait until it has.
     UnknownEvaluation = "unknown_evaluation",
+
+    // Image sets.
+    /// The file is not a zip archive of images, or it has unsafe paths: see `detail` and pack the folder again.
+    ImageSetUnreadable = "image_set_unreadable",
+    /// The archive has more files, images or bytes than a set can have: split it.
+    ImageSetTooLarge = "image_set_too_large",
+    /// A caption or a line of `metadata.jsonl` cannot be read: correct the file and line that `detail` names.
+    CaptionUnreadable = "caption_unreadable",
     /// No image set has this id or digest: upload one, or list those that exist.
     UnknownImageSet = "unknown_image_set",
+    /// The image set belongs to the base model that is served: it cannot be deleted.
+    ImageSetInUse = "image_set_in_use",
+    /// No caption of the set is similar enough to the prompt: lower `threshold`, or choose another set.
+    NothingRetrieved = "nothing_retrieved",
     /// The service has no evaluator: start it with `--evaluator`.
     NoEvaluator = "no_evaluator",
+    /// The captions of the set are still being compared for the first time: send the request again after `Retry-After` seconds.
+    ImageSetNotIndexed = "image_set_not_indexed",
 
     // Merges.
     /// The delta has no merge pack yet: start a worker for its base model and try again; `detail` says why if it failed.

@@ -145,6 +145,8 @@ impl JobStatus {
 pub enum Phase {
     /// Reads objects from the store.
     Fetching,
+    /// Generates class images. Trainings with generated class images only.
+    Regularizing,
     /// Encodes images and texts, once.
     Encoding,
     /// Takes training steps.
@@ -351,10 +353,10 @@ mod tests {
     #[test]
     fn a_task_of_a_newer_program_says_which_program_is_needed() {
         let mut task = early_training();
-        task["version"] = json!(3);
+        task["version"] = json!(4);
 
         let error = serde_json::from_value::<Task>(task).unwrap_err().to_string();
 
-        assert!(error.contains("version 3 is unknown") && error.contains("newer"), "{error}");
+        assert!(error.contains("version 4 is unknown") && error.contains("newer"), "{error}");
     }
 }

@@ -46,6 +46,11 @@ impl StorageKey {
         Self(format!("image-sets/{digest}.zip"))
     }
 
+    /// The vectors of a set's captions, by the digests of the set and of the model that has made them.
+    pub fn text_index(set_digest: &str, evaluator_digest: &str) -> Self {
+        Self(format!("image-sets/{set_digest}.text-{evaluator_digest}.safetensors"))
+    }
+
     /// Image `index` of a sample.
     pub fn sample(job: JobId, fence: i64, index: usize) -> Self {
         Self(format!("jobs/{job}/{fence}/{index}.png"))

@@ -8,6 +8,7 @@ use super::concept::{ConceptWords, Handle};
 use super::digest::Digest;
 use super::id::{ConceptId, ImageId};
 use super::invalid::{Checks, FieldError, Invalid};
+use super::regularization::Regularization;
 use super::storage_key::StorageKey;
 use super::version::TaskVersion;
 
@@ -236,20 +237,51 @@ pub enum Preset {
 
 /// The task to learn these concepts from these photos by this recipe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "StoredTrainingTask")]
 pub struct TrainingTask {
-    #[serde(default)]
     pub version: TaskVersion,
     /// Refuses a worker that has another base model.
     pub base_digest: Digest,
     pub concepts: Vec<TaskConcept>,
     pub preset: Preset,
     pub recipe: TrainingRecipe,
-    pub class_images: ClassImages,
-    /// The class images that [`ClassImages::Auto`] chooses from; `None` in tasks from before there were sets, whose
-    /// worker takes those of its own folder.
-    #[serde(default)]
-    pub class_image_set: Option<ImageSetRef>,
+    pub regularization: Regularization,
     pub seed: u64,
+}
+
+/// A task as any version has written it.
+#[derive(Deserialize)]
+struct StoredTrainingTask {
+    #[serde(default)]
+    version: TaskVersion,
+    base_digest: Digest,
+    concepts: Vec<TaskConcept>,
+    preset: Preset,
+    recipe: TrainingRecipe,
+    regularization: Option<Regularization>,
+    /// Before version 3.
+    #[serde(default)]
+    class_images: ClassImages,
+    /// Before version 3; none in tasks from before there were sets.
+    class_image_set: Option<ImageSetRef>,
+    seed: u64,
+}
+
+impl From<StoredTrainingTask> for TrainingTask {
+    fn from(stored: StoredTrainingTask) -> Self {
+        let regularization = stored.regularization.unwrap_or_else(|| {
+            Regularization::from_class_images(stored.class_images, stored.class_image_set)
+        });
+        Self {
+            version: stored.version,
+            base_digest: stored.base_digest,
+            concepts: stored.concepts,
+            preset: stored.preset,
+            recipe: stored.recipe,
+            regularization,
+            seed: stored.seed,
+        }
+    }
 }
 
 /// A set of captioned class images in the object store.

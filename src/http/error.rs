@@ -31,6 +31,9 @@ pub(crate) enum ApiError {
     BodyTooLarge { limit_bytes: usize },
     #[error("the range lies outside of the {size_bytes} bytes")]
     RangeNotSatisfiable { size_bytes: usize },
+    /// The machine failed, such as its disk; the text is for the log and not for the client.
+    #[error("internal error")]
+    Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A bug; the text is for the log and not for the client.
     #[error("internal error")]
     Panicked(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -55,9 +58,9 @@ impl ApiError {
                 Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
                 Refusal::Conflict(_) => StatusCode::CONFLICT,
-                Refusal::QueueFull { .. } | Refusal::Unavailable { .. } => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
+                Refusal::QueueFull { .. }
+                | Refusal::NotReady { .. }
+                | Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
@@ -66,7 +69,7 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Panicked(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Panicked(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -79,7 +82,7 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
             Self::BodyTooLarge { .. } => Code::BodyTooLarge,
             Self::RangeNotSatisfiable { .. } => Code::RangeNotSatisfiable,
-            Self::Panicked(_) => Code::InternalError,
+            Self::Panicked(_) | Self::Internal(_) => Code::InternalError,
         }
     }
 
@@ -93,7 +96,8 @@ impl ApiError {
             | Self::UnsupportedMediaType(_)
             | Self::BodyTooLarge { .. }
             | Self::RangeNotSatisfiable { .. }
-            | Self::Panicked(_) => &[],
+            | Self::Panicked(_)
+            | Self::Internal(_) => &[],
         }
     }
 
@@ -120,7 +124,9 @@ impl ApiError {
 
     /// Logs what an operator must see, once.
     fn log(&self) {
-        if self.status().is_server_error() && self.code() != Code::QueueFull {
+        if self.status().is_server_error()
+            && !matches!(self.code(), Code::QueueFull | Code::ImageSetNotIndexed)
+        {
             tracing::error!(error = chain(self), "request failed");
         } else {
             tracing::debug!(error = %self, code = self.code().as_str(), "request refused");
@@ -198,7 +204,8 @@ impl IntoResponse for ApiError {
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType(_)
             | Self::BodyTooLarge { .. }
-            | Self::Panicked(_) => {}
+            | Self::Panicked(_)
+            | Self::Internal(_) => {}
         }
         // The body follows in `write_problem`, which knows the request's id.
         response.extensions_mut().insert(self.problem());

@@ -16,8 +16,8 @@ use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::upload::MAX_UPLOAD_BYTES;
 use super::{
-    capabilities, concept, delta, evaluation, event, health, image, manifest, merge, preference,
-    preview, sample, training, upload,
+    capabilities, concept, delta, evaluation, event, health, image, image_set, manifest, merge,
+    preference, preview, sample, training, upload,
 };
 use crate::app::App;
 
@@ -64,6 +64,7 @@ fn documented_routes() -> OpenApiRouter<App> {
     let uploads = OpenApiRouter::new()
         .routes(routes!(upload::upload_images, image::list_concept_images))
         .routes(routes!(upload::upload_image))
+        .routes(routes!(image_set::upload_image_set, image_set::list_image_sets))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
         .routes(routes!(concept::create_concept, concept::list_concepts))
@@ -72,6 +73,10 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(image::get_image))
         .routes(routes!(image::get_image_content))
         .routes(routes!(manifest::get_manifest))
+        .routes(routes!(image_set::get_image_set, image_set::delete_image_set))
+        .routes(routes!(image_set::list_set_images))
+        .routes(routes!(image_set::get_set_image_content))
+        .routes(routes!(image_set::retrieve))
         .routes(routes!(training::start_training, training::list_trainings))
         .routes(routes!(training::get_training))
         .routes(routes!(training::cancel_training))

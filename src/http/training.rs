@@ -10,7 +10,9 @@ use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobAnswer, JobBody, JobResource};
+use super::regularization::{RegularizationBody, RegularizationForm};
 use crate::app::job::Training;
+use crate::app::regularization::{NewRegularization, RegularizationChoice};
 use crate::app::training::NewTraining;
 use crate::app::{App, Caller};
 use crate::domain::concept::{ConceptRef, ConceptWords, Handle};
@@ -35,10 +37,13 @@ pub(crate) struct StartTraining {
     #[serde(default)]
     #[schema(schema_with = partial_recipe)]
     recipe: serde_json::Map<String, serde_json::Value>,
-    /// Which class images to use. Defaults to `auto`.
-    #[serde(default)]
-    #[schema(default = "auto")]
-    class_images: ClassImages,
+    /// Which class images to use. Defaults to those of the base model's class images whose caption contains the class noun, or all
+    /// if none does: `{"source": "set", "select": "class_noun"}`.
+    #[schema(value_type = Option<RegularizationForm>)]
+    regularization: Option<RegularizationForm>,
+    /// An earlier name for two choices of `regularization`: `auto` is its default, `none` is `{"source": "none"}`.
+    #[schema(value_type = Option<ClassImages>)]
+    class_images: Option<ClassImages>,
     /// Random seed, from 0 to 2⁵³ − 1. The server chooses one if omitted. The same seed, photos and recipe give the same
     /// delta.
     #[schema(maximum = 9007199254740991_u64)]
@@ -57,8 +62,10 @@ fn partial_recipe() -> RefOr<Schema> {
 
 impl From<StartTraining> for NewTraining {
     fn from(body: StartTraining) -> Self {
-        let StartTraining { concepts, preset, recipe, class_images, seed } = body;
-        Self { concepts, preset, recipe, class_images, seed }
+        let StartTraining { concepts, preset, recipe, regularization, class_images, seed } = body;
+        let regularization = regularization.map(RegularizationChoice::from);
+        let regularization = NewRegularization { class_images, regularization };
+        Self { concepts, preset, recipe, regularization, seed }
     }
 }
 
@@ -73,6 +80,9 @@ pub(crate) struct TrainingBody {
     preset: Preset,
     /// The complete recipe, with every default filled in.
     recipe: TrainingRecipe,
+    /// Which class images the training uses.
+    regularization: RegularizationBody,
+    /// `none` without class images, otherwise `auto`. `regularization` says more.
     class_images: ClassImages,
     /// The random seed.
     seed: u64,
@@ -119,7 +129,8 @@ impl JobResource for TrainingTask {
             concepts: job.task.concepts.into_iter().map(TrainedConcept::from).collect(),
             preset: job.task.preset,
             recipe: job.task.recipe,
-            class_images: job.task.class_images,
+            class_images: job.task.regularization.as_class_images(),
+            regularization: job.task.regularization.into(),
             seed: job.task.seed,
         }
     }
@@ -138,9 +149,9 @@ impl JobResource for TrainingTask {
         (status = 202, body = TrainingBody, headers(("location" = String)),
             description = "The training is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
-            description = "`dataset_too_small`, `unknown_concept`, `unknown_field`, `out_of_range`, …"),
+            description = "`dataset_too_small`, `unknown_concept`, `unknown_image_set`, `nothing_retrieved`, `out_of_range`, …"),
         (status = 503, body = Problem, content_type = "application/problem+json",
-            headers(("retry-after" = u64)), description = "`queue_full`, `database_unavailable`"),
+            headers(("retry-after" = u64)), description = "`queue_full`, `image_set_not_indexed`, `database_unavailable`"),
     ))]
 pub(crate) async fn start_training(
     State(app): State<App>,

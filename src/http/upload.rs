@@ -210,7 +210,7 @@ pub(crate) async fn upload_image(
     Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
 }
 
-async fn open_form(request: Request, what: &str) -> Result<Multipart, ApiError> {
+pub(crate) async fn open_form(request: Request, what: &str) -> Result<Multipart, ApiError> {
     Multipart::from_request(request, &()).await.map_err(|rejection| {
         ApiError::UnsupportedMediaType(format!(
             "send the {what} as multipart/form-data: {}",
@@ -231,7 +231,7 @@ fn check_part(field: &Field<'_>, index: usize) -> Result<(), FieldError> {
     Ok(())
 }
 
-fn unknown_field(field: &Field<'_>, instead: &str) -> FieldError {
+pub(crate) fn unknown_field(field: &Field<'_>, instead: &str) -> FieldError {
     let name = field.name().unwrap_or_default();
     let detail = format!("unknown field `{name}`: {instead}");
     FieldError::new(format!("/{name}"), Code::UnknownField, detail)
@@ -280,7 +280,7 @@ fn short_file_name(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
-fn from_multipart(error: MultipartError) -> ApiError {
+pub(crate) fn from_multipart(error: MultipartError) -> ApiError {
     if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
         ApiError::BodyTooLarge { limit_bytes: MAX_UPLOAD_BYTES }
     } else {

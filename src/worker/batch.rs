@@ -34,8 +34,20 @@ pub(crate) struct GenerationRequest {
     pub(crate) requests: Vec<SampleRequest>,
     /// Makes a preview of each image every this many steps.
     pub(crate) preview_every: Option<usize>,
+    /// What the job's progress says meanwhile.
+    pub(crate) part: Part,
     /// Receives the images, each with its number. After an error no more are sent.
     pub(crate) images: mpsc::UnboundedSender<Result<(usize, RgbImage), JobError>>,
+}
+
+/// Which part of a job's images a request has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Part {
+    pub(crate) phase: Phase,
+    /// The images that have been generated before.
+    pub(crate) before: usize,
+    /// The images of all parts.
+    pub(crate) of: usize,
 }
 
 /// A request in the batch.
@@ -70,8 +82,10 @@ impl Generation {
     /// One of its images has taken a step.
     fn note_step(&self) {
         self.steps_done.set(self.steps_done.get() + 1);
-        let (done, total) = (self.steps_done.get(), self.total_steps.get());
-        self.request.progress.step(Phase::Denoising, done, total, None);
+        let GenerationRequest { progress, requests, part, .. } = &self.request;
+        let per_image = self.total_steps.get() / requests.len();
+        let done = part.before * per_image + self.steps_done.get();
+        progress.step(part.phase, done, part.of * per_image, None);
     }
 }
 

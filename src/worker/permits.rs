@@ -22,6 +22,11 @@ impl PermitPool {
         Arc::new(Self { capacity, taken: AtomicUsize::new(0), released: Notify::new() })
     }
 
+    /// Elements of a batch.
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// Permits that further jobs can take.
     pub(crate) fn available(&self) -> usize {
         self.capacity.saturating_sub(self.taken.load(Ordering::Relaxed))

@@ -12,7 +12,7 @@ use vstar::evaluator::Evaluator;
 use vstar::model_folder::ModelFolder;
 use vstar::worker::{LoadedModel, Worker, WorkerConfig};
 
-use crate::harness::{Answer, DELTA_BYTES, Service, tiny};
+use crate::harness::{Answer, DELTA_BYTES, Service, evaluator, tiny};
 
 /// A service with a worker.
 pub(crate) struct Whole {
@@ -40,10 +40,10 @@ impl Whole {
     }
 
     /// The same with an evaluator.
-    pub(crate) async fn start_with_evaluator(db: PgPool, evaluator: Evaluator) -> Self {
+    pub(crate) async fn start_with_evaluator(db: PgPool) -> Self {
         let poll = Duration::from_millis(100);
         let config = WorkerConfig { poll, ..WorkerConfig::default() };
-        Self::start_whole(db, tiny(), config, Some(evaluator)).await
+        Self::start_whole(db, tiny(), config, Some(evaluator())).await
     }
 
     async fn start_whole(
@@ -53,8 +53,11 @@ impl Whole {
         evaluator: Option<Evaluator>,
     ) -> Self {
         // The API reads the folder by itself: in production it may be another process than the worker.
-        let service =
-            Service::with_model(db, &ModelFolder::open(&model).unwrap(), evaluator.clone()).await;
+        let service = Service::with_model(db, &ModelFolder::open(&model).unwrap()).await;
+        let service = match &evaluator {
+            Some(_) => service.evaluating().await,
+            None => service,
+        };
         let stop_worker = CancellationToken::new();
         let worker = tokio::spawn(std::future::ready(()));
         let mut whole = Self { service, model, evaluator, stop_worker, worker };

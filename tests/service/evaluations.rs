@@ -1,6 +1,5 @@
 //! Evaluations: samples of their own, figures of their images, and what a request can tell.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use image::RgbImage;
@@ -9,24 +8,14 @@ use sqlx::PgPool;
 use vstar::domain::evaluation::report::EvaluationReport;
 use vstar::domain::id::{EvaluationId, JobId, SampleId};
 use vstar::domain::job::JobKind;
-use vstar::evaluator::Evaluator;
 use vstar::storage::StorageKey;
 
 use crate::end_to_end::Whole;
-use crate::harness::{DIGEST, Service, any_task, lease, lease_of, png};
-
-/// A small CLIP whose weights are random.
-fn clip() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip_openai/model")
-}
-
-fn evaluator() -> Evaluator {
-    Evaluator::load(&clip(), "cpu").unwrap()
-}
+use crate::harness::{DIGEST, Service, any_task, evaluator, lease, lease_of, png};
 
 /// A service with an evaluator and no worker, and a concept `rex` that is trained.
 async fn service(db: PgPool) -> Service {
-    let service = Service::start_with_evaluator(db, evaluator()).await;
+    let service = Service::with_evaluator(db).await;
     service.trained_concept("rex", DIGEST).await;
     service
 }
@@ -42,7 +31,7 @@ fn small(subject: Value) -> Value {
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn an_evaluation_scores_the_images_of_its_samples(db: PgPool) {
-    let whole = Whole::start_with_evaluator(db, evaluator()).await;
+    let whole = Whole::start_with_evaluator(db).await;
     whole.concept("dog", Some("<rex>")).await;
     let training = whole.train(json!(["dog"])).await;
     let changes = training.body["report"]["weight_change"].as_array().unwrap();
@@ -159,7 +148,7 @@ async fn canceling_an_evaluation_cancels_its_samples(db: PgPool) {
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn an_evaluation_fails_with_the_reason_of_a_sample(db: PgPool) {
-    let whole = Whole::start_with_evaluator(db, evaluator()).await;
+    let whole = Whole::start_with_evaluator(db).await;
     // Its delta's object is damaged.
     let digest = whole.service.get("/v1/capabilities").await.body["base_model"]["digest"].clone();
     let concept_id = whole.service.concept_with_photos("rex", 4).await;
@@ -268,7 +257,7 @@ async fn without_an_evaluator_evaluations_are_refused(db: PgPool) {
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn one_photo_has_no_baseline_and_one_image_no_interval(db: PgPool) {
-    let whole = Whole::start_with_evaluator(db, evaluator()).await;
+    let whole = Whole::start_with_evaluator(db).await;
     whole.service.concept("rex", Some("<rex>"), "dog").await;
     let upload = vec![("a.png", png(64, 48, 7))];
     assert_eq!(whole.service.upload("/v1/concepts/rex/images", upload).await.status, 201);

@@ -46,6 +46,7 @@ pub(crate) fn tiny() -> PathBuf {
 pub(crate) struct Service {
     pub(crate) db: PgPool,
     pub(crate) storage: Storage,
+    app: App,
     objects: Arc<InMemory>,
     /// Can be told to fail or to stall.
     pub(crate) store: Arc<FaultyStore>,
@@ -93,22 +94,37 @@ impl Service {
 
     /// The same with so many places in each queue.
     pub(crate) async fn with_queue_limit(db: PgPool, queue_limit: usize) -> Self {
-        let info = Arc::new(Self::tiny_info());
-        Self::with(db, info, BaseModelRef::default(), queue_limit, None, None).await
+        Self::with(db, Arc::new(Self::tiny_info()), BaseModelRef::default(), queue_limit, None)
+            .await
     }
 
     /// The same on a given object store.
     pub(crate) async fn with_storage(db: PgPool, storage: Storage) -> Self {
         let info = Arc::new(Self::tiny_info());
-        Self::with(db, info, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage), None)
-            .await
+        Self::with(db, info, BaseModelRef::default(), DEFAULT_QUEUE_LIMIT, Some(storage)).await
     }
 
-    /// A service without a worker that has an evaluator.
-    pub(crate) async fn start_with_evaluator(db: PgPool, evaluator: Evaluator) -> Self {
-        let info = Arc::new(Self::tiny_info());
-        let base = BaseModelRef::default();
-        Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None, Some(evaluator)).await
+    /// The same with a small evaluator of random weights.
+    pub(crate) async fn with_evaluator(db: PgPool) -> Self {
+        Self::start(db).await.evaluating().await
+    }
+
+    /// Another process with an evaluator, on the same database and objects.
+    pub(crate) async fn beside(other: &Self) -> Self {
+        let service = Self::with_storage(other.db.clone(), other.storage.clone()).await;
+        service.evaluating().await
+    }
+
+    /// Serves it with an evaluator, on another port.
+    pub(crate) async fn evaluating(mut self) -> Self {
+        self.app = self.app.clone().with_evaluator(Some(evaluator()));
+        self.address = serve(&self.app).await;
+        self
+    }
+
+    /// Lists the model's class images, as a process that starts does.
+    pub(crate) async fn list_class_images(&self, folder: &ModelFolder) {
+        self.app.list_class_images(&folder.class_images).await.unwrap();
     }
 
     fn tiny_info() -> ModelInfo {
@@ -137,15 +153,12 @@ impl Service {
     }
 
     /// A service for a given model; the caller runs the worker.
-    pub(crate) async fn with_model(
-        db: PgPool,
-        folder: &ModelFolder,
-        evaluator: Option<Evaluator>,
-    ) -> Self {
+    pub(crate) async fn with_model(db: PgPool, folder: &ModelFolder) -> Self {
         let base = BaseModelRef::from(folder);
         let info = folder.info.clone();
-        let service = Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None, evaluator).await;
+        let service = Self::with(db, info, base, DEFAULT_QUEUE_LIMIT, None).await;
         folder.publish_class_images(&service.storage).await.unwrap();
+        service.list_class_images(folder).await;
         service
     }
 
@@ -155,7 +168,6 @@ impl Service {
         base: BaseModelRef,
         queue_limit: usize,
         storage: Option<Storage>,
-        evaluator: Option<Evaluator>,
     ) -> Self {
         let objects = Arc::new(InMemory::new());
         let store = Arc::new(FaultyStore::new(objects.clone()));
@@ -163,12 +175,9 @@ impl Service {
         let shutdown = CancellationToken::new();
         let deltas = DeltaStore::new(storage.clone(), base, DELTA_BYTES);
         let app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone())
-            .with_queue_limit(queue_limit)
-            .with_evaluator(evaluator);
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, router(app)).await });
-        Self { db, storage, objects, store, client: reqwest::Client::new(), address, shutdown }
+            .with_queue_limit(queue_limit);
+        let address = serve(&app).await;
+        Self { db, storage, app, objects, store, client: reqwest::Client::new(), address, shutdown }
     }
 
     pub(crate) fn shutdown(&self) -> CancellationToken {
@@ -185,6 +194,14 @@ impl Service {
         let bytes = response.bytes().await.unwrap().to_vec();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
         Answer { status, headers, bytes, body }
+    }
+
+    /// Sends the fields of a form, and does not follow where the answer leads.
+    pub(crate) async fn submit(&self, path: &str, form: &str) -> Answer {
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none());
+        let request = client.build().unwrap().post(format!("{}{path}", self.address));
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        self.send(request.body(form.to_owned())).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
@@ -300,6 +317,8 @@ impl Service {
             ("job", "select count(*) from job"),
             ("job_event", "select count(*) from job_event"),
             ("delta", "select count(*) from delta"),
+            ("image_set", "select count(*) from image_set"),
+            ("image_set_image", "select count(*) from image_set_image"),
         ] {
             let count: i64 = sqlx::query_scalar(query).fetch_one(&self.db).await.unwrap();
             contents.push((table, count));
@@ -308,6 +327,15 @@ impl Service {
         contents.push(("objects", objects.len() as i64));
         contents
     }
+}
+
+/// Serves the API on a port of its own and returns its address.
+async fn serve(app: &App) -> String {
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let served = router(app.clone());
+    tokio::spawn(async move { axum::serve(listener, served).await });
+    address
 }
 
 impl Drop for Service {
@@ -326,6 +354,12 @@ pub(crate) fn encoded(width: u32, height: u32, shade: u8, format: ImageFormat) -
     let mut file = Cursor::new(Vec::new());
     image.write_to(&mut file, format).unwrap();
     file.into_inner()
+}
+
+/// A small evaluator of random weights.
+pub(crate) fn evaluator() -> Evaluator {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/clip_openai/model");
+    Evaluator::load(&dir, "cpu").unwrap()
 }
 
 /// Leases the next job of any kind.

@@ -118,6 +118,7 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         other @ (Refusal::NotFound { .. }
         | Refusal::Conflict(_)
         | Refusal::QueueFull { .. }
+        | Refusal::NotReady { .. }
         | Refusal::Unavailable { .. }
         | Refusal::Internal(_)) => other,
     }

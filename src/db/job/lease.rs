@@ -196,6 +196,25 @@ pub async fn record_merge_report(
     Ok(())
 }
 
+/// Replaces the task of a running job by one that says more, such as which set has been generated for it. Returns whether
+/// the lease still held; otherwise nothing has changed.
+pub async fn rewrite_task(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    task: &Task,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "update job set task = $3 where job_id = $1 and fence = $2 and state = 'running'",
+        job_id.0,
+        fence,
+        Json(task) as Json<&Task>,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// Ends a job as failed. Returns whether the lease still held; otherwise nothing has changed.
 pub async fn fail(
     db: impl PgExecutor<'_>,

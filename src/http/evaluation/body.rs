@@ -95,7 +95,7 @@ pub(crate) struct StartSubject {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StartHeldOut {
-    /// Digest of an image set.
+    /// Id or digest of an image set.
     set: String,
     /// Images of each side in one subset, from 2 to 1000. Defaults to the size of the smaller side, at most 1000.
     #[schema(minimum = 2, maximum = 1000)]

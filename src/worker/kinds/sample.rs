@@ -21,7 +21,7 @@ use crate::engine::ConceptUse;
 use crate::engine::{InitImage, SampleRequest};
 use crate::image_file;
 use crate::storage::StorageKey;
-use crate::worker::batch::GenerationRequest;
+use crate::worker::batch::{GenerationRequest, Part};
 use crate::worker::concepts::{SampleConcepts, SampleDeltas};
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
@@ -45,6 +45,7 @@ impl Kind for Sample {
             concepts: concepts.clone(),
             requests: requests(&task, init),
             preview_every: task.settings.preview_every,
+            part: Part { phase: Phase::Denoising, before: 0, of: task.settings.n },
             images: sender,
         });
         // Described while the images are generated, so that no first step waits for it.

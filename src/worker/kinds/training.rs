@@ -1,5 +1,6 @@
 //! Trainings: from photos in the store to a delta in the store.
 
+mod class_images;
 mod images;
 
 use crate::db;
@@ -48,6 +49,7 @@ impl Kind for Training {
 async fn learn(job: &Job, task: TrainingTask) -> Result<Delta, JobError> {
     let Job { context, progress, .. } = job;
     progress.enter(Phase::Fetching);
+    let task = class_images::generate_missing(job, task).await?;
     let concept_ids: Vec<ConceptId> =
         task.concepts.iter().map(|concept| concept.concept_id).collect();
     let concepts = images::read_concepts(job, &task).await?;

@@ -1,14 +1,10 @@
 //! The images of a training: photos of its concepts and class images, from the store.
 
-use std::io;
-use std::sync::Arc;
-
 use image::RgbImage;
 use image::imageops::FilterType;
 
-use crate::class_images::ClassImageSet;
-use crate::domain::digest::Digest;
-use crate::domain::training::{ClassImages, ImageSetRef, TaskConcept, TrainingTask};
+use super::class_images;
+use crate::domain::training::{TaskConcept, TrainingTask};
 use crate::engine::TrainingConcept;
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
@@ -18,58 +14,13 @@ pub(super) async fn read_concepts(
     job: &Job,
     task: &TrainingTask,
 ) -> Result<Vec<TrainingConcept>, JobError> {
-    let class_images = match task.class_images {
-        ClassImages::None => None,
-        ClassImages::Auto => Some(read_class_images(job, task.class_image_set.as_ref()).await?),
-    };
+    let class_images = class_images::read(job, task).await?;
     let mut concepts = Vec::new();
-    for concept in &task.concepts {
-        concepts.push(read_concept(job, concept, class_images.as_deref()).await?);
+    for (concept, class_images) in task.concepts.iter().zip(class_images) {
+        let images = read_photos(job, concept).await?;
+        concepts.push(TrainingConcept { words: concept.words.clone(), images, class_images });
     }
     Ok(concepts)
-}
-
-/// The set that the task names, or, for a task from before there were sets, the worker's own.
-async fn read_class_images(
-    job: &Job,
-    reference: Option<&ImageSetRef>,
-) -> Result<Arc<ClassImageSet>, JobError> {
-    let Some(reference) = reference else { return Ok(job.context.class_images.clone()) };
-    let bytes = job.context.storage.read(&reference.storage_key).await?;
-    let (key, digest) = (reference.storage_key.clone(), reference.digest.clone());
-    let damaged = |source| JobError::DamagedObject { key, source };
-    let read = tokio::task::spawn_blocking(move || {
-        let actual = Digest::of(&bytes);
-        if actual != digest {
-            let text = format!("its bytes have the SHA-256 {actual:.12} instead of {digest:.12}");
-            return Err(io::Error::other(text));
-        }
-        ClassImageSet::from_zip(&bytes)
-    });
-    let set = read.await.map_err(io::Error::other).and_then(|set| set);
-    Ok(Arc::new(set.map_err(|error| damaged(error.into()))?))
-}
-
-async fn read_concept(
-    job: &Job,
-    concept: &TaskConcept,
-    class_images: Option<&ClassImageSet>,
-) -> Result<TrainingConcept, JobError> {
-    let class_images = match class_images {
-        None => Vec::new(),
-        Some(set) => {
-            let chosen = set.choose(&concept.words.class_noun);
-            let read = tokio::task::spawn_blocking(move || chosen.read()).await;
-            read.map_err(io::Error::other)
-                .and_then(|images| images)
-                .map_err(JobError::ClassImages)?
-        }
-    };
-    Ok(TrainingConcept {
-        words: concept.words.clone(),
-        images: read_photos(job, concept).await?,
-        class_images,
-    })
 }
 
 async fn read_photos(job: &Job, concept: &TaskConcept) -> Result<Vec<RgbImage>, JobError> {

@@ -1,0 +1,186 @@
+//! Image sets: captioned images that trainings are regularized with.
+
+pub(super) mod retrieval;
+
+use std::fs::File;
+
+use bytes::Bytes;
+use sqlx::PgExecutor;
+
+use super::{App, Caller, Refusal};
+use crate::class_images::{ClassImageSet, PackedSet};
+use crate::db;
+use crate::domain::code::Code;
+use crate::domain::id::ImageSetId;
+use crate::domain::image_set::{ImageSet, ImageSetSource, MAX_SET_NAME, SetImage, Verdicts};
+use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::page::{Page, PageOf};
+use crate::image_archive::ImageArchive;
+
+pub use retrieval::{Retrieval, Retrieve, RetrievedCaption};
+
+/// The name of a set whose upload has none.
+const DEFAULT_NAME: &str = "image set";
+
+impl App {
+    /// Adds the images of a zip archive as a set.
+    ///
+    /// - `archive`: the uploaded file, open for reading
+    ///
+    /// # Errors
+    /// [`Refusal::Invalid`] if the archive has no image, or anything that would change a caption unseen.
+    pub async fn add_image_set(
+        &self,
+        _caller: &Caller,
+        name: Option<String>,
+        archive: File,
+    ) -> Result<ImageSet, Refusal> {
+        let name = check_name(name)?;
+        // An archive is unpacked in memory: one at a time.
+        let permit = self.archives.clone().acquire_owned().await.map_err(Refusal::internal)?;
+        let unpacked = tokio::task::spawn_blocking(move || {
+            let ImageArchive { files, verdicts } = ImageArchive::read(archive)?;
+            let packed = ClassImageSet::from_files(files).pack().map_err(Refusal::internal)?;
+            Ok::<(PackedSet, Verdicts), Refusal>((packed, verdicts))
+        });
+        let (packed, verdicts) = unpacked.await.map_err(Refusal::internal)??;
+        self.storage.write(&packed.reference.storage_key, packed.bytes.clone()).await?;
+        drop(permit);
+        let set = packed.row(name, ImageSetSource::Uploaded, verdicts);
+        let mut tx = self.db.begin().await?;
+        db::image_set::record(&mut *tx, &set).await?;
+        db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;
+        tx.commit().await?;
+        self.index_ahead(&set, packed.images.into_iter().map(|image| image.caption).collect());
+        Ok(set)
+    }
+
+    /// Lists the class images of a base model as a set, unless they are listed.
+    ///
+    /// # Errors
+    /// If the set cannot be read, or the database cannot be reached.
+    pub async fn list_class_images(&self, class_images: &ClassImageSet) -> Result<(), Refusal> {
+        let Some(reference) = &self.model.class_image_set else { return Ok(()) };
+        if db::image_set::find_by_digest(&self.db, &reference.digest)
+            .await?
+            .is_some_and(|set| set.source == ImageSetSource::BaseModel)
+        {
+            return Ok(());
+        }
+        let class_images = class_images.clone();
+        let packed = tokio::task::spawn_blocking(move || class_images.pack());
+        let packed = packed.await.map_err(Refusal::internal)?.map_err(Refusal::internal)?;
+        let name = format!("class images of {}", self.model.name);
+        let set = packed.row(name, ImageSetSource::BaseModel, Verdicts::default());
+        let mut tx = self.db.begin().await?;
+        if db::image_set::record(&mut *tx, &set).await? {
+            db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
+    /// Returns a set by its id or digest.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is none.
+    pub async fn image_set(&self, _caller: &Caller, name: &str) -> Result<ImageSet, Refusal> {
+        let set = find_image_set(&self.db, name).await?;
+        set.ok_or_else(|| Refusal::not_found("image set", name))
+    }
+
+    /// Lists sets, newest first.
+    pub async fn image_sets(
+        &self,
+        _caller: &Caller,
+        page: Page,
+    ) -> Result<PageOf<ImageSet>, Refusal> {
+        Ok(page.cut(db::image_set::list(&self.db, page.with_one_more()).await?))
+    }
+
+    /// Lists the images of a set after a place, in their order, and whether there are more.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such set.
+    pub async fn images_of_set(
+        &self,
+        caller: &Caller,
+        name: &str,
+        after: i32,
+        limit: i64,
+    ) -> Result<PageOf<SetImage>, Refusal> {
+        let set = self.image_set(caller, name).await?;
+        let page = Page { before: None, limit };
+        let images = db::image_set::list_images(&self.db, set.image_set_id, after, limit + 1);
+        Ok(page.cut(images.await?))
+    }
+
+    /// Returns one image of a set.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such set, or no image at this place of it.
+    pub async fn image_of_set(
+        &self,
+        caller: &Caller,
+        name: &str,
+        index: i32,
+    ) -> Result<(ImageSet, SetImage), Refusal> {
+        let set = self.image_set(caller, name).await?;
+        let images = db::image_set::images_at(&self.db, set.image_set_id, &[index]).await?;
+        let image = images.into_iter().next();
+        let image = image.ok_or_else(|| Refusal::not_found("image", format!("{name}/{index}")))?;
+        Ok((set, image))
+    }
+
+    /// Returns the file of one image of a set, as it was uploaded.
+    pub async fn file_of_set(
+        &self,
+        _caller: &Caller,
+        set: &ImageSet,
+        image: &SetImage,
+    ) -> Result<Bytes, Refusal> {
+        let start = image.position as u64;
+        let range = start..start + image.size_bytes as u64;
+        Ok(self.storage.read_range(&set.reference().storage_key, range).await?)
+    }
+
+    /// Removes a set from the catalog. Its object stays, since tasks may name it by its digest.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`]; [`Refusal::Conflict`] for the class images of the base model that is served.
+    pub async fn delete_image_set(&self, _caller: &Caller, id: ImageSetId) -> Result<(), Refusal> {
+        let set = db::image_set::find(&self.db, id).await?;
+        let set = set.ok_or_else(|| Refusal::not_found("image set", id))?;
+        let served = self.model.class_image_set.as_ref();
+        if set.source == ImageSetSource::BaseModel
+            && served.is_some_and(|served| served.digest == set.digest)
+        {
+            let detail = "these are the class images of the base model that is served: they stay";
+            return Err(Refusal::Conflict(FieldError::new("", Code::ImageSetInUse, detail)));
+        }
+        db::image_set::delete(&self.db, id).await?;
+        Ok(())
+    }
+}
+
+/// Finds a set by its id or digest.
+pub(super) async fn find_image_set(
+    db: impl PgExecutor<'_>,
+    name: &str,
+) -> sqlx::Result<Option<ImageSet>> {
+    match name.parse::<ImageSetId>() {
+        Ok(id) => db::image_set::find(db, id).await,
+        Err(_) => db::image_set::find_by_digest(db, name).await,
+    }
+}
+
+fn check_name(name: Option<String>) -> Result<String, Invalid> {
+    let name = name.map_or_else(String::new, |name| name.trim().to_owned());
+    if name.is_empty() {
+        return Ok(DEFAULT_NAME.to_owned());
+    }
+    if name.chars().count() > MAX_SET_NAME || name.chars().any(char::is_control) {
+        let detail = format!("a name has at most {MAX_SET_NAME} characters, and no line breaks");
+        return Err(FieldError::new("/name", Code::InvalidValue, detail).into());
+    }
+    Ok(name)
+}
