@@ -8,8 +8,8 @@ use sqlx::PgPool;
 use vstar::worker::WorkerConfig;
 
 use crate::end_to_end::Whole;
-use crate::harness::{Answer, Service};
-use crate::image_sets::{captioned, upload, uploaded};
+use crate::harness::{Answer, Service, png};
+use crate::image_sets::{captioned, upload, uploaded, zip};
 
 /// Starts a training of `rex` with this regularization.
 async fn started(service: &Service, regularization: Value) -> Answer {
@@ -308,5 +308,35 @@ async fn a_training_is_canceled_while_it_generates(db: PgPool) {
             .iter()
             .all(|set| set["source"] != "generated")
     );
+    whole.end().await;
+}
+
+/// An archive of images of these shades and captions.
+fn shaded(images: &[(u8, &str)]) -> Vec<u8> {
+    let files = images.iter().flat_map(|(shade, caption)| {
+        let image = (format!("{shade}.png"), png(64, 64, *shade));
+        [image, (format!("{shade}.txt"), caption.as_bytes().to_vec())]
+    });
+    let files: Vec<(String, Vec<u8>)> = files.collect();
+    let files: Vec<(&str, &[u8])> =
+        files.iter().map(|(name, content)| (name.as_str(), content.as_slice())).collect();
+    zip(&files)
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn what_is_retrieved_is_all_that_is_trained_with(db: PgPool) {
+    let mut whole = Whole::start_with(db, config()).await;
+    whole.service = whole.service.evaluating().await;
+    whole.service.concept_with_photos("rex", 4).await;
+    let (dog, cat) = ("photo of a dog", "a cat in the snow");
+    let mixed = upload(&whole.service, shaded(&[(1, dog), (2, cat), (3, dog), (4, "")])).await;
+    let dogs = upload(&whole.service, shaded(&[(1, dog), (3, dog)])).await;
+
+    let retrieved = json!({ "source": "retrieved", "set": mixed.text("digest"), "threshold": 1.0 });
+    let retrieved = trained(&whole, retrieved).await;
+    let whole_set = trained(&whole, json!({ "source": "set", "set": dogs.text("id") })).await;
+
+    assert_eq!(retrieved.body["regularization"]["concepts"][0]["image_count"], 2);
+    assert_eq!(delta_digest(&whole, &retrieved).await, delta_digest(&whole, &whole_set).await);
     whole.end().await;
 }
