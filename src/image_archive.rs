@@ -113,7 +113,11 @@ fn readable(
         return Err(FieldError::new(POINTER, Code::ImageSetTooLarge, detail).into());
     }
     let images: Vec<(String, Bytes)> = images.into_iter().collect();
-    let faults: Vec<Option<String>> = images.par_iter().map(|(_, bytes)| fault_of(bytes)).collect();
+    // The thread pool is also that of the engine, which gets its turn between two chunks.
+    let faults = images.chunks(DECODED_AT_ONCE).flat_map(|chunk| {
+        chunk.par_iter().map(|(_, bytes)| fault_of(bytes)).collect::<Vec<Option<String>>>()
+    });
+    let faults: Vec<Option<String>> = faults.collect();
     let mut readable = Vec::new();
     for (image, fault) in images.into_iter().zip(faults) {
         match fault {

@@ -5,13 +5,13 @@ use super::{App, Refusal};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{ClassNoun, modifier_tokens_in};
-use crate::domain::image_set::ImageSet;
+use crate::domain::image_set::{Generation, ImageSet};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::model_info::ModelInfo;
 use crate::domain::number::decimal;
 use crate::domain::regularization::{
-    CLASS_PROMPT, Generated, Generation, MAX_GENERATED, Regularization, RegularizationSource,
-    Retrieved, Selection, class_prompt,
+    CLASS_PROMPT, Generated, MAX_GENERATED, Regularization, RegularizationSource, Retrieved,
+    Selection, class_prompt,
 };
 use crate::domain::sample::{GUIDANCE_SCALES, MAX_SEED};
 use crate::domain::scheduler::SchedulerName;

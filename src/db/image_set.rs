@@ -6,8 +6,7 @@ use sqlx::types::Json;
 
 use super::Page;
 use crate::domain::id::ImageSetId;
-use crate::domain::image_set::{ImageSet, ImageSetSource, SetImage, Verdicts};
-use crate::domain::regularization::Generation;
+use crate::domain::image_set::{Generation, ImageSet, ImageSetSource, SetImage, Verdicts};
 
 struct ImageSetRow {
     image_set_id: ImageSetId,

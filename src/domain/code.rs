@@ -122,14 +122,14 @@ codes! {
     ImageSetTooLarge = "image_set_too_large",
     /// A caption or a line of `metadata.jsonl` cannot be read: correct the file and line that `detail` names.
     CaptionUnreadable = "caption_unreadable",
-    /// No image set has this id or digest: upload one, or list those that exist.
+    /// No image set has this id or digest: list the sets that exist.
     UnknownImageSet = "unknown_image_set",
     /// The image set belongs to the base model that is served: it cannot be deleted.
     ImageSetInUse = "image_set_in_use",
     /// No caption of the set is similar enough to the prompt: lower `threshold`, or choose another set.
     NothingRetrieved = "nothing_retrieved",
     /// The service has no evaluator: start it with `--evaluator`.
-    NoEvaluator = "no_evaluator",
+    EvaluatorMissing = "evaluator_missing",
     /// The captions of the set are still being compared for the first time: send the request again after `Retry-After` seconds.
     ImageSetNotIndexed = "image_set_not_indexed",
 

@@ -5,9 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::id::ImageSetId;
-use super::regularization::Generation;
+use super::scheduler::SchedulerName;
 use super::storage_key::StorageKey;
-use super::training::ImageSetRef;
 
 /// The most images of an uploaded set.
 pub const MAX_SET_IMAGES: usize = 20_000;
@@ -69,6 +68,44 @@ impl ImageSet {
             storage_key: StorageKey::image_set(&self.digest),
             count: usize::try_from(self.image_count).unwrap_or(0),
         }
+    }
+}
+
+/// A set of captioned class images in the object store.
+///
+/// A task names the set by its content, so that every worker trains the same delta from it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageSetRef {
+    /// Digest of the object.
+    pub digest: Digest,
+    pub storage_key: StorageKey,
+    /// How many images it has.
+    pub count: usize,
+}
+
+/// All that determines a generated set.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Generation {
+    /// The digest of the base model.
+    pub base_model_digest: Digest,
+    /// The prompt of all images, which is also their caption.
+    pub prompt: String,
+    /// The number of images.
+    pub num_images: usize,
+    pub num_inference_steps: usize,
+    pub guidance_scale: f64,
+    pub scheduler: SchedulerName,
+    pub eta: f64,
+    /// Width and height in pixels: those that the base model was trained on.
+    pub size: usize,
+    pub seed: u64,
+}
+
+impl Generation {
+    /// By which a set that was generated before is found again.
+    pub fn digest(&self) -> Digest {
+        // Numbers and texts: this cannot fail.
+        Digest::of(serde_json::to_vec(self).unwrap_or_default())
     }
 }
 

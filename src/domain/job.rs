@@ -303,6 +303,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::domain::regularization::{Regularization, Selection};
     use crate::domain::version::TaskVersion;
 
     /// A training as the program queued it before tasks had versions.
@@ -334,6 +335,33 @@ mod tests {
         assert_eq!(task.version, TaskVersion::default());
         assert_eq!(task.recipe.lr_warmup_steps, 20);
         assert_eq!(task.concepts[0].words.in_prompt(), "<rex> dog");
+    }
+
+    #[test]
+    fn class_images_of_earlier_tasks_mean_what_they_meant() {
+        let read = |changes: serde_json::Value| {
+            let mut task = early_training();
+            let fields = task.as_object_mut().unwrap();
+            fields.extend(changes.as_object().unwrap().clone());
+            match serde_json::from_value(task).unwrap() {
+                Task::Training(task) => task.regularization,
+                other => panic!("{other:?}"),
+            }
+        };
+        let set = json!({ "digest": "d", "storage_key": "image-sets/d.zip", "count": 3 });
+
+        let by_noun = |set| Regularization::Set { set, select: Selection::ClassNoun };
+        assert_eq!(read(json!({})), by_noun(None));
+        assert_eq!(
+            read(json!({ "class_image_set": set })),
+            by_noun(Some(serde_json::from_value(set).unwrap()))
+        );
+        assert_eq!(read(json!({ "class_images": "none" })), Regularization::None);
+        assert_eq!(
+            read(json!({ "regularization": { "source": "none" } })),
+            Regularization::None,
+            "the newer field counts"
+        );
     }
 
     #[test]

@@ -4,8 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::concept::ClassNoun;
 use super::digest::Digest;
-use super::scheduler::SchedulerName;
-use super::training::{ClassImages, ImageSetRef};
+use super::image_set::{Generation, ImageSetRef};
 
 /// The prompt that class images should match, unless a request gives another; `{}` is the class noun.
 pub const CLASS_PROMPT: &str = "photo of a {}";
@@ -27,6 +26,17 @@ pub enum RegularizationSource {
     /// Images of a set, without regard to similarity.
     Set,
     /// No class images. This is faster, but the class noun drifts towards the concept (figure 8 of the paper).
+    None,
+}
+
+/// Which class images a training uses, in the words of version 0.1.0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ClassImages {
+    /// Those of the base model's class images whose caption contains the class noun; all of them if none does.
+    #[default]
+    Auto,
+    /// None. This is faster, but the class noun drifts towards the concept (figure 8 of the paper).
     None,
 }
 
@@ -86,32 +96,6 @@ pub struct Generated {
     pub generation: Generation,
     /// The set, once it has been generated.
     pub set: Option<ImageSetRef>,
-}
-
-/// All that determines a generated set.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Generation {
-    /// The digest of the base model.
-    pub base_model_digest: Digest,
-    /// The prompt of all images, which is also their caption.
-    pub prompt: String,
-    /// The number of images.
-    pub num_images: usize,
-    pub num_inference_steps: usize,
-    pub guidance_scale: f64,
-    pub scheduler: SchedulerName,
-    pub eta: f64,
-    /// Width and height in pixels: those that the base model was trained on.
-    pub size: usize,
-    pub seed: u64,
-}
-
-impl Generation {
-    /// By which a set that was generated before is found again.
-    pub fn digest(&self) -> Digest {
-        // Numbers and texts: this cannot fail.
-        Digest::of(serde_json::to_vec(self).unwrap_or_default())
-    }
 }
 
 impl Regularization {

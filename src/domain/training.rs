@@ -12,6 +12,9 @@ use super::regularization::Regularization;
 use super::storage_key::StorageKey;
 use super::version::TaskVersion;
 
+pub use super::image_set::ImageSetRef;
+pub use super::regularization::ClassImages;
+
 /// How the learning rate changes over a training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -213,17 +216,6 @@ impl TrainingRecipe {
     }
 }
 
-/// Which class images (the paper's regularization images) a training uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ClassImages {
-    /// Those of the base model's class images whose caption contains the class noun; all of them if none does.
-    #[default]
-    Auto,
-    /// None. This is faster, but the class noun drifts towards the concept (figure 8 of the paper).
-    None,
-}
-
 /// The recipe that a training starts from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -282,18 +274,6 @@ impl From<StoredTrainingTask> for TrainingTask {
             seed: stored.seed,
         }
     }
-}
-
-/// A set of captioned class images in the object store.
-///
-/// A task names the set by its content, so that every worker trains the same delta from it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageSetRef {
-    /// Digest of the object.
-    pub digest: Digest,
-    pub storage_key: StorageKey,
-    /// How many images it has.
-    pub count: usize,
 }
 
 /// A concept as it was when its training was asked for.

@@ -18,9 +18,8 @@ use crate::app::{App, Caller};
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
 use crate::domain::id::ImageSetId;
-use crate::domain::image_set::{ImageSet, ImageSetSource, SetImage, Verdicts};
+use crate::domain::image_set::{Generation, ImageSet, ImageSetSource, SetImage, Verdicts};
 use crate::domain::invalid::FieldError;
-use crate::domain::regularization::Generation;
 
 pub(crate) use retrieval::*;
 pub(crate) use upload::*;

@@ -5,11 +5,11 @@ use utoipa::ToSchema;
 
 use crate::app::regularization::RegularizationChoice;
 use crate::domain::digest::Digest;
+use crate::domain::image_set::{Generation, ImageSetRef};
 use crate::domain::regularization::{
-    Generated, Generation, Regularization, RegularizationSource, Retrieved, Selection,
+    Generated, Regularization, RegularizationSource, Retrieved, Selection,
 };
 use crate::domain::sample::SchedulerName;
-use crate::domain::training::ImageSetRef;
 
 /// Which class images a training uses, so that the class noun stays as it is.
 #[derive(Debug, Deserialize, ToSchema)]

@@ -71,7 +71,8 @@ async fn two_workers_with_different_folders_train_the_same_delta_from_one_task(d
     // A task from before there were sets has none: it gets what its worker's own folder has.
     whole.kill_worker().await;
     let path = start_training(&whole).await;
-    let from_before = "update job set task = task - 'class_image_set' where state = 'queued'";
+    let from_before = r#"update job set task = (task - 'regularization') || '{"version": 2, "class_images": "auto"}'
+        where state = 'queued'"#;
     sqlx::query(from_before).execute(&whole.service.db).await.unwrap();
     whole.start_worker_on(other.path(), config());
     trained(&whole, &path).await;

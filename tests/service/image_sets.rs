@@ -253,7 +253,7 @@ async fn a_dry_run_refuses_what_it_cannot_compare(db: PgPool) {
     let without = Service::start(db).await;
     let set = uploaded(&without, &["a dog"]).await.text("id");
     let refused = without.post(&path(&set), json!({ "prompt": "a" })).await;
-    assert_eq!((refused.problem().0, refused.problem().1), (422, "no_evaluator"));
+    assert_eq!((refused.problem().0, refused.problem().1), (422, "evaluator_missing"));
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]

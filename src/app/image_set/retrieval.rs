@@ -145,7 +145,7 @@ impl App {
     pub(in crate::app) fn text_indexes(&self, pointer: &str) -> Result<&TextIndexes, Refusal> {
         self.text_indexes.as_ref().ok_or_else(|| {
             let detail = "retrieval compares captions by a CLIP model, and this service has none: start it with --evaluator";
-            FieldError::new(pointer, Code::NoEvaluator, detail).into()
+            FieldError::new(pointer, Code::EvaluatorMissing, detail).into()
         })
     }
 

@@ -101,7 +101,7 @@ impl From<Retrieval> for RetrievalBody {
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
-            description = "`no_evaluator`, `prompt_too_long`, `not_applicable`, `out_of_range`, …"),
+            description = "`evaluator_missing`, `prompt_too_long`, `not_applicable`, `out_of_range`, …"),
         (status = 503, body = Problem, content_type = "application/problem+json",
             headers(("retry-after" = u64)), description = "`image_set_not_indexed`"),
     ))]

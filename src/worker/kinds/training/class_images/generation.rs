@@ -7,9 +7,8 @@ use tokio::sync::mpsc;
 
 use crate::class_images::{CaptionedFile, ClassImageSet, PackedSet};
 use crate::db;
-use crate::domain::image_set::{ImageSet, ImageSetSource, Verdicts};
+use crate::domain::image_set::{Generation, ImageSet, ImageSetSource, Verdicts};
 use crate::domain::job::Phase;
-use crate::domain::regularization::Generation;
 use crate::domain::sample::{Determinism, batch_elements};
 use crate::domain::training::ImageSetRef;
 use crate::engine::SampleRequest;
