@@ -12,7 +12,7 @@ demo: build
 ## The same in short: every part of it runs, and nothing is learnt.
 demo-quick: build
 	rm -rf target/demo-quick
-	./target/release/vstar demo --out target/demo-quick --max-train-steps 5
+	./target/release/vstar demo --out target/demo-quick --recipe '{"max_train_steps": 5}'
 
 ## Every test, on a private Postgres that is thrown away afterwards.
 test: build s3-server

@@ -15,6 +15,7 @@ use zip::{CompressionMethod, DateTime, ZipArchive, ZipWriter};
 
 use crate::domain::concept::ClassNoun;
 use crate::domain::digest::Digest;
+use crate::domain::git_lfs;
 use crate::domain::training::ImageSetRef;
 use crate::engine::CaptionedImage;
 use crate::photo_file;
@@ -50,7 +51,11 @@ pub struct CaptionedFile {
 #[derive(Clone, Debug)]
 enum ImageFile {
     OnDisk(PathBuf),
-    InMemory(Bytes),
+    /// From a zip file, with its name there.
+    InMemory {
+        name: String,
+        bytes: Bytes,
+    },
 }
 
 /// A line of `metadata.jsonl`.
@@ -100,9 +105,14 @@ impl ClassImageSet {
     /// # Errors
     /// If the bytes are anything else.
     pub fn from_zip(bytes: &[u8]) -> io::Result<Self> {
+        if git_lfs::is_pointer(bytes) {
+            return Err(io::Error::other(git_lfs::REMEDY));
+        }
         let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(io::Error::other)?;
         let mut read = |name: &str| -> io::Result<Vec<u8>> {
-            let mut file = archive.by_name(name).map_err(io::Error::other)?;
+            let mut file = archive
+                .by_name(name)
+                .map_err(|error| io::Error::other(format!("`{name}`: {error}")))?;
             let mut content = Vec::new();
             file.read_to_end(&mut content)?;
             Ok(content)
@@ -110,7 +120,8 @@ impl ClassImageSet {
         let metadata = String::from_utf8(read(METADATA)?).map_err(io::Error::other)?;
         let mut entries = Vec::new();
         for line in read_lines(&metadata)? {
-            let image = ImageFile::InMemory(read(&line.file_name)?.into());
+            let bytes = read(&line.file_name)?.into();
+            let image = ImageFile::InMemory { name: line.file_name.clone(), bytes };
             entries.push(Entry { path: line.file_name, image, caption: line.text });
         }
         Ok(Self { entries })
@@ -233,7 +244,7 @@ impl ImageFile {
                 let file = std::fs::read(path).map_err(|error| self.named(error.kind(), &error))?;
                 Ok(file.into())
             }
-            Self::InMemory(bytes) => Ok(bytes.clone()),
+            Self::InMemory { bytes, .. } => Ok(bytes.clone()),
         }
     }
 
@@ -242,20 +253,20 @@ impl ImageFile {
         decoded.map_err(|error| self.named(io::ErrorKind::InvalidData, &error))
     }
 
-    /// An error with the file's name, if it has one.
+    /// An error with the file's name.
     fn named(&self, kind: io::ErrorKind, error: &dyn std::error::Error) -> io::Error {
-        let text = match self {
-            Self::OnDisk(path) => {
-                let name = path.file_name().unwrap_or_default();
-                format!("class image `{}`: {error}", name.to_string_lossy())
-            }
-            Self::InMemory(_) => error.to_string(),
+        let name = match self {
+            Self::OnDisk(path) => path.file_name().unwrap_or_default().to_string_lossy(),
+            Self::InMemory { name, .. } => name.into(),
         };
-        io::Error::new(kind, text)
+        io::Error::new(kind, format!("class image `{name}`: {error}"))
     }
 }
 
 fn read_lines(metadata: &str) -> io::Result<Vec<Line>> {
+    if git_lfs::is_pointer(metadata.as_bytes()) {
+        return Err(io::Error::other(format!("{METADATA}: {}", git_lfs::REMEDY)));
+    }
     // Some editors begin a file with a byte-order mark.
     let metadata = metadata.strip_prefix('\u{feff}').unwrap_or(metadata);
     let lines = metadata.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -282,7 +293,10 @@ mod tests {
     fn set(captions: &[&str]) -> ClassImageSet {
         let entry = |(index, caption): (usize, &&str)| Entry {
             path: index.to_string(),
-            image: ImageFile::InMemory(vec![index as u8; 3].into()),
+            image: ImageFile::InMemory {
+                name: index.to_string(),
+                bytes: vec![index as u8; 3].into(),
+            },
             caption: (*caption).to_owned(),
         };
         ClassImageSet { entries: captions.iter().enumerate().map(entry).collect() }

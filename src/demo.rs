@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use self::alignment::Judge;
 use crate::config::{ServeSettings, Settings, WorkerSettings, bundled};
@@ -47,16 +48,20 @@ pub struct DemoArgs {
     /// Random seed of the trainings.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Steps of each training, for a quick look; the base model's own number if left out. With it, the demo does not fail
-    /// where nothing was learned.
-    #[arg(long)]
-    max_train_steps: Option<usize>,
+    /// Fields of the recipe that differ from the base model's own, such as `{"max_train_steps": 5}`. With another recipe, the
+    /// demo does not fail where nothing was learned.
+    #[arg(long, value_name = "JSON", value_parser = json_object)]
+    recipe: Option<Map<String, Value>>,
     /// Leaves the service running at the end, until Ctrl-C.
     #[arg(long)]
     keep: bool,
     /// Folder with the binaries of Postgres. Searched for in the usual places if this is not set.
     #[arg(long, env = "VSTAR_PG_BIN")]
     pg_bin: Option<PathBuf>,
+}
+
+fn json_object(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("a JSON object is expected: {error}"))
 }
 
 /// A concept of the folder.

@@ -41,7 +41,8 @@ impl ModelFolder {
         };
         let class_images = class_images(dir, profile.class_images.as_deref())?;
         let config = BaseModelConfig::read(dir)?;
-        let tokenizer = ClipTokenizer::load(&dir.join("tokenizer"))?;
+        let tokenizer = Arc::new(ClipTokenizer::load(&dir.join("tokenizer"))?);
+        let vocabulary = tokenizer.clone();
         let name = dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into());
         let class_image_set = class_images.reference().map_err(|error| failed(dir, &error))?;
         let info = ModelInfo {
@@ -61,6 +62,7 @@ impl ModelFolder {
                 tokenizer.encode(text, added).map_or(usize::MAX, |tokens| tokens.length)
             }),
             check_steps: check_steps(&config.scheduler),
+            has_token: Box::new(move |token| vocabulary.has_token(token)),
         };
         let (info, class_images) = (Arc::new(info), Arc::new(class_images));
         Ok(Self { dir: dir.to_owned(), info, class_images })

@@ -8,6 +8,7 @@ mod report;
 mod scene;
 mod statistics;
 
+pub use alignment::{among_photos, cosine, with_photos};
 pub use kid::MAX_SUBSET;
 pub use report::{ScoredSubject, Scores, report};
-pub use statistics::wilson;
+pub use statistics::{mean, wilson};

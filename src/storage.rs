@@ -132,6 +132,11 @@ impl Storage {
         }
     }
 
+    /// Deletes an object.
+    pub async fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
+        self.store.delete(&path_of(key)).await.map_err(|source| Self::error(key, source))
+    }
+
     fn error(key: &StorageKey, source: object_store::Error) -> StorageError {
         StorageError { key: key.as_str().to_owned(), source }
     }

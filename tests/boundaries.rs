@@ -92,6 +92,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "image_file",
             "model_folder",
             "photo_file",
+            "scoring",
             "serve",
         ],
     ),

@@ -90,7 +90,6 @@ impl Concepts {
             storage_key: delta_key.as_str(),
             size_bytes: i64::try_from(bytes.len())?,
             sha256: &data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes)),
-            pack_key: None,
         };
         self.storage.write(&delta_key, bytes).await?;
         let handle = Handle::try_from(format!("c-{number}"))?;

@@ -82,6 +82,9 @@ impl Binding {
     ) -> Result<(), Refusal> {
         let open: Vec<&NamedToken> =
             tokens.iter().filter(|named| !self.covers(&named.token)).collect();
+        // Tokens of the vocabulary mean what they mean to the base model.
+        let open: Vec<&NamedToken> =
+            open.into_iter().filter(|named| !(model.has_token)(named.token.as_str())).collect();
         let names: Vec<ModifierToken> = open.iter().map(|named| named.token.clone()).collect();
         let concepts = db::concept::find(&mut *db, &[], &[], &names).await?;
         let current = all_or_errors(open.iter().map(|named| resolve_token(named, &concepts)))?;

@@ -28,12 +28,14 @@ impl App {
     /// Creates a concept that has no images yet.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] if another concept has its handle or its modifier token.
+    /// [`Refusal::Conflict`] if another concept has its handle or its modifier token; [`Refusal::Invalid`] if the base
+    /// model's vocabulary has the token.
     pub async fn create_concept(
         &self,
         _caller: &Caller,
         new: NewConcept,
     ) -> Result<CountedConcept, Refusal> {
+        self.model.check_modifier_token(new.words.modifier_token.as_ref(), "/modifier_token")?;
         let concept_id = ConceptId::generate();
         let created = db::concept::create(&self.db, concept_id, &new.handle, &new.words).await;
         let concept = created.map_err(|error| refuse_taken_name(error, &new))?;

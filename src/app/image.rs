@@ -1,5 +1,7 @@
 //! Images: those that users upload, and those that samples have generated.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use chrono::Utc;
 
@@ -7,6 +9,7 @@ use super::photo::{self, Photo, PhotoError};
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::concept::Concept;
+use crate::domain::digest::Digest;
 use crate::domain::id::{ImageId, JobId, SampleId};
 use crate::domain::image::{Image, ImageSource, MAX_PHOTOS};
 use crate::domain::invalid::FieldError;
@@ -25,10 +28,11 @@ pub struct UploadedFile {
 }
 
 impl App {
-    /// Adds an image to a concept, or returns why the file cannot be one.
+    /// Decodes a file and writes its object, or returns why the file cannot be a photo. The concept does not have it before
+    /// [`Self::add_photos`].
     ///
     /// The outer error is about the request as a whole, the inner one about this file.
-    pub async fn add_photo(
+    pub async fn stage_photo(
         &self,
         _caller: &Caller,
         concept: &Concept,
@@ -44,8 +48,55 @@ impl App {
         let key = StorageKey::photo(concept.concept_id, image_id);
         // The object is written before its row. An object without a row wastes space; a row without an object would be
         // a bug.
-        let image = self.store(image_id, source, &key, photo).await?;
-        self.record_photo(concept, image).await
+        Ok(Ok(self.store(image_id, source, &key, photo).await?))
+    }
+
+    /// Adds staged photos to a concept, in one transaction: those that it does not have already, up to as many as it can have.
+    /// Returns a verdict for each.
+    pub async fn add_photos(
+        &self,
+        caller: &Caller,
+        concept: &Concept,
+        staged: Vec<Image>,
+    ) -> Result<Vec<Result<Image, PhotoError>>, Refusal> {
+        let mut tx = self.db.begin().await?;
+        db::concept::lock(&mut *tx, concept.concept_id).await?;
+        let photos = db::image::of_concepts(&mut *tx, &[concept.concept_id]).await?;
+        let mut digests: HashSet<Digest> = photos.into_iter().map(|image| image.sha256).collect();
+        let mut verdicts = Vec::new();
+        let mut left_out = Vec::new();
+        for image in staged {
+            let refused = if digests.contains(&image.sha256) {
+                Some(PhotoError::Duplicate)
+            } else if digests.len() >= MAX_PHOTOS {
+                Some(PhotoError::TooMany)
+            } else {
+                None
+            };
+            verdicts.push(match refused {
+                Some(error) => {
+                    left_out.push(image);
+                    Err(error)
+                }
+                None => {
+                    db::image::record(&mut *tx, &image).await?;
+                    digests.insert(image.sha256.clone());
+                    Ok(image)
+                }
+            });
+        }
+        tx.commit().await?;
+        self.discard_photos(caller, left_out).await;
+        Ok(verdicts)
+    }
+
+    /// Deletes the objects of photos that were staged and are not added. What cannot be deleted only wastes space.
+    pub async fn discard_photos(&self, _caller: &Caller, staged: Vec<Image>) {
+        for image in staged {
+            if let Err(error) = self.storage.delete(&image.storage_key).await {
+                tracing::warn!(%error, "the object of a photo that was not added stays");
+            }
+        }
     }
 
     /// Stores an image that samples can start from.
@@ -136,27 +187,5 @@ impl App {
         };
         self.storage.write(key, photo.png).await?;
         Ok(image)
-    }
-
-    /// Records an image of a concept unless the concept has it already, or has as many as it can.
-    async fn record_photo(
-        &self,
-        concept: &Concept,
-        image: Image,
-    ) -> Result<Result<Image, PhotoError>, Refusal> {
-        let mut tx = self.db.begin().await?;
-        db::concept::lock(&mut *tx, concept.concept_id).await?;
-        let counts = db::image::count_of_concepts(&mut *tx, &[concept.concept_id]).await?;
-        if counts.first().is_some_and(|(_, count)| *count >= MAX_PHOTOS as i64) {
-            return Ok(Err(PhotoError::TooMany));
-        }
-        match db::image::record(&mut *tx, &image).await {
-            Ok(()) => tx.commit().await?,
-            Err(error) if db::broken_constraint(&error) == Some(db::image::PHOTO_IS_UNIQUE) => {
-                return Ok(Err(PhotoError::Duplicate));
-            }
-            Err(error) => return Err(error.into()),
-        }
-        Ok(Ok(image))
     }
 }

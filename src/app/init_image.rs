@@ -92,6 +92,7 @@ mod tests {
             class_image_set: None,
             count_tokens: Box::new(|_, _| 0),
             check_steps: Box::new(|_, _| Ok(())),
+            has_token: Box::new(|_| false),
         };
         for (size, fitting) in [
             ((512, 768), (512, 768)),

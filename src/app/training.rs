@@ -59,6 +59,7 @@ impl App {
         let regularization =
             self.resolve_regularization(&new.regularization, &recipe, &nouns).await?;
         let task = new.into_task(recipe, concepts, regularization, &self.model);
+        check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
         let mut tx = self.db.begin().await?;
         let id = self.enqueue(&mut tx, task).await?;
@@ -180,6 +181,47 @@ fn with_its_photos(
     })
 }
 
+/// Refuses modifier tokens that are not free, and what they cannot start from.
+fn check_tokens(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
+    let mut checks = Checks::default();
+    let recipe = &task.recipe;
+    for (index, concept) in task.concepts.iter().enumerate() {
+        let token = concept.words.modifier_token.as_ref();
+        if let Err(error) = model.check_modifier_token(token, &format!("/concepts/{index}")) {
+            checks.push(error);
+        }
+    }
+    let is_modified = |concept: &&TaskConcept| concept.words.modifier_token.is_some();
+    let modifiers = task.concepts.iter().filter(is_modified).count();
+    checks.require(
+        modifiers == 0 || !recipe.initializer_tokens.is_empty(),
+        "/recipe/initializer_tokens",
+        Code::InvalidValue,
+        || "name at least one entry of the vocabulary for the modifier tokens to start from".into(),
+    );
+    // Initializers are taken in turn, and any of the candidates may be.
+    let candidates = if modifiers == 0 { 0 } else { recipe.initializer_candidates.len() };
+    for (field, names, used) in [
+        ("initializer_tokens", &recipe.initializer_tokens, modifiers),
+        ("initializer_candidates", &recipe.initializer_candidates, candidates),
+    ] {
+        for (index, name) in names.iter().enumerate().take(used) {
+            let pointer = format!("/recipe/{field}/{index}");
+            checks.require(model.has_initializer(name), &pointer, Code::InvalidValue, || {
+                format!("`{name}` is not an entry of the base model's vocabulary")
+            });
+        }
+    }
+    checks.finish()
+}
+
+/// What captions may begin with; nothing, for one.
+fn prefixes(recipe: &TrainingRecipe) -> impl Iterator<Item = &str> {
+    let of_sizes = recipe.small_prefixes.iter().chain(&recipe.large_prefixes);
+    let of_sizes = of_sizes.filter(|_| recipe.size_augmentation).map(String::as_str);
+    std::iter::once("").chain(of_sizes)
+}
+
 /// Refuses templates whose captions would be cut, for any of the concepts.
 fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
     let mut checks = Checks::default();
@@ -189,7 +231,9 @@ fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid>
         for (index, template) in task.recipe.instance_templates.iter().enumerate() {
             let caption = template.replace("{}", &concept.words.in_prompt());
             let pointer = format!("/recipe/instance_templates/{index}");
-            if let Err(error) = model.check_prompt(&caption, &tokens, &pointer) {
+            let check =
+                |prefix: &str| model.check_prompt(&format!("{prefix}{caption}"), &tokens, &pointer);
+            if let Some(error) = prefixes(&task.recipe).find_map(|prefix| check(prefix).err()) {
                 checks.push(error);
             }
         }

@@ -21,21 +21,19 @@ pub struct NewDelta<'a> {
     pub storage_key: &'a str,
     pub size_bytes: i64,
     pub sha256: &'a str,
-    pub pack_key: Option<&'a str>,
 }
 
-/// Records a delta whose object is already stored.
+/// Records a delta whose object is already stored. Its merge pack comes later.
 pub async fn record(db: impl PgExecutor<'_>, delta: NewDelta<'_>) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256, pack_key)
-        values ($1, $2, $3, $4, $5, $6, $7)",
+        "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256)
+        values ($1, $2, $3, $4, $5, $6)",
         delta.delta_id.0,
         delta.job_id.0,
         delta.base_digest,
         delta.storage_key,
         delta.size_bytes,
         delta.sha256,
-        delta.pack_key,
     )
     .execute(db)
     .await?;
@@ -68,6 +66,7 @@ struct DeltaRow {
     size_bytes: i64,
     sha256: String,
     pack_key: Option<String>,
+    pack_error: Option<String>,
     created_at: DateTime<Utc>,
 }
 
@@ -82,6 +81,7 @@ impl From<DeltaRow> for Delta {
             size_bytes: row.size_bytes,
             sha256: row.sha256.into(),
             pack_key: row.pack_key.map(StorageKey::from),
+            pack_error: row.pack_error,
             created_at: row.created_at,
         }
     }
@@ -93,7 +93,7 @@ pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<V
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
-            storage_key, size_bytes, sha256, pack_key, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
         where delta_id = any($1)
         "#,
@@ -113,7 +113,7 @@ pub async fn find_by_digest(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
-            storage_key, size_bytes, sha256, pack_key, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
         where sha256 = any($1)
         order by delta_id
@@ -135,7 +135,7 @@ pub async fn list(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
-            storage_key, size_bytes, sha256, pack_key, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
         where ($1::uuid is null or delta_id < $1)
             and ($2::uuid is null
@@ -162,7 +162,7 @@ pub async fn list_without_pack(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
-            storage_key, size_bytes, sha256, pack_key, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
         where pack_key is null and base_digest = $1 and ($2::uuid is null or delta_id < $2)
         order by delta_id desc
@@ -177,16 +177,32 @@ pub async fn list_without_pack(
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
-/// Adds the pack that a delta was stored without.
+/// Adds the pack of a delta.
 pub async fn add_pack(
     db: impl PgExecutor<'_>,
     delta_id: DeltaId,
     pack_key: &str,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update delta set pack_key = $2 where delta_id = $1 and pack_key is null",
+        "update delta set pack_key = $2, pack_error = null where delta_id = $1 and pack_key is null",
         delta_id.0,
         pack_key,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Notes why a delta has no pack.
+pub async fn note_pack_error(
+    db: impl PgExecutor<'_>,
+    delta_id: DeltaId,
+    reason: &str,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update delta set pack_error = $2 where delta_id = $1 and pack_key is null",
+        delta_id.0,
+        reason,
     )
     .execute(db)
     .await?;

@@ -15,8 +15,8 @@ use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Prog
 use crate::domain::merge::MergeReport;
 
 pub use lease::{
-    Capacity, fail, hand_back, lease_next, note_first_step, record_merge_report, recover_expired,
-    renew_lease, report, retry, rewrite_task, stop, succeed,
+    Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report,
+    recover_expired, renew_lease, report, retry, rewrite_task, stop, succeed,
 };
 
 /// The channel that notifies idle workers of new jobs, by kind.

@@ -10,7 +10,7 @@ pub(super) type Reason = Box<dyn std::error::Error + Send + Sync>;
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum DeltaStoreError {
-    #[error("`{0}` was stored before merge packs were")]
+    #[error("`{0}` has no merge pack")]
     PackMissing(DeltaId),
     /// Nobody has merged over these captions yet, so their text features are not known here.
     #[error("these captions have not been encoded yet")]

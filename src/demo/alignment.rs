@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 use serde::Serialize;
 
-use super::report::ImageReport;
 use crate::evaluator::{Evaluator, Features};
 use crate::photo_file;
+use crate::scoring;
 
 /// The least [`ConceptAlignment::share`] of a concept that counts as learned. In the search for the recipe of `tiny`, images
 /// at 0.5 showed the concept to the eye, if not in every detail; concepts that were ignored stayed below 0.2.
@@ -61,51 +61,41 @@ impl Judge {
 
     /// Compares images with a concept's photos and with their prompts.
     ///
-    /// - `out`: the folder below which the images are
-    /// - `plain`: takes a prompt's modifier token away
+    /// - `images`: files and prompts, without modifier tokens
     pub(super) fn alignment(
         &self,
-        out: &Path,
-        images: &[ImageReport],
+        images: &[(PathBuf, String)],
         photos: &Features,
-        plain: impl Fn(&str) -> String,
     ) -> Result<Alignment> {
-        let files = images.iter().map(|image| read(&out.join(&image.path)));
-        let features = self.evaluator.image_features(&files.collect::<Result<Vec<_>>>()?)?;
-        let prompts: Vec<String> = images.iter().map(|image| plain(&image.prompt)).collect();
-        let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
+        let files = images.iter().map(|(file, _)| read(file)).collect::<Result<Vec<_>>>()?;
+        let features = self.evaluator.image_features(&files)?;
+        let prompts: Vec<&str> = images.iter().map(|(_, prompt)| prompt.as_str()).collect();
         let texts = self.evaluator.text_features(&prompts)?;
-        let of_photos =
-            features.rows().flat_map(|image| photos.rows().map(move |photo| cosine(image, photo)));
-        let of_prompts = features.rows().zip(texts.rows()).map(|(image, text)| cosine(image, text));
-        Ok(Alignment { image: mean(of_photos), text: mean(of_prompts) })
+        let with_prompts: Vec<f64> = features
+            .rows()
+            .zip(texts.rows())
+            .map(|(image, text)| scoring::cosine(image, text))
+            .collect();
+        let with_photos = scoring::with_photos(&features, photos);
+        Ok(Alignment { image: mean(&with_photos), text: mean(&with_prompts) })
     }
 }
 
 /// The mean cosine of photos with each other.
 pub(super) fn among(photos: &Features) -> f64 {
-    let rows: Vec<&[f32]> = photos.rows().collect();
-    let pairs = rows
-        .iter()
-        .enumerate()
-        .flat_map(|(first, one)| rows[first + 1..].iter().map(move |other| cosine(one, other)));
-    mean(pairs)
+    mean(&scoring::among_photos(photos))
 }
 
-fn read(file: &Path) -> Result<RgbImage> {
+/// The mean of alignments, of which there is at least one.
+fn mean(values: &[f64]) -> f64 {
+    scoring::mean(values).unwrap_or(f64::NAN)
+}
+
+/// Reads an image or a photo as it is to be seen.
+pub(super) fn read(file: &Path) -> Result<RgbImage> {
     let bytes =
         std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
     photo_file::decode(&bytes).with_context(|| format!("{} is no image", file.display()))
-}
-
-/// Rows of [`Features`] have length 1.
-fn cosine(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-fn mean(values: impl Iterator<Item = f64>) -> f64 {
-    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
-    sum / f64::from(count.max(1))
 }
 
 #[cfg(test)]
@@ -120,12 +110,5 @@ mod tests {
         assert!((concept.share() - 0.5).abs() < 1e-12);
         assert!(concept.is_learned());
         assert!(!ConceptAlignment { after: of(0.39), ..concept }.is_learned());
-    }
-
-    #[test]
-    fn photos_are_compared_with_each_other_and_not_with_themselves() {
-        let features = Features::new(2, vec![1.0, 0.0, 0.0, 1.0, 1.0, 0.0]);
-
-        assert!((among(&features) - 1.0 / 3.0).abs() < 1e-12);
     }
 }

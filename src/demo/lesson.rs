@@ -135,7 +135,10 @@ impl Teller<'_> {
         let photos = judge.photos(&student.photos.photos)?;
         let (name, noun) = (student.name(), &student.photos.class_noun);
         let of = |images: &[ImageReport]| {
-            judge.alignment(self.out, images, &photos, |prompt| prompt.replace(&name, noun))
+            let plain = |image: &ImageReport| {
+                (self.out.join(&image.path), image.prompt.replace(&name, noun))
+            };
+            judge.alignment(&images.iter().map(plain).collect::<Vec<_>>(), &photos)
         };
         let alignment = ConceptAlignment {
             photos: among(&photos),
@@ -162,8 +165,8 @@ impl Teller<'_> {
         let start = Instant::now();
         let name = &student.photos.name;
         let mut body = json!({ "concepts": [student.concept_id], "seed": self.seed });
-        if let Some(steps) = self.max_train_steps {
-            body["recipe"] = json!({ "max_train_steps": steps });
+        if let Some(recipe) = self.recipe {
+            body["recipe"] = Value::Object(recipe.clone());
         }
         let training = self.client.post("/v1/trainings", &body).await?;
         let training_id = text(&training, "id")?;

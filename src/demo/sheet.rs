@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use image::RgbImage;
 use image::imageops::FilterType;
 
-use super::alignment::{Alignment, ConceptAlignment};
+use super::alignment::{self, Alignment, ConceptAlignment};
 use crate::contact_sheet::{Canvas, FADED, INK};
 
 /// Side of an image and the gaps around it, in pixels.
@@ -203,9 +203,7 @@ impl Sheet {
     }
 
     fn paste(&mut self, path: &Path, column: u32, y: u32) -> Result<()> {
-        let image = image::open(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?
-            .to_rgb8();
+        let image = alignment::read(path)?;
         let x = MARGIN + LABEL + column * (CELL + GAP);
         self.canvas.paste(&image, x, y, CELL, FilterType::CatmullRom);
         Ok(())

@@ -36,8 +36,8 @@ pub(super) async fn tell(
     let start = Instant::now();
     let client = Client::new(address);
     let capabilities = client.get("/v1/capabilities").await?;
-    let (out, max_train_steps) = (args.out.as_path(), args.max_train_steps);
-    let teller = Teller { client: &client, out, seed: args.seed, max_train_steps, judge, progress };
+    let (out, recipe) = (args.out.as_path(), args.recipe.as_ref());
+    let teller = Teller { client: &client, out, seed: args.seed, recipe, judge, progress };
 
     let mut students: Vec<Student<'_>> = concepts.iter().map(Student::new).collect();
     for student in &mut students {
@@ -78,7 +78,7 @@ pub(super) async fn tell(
     if judge.is_none() {
         progress.say("there is no evaluator: nobody has checked that the concepts were learned");
     }
-    if !failures.is_empty() && max_train_steps.is_none() {
+    if !failures.is_empty() && recipe.is_none() {
         let failures = failures.join(", ");
         bail!(
             "not learned: {failures}; a share of {LEARNED_SHARE} is needed, 1 is as good as another photo"

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::alignment::Judge;
 use super::progress::Progress;
@@ -21,7 +21,8 @@ pub(super) struct Teller<'a> {
     pub(super) out: &'a Path,
     /// Of the trainings.
     pub(super) seed: u64,
-    pub(super) max_train_steps: Option<usize>,
+    /// Fields that differ from the base model's own recipe.
+    pub(super) recipe: Option<&'a Map<String, Value>>,
     pub(super) judge: Option<&'a Judge>,
     pub(super) progress: &'a Progress,
 }

@@ -134,7 +134,7 @@ codes! {
     ImageSetNotIndexed = "image_set_not_indexed",
 
     // Merges.
-    /// The delta was stored without its merge pack: start a worker for its base model and try again.
+    /// The delta has no merge pack yet: start a worker for its base model and try again; `detail` says why if it failed.
     PackMissing = "pack_missing",
     /// These captions have not been encoded yet: run one merge over them first.
     CaptionsNotEncoded = "captions_not_encoded",

@@ -24,8 +24,10 @@ pub struct Delta {
     pub size_bytes: i64,
     /// The digest of the object.
     pub sha256: Digest,
-    /// What merges need of it; older deltas have none.
+    /// What merges need of it. Older deltas have none, nor those for which it could not be made yet.
     pub pack_key: Option<StorageKey>,
+    /// Why it could not be made.
+    pub pack_error: Option<String>,
     pub created_at: DateTime<Utc>,
 }
 

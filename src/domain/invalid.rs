@@ -52,6 +52,16 @@ pub fn all_or_errors<T>(
     if errors.is_empty() { Ok(values) } else { Err(Invalid(errors)) }
 }
 
+/// A number as people write it: very large and very small ones with an exponent.
+fn short(number: &impl std::fmt::Display) -> String {
+    const DIGITS: usize = 17;
+    let text = number.to_string();
+    match text.parse::<f64>() {
+        Ok(number) if text.len() > DIGITS + 3 => format!("{number:e}"),
+        Ok(_) | Err(_) => text,
+    }
+}
+
 /// Collects errors, so that a client gets all of them in one answer.
 #[derive(Debug, Default)]
 pub struct Checks(Vec<FieldError>);
@@ -78,7 +88,15 @@ impl Checks {
         pointer: &str,
     ) {
         self.require(range.contains(&value), pointer, Code::OutOfRange, || {
-            format!("{value} is outside {} to {}", range.start(), range.end())
+            let (value, least, most) = (short(&value), short(range.start()), short(range.end()));
+            format!("{value} is outside {least} to {most}")
+        });
+    }
+
+    /// Adds an error unless `value` is above 0 and at most `most`.
+    pub fn positive(&mut self, value: f64, most: f64, pointer: &str) {
+        self.require(value > 0.0 && value <= most, pointer, Code::OutOfRange, || {
+            format!("{} is out of range: above 0, at most {}", short(&value), short(&most))
         });
     }
 

@@ -14,6 +14,9 @@ pub type CountTokens = Box<dyn Fn(&str, &[&str]) -> usize + Send + Sync>;
 /// Returns why a scheduler cannot take this number of steps, if it cannot.
 pub type CheckSteps = Box<dyn Fn(SchedulerName, usize) -> Result<(), String> + Send + Sync>;
 
+/// Returns whether the vocabulary has a token, as it is written there.
+pub type HasToken = Box<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// A scheduler that the base model can be sampled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerLimit {
@@ -48,12 +51,35 @@ pub struct ModelInfo {
     pub class_image_set: Option<ImageSetRef>,
     pub count_tokens: CountTokens,
     pub check_steps: CheckSteps,
+    pub has_token: HasToken,
 }
 
 impl ModelInfo {
     /// The longest side of a sample.
     pub fn max_size(&self) -> usize {
         4 * self.native_size
+    }
+
+    /// Refuses a modifier token that the vocabulary has as a token of its own: it would keep the row that it has there.
+    pub fn check_modifier_token(
+        &self,
+        token: Option<&ModifierToken>,
+        pointer: &str,
+    ) -> Result<(), FieldError> {
+        match token {
+            Some(token) if (self.has_token)(token.as_str()) => {
+                let detail = format!(
+                    "the base model's vocabulary has `{token}` as a token of its own: choose another modifier token"
+                );
+                Err(FieldError::new(pointer, Code::InvalidValue, detail))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether a modifier token can start from this entry of the vocabulary, or from this whole word.
+    pub fn has_initializer(&self, name: &str) -> bool {
+        (self.has_token)(name) || (self.has_token)(&format!("{name}</w>"))
     }
 
     /// Refuses a text that would be cut, since that would silently drop words.

@@ -168,7 +168,7 @@ impl InitImage {
     pub fn check(&self, settings: &SampleSettings) -> Result<(), FieldError> {
         let steps = settings.num_inference_steps;
         if !NOISE_STRENGTHS.contains(&self.noise_strength) {
-            let detail = format!("{} is outside (0, 1]", self.noise_strength);
+            let detail = format!("{} is out of range: above 0, at most 1", self.noise_strength);
             return Err(FieldError::new("/noise_strength", Code::OutOfRange, detail));
         }
         if (steps as f64 * self.noise_strength) as usize > 0 {

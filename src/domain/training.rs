@@ -171,7 +171,7 @@ impl TrainingRecipe {
         checks.in_range(self.instance_batch_size, 1..=64, "/recipe/instance_batch_size");
         checks.in_range(self.class_batch_size, 0..=64, "/recipe/class_batch_size");
         checks.in_range(self.num_class_images, 0..=100_000, "/recipe/num_class_images");
-        checks.in_range(self.learning_rate, f64::MIN_POSITIVE..=1.0, "/recipe/learning_rate");
+        checks.positive(self.learning_rate, 1.0, "/recipe/learning_rate");
         checks.in_range(
             self.token_learning_rate_factor,
             0.0..=1_000.0,
@@ -180,7 +180,7 @@ impl TrainingRecipe {
         checks.in_range(self.lr_warmup_steps, 0..=100_000, "/recipe/lr_warmup_steps");
         checks.in_range(self.prior_loss_weight, 0.0..=100.0, "/recipe/prior_loss_weight");
         checks.in_range(self.weight_decay, 0.0..=1.0, "/recipe/weight_decay");
-        checks.in_range(self.max_grad_norm, f64::MIN_POSITIVE..=1e6, "/recipe/max_grad_norm");
+        checks.positive(self.max_grad_norm, 1e6, "/recipe/max_grad_norm");
 
         let templates = &self.instance_templates;
         checks.in_range(templates.len(), 1..=32, "/recipe/instance_templates");
@@ -328,6 +328,20 @@ mod tests {
     #[test]
     fn the_papers_recipe_passes_its_own_checks() {
         assert!(TrainingRecipe::paper().with_overrides(&serde_json::Map::new()).is_ok());
+    }
+
+    #[test]
+    fn a_range_is_written_so_that_people_can_read_it() {
+        for (field, value) in
+            [("learning_rate", 0.0), ("learning_rate", 1e300), ("max_grad_norm", -1e-320)]
+        {
+            let overrides = json!({ field: value });
+            let invalid =
+                TrainingRecipe::paper().with_overrides(overrides.as_object().unwrap()).unwrap_err();
+
+            let detail = &invalid.0[0].detail;
+            assert!(detail.contains("above 0, at most 1") && detail.len() < 60, "{detail}");
+        }
     }
 
     #[test]

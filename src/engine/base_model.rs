@@ -1,5 +1,7 @@
 //! A Stable Diffusion as it was published: loaded once, then shared and never changed.
 
+mod pipeline;
+
 use std::path::Path;
 
 use candle_core::{DType, Device};
@@ -13,11 +15,11 @@ use super::{
     schedulers::SchedulerConfig,
     unet::{UNet2DConditionConfig, UNet2DConditionModel},
     vae::{AutoencoderKl, AutoencoderKlConfig},
-    weights::{WeightFiles, read_json},
+    weights::WeightFiles,
 };
 
 /// Files whose bytes the model's answers depend on, beside the weights.
-const DIGESTED: [&str; 8] = [
+const DIGESTED: [&str; 9] = [
     "text_encoder/config.json",
     "unet/config.json",
     "vae/config.json",
@@ -26,6 +28,7 @@ const DIGESTED: [&str; 8] = [
     "tokenizer/merges.txt",
     "tokenizer/tokenizer.json",
     "tokenizer/tokenizer_config.json",
+    "tokenizer/added_tokens.json",
 ];
 
 /// All parts of a diffusers folder that sampling and training need.
@@ -57,6 +60,7 @@ impl BaseModel {
         dtype: DType,
         precision: Precision,
     ) -> Result<Self> {
+        pipeline::check_index(dir)?;
         let open = |folder: &str, stem: &str| -> Result<WeightFiles> {
             let files = WeightFiles::open(&dir.join(folder), stem, device, dtype)?;
             Ok(files.with_precision(precision))
@@ -69,7 +73,7 @@ impl BaseModel {
             prompt_encoder: PromptEncoder::load(dir, &text_files)?,
             unet: UNet2DConditionModel::load(&dir.join("unet"), &unet_files)?,
             vae: AutoencoderKl::load(&dir.join("vae"), &vae_files)?,
-            scheduler: read_json(&dir.join("scheduler/scheduler_config.json"))?,
+            scheduler: SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?,
             device: device.clone(),
             arithmetic: arithmetic(device, dtype, precision),
             digest: digest(dir, &DIGESTED, &[&text_files, &unet_files, &vae_files])?,
@@ -125,9 +129,10 @@ pub struct BaseModelConfig {
 impl BaseModelConfig {
     /// Reads the configs of a folder of the diffusers layout.
     pub fn read(dir: &Path) -> Result<Self> {
+        pipeline::check_index(dir)?;
         let unet = UNet2DConditionConfig::read(&dir.join("unet/config.json"))?;
         let factor = AutoencoderKlConfig::read(&dir.join("vae/config.json"))?.factor();
-        let scheduler = read_json(&dir.join("scheduler/scheduler_config.json"))?;
+        let scheduler = SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?;
         Ok(Self { resolution: unet.sample_size.unwrap_or(64) * factor, factor, scheduler })
     }
 }

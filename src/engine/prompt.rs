@@ -19,7 +19,8 @@ use crate::domain::concept::{InvalidModifierToken, modifier_tokens_in};
 /// Turns prompts into token ids, and token ids into the features that cross-attention reads.
 ///
 /// Modifier tokens are not part of the vocabulary. A caller names those of its request (`added`), and brings one embedding
-/// row for each: token `i` of `added` has the id `vocab_size + i` and row `i` of `modifier_rows`.
+/// row for each: token `i` of `added` has the id `vocab_size + i` and row `i` of `modifier_rows`. `vocab_size` is the number
+/// of rows of the embedding table, of which a vocabulary may leave some unused.
 pub struct PromptEncoder {
     tokenizer: ClipTokenizer,
     text_encoder: ClipTextEncoder,
@@ -33,10 +34,9 @@ impl PromptEncoder {
     /// # Errors
     /// [`EngineError::ModelFile`], [`EngineError::WeightMissing`] and [`EngineError::WeightShape`].
     pub(crate) fn load(dir: &Path, files: &WeightFiles) -> Result<Self> {
-        Ok(Self {
-            tokenizer: ClipTokenizer::load(&dir.join("tokenizer"))?,
-            text_encoder: ClipTextEncoder::load(&dir.join("text_encoder"), files)?,
-        })
+        let text_encoder = ClipTextEncoder::load(&dir.join("text_encoder"), files)?;
+        let tokenizer = ClipTokenizer::load(&dir.join("tokenizer"))?;
+        Ok(Self { tokenizer: tokenizer.with_table(text_encoder.vocab_size()), text_encoder })
     }
 
     /// Token ids of a prompt, padded to [`Self::max_length`] and cut there.
@@ -71,7 +71,8 @@ impl PromptEncoder {
             }
         };
         for token in named {
-            if !added.iter().any(|known| known.eq_ignore_ascii_case(token.as_str())) {
+            let is_known = added.iter().any(|known| known.eq_ignore_ascii_case(token.as_str()));
+            if !is_known && !self.tokenizer.has_token(token.as_str()) {
                 return Err(unknown(token.as_str()));
             }
         }
@@ -128,9 +129,9 @@ impl PromptEncoder {
         self.text_encoder.embedding_row(id)
     }
 
-    /// Entries of the vocabulary; the first modifier token has this id.
+    /// Rows of the embedding table; the first modifier token has this id.
     pub fn vocab_size(&self) -> usize {
-        self.tokenizer.vocab_size()
+        self.text_encoder.vocab_size()
     }
 
     /// Tokens of a prompt with its begin and end marks and its padding.
@@ -156,8 +157,8 @@ impl PromptEncoder {
                 "the tokenizer's limit is {limit}, the text encoder has {positions} positions"
             ));
         }
-        let (vocabulary, rows) = (self.vocab_size(), self.text_encoder.vocab_size());
-        if vocabulary != rows {
+        let (vocabulary, rows) = (self.tokenizer.vocab_size(), self.text_encoder.vocab_size());
+        if vocabulary > rows {
             return Err(format!(
                 "the vocabulary has {vocabulary} entries, the embedding table {rows} rows"
             ));

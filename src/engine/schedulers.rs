@@ -4,6 +4,7 @@
 //! may follow different rules with different numbers of steps. `ᾱ_t` is the cumulative product of `1 − β`, and
 //! `σ_t = √((1 − ᾱ_t) / ᾱ_t)` its noise level.
 
+mod config_file;
 mod ddim;
 mod ddpm;
 mod dpm_solver;
@@ -18,6 +19,7 @@ use super::error::{EngineError, Result};
 use crate::domain::model_info::{CheckSteps, SchedulerLimit};
 use crate::domain::sample::SchedulerName;
 
+pub(crate) use config_file::is_supported;
 pub use schedule::{BetaSchedule, PredictionType, SchedulerConfig, TimestepSpacing};
 pub use scheduler::Scheduler;
 
@@ -57,7 +59,9 @@ impl Scheduler {
                 "noise_strength leaves none of {num_inference_steps} steps: take more of either"
             )));
         }
-        config.check()?;
+        config
+            .check()
+            .map_err(|text| EngineError::InvalidInput(format!("scheduler_config.json: {text}")))?;
         let steps = num_inference_steps;
         let mut scheduler = match name {
             SchedulerName::Ddim => {

@@ -16,6 +16,7 @@ use std::{
 };
 
 use candle_core::{DType, Device, Tensor};
+use safetensors::Dtype;
 use sha2::{Digest, Sha256};
 
 use self::shard::{Entry, Shard, shard_paths};
@@ -25,12 +26,15 @@ use super::{
 };
 
 pub use self::json::read_json;
+pub(crate) use self::json::{from_json, square};
 
 /// The weight files of one component, such as `unet/`.
 pub struct WeightFiles {
     folder: PathBuf,
     shards: Vec<Shard>,
     entries: BTreeMap<String, Entry>,
+    /// Weights whose numbers are of a kind that is not read here.
+    other_dtypes: BTreeMap<String, Dtype>,
     taken: Mutex<BTreeSet<String>>,
     /// What a weight is read into before it is converted.
     stored: Mutex<Vec<u8>>,
@@ -46,6 +50,7 @@ impl WeightFiles {
             folder: folder.to_owned(),
             shards: Vec::new(),
             entries: BTreeMap::new(),
+            other_dtypes: BTreeMap::new(),
             taken: Mutex::default(),
             stored: Mutex::default(),
             device: device.clone(),
@@ -54,7 +59,8 @@ impl WeightFiles {
         };
         let used_as_stored = device.is_cpu() && dtype == DType::F32;
         for path in shard_paths(folder, stem)? {
-            let (shard, entries) = Shard::open(path, files.shards.len(), used_as_stored)?;
+            let (shard, entries) =
+                Shard::open(path, files.shards.len(), used_as_stored, &mut files.other_dtypes)?;
             for (name, entry) in entries {
                 if files.entries.insert(name.clone(), entry).is_some() {
                     return Err(shard.failed(format!("weight `{name}` is in two files")));
@@ -228,9 +234,18 @@ impl Weights<'_> {
 
     fn entry(&self, name: &str) -> Result<&Entry> {
         let name = self.full_name(name);
-        self.files.entries.get(&name).ok_or_else(|| EngineError::WeightMissing {
-            name,
-            file: self.files.folder.display().to_string(),
+        if let Some(entry) = self.files.entries.get(&name) {
+            return Ok(entry);
+        }
+        let file = self.files.folder.display().to_string();
+        Err(match self.files.other_dtypes.get(&name) {
+            Some(dtype) => EngineError::ModelFile {
+                path: file,
+                reason: format!(
+                    "weight `{name}` has numbers of type {dtype}; F16, BF16, F32 and F64 are supported"
+                ),
+            },
+            None => EngineError::WeightMissing { name, file },
         })
     }
 

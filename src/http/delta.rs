@@ -34,6 +34,9 @@ pub(crate) struct DeltaBody {
     size_bytes: i64,
     /// The digest of the file.
     sha256: Digest,
+    /// Why the delta cannot be merged yet, if that is so: what merges need of it could not be made. A worker tries again when it
+    /// starts. Samples of this delta alone do not need it.
+    merge_error: Option<String>,
     created_at: Timestamp,
     /// Path of the file.
     url: String,
@@ -64,6 +67,7 @@ impl From<DeltaContents> for DeltaBody {
             made_by: job_path(delta.job_id, delta.made_by),
             size_bytes: delta.size_bytes,
             sha256: delta.sha256,
+            merge_error: delta.pack_error,
             created_at: delta.created_at.into(),
             url: format!("/v1/deltas/{}/content", delta.delta_id),
         }

@@ -14,6 +14,7 @@ use crate::app::image::UploadedFile;
 use crate::app::photo::PhotoError;
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
+use crate::domain::concept::Concept;
 use crate::domain::image::{Image, MAX_PHOTO_BYTES, MAX_PHOTOS};
 use crate::domain::invalid::{FieldError, Invalid};
 
@@ -85,9 +86,9 @@ impl Verdict {
 
 /// Adds photos to a concept.
 ///
-/// A request can contain several files. Each gets a verdict of its own, and a rejected file does not affect the others; if
-/// all are rejected, the response is 422 and nothing has changed. Photos are rotated as their EXIF orientation says, then
-/// stored as PNG without any metadata.
+/// A request can contain several files. Each gets a verdict of its own, and a rejected file does not affect the others. Photos
+/// are added once the whole form has been read: if the response is an error, or all files are rejected, nothing has changed.
+/// Photos are rotated as their EXIF orientation says, converted to sRGB, and stored as PNG without any metadata.
 #[utoipa::path(post, path = "/v1/concepts/{concept}/images", tag = "concepts",
     params(("concept" = String, Path, description = "Id or handle")),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
@@ -109,15 +110,58 @@ pub(crate) async fn upload_images(
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
     let concept = app.find_concept(&caller, &concept).await?;
+    let mut staged = Staged::default();
+    if let Err(error) = stage_photos(&app, &caller, &concept, request, &mut staged).await {
+        app.discard_photos(&caller, staged.images).await;
+        return Err(error);
+    }
+    let added = app.add_photos(&caller, &concept, staged.images).await?;
+    answer(verdicts(staged.files, added))
+}
+
+/// The files of a form, and the photos among them whose objects are written.
+#[derive(Default)]
+struct Staged {
+    /// The name of each file, and why it cannot be a photo.
+    files: Vec<(Option<String>, Result<(), PhotoError>)>,
+    images: Vec<Image>,
+}
+
+/// Reads the whole form.
+async fn stage_photos(
+    app: &App,
+    caller: &Caller,
+    concept: &Concept,
+    request: Request,
+    staged: &mut Staged,
+) -> Result<(), ApiError> {
     let mut form = open_form(request, "photos").await?;
-    let mut verdicts = Vec::new();
     while let Some(field) = form.next_field().await.map_err(from_multipart)? {
-        check_part(&field, verdicts.len())?;
+        check_part(&field, staged.files.len())?;
         let file = read_file(field).await?;
         let file_name = file.file_name.clone();
-        verdicts.push(Verdict::new(file_name, app.add_photo(&caller, &concept, file).await?));
+        let verdict = app.stage_photo(caller, concept, file).await?;
+        staged.files.push((file_name, verdict.map(|image| staged.images.push(image))));
     }
-    answer(verdicts)
+    Ok(())
+}
+
+/// One verdict per file.
+///
+/// - `added`: what became of the photos, in their order
+fn verdicts(
+    files: Vec<(Option<String>, Result<(), PhotoError>)>,
+    added: Vec<Result<Image, PhotoError>>,
+) -> Vec<Verdict> {
+    let mut added = added.into_iter();
+    let verdict = |(file_name, staged): (Option<String>, Result<(), PhotoError>)| {
+        let became = match staged {
+            Ok(()) => added.next()?,
+            Err(error) => Err(error),
+        };
+        Some(Verdict::new(file_name, became))
+    };
+    files.into_iter().filter_map(verdict).collect()
 }
 
 /// An image to start samples from.
@@ -131,7 +175,7 @@ pub(crate) struct UploadImageForm {
 
 /// Uploads an image that samples can start from, as their `init_image`.
 ///
-/// The image is rotated as its EXIF orientation says, then stored as PNG without any metadata. Photos of concepts and
+/// The image is rotated as its EXIF orientation says, converted to sRGB, and stored as PNG without any metadata. Photos of concepts and
 /// generated images need no upload: use their ids.
 #[utoipa::path(post, path = "/v1/images", tag = "images",
     request_body(content = UploadImageForm, content_type = "multipart/form-data"),

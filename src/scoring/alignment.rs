@@ -4,7 +4,7 @@ use super::statistics::mean;
 use crate::evaluator::Features;
 
 /// The cosine of two vectors of length 1.
-pub(super) fn cosine(a: &[f32], b: &[f32]) -> f64 {
+pub fn cosine(a: &[f32], b: &[f32]) -> f64 {
     a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
 }
 
@@ -14,7 +14,7 @@ pub(super) fn with_text(images: &Features, text: &[f32]) -> Vec<f64> {
 }
 
 /// The mean cosine of each image with the photos.
-pub(super) fn with_photos(images: &Features, photos: &Features) -> Vec<f64> {
+pub fn with_photos(images: &Features, photos: &Features) -> Vec<f64> {
     let of_image = |image: &[f32]| {
         let cosines: Vec<f64> = photos.rows().map(|photo| cosine(image, photo)).collect();
         mean(&cosines).unwrap_or_default()
@@ -23,7 +23,7 @@ pub(super) fn with_photos(images: &Features, photos: &Features) -> Vec<f64> {
 }
 
 /// The mean cosine of each photo with the others; empty for fewer than two.
-pub(super) fn among_photos(photos: &Features) -> Vec<f64> {
+pub fn among_photos(photos: &Features) -> Vec<f64> {
     if photos.len() < 2 {
         return Vec::new();
     }

@@ -1,12 +1,12 @@
-//! What checks of merges need and an earlier version did not store. It is made when a worker starts.
+//! What checks of merges need and is not stored, because an earlier version did not make it or because making it failed. It is
+//! made when a worker starts.
 
 use tokio_util::sync::CancellationToken;
 
 use super::context::Context;
-use super::error::JobError;
+use super::delta_writer::note_missing_pack;
 use crate::db;
 use crate::db::Page;
-use crate::domain::delta::Delta;
 
 /// Deltas per query.
 const PAGE: i64 = 100;
@@ -14,8 +14,9 @@ const PAGE: i64 = 100;
 /// Encodes the base model's captions and builds the packs of deltas that have none. What cannot be made is logged and
 /// left out; a check over it is then refused.
 pub(super) async fn run(context: &Context, shutdown: &CancellationToken) {
-    if let Err(error) = backfill_statistics(context).await {
-        tracing::warn!(%error, "merges cannot be checked before the first one");
+    if let Err(error) = context.default_statistics().await {
+        let reason = error.failure().detail;
+        tracing::warn!(%error, reason, "merges over the class images' captions cannot be checked");
     }
     let mut before = None;
     while !shutdown.is_cancelled() {
@@ -31,26 +32,10 @@ pub(super) async fn run(context: &Context, shutdown: &CancellationToken) {
             if shutdown.is_cancelled() {
                 return;
             }
-            match backfill_pack(context, &delta).await {
-                Ok(()) => tracing::info!(delta.id = %delta.delta_id, "built its merge pack"),
-                Err(error) => {
-                    tracing::warn!(delta.id = %delta.delta_id, %error, "no merge pack for it");
-                }
+            match context.make_pack(&delta).await {
+                Ok(_) => tracing::info!(delta.id = %delta.delta_id, "built its merge pack"),
+                Err(error) => note_missing_pack(context, delta.delta_id, &error).await,
             }
         }
     }
-}
-
-async fn backfill_statistics(context: &Context) -> Result<(), JobError> {
-    if !context.class_images.is_empty() {
-        context.statistics(None).await?;
-    }
-    Ok(())
-}
-
-async fn backfill_pack(context: &Context, delta: &Delta) -> Result<(), JobError> {
-    let pack = context.build_pack(&delta.used_at(1.0), 1.0).await?;
-    // No lease has the number 0, so no job writes there.
-    let key = context.deltas.write_pack(delta.job_id, 0, &pack).await?;
-    Ok(db::delta::add_pack(&context.db, delta.delta_id, key.as_str()).await?)
 }

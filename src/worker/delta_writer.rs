@@ -1,66 +1,92 @@
-//! New deltas: from the device to their objects, and the rows that refer to them.
+//! New deltas: their objects, the rows that refer to them, and then what merges need of them.
+//!
+//! A delta may have taken hours. It is written and recorded before anything else is made from it, so that it is not lost if
+//! that fails or ends the worker.
 
-use super::engine::Engine;
+use super::context::Context;
 use super::error::JobError;
 use super::job::Job;
+use crate::db;
 use crate::db::delta::NewDelta;
+use crate::domain::delta::Delta;
 use crate::domain::digest::Digest;
-use crate::domain::id::{DeltaId, JobId};
-use crate::engine::Delta;
-use crate::engine::MergePack;
-use crate::engine::Result as EngineResult;
-use crate::storage::StorageKey;
+use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::training_report::TrainingReport;
 
-/// A delta's file, and what later merges need of it.
-pub(crate) struct PackedDelta {
-    file: Vec<u8>,
-    pack: MergePack,
+/// A new delta, and what is recorded with it.
+pub(crate) struct Product<'a> {
+    pub(crate) file: Vec<u8>,
+    pub(crate) base_digest: &'a Digest,
+    /// What the delta contains.
+    pub(crate) concepts: &'a [ConceptId],
+    /// Whether it becomes the current delta of its concepts.
+    pub(crate) is_current: bool,
+    /// What a training has changed.
+    pub(crate) report: Option<&'a TrainingReport>,
 }
 
-impl PackedDelta {
-    pub(crate) fn new(engine: &Engine, delta: &Delta) -> EngineResult<Self> {
-        let file = delta.to_safetensors()?;
-        // Built from the delta as it will be read from the file.
-        let pack = MergePack::build(&engine.base, &Delta::from_safetensors(&file)?, 1.0)?;
-        Ok(Self { file, pack })
+/// Writes a delta's file under a key of the job and its fence, and records it.
+///
+/// # Errors
+/// [`JobError::LeaseLost`] if another worker has the job: then nothing is recorded.
+pub(crate) async fn store(job: &Job, product: Product<'_>) -> Result<Delta, JobError> {
+    let Product { file, base_digest, concepts, is_current, report } = product;
+    let Job { context, lease, .. } = job;
+    let (size_bytes, sha256) = (file.len() as i64, Digest::of(&file));
+    let key = context.deltas.write_delta(lease.job_id, lease.fence, file).await?;
+    let delta_id = DeltaId::generate();
+
+    let mut tx = context.db.begin().await?;
+    if !db::job::hold(&mut *tx, lease.job_id, lease.fence).await? {
+        return Err(JobError::LeaseLost);
     }
-
-    /// Writes the delta and its pack under keys of the job and its fence.
-    pub(crate) async fn store(self, job: &Job) -> Result<StoredDelta, JobError> {
-        let (store, job_id, fence) = (&job.context.deltas, job.lease.job_id, job.lease.fence);
-        let pack_key = store.write_pack(job_id, fence, &self.pack).await?;
-        let (size_bytes, sha256) = (self.file.len() as i64, Digest::of(&self.file));
-        Ok(StoredDelta {
-            delta_id: DeltaId::generate(),
-            job_id,
-            size_bytes,
-            sha256,
-            key: store.write_delta(job_id, fence, self.file).await?,
-            pack_key,
-        })
+    let row = NewDelta {
+        delta_id,
+        job_id: lease.job_id,
+        base_digest,
+        storage_key: key.as_str(),
+        size_bytes,
+        sha256: &sha256,
+    };
+    db::delta::record(&mut *tx, row).await?;
+    db::delta::record_concepts(&mut *tx, delta_id, concepts).await?;
+    if is_current {
+        db::concept::set_current_delta(&mut *tx, concepts, delta_id).await?;
     }
+    if let Some(report) = report {
+        db::report::record(&mut *tx, lease.job_id, report, None).await?;
+    }
+    tx.commit().await?;
+    recorded(job).await?.ok_or(JobError::LeaseLost)
 }
 
-/// A delta whose objects are written and whose row is not yet.
-pub(crate) struct StoredDelta {
-    pub(crate) delta_id: DeltaId,
-    job_id: JobId,
-    key: StorageKey,
-    size_bytes: i64,
-    sha256: Digest,
-    pack_key: StorageKey,
+/// The delta that the job has recorded, here or on a worker that was lost after it.
+pub(crate) async fn recorded(job: &Job) -> Result<Option<Delta>, JobError> {
+    let db = &job.context.db;
+    let made = db::delta::of_jobs(db, &[job.lease.job_id]).await?;
+    let ids: Vec<DeltaId> = made.into_iter().map(|(_, delta_id)| delta_id).collect();
+    Ok(db::delta::find(db, &ids).await?.into_iter().next())
 }
 
-impl StoredDelta {
-    pub(crate) fn row<'a>(&'a self, base_digest: &'a str) -> NewDelta<'a> {
-        NewDelta {
-            delta_id: self.delta_id,
-            job_id: self.job_id,
-            base_digest,
-            storage_key: self.key.as_str(),
-            size_bytes: self.size_bytes,
-            sha256: &self.sha256,
-            pack_key: Some(self.pack_key.as_str()),
+/// Makes what merges need of a delta that is safe by now. What fails is logged and noted beside the delta; the next start of
+/// a worker, or the first merge, tries again.
+pub(crate) async fn prepare_for_merges(context: &Context, delta: &Delta) {
+    if delta.pack_key.is_none() {
+        let made = context.make_pack(delta).await;
+        if let Err(error) = made.map(drop) {
+            note_missing_pack(context, delta.delta_id, &error).await;
         }
+    }
+    if let Err(error) = context.default_statistics().await {
+        tracing::warn!(%error, reason = error.failure().detail, "merges over the class images' captions cannot be solved");
+    }
+}
+
+/// Logs why a delta has no pack, and notes it for those who want to merge the delta.
+pub(super) async fn note_missing_pack(context: &Context, delta_id: DeltaId, error: &JobError) {
+    let reason = error.failure().detail;
+    tracing::warn!(delta.id = %delta_id, %error, reason, "the delta has no merge pack");
+    if let Err(error) = db::delta::note_pack_error(&context.db, delta_id, &reason).await {
+        tracing::warn!(delta.id = %delta_id, %error, "that could not be noted");
     }
 }

@@ -20,6 +20,7 @@ impl LoadedModel {
     /// Loads a folder of the diffusers layout onto a device such as `cpu` or `cuda:0`.
     pub fn load(dir: &Path, device: &str) -> Result<Self> {
         let base = BaseModel::load(dir, &device_named(device)?)?;
+        warn_of_unread(&base.unexpected_weights);
         let folder = ModelFolder::with_digest(dir, base.digest.as_str().into())?;
         // The other half is left for samples.
         let training_memory = free_bytes(&base.device).map(|free| free as u64 / 2);
@@ -30,6 +31,23 @@ impl LoadedModel {
     pub fn with_evaluator(self, evaluator: Option<Evaluator>) -> Self {
         Self { evaluator, ..self }
     }
+}
+
+/// Says which weights of the folder nothing reads: another program would make other images with them.
+fn warn_of_unread(weights: &[String]) {
+    /// Names in one line of the log.
+    const NAMED: usize = 10;
+    if weights.is_empty() {
+        return;
+    }
+    let names = weights[..weights.len().min(NAMED)].join(", ");
+    let more = match weights.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    tracing::warn!(
+        "nothing reads these weights of the base model, so it may not generate what its makers meant: {names}{more}"
+    );
 }
 
 /// Elements of a batch on the CPU.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use super::context::Context;
 use super::error::JobError;
+use crate::db;
+use crate::domain::delta::Delta;
 use crate::domain::delta_use::DeltaUse;
 use crate::engine::MergePack;
 use crate::engine::PackUse;
@@ -21,7 +23,7 @@ impl Context {
 
     /// A delta's pack at the strength of its use. The stored pack is that of strength 1 (ADR 0018).
     async fn pack(&self, used: &DeltaUse) -> Result<Arc<MergePack>, JobError> {
-        let whole = self.deltas.pack_or(used, async || self.build_pack(used, 1.0).await).await?;
+        let whole = self.deltas.pack_or(used, async || self.missing_pack(used).await).await?;
         let is_whole = used.strength.to_bits() == 1_f64.to_bits();
         if is_whole || !whole.depends_on_strength() {
             return Ok(whole);
@@ -30,16 +32,37 @@ impl Context {
         self.deltas.pack(used.delta_id, used.strength, build).await
     }
 
+    /// The pack of a delta that a task names without one.
+    async fn missing_pack(&self, used: &DeltaUse) -> Result<MergePack, JobError> {
+        match db::delta::find(&self.db, &[used.delta_id]).await?.first() {
+            Some(delta) if delta.pack_key.is_none() => self.make_pack(delta).await,
+            Some(_) | None => self.build_pack(used, 1.0).await,
+        }
+    }
+
+    /// Builds the pack of a delta that has none, stores it and notes it with the delta.
+    pub(crate) async fn make_pack(&self, delta: &Delta) -> Result<MergePack, JobError> {
+        let pack = self.build_pack(&delta.used_at(1.0), 1.0).await?;
+        // No lease has the number 0, so no job writes there.
+        let key = self.deltas.write_pack(delta.job_id, 0, &pack).await?;
+        db::delta::add_pack(&self.db, delta.delta_id, key.as_str()).await?;
+        Ok(pack)
+    }
+
     /// Builds a delta's pack from the delta itself.
-    pub(crate) async fn build_pack(
-        &self,
-        used: &DeltaUse,
-        strength: f64,
-    ) -> Result<MergePack, JobError> {
+    async fn build_pack(&self, used: &DeltaUse, strength: f64) -> Result<MergePack, JobError> {
         let delta = self.deltas.delta(used).await?;
         let built =
             self.device.run_quick(move |engine| MergePack::build(&engine.base, &delta, strength));
         Ok(built.await??)
+    }
+
+    /// Sees that there are regularization statistics over the class images' captions, if there are class images.
+    pub(crate) async fn default_statistics(&self) -> Result<(), JobError> {
+        if !self.class_images.is_empty() {
+            self.statistics(None).await?;
+        }
+        Ok(())
     }
 
     /// The regularization statistics over these captions, those of the class images if none are given.

@@ -9,12 +9,12 @@ use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use vstar::engine::{BaseModel, EngineError, clip::ClipTokenizer};
 
-fn golden(model: &str) -> PathBuf {
+pub(crate) fn golden(model: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(model).join("model")
 }
 
 /// A copy of a golden model's folder, to be damaged.
-fn copy(model: &str) -> tempfile::TempDir {
+pub(crate) fn copy(model: &str) -> tempfile::TempDir {
     let target = tempfile::tempdir().unwrap();
     for part in ["text_encoder", "tokenizer", "unet", "vae", "scheduler"] {
         fs::create_dir(target.path().join(part)).unwrap();
@@ -26,13 +26,13 @@ fn copy(model: &str) -> tempfile::TempDir {
     target
 }
 
-fn edit(path: &Path, field: &str, value: Value) {
+pub(crate) fn edit(path: &Path, field: &str, value: Value) {
     let mut json: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     json[field] = value;
     fs::write(path, json.to_string()).unwrap();
 }
 
-fn load_error(dir: &Path) -> EngineError {
+pub(crate) fn load_error(dir: &Path) -> EngineError {
     match BaseModel::load(dir, &Device::Cpu) {
         Ok(_) => panic!("the damaged folder loads"),
         Err(error) => error,

@@ -8,6 +8,7 @@ mod clip_folders;
 mod conditioning;
 mod deltas;
 mod devices;
+mod foreign_folders;
 mod late_starts;
 mod merging;
 mod ops;

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::worker::WorkerConfig;
 
 use crate::end_to_end::Whole;
 use crate::faults::copy;
-use crate::harness::{Answer, tiny};
+use crate::harness::{Answer, png, tiny};
 
 fn config() -> WorkerConfig {
     WorkerConfig { poll: Duration::from_millis(100), ..WorkerConfig::default() }
@@ -96,4 +96,47 @@ async fn a_set_that_is_not_what_the_task_names_fails_the_training(db: PgPool) {
     assert_eq!(failed.body["error"]["code"], "object_damaged");
     assert!(failed.body["error"]["detail"].as_str().unwrap().contains("SHA-256"), "{failed:?}");
     whole.end().await;
+}
+
+/// A copy of the model with a folder of a few class images, all of one caption.
+fn with_one_caption(model: &Path, caption: &str) {
+    copy(&tiny(), model);
+    let dir = model.join("own_class_images");
+    fs::create_dir(&dir).unwrap();
+    let mut metadata = String::new();
+    for index in 0..6 {
+        fs::write(dir.join(format!("{index}.png")), png(64, 64, index)).unwrap();
+        let line = json!({ "file_name": format!("{index}.png"), "text": caption });
+        metadata += &format!("{line}\n");
+    }
+    fs::write(dir.join("metadata.jsonl"), metadata).unwrap();
+    let path = model.join("vstar.json");
+    let mut profile: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    profile["class_images"] = json!("own_class_images");
+    fs::write(path, profile.to_string()).unwrap();
+}
+
+/// Their captions do not span the text space, so merges cannot preserve it. Trainings do not need that.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn class_images_of_one_caption_or_none_train(db: PgPool) {
+    for caption in ["photo of a dog", ""] {
+        let model = tempfile::tempdir().unwrap();
+        with_one_caption(model.path(), caption);
+        let whole = Whole::start_on(db.clone(), model.path().to_owned(), config()).await;
+        let handle = format!("dog{}", caption.len());
+        whole.service.concept_with_photos(&handle, 4).await;
+
+        let recipe =
+            json!({ "max_train_steps": 2, "instance_batch_size": 1, "class_batch_size": 1 });
+        for class_images in ["auto", "none"] {
+            let body =
+                json!({ "concepts": [handle], "recipe": recipe, "class_images": class_images });
+            let training = whole.run("/v1/trainings", body).await;
+
+            assert_eq!(training.text("status"), "succeeded", "{training:?}");
+            let delta = whole.service.get(&format!("/v1/deltas/{}", training.text("delta"))).await;
+            assert_eq!(delta.body["merge_error"], Value::Null, "its pack needs no captions");
+        }
+        whole.end().await;
+    }
 }

@@ -386,12 +386,18 @@ async fn a_worker_that_ends_hands_its_training_back(db: PgPool) {
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_training_that_the_engine_refuses_keeps_its_error(db: PgPool) {
-    let whole = Whole::start(db).await;
+    let mut whole = Whole::start(db).await;
     whole.concept("dog", Some("<rex>")).await;
 
-    let recipe = json!({ "max_train_steps": 1, "initializer_tokens": ["nosuchpieceofaword"] });
-    let training =
-        whole.run("/v1/trainings", json!({ "concepts": ["dog"], "recipe": recipe })).await;
+    // The request is checked, so what the engine cannot do has to come from a task that was written by something else.
+    whole.kill_worker().await;
+    let started = whole.service.post("/v1/trainings", json!({ "concepts": ["dog"] })).await;
+    let unknown = "update job set task = jsonb_set(task, '{recipe,initializer_tokens}', '[\"nosuchpieceofaword\"]') \
+        where state = 'queued'";
+    sqlx::query(unknown).execute(&whole.service.db).await.unwrap();
+    whole.start_worker_on(&tiny(), WorkerConfig::default());
+    let path = started.header("location");
+    let training = whole.wait(path, |status| status != "queued" && status != "running").await;
 
     assert_eq!(training.text("status"), "failed", "{training:?}");
     assert_eq!(training.body["error"]["code"], "invalid_input");

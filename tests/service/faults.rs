@@ -282,6 +282,66 @@ async fn a_store_that_stalls_for_longer_than_a_lease_costs_no_attempt(db: PgPool
     whole.end().await;
 }
 
+/// Not if the delta were recorded only together with what merges need of it.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_delta_is_kept_although_its_merge_pack_cannot_be_made(db: PgPool) {
+    let mut whole = Whole::start_with(db, config(&Arc::default())).await;
+    whole.concept("dog", Some("<rex>")).await;
+    whole.concept("gate", Some("<gate>")).await;
+    let train = async |whole: &Whole, concept: &str| {
+        let recipe =
+            json!({ "max_train_steps": 2, "instance_batch_size": 1, "class_batch_size": 0 });
+        let training =
+            whole.run("/v1/trainings", json!({ "concepts": [concept], "recipe": recipe })).await;
+        assert_eq!(training.text("status"), "succeeded", "{training:?}");
+        format!("/v1/deltas/{}", training.text("delta"))
+    };
+    train(&whole, "gate").await;
+
+    whole.service.store.fail("/pack-");
+    let path = train(&whole, "dog").await;
+
+    let delta = whole.service.get(&path).await;
+    let reason = delta.text("merge_error");
+    let merge = json!({ "concepts": [{ "concept": "dog" }, { "concept": "gate" }] });
+    let check = whole.service.post("/v1/merges/check", merge.clone()).await;
+    assert_eq!(check.problem().1, "pack_missing");
+    assert!(check.body["errors"][0]["detail"].as_str().unwrap().contains(&reason), "{check:?}");
+
+    whole.service.store.heal();
+    whole.kill_worker().await;
+    whole.start_worker(config(&Arc::default()));
+    whole.wait_for(&path, |delta| delta.body["merge_error"].is_null()).await;
+    assert_eq!(whole.service.post("/v1/merges/check", merge).await.status, 200);
+    whole.end().await;
+}
+
+/// Not if a worker that takes the job over trained again.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_worker_that_is_lost_behind_its_delta_leaves_it_to_the_next_one(db: PgPool) {
+    let mut whole = Whole::start_with(db, config(&Arc::default())).await;
+    whole.concept("dog", Some("<rex>")).await;
+    whole.service.store.stall("/pack-");
+    let path = start_training(&whole, 2).await;
+    let has_delta = |deltas: &Answer| deltas.body["data"].as_array().unwrap().len() == 1;
+    let stored = whole.wait_for("/v1/deltas", has_delta).await;
+    assert_eq!(whole.service.get(&path).await.text("status"), "running");
+    whole.kill_worker().await;
+    whole.service.store.heal();
+    let expire =
+        "update job set lease_expires_at = now() - interval '1 second' where state = 'running'";
+    sqlx::query(expire).execute(&whole.service.db).await.unwrap();
+
+    let faults = Arc::new(Faults::default());
+    whole.start_worker(config(&faults));
+    let training = ended(&whole, &path).await;
+
+    assert_eq!(training.text("status"), "succeeded", "{training:?}");
+    assert_eq!(training.body["delta"], stored.body["data"][0]["id"]);
+    assert_eq!(faults.training_steps.load(Ordering::Relaxed), 0, "it trained again");
+    whole.end().await;
+}
+
 /// Not if the device's thread went on by itself, or were not joined.
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_worker_that_is_dropped_in_the_middle_of_a_training_leaves_no_thread_behind(db: PgPool) {

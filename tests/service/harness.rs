@@ -128,7 +128,8 @@ impl Service {
     }
 
     fn tiny_info() -> ModelInfo {
-        let tokenizer = ClipTokenizer::load(&tiny().join("tokenizer")).unwrap();
+        let tokenizer = Arc::new(ClipTokenizer::load(&tiny().join("tokenizer")).unwrap());
+        let vocabulary = tokenizer.clone();
         let scheduler: SchedulerConfig =
             read_json(&tiny().join("scheduler/scheduler_config.json")).unwrap();
         ModelInfo {
@@ -147,6 +148,7 @@ impl Service {
                 tokenizer.encode(text, added).unwrap().length
             }),
             check_steps: check_steps(&scheduler),
+            has_token: Box::new(move |token| vocabulary.has_token(token)),
         }
     }
 
@@ -299,7 +301,6 @@ impl Service {
             storage_key: &format!("jobs/{job_id}/delta"),
             size_bytes: 3,
             sha256: "abc",
-            pack_key: None,
         };
         db::delta::record(&self.db, row).await.unwrap();
         db::delta::record_concepts(&self.db, delta_id, &[concept_id]).await.unwrap();

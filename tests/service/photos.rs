@@ -1,6 +1,7 @@
 //! Photos: what is taken, what is not, and what is kept.
 
 use image::ImageFormat;
+use reqwest::multipart::{Form, Part};
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -128,4 +129,45 @@ async fn content_is_sent_once_and_in_ranges(db: PgPool) {
     assert_eq!((range.status, range.bytes.as_slice()), (206, &b"PNG"[..]));
     assert_eq!(range.header("content-range"), format!("bytes 1-3/{}", whole.bytes.len()));
     assert_eq!(beyond.problem().0, 416);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_form_that_is_refused_keeps_none_of_its_photos(db: PgPool) {
+    let service = Service::start(db).await;
+    service.concept("rex", None, "dog").await;
+    let before = service.contents().await;
+    let photos = |count: u8| {
+        (0..count).fold(Form::new(), |form, index| {
+            form.part("files", Part::bytes(png(32, 32, index)).file_name(format!("{index}.png")))
+        })
+    };
+
+    for (form, code) in
+        [(photos(2).text("caption", "a dog"), "unknown_field"), (photos(101), "too_many_images")]
+    {
+        let path = "/v1/concepts/rex/images";
+        let refused =
+            service.send(service.request(reqwest::Method::POST, path).multipart(form)).await;
+
+        assert_eq!((refused.problem().0, refused.problem().1), (422, code));
+        assert_eq!(service.contents().await, before);
+    }
+    let again = service.upload("/v1/concepts/rex/images", vec![("0.png", png(32, 32, 0))]).await;
+    assert_eq!((again.status, again.body["accepted"].as_i64()), (201, Some(1)), "{again:?}");
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn photos_beyond_the_hundredth_are_rejected_one_by_one(db: PgPool) {
+    let service = Service::start(db).await;
+    service.concept("rex", None, "dog").await;
+    let files = |from: u8, to: u8| (from..to).map(|index| ("p.png", png(32, 32, index))).collect();
+
+    service.upload("/v1/concepts/rex/images", files(0, 98)).await;
+    let rest = service.upload("/v1/concepts/rex/images", files(97, 102)).await;
+
+    let verdicts = rest.body["data"].as_array().unwrap().iter();
+    let codes: Vec<_> = verdicts.map(|verdict| verdict["error"]["code"].as_str()).collect();
+    let (twice, many) = (Some("duplicate_image"), Some("too_many_images"));
+    assert_eq!(codes, [twice, None, None, many, many]);
+    assert_eq!(service.get("/v1/concepts/rex").await.body["image_count"], 100);
 }

@@ -83,6 +83,26 @@ async fn a_training_that_makes_no_sense_changes_nothing(db: PgPool) {
             "prompt_too_long",
             "/recipe/instance_templates/0",
         ),
+        (
+            json!({ "concepts": ["rex"], "recipe": { "small_prefixes": ["far ".repeat(28)] } }),
+            "prompt_too_long",
+            "/recipe/instance_templates/0",
+        ),
+        (
+            json!({ "concepts": ["rex"], "recipe": { "initializer_tokens": [] } }),
+            "invalid_value",
+            "/recipe/initializer_tokens",
+        ),
+        (
+            json!({ "concepts": ["rex"], "recipe": { "initializer_tokens": ["nosuchword", "ktn"] } }),
+            "invalid_value",
+            "/recipe/initializer_tokens/0",
+        ),
+        (
+            json!({ "concepts": ["rex"], "recipe": { "initializer_candidates": ["nosuchword"] } }),
+            "invalid_value",
+            "/recipe/initializer_candidates/0",
+        ),
         (json!({ "concepts": ["rex"], "preset": "fast" }), "invalid_value", "/preset"),
         (json!({ "concepts": ["rex"], "seed": -1 }), "invalid_value", "/seed"),
         (

@@ -2,6 +2,7 @@
 
 use super::{BoundMerge, NewMerge};
 use crate::app::{App, Caller, Refusal};
+use crate::db;
 use crate::delta_store::DeltaStoreError;
 use crate::domain::code::Code;
 use crate::domain::concept::Handle;
@@ -46,10 +47,32 @@ impl App {
         let mut db = self.db.acquire().await?;
         let BoundMerge { binding, recipe } = self.bind_merge(&mut db, new).await?;
         drop(db);
-        let report = self.deltas.check(&binding.deltas, &recipe).await.map_err(refusal)?;
+        let report = match self.deltas.check(&binding.deltas, &recipe).await {
+            Ok(report) => report,
+            Err(DeltaStoreError::PackMissing(delta)) => {
+                return Err(self.pack_missing(delta).await?);
+            }
+            Err(error) => return Err(refusal(error)),
+        };
         let pairs = report.pairs.iter();
         let pairs = pairs.map(|pair| CheckedPair::new(pair, &binding.deltas, &binding.concepts));
         Ok(MergeCheck { pairs: pairs.collect(), deltas: binding.deltas, recipe, report })
+    }
+
+    /// Says why a delta has no merge pack, as far as that is known.
+    async fn pack_missing(&self, delta_id: DeltaId) -> Result<Refusal, Refusal> {
+        let delta = db::delta::find(&self.db, &[delta_id]).await?.into_iter().next();
+        let detail = match delta.and_then(|delta| delta.pack_error) {
+            Some(reason) => format!(
+                "the merge pack of `{delta_id}` could not be made ({reason}): a worker for its base model tries again at \
+                 start, and so does POST /v1/merges"
+            ),
+            None => format!(
+                "`{delta_id}` has no merge pack yet: a worker for its base model builds it at start, so start one, or try \
+                 again in a moment"
+            ),
+        };
+        Ok(Refusal::Conflict(FieldError::new("/concepts", Code::PackMissing, detail)))
     }
 }
 
@@ -78,25 +101,18 @@ fn joint_training(
 
 fn refusal(error: DeltaStoreError) -> Refusal {
     match error {
-        DeltaStoreError::PackMissing(delta) => Refusal::Conflict(FieldError::new(
-            "/concepts",
-            Code::PackMissing,
-            format!(
-                "`{delta}` was stored by an earlier version, without a merge pack: a worker for its base model builds it \
-                 at start, so start one, or try again in a moment"
-            ),
-        )),
         DeltaStoreError::CaptionsNotEncoded => Refusal::Conflict(FieldError::new(
             "/captions",
             Code::CaptionsNotEncoded,
             "these captions have not been encoded yet: merge once over them with POST /v1/merges; those of the base model's \
-             class images are encoded by a worker at start",
+             class images are encoded by a worker at start, if there are enough of them and they differ enough",
         )),
         DeltaStoreError::Refused(reason) => {
             FieldError::new("/concepts", Code::MergeRefused, reason).into()
         }
         error @ (DeltaStoreError::Storage(_)
         | DeltaStoreError::Damaged { .. }
+        | DeltaStoreError::PackMissing(_)
         | DeltaStoreError::Engine(_)
         | DeltaStoreError::Panicked) => error.into(),
     }

@@ -134,6 +134,19 @@ pub async fn report(
     .await
 }
 
+/// Locks a job for the rest of a transaction. Returns whether the lease still holds; then nobody else can take it before the
+/// transaction ends.
+pub async fn hold(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
+    let held = sqlx::query!(
+        "select job_id from job where job_id = $1 and fence = $2 and state = 'running' for update",
+        job_id.0,
+        fence,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(held.is_some())
+}
+
 /// Ends a job as succeeded. Returns whether the lease still held; otherwise nothing has changed.
 pub async fn succeed(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
     let done = sqlx::query!(

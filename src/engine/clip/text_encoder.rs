@@ -4,15 +4,16 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::encoder::{Encoder, EncoderConfig, HiddenAct};
 use crate::engine::{
     autograd::Variable,
     error::{EngineError, Result},
-    layers::layer_norm,
+    layers::{layer_norm, require},
     ops::LayerNorm,
     split::Split,
-    weights::{WeightFiles, Weights, read_json},
+    weights::{WeightFiles, Weights, from_json, read_json},
 };
 
 /// `text_encoder/config.json`.
@@ -87,7 +88,9 @@ impl ClipTextEncoder {
     /// Reads the config and takes the weights.
     pub fn load(dir: &Path, files: &WeightFiles) -> Result<Self> {
         let path = dir.join("config.json");
-        let config: ClipTextConfig = read_json(&path)?;
+        let json: Value = read_json(&path)?;
+        require(&path, &json, "model_type", &[json!("clip_text_model"), json!("clip")])?;
+        let config: ClipTextConfig = from_json(&path, json)?;
         config.encoder().check(&path)?;
         let root = files.root();
         let prefixed = root.at("text_model");

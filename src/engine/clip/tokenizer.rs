@@ -4,7 +4,10 @@
 //! lower-cased. What is left is split into words, contractions, single digits and runs of signs; each piece is
 //! written in byte symbols and merged pair by pair, the last symbol of a piece carrying `</w>`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -22,6 +25,7 @@ use tokenizers::{
     },
 };
 
+use crate::domain::git_lfs;
 use crate::engine::{
     error::{EngineError, Result},
     weights::read_json,
@@ -50,12 +54,17 @@ pub struct TokenIds {
 /// | `vocab.json`, `merges.txt`                 | byte-level BPE (or both out of `tokenizer.json`)          |
 /// | `tokenizer_config.json`                    | `model_max_length`, `bos_token`, `eos_token`, `unk_token`, `pad_token`, `added_tokens_decoder` |
 /// | `special_tokens_map.json`                  | special tokens, unless the config has `added_tokens_decoder` |
+/// | `added_tokens.json`                        | tokens that were added to the vocabulary later, with their ids |
 pub struct ClipTokenizer {
     model: BPE,
     normalizer: NormalizerWrapper,
     pre_tokenizer: PreTokenizerWrapper,
-    /// Special tokens, matched as they are written.
+    /// Special tokens, matched as they are written, and those that the folder adds to the vocabulary.
     special: AddedVocabulary,
+    /// The published ids of tokens that are not in `model`, in the order in which `special` numbers them.
+    added_ids: Vec<u32>,
+    /// Where the ids of modifier tokens begin.
+    first_modifier_id: u32,
     bos_id: u32,
     eos_id: u32,
     pad_id: u32,
@@ -125,23 +134,21 @@ impl ClipTokenizer {
         let model = read_bpe(dir, &unk.content)?;
         let normalizer = normalizer().map_err(|error| failed(dir, error))?;
         let pre_tokenizer = pre_tokenizer().map_err(|error| failed(dir, error))?;
+        let listed = read_added_tokens(dir, &config)?;
         let id_of = |token: &AddedToken| {
-            let id = model.token_to_id(&token.content);
+            let added = || listed.iter().find(|(_, added)| added.content == token.content);
+            let id = model.token_to_id(&token.content).or_else(|| Some(added()?.0));
             id.ok_or_else(|| {
                 failed(dir, format!("the vocabulary lacks the special token `{}`", token.content))
             })
         };
         let (bos_id, eos_id, pad_id) = (id_of(&bos)?, id_of(&eos)?, id_of(&pad)?);
+        id_of(&unk)?;
 
-        let mut tokens: Vec<(u64, AddedToken)> = Vec::new();
-        for (id, token) in &config.added_tokens_decoder {
-            let id = id
-                .parse()
-                .map_err(|_| failed(dir, format!("`{id}` in added_tokens_decoder is not an id")))?;
-            tokens.push((id, token.added()));
-        }
-        tokens.sort_by_key(|(id, _)| *id);
-        let listed = tokens.into_iter().map(|(_, token)| token).collect::<Vec<_>>();
+        let is_new = |token: &AddedToken| model.token_to_id(&token.content).is_none();
+        let added_ids: Vec<u32> =
+            listed.iter().filter(|(_, token)| is_new(token)).map(|(id, _)| *id).collect();
+        let listed: Vec<AddedToken> = listed.into_iter().map(|(_, token)| token).collect();
         let missing = [bos, eos, unk, pad]
             .into_iter()
             .filter(|token| !listed.iter().any(|t| t.content == token.content));
@@ -155,12 +162,38 @@ impl ClipTokenizer {
             Some(limit) if (2.0..1e9).contains(&limit) => limit as usize,
             Some(_) | None => DEFAULT_MAX_LENGTH,
         };
-        Ok(Self { model, normalizer, pre_tokenizer, special, bos_id, eos_id, pad_id, max_length })
+        let mut tokenizer = Self {
+            model,
+            normalizer,
+            pre_tokenizer,
+            special,
+            added_ids,
+            first_modifier_id: 0,
+            bos_id,
+            eos_id,
+            pad_id,
+            max_length,
+        };
+        tokenizer.first_modifier_id = tokenizer.vocab_size() as u32;
+        Ok(tokenizer)
+    }
+
+    /// Gives modifier tokens the ids behind a text encoder's embedding table, which may be longer than the vocabulary.
+    pub(crate) fn with_table(self, rows: usize) -> Self {
+        Self { first_modifier_id: rows as u32, ..self }
     }
 
     /// Encodes a prompt; `added_tokens` match anywhere in it, in upper or lower case, and get the ids that follow
-    /// the vocabulary, in this order.
+    /// the vocabulary and the embedding table, in this order.
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for an added token that the vocabulary has.
     pub fn encode(&self, prompt: &str, added_tokens: &[&str]) -> Result<TokenIds> {
+        if let Some(token) = added_tokens.iter().find(|token| self.has_token(token)) {
+            return Err(EngineError::InvalidInput(format!(
+                "the base model's vocabulary has `{token}` as a token of its own: choose another modifier token"
+            )));
+        }
         let pieces = self.pieces(prompt, added_tokens);
         let mut ids = pieces.map_err(|error| {
             EngineError::InvalidInput(format!("cannot tokenize `{prompt}`: {error}"))
@@ -189,14 +222,28 @@ impl ClipTokenizer {
         self.max_length
     }
 
-    /// Entries of the vocabulary; the first added token has this id.
+    /// Entries of the vocabulary with those that were added to it: one more than the highest id.
     pub fn vocab_size(&self) -> usize {
-        self.model.get_vocab_size()
+        let added = self.added_ids.iter().max().map_or(0, |id| *id as usize + 1);
+        self.model.get_vocab_size().max(added)
+    }
+
+    /// The id of the first modifier token.
+    pub fn first_modifier_id(&self) -> usize {
+        self.first_modifier_id as usize
     }
 
     /// The id of a raw vocabulary entry, such as `ktn` (within a word) or `dog</w>` (at its end).
     pub fn token_id(&self, entry: &str) -> Option<u32> {
-        self.model.token_to_id(entry)
+        let id = self.special.token_to_id(entry, &self.model)?;
+        Some(self.published_id(id))
+    }
+
+    /// Whether the vocabulary has a token that a text with `token` would be cut at. Added tokens match in any case.
+    pub fn has_token(&self, token: &str) -> bool {
+        let added = self.special.get_vocab().keys();
+        self.model.token_to_id(token).is_some()
+            || added.into_iter().any(|known| known.eq_ignore_ascii_case(token))
     }
 
     fn pieces(&self, prompt: &str, added_tokens: &[&str]) -> tokenizers::Result<Vec<u32>> {
@@ -207,7 +254,17 @@ impl ClipTokenizer {
         let mut pieces = vocabulary.extract_and_normalize(Some(&self.normalizer), prompt);
         self.pre_tokenizer.pre_tokenize(&mut pieces)?;
         self.model.tokenize_in_pretokenized(&mut pieces, None)?;
-        Ok(pieces.into_encoding(None, 0, OffsetType::Byte)?.get_ids().to_vec())
+        let encoding = pieces.into_encoding(None, 0, OffsetType::Byte)?;
+        Ok(encoding.get_ids().iter().map(|id| self.published_id(*id)).collect())
+    }
+
+    /// The id by which the text encoder knows a token. The library numbers what is added in the order of its coming.
+    fn published_id(&self, id: u32) -> u32 {
+        let Some(added) = id.checked_sub(self.model.get_vocab_size() as u32) else { return id };
+        match self.added_ids.get(added as usize) {
+            Some(id) => *id,
+            None => self.first_modifier_id + added - self.added_ids.len() as u32,
+        }
     }
 }
 
@@ -250,6 +307,13 @@ fn read_bpe(dir: &Path, unk_token: &str) -> Result<BPE> {
         _ => read_tokenizer_json(&dir.join("tokenizer.json"))?,
     };
     let vocabulary: BTreeMap<String, u32> = vocabulary;
+    let (entries, highest) = (vocabulary.len(), vocabulary.values().max().copied());
+    if highest.map_or(0, |id| id as usize + 1) != entries {
+        let highest = highest.unwrap_or_default();
+        let reason =
+            format!("the vocabulary has {entries} entries, and their ids go up to {highest}");
+        return Err(failed(dir, reason));
+    }
     BPE::builder()
         .vocab_and_merges(vocabulary.into_iter().collect::<Vocab>(), merges)
         .unk_token(unk_token.to_owned())
@@ -259,8 +323,46 @@ fn read_bpe(dir: &Path, unk_token: &str) -> Result<BPE> {
         .map_err(|error| failed(dir, error))
 }
 
+/// The tokens that a folder adds to its vocabulary, by their ids, each once: of the config, of `added_tokens.json`, and of a
+/// `tokenizer.json` that stands for the vocabulary.
+fn read_added_tokens(dir: &Path, config: &TokenizerConfig) -> Result<Vec<(u32, AddedToken)>> {
+    #[derive(Deserialize, Default)]
+    struct File {
+        #[serde(default)]
+        added_tokens: Vec<Listed>,
+    }
+    #[derive(Deserialize)]
+    struct Listed {
+        id: u32,
+        #[serde(flatten)]
+        token: TokenConfig,
+    }
+    let mut tokens: Vec<(u32, AddedToken)> = Vec::new();
+    for (id, token) in &config.added_tokens_decoder {
+        let id = id
+            .parse()
+            .map_err(|_| failed(dir, format!("`{id}` in added_tokens_decoder is not an id")))?;
+        tokens.push((id, token.added()));
+    }
+    let path = dir.join("added_tokens.json");
+    let added: BTreeMap<String, u32> = read_json_or_default(&path)?;
+    // Without further settings, such a token is matched in any case.
+    tokens.extend(added.into_iter().map(|(content, id)| (id, AddedToken::from(content, false))));
+    if !dir.join("vocab.json").is_file() {
+        let file: File = read_json_or_default(&dir.join("tokenizer.json"))?;
+        tokens.extend(file.added_tokens.iter().map(|listed| (listed.id, listed.token.added())));
+    }
+    let mut known = BTreeSet::new();
+    tokens.retain(|(_, token)| !token.content.is_empty() && known.insert(token.content.clone()));
+    tokens.sort_by_key(|(id, _)| *id);
+    Ok(tokens)
+}
+
 fn read_merges(path: &Path) -> Result<Vec<(String, String)>> {
     let text = std::fs::read_to_string(path).map_err(|error| failed(path, error))?;
+    if git_lfs::is_pointer(text.as_bytes()) {
+        return Err(failed(path, git_lfs::REMEDY));
+    }
     let lines = text.lines().filter(|line| !line.starts_with("#version") && !line.is_empty());
     lines
         .map(|line| match line.split_once(' ') {

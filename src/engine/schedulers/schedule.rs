@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::engine::error::{EngineError, Result};
-
 /// How β grows from `beta_start` to `beta_end`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -162,9 +160,8 @@ impl SchedulerConfig {
     }
 
     /// Refuses values that are wrong for every family.
-    pub(super) fn check(&self) -> Result<()> {
-        let invalid =
-            |text: String| Err(EngineError::InvalidInput(format!("scheduler_config.json: {text}")));
+    pub(super) fn check(&self) -> Result<(), String> {
+        let invalid = Err;
         if let Some(betas) = &self.trained_betas
             && betas.len() != self.num_train_timesteps
         {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::engine::{
     error::{EngineError, Result},
     layers::require,
-    weights::read_json,
+    weights::{from_json, read_json, square},
 };
 
 /// Block types that attend to the prompt.
@@ -23,7 +23,7 @@ pub struct UNet2DConditionConfig {
     #[serde(default = "four")]
     pub out_channels: usize,
     /// Height and width of the latents that the model was trained on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "square")]
     pub sample_size: Option<usize>,
     #[serde(default = "default_block_out_channels")]
     pub block_out_channels: Vec<usize>,
@@ -100,6 +100,12 @@ impl UNet2DConditionConfig {
         ] {
             require(path, &json, field, &absent)?;
         }
+        require(
+            path,
+            &json,
+            "_class_name",
+            &[json!("UNet2DConditionModel"), json!("FlaxUNet2DConditionModel")],
+        )?;
         let off = [json!(null), json!(false)];
         for field in [
             "center_input_sample",
@@ -109,7 +115,11 @@ impl UNet2DConditionConfig {
             "class_embeddings_concat",
             "resnet_skip_time_act",
         ] {
-            require(path, &json, field, &off)?;
+            // One value for all levels, or a list with one for each.
+            match json.get(field).and_then(Value::as_array) {
+                Some(values) if values.iter().all(|value| off.contains(value)) => {}
+                Some(_) | None => require(path, &json, field, &off)?,
+            }
         }
         require(path, &json, "act_fn", &[json!("silu"), json!("swish")])?;
         require(path, &json, "attention_type", &[json!("default")])?;
@@ -122,8 +132,7 @@ impl UNet2DConditionConfig {
         let failed =
             |reason: String| EngineError::ModelFile { path: path.display().to_string(), reason };
         let mid_block = json.get("mid_block_type").is_none_or(|value| !value.is_null());
-        let config: Self =
-            serde_json::from_value(json).map_err(|error| failed(error.to_string()))?;
+        let config: Self = from_json(path, json)?;
         config.check().map_err(failed)?;
         Ok(Self { mid_block, ..config })
     }

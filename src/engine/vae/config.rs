@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::engine::{
     error::{EngineError, Result},
     layers::require,
-    weights::read_json,
+    weights::{from_json, read_json},
 };
 
 /// The fields of the autoencoder's config that matter here.
@@ -25,9 +25,6 @@ pub struct AutoencoderKlConfig {
     pub layers_per_block: usize,
     #[serde(default = "default_norm_num_groups")]
     pub norm_num_groups: usize,
-    /// Height and width of the images that the model was trained on.
-    #[serde(default)]
-    pub sample_size: Option<usize>,
     /// Latents times this have a variance of about one: what the UNet sees.
     #[serde(default = "default_scaling_factor")]
     pub scaling_factor: f64,
@@ -43,6 +40,7 @@ impl AutoencoderKlConfig {
     /// Reads the config, and refuses what is not built here.
     pub fn read(path: &Path) -> Result<Self> {
         let json: Value = read_json(path)?;
+        require(path, &json, "_class_name", &[json!("AutoencoderKL"), json!("FlaxAutoencoderKL")])?;
         for field in ["latents_mean", "latents_std"] {
             require(path, &json, field, &[json!(null)])?;
         }
@@ -56,7 +54,7 @@ impl AutoencoderKlConfig {
         }
         require(path, &json, "down_block_types", &[json!(vec!["DownEncoderBlock2D"; levels])])?;
         require(path, &json, "up_block_types", &[json!(vec!["UpDecoderBlock2D"; levels])])?;
-        serde_json::from_value(json).map_err(|error| failed(error.to_string()))
+        from_json(path, json)
     }
 }
 

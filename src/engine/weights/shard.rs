@@ -15,6 +15,7 @@ use safetensors::{Dtype, tensor::Metadata};
 use serde::Deserialize;
 
 use super::json::read_json;
+use crate::domain::git_lfs;
 use crate::engine::error::{EngineError, Result};
 
 /// Bytes that one thread reads at a time.
@@ -43,16 +44,21 @@ impl Shard {
     ///
     /// - `number`: of the file among those of its component
     /// - `used_as_stored`: whether weights are used from the mapped file itself
+    /// - `other_dtypes`: takes the names of weights whose numbers are not read here
     pub(super) fn open(
         path: PathBuf,
         number: usize,
         used_as_stored: bool,
+        other_dtypes: &mut BTreeMap<String, Dtype>,
     ) -> Result<(Self, Vec<(String, Entry)>)> {
         let failed =
             |reason: String| EngineError::ModelFile { path: path.display().to_string(), reason };
         let wrong = |error: std::io::Error| failed(error.to_string());
         let file = File::open(&path).map_err(wrong)?;
         let size_bytes = file.metadata().map_err(wrong)?.len();
+        if let Some(reason) = not_safetensors(&file).map_err(wrong)? {
+            return Err(failed(reason));
+        }
         // Eight bytes of length, the header, then the weights.
         if size_bytes < 8 {
             return Err(failed(format!("{size_bytes} bytes are no safetensors file")));
@@ -65,12 +71,13 @@ impl Shard {
         }
         let mut header = vec![0; data as usize];
         file.read_exact_at(&mut header, 0).map_err(wrong)?;
-        let metadata: Metadata =
-            serde_json::from_slice(&header[8..]).map_err(|error| failed(error.to_string()))?;
+        let metadata = read_header(&header[8..]).map_err(failed)?;
         let mut entries = Vec::new();
         for (name, info) in metadata.tensors() {
             let Some(dtype) = float_dtype(info.dtype) else {
-                continue; // old text encoders store `position_ids` as integers; nothing here reads such a weight
+                // Old text encoders store `position_ids` as integers; nothing here reads such a weight.
+                other_dtypes.insert(name.clone(), info.dtype);
+                continue;
             };
             let (start, end) = info.data_offsets;
             let elements: usize = info.shape.iter().product();
@@ -143,7 +150,52 @@ pub(super) fn shard_paths(folder: &Path, stem: &str) -> Result<Vec<PathBuf>> {
         }
     }
     let path = folder.join(format!("{stem}.safetensors")).display().to_string();
-    Err(EngineError::ModelFile { path, reason: "there is no such file".into() })
+    let reason = match other_weights(folder) {
+        Some(name) if name.ends_with(".safetensors") => {
+            format!("there is no such file; the folder has `{name}`: rename it if it is the one")
+        }
+        Some(name) => format!(
+            "there is no such file; the folder has `{name}`, which is not read here: convert it to safetensors, for example \
+             with `save_pretrained(folder, safe_serialization=True)` of diffusers or transformers"
+        ),
+        None => "there is no such file".to_owned(),
+    };
+    Err(EngineError::ModelFile { path, reason })
+}
+
+/// A file of the folder that has weights in another form or under another name; another form first.
+fn other_weights(folder: &Path) -> Option<String> {
+    const FORMS: [&str; 8] = ["bin", "pt", "pth", "ckpt", "msgpack", "h5", "onnx", "safetensors"];
+    let names = std::fs::read_dir(folder).ok()?.filter_map(|entry| {
+        let name = entry.ok()?.file_name().into_string().ok()?;
+        let extension = Path::new(&name).extension()?.to_str()?;
+        let rank = FORMS.iter().position(|form| *form == extension)?;
+        Some((rank, name))
+    });
+    names.min().map(|(_, name)| name)
+}
+
+/// What a file is that is something else by its first bytes.
+fn not_safetensors(file: &File) -> std::io::Result<Option<String>> {
+    let mut beginning = [0; 64];
+    let length = file.read_at(&mut beginning, 0)?;
+    let beginning = &beginning[..length];
+    Ok(if git_lfs::is_pointer(beginning) {
+        Some(git_lfs::REMEDY.to_owned())
+    } else if beginning.starts_with(b"PK\x03\x04") || beginning.starts_with(b"\x80\x02") {
+        Some("this is a PyTorch file, not safetensors: convert it".to_owned())
+    } else {
+        None
+    })
+}
+
+/// Reads a header. Its `__metadata__` is not used, so it may be whatever another program has put there.
+fn read_header(header: &[u8]) -> std::result::Result<Metadata, String> {
+    let text = String::from_utf8_lossy(header);
+    let mut header: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(&text).map_err(|error| format!("its header: {error}"))?;
+    header.remove("__metadata__");
+    serde_json::from_value(header.into()).map_err(|error| format!("its header: {error}"))
 }
 
 #[derive(Deserialize)]

@@ -4,16 +4,17 @@ mod class_images;
 mod images;
 
 use crate::db;
+use crate::domain::delta::Delta;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
 use crate::domain::training::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
 use crate::engine::{
-    BaseModel, Delta, EngineError, FineTuning, TrainingInput, TrainingPhase, TrainingProgress,
+    BaseModel, EngineError, FineTuning, TrainingInput, TrainingPhase, TrainingProgress,
     weight_change,
 };
-use crate::worker::delta_writer::PackedDelta;
+use crate::worker::delta_writer::{self, Product};
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
 use crate::worker::permits::Permits;
@@ -26,49 +27,58 @@ impl Kind for Training {
     const ADMISSION: Admission = Admission::Exclusive;
 
     /// Learns the concepts and makes the delta their current one.
+    ///
+    /// From then on the delta is safe: a worker that takes the job over goes on behind it.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: TrainingTask, _: Permits) -> Result<(), JobError> {
-        let Job { context, lease, progress } = job;
-        progress.enter(Phase::Fetching);
-        let task = class_images::generate_missing(job, task).await?;
-        let concepts = images::read_concepts(job, &task).await?;
-        let input = TrainingInput {
-            concepts,
-            recipe: task.recipe,
-            seed: task.seed,
-            memory_budget: context.config.memory_budget,
+        let Job { context, lease, .. } = job;
+        let delta = match delta_writer::recorded(job).await? {
+            Some(delta) => delta,
+            None => learn(job, task).await?,
         };
-        let (packed, report) = train_on_device(job, input).await?;
-        progress.enter(Phase::Storing);
-        progress.check()?;
-
-        if !context.class_images.is_empty() {
-            context.statistics(None).await?; // what checks of merges need beside packs
-        }
-        let concepts: Vec<ConceptId> =
-            task.concepts.iter().map(|concept| concept.concept_id).collect();
-        let stored = packed.store(job).await?;
+        delta_writer::prepare_for_merges(context, &delta).await;
         lease.report().await?; // the last points of the loss curve; nothing more is accepted once the job has ended
-        let mut tx = context.db.begin().await?;
-        if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
-            return Err(JobError::LeaseLost);
+        match db::job::succeed(&context.db, lease.job_id, lease.fence).await? {
+            true => Ok(()),
+            false => Err(JobError::LeaseLost),
         }
-        db::delta::record(&mut *tx, stored.row(&task.base_digest)).await?;
-        db::delta::record_concepts(&mut *tx, stored.delta_id, &concepts).await?;
-        db::report::record(&mut *tx, lease.job_id, &report, None).await?;
-        db::concept::set_current_delta(&mut *tx, &concepts, stored.delta_id).await?;
-        tx.commit().await?;
-        Ok(())
     }
 }
 
-/// Runs the training, which lets other work at the device in between its steps.
+/// From photos to a delta that is stored and recorded.
+async fn learn(job: &Job, task: TrainingTask) -> Result<Delta, JobError> {
+    let Job { context, progress, .. } = job;
+    progress.enter(Phase::Fetching);
+    let task = class_images::generate_missing(job, task).await?;
+    let concept_ids: Vec<ConceptId> =
+        task.concepts.iter().map(|concept| concept.concept_id).collect();
+    let concepts = images::read_concepts(job, &task).await?;
+    let input = TrainingInput {
+        concepts,
+        recipe: task.recipe,
+        seed: task.seed,
+        memory_budget: context.config.memory_budget,
+    };
+    let (file, report) = train_on_device(job, input).await?;
+    progress.enter(Phase::Storing);
+    progress.check()?;
+    let product = Product {
+        file,
+        base_digest: &task.base_digest,
+        concepts: &concept_ids,
+        is_current: true,
+        report: Some(&report),
+    };
+    delta_writer::store(job, product).await
+}
+
+/// Runs the training, which lets other work at the device in between its steps, and returns the delta's file.
 async fn train_on_device(
     job: &Job,
     mut input: TrainingInput,
-) -> Result<(PackedDelta, TrainingReport), JobError> {
+) -> Result<(Vec<u8>, TrainingReport), JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
-    let packed = job.context.device.run_long(move |engine, slices| {
+    let file = job.context.device.run_long(move |engine, slices| {
         input.memory_budget = input.memory_budget.or(engine.training_memory);
         let mut observe = |step: &TrainingProgress| {
             if let Some(faults) = &faults {
@@ -83,15 +93,15 @@ async fn train_on_device(
         fine_tuning.run(&mut observe)?;
         let delta = fine_tuning.delta()?;
         let report = report(&engine.base, &delta, fine_tuning.binding_gains())?;
-        Ok::<_, EngineError>((PackedDelta::new(engine, &delta)?, report))
+        Ok::<_, EngineError>((delta.to_safetensors()?, report))
     });
-    Ok(packed.await??)
+    Ok(file.await??)
 }
 
 /// - `binding_gains`: one for each modifier token, in their order
 fn report(
     base: &BaseModel,
-    delta: &Delta,
+    delta: &crate::engine::Delta,
     binding_gains: &[f64],
 ) -> Result<TrainingReport, EngineError> {
     let mut report = weight_change(base, delta)?;
