@@ -206,7 +206,7 @@ impl App {
 fn no_evaluator() -> FieldError {
     let detail =
         "this service has no evaluator: start it with --evaluator and the folder of a CLIP model";
-    FieldError::new("", Code::NoEvaluator, detail)
+    FieldError::new("", Code::EvaluatorMissing, detail)
 }
 
 /// The request's own prompts, then those of the named set, each with its pointer.

@@ -33,7 +33,7 @@ use crate::domain::id::EvaluationId;
         (status = 202, body = EvaluationBody, headers(("location" = String)),
             description = "The evaluation is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
-            description = "`no_evaluator`, `unknown_concept`, `concept_not_trained`, `delta_of_another_concept`, \
+            description = "`evaluator_missing`, `unknown_concept`, `concept_not_trained`, `delta_of_another_concept`, \
                 `dataset_too_small`, `prompt_too_long`, `out_of_range`, `unknown_image_set`, …"),
         (status = 503, body = Problem, content_type = "application/problem+json",
             headers(("retry-after" = u64)), description = "`queue_full`, `database_unavailable`"),

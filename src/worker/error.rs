@@ -112,7 +112,7 @@ impl JobError {
             Self::BaseModelMismatch { .. } => {
                 (Code::BaseModelMismatch, "The base model has changed")
             }
-            Self::EvaluatorMismatch { .. } => (Code::NoEvaluator, "The evaluator has changed"),
+            Self::EvaluatorMismatch { .. } => (Code::EvaluatorMissing, "The evaluator has changed"),
             Self::SampleFailed { .. } => (Code::SampleFailed, "A sample did not succeed"),
             Self::DamagedObject { .. } => (Code::ObjectDamaged, "A stored object is damaged"),
             Self::Storage(_) => {

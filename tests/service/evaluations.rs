@@ -38,8 +38,15 @@ async fn an_evaluation_scores_the_images_of_its_samples(db: PgPool) {
     assert!(changes.iter().all(|one| one["change"].as_f64().unwrap() > 0.0), "{changes:?}");
     assert_eq!(training.body["report"]["token_change"][0]["modifier_token"], "<rex>");
 
-    let evaluation =
-        whole.run("/v1/evaluations", small(json!({ "concepts": [{ "concept": "dog" }] }))).await;
+    let sets = whole.service.get("/v1/image-sets").await;
+    let set = sets.body["data"][0]["id"].clone();
+    let mut body = small(json!({ "concepts": [{ "concept": "dog" }] }));
+    body["held_out"] = json!({ "set": set, "subset_size": 1000 });
+    let refused = whole.service.post("/v1/evaluations", body.clone()).await;
+    assert_eq!(refused.problem(), (422, "dataset_too_small", vec!["/held_out/subset_size"]));
+    body["held_out"] = json!({ "set": set, "subset_size": 4 });
+
+    let evaluation = whole.run("/v1/evaluations", body).await;
 
     assert_eq!(evaluation.text("status"), "succeeded", "{evaluation:?}");
     let report: EvaluationReport =
@@ -50,6 +57,9 @@ async fn an_evaluation_scores_the_images_of_its_samples(db: PgPool) {
     assert_eq!((report.subjects[1].image_alignment.n, report.subjects[1].leak.n), (10, 5));
     assert!(report.subjects[1].image_alignment.interval.is_some());
     assert!(report.photos[0].alignment.mean.is_some());
+    let kid = report.subjects[1].kid.as_ref().unwrap();
+    assert_eq!((kid.named.subset_size, kid.unnamed.subset_size), (4, 4));
+    assert!(kid.named.value.is_some() && kid.unnamed.std.is_some(), "{kid:?}");
 
     // The figures are those of the very images, which are ordinary samples.
     let samples = whole.service.get("/v1/samples?limit=100").await;
@@ -251,7 +261,7 @@ async fn without_an_evaluator_evaluations_are_refused(db: PgPool) {
     let answer =
         service.post("/v1/evaluations", small(json!({ "concepts": [{ "concept": "rex" }] }))).await;
 
-    assert_eq!(answer.problem(), (422, "no_evaluator", vec![""]));
+    assert_eq!(answer.problem(), (422, "evaluator_missing", vec![""]));
     assert_eq!(service.get("/v1/capabilities").await.body["evaluator"], Value::Null);
 }
 

@@ -1,6 +1,7 @@
 //! The images of an evaluation, from the store.
 
 use std::collections::HashMap;
+use std::io;
 
 use image::RgbImage;
 
@@ -91,6 +92,9 @@ pub(super) async fn load_photos(
     Ok(photos)
 }
 
+/// Held-out images that are decoded at a time, which bounds the memory of many.
+const DECODED_AT_ONCE: usize = 32;
+
 /// Reads and scores the held-out images, if the task names some.
 pub(super) async fn load_held_out(
     scorer: &mut Scorer<'_>,
@@ -98,19 +102,27 @@ pub(super) async fn load_held_out(
 ) -> Result<Option<Features>, JobError> {
     let Some(held_out) = &task.held_out else { return Ok(None) };
     let key = &held_out.set.storage_key;
+    let damaged =
+        |error: io::Error| JobError::DamagedObject { key: key.clone(), source: error.into() };
     let bytes = scorer.job().context.storage.read(key).await?;
     let digest = held_out.set.digest.clone();
-    let read = tokio::task::spawn_blocking(move || {
+    let set = tokio::task::spawn_blocking(move || {
         let actual = Digest::of(&bytes);
         if actual != digest {
             let text = format!("its bytes have the SHA-256 {actual:.12} instead of {digest:.12}");
-            return Err(std::io::Error::other(text));
+            return Err(io::Error::other(text));
         }
-        ClassImageSet::from_zip(&bytes)?.read()
+        ClassImageSet::from_zip(&bytes)
     });
-    let images = read.await.map_err(std::io::Error::other).and_then(|images| images);
-    let images = images
-        .map_err(|error| JobError::DamagedObject { key: key.clone(), source: error.into() })?;
-    let images: Vec<RgbImage> = images.into_iter().map(|captioned| captioned.image).collect();
-    Ok(Some(scorer.features_of(images).await?))
+    let set = set.await.map_err(io::Error::other).and_then(|set| set).map_err(damaged)?;
+    let places: Vec<usize> = (0..held_out.set.count).collect();
+    let mut values = Vec::new();
+    for places in places.chunks(DECODED_AT_ONCE) {
+        let (set, places) = (set.clone(), places.to_vec());
+        let read = tokio::task::spawn_blocking(move || set.pick(places)?.read());
+        let images = read.await.map_err(io::Error::other).and_then(|images| images);
+        let images = images.map_err(damaged)?.into_iter().map(|one| one.image).collect();
+        values.extend_from_slice(scorer.features_of(images).await?.values());
+    }
+    Ok(Some(Features::new(task.evaluator.projection_dim, values)))
 }
