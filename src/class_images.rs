@@ -125,8 +125,8 @@ impl ClassImageSet {
     /// A set of these files, in their order.
     pub fn from_files(files: Vec<CaptionedFile>) -> Self {
         let entry = |CaptionedFile { path, caption, bytes }| Entry {
+            image: ImageFile::InMemory { name: path.clone(), bytes },
             path,
-            image: ImageFile::InMemory(bytes),
             caption,
         };
         Self { entries: files.into_iter().map(entry).collect() }

@@ -4,7 +4,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 use image::RgbImage;
 use image::imageops::FilterType;
 
-use super::images::SubjectImages;
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::job::Phase;
 use crate::evaluator::{Evaluator, Features};
@@ -17,6 +16,9 @@ use crate::worker::job::Job;
 const BATCH: usize = 8;
 /// Side of the images that are kept for the sheet, in pixels.
 const THUMBNAIL: u32 = 96;
+
+/// Where the images of a subject are: prompt by prompt, in the order of their indices.
+pub(super) type SubjectImages = Vec<Vec<StorageKey>>;
 
 /// Thumbnails of each subject's first images, prompt by prompt.
 pub(super) type Thumbnails = Vec<Vec<Vec<RgbImage>>>;

@@ -5,7 +5,7 @@ use std::io;
 
 use image::RgbImage;
 
-use super::features::Scorer;
+use super::features::{Scorer, SubjectImages};
 use crate::class_images::ClassImageSet;
 use crate::db;
 use crate::db::evaluation::EvaluationSampleState;
@@ -18,9 +18,6 @@ use crate::evaluator::Features;
 use crate::storage::StorageKey;
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
-
-/// Where the images of a subject are: prompt by prompt, in the order of their indices.
-pub(super) type SubjectImages = Vec<Vec<StorageKey>>;
 
 /// Features of the photos of each concept, and the first of them for the sheet.
 pub(super) struct Photos {
