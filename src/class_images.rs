@@ -125,7 +125,7 @@ impl ClassImageSet {
     /// A set of these files, in their order.
     pub fn from_files(files: Vec<CaptionedFile>) -> Self {
         let entry = |CaptionedFile { path, caption, bytes }| Entry {
-            image: ImageFile::InMemory { name: path.clone(), bytes },
+            image: ImageFile::InMemory(bytes),
             path,
             caption,
         };

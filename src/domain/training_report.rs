@@ -37,4 +37,19 @@ pub struct TokenChange {
     /// model does not read the token. Null if it was not measured.
     #[serde(default)]
     pub binding_gain: Option<f64>,
+    /// Whether the model reads the token: whether `binding_gain` is at least 0.02. If not, images are likely to show the class
+    /// and not the concept; train again with another seed or other `initializer_candidates`. Null if it was not measured.
+    #[serde(default)]
+    pub binds: Option<bool>,
+}
+
+impl TokenChange {
+    /// The least `binding_gain` of a token that the model reads: `docs/evidence.md` has the measurements.
+    pub const LEAST_BINDING_GAIN: f64 = 0.02;
+
+    /// Takes down the gain that was measured, if it is a number.
+    pub fn set_binding_gain(&mut self, gain: f64) {
+        self.binding_gain = gain.is_finite().then_some(gain);
+        self.binds = self.binding_gain.map(|gain| gain >= Self::LEAST_BINDING_GAIN);
+    }
 }

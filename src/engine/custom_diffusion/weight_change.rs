@@ -40,6 +40,7 @@ pub fn weight_change(base: &BaseModel, delta: &Delta) -> Result<TrainingReport> 
             initializer_token: concept.initializer_token.clone(),
             change: start.and_then(|start| relative(row, &start)),
             binding_gain: None,
+            binds: None,
         });
     }
     Ok(TrainingReport { weight_change: weights, token_change: tokens })

@@ -106,7 +106,14 @@ fn report(
 ) -> Result<TrainingReport, EngineError> {
     let mut report = weight_change(base, delta)?;
     for (token, gain) in report.token_change.iter_mut().zip(binding_gains) {
-        token.binding_gain = gain.is_finite().then_some(*gain);
+        token.set_binding_gain(*gain);
+        if token.binds == Some(false) {
+            tracing::warn!(
+                token = token.modifier_token.as_str(),
+                gain,
+                "the modifier token does not bind"
+            );
+        }
     }
     Ok(report)
 }
