@@ -43,7 +43,7 @@ async fn bind_subject(
     new: &NewSubject,
     pointer: &str,
 ) -> Result<BoundSubject, Refusal> {
-    if new.base == !new.concepts.is_empty() {
+    if new.base != new.concepts.is_empty() {
         let (code, detail) = match new.base {
             true => (
                 Code::ConflictingFields,
