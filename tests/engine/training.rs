@@ -215,16 +215,20 @@ fn a_modifier_row_starts_from_the_candidate_with_the_least_loss_on_the_photos() 
         let of_photos = |color| {
             let mut input = with_candidates(color);
             input.recipe.token_learning_rate_factor = 0.0;
-            train(&base, &input, &mut |_| Flow::Continue).unwrap()
+            let mut fine_tuning = FineTuning::new(&base, &input).unwrap();
+            fine_tuning.run(&mut |_| Flow::Continue).unwrap();
+            (fine_tuning.delta().unwrap(), fine_tuning.starts().to_vec())
         };
 
         for (color, name) in [([220, 30, 30], "red</w>"), ([30, 200, 30], "green</w>")] {
-            let delta = of_photos(color);
+            let (delta, starts) = of_photos(color);
 
             let id = base.prompt_encoder.token_id(name).unwrap();
             let row = base.prompt_encoder.embedding_row(id).unwrap();
             assert_eq!(delta.concepts[0].embedding_row.as_ref(), Some(&row), "{name}");
-            assert_eq!(delta.concepts[0].initializer_token.as_deref(), Some(name));
+            assert_eq!(starts, [name]);
+            // At strength 0 the token means nothing, so that the prompt shows the plain class.
+            assert_eq!(delta.concepts[0].initializer_token.as_deref(), Some("ktn</w>"));
         }
     }
 }

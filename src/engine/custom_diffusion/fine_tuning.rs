@@ -39,7 +39,9 @@ pub struct FineTuning<'a> {
     input: &'a TrainingInput,
     candidates: Candidates<'a>,
     /// What the modifier rows started from; `None` until one of the candidates is chosen.
-    initializers: Option<Vec<String>>,
+    starts: Option<Vec<String>>,
+    /// The recipe's initializer token for each modifier token.
+    rare: Vec<String>,
     trainer: Trainer<Parameters>,
     binding_gains: Vec<f64>,
 }
@@ -54,13 +56,13 @@ impl<'a> FineTuning<'a> {
         refuse_f16(base)?;
         let recipe = &input.recipe;
         let candidates = Candidates::new(base, input)?;
-        let initializers = initializers(recipe, input.modifier_tokens().len())?;
-        let rows = initial_rows(base, &initializers)?;
+        let rare = initializers(recipe, input.modifier_tokens().len())?;
+        let rows = initial_rows(base, &rare)?;
         let parameters = Parameters::new(base.into(), rows, recipe)?;
         let trainer =
             Trainer::new(parameters, base.into(), recipe)?.with_memory_budget(input.memory_budget);
-        let initializers = candidates.is_empty().then_some(initializers);
-        Ok(Self { base, input, candidates, initializers, trainer, binding_gains: Vec::new() })
+        let starts = candidates.is_empty().then(|| rare.clone());
+        Ok(Self { base, input, candidates, starts, rare, trainer, binding_gains: Vec::new() })
     }
 
     /// Takes the steps that are left. After [`EngineError::Stopped`] the state is that after the last whole step.
@@ -85,12 +87,17 @@ impl<'a> FineTuning<'a> {
     }
 
     fn measure_binding(&mut self, dataset: &Dataset) -> Result<()> {
-        let names = initializers(&self.input.recipe, self.input.modifier_tokens().len())?;
-        if let Some(rare) = initial_rows(self.base, &names)? {
+        if let Some(rare) = initial_rows(self.base, &self.rare)? {
             let parameters = &mut self.trainer.method;
             self.binding_gains = gains(self.base, self.input, dataset, parameters, &rare)?;
         }
         Ok(())
+    }
+
+    /// The vocabulary entry that each modifier token started from, in the order of the concepts. With candidates, there are
+    /// none before [`Self::run`] has chosen them.
+    pub fn starts(&self) -> &[String] {
+        self.starts.as_deref().unwrap_or_default()
     }
 
     /// By how much the loss on the photos is larger with the row of a rare token, one of the recipe's `initializer_tokens`,
@@ -111,7 +118,7 @@ impl<'a> FineTuning<'a> {
         if self.trainer.steps_taken() == 0 {
             self.trainer.method.modifier_rows = initial_rows(self.base, &chosen)?;
         }
-        self.initializers = Some(chosen);
+        self.starts = Some(chosen);
         Ok(())
     }
 
@@ -130,7 +137,8 @@ impl<'a> FineTuning<'a> {
 
     /// What has been learned so far.
     ///
-    /// With candidates, it does not name the initializer tokens before [`Self::run`] has chosen them.
+    /// It names the recipe's initializer tokens, whatever the rows have started from: at strength 0, a modifier token reads
+    /// like a rare token, and its prompts show the plain class.
     pub fn delta(&self) -> Result<Delta> {
         let parameters = &self.trainer.method;
         let mut rows = match &parameters.modifier_rows {
@@ -139,12 +147,12 @@ impl<'a> FineTuning<'a> {
         }
         .into_iter();
         let mut concepts = Vec::new();
-        let mut initializers = self.initializers.iter().flatten();
+        let mut rare = self.rare.iter();
         for concept in &self.input.concepts {
             let mut initializer_token = None;
             let mut embedding_row = None;
             if concept.words.modifier_token.is_some() {
-                initializer_token = initializers.next().cloned();
+                initializer_token = rare.next().cloned();
                 embedding_row = rows.next();
             }
             let words = concept.words.clone();

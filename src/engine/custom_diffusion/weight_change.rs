@@ -11,9 +11,11 @@ use crate::engine::error::Result;
 
 /// `‖W′ − W‖ / ‖W‖` of every matrix of a delta and of its modifier tokens' rows.
 ///
+/// - `starts`: the vocabulary entry that each modifier token started from
+///
 /// # Errors
 /// Those of [`DeltaWeights::densify`](super::delta::DeltaWeights::densify) for a delta of another base model.
-pub fn weight_change(base: &BaseModel, delta: &Delta) -> Result<TrainingReport> {
+pub fn weight_change(base: &BaseModel, delta: &Delta, starts: &[String]) -> Result<TrainingReport> {
     let mut own = BTreeMap::new();
     for layer in base.unet.cross_attention() {
         own.insert(format!("{}.to_k.weight", layer.name), layer.to_k.clone());
@@ -26,18 +28,20 @@ pub fn weight_change(base: &BaseModel, delta: &Delta) -> Result<TrainingReport> 
         weights.push(WeightChange { weight: name, change });
     }
     let mut tokens = Vec::new();
+    let mut starts = starts.iter();
     for concept in &delta.concepts {
         let (Some(token), Some(row)) = (&concept.words.modifier_token, &concept.embedding_row)
         else {
             continue;
         };
-        let start = match &concept.initializer_token {
+        let name = starts.next();
+        let start = match name {
             Some(name) => Some(base.prompt_encoder.initializer_row(name)?),
             None => None,
         };
         tokens.push(TokenChange {
             modifier_token: token.clone(),
-            initializer_token: concept.initializer_token.clone(),
+            initializer_token: name.cloned(),
             change: start.and_then(|start| relative(row, &start)),
             binding_gain: None,
             binds: None,

@@ -92,20 +92,19 @@ async fn train_on_device(
         let mut fine_tuning = FineTuning::new(&engine.base, &input)?;
         fine_tuning.run(&mut observe)?;
         let delta = fine_tuning.delta()?;
-        let report = report(&engine.base, &delta, fine_tuning.binding_gains())?;
+        let report = report(&engine.base, &delta, &fine_tuning)?;
         Ok::<_, EngineError>((delta.to_safetensors()?, report))
     });
     Ok(file.await??)
 }
 
-/// - `binding_gains`: one for each modifier token, in their order
 fn report(
     base: &BaseModel,
     delta: &crate::engine::Delta,
-    binding_gains: &[f64],
+    fine_tuning: &FineTuning<'_>,
 ) -> Result<TrainingReport, EngineError> {
-    let mut report = weight_change(base, delta)?;
-    for (token, gain) in report.token_change.iter_mut().zip(binding_gains) {
+    let mut report = weight_change(base, delta, fine_tuning.starts())?;
+    for (token, gain) in report.token_change.iter_mut().zip(fine_tuning.binding_gains()) {
         token.set_binding_gain(*gain);
         if token.binds == Some(false) {
             tracing::warn!(
