@@ -88,9 +88,9 @@ impl App {
         let (concepts, photos) =
             self.concepts_with_photos(&mut tx, &new, &subjects, evaluator).await?;
         let prompts = resolve_prompts(&new, &concepts)?;
-        check_prompts(&self.model, evaluator, &prompts, &subjects)?;
+        check_prompts(&self.model, evaluator, &prompts, &subjects, &concepts)?;
         let negative_prompt = new.negative_prompt.clone().unwrap_or_default();
-        self.model.check_prompt(&negative_prompt, &[], "/negative_prompt")?;
+        check::check_negative_prompt(&self.model, &negative_prompt, &subjects, &settings)?;
         let task = EvaluationTask {
             version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),

@@ -169,6 +169,7 @@ pub(super) async fn find_image_set(
 ) -> sqlx::Result<Option<ImageSet>> {
     match name.parse::<ImageSetId>() {
         Ok(id) => db::image_set::find(db, id).await,
+        Err(_) if name.contains('\0') => Ok(None), // Postgres takes no U+0000
         Err(_) => db::image_set::find_by_digest(db, name).await,
     }
 }

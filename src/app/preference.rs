@@ -99,6 +99,10 @@ impl App {
         checks.finish()?;
         let first = self.side(&new.sides[0], "/first").await?;
         let second = self.side(&new.sides[1], "/second").await?;
+        if first.side == second.side {
+            let detail = "this is the first subject again: name two that differ";
+            return Err(FieldError::new("/second", Code::InvalidValue, detail).into());
+        }
         let pairs = common_pairs(&first, &second, pairs)?;
         let photos = first.job.task.concepts.iter().flat_map(|concept| &concept.images);
         let definition = StudyDefinition {
@@ -193,7 +197,7 @@ impl App {
         let count = study.definition.pairs.len();
         if pair >= count {
             let detail = format!("the study has pairs 0 to {}", count.saturating_sub(1));
-            return Err(FieldError::new("pair", Code::OutOfRange, detail).into());
+            return Err(FieldError::new("/pair", Code::OutOfRange, detail).into());
         }
         let left = left_of(token, pair);
         let mut tx = self.db.begin().await?;
@@ -209,7 +213,10 @@ impl App {
     }
 
     async fn study_of(&self, token: &str) -> Result<StudyRow, Refusal> {
-        let row = db::preference::find_by_token(&self.db, token).await?;
+        let row = match token.contains('\0') {
+            true => None, // Postgres takes no U+0000
+            false => db::preference::find_by_token(&self.db, token).await?,
+        };
         row.ok_or_else(|| Refusal::not_found("link", token))
     }
 

@@ -47,7 +47,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"))
 }
 
-fn from_bytes_rejection(rejection: BytesRejection) -> ApiError {
+pub(super) fn from_bytes_rejection(rejection: BytesRejection) -> ApiError {
     if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
         ApiError::BodyTooLarge { limit_bytes: MAX_JSON_BYTES }
     } else {

@@ -4,6 +4,7 @@ mod page;
 
 use axum::body::Bytes;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::body::{ListBody, ListQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
-use super::extract::{Json, Path, Query};
+use super::extract::{Json, Path, Query, from_bytes_rejection};
 use crate::app::preference::{NewSide, NewStudy, Side, Study, StudyResult};
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
@@ -218,13 +219,14 @@ pub(crate) async fn get_ballot(
 pub(crate) async fn vote(
     State(app): State<App>,
     Path(token): Path<String>,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<(StatusCode, [(header::HeaderName, HeaderValue); 1]), ApiError> {
+    let body = body.map_err(from_bytes_rejection)?;
     let fields: Vec<(String, String)> = url::form_urlencoded::parse(&body).into_owned().collect();
     let field = |name: &str| {
         let found = fields.iter().find(|(field, _)| field == name).map(|(_, value)| value.as_str());
         found.ok_or_else(|| {
-            FieldError::new(name, Code::MissingField, format!("`{name}` is missing"))
+            FieldError::new(format!("/{name}"), Code::MissingField, format!("`{name}` is missing"))
         })
     };
     let side = |criterion: Criterion| match field(criterion.as_str())? {
@@ -232,11 +234,12 @@ pub(crate) async fn vote(
         "right" => Ok((criterion, Side::Right)),
         other => {
             let detail = format!("`{other}` is neither left nor right");
-            Err(FieldError::new(criterion.as_str(), Code::InvalidValue, detail))
+            let pointer = format!("/{}", criterion.as_str());
+            Err(FieldError::new(pointer, Code::InvalidValue, detail))
         }
     };
     let pair = field("pair")?.parse().map_err(|_| {
-        FieldError::new("pair", Code::InvalidValue, "`pair` is the number of a pair")
+        FieldError::new("/pair", Code::InvalidValue, "`pair` is the number of a pair")
     })?;
     let votes = [side(Criterion::Text)?, side(Criterion::Image)?];
     app.vote(&token, pair, votes).await?;

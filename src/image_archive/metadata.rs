@@ -55,7 +55,9 @@ fn read_line(contents: &Contents, file: &str, line: &str) -> Result<(String, Str
         Some(_) => return Err("`file_name` is not a text".to_owned()),
         None => return Err("`file_name` is missing: it names the image".to_owned()),
     };
-    let text = match CAPTION_FIELDS.iter().find_map(|field| fields.get(*field)) {
+    let says_something = |value: &&Value| !value.is_null() && value.as_str() != Some("");
+    let mut captions = CAPTION_FIELDS.iter().filter_map(|field| fields.get(*field));
+    let text = match captions.find(says_something) {
         Some(Value::String(text)) => text.as_str(),
         Some(Value::Null) | None => "",
         Some(_) => return Err(format!("the caption of `{name}` is not a text")),

@@ -59,7 +59,7 @@ pub(super) fn kind(path: &str) -> FileKind {
         return FileKind::Rubbish;
     }
     let (_, name) = split(path);
-    if name == "metadata.jsonl" {
+    if name.eq_ignore_ascii_case("metadata.jsonl") {
         return FileKind::Metadata;
     }
     match extension(name).as_str() {

@@ -24,7 +24,7 @@ pub(super) fn scene(images: &[&Features], prompts: &Features) -> Estimate {
     let images = centred(vectors.iter().map(|(_, image)| *image));
     let prompts = centred(prompts.rows());
     let own = vectors.iter().map(|(prompt, _)| *prompt);
-    let hits = images.iter().zip(own).filter(|(image, own)| nearest(image, &prompts) == Some(*own));
+    let hits = images.iter().zip(own).filter(|(image, own)| is_nearest(image, *own, &prompts));
     let (hits, n) = (hits.count(), images.len());
     match wilson(hits, n) {
         Some((mean, interval)) => {
@@ -34,12 +34,12 @@ pub(super) fn scene(images: &[&Features], prompts: &Features) -> Estimate {
     }
 }
 
-/// The place of the prompt with the largest cosine; `None` for an image without a direction.
-fn nearest(image: &[f32], prompts: &[Vec<f32>]) -> Option<usize> {
-    let cosines = prompts.iter().map(|prompt| cosine(image, prompt));
+/// Whether no prompt has a larger cosine than the image's own. Prompts that are one text for the evaluator are alike; an image
+/// without a direction has no nearest prompt.
+fn is_nearest(image: &[f32], own: usize, prompts: &[Vec<f32>]) -> bool {
+    let of_own = cosine(image, &prompts[own]);
     let has_direction = image.iter().any(|value| *value != 0.0);
-    let best = cosines.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
-    best.filter(|_| has_direction).map(|(place, _)| place)
+    has_direction && prompts.iter().all(|prompt| cosine(image, prompt) <= of_own)
 }
 
 /// The vectors without their mean, each of length 1; one that is the mean stays 0.
@@ -74,6 +74,17 @@ mod tests {
         let estimate = scene(&[&first, &second], &prompts);
 
         assert_eq!((estimate.mean, estimate.n), (Some(0.75), 4));
+    }
+
+    #[test]
+    fn prompts_that_are_one_text_are_each_others_own() {
+        let first = Features::new(2, vec![1.0, 0.1]);
+        let second = Features::new(2, vec![0.1, 1.0]);
+        let prompts = Features::new(2, vec![1.0, 0.0, 0.0, 1.0, 0.0, 1.0]);
+
+        let estimate = scene(&[&first, &second, &second], &prompts);
+
+        assert_eq!(estimate.mean, Some(1.0));
     }
 
     #[test]

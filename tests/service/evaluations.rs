@@ -225,6 +225,22 @@ async fn what_a_request_can_tell_is_told_before_anything_is_queued(db: PgPool) {
             "/prompts/0",
         ),
         (json!({ "subjects": rex(), "prompts": [many] }), "prompt_too_long", "/prompts/0"),
+        (json!({ "subjects": rex(), "prompts": ["a {}", "A  {}"] }), "invalid_value", "/prompts/1"),
+        (
+            json!({ "subjects": rex(), "prompts": ["a {}"], "negative_prompt": "<rex>" }),
+            "unknown_concept", // the base model has the same negative prompt, and no such concept
+            "/negative_prompt",
+        ),
+        (
+            json!({ "subjects": [{ "base": true }], "concepts": ["rex"], "prompts": ["a <foo> dog"] }),
+            "unknown_concept",
+            "/prompts/0",
+        ),
+        (
+            json!({ "subjects": rex(), "prompts": ["a"], "held_out": { "set": "\0" } }),
+            "unknown_image_set",
+            "/held_out/set",
+        ),
         (
             json!({ "subjects": rex(), "prompts": ["a"], "images_per_prompt": 0 }),
             "out_of_range",

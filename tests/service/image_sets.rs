@@ -248,7 +248,9 @@ async fn a_dry_run_refuses_what_it_cannot_compare(db: PgPool) {
     }
     let refused = service.post(&path(&bare), json!({ "prompt": "a" })).await;
     assert_eq!(refused.problem().1, "not_applicable");
-    assert_eq!(service.post(&path("nothing"), json!({ "prompt": "a" })).await.problem().0, 404);
+    for name in ["nothing", "%00"] {
+        assert_eq!(service.post(&path(name), json!({ "prompt": "a" })).await.problem().0, 404);
+    }
 
     let without = Service::start(db).await;
     let set = uploaded(&without, &["a dog"]).await.text("id");

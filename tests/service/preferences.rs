@@ -55,11 +55,16 @@ async fn people_vote_once_per_link_and_pair(db: PgPool) {
     }
 
     // What does not fit is refused.
+    let side = json!({ "evaluation": study.body["first"]["evaluation"] });
+    let twice =
+        service.post("/v1/preference-studies", json!({ "first": side, "second": side })).await;
+    assert_eq!(twice.problem(), (422, "invalid_value", vec!["/second"]));
     let wrong = service.submit(&link, "pair=2&text=left&image=left").await;
-    assert_eq!(wrong.problem(), (422, "out_of_range", vec!["pair"]));
+    assert_eq!(wrong.problem(), (422, "out_of_range", vec!["/pair"]));
     let wrong = service.submit(&link, "pair=0&text=left").await;
-    assert_eq!(wrong.problem(), (422, "missing_field", vec!["image"]));
+    assert_eq!(wrong.problem(), (422, "missing_field", vec!["/image"]));
     assert_eq!(service.get("/votes/nobody").await.status, 404);
+    assert_eq!(service.get("/votes/%00").await.status, 404);
     whole.end().await;
 }
 

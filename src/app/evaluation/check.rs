@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::NewEvaluation;
 use super::subject::BoundSubject;
 use crate::domain::code::Code;
-use crate::domain::concept::{Concept, ModifierToken, modifier_tokens_in};
+use crate::domain::concept::{Concept, ConceptWords, ModifierToken, modifier_tokens_in};
 use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::{
     CONCEPTS, EvaluationTask, IMAGES_PER_PROMPT, KID_SUBSETS, PROMPTS, SUBJECTS,
@@ -103,11 +103,14 @@ pub(super) fn check_prompts(
     evaluator: &Evaluator,
     prompts: &[(EvaluationPrompt, String)],
     subjects: &[BoundSubject],
+    concepts: &[ConceptWords],
 ) -> Result<(), Invalid> {
     let mut checks = Checks::default();
     let mut seen = HashSet::new();
     for (prompt, pointer) in prompts {
-        checks.require(seen.insert(&prompt.text), pointer, Code::InvalidValue, || {
+        // CLIP's tokenizers read neither upper case nor how many blanks there are.
+        let words: Vec<String> = prompt.text.split_whitespace().map(str::to_lowercase).collect();
+        checks.require(seen.insert(words.join(" ")), pointer, Code::InvalidValue, || {
             format!("prompt `{}` is there twice", prompt.text)
         });
         let tokens = match modifier_tokens_in(&prompt.text) {
@@ -122,11 +125,35 @@ pub(super) fn check_prompts(
         } else if let Err(error) = check_text(evaluator, &prompt.plain, pointer) {
             checks.push(error);
         }
-        if let Err(error) = check_tokens(&tokens, subjects, pointer) {
+        if let Err(error) = check_tokens(&tokens, subjects, concepts, pointer) {
             checks.push(error);
         }
     }
     checks.finish()
+}
+
+/// Refuses a negative prompt that the base model would cut, or that names what a subject does not have. All subjects have
+/// the same one, the base model too.
+pub(super) fn check_negative_prompt(
+    model: &ModelInfo,
+    text: &str,
+    subjects: &[BoundSubject],
+    settings: &SampleSettings,
+) -> Result<(), FieldError> {
+    let pointer = "/negative_prompt";
+    let tokens = modifier_tokens_in(text)
+        .map_err(|error| FieldError::new(pointer, Code::UnknownConcept, error.to_string()))?;
+    model.check_prompt(text, &tokens, pointer)?;
+    for token in &tokens {
+        if let Some(one) = subjects.iter().find(|one| !knows(one, token)) {
+            return Err(unknown_token(one, token, pointer));
+        }
+    }
+    if !tokens.is_empty() && settings.unconditional_strength <= 0.0 {
+        let detail = "at 0 the negative prompt sees no concept, and this one names some";
+        return Err(FieldError::new("/unconditional_strength", Code::ConflictingFields, detail));
+    }
+    Ok(())
 }
 
 /// Refuses a text that the evaluator would cut. Its limit can be another than the base model's.
@@ -142,26 +169,35 @@ fn check_text(evaluator: &Evaluator, text: &str, pointer: &str) -> Result<(), Fi
     Err(FieldError::new(pointer, Code::PromptTooLong, detail))
 }
 
-/// Every subject with deltas has to know every token.
+/// Every subject with deltas has to know every token; the base model alone leaves out those of the concepts.
 fn check_tokens(
     tokens: &[ModifierToken],
     subjects: &[BoundSubject],
+    concepts: &[ConceptWords],
     pointer: &str,
 ) -> Result<(), FieldError> {
     let with_deltas = || subjects.iter().filter(|one| !one.subject.is_base());
     for token in tokens {
-        let knows = |one: &BoundSubject| {
-            one.concepts.iter().any(|concept| concept.words.modifier_token.as_ref() == Some(token))
-        };
-        if let Some(one) = with_deltas().find(|one| !knows(one)) {
-            let detail = format!(
-                "subject `{}` has no concept with the modifier token `{token}`",
-                one.subject.name
-            );
+        if let Some(one) = with_deltas().find(|one| !knows(one, token)) {
+            return Err(unknown_token(one, token, pointer));
+        }
+        let is_named = concepts.iter().any(|words| words.modifier_token.as_ref() == Some(token));
+        if with_deltas().next().is_none() && !is_named {
+            let detail = format!("none of the concepts has the modifier token `{token}`");
             return Err(FieldError::new(pointer, Code::UnknownConcept, detail));
         }
     }
     Ok(())
+}
+
+fn knows(one: &BoundSubject, token: &ModifierToken) -> bool {
+    one.concepts.iter().any(|concept| concept.words.modifier_token.as_ref() == Some(token))
+}
+
+fn unknown_token(one: &BoundSubject, token: &ModifierToken, pointer: &str) -> FieldError {
+    let detail =
+        format!("subject `{}` has no concept with the modifier token `{token}`", one.subject.name);
+    FieldError::new(pointer, Code::UnknownConcept, detail)
 }
 
 /// Refuses subsets that one of the two sides is too small for.
