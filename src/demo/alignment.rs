@@ -10,9 +10,9 @@ use crate::evaluator::{Evaluator, Features};
 use crate::photo_file;
 use crate::scoring;
 
-/// The least [`ConceptAlignment::share`] of a concept that counts as learned. In the search for the recipe of `tiny`, images
-/// at 0.5 showed the concept to the eye, if not in every detail; concepts that were ignored stayed below 0.2.
-pub(super) const LEARNED_SHARE: f64 = 0.5;
+/// The least [`ConceptAlignment::share`] of a concept that counts as learned. In the search for the recipe of `tiny`, a gate at
+/// 0.60 had one leg in most images, and at 0.67 both in all; concepts that were ignored stayed below 0.2.
+pub(super) const LEARNED_SHARE: f64 = 0.65;
 
 /// Measures images with the evaluator.
 pub(super) struct Judge {
@@ -105,10 +105,10 @@ mod tests {
     #[test]
     fn a_share_is_the_way_from_the_base_model_to_the_photos() {
         let of = |image| Alignment { image, text: 0.0 };
-        let concept = ConceptAlignment { photos: 0.9, before: of(-0.1), after: of(0.4) };
+        let concept = ConceptAlignment { photos: 0.9, before: of(-0.1), after: of(0.6) };
 
-        assert!((concept.share() - 0.5).abs() < 1e-12);
+        assert!((concept.share() - 0.7).abs() < 1e-12);
         assert!(concept.is_learned());
-        assert!(!ConceptAlignment { after: of(0.39), ..concept }.is_learned());
+        assert!(!ConceptAlignment { after: of(0.54), ..concept }.is_learned());
     }
 }

@@ -4,6 +4,7 @@ use super::alignment::{among_photos, with_photos, with_text};
 use super::kid::kid;
 use super::scene::scene;
 use super::statistics::{mean, mean_of, percentile_interval};
+use crate::domain::concept::ConceptWords;
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::report::{
     ConceptAlignment, Estimate, EvaluationReport, HeldOutReport, KidReport, PhotosReport,
@@ -69,7 +70,7 @@ pub fn report(task: &EvaluationTask, scores: &Scores) -> EvaluationReport {
 /// The alignments of a subject's images, each prompt's in the order of its images.
 struct Measured {
     text: Vec<Vec<f64>>,
-    /// Over all concepts.
+    /// Over the concepts that the prompt names; over all of them if it names none.
     image: Vec<Vec<f64>>,
     /// The same for each concept.
     by_concept: Vec<Vec<Vec<f64>>>,
@@ -84,9 +85,14 @@ impl Measured {
         };
         let by_concept: Vec<Vec<Vec<f64>>> = scores.photos.iter().map(of_concept).collect();
         let image = (0..task.prompts.len()).map(|prompt| {
+            let all: Vec<usize> = (0..by_concept.len()).collect();
+            let is_named =
+                |concept: &usize| task.prompts[prompt].names(&task.concepts[*concept].words);
+            let named: Vec<usize> = all.iter().copied().filter(is_named).collect();
+            let compared = if named.is_empty() { all } else { named };
             let mean_of_image = |image: usize| {
                 let of_concepts: Vec<f64> =
-                    by_concept.iter().map(|concept| concept[prompt][image]).collect();
+                    compared.iter().map(|concept| by_concept[*concept][prompt][image]).collect();
                 mean(&of_concepts).unwrap_or_default()
             };
             (0..subject.images[prompt].len()).map(mean_of_image).collect()
@@ -113,7 +119,7 @@ impl Measured {
             concepts: concepts
                 .map(|(concept, values)| ConceptAlignment {
                     concept: concept.handle.clone(),
-                    image_alignment: mean_of(&named(values), NAMED),
+                    image_alignment: mean_of(&naming(task, &concept.words, values), NAMED),
                 })
                 .collect(),
             leak: mean_of(&of_prompts(task, &self.image, false), UNNAMED),
@@ -155,6 +161,15 @@ fn of_prompts(task: &EvaluationTask, values: &[Vec<f64>], named: bool) -> Vec<f6
     let prompts = task.prompts.iter().zip(values);
     let chosen = prompts.filter(|(prompt, _)| prompt.names_concept == named);
     chosen.flat_map(|(_, values)| values.iter().copied()).collect()
+}
+
+/// The values of the prompts that name this concept.
+fn naming(task: &EvaluationTask, words: &ConceptWords, values: &[Vec<f64>]) -> Vec<f64> {
+    let prompts = task.prompts.iter().zip(values);
+    prompts
+        .filter(|(prompt, _)| prompt.names(words))
+        .flat_map(|(_, values)| values.clone())
+        .collect()
 }
 
 /// `(after − before) / (photos − before)`. Its interval resamples a subject's image and the base model's on the same
@@ -212,6 +227,8 @@ fn kid_of(task: &EvaluationTask, scores: &Scores, index: usize, held_out: &Featu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::concept::ClassNoun;
+    use crate::domain::evaluation::prompt::EvaluationPrompt;
     use crate::domain::evaluation::tests::small_task;
 
     /// Two subjects on two prompts, six images each; every image of the base model points up, every one of the other to
@@ -243,6 +260,34 @@ mod tests {
         assert_eq!(rex.prompts[0].prompt, "a <rex> dog");
         assert_eq!(base.prompts[0].prompt, "a dog");
         assert_eq!(rex.kid, None);
+    }
+
+    #[test]
+    fn a_concept_is_compared_with_the_images_of_prompts_that_name_it() {
+        let mut task = small_task();
+        let mut gate = task.concepts[0].clone();
+        gate.words.modifier_token = None;
+        gate.words.class_noun = ClassNoun::try_from("gate".to_owned()).unwrap();
+        task.concepts.push(gate);
+        let (text, plain) = ("a gate".to_owned(), "a gate".to_owned());
+        task.prompts[1] = EvaluationPrompt { text, plain, names_concept: true };
+        let mut scores = scores();
+        scores.photos.push(Features::new(2, vec![0.0, 1.0]));
+
+        let report = report(&task, &scores);
+
+        let both = &report.subjects[1];
+        let figures = [
+            &both.concepts[0].image_alignment,
+            &both.concepts[1].image_alignment,
+            &both.image_alignment,
+        ];
+        for (estimate, (mean, n)) in figures.into_iter().zip([(0.9, 6), (1.0, 6), (0.95, 12)]) {
+            assert!(
+                (estimate.mean.unwrap() - mean).abs() < 1e-6 && estimate.n == n,
+                "{estimate:?}"
+            );
+        }
     }
 
     #[test]

@@ -238,6 +238,8 @@ async fn a_dry_run_refuses_what_it_cannot_compare(db: PgPool) {
     for (body, code, pointer) in [
         (json!({ "prompt": "dog ".repeat(100) }), "prompt_too_long", "/prompt"),
         (json!({ "prompt": " " }), "invalid_value", "/prompt"),
+        (json!({ "prompt": "photo of a {}" }), "invalid_value", "/prompt"),
+        (json!({ "prompt": "photo of a <rex> dog" }), "invalid_value", "/prompt"),
         (json!({}), "missing_field", "/prompt"),
         (json!({ "prompt": "a", "threshold": 1.5 }), "out_of_range", "/threshold"),
         (json!({ "prompt": "a", "max_images": 0 }), "out_of_range", "/max_images"),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::app::{App, Caller, Dependency, Refusal};
 use crate::db;
 use crate::domain::code::Code;
+use crate::domain::concept::modifier_tokens_in;
 use crate::domain::digest::Digest;
 use crate::domain::image_set::{ImageSet, SetImage};
 use crate::domain::invalid::{Checks, FieldError};
@@ -76,6 +77,10 @@ impl App {
         let mut checks = Checks::default();
         checks.in_range(max_images, 1..=1_000, "/max_images");
         check_threshold(threshold, "/threshold", &mut checks);
+        let is_plain = modifier_tokens_in(&prompt).is_ok_and(|tokens| tokens.is_empty());
+        checks.require(is_plain && !prompt.contains("{}"), "/prompt", Code::InvalidValue, || {
+            "captions know no `{}` and no modifier tokens: write the class noun".to_owned()
+        });
         checks.finish()?;
         let indexes = self.text_indexes("")?;
         let calibrated_threshold = indexes.threshold().await?;

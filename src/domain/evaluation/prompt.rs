@@ -42,6 +42,11 @@ impl EvaluationPrompt {
         Ok(Self { text, plain, names_concept })
     }
 
+    /// Whether the prompt names this concept.
+    pub fn names(&self, words: &ConceptWords) -> bool {
+        names(&self.text, words)
+    }
+
     /// What is generated for a subject.
     pub fn for_subject(&self, subject: &Subject) -> &str {
         if subject.is_base() { &self.plain } else { &self.text }

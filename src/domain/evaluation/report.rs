@@ -69,10 +69,10 @@ pub struct SubjectReport {
     /// How well the images agree with their prompts, over the prompts that name a concept. Modifier tokens are left out of the
     /// prompt.
     pub text_alignment: Estimate,
-    /// How well the images agree with the concepts' photos, over the prompts that name a concept: the mean over all pairs of
-    /// image and photo.
+    /// How well the images agree with the photos of the concepts that their prompts name: the mean over all pairs of image and
+    /// photo.
     pub image_alignment: Estimate,
-    /// `image_alignment` with each concept by itself.
+    /// `image_alignment` with each concept by itself, over the prompts that name it.
     pub concepts: Vec<ConceptAlignment>,
     /// How well the images of prompts that name no concept agree with the photos all the same. It should be that of the base
     /// model.
