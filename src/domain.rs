@@ -4,6 +4,7 @@
 
 pub mod base_model;
 pub mod code;
+pub mod composition;
 pub mod concept;
 pub mod delta;
 pub mod delta_use;

@@ -44,8 +44,8 @@ pub use self::flow::Flow;
 pub use self::key_values::{KeyValue, KeyValues};
 pub use self::prompt::PromptEncoder;
 pub use self::sampler::{
-    DenoisingState, InitImage, PromptKeyValues, RunningBatch, RunningImage, SampleRequest, denoise,
-    encode_init, images, sample, step,
+    AttentionMaps, DenoisingState, InitImage, PromptKeyValues, RunningBatch, RunningImage,
+    SampleRequest, denoise, encode_init, images, sample, step,
 };
 pub use self::training::{
     Batch, CaptionedImage, FrozenModel, LossGradient, Method, Objective, Parameter, ParameterState,

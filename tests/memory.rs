@@ -89,7 +89,7 @@ fn leaves(base: &BaseModel, tape: &Tape, elements: usize) -> Vec<KeyValueVariabl
         |inner: usize| tape.leaf(zeros(&[elements, TOKENS as usize, inner], base.unet.dtype()));
     let layers = base.unet.cross_attention().iter();
     let inner = layers.map(|layer| layer.to_k.dims()[0]);
-    inner.map(|inner| KeyValueVariable { key: kv(inner), value: kv(inner) }).collect()
+    inner.map(|inner| KeyValueVariable::new(kv(inner), kv(inner))).collect()
 }
 
 /// Bytes that the tape keeps of a call through the UNet, and the most that the backward pass has alive with them.

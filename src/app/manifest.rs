@@ -6,6 +6,7 @@ use super::init_image::init_of;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
+use crate::domain::composition::Composition;
 use crate::domain::concept::ModifierToken;
 use crate::domain::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
 use crate::domain::digest::Digest;
@@ -90,6 +91,7 @@ pub(super) async fn task_again(
         settings,
         deltas,
         merge,
+        composition: Composition::Merge,
         init,
     })
 }

@@ -8,6 +8,7 @@ use super::job::Sample;
 use super::manifest::task_again;
 use super::{App, Caller, Refusal, random_seed};
 use crate::domain::code::Code;
+use crate::domain::composition::Composition;
 use crate::domain::concept::ModifierToken;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::ImageId;
@@ -107,6 +108,7 @@ impl PromptedSample {
             settings,
             merge: merge_recipe(self.merge, binding.deltas.len(), model)?,
             deltas: binding.deltas,
+            composition: Composition::Merge,
             init,
         })
     }

@@ -9,6 +9,7 @@ use std::ops::{Range, RangeInclusive};
 use serde::{Deserialize, Serialize};
 
 use self::prompt::EvaluationPrompt;
+use super::composition::Composition;
 use super::delta_use::DeltaUse;
 use super::digest::Digest;
 use super::evaluator_info::EvaluatorInfo;
@@ -133,6 +134,7 @@ impl EvaluationTask {
             deltas: subject.deltas.clone(),
             init: None,
             merge: subject.merge.clone(),
+            composition: Composition::Merge,
         }
     }
 }

@@ -381,10 +381,10 @@ mod tests {
     #[test]
     fn a_task_of_a_newer_program_says_which_program_is_needed() {
         let mut task = early_training();
-        task["version"] = json!(4);
+        task["version"] = json!(5);
 
         let error = serde_json::from_value::<Task>(task).unwrap_err().to_string();
 
-        assert!(error.contains("version 4 is unknown") && error.contains("newer"), "{error}");
+        assert!(error.contains("version 5 is unknown") && error.contains("newer"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use std::ops::{Range, RangeInclusive};
 use serde::{Deserialize, Serialize};
 
 use super::code::Code;
+use super::composition::Composition;
 use super::digest::Digest;
 use super::id::ImageId;
 use super::invalid::{Checks, FieldError, Invalid};
@@ -198,6 +199,9 @@ pub struct SampleTask {
     /// How the deltas are merged, if they are several.
     #[serde(default)]
     pub merge: MergeRecipe,
+    /// How several concepts come into one picture.
+    #[serde(default)]
+    pub composition: Composition,
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Prompts to images: the denoising loop, from noise or an image to decoded pixels.
 
+mod attention_maps;
 mod batch_key;
 mod decoding;
 mod init_image;
@@ -17,6 +18,7 @@ use super::base_model::BaseModel;
 use super::error::{EngineError, Result};
 use super::flow::Flow;
 
+pub use self::attention_maps::AttentionMaps;
 pub use self::init_image::encode_init;
 pub use self::prompts::PromptKeyValues;
 pub use self::request::{InitImage, SampleRequest};

@@ -7,8 +7,10 @@ mod embeddings;
 mod memory;
 mod resnet;
 mod transformer;
+mod watch;
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Tensor};
@@ -16,6 +18,7 @@ use candle_core::{DType, Tensor};
 use self::{
     blocks::{Call, DownBlock, MidBlock, UpBlock},
     embeddings::TimestepEmbedding,
+    watch::Watch,
 };
 use super::{
     autograd::Variable,
@@ -30,6 +33,7 @@ use super::{
 pub use config::UNet2DConditionConfig;
 pub use cross_attention::{CrossAttentionKv, KeyValueVariable};
 pub use memory::{Activations, CallSize, Recomputation};
+pub use watch::{ElementAttention, LayerAttention, Watched};
 
 /// Predicts the noise (or v) in `noisy_latents`.
 ///
@@ -118,9 +122,23 @@ impl UNet2DConditionModel {
         timesteps: &[f32],
         key_values: &KeyValues,
     ) -> Result<Tensor> {
+        Ok(self.forward_watched(noisy_latents, timesteps, key_values, &[])?.0)
+    }
+
+    /// The same, and what some elements attend to, in their order.
+    ///
+    /// - `watched`: in the order of their places in the batch
+    pub fn forward_watched(
+        &self,
+        noisy_latents: &Tensor,
+        timesteps: &[f32],
+        key_values: &KeyValues,
+        watched: &[Watched],
+    ) -> Result<(Tensor, Vec<ElementAttention>)> {
         self.check(noisy_latents, timesteps, key_values)?;
         let kept = self.config.recompute_all(false);
-        let predict = |range: std::ops::Range<usize>| -> Result<Tensor> {
+        let predict = |range: Range<usize>| -> Result<(Tensor, Vec<ElementAttention>)> {
+            let watch = watch_in(&range, watched);
             let elements = |x: &Tensor| x.narrow(0, range.start, range.len());
             let key_values = key_values
                 .layers
@@ -129,16 +147,20 @@ impl UNet2DConditionModel {
                     Ok(KeyValueVariable {
                         key: elements(&kv.key)?.into(),
                         value: elements(&kv.value)?.into(),
+                        watch: watch.clone(),
                     })
                 })
                 .collect::<Result<_>>()?;
             let latents = elements(noisy_latents)?.permute((0, 2, 3, 1))?.contiguous()?;
             let timesteps = &timesteps[range.clone()];
             let predicted = self.trace(&latents, timesteps, key_values, &kept)?;
-            Ok(predicted.tensor().permute((0, 3, 1, 2))?.contiguous()?)
+            let predicted = predicted.tensor().permute((0, 3, 1, 2))?.contiguous()?;
+            Ok((predicted, watch.map_or_else(Vec::new, |watch| watch.take())))
         };
-        let parts = self.split.map(timesteps.len(), predict)?;
-        Ok(Tensor::cat(&parts, 0)?.to_dtype(noisy_latents.dtype())?)
+        let (parts, seen): (Vec<Tensor>, Vec<Vec<ElementAttention>>) =
+            self.split.map(timesteps.len(), predict)?.into_iter().unzip();
+        let predicted = Tensor::cat(&parts, 0)?.to_dtype(noisy_latents.dtype())?;
+        Ok((predicted, seen.concat()))
     }
 
     /// [`Self::forward`] with a backward pass to K and V.
@@ -264,4 +286,16 @@ impl UNet2DConditionModel {
         }
         Ok(())
     }
+}
+
+/// A watch over the elements of a part of the batch; `None` if none of them is watched.
+fn watch_in(range: &Range<usize>, watched: &[Watched]) -> Option<Watch> {
+    let inside = watched.iter().filter(|watched| range.contains(&watched.element));
+    let inside: Vec<Watched> = inside
+        .map(|Watched { element, groups }| Watched {
+            element: element - range.start,
+            groups: groups.clone(),
+        })
+        .collect();
+    (!inside.is_empty()).then(|| Watch::new(inside))
 }

@@ -226,7 +226,7 @@ fn an_image_to_start_from_leaves_out_the_first_steps() {
         let from = |noise_strength| SampleRequest {
             scheduler,
             height,
-            init: Some(InitImage { latents: latents.clone(), noise_strength }),
+            init: Some(InitImage { latents: latents.clone(), noise_strength, mask: None }),
             ..request.clone()
         };
         let repeated = usize::from(scheduler == Pndm);

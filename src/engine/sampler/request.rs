@@ -42,6 +42,9 @@ pub struct InitImage {
     pub latents: Arc<[f32]>,
     /// The share of the steps that are taken, in (0, 1]: 1 leaves little of the image.
     pub noise_strength: f64,
+    /// How much of each latent cell is generated, `height · width` numbers from 0 to 1: where it is 0, the image stays.
+    /// Everything is generated if there is none.
+    pub mask: Option<Arc<[f32]>>,
 }
 
 impl SampleRequest {

@@ -1,14 +1,16 @@
 //! The state of one image while it is denoised.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use candle_core::Tensor;
 use image::RgbImage;
 
+use super::attention_maps::AttentionMaps;
 use super::batch_key::BatchKey;
 use super::decoding::{decode, shrink, to_rgb};
 use super::prompts::PromptKeyValues;
-use super::request::SampleRequest;
+use super::request::{InitImage, SampleRequest};
 use crate::domain::sample::Determinism;
 use crate::engine::base_model::BaseModel;
 use crate::engine::error::{EngineError, Result};
@@ -35,6 +37,17 @@ pub struct DenoisingState {
     image_index: u64,
     pub(super) next_step: usize,
     determinism: Determinism,
+    held: Option<Held>,
+    pub(super) attention: Option<AttentionMaps>,
+}
+
+/// What stays of the image that was started from: its latents, noised to each step, outside a mask (Avrahami et al.,
+/// blended latent diffusion, arXiv:2206.02779).
+struct Held {
+    clean: Arc<[f32]>,
+    noise: Vec<f32>,
+    /// How much of each cell is generated.
+    mask: Arc<[f32]>,
 }
 
 impl DenoisingState {
@@ -75,6 +88,16 @@ impl DenoisingState {
             return Err(EngineError::InvalidInput(text));
         }
         let (name, steps) = (request.scheduler, request.num_inference_steps);
+        let held = match &request.init {
+            Some(InitImage { latents, mask: Some(mask), .. }) => {
+                if mask.len() != shape.1 * shape.2 {
+                    let text = format!("a mask of {} cells for latents of {shape:?}", mask.len());
+                    return Err(EngineError::InvalidInput(text));
+                }
+                Some(Held { clean: latents.clone(), noise: noise.clone(), mask: mask.clone() })
+            }
+            Some(_) | None => None,
+        };
         let scheduler = Scheduler::late(name, config, steps, request.eta, request.skipped_steps())?;
         let latents = match &request.init {
             None => {
@@ -97,7 +120,20 @@ impl DenoisingState {
             image_index: request.image_index,
             next_step: 0,
             determinism: request.determinism,
+            held,
+            attention: None,
         })
+    }
+
+    /// Keeps from here on how much the image attends to groups of its prompt's tokens.
+    pub fn watch(&mut self, groups: &[Vec<usize>]) {
+        let (_, height, width) = self.shape;
+        self.attention = Some(AttentionMaps::new(groups.to_vec(), (height, width)));
+    }
+
+    /// What was kept since [`Self::watch`].
+    pub fn attention(&self) -> Option<&AttentionMaps> {
+        self.attention.as_ref()
     }
 
     /// Steps that are left.
@@ -165,7 +201,18 @@ impl DenoisingState {
             Some(self.scheduler.predicted_x0(self.next_step, &model_pred, &self.latents));
         self.scheduler.step(self.next_step, &model_pred, &mut self.latents, noise.as_deref());
         self.next_step += 1;
+        self.hold();
         Ok(())
+    }
+
+    /// Puts back what stays of the image that was started from.
+    fn hold(&mut self) {
+        let Some(Held { clean, noise, mask }) = &self.held else { return };
+        let held = self.scheduler.add_noise_at(self.next_step, clean, noise);
+        let cells = mask.len();
+        for (index, (value, held)) in self.latents.iter_mut().zip(held).enumerate() {
+            *value = held + mask[index % cells] * (*value - held);
+        }
     }
 }
 

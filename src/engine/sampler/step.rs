@@ -6,6 +6,7 @@ use super::state::DenoisingState;
 use crate::engine::base_model::BaseModel;
 use crate::engine::error::Result;
 use crate::engine::key_values::KeyValues;
+use crate::engine::unet::Watched;
 
 /// Takes each image one step further.
 pub fn step(base: &BaseModel, states: &mut [&mut DenoisingState]) -> Result<()> {
@@ -13,6 +14,19 @@ pub fn step(base: &BaseModel, states: &mut [&mut DenoisingState]) -> Result<()> 
     states
         .chunk_by_mut(|a, b| a.batch_key(base).shares_with(&b.batch_key(base)))
         .try_for_each(|alike| step_alike(base, alike))
+}
+
+/// The elements whose attention is kept: of each image that asks for it, the one of its prompt.
+fn watched(states: &[&mut DenoisingState]) -> Vec<Watched> {
+    let mut watched = Vec::new();
+    let mut end = 0;
+    for state in states {
+        end += state.elements();
+        if let Some(maps) = &state.attention {
+            watched.push(Watched { element: end - 1, groups: maps.groups().to_vec() });
+        }
+    }
+    watched
 }
 
 /// One step of images that share a call.
@@ -33,7 +47,14 @@ fn step_alike(base: &BaseModel, states: &mut [&mut DenoisingState]) -> Result<()
         states.iter().flat_map(|state| state.negative().into_iter().chain([&state.prompts.prompt]));
     let key_values = KeyValues::cat(&parts.collect::<Vec<_>>())?;
 
-    let model_pred = base.unet.forward(&latents, &timesteps, &key_values)?; // (elements, c, h, w)
+    let watched = watched(states);
+    let (model_pred, attention) =
+        base.unet.forward_watched(&latents, &timesteps, &key_values, &watched)?; // (elements, c, h, w)
+    for (seen, state) in
+        attention.iter().zip(states.iter_mut().filter(|state| state.attention.is_some()))
+    {
+        state.attention.as_mut().into_iter().for_each(|maps| maps.add(seen));
+    }
 
     let predictions: Vec<f32> =
         model_pred.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;

@@ -54,7 +54,15 @@ impl Scheduler {
 
     /// The sample to start from: a clean one with as much noise as the first step expects.
     pub fn add_noise(&self, clean: &[f32], noise: &[f32]) -> Vec<f32> {
-        let (of_x0, of_noise) = self.rule.noise_parts(self.skipped);
+        self.add_noise_at(0, clean, noise)
+    }
+
+    /// A clean sample with as much noise as `step` expects; the clean sample itself behind the last step.
+    pub fn add_noise_at(&self, step: usize, clean: &[f32], noise: &[f32]) -> Vec<f32> {
+        if step >= self.timesteps.len() {
+            return clean.to_vec();
+        }
+        let (of_x0, of_noise) = self.rule.noise_parts(self.skipped + step);
         combined(&[(of_x0, clean), (of_noise, noise)])
     }
 

@@ -111,7 +111,7 @@ fn leaves(
         Ok(tape.leaf(of_layer))
     };
     let layer = |layer: &CrossAttentionKv| -> Result<KeyValueVariable> {
-        Ok(KeyValueVariable { key: leaf(layer.to_k.dim(0)?)?, value: leaf(layer.to_v.dim(0)?)? })
+        Ok(KeyValueVariable::new(leaf(layer.to_k.dim(0)?)?, leaf(layer.to_v.dim(0)?)?))
     };
     layers.iter().map(layer).collect()
 }

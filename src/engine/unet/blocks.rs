@@ -79,10 +79,7 @@ impl Layer {
         inputs.extend(key_values.iter().flat_map(|kv| [&kv.key, &kv.value]));
         let (layer, embedding) = (self.clone(), call.embedding.clone());
         checkpoint(&inputs, move |inputs| {
-            let kv = |pair: &[Variable]| KeyValueVariable {
-                key: pair[0].clone(),
-                value: pair[1].clone(),
-            };
+            let kv = |pair: &[Variable]| KeyValueVariable::new(pair[0].clone(), pair[1].clone());
             let key_values: Vec<KeyValueVariable> = inputs[1..].chunks_exact(2).map(kv).collect();
             layer.run(&inputs[0], &embedding, &key_values)
         })

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 
+use super::watch::Watch;
 use crate::engine::autograd::Variable;
 use crate::engine::ops::FrozenLinear;
 
@@ -22,4 +23,13 @@ pub struct CrossAttentionKv {
 pub struct KeyValueVariable {
     pub key: Variable,
     pub value: Variable,
+    /// Keeps what elements attend to.
+    pub watch: Option<Watch>,
+}
+
+impl KeyValueVariable {
+    /// Without a watch.
+    pub fn new(key: Variable, value: Variable) -> Self {
+        Self { key, value, watch: None }
+    }
 }

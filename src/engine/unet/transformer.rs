@@ -208,6 +208,9 @@ impl CrossAttention {
     /// - returns `(batch, h·w, inner)`, before `to_out`
     fn forward(&self, hidden_states: &Variable, kv: &KeyValueVariable) -> Result<Variable> {
         let query = self.to_q.forward(hidden_states)?;
+        if let Some(watch) = &kv.watch {
+            watch.record(query.tensor(), kv.key.tensor(), self.heads)?;
+        }
         attend(&query, &kv.key, &kv.value, self.heads)
     }
 }

@@ -19,7 +19,7 @@ pub(super) async fn read_init(job: &Job, task: &SampleTask) -> Result<Option<Ini
         .context
         .device
         .run_quick(move |engine| encode_init(&engine.base, &image, width, height));
-    Ok(Some(InitImage { latents: encode.await??, noise_strength }))
+    Ok(Some(InitImage { latents: encode.await??, noise_strength, mask: None }))
 }
 
 fn decode(key: &StorageKey, file: &[u8]) -> Result<RgbImage, JobError> {

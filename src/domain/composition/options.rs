@@ -1,0 +1,200 @@
+//! How a request wants its concepts composed.
+
+use serde::Deserialize;
+use utoipa::ToSchema;
+
+use super::place::Place;
+use super::plan::{Participant, Plan, Wish, plan};
+use super::{Composition, Redraw, Regional};
+use crate::domain::code::Code;
+use crate::domain::concept::{ClassNoun, Handle};
+use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::domain::number::decimal;
+
+/// How several concepts come into one picture. Every field is optional.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CompositionOptions {
+    /// Defaults to `regional` if two or more deltas take part and the request has no `merge`.
+    pub method: Option<CompositionMethod>,
+    /// Where concepts are drawn, and what stands for them in the layout. Method `regional` only. Concepts that are not listed
+    /// are drawn where the layout has them.
+    #[schema(max_items = 8)]
+    pub regions: Option<Vec<RegionOptions>>,
+    /// The share of the denoising steps that a region takes, above 0 and up to 1. Defaults to 1: less keeps more of the
+    /// plain thing's shape. Method `regional` only.
+    #[schema(exclusive_minimum = 0, maximum = 1, default = 1.0)]
+    pub redraw_strength: Option<f64>,
+    /// How far a region that is found in the layout is grown on each side, as a share of its longer side, from 0 to 1.
+    /// Defaults to 0.15. Method `regional` only.
+    #[schema(minimum = 0, maximum = 1, default = 0.15)]
+    pub margin: Option<f64>,
+    /// How many times larger than `width` and `height` the image is, from 1 to 4: regions are generated at the base model's own
+    /// size, so they gain detail. Defaults to 1. Method `regional` only.
+    #[schema(minimum = 1, maximum = 4, default = 1)]
+    pub enlarge: Option<usize>,
+    /// Keep `init_image` as it is outside the regions, in place of a layout that is drawn from it. Defaults to false. Method
+    /// `regional` only.
+    pub keep_init_image: Option<bool>,
+}
+
+/// How several concepts come into one picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CompositionMethod {
+    /// The deltas become one by a merge; `merge` says how.
+    Merge,
+    /// Each concept's keys and values stand at its own words, the base model's elsewhere.
+    Tokens,
+    /// The base model lays the picture out with plain nouns; then each concept's region is generated again with that concept
+    /// alone.
+    Regional,
+}
+
+/// A concept's region.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegionOptions {
+    /// Handle of the concept. If the prompt names it several times, its regions are for these in their order.
+    #[schema(value_type = String, examples("rex"))]
+    pub concept: Handle,
+    /// Where it is drawn: `[left, top, right, bottom]`, each as a fraction of the image's width or height. Defaults to where
+    /// the layout has the thing. Required if the prompt does not name the concept.
+    #[serde(rename = "box")]
+    #[schema(value_type = Option<[f64; 4]>, examples(json!([0.05, 0.3, 0.48, 0.85])))]
+    pub place: Option<[f64; 4]>,
+    /// A noun that the base model knows, to stand for the concept in the layout. Defaults to the class noun.
+    #[schema(value_type = Option<String>, examples("house"))]
+    pub stand_in: Option<ClassNoun>,
+    /// What is generated in the region. Defaults to the prompt with this concept alone.
+    pub prompt: Option<String>,
+}
+
+/// What a composition is planned for.
+#[derive(Clone, Copy, Debug)]
+pub struct Composed<'a> {
+    pub prompt: &'a str,
+    pub negative_prompt: &'a str,
+    pub participants: &'a [Participant],
+    pub has_init_image: bool,
+}
+
+impl CompositionOptions {
+    /// Fills in the defaults, and plans the regions.
+    ///
+    /// - `default`: the method if the request names none
+    /// - `pointer`: where the options stand in the body
+    pub fn resolve(
+        &self,
+        default: CompositionMethod,
+        composed: Composed<'_>,
+        pointer: &str,
+    ) -> Result<Composition, Invalid> {
+        let method = self.method.unwrap_or(default);
+        if method != CompositionMethod::Regional {
+            self.refuse_regional_fields(pointer)?;
+        }
+        Ok(match method {
+            CompositionMethod::Merge => Composition::Merge,
+            CompositionMethod::Tokens => Composition::Tokens,
+            CompositionMethod::Regional => Composition::Regional(self.regional(composed, pointer)?),
+        })
+    }
+
+    fn regional(&self, composed: Composed<'_>, pointer: &str) -> Result<Regional, Invalid> {
+        let redraw = self.redraw(pointer)?;
+        let keep_init_image = self.keep_init_image.unwrap_or(false);
+        if keep_init_image && !composed.has_init_image {
+            let detail = "there is no init_image to keep: name one";
+            let pointer = format!("{pointer}/keep_init_image");
+            return Err(FieldError::new(pointer, Code::MissingField, detail).into());
+        }
+        let wishes = self.wishes(composed.participants, pointer)?;
+        let plan = plan(composed.prompt, composed.negative_prompt, composed.participants, &wishes);
+        let Plan { mut layout, regions } = plan.map_err(|index| {
+            let detail = "the prompt does not name this concept as often as it has regions: give this one a box, or name it";
+            FieldError::new(format!("{pointer}/regions/{index}/box"), Code::MissingField, detail)
+        })?;
+        layout.keep_init_image = keep_init_image;
+        Ok(Regional { redraw, layout, regions })
+    }
+
+    fn redraw(&self, pointer: &str) -> Result<Redraw, Invalid> {
+        let default = Redraw::default();
+        let redraw = Redraw {
+            redraw_strength: decimal(self.redraw_strength.unwrap_or(default.redraw_strength)),
+            margin: decimal(self.margin.unwrap_or(default.margin)),
+            enlarge: self.enlarge.unwrap_or(default.enlarge),
+        };
+        redraw.check(pointer)?;
+        Ok(redraw)
+    }
+
+    fn wishes(&self, participants: &[Participant], pointer: &str) -> Result<Vec<Wish>, Invalid> {
+        let mut checks = Checks::default();
+        let mut wishes = Vec::new();
+        let regions = self.regions.as_deref().unwrap_or_default();
+        checks.in_range(regions.len(), 0..=MAX_REGIONS, &format!("{pointer}/regions"));
+        for (index, region) in regions.iter().enumerate() {
+            let pointer = format!("{pointer}/regions/{index}");
+            let concept = participants.iter().position(|one| one.handle == region.concept);
+            if concept.is_none() {
+                let detail = format!(
+                    "concept `{}` does not take part: name it in the prompt or in `concepts`",
+                    region.concept
+                );
+                let pointer = format!("{pointer}/concept");
+                checks.push(FieldError::new(pointer, Code::UnknownConcept, detail));
+            }
+            let place = match region.place.map(Place::try_from).transpose() {
+                Ok(place) => place,
+                Err(error) => {
+                    let pointer = format!("{pointer}/box");
+                    checks.push(FieldError::new(pointer, Code::OutOfRange, error.to_string()));
+                    None
+                }
+            };
+            wishes.push(Wish {
+                concept: concept.unwrap_or_default(),
+                place,
+                stand_in: region.stand_in.as_ref().map(ToString::to_string),
+                prompt: region.prompt.clone(),
+            });
+        }
+        checks.finish()?;
+        Ok(wishes)
+    }
+
+    fn refuse_regional_fields(&self, pointer: &str) -> Result<(), Invalid> {
+        let mut checks = Checks::default();
+        for (field, given) in [
+            ("regions", self.regions.is_some()),
+            ("redraw_strength", self.redraw_strength.is_some()),
+            ("margin", self.margin.is_some()),
+            ("enlarge", self.enlarge.is_some()),
+            ("keep_init_image", self.keep_init_image.is_some()),
+        ] {
+            checks.require(!given, &format!("{pointer}/{field}"), Code::NotApplicable, || {
+                "only the method `regional` has this: leave it out, or choose that method"
+                    .to_owned()
+            });
+        }
+        checks.finish()
+    }
+}
+
+/// The most regions of a picture.
+pub const MAX_REGIONS: usize = 8;
+/// The most times that a composed image is enlarged.
+pub const MAX_ENLARGE: usize = 4;
+
+impl Redraw {
+    /// Refuses numbers out of their ranges.
+    pub fn check(&self, pointer: &str) -> Result<(), Invalid> {
+        let mut checks = Checks::default();
+        checks.positive(self.redraw_strength, 1.0, &format!("{pointer}/redraw_strength"));
+        checks.in_range(self.margin, 0.0..=1.0, &format!("{pointer}/margin"));
+        checks.in_range(self.enlarge, 1..=MAX_ENLARGE, &format!("{pointer}/enlarge"));
+        checks.finish()
+    }
+}
