@@ -6,6 +6,7 @@
 
 mod binding;
 mod caller;
+mod composition;
 pub mod concept;
 pub mod delta;
 pub mod evaluation;

@@ -6,6 +6,7 @@
 //! by one are public modules.
 
 mod base_model;
+mod composition;
 mod conditioning;
 mod custom_diffusion;
 mod error;
@@ -34,6 +35,7 @@ pub mod weights;
 
 pub use self::base_model::{BaseModel, BaseModelConfig, folder_digest};
 pub use self::clip::Clip;
+pub use self::composition::{Crop, find_boxes, outline};
 pub use self::conditioning::{ConceptSet, ConceptUse, condition_prompt};
 pub use self::custom_diffusion::{
     Delta, DeltaConcept, DeltaWeights, FineTuning, Merge, MergePack, PackUse, Parameters,
@@ -45,7 +47,7 @@ pub use self::key_values::{KeyValue, KeyValues};
 pub use self::prompt::PromptEncoder;
 pub use self::sampler::{
     AttentionMaps, DenoisingState, InitImage, PromptKeyValues, RunningBatch, RunningImage,
-    SampleRequest, denoise, encode_init, images, sample, step,
+    SampleRequest, cover, denoise, encode_init, images, sample, step,
 };
 pub use self::training::{
     Batch, CaptionedImage, FrozenModel, LossGradient, Method, Objective, Parameter, ParameterState,

@@ -23,6 +23,7 @@ mod fair_share;
 mod faults;
 mod heartbeat;
 mod job;
+mod job_steps;
 mod kinds;
 mod lease;
 mod merging;

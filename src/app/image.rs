@@ -183,6 +183,7 @@ impl App {
             size_bytes: photo.png.len() as i64,
             sha256: photo.sha256,
             storage_key: key.clone(),
+            regions: Vec::new(),
             created_at: Utc::now(),
         };
         self.storage.write(key, photo.png).await?;

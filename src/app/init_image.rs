@@ -108,6 +108,7 @@ mod tests {
                 size_bytes: 0,
                 sha256: Digest::default(),
                 storage_key: StorageKey::upload(ImageId::generate()),
+                regions: Vec::new(),
                 created_at: Utc::now(),
             };
             assert_eq!(fitting_size(&image, &model), fitting, "{size:?}");

@@ -6,14 +6,16 @@ use super::init_image::init_of;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
-use crate::domain::composition::Composition;
+use crate::domain::composition::options::MAX_REGIONS;
+use crate::domain::composition::{Composition, Region, Regional};
 use crate::domain::concept::ModifierToken;
+use crate::domain::delta::DeltaConcept;
 use crate::domain::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
 use crate::domain::digest::Digest;
 use crate::domain::id::{DeltaId, ImageId};
 use crate::domain::image::ImageSource;
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
-use crate::domain::manifest::Manifest;
+use crate::domain::manifest::{Manifest, ManifestComposition};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::model_info::ModelInfo;
@@ -68,7 +70,8 @@ pub(super) async fn task_again(
         Invalid(errors.into_iter().map(|error| below(error, "/from_manifest")).collect())
     })?;
     let deltas = find_deltas(db, model, &manifest).await?;
-    check_prompts(db, model, &manifest, &deltas).await?;
+    let contents = check_prompts(db, model, &manifest, &deltas).await?;
+    let composition = composition_of(&manifest, &deltas, &contents)?;
     let merge = merge_recipe(model, &manifest)?;
     let init = match &manifest.init_image {
         None => None,
@@ -91,7 +94,7 @@ pub(super) async fn task_again(
         settings,
         deltas,
         merge,
-        composition: Composition::Merge,
+        composition,
         init,
     })
 }
@@ -99,7 +102,8 @@ pub(super) async fn task_again(
 /// How the deltas are merged. Required for several deltas, and not allowed otherwise.
 fn merge_recipe(model: &ModelInfo, manifest: &Manifest) -> Result<MergeRecipe, Invalid> {
     let pointer = "/from_manifest/merge";
-    match (&manifest.merge, manifest.deltas.len()) {
+    let merged = if manifest.composition.is_none() { manifest.deltas.len() } else { 0 };
+    match (&manifest.merge, merged) {
         (None, 0 | 1) => Ok(MergeRecipe::default()),
         (Some(merge), 2..) => MergeOptions::from(merge.recipe.clone()).recipe(model, pointer),
         (None, 2..) => {
@@ -107,7 +111,7 @@ fn merge_recipe(model: &ModelInfo, manifest: &Manifest) -> Result<MergeRecipe, I
             Err(FieldError::new(pointer, Code::MissingField, detail).into())
         }
         (Some(_), 0 | 1) => {
-            let detail = "less than two deltas are not merged: write null";
+            let detail = "fewer than two deltas, and those of another composition, are not merged: write null";
             Err(FieldError::new(pointer, Code::NotApplicable, detail).into())
         }
     }
@@ -119,20 +123,86 @@ async fn check_prompts(
     model: &ModelInfo,
     manifest: &Manifest,
     deltas: &[DeltaUse],
-) -> Result<(), Refusal> {
+) -> Result<Vec<DeltaConcept>, Refusal> {
     let ids: Vec<DeltaId> = deltas.iter().map(|used| used.delta_id).collect();
     let contents = db::delta::concepts_of(db, &ids).await?;
     let tokens: Vec<ModifierToken> =
-        contents.into_iter().filter_map(|concept| concept.words.modifier_token).collect();
+        contents.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect();
     let mut checks = Checks::default();
-    for (text, pointer) in
-        [(&manifest.prompt, "/prompt"), (&manifest.negative_prompt, "/negative_prompt")]
-    {
-        if let Err(error) = model.check_prompt(text, &tokens, pointer) {
+    let mut texts = vec![
+        (&manifest.prompt, "/prompt".to_owned()),
+        (&manifest.negative_prompt, "/negative_prompt".to_owned()),
+    ];
+    if let Some(ManifestComposition::Regional(regional)) = &manifest.composition {
+        texts.push((&regional.layout.prompt, "/composition/layout/prompt".to_owned()));
+        for (index, region) in regional.regions.iter().enumerate() {
+            texts.push((&region.prompt, format!("/composition/regions/{index}/prompt")));
+        }
+    }
+    for (text, pointer) in texts {
+        if let Err(error) = model.check_prompt(text, &tokens, &pointer) {
             checks.push(below(error, "/from_manifest"));
         }
     }
-    Ok(checks.finish()?)
+    checks.finish()?;
+    Ok(contents)
+}
+
+/// How the concepts are composed: where the manifest says it.
+fn composition_of(
+    manifest: &Manifest,
+    deltas: &[DeltaUse],
+    contents: &[DeltaConcept],
+) -> Result<Composition, Invalid> {
+    let regional = match &manifest.composition {
+        None => return Ok(Composition::Merge),
+        Some(ManifestComposition::Tokens) => return Ok(Composition::Tokens),
+        Some(ManifestComposition::Regional(regional)) => regional,
+    };
+    let above = "/from_manifest/composition";
+    let mut checks = Checks::default();
+    checks.in_range(regional.regions.len(), 0..=MAX_REGIONS, &format!("{above}/regions"));
+    let own_words = regional.layout.own_words.iter();
+    checks.require(
+        own_words.max().is_none_or(|delta| *delta < deltas.len()),
+        above,
+        Code::OutOfRange,
+        || format!("layout.own_words names a delta beyond the {} of the manifest", deltas.len()),
+    );
+    regional.redraw.check(above)?;
+    let mut regions = Vec::new();
+    for (index, region) in regional.regions.iter().enumerate() {
+        let of_delta = deltas.get(region.delta).map(|used| used.delta_id);
+        let mut of_delta = contents.iter().filter(|one| Some(one.delta_id) == of_delta);
+        let named = of_delta.clone().find(|one| region.prompt.contains(&one.words.in_prompt()));
+        let Some(concept) = named.or_else(|| of_delta.next()) else {
+            let detail = format!("the manifest has no delta {}", region.delta);
+            let pointer = format!("{above}/regions/{index}/delta");
+            checks.push(FieldError::new(pointer, Code::OutOfRange, detail));
+            continue;
+        };
+        regions.push(Region {
+            concept: concept.handle.clone(),
+            delta: region.delta,
+            prompt: region.prompt.clone(),
+            negative_prompt: region.negative_prompt.clone(),
+            noun: None,
+            place: Some(region.place),
+        });
+    }
+    let image = &manifest.init_image;
+    checks.require(
+        !regional.layout.keep_init_image || image.is_some(),
+        above,
+        Code::MissingField,
+        || "layout.keep_init_image needs an init_image".to_owned(),
+    );
+    checks.finish()?;
+    Ok(Composition::Regional(Regional {
+        redraw: regional.redraw,
+        layout: regional.layout.clone(),
+        regions,
+    }))
 }
 
 async fn find_deltas(

@@ -3,12 +3,14 @@
 use sqlx::PgConnection;
 
 use super::binding::{NamedToken, bind, tokens_of};
+use super::composition::compose;
 use super::init_image::{ChosenInit, choose_init};
 use super::job::Sample;
 use super::manifest::task_again;
 use super::{App, Caller, Refusal, random_seed};
 use crate::domain::code::Code;
 use crate::domain::composition::Composition;
+use crate::domain::composition::options::{Composed, CompositionOptions};
 use crate::domain::concept::ModifierToken;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::ImageId;
@@ -40,6 +42,8 @@ pub struct PromptedSample {
     pub concepts: Vec<ConceptUse>,
     /// How several deltas are merged.
     pub merge: Option<MergeOptions>,
+    /// How several concepts come into one picture.
+    pub composition: Option<CompositionOptions>,
 }
 
 /// The settings that a request gives.
@@ -100,15 +104,23 @@ impl PromptedSample {
         let tokens = named_tokens(&prompt, &negative_prompt, &settings)?;
         let binding = bind(db, model, &self.concepts, &tokens).await?;
         check_prompts(model, &prompt, &negative_prompt, &binding.modifier_tokens())?;
+        let composed = Composed {
+            prompt: &prompt,
+            negative_prompt: &negative_prompt,
+            participants: &binding.participants(),
+            has_init_image: init.is_some(),
+        };
+        let composition = compose(self.composition, self.merge.is_some(), composed, model)?;
+        let merged = if composition == Composition::Merge { binding.deltas.len() } else { 0 };
         Ok(SampleTask {
             version: TaskVersion::NEWEST,
             base_digest: model.digest.clone(),
             prompt,
             negative_prompt,
             settings,
-            merge: merge_recipe(self.merge, binding.deltas.len(), model)?,
+            merge: merge_recipe(self.merge, merged, model)?,
             deltas: binding.deltas,
-            composition: Composition::Merge,
+            composition,
             init,
         })
     }

@@ -2,8 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use sqlx::types::Json;
 
 use super::Page;
+use crate::domain::composition::UsedRegion;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 
@@ -22,6 +24,7 @@ struct ImageRow {
     sha256: String,
     storage_key: String,
     created_at: DateTime<Utc>,
+    regions: Option<Json<Vec<UsedRegion>>>,
 }
 
 impl From<ImageRow> for Image {
@@ -41,6 +44,7 @@ impl From<ImageRow> for Image {
             sha256: row.sha256.into(),
             storage_key: row.storage_key.into(),
             created_at: row.created_at,
+            regions: row.regions.map_or_else(Vec::new, |Json(regions)| regions),
         }
     }
 }
@@ -54,10 +58,11 @@ pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> 
         ImageSource::Upload { file_name } => (None, file_name.as_deref(), None, None),
         ImageSource::Sample { sample_id, index } => (None, None, Some(sample_id.0), Some(*index)),
     };
+    let regions = (!image.regions.is_empty()).then_some(Json(&image.regions));
     sqlx::query!(
         "insert into image (image_id, concept_id, file_name, sample_id, index, width, height, size_bytes, sha256,
-            storage_key, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+            storage_key, created_at, regions)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         image.image_id.0,
         concept_id,
         file_name,
@@ -69,6 +74,7 @@ pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> 
         image.sha256.as_str(),
         image.storage_key.as_str(),
         image.created_at,
+        regions as _,
     )
     .execute(db)
     .await?;
@@ -81,7 +87,8 @@ pub async fn find(db: impl PgExecutor<'_>, image_id: ImageId) -> sqlx::Result<Op
         ImageRow,
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
-            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
+            regions as "regions: Json<Vec<UsedRegion>>"
         from image where image_id = $1
         "#,
         image_id.0,
@@ -97,7 +104,8 @@ pub async fn find_by_digest(db: impl PgExecutor<'_>, sha256: &str) -> sqlx::Resu
         ImageRow,
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
-            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
+            regions as "regions: Json<Vec<UsedRegion>>"
         from image where sha256 = $1
         order by image_id limit 1
         "#,
@@ -118,7 +126,8 @@ pub async fn list_of_concept(
         ImageRow,
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
-            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
+            regions as "regions: Json<Vec<UsedRegion>>"
         from image
         where concept_id = $1 and ($2::uuid is null or image_id < $2)
         order by image_id desc
@@ -142,7 +151,8 @@ pub async fn of_concepts(
         ImageRow,
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
-            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
+            regions as "regions: Json<Vec<UsedRegion>>"
         from image
         where concept_id = any($1)
         order by image_id
@@ -160,7 +170,8 @@ pub async fn of_samples(db: impl PgExecutor<'_>, samples: &[SampleId]) -> sqlx::
         ImageRow,
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
-            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at
+            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
+            regions as "regions: Json<Vec<UsedRegion>>"
         from image
         where sample_id = any($1)
         order by sample_id, index

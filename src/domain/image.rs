@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
+use super::composition::UsedRegion;
 use super::digest::Digest;
 use super::id::{ConceptId, ImageId, SampleId};
 use super::storage_key::StorageKey;
@@ -32,6 +33,8 @@ pub struct Image {
     /// The digest of the PNG.
     pub sha256: Digest,
     pub storage_key: StorageKey,
+    /// Where concepts were drawn; none unless the image was composed by regions.
+    pub regions: Vec<UsedRegion>,
     pub created_at: DateTime<Utc>,
 }
 

@@ -77,7 +77,7 @@ impl Task {
     pub fn batch_elements(&self, native_size: usize) -> usize {
         match self {
             Self::Training(_) | Self::Merge(_) | Self::Evaluation(_) => 1,
-            Self::Sample(task) => task.settings.n * task.settings.elements_per_image(native_size),
+            Self::Sample(task) => task.settings.n * task.elements_per_image(native_size),
         }
     }
 }

@@ -1,9 +1,12 @@
 //! A manifest: everything that an image was made from. It contains neither place nor time, so equal images have equal
 //! manifests.
 
+mod composition;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use self::composition::{ManifestComposition, ManifestRegion, ManifestRegional};
 use super::digest::Digest;
 use super::merge::MergeRecipe;
 use super::sample::{Determinism, SampleSettings, SchedulerName};
@@ -35,8 +38,11 @@ pub struct Manifest {
     pub negative_prompt_token_ids: Vec<u32>,
     /// The deltas that took part, in their order.
     pub deltas: Vec<ManifestDelta>,
-    /// How the deltas were merged. Null if there are fewer than two.
+    /// How the deltas were merged. Null if they were not, as when there are fewer than two.
     pub merge: Option<ManifestMerge>,
+    /// How the concepts were composed, if not by a merge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub composition: Option<ManifestComposition>,
     /// The random seed.
     pub seed: u64,
     /// The index of the image among the images of its seed.

@@ -204,6 +204,21 @@ pub struct SampleTask {
     pub composition: Composition,
 }
 
+impl SampleTask {
+    /// What one image takes of a batch at most: see [`batch_elements`]. Its regions are generated together, each at the base
+    /// model's own size.
+    pub fn elements_per_image(&self, native_size: usize) -> usize {
+        let whole = self.settings.elements_per_image(native_size);
+        let regions = match &self.composition {
+            Composition::Merge | Composition::Tokens => 0,
+            Composition::Regional(regional) => regional.regions.len(),
+        };
+        let native =
+            batch_elements(self.settings.is_guided(), native_size, native_size, native_size);
+        whole.max(regions * native)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::batch_elements;

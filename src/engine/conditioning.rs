@@ -1,9 +1,12 @@
 //! Concepts and prompts to K and V per layer; the only place that makes them for a sample.
 
+mod own_words;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use candle_core::{DType, Tensor};
 
+use self::own_words::OwnWords;
 use super::{
     base_model::BaseModel,
     clip::TokenIds,
@@ -44,8 +47,18 @@ pub struct ConceptSet {
 enum Change {
     /// One delta's, layer by layer; none for the base model.
     Delta(Vec<LayerChange>),
+    /// Those of several deltas, each at its own words alone.
+    AtOwnWords(Vec<OwnChange>),
     /// That of several deltas, from their packs.
     Merge(Arc<Merge>),
+}
+
+/// What a delta adds at its own words.
+#[derive(Clone)]
+struct OwnChange {
+    words: OwnWords,
+    layers: Vec<LayerChange>,
+    strength: f64,
 }
 
 /// What the concepts add to one cross-attention layer, in f32 on the device.
@@ -100,6 +113,21 @@ impl ConceptSet {
         Ok(Self { tokens, change: Change::Merge(merge), strength: 1.0 })
     }
 
+    /// The concepts of any number of deltas, each at its own words: everywhere else, keys and values are the base model's.
+    pub fn at_own_words(base: &BaseModel, concepts: &[ConceptUse]) -> Result<Self> {
+        let (mut tokens, mut changes) = (Vec::new(), Vec::new());
+        for ConceptUse { delta, strength } in concepts {
+            delta.check_base(base)?;
+            let words = OwnWords::new(&base.prompt_encoder, &delta.concepts, tokens.len())?;
+            for learned in &delta.concepts {
+                tokens.extend(learned.modifier_row(&base.prompt_encoder, *strength)?);
+            }
+            let layers = layer_changes(base, delta)?;
+            changes.push(OwnChange { words, layers, strength: *strength });
+        }
+        Ok(Self { tokens, change: Change::AtOwnWords(changes), strength: 1.0 })
+    }
+
     /// The same concepts at `share` of their strength.
     pub fn scaled(&self, share: f64) -> Self {
         Self { strength: self.strength * share, ..self.clone() }
@@ -130,6 +158,8 @@ impl ConceptSet {
         match &self.change {
             Change::Delta(changes) => changes.is_empty(),
             Change::Merge(merge) => merge.concepts.iter().all(|(_, strength)| *strength <= 0.0),
+            // A prompt that names none of them is the base model's on purpose.
+            Change::AtOwnWords(_) => true,
         }
     }
 
@@ -146,7 +176,7 @@ impl ConceptSet {
     /// K and V, and whether they are others than the base model's of the same features.
     fn project(&self, base: &BaseModel, tokens: TokenIds) -> Result<(KeyValues, bool)> {
         let rows = self.modifier_rows(base)?;
-        let text = base.prompt_encoder.encode(&[tokens.ids], rows.as_ref())?; // (1, tokens, dim)
+        let text = base.prompt_encoder.encode(std::slice::from_ref(&tokens.ids), rows.as_ref())?; // (1, tokens, dim)
         let mut key_values = base.unet.project(&text)?;
         // At 0 the base model's own products stay as they are, to the last bit.
         if self.strength <= 0.0 {
@@ -167,6 +197,23 @@ impl ConceptSet {
                     let key = apply(key, change.key.as_ref(), &text, self.strength)?;
                     let value = apply(value, change.value.as_ref(), &text, self.strength)?;
                     replace(kv, key, value)?;
+                }
+            }
+            Change::AtOwnWords(changes) => {
+                let base_model = key_values.clone();
+                for change in changes {
+                    let Some(places) = change.words.places(&tokens) else { continue };
+                    let places = Tensor::new(places.as_slice(), &base.device)?.unsqueeze(1)?; // (tokens, 1)
+                    let strength = self.strength * change.strength;
+                    let layers = base_model.layers.iter().zip(base.unet.cross_attention());
+                    let layers = key_values.layers.iter_mut().zip(layers);
+                    for ((kv, (own, layer)), change) in layers.zip(&change.layers) {
+                        let (key, value) = ((&own.key, &layer.to_k), (&own.value, &layer.to_v));
+                        let key = added_at(key, change.key.as_ref(), &text, strength, &places)?;
+                        let value =
+                            added_at(value, change.value.as_ref(), &text, strength, &places)?;
+                        replace(kv, add(&kv.key, &key, 1.0)?, add(&kv.value, &value, 1.0)?)?;
+                    }
                 }
             }
             Change::Merge(merge) => {
@@ -271,6 +318,21 @@ fn apply(
         }
     };
     Ok(changed.unsqueeze(0)?.to_dtype(projected.dtype())?)
+}
+
+/// `strength · ΔW c` at some tokens, 0 at the others: `(tokens, inner)` in f32.
+///
+/// - `places`: `(tokens, 1)`: 1 at the tokens that change, 0 at the others
+fn added_at(
+    projected: (&Tensor, &Tensor),
+    change: Option<&WeightChange>,
+    text: &Tensor,
+    strength: f64,
+    places: &Tensor,
+) -> Result<Tensor> {
+    let changed = apply(projected, change, text, strength)?; // (1, tokens, inner)
+    let added = (changed.to_dtype(DType::F32)? - projected.0.to_dtype(DType::F32)?)?;
+    Ok(added.squeeze(0)?.broadcast_mul(places)?)
 }
 
 /// - `projected`: `(1, tokens, inner)`

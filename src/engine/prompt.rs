@@ -5,7 +5,7 @@
 
 pub(crate) mod modifier_row;
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use candle_core::Tensor;
 
@@ -85,6 +85,20 @@ impl PromptEncoder {
             )));
         }
         Ok(tokens)
+    }
+
+    /// The positions of some words of a prompt among its tokens.
+    ///
+    /// - `bytes`: of the prompt, at whole words
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] for a text that cannot be tokenized.
+    pub fn positions(&self, prompt: &str, bytes: Range<usize>) -> Result<Vec<usize>> {
+        // The begin mark is counted, the end mark is not.
+        let count = |text: &str| -> Result<usize> {
+            Ok(self.tokenize(text, &[])?.length.min(self.max_length()) - 1)
+        };
+        Ok((count(&prompt[..bytes.start])?..count(&prompt[..bytes.end])?).collect())
     }
 
     /// Encodes token ids of one length.

@@ -19,7 +19,7 @@ use super::error::{EngineError, Result};
 use super::flow::Flow;
 
 pub use self::attention_maps::AttentionMaps;
-pub use self::init_image::encode_init;
+pub use self::init_image::{cover, encode_init};
 pub use self::prompts::PromptKeyValues;
 pub use self::request::{InitImage, SampleRequest};
 pub use self::running_batch::{RunningBatch, RunningImage};

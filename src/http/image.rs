@@ -11,6 +11,7 @@ use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
 use crate::app::{App, Caller};
+use crate::domain::composition::UsedRegion;
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
@@ -37,6 +38,9 @@ pub(crate) struct ImageBody {
     size_bytes: i64,
     /// The digest of the PNG.
     sha256: Digest,
+    /// Where concepts were drawn, if the image was composed by regions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    regions: Vec<UsedRegion>,
     created_at: Timestamp,
     /// Path of the PNG.
     #[schema(examples("/v1/images/img_01jd8q2m5xet8v3k9c0r4n7w6a/content"))]
@@ -63,6 +67,7 @@ impl From<Image> for ImageBody {
             height: image.height,
             size_bytes: image.size_bytes,
             sha256: image.sha256,
+            regions: image.regions,
             created_at: image.created_at.into(),
             url: format!("/v1/images/{}/content", image.image_id),
         }

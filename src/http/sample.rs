@@ -14,6 +14,8 @@ use crate::app::job::Sample;
 use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
+use crate::domain::composition::Composition;
+use crate::domain::composition::options::CompositionOptions;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{DeltaId, ImageId, SampleId};
 use crate::domain::invalid::{Checks, Invalid};
@@ -87,8 +89,12 @@ pub(crate) struct StartSample {
     /// Concepts that no token in the prompt names, and deltas or strengths that differ from the default. At most 8.
     #[schema(max_items = 8)]
     concepts: Option<Vec<ConceptUse>>,
-    /// How several deltas are merged. Not allowed if fewer than two take part.
+    /// How several deltas are merged, if they are: then `composition.method` defaults to `merge`. Not allowed if fewer than two
+    /// take part.
     merge: Option<MergeOptions>,
+    /// How several concepts come into one picture. Defaults to `regional` for two or more deltas: the base model lays the
+    /// picture out with plain nouns, then each concept's region is generated again with that concept alone.
+    composition: Option<CompositionOptions>,
     /// The manifest of a generated image, to generate that image again. No other field may be given beside it.
     from_manifest: Option<Manifest>,
 }
@@ -131,6 +137,7 @@ impl From<StartSample> for PromptedSample {
             noise_strength: body.noise_strength,
             concepts: body.concepts.unwrap_or_default(),
             merge: body.merge,
+            composition: body.composition,
         }
     }
 }
@@ -159,6 +166,7 @@ impl StartSample {
             ("/determinism", self.determinism.is_some()),
             ("/concepts", self.concepts.is_some()),
             ("/merge", self.merge.is_some()),
+            ("/composition", self.composition.is_some()),
         ] {
             checks.require(!given, pointer, Code::ConflictingFields, || {
                 "from_manifest stands alone: leave this field out, or change it in the manifest"
@@ -188,8 +196,10 @@ pub(crate) struct SampleBody {
     noise_strength: Option<f64>,
     /// The deltas that the request's concepts resolved to when the sample was requested.
     deltas: Vec<DeltaUseBody>,
-    /// How the deltas are merged, with every default filled in. Null if there are fewer than two.
+    /// How the deltas are merged, with every default filled in. Null if they are not.
     merge: Option<MergeRecipe>,
+    /// How the concepts come into one picture, with every default filled in. Null if fewer than two deltas are merged.
+    composition: Option<Composition>,
     /// The images, once the sample has succeeded.
     images: Vec<ImageBody>,
     #[serde(flatten)]
@@ -216,6 +226,7 @@ impl JobResource for SampleTask {
     fn body(Sample { job, outcome }: Sample) -> SampleBody {
         let state = JobBody::from(&job);
         let task = job.task;
+        let is_merge = task.composition == Composition::Merge;
         SampleBody {
             id: job.job_id.into(),
             object: "sample",
@@ -224,7 +235,8 @@ impl JobResource for SampleTask {
             settings: task.settings,
             init_image: task.init.as_ref().map(|init| init.image_id),
             noise_strength: task.init.map(|init| init.noise_strength),
-            merge: (task.deltas.len() > 1).then_some(task.merge),
+            merge: (is_merge && task.deltas.len() > 1).then_some(task.merge),
+            composition: (!is_merge || task.deltas.len() > 1).then_some(task.composition),
             deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
             images: outcome.into_iter().map(ImageBody::from).collect(),
             job: state,
@@ -235,8 +247,8 @@ impl JobResource for SampleTask {
 /// Starts generating images.
 ///
 /// The response is sent as soon as the job is queued; the images are at `GET /v1/samples/{sample_id}` once it has succeeded.
-/// The prompt names concepts by their modifier tokens; the `concepts` list can add others. Several concepts are merged on
-/// the fly. Numbers are rounded to six decimals. The bytes of an image depend on the request only, except for `n`,
+/// The prompt names concepts by their modifier tokens; the `concepts` list can add others. Several concepts are composed
+/// as `composition` says. Numbers are rounded to six decimals. The bytes of an image depend on the request only, except for `n`,
 /// `first_index` and `determinism`: image `i` of a seed is the same whether it is generated alone or with others. With
 /// `from_manifest`, an image is generated again from its manifest.
 #[utoipa::path(post, path = "/v1/samples", tag = "samples", request_body = StartSample,

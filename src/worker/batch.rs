@@ -17,11 +17,13 @@ use super::conditioner::Conditioner;
 use super::engine::Engine;
 use super::error::JobError;
 use super::faults::DeviceFaults;
+use super::job_steps::JobSteps;
 use super::progress::Progress;
 use crate::domain::id::JobId;
-use crate::domain::job::Phase;
 use crate::domain::sample::batch_elements;
-use crate::engine::{DenoisingState, RunningBatch, RunningImage, SampleRequest, images};
+use crate::engine::{
+    AttentionMaps, DenoisingState, RunningBatch, RunningImage, SampleRequest, images,
+};
 
 /// Pixels that are decoded in one call: the decoder takes much more memory than a denoising step.
 const DECODED_AT_ONCE: usize = 512 * 512;
@@ -34,28 +36,26 @@ pub(crate) struct GenerationRequest {
     pub(crate) requests: Vec<SampleRequest>,
     /// Makes a preview of each image every this many steps.
     pub(crate) preview_every: Option<usize>,
-    /// What the job's progress says meanwhile.
-    pub(crate) part: Part,
-    /// Receives the images, each with its number. After an error no more are sent.
-    pub(crate) images: mpsc::UnboundedSender<Result<(usize, RgbImage), JobError>>,
+    /// Groups of the prompt's tokens, by their positions: the images come with maps of their attention to these.
+    pub(crate) watched: Vec<Vec<usize>>,
+    /// What the job's progress counts meanwhile.
+    pub(crate) steps: JobSteps,
+    /// Receives the images. After an error no more are sent.
+    pub(crate) images: mpsc::UnboundedSender<Result<Generated, JobError>>,
 }
 
-/// Which part of a job's images a request has.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Part {
-    pub(crate) phase: Phase,
-    /// The images that have been generated before.
-    pub(crate) before: usize,
-    /// The images of all parts.
-    pub(crate) of: usize,
+/// A finished image.
+pub(crate) struct Generated {
+    /// Its place among the requests.
+    pub(crate) index: usize,
+    pub(crate) image: RgbImage,
+    /// Where it attended to the watched tokens.
+    pub(crate) attention: Option<AttentionMaps>,
 }
 
 /// A request in the batch.
 struct Generation {
     request: GenerationRequest,
-    steps_done: Cell<usize>,
-    /// Of all images, known when the first joins: some schedulers take a step more than they were asked for.
-    total_steps: Cell<usize>,
     has_ended: Cell<bool>,
 }
 
@@ -81,11 +81,9 @@ impl Generation {
 
     /// One of its images has taken a step.
     fn note_step(&self) {
-        self.steps_done.set(self.steps_done.get() + 1);
-        let GenerationRequest { progress, requests, part, .. } = &self.request;
-        let per_image = self.total_steps.get() / requests.len();
-        let done = part.before * per_image + self.steps_done.get();
-        progress.step(part.phase, done, part.of * per_image, None);
+        let GenerationRequest { progress, steps, .. } = &self.request;
+        let (done, total) = steps.take();
+        progress.step(steps.phase, done, total, None);
     }
 }
 
@@ -137,9 +135,10 @@ impl Owner {
     }
 
     /// Hands the finished image to its job.
-    fn send(&self, image: RgbImage) {
+    fn send(&self, image: RgbImage, attention: Option<AttentionMaps>) {
+        let generated = Generated { index: self.index, image, attention };
         // The receiver is gone if the worker was dropped.
-        let _ = self.generation.request.images.send(Ok((self.index, image)));
+        let _ = self.generation.request.images.send(Ok(generated));
     }
 }
 
@@ -159,12 +158,7 @@ impl Batch {
     /// Queues a job's images.
     pub(crate) fn add(&mut self, request: GenerationRequest) {
         let images = request.requests.len();
-        let generation = Rc::new(Generation {
-            request,
-            steps_done: Cell::new(0),
-            total_steps: Cell::new(0),
-            has_ended: Cell::new(false),
-        });
+        let generation = Rc::new(Generation { request, has_ended: Cell::new(false) });
         let pending =
             (0..images).map(|index| PendingImage { generation: generation.clone(), index });
         self.pending.extend(pending);
@@ -195,11 +189,15 @@ impl Batch {
             if generation.has_ended() {
                 continue;
             }
-            let GenerationRequest { progress, concepts, requests, .. } = &generation.request;
+            let GenerationRequest { progress, concepts, requests, watched, steps, .. } =
+                &generation.request;
             let request = &requests[index];
             match guarded(|| conditioner.start(engine, progress, concepts, request)) {
-                Ok(state) => {
-                    generation.total_steps.set(requests.len() * state.remaining());
+                Ok(mut state) => {
+                    if !watched.is_empty() {
+                        state.watch(watched);
+                    }
+                    steps.expect(request, state.remaining());
                     let scale = batch_elements(false, request.width, request.height, native_size);
                     let owner = Owner { generation, index };
                     self.running.join(RunningImage { owner, state, scale });
@@ -265,7 +263,7 @@ fn decode(engine: &Engine, finished: &[RunningImage<Owner>]) -> Result<(), JobEr
     let states: Vec<&DenoisingState> = finished.iter().map(|image| &image.state).collect();
     let images = guarded(|| images(&engine.base, &states))?;
     for (image, decoded) in finished.iter().zip(images) {
-        image.owner.send(decoded);
+        image.owner.send(decoded, image.state.attention().cloned());
     }
     Ok(())
 }

@@ -26,6 +26,8 @@ pub(crate) struct SampleConcepts {
 pub(crate) enum SampleDeltas {
     /// One as it is, or none.
     Whole(Option<ConceptUse>),
+    /// Any number, each at its own words.
+    AtOwnWords(Vec<ConceptUse>),
     /// Several, which are merged for this sample: their changes overlap, so they cannot be added.
     Merged { packs: Vec<PackUse>, statistics: Arc<RegularizationStatistics>, recipe: MergeRecipe },
 }
@@ -36,8 +38,8 @@ pub(crate) enum SampleDeltas {
 pub(crate) struct ConceptsKey {
     deltas: Vec<(Digest, u64)>,
     share: u64,
-    /// The merge's recipe as JSON; empty for a single delta.
-    merge: String,
+    /// How they come together: the merge's recipe as JSON, a word, or nothing for a single delta.
+    method: String,
 }
 
 impl SampleConcepts {
@@ -49,8 +51,9 @@ impl SampleConcepts {
                 .map(|used| (used.sha256.clone(), used.strength.to_bits()))
                 .collect(),
             share: 1_f64.to_bits(),
-            merge: match &deltas {
+            method: match &deltas {
                 SampleDeltas::Whole(_) => String::new(),
+                SampleDeltas::AtOwnWords(_) => "own words".to_owned(),
                 // The recipe came from JSON, so it can be written as JSON.
                 SampleDeltas::Merged { recipe, .. } => {
                     serde_json::to_string(recipe).unwrap_or_default()
@@ -65,6 +68,31 @@ impl SampleConcepts {
         ConceptsKey { share: share.to_bits(), ..self.key.clone() }
     }
 
+    /// One of several deltas at their own words, as if it had been named alone.
+    pub(crate) fn only(&self, delta: usize) -> Self {
+        let one = self.at_own_words(&[delta]);
+        match one.deltas {
+            SampleDeltas::AtOwnWords(mut uses) => Self {
+                deltas: SampleDeltas::Whole(uses.pop()),
+                key: ConceptsKey { method: String::new(), ..one.key },
+            },
+            deltas @ (SampleDeltas::Whole(_) | SampleDeltas::Merged { .. }) => {
+                Self { deltas, key: one.key }
+            }
+        }
+    }
+
+    /// Some of several deltas at their own words.
+    pub(crate) fn at_own_words(&self, deltas: &[usize]) -> Self {
+        let SampleDeltas::AtOwnWords(uses) = &self.deltas else { return self.clone() };
+        let chosen = deltas.iter().filter_map(|&delta| uses.get(delta).cloned()).collect();
+        let of_key = deltas.iter().filter_map(|&delta| self.key.deltas.get(delta).cloned());
+        Self {
+            deltas: SampleDeltas::AtOwnWords(chosen),
+            key: ConceptsKey { deltas: of_key.collect(), ..self.key.clone() },
+        }
+    }
+
     /// The modifier tokens that they teach, in the deltas' order.
     pub(crate) fn modifier_tokens(&self) -> Vec<&str> {
         let learnt = self.learnt().into_iter();
@@ -72,13 +100,18 @@ impl SampleConcepts {
     }
 
     pub(crate) fn is_base_model(&self) -> bool {
-        matches!(self.deltas, SampleDeltas::Whole(None))
+        match &self.deltas {
+            SampleDeltas::Whole(one) => one.is_none(),
+            SampleDeltas::AtOwnWords(uses) => uses.is_empty(),
+            SampleDeltas::Merged { .. } => false,
+        }
     }
 
     /// Moves the concepts to the device. Several deltas are merged from their packs, in a few milliseconds.
     pub(crate) fn resolve(&self, engine: &Engine, progress: &Progress) -> Result<ConceptSet> {
         match &self.deltas {
             SampleDeltas::Whole(one) => ConceptSet::new(&engine.base, one.as_slice()),
+            SampleDeltas::AtOwnWords(uses) => ConceptSet::at_own_words(&engine.base, uses),
             SampleDeltas::Merged { packs, statistics, recipe } => {
                 progress.enter(Phase::Merging);
                 let merge = Merge::new(statistics, packs, recipe)?;
@@ -90,6 +123,9 @@ impl SampleConcepts {
     fn learnt(&self) -> Vec<&DeltaConcept> {
         match &self.deltas {
             SampleDeltas::Whole(one) => one.iter().flat_map(|used| &used.delta.concepts).collect(),
+            SampleDeltas::AtOwnWords(uses) => {
+                uses.iter().flat_map(|used| &used.delta.concepts).collect()
+            }
             SampleDeltas::Merged { packs, .. } => {
                 packs.iter().flat_map(|used| &used.pack.concepts).collect()
             }

@@ -29,7 +29,7 @@ pub fn encode_init(
 }
 
 /// Scales an image to cover a size, and crops it at the center.
-fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
+pub fn cover(image: &RgbImage, width: u32, height: u32) -> RgbImage {
     let (from_width, from_height) = (u64::from(image.width()), u64::from(image.height()));
     let (to_width, to_height) = (u64::from(width), u64::from(height));
     // The part of the image that has the wanted shape, as large as can be.

@@ -1,33 +1,45 @@
 //! Samples: from a prompt to images in the store.
 
+mod generation;
 mod init_image;
 mod manifest;
+mod regional;
 
 use chrono::Utc;
+use futures::stream::BoxStream;
+use futures::{StreamExt, stream};
 use image::RgbImage;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use self::generation::{Generation, start};
 use self::init_image::read_init;
 use self::manifest::manifest_of;
 use crate::db;
+use crate::domain::composition::{Composition, UsedRegion};
 use crate::domain::digest::Digest;
 use crate::domain::id::{ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::Phase;
-use crate::domain::manifest::Manifest;
+use crate::domain::manifest::{Manifest, ManifestComposition};
 use crate::domain::sample::SampleTask;
 use crate::engine::ConceptUse;
-use crate::engine::{InitImage, SampleRequest};
 use crate::image_file;
 use crate::storage::StorageKey;
-use crate::worker::batch::{GenerationRequest, Part};
 use crate::worker::concepts::{SampleConcepts, SampleDeltas};
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
 use crate::worker::permits::Permits;
 
 pub(crate) struct Sample;
+
+/// A finished image of a sample.
+struct Finished {
+    /// Its place among the images of the sample.
+    index: usize,
+    image: RgbImage,
+    /// Where concepts were drawn, in a composition by regions.
+    regions: Vec<UsedRegion>,
+}
 
 impl Kind for Sample {
     type Task = SampleTask;
@@ -39,15 +51,12 @@ impl Kind for Sample {
         let Job { context, lease, progress } = job;
         let concepts = SampleConcepts::new(&task.deltas, read_deltas(job, &task).await?);
         let init = read_init(job, &task).await?;
-        let (sender, generated) = mpsc::unbounded_channel();
-        context.device.generate(GenerationRequest {
-            progress: progress.clone(),
-            concepts: concepts.clone(),
-            requests: requests(&task, init),
-            preview_every: task.settings.preview_every,
-            part: Part { phase: Phase::Denoising, before: 0, of: task.settings.n },
-            images: sender,
-        });
+        let generated = match &task.composition {
+            Composition::Merge | Composition::Tokens => whole(job, &task, &concepts, init),
+            Composition::Regional(regional) => {
+                regional::start(job, &task, regional, &concepts, init).await?
+            }
+        };
         // Described while the images are generated, so that no first step waits for it.
         let manifest = manifest_of(job, &task, concepts).await?;
         let images = store_images(job, &task, &manifest, generated, permits).await?;
@@ -68,44 +77,53 @@ impl Kind for Sample {
     }
 }
 
-/// Reads what the task names: one delta as it is, or the packs of several, which are merged for this sample.
+/// Reads what the task names: one delta as it is, several as they are, or their packs, which are merged for this sample.
 async fn read_deltas(job: &Job, task: &SampleTask) -> Result<SampleDeltas, JobError> {
     let context = &job.context;
-    match task.deltas.as_slice() {
-        [] => Ok(SampleDeltas::Whole(None)),
-        [used] => {
+    match (&task.composition, task.deltas.as_slice()) {
+        (Composition::Merge, []) => Ok(SampleDeltas::Whole(None)),
+        (Composition::Merge, [used]) => {
             let delta = context.deltas.delta(used).await?;
             Ok(SampleDeltas::Whole(Some(ConceptUse { delta, strength: used.strength })))
         }
-        several => Ok(SampleDeltas::Merged {
+        (Composition::Merge, several) => Ok(SampleDeltas::Merged {
             packs: context.packs(several).await?,
             statistics: context.statistics(task.merge.captions.as_deref()).await?,
             recipe: task.merge.clone(),
         }),
+        (Composition::Tokens | Composition::Regional(_), all) => {
+            let mut uses = Vec::new();
+            for used in all {
+                let delta = context.deltas.delta(used).await?;
+                uses.push(ConceptUse { delta, strength: used.strength });
+            }
+            Ok(SampleDeltas::AtOwnWords(uses))
+        }
     }
 }
 
-/// One request per image.
-fn requests(task: &SampleTask, init: Option<InitImage>) -> Vec<SampleRequest> {
-    let settings = &task.settings;
-    let request = |index| SampleRequest {
+/// Generates each image at once.
+fn whole(
+    job: &Job,
+    task: &SampleTask,
+    concepts: &SampleConcepts,
+    init: Option<crate::engine::InitImage>,
+) -> BoxStream<'static, Result<Finished, JobError>> {
+    let generation = Generation {
         prompt: task.prompt.clone(),
         negative_prompt: task.negative_prompt.clone(),
-        concepts: Vec::new(), // their keys and values come from the conditioner
-        seed: settings.seed,
-        image_index: (settings.first_index + index) as u64,
-        num_inference_steps: settings.num_inference_steps,
-        guidance_scale: settings.guidance_scale,
-        unconditional_strength: settings.unconditional_strength,
-        guidance_interval: settings.guidance_interval,
-        scheduler: settings.scheduler,
-        eta: settings.eta,
-        width: settings.width,
-        height: settings.height,
-        init: init.clone(),
-        determinism: settings.determinism,
+        init,
+        ..Generation::of(task)
     };
-    (0..settings.n).map(request).collect()
+    let steps = generation.steps(Phase::Denoising, task.settings.n);
+    let requests = generation.requests(task.settings.indices());
+    let preview_every = task.settings.preview_every;
+    let generated = start(job, concepts.clone(), requests, preview_every, Vec::new(), steps);
+    let finished = generated.map(|generated| {
+        let generated = generated?;
+        Ok(Finished { index: generated.index, image: generated.image, regions: Vec::new() })
+    });
+    finished.boxed()
 }
 
 /// Writes the images as they are finished, without blocking the device thread, and releases the permits of each.
@@ -113,18 +131,19 @@ async fn store_images(
     job: &Job,
     task: &SampleTask,
     manifest: &Manifest,
-    mut generated: mpsc::UnboundedReceiver<Result<(usize, RgbImage), JobError>>,
+    mut finished: BoxStream<'static, Result<Finished, JobError>>,
     mut permits: Permits,
 ) -> Result<Vec<Image>, JobError> {
-    let cost = task.settings.elements_per_image(job.context.model.native_size);
+    let cost = task.elements_per_image(job.context.model.native_size);
     let mut storing = JoinSet::new();
     for _ in 0..task.settings.n {
         // If nothing was sent, the device thread is gone.
-        let (index, image) = generated.recv().await.ok_or(JobError::EnginePanicked)??;
+        let finished = finished.next().await.ok_or(JobError::EnginePanicked)??;
         permits.release(cost);
-        let image_index = task.settings.first_index + index;
-        let manifest = Manifest { image_index, ..manifest.clone() };
-        storing.spawn(store(job.clone(), image, manifest));
+        let mut manifest = manifest.clone();
+        manifest.image_index = task.settings.first_index + finished.index;
+        manifest.composition = ManifestComposition::of(&task.composition, &finished.regions);
+        storing.spawn(store(job.clone(), finished, manifest));
     }
     drop(permits);
     job.progress.enter(Phase::Storing);
@@ -136,7 +155,8 @@ async fn store_images(
 }
 
 /// Encodes and writes one image.
-async fn store(job: Job, image: RgbImage, manifest: Manifest) -> Result<Image, JobError> {
+async fn store(job: Job, finished: Finished, manifest: Manifest) -> Result<Image, JobError> {
+    let Finished { image, regions, .. } = finished;
     let index = manifest.image_index;
     let (width, height) = image.dimensions();
     let encoded = tokio::task::spawn_blocking(move || {
@@ -156,8 +176,19 @@ async fn store(job: Job, image: RgbImage, manifest: Manifest) -> Result<Image, J
         size_bytes: png.len() as i64,
         sha256,
         storage_key: key.clone(),
+        regions,
         created_at: Utc::now(),
     };
     job.context.storage.write(&key, png).await?;
     Ok(image)
+}
+
+/// The items of a channel as a stream.
+fn stream_of<T: Send + 'static>(
+    receiver: tokio::sync::mpsc::UnboundedReceiver<T>,
+) -> BoxStream<'static, T> {
+    let next = |mut receiver: tokio::sync::mpsc::UnboundedReceiver<T>| async {
+        receiver.recv().await.map(|item| (item, receiver))
+    };
+    stream::unfold(receiver, next).boxed()
 }

@@ -3,10 +3,21 @@
 use image::RgbImage;
 
 use crate::domain::sample::SampleTask;
-use crate::engine::{InitImage, encode_init};
+use crate::engine::{InitImage, cover, encode_init};
 use crate::storage::StorageKey;
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
+
+/// Reads it and brings it to the size of the sample's images.
+pub(super) async fn read_picture(
+    job: &Job,
+    task: &SampleTask,
+) -> Result<Option<RgbImage>, JobError> {
+    let Some(init) = &task.init else { return Ok(None) };
+    let file = job.context.storage.read(&init.storage_key).await?;
+    let image = decode(&init.storage_key, &file)?;
+    Ok(Some(cover(&image, task.settings.width as u32, task.settings.height as u32)))
+}
 
 /// Reads and encodes it, once for all images of the task.
 pub(super) async fn read_init(job: &Job, task: &SampleTask) -> Result<Option<InitImage>, JobError> {

@@ -1,5 +1,6 @@
 //! What a sample's images are made from, as their manifests say it.
 
+use crate::domain::composition::Composition;
 use crate::domain::manifest::{
     Manifest, ManifestDelta, ManifestFormat, ManifestInit, ManifestMerge,
 };
@@ -11,7 +12,8 @@ use crate::worker::engine::Engine;
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
 
-/// The manifest of a task's first image; those of the others differ in `image_index` alone.
+/// The manifest of a task's first image; those of the others differ in `image_index` and in how they
+/// were composed.
 ///
 /// - `concepts`: what the task's deltas name
 pub(super) async fn manifest_of(
@@ -19,7 +21,8 @@ pub(super) async fn manifest_of(
     task: &SampleTask,
     concepts: SampleConcepts,
 ) -> Result<Manifest, JobError> {
-    let merge = (task.deltas.len() > 1).then(|| ManifestMerge {
+    let is_merged = task.composition == Composition::Merge && task.deltas.len() > 1;
+    let merge = is_merged.then(|| ManifestMerge {
         captions_sha256: match &task.merge.captions {
             Some(_) => None, // they are in the recipe
             None => Some(captions_digest(&job.context.class_images.captions())),
@@ -64,6 +67,7 @@ fn describe(
             .map(|used| ManifestDelta { sha256: used.sha256, strength: used.strength })
             .collect(),
         merge,
+        composition: None, // it is known once the image is there
         seed: settings.seed,
         image_index: settings.first_index,
         scheduler: settings.scheduler,

@@ -13,10 +13,11 @@ use crate::domain::sample::{Determinism, batch_elements};
 use crate::domain::training::ImageSetRef;
 use crate::engine::SampleRequest;
 use crate::image_file;
-use crate::worker::batch::{GenerationRequest, Part};
+use crate::worker::batch::{Generated, GenerationRequest};
 use crate::worker::concepts::{SampleConcepts, SampleDeltas};
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
+use crate::worker::job_steps::JobSteps;
 
 /// The set of a generation: the one that was recorded first, or a new one.
 pub(super) async fn find_or_generate(
@@ -59,6 +60,8 @@ async fn generate(job: &Job, generation: &Generation) -> Result<Vec<RgbImage>, J
     let size = generation.size;
     let cost = batch_elements(is_guided, size, size, context.model.native_size);
     let mut images = Vec::new();
+    let expected = generation.num_images * JobSteps::of(generation.num_inference_steps, 1.0);
+    let steps = JobSteps::new(Phase::Regularizing, expected);
     while images.len() < generation.num_images {
         let before = images.len();
         let at_once = (context.permits.capacity() / 2 / cost.max(1)).max(1);
@@ -70,7 +73,8 @@ async fn generate(job: &Job, generation: &Generation) -> Result<Vec<RgbImage>, J
             concepts: SampleConcepts::new(&[], SampleDeltas::Whole(None)),
             requests: requests(generation, before, count),
             preview_every: None,
-            part: Part { phase: Phase::Regularizing, before, of: generation.num_images },
+            watched: Vec::new(),
+            steps: steps.clone(),
             images: sender,
         });
         images.extend(receive(generated, count).await?);
@@ -81,7 +85,7 @@ async fn generate(job: &Job, generation: &Generation) -> Result<Vec<RgbImage>, J
 
 /// The images of a part, in the order of their numbers.
 async fn receive(
-    mut generated: mpsc::UnboundedReceiver<Result<(usize, RgbImage), JobError>>,
+    mut generated: mpsc::UnboundedReceiver<Result<Generated, JobError>>,
     count: usize,
 ) -> Result<Vec<RgbImage>, JobError> {
     let mut images = Vec::with_capacity(count);
@@ -89,8 +93,8 @@ async fn receive(
         // If nothing was sent, the device thread is gone.
         images.push(generated.recv().await.ok_or(JobError::EnginePanicked)??);
     }
-    images.sort_by_key(|(index, _)| *index);
-    Ok(images.into_iter().map(|(_, image)| image).collect())
+    images.sort_by_key(|generated| generated.index);
+    Ok(images.into_iter().map(|generated| generated.image).collect())
 }
 
 /// The requests of `count` images from image `first`: an image is the same in whatever part it is generated.
