@@ -1,8 +1,8 @@
 //! `vstar demo`: the whole main job, from photos to images of two concepts together, as an HTTP client of a service of its own.
 //!
 //! Teaches concepts, those of a known class with a modifier token and those of an unknown class without, generates images of
-//! them before and after, merges them in pairs and generates images of both together. It leaves images, deltas, a contact
-//! sheet and a report, and fails if a concept has not been learned.
+//! them before and after, then images of pairs of them together, composed by regions and merged. It leaves images, deltas, a
+//! contact sheet and a report, and fails if a concept has not been learned.
 
 mod alignment;
 mod lesson;

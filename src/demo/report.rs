@@ -13,6 +13,7 @@ pub(super) struct Report {
     pub(super) base_model: Value,
     pub(super) seconds: f64,
     pub(super) concepts: Vec<ConceptReport>,
+    pub(super) compositions: Vec<CompositionReport>,
     pub(super) merges: Vec<MergeReport>,
     pub(super) requests: Vec<RequestReport>,
 }
@@ -37,6 +38,14 @@ pub(super) struct ConceptReport {
     pub(super) delta_bytes: usize,
     /// How well the images agree with the photos and their prompts; null without an evaluator.
     pub(super) alignment: Option<ConceptAlignment>,
+    pub(super) images: Vec<ImageReport>,
+}
+
+/// Two concepts in one picture, each in its region.
+#[derive(Debug, Serialize)]
+pub(super) struct CompositionReport {
+    pub(super) concept_ids: [String; 2],
+    pub(super) seconds: f64,
     pub(super) images: Vec<ImageReport>,
 }
 

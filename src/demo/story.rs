@@ -8,7 +8,7 @@ use serde_json::json;
 use super::alignment::{Judge, LEARNED_SHARE};
 use super::lesson::Student;
 use super::progress::Progress;
-use super::report::{MergeReport, Report};
+use super::report::{CompositionReport, MergeReport, Report};
 use super::sheet::{self, ConceptPanel, PairPanel};
 use super::teller::{Teller, images_by_prompt, slug, text};
 use super::{ConceptPhotos, DemoArgs};
@@ -51,9 +51,12 @@ pub(super) async fn tell(
         teller.sample_after(student).await?;
         teller.measure(student)?;
     }
-    let (mut merges, mut pairs) = (Vec::new(), Vec::new());
+    let (mut compositions, mut merges, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
     let half = students.len() / 2;
     for (first, second) in students.iter().zip(&students[half..]).take(half) {
+        let (composition, pair) = teller.compose(first, second).await?;
+        compositions.push(composition);
+        pairs.push(pair);
         let (merge, pair) = teller.merge(first, second).await?;
         merges.push(merge);
         pairs.push(pair);
@@ -70,6 +73,7 @@ pub(super) async fn tell(
         base_model: capabilities["base_model"].clone(),
         seconds: start.elapsed().as_secs_f64(),
         concepts: students.into_iter().filter_map(|student| student.report).collect(),
+        compositions,
         merges,
         requests: client.requests(),
     };
@@ -88,6 +92,24 @@ pub(super) async fn tell(
 }
 
 impl Teller<'_> {
+    /// Generates images of two concepts together, each in a region of its own.
+    async fn compose(
+        &self,
+        first: &Student<'_>,
+        second: &Student<'_>,
+    ) -> Result<(CompositionReport, PairPanel)> {
+        let start = Instant::now();
+        let concept_ids = [first.concept_id.clone(), second.concept_id.clone()];
+        let concepts = concept_ids.each_ref().map(|id| json!({ "concept": id }));
+        let title = format!("{} and {}", first.name(), second.name());
+        let folder = format!("composed/{}-{}", slug(first.title()), slug(second.title()));
+        let images = self.sample(&title, &folder, &compositions_of(first, second), &concepts).await?;
+        let title = format!("{title}, each in its region");
+        let panel = PairPanel { title, images: images_by_prompt(self.out, &images) };
+        let seconds = start.elapsed().as_secs_f64();
+        Ok((CompositionReport { concept_ids, seconds, images }, panel))
+    }
+
     /// Merges two deltas and generates images of both concepts together.
     async fn merge(
         &self,
@@ -104,8 +126,7 @@ impl Teller<'_> {
         let (one, other) = (first.name(), second.name());
         self.progress.say(&format!("{one} and {other}: merged in {seconds:.1} s"));
 
-        let prompts =
-            COMPOSITIONS.map(|prompt| prompt.replace("{first}", &one).replace("{second}", &other));
+        let prompts = compositions_of(first, second);
         let title = format!("{one} and {other}");
         let folder = format!("merged/{}-{}", slug(first.title()), slug(second.title()));
         let images =
@@ -114,4 +135,10 @@ impl Teller<'_> {
         let panel = PairPanel { title, images: images_by_prompt(self.out, &images) };
         Ok((MergeReport { merge_id, delta_id, seconds, images }, panel))
     }
+}
+
+/// The prompts of two concepts together.
+fn compositions_of(first: &Student<'_>, second: &Student<'_>) -> [String; 4] {
+    let (one, other) = (first.name(), second.name());
+    COMPOSITIONS.map(|prompt| prompt.replace("{first}", &one).replace("{second}", &other))
 }

@@ -13,6 +13,7 @@ mod late_starts;
 mod merging;
 mod ops;
 mod oracle;
+mod regions;
 mod running_batch;
 mod sampler;
 mod training;

@@ -6,6 +6,7 @@
 
 mod batching;
 mod class_image_sets;
+mod compositions;
 mod concepts;
 mod end_to_end;
 mod errors;

@@ -7,7 +7,7 @@ use crate::domain::composition::place::PixelBox;
 
 /// How much wider than its region a crop is: the surroundings on each side, as a share of the region's longer side. They
 /// are held while the region is generated, so that it grows out of them.
-const SURROUNDINGS: f64 = 0.15;
+const SURROUNDINGS: f64 = 0.0;
 
 /// How wide the soft edge of a region is, as a share of its shorter side.
 const EDGE: f64 = 0.12;
