@@ -103,7 +103,8 @@ impl Teller<'_> {
         let concepts = concept_ids.each_ref().map(|id| json!({ "concept": id }));
         let title = format!("{} and {}", first.name(), second.name());
         let folder = format!("composed/{}-{}", slug(first.title()), slug(second.title()));
-        let images = self.sample(&title, &folder, &compositions_of(first, second), &concepts).await?;
+        let images =
+            self.sample(&title, &folder, &compositions_of(first, second), &concepts).await?;
         let title = format!("{title}, each in its region");
         let panel = PairPanel { title, images: images_by_prompt(self.out, &images) };
         let seconds = start.elapsed().as_secs_f64();

@@ -26,7 +26,10 @@ async fn several_concepts_have_regions_unless_the_request_says_otherwise(db: PgP
     let prompts: Vec<&Value> =
         composition["regions"].as_array().unwrap().iter().map(|one| &one["prompt"]).collect();
     assert_eq!(prompts, ["photo of a <rex> dog on the grass", "photo of a <max> dog on the grass"]);
-    assert_eq!((&composition["redraw_strength"], &composed.body["merge"]), (&json!(1.0), &Value::Null));
+    assert_eq!(
+        (&composition["redraw_strength"], &composed.body["merge"]),
+        (&json!(1.0), &Value::Null)
+    );
     assert_eq!(service.get(composed.header("location")).await.body, composed.body);
 
     for (more, method) in [
@@ -116,8 +119,7 @@ fn differ_inside_alone(image: &RgbImage, other: &RgbImage, boxes: &[[u32; 4]]) -
         .filter(|(x, y, pixel)| *pixel != other.get_pixel(*x, *y))
         .map(|(x, y, _)| (x, y))
         .collect();
-    let all_inside =
-        differing.iter().all(|(x, y)| boxes.iter().any(|one| is_inside(*x, *y, *one)));
+    let all_inside = differing.iter().all(|(x, y)| boxes.iter().any(|one| is_inside(*x, *y, *one)));
     all_inside && boxes.iter().all(|one| differing.iter().any(|(x, y)| is_inside(*x, *y, *one)))
 }
 
@@ -137,7 +139,8 @@ async fn each_concept_is_drawn_in_its_region_and_the_layout_stays_around_them(db
         body
     };
     let prompt = "a <rex> dog next to a <delft> vase on the beach";
-    let plain = json!({ "prompt": "a dog next to a vase on the beach", "n": 2, "preview_every": 1 });
+    let plain =
+        json!({ "prompt": "a dog next to a vase on the beach", "n": 2, "preview_every": 1 });
     let layouts = whole.images(asked(plain)).await;
 
     // Found in the layout, or told by the request: outside the boxes, every byte is the layout's.

@@ -133,8 +133,10 @@ impl Composer {
         let regions = starts.into_iter().zip(&crops).enumerate();
         let redrawn =
             regions.map(|(region, (init, crop))| self.redraw(region, image_index, *crop, init));
-        for (crop, redrawn) in crops.iter().zip(try_join_all(redrawn).await?) {
-            crop.paste(&redrawn, &mut picture);
+        let redrawn = try_join_all(redrawn).await?;
+        let laid_out = picture.clone();
+        for (crop, redrawn) in crops.iter().zip(redrawn) {
+            crop.paste(&redrawn, &laid_out, &mut picture);
         }
         let size = picture.dimensions();
         let used = |(region, place): (&Region, PixelBox)| UsedRegion {
