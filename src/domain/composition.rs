@@ -48,7 +48,7 @@ pub struct Redraw {
 
 impl Default for Redraw {
     fn default() -> Self {
-        Self { redraw_strength: 1.0, margin: 0.15, enlarge: 1 }
+        Self { redraw_strength: 1.0, margin: 0.12, enlarge: 1 }
     }
 }
 

@@ -26,8 +26,8 @@ pub struct CompositionOptions {
     #[schema(exclusive_minimum = 0, maximum = 1, default = 1.0)]
     pub redraw_strength: Option<f64>,
     /// How far a region that is found in the layout is grown on each side, as a share of its longer side, from 0 to 1.
-    /// Defaults to 0.15. Method `regional` only.
-    #[schema(minimum = 0, maximum = 1, default = 0.15)]
+    /// Defaults to 0.12. Method `regional` only.
+    #[schema(minimum = 0, maximum = 1, default = 0.12)]
     pub margin: Option<f64>,
     /// How many times larger than `width` and `height` the image is, from 1 to 4: regions are generated at the base model's own
     /// size, so they gain detail. Defaults to 1. Method `regional` only.

@@ -87,7 +87,7 @@ impl Crop {
 }
 
 /// Differences of a channel, of 255, at which a pixel begins to count as changed, and from which on it is.
-const CHANGED: [f64; 2] = [8.0, 24.0];
+const CHANGED: [f64; 2] = [12.0, 32.0];
 
 /// How far a changed pixel reaches, in pixels: one in a picture of 64.
 fn radius((width, height): (u32, u32)) -> u32 {

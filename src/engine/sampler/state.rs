@@ -211,7 +211,8 @@ impl DenoisingState {
         let held = self.scheduler.add_noise_at(self.next_step, clean, noise);
         let cells = mask.len();
         for (index, (value, held)) in self.latents.iter_mut().zip(held).enumerate() {
-            *value = held + mask[index % cells] * (*value - held);
+            let share = mask[index % cells];
+            *value = share * *value + (1.0 - share) * held;
         }
     }
 }
