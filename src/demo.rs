@@ -7,6 +7,7 @@
 mod alignment;
 mod lesson;
 mod merging;
+mod photos;
 mod progress;
 mod report;
 mod sheet;
@@ -17,21 +18,21 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use self::alignment::Judge;
-use crate::config::{ServeSettings, Settings, WorkerSettings, bundled};
+use crate::config::{ServeSettings, Settings, WorkerSettings};
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::evaluator::Evaluator;
 use crate::serve::{Service, asked_to_end};
 
+pub(crate) use lesson::{create_concept, modifier_token};
 pub use merging::{MergingSheetArgs, run as draw_merging_sheet};
-
-/// Fewest photos that a concept is taught from.
-const MIN_PHOTOS: usize = 4;
+pub(crate) use photos::{ConceptPhotos, read as read_concepts};
+pub(crate) use progress::Progress;
+pub(crate) use teller::{slug, text};
 
 /// What the demo takes and where it leaves its results.
 #[derive(Clone, Debug, Args)]
@@ -64,51 +65,23 @@ fn json_object(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("a JSON object is expected: {error}"))
 }
 
-/// A concept of the folder.
-#[derive(Clone, Debug)]
-struct ConceptPhotos {
-    name: String,
-    class_noun: String,
-    /// Whether the base model knows the class: then the concept is taught with a modifier token.
-    is_known: bool,
-    /// In the order of their names.
-    photos: Vec<PathBuf>,
-}
-
-/// An entry of `concepts.json`.
-#[derive(Deserialize)]
-struct ConceptEntry {
-    class_noun: String,
-    known_to_the_base_model: bool,
-}
-
 /// Runs the demo.
 ///
 /// # Errors
 /// A sentence about what is wrong with the folder, or what the service answered.
 pub async fn run(args: &DemoArgs) -> Result<()> {
-    let dir = match &args.concepts {
-        Some(dir) => dir.clone(),
-        None => bundled("demo/concepts")
-            .context("the repository's photos are not here: give --concepts DIR")?,
-    };
-    let mut concepts: Vec<ConceptPhotos> = Vec::new();
-    for name in &args.names {
-        let is_new = concepts.iter().all(|concept| concept.name != *name);
-        ensure!(is_new, "--concept {name} is given twice");
-        concepts.push(read_concept(&dir, name)?);
-    }
+    let concepts = photos::read(args.concepts.as_deref(), &args.names)?;
     prepare_out(&args.out, &concepts)?;
 
     let private = tempfile::Builder::new().prefix("vstar-demo-").tempdir()?;
-    let settings = settings(args, private.path());
+    let settings = private_settings(private.path(), args.pg_bin.as_deref());
     let judge = match settings.common.evaluator_dir().map_err(anyhow::Error::msg)? {
         Some(dir) => Some(Judge::new(Evaluator::load(&dir, &settings.common.device)?)),
         None => None,
     };
     let service = Service::start(&settings).await?;
     let address = format!("http://{}", service.address);
-    let progress = progress::Progress::new(std::io::stdout().is_terminal());
+    let progress = Progress::new(std::io::stdout().is_terminal());
     progress.say(&format!("vstar answers at {address}"));
 
     let told = story::tell(&address, args, &concepts, judge.as_ref(), &progress).await;
@@ -120,13 +93,13 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
     told
 }
 
-/// A service of the demo's own, on loopback and with a private database.
-fn settings(args: &DemoArgs, data_dir: &Path) -> ServeSettings {
+/// A service of one's own, on loopback and with a private database.
+pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeSettings {
     ServeSettings {
         common: Settings {
             data_dir: data_dir.to_owned(),
             database_url: None,
-            pg_bin: args.pg_bin.clone(),
+            pg_bin: pg_bin.map(Path::to_owned),
             object_store: None,
             base_model: None,
             evaluator: None,
@@ -138,42 +111,6 @@ fn settings(args: &DemoArgs, data_dir: &Path) -> ServeSettings {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         no_worker: false,
     }
-}
-
-fn read_concept(dir: &Path, name: &str) -> Result<ConceptPhotos> {
-    let index = dir.join("concepts.json");
-    let text = std::fs::read_to_string(&index)
-        .with_context(|| format!("{} cannot be read", index.display()))?;
-    let mut entries: std::collections::BTreeMap<String, ConceptEntry> = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not as expected", index.display()))?;
-    let names = entries.keys().cloned().collect::<Vec<_>>().join(", ");
-    let Some(entry) = entries.remove(name) else {
-        bail!("{} has no concept `{name}`; it has {names}", index.display());
-    };
-    let folder = dir.join(name);
-    let mut photos = Vec::new();
-    for file in std::fs::read_dir(&folder)
-        .with_context(|| format!("{} cannot be read", folder.display()))?
-    {
-        let path = file?.path();
-        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
-        if ["jpg", "jpeg", "png", "webp"].iter().any(|known| extension == *known) {
-            photos.push(path);
-        }
-    }
-    photos.sort();
-    ensure!(
-        photos.len() >= MIN_PHOTOS,
-        "{} has {} photos, a concept needs at least {MIN_PHOTOS}",
-        folder.display(),
-        photos.len()
-    );
-    Ok(ConceptPhotos {
-        name: name.to_owned(),
-        class_noun: entry.class_noun,
-        is_known: entry.known_to_the_base_model,
-        photos,
-    })
 }
 
 /// Makes the folder and takes away what an earlier run left under the names that this one writes.

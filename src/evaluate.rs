@@ -173,8 +173,30 @@ fn print_table(report: &Value) {
             .map(|field| format!("{:24}", figure(&subject[field])));
         println!("{:20} {}", subject["name"].as_str().unwrap_or_default(), columns.join(" "));
     }
+    print_compositions(report, figure);
     if let Some(photos) = report["photos_alignment"].as_f64() {
         println!("{:20} {:24} {photos:.3}", "photos", "");
+    }
+}
+
+/// The things of images of several, if there are such images.
+fn print_compositions(report: &Value, figure: impl Fn(&Value) -> String) {
+    let subjects = report["subjects"].as_array().into_iter().flatten();
+    let composed = subjects.filter(|subject| subject["composition"].is_object());
+    for (row, subject) in composed.enumerate() {
+        if row == 0 {
+            println!(
+                "{:20} {:24} {:24} {:24} things in the order of the prompt",
+                "several things", "image-alignment", "leak", "all present"
+            );
+        }
+        let composition = &subject["composition"];
+        let columns = ["image_alignment", "leak", "all_present"]
+            .map(|field| format!("{:24}", figure(&composition[field])));
+        let places = composition["places"].as_array().into_iter().flatten();
+        let places: Vec<String> = places.map(&figure).collect();
+        let name = subject["name"].as_str().unwrap_or_default();
+        println!("{name:20} {} {}", columns.join(" "), places.join(", "));
     }
 }
 

@@ -3,6 +3,7 @@
 //! Everything here is arithmetic on the host. The same features give the same figures: resamples are drawn by counters.
 
 mod alignment;
+mod composition;
 mod kid;
 mod report;
 mod scene;

@@ -4,11 +4,13 @@
 
 mod check;
 mod plot;
+mod samples;
 mod subject;
 
 use sqlx::PgConnection;
 
 use self::check::{check_evaluator, check_numbers, check_prompts};
+pub use self::samples::EvaluatedSample;
 use self::subject::{BoundSubject, bind_subjects};
 use super::binding::{concept_named, named_concepts};
 use super::image_set::find_image_set;
@@ -20,6 +22,7 @@ use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef, ConceptWords};
 use crate::domain::delta_use::ConceptUse;
+use crate::domain::evaluation::part::THINGS;
 use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::prompt_set::PromptSet;
 use crate::domain::evaluation::{
@@ -45,12 +48,20 @@ pub struct NewEvaluation {
     pub subjects: Vec<NewSubject>,
     /// Whose photos the images are compared with; those that the subjects' deltas contain if empty.
     pub concepts: Vec<ConceptRef>,
-    pub prompts: Vec<String>,
+    pub prompts: Vec<NewPrompt>,
     pub prompt_set: Option<PromptSet>,
     pub images_per_prompt: Option<usize>,
     pub negative_prompt: Option<String>,
     pub options: SampleOptions,
     pub held_out: Option<NewHeldOut>,
+}
+
+/// A prompt of the request.
+#[derive(Clone, Debug)]
+pub struct NewPrompt {
+    pub text: String,
+    /// That the image should show; the concepts that the prompt names if `None`.
+    pub things: Option<usize>,
 }
 
 /// What to evaluate.
@@ -89,6 +100,7 @@ impl App {
             self.concepts_with_photos(&mut tx, &new, &subjects, evaluator).await?;
         let prompts = resolve_prompts(&new, &concepts)?;
         check_prompts(&self.model, evaluator, &prompts, &subjects, &concepts)?;
+        check::check_parts(evaluator, &prompts, &settings)?;
         let negative_prompt = new.negative_prompt.clone().unwrap_or_default();
         check::check_negative_prompt(&self.model, &negative_prompt, &subjects, &settings)?;
         let task = EvaluationTask {
@@ -216,15 +228,37 @@ fn resolve_prompts(
 ) -> Result<Vec<(EvaluationPrompt, String)>, Invalid> {
     let words: Vec<&ConceptWords> = concepts.iter().collect();
     let own = new.prompts.iter().enumerate();
-    let own = own.map(|(index, text)| (text.as_str(), format!("/prompts/{index}")));
+    let own = own
+        .map(|(index, prompt)| (prompt.text.as_str(), prompt.things, format!("/prompts/{index}")));
     let of_set = new.prompt_set.iter().flat_map(|set| set.prompts());
-    let of_set = of_set.map(|text| (*text, "/prompt_set".to_owned()));
-    let prompts =
-        own.chain(of_set).map(|(text, pointer)| match EvaluationPrompt::new(text, &words) {
-            Ok(prompt) => Ok((prompt, pointer)),
-            Err(detail) => Err(FieldError::new(pointer, Code::InvalidValue, detail)),
-        });
+    let of_set = of_set.map(|text| (*text, None, "/prompt_set".to_owned()));
+    let prompts = own.chain(of_set).map(|(text, things, pointer)| {
+        let prompt = EvaluationPrompt::new(text, &words)
+            .map_err(|detail| FieldError::new(&pointer, Code::InvalidValue, detail))?;
+        Ok((with_things(prompt, things, &pointer)?, pointer))
+    });
     all_or_errors(prompts)
+}
+
+/// The prompt with the request's number of things, which counts the concepts that it names.
+fn with_things(
+    prompt: EvaluationPrompt,
+    things: Option<usize>,
+    pointer: &str,
+) -> Result<EvaluationPrompt, FieldError> {
+    let Some(things) = things else { return Ok(prompt) };
+    let (named, most) = (prompt.things, *THINGS.end());
+    if !(1..=most).contains(&things) || things < named {
+        let pointer = format!("{pointer}/things");
+        let detail = match named {
+            0 | 1 => format!("{things} is outside 1 to {most}"),
+            _ => {
+                format!("{things} is outside {named} to {most}: the prompt names {named} concepts")
+            }
+        };
+        return Err(FieldError::new(pointer, Code::OutOfRange, detail));
+    }
+    Ok(EvaluationPrompt { things, ..prompt })
 }
 
 fn check_size(task: &EvaluationTask) -> Result<(), FieldError> {

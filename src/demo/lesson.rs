@@ -11,6 +11,7 @@ use super::alignment::{ConceptAlignment, among};
 use super::report::{ConceptReport, ImageReport};
 use super::sheet::ConceptPanel;
 use super::teller::{Teller, images_by_prompt, slug, text};
+use crate::client::Client;
 
 /// Prompts of each concept; `{}` is its name.
 const PROMPTS: [&str; 4] = [
@@ -35,7 +36,7 @@ pub(super) struct Student<'a> {
 
 impl<'a> Student<'a> {
     pub(super) fn new(photos: &'a ConceptPhotos) -> Self {
-        let modifier_token = photos.is_known.then(|| format!("<my-{}>", slug(&photos.name)));
+        let modifier_token = modifier_token(photos);
         let (before, after) = (Vec::new(), Vec::new());
         let concept_id = String::new();
         Self { photos, modifier_token, concept_id, before, after, alignment: None, report: None }
@@ -84,6 +85,32 @@ impl<'a> Student<'a> {
     }
 }
 
+/// How prompts call a concept of a class that the base model knows.
+pub(crate) fn modifier_token(photos: &ConceptPhotos) -> Option<String> {
+    photos.is_known.then(|| format!("<my-{}>", slug(&photos.name)))
+}
+
+/// Creates a concept, uploads its photos and returns its id.
+///
+/// # Errors
+/// What the service answers.
+pub(crate) async fn create_concept(
+    client: &Client,
+    photos: &ConceptPhotos,
+    modifier_token: Option<&str>,
+) -> Result<String> {
+    let body = json!({
+        "handle": slug(&photos.name),
+        "modifier_token": modifier_token,
+        "class_noun": photos.class_noun,
+    });
+    let concept_id = text(&client.post("/v1/concepts", &body).await?, "id")?;
+    let path = format!("/v1/concepts/{concept_id}/images");
+    let uploaded = client.upload(&path, &photos.photos).await?;
+    ensure!(uploaded["rejected"] == 0, "photos of {} were refused: {uploaded}", photos.name);
+    Ok(concept_id)
+}
+
 impl Teller<'_> {
     /// Creates the concept and uploads its photos.
     pub(super) async fn enrol(&self, student: &mut Student<'_>) -> Result<()> {
@@ -93,16 +120,8 @@ impl Teller<'_> {
         for photo in &photos.photos {
             std::fs::copy(photo, copies.join(photo.file_name().unwrap_or_default()))?;
         }
-        let body = json!({
-            "handle": slug(&photos.name),
-            "modifier_token": student.modifier_token,
-            "class_noun": photos.class_noun,
-        });
-        let concept = self.client.post("/v1/concepts", &body).await?;
-        student.concept_id = text(&concept, "id")?;
-        let path = format!("/v1/concepts/{}/images", student.concept_id);
-        let uploaded = self.client.upload(&path, &photos.photos).await?;
-        ensure!(uploaded["rejected"] == 0, "photos of {} were refused: {uploaded}", photos.name);
+        student.concept_id =
+            create_concept(self.client, photos, student.modifier_token.as_deref()).await?;
         self.progress.say(&format!("{}: {} photos uploaded", photos.name, photos.photos.len()));
         Ok(())
     }

@@ -5,13 +5,13 @@ use std::time::Instant;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 /// Where the demo writes its progress.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bars: Option<MultiProgress>,
     start: Instant,
 }
 
 /// One piece of work with steps.
-pub(super) struct Work<'a> {
+pub(crate) struct Work<'a> {
     progress: &'a Progress,
     title: String,
     bar: Option<ProgressBar>,
@@ -20,12 +20,12 @@ pub(super) struct Work<'a> {
 }
 
 impl Progress {
-    pub(super) fn new(terminal: bool) -> Self {
+    pub(crate) fn new(terminal: bool) -> Self {
         Self { bars: terminal.then(MultiProgress::new), start: Instant::now() }
     }
 
     /// Says a sentence.
-    pub(super) fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         let line = format!("[{:5.1} s] {text}", self.start.elapsed().as_secs_f64());
         match &self.bars {
             Some(bars) => drop(bars.println(line)),
@@ -34,7 +34,7 @@ impl Progress {
     }
 
     /// Begins a piece of work.
-    pub(super) fn begin(&self, title: impl Into<String>) -> Work<'_> {
+    pub(crate) fn begin(&self, title: impl Into<String>) -> Work<'_> {
         let title = title.into();
         let bar = self.bars.as_ref().map(|bars| {
             let style = ProgressStyle::with_template("{msg:40} {wide_bar} {pos}/{len} {eta}");
@@ -49,7 +49,7 @@ impl Progress {
 
 impl Work<'_> {
     /// Says how far it is; `note` is short, such as a loss.
-    pub(super) fn at(&mut self, step: u64, of: u64, note: &str) {
+    pub(crate) fn at(&mut self, step: u64, of: u64, note: &str) {
         if let Some(bar) = &self.bar {
             bar.set_length(of);
             bar.set_position(step);
@@ -64,7 +64,7 @@ impl Work<'_> {
     }
 
     /// Ends it.
-    pub(super) fn done(self, note: &str) {
+    pub(crate) fn done(self, note: &str) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }

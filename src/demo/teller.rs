@@ -84,11 +84,11 @@ pub(super) fn images_by_prompt(out: &Path, images: &[ImageReport]) -> ImagesByPr
 }
 
 /// A name as handles and tokens take it.
-pub(super) fn slug(name: &str) -> String {
+pub(crate) fn slug(name: &str) -> String {
     name.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect()
 }
 
-pub(super) fn text(value: &Value, field: &str) -> Result<String> {
+pub(crate) fn text(value: &Value, field: &str) -> Result<String> {
     value[field]
         .as_str()
         .map(str::to_owned)

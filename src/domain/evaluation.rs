@@ -1,5 +1,6 @@
 //! An evaluation: images of one or several subjects on the same prompts, and figures of how well they show the concepts.
 
+pub mod part;
 pub mod prompt;
 pub mod prompt_set;
 pub mod report;

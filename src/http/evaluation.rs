@@ -2,6 +2,7 @@
 
 mod body;
 mod file;
+mod sample;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -11,6 +12,7 @@ pub(crate) use self::file::{
     __path_get_evaluation_alignment, __path_get_evaluation_losses, __path_get_evaluation_sheet,
     get_evaluation_alignment, get_evaluation_losses, get_evaluation_sheet,
 };
+pub(crate) use self::sample::{__path_list_evaluation_samples, list_evaluation_samples};
 use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};

@@ -99,6 +99,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(evaluation::get_evaluation))
         .routes(routes!(evaluation::cancel_evaluation))
         .routes(routes!(event::stream_evaluation_events))
+        .routes(routes!(evaluation::list_evaluation_samples))
         .routes(routes!(evaluation::get_evaluation_sheet))
         .routes(routes!(evaluation::get_evaluation_alignment))
         .routes(routes!(evaluation::get_evaluation_losses))

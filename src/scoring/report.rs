@@ -1,14 +1,16 @@
 //! The report of an evaluation, from the features of its images, prompts and photos.
 
 use super::alignment::{among_photos, with_photos, with_text};
+use super::composition::{self, Composition, compositions};
 use super::kid::kid;
 use super::scene::scene;
 use super::statistics::{mean, mean_of, percentile_interval};
-use crate::domain::concept::ConceptWords;
+use crate::domain::concept::{ConceptWords, Handle};
 use crate::domain::evaluation::EvaluationTask;
+use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::report::{
-    ConceptAlignment, Estimate, EvaluationReport, HeldOutReport, KidReport, PhotosReport,
-    PromptReport, SubjectReport,
+    CompositionReport, ConceptAlignment, Estimate, EvaluationReport, HeldOutReport, KidReport,
+    PhotosReport, PromptReport, SubjectReport,
 };
 use crate::evaluator::Features;
 
@@ -27,6 +29,9 @@ pub struct Scores {
 #[derive(Debug)]
 pub struct ScoredSubject {
     pub images: Vec<Features>,
+    /// Of prompts that show several things, the features of each [part](crate::domain::evaluation::part::parts); of others,
+    /// none.
+    pub parts: Vec<Vec<Features>>,
 }
 
 /// Computes all figures.
@@ -44,8 +49,9 @@ pub fn report(task: &EvaluationTask, scores: &Scores) -> EvaluationReport {
             },
         })
         .collect();
-    let among: Option<Vec<f64>> = photos.iter().map(|photos| photos.alignment.mean).collect();
-    let photos_alignment = among.and_then(|among| mean(&among));
+    let among: Vec<Option<f64>> = photos.iter().map(|photos| photos.alignment.mean).collect();
+    let known: Option<Vec<f64>> = among.iter().copied().collect();
+    let photos_alignment = known.and_then(|known| mean(&known));
     let measured: Vec<Measured> =
         scores.subjects.iter().map(|subject| Measured::new(task, scores, subject)).collect();
     let base = task.base_subject().map(|base| &measured[base]);
@@ -62,7 +68,7 @@ pub fn report(task: &EvaluationTask, scores: &Scores) -> EvaluationReport {
             },
         ),
         subjects: subjects
-            .map(|(index, its)| its.report(task, scores, index, base, photos_alignment))
+            .map(|(index, its)| its.report(task, scores, index, base, &among))
             .collect(),
     }
 }
@@ -74,6 +80,8 @@ struct Measured {
     image: Vec<Vec<f64>>,
     /// The same for each concept.
     by_concept: Vec<Vec<Vec<f64>>>,
+    /// The things of each image; none for prompts that do not show several.
+    compositions: Vec<Vec<Composition>>,
 }
 
 impl Measured {
@@ -97,7 +105,13 @@ impl Measured {
             };
             (0..subject.images[prompt].len()).map(mean_of_image).collect()
         });
-        Self { text: text.collect(), image: image.collect(), by_concept }
+        let prompts = task.prompts.iter().zip(&subject.parts);
+        let compositions = prompts.map(|(prompt, parts)| {
+            let mentions = prompt.mentions(task.concepts.iter().map(|concept| &concept.words));
+            compositions(&mentions, parts, &scores.photos)
+        });
+        let compositions = compositions.collect();
+        Self { text: text.collect(), image: image.collect(), by_concept, compositions }
     }
 
     fn report(
@@ -106,11 +120,13 @@ impl Measured {
         scores: &Scores,
         index: usize,
         base: Option<&Self>,
-        photos_alignment: Option<f64>,
+        photos: &[Option<f64>],
     ) -> SubjectReport {
         let subject = &task.subjects[index];
         let named = |values: &[Vec<f64>]| of_prompts(task, values, true);
         let concepts = task.concepts.iter().zip(&self.by_concept);
+        let known: Option<Vec<f64>> = photos.iter().copied().collect();
+        let photos_alignment = known.and_then(|known| mean(&known));
         SubjectReport {
             name: subject.name.clone(),
             is_base: subject.is_base(),
@@ -132,21 +148,25 @@ impl Measured {
                 ),
             },
             scene: scene_of(task, scores, index),
+            composition: composition_of(task, self.compositions.iter().flatten(), photos),
             kid: scores.held_out.as_ref().map(|held_out| kid_of(task, scores, index, held_out)),
-            prompts: self.prompts(task, index),
+            prompts: self.prompts(task, index, photos),
         }
     }
 
-    fn prompts(&self, task: &EvaluationTask, index: usize) -> Vec<PromptReport> {
-        let of_prompt =
-            |(place, prompt): (usize, &crate::domain::evaluation::prompt::EvaluationPrompt)| {
-                PromptReport {
-                    prompt: prompt.for_subject(&task.subjects[index]).to_owned(),
-                    names_concept: prompt.names_concept,
-                    text_alignment: mean_of(&self.text[place], IMAGES),
-                    image_alignment: mean_of(&self.image[place], IMAGES),
-                }
-            };
+    fn prompts(
+        &self,
+        task: &EvaluationTask,
+        index: usize,
+        photos: &[Option<f64>],
+    ) -> Vec<PromptReport> {
+        let of_prompt = |(place, prompt): (usize, &EvaluationPrompt)| PromptReport {
+            prompt: prompt.for_subject(&task.subjects[index]).to_owned(),
+            names_concept: prompt.names_concept,
+            text_alignment: mean_of(&self.text[place], IMAGES),
+            image_alignment: mean_of(&self.image[place], IMAGES),
+            composition: composition_of(task, self.compositions[place].iter(), photos),
+        };
         task.prompts.iter().enumerate().map(of_prompt).collect()
     }
 }
@@ -203,6 +223,16 @@ fn share(after: &[f64], before: Option<Vec<f64>>, photos: Option<f64>) -> Estima
     Estimate { mean, interval: Some(percentile_interval(n, statistic)), n, reason: None }
 }
 
+fn composition_of<'a>(
+    task: &EvaluationTask,
+    images: impl Iterator<Item = &'a Composition>,
+    photos: &[Option<f64>],
+) -> Option<CompositionReport> {
+    let images: Vec<&Composition> = images.collect();
+    let handles: Vec<&Handle> = task.concepts.iter().map(|concept| &concept.handle).collect();
+    (!images.is_empty()).then(|| composition::report(&images, &handles, photos))
+}
+
 fn scene_of(task: &EvaluationTask, scores: &Scores, index: usize) -> Estimate {
     let named: Vec<usize> =
         (0..task.prompts.len()).filter(|prompt| task.prompts[*prompt].names_concept).collect();
@@ -240,10 +270,14 @@ mod tests {
             prompts: Features::new(2, vec![0.0, 1.0, 0.6, 0.8]),
             held_out: None,
             subjects: vec![
-                ScoredSubject { images: vec![images(0.0, 1.0), images(0.0, 1.0)] },
-                ScoredSubject { images: vec![images(1.0, 0.0), images(0.0, 1.0)] },
+                scored(vec![images(0.0, 1.0), images(0.0, 1.0)]),
+                scored(vec![images(1.0, 0.0), images(0.0, 1.0)]),
             ],
         }
+    }
+
+    fn scored(images: Vec<Features>) -> ScoredSubject {
+        ScoredSubject { parts: vec![Vec::new(); images.len()], images }
     }
 
     #[test]
@@ -270,7 +304,7 @@ mod tests {
         gate.words.class_noun = ClassNoun::try_from("gate".to_owned()).unwrap();
         task.concepts.push(gate);
         let (text, plain) = ("a gate".to_owned(), "a gate".to_owned());
-        task.prompts[1] = EvaluationPrompt { text, plain, names_concept: true };
+        task.prompts[1] = EvaluationPrompt { text, plain, names_concept: true, things: 1 };
         let mut scores = scores();
         scores.photos.push(Features::new(2, vec![0.0, 1.0]));
 
@@ -288,6 +322,38 @@ mod tests {
                 "{estimate:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_prompt_of_two_concepts_is_scored_by_parts() {
+        let mut task = small_task();
+        let mut gate = task.concepts[0].clone();
+        gate.words.modifier_token = None;
+        gate.words.class_noun = ClassNoun::try_from("gate".to_owned()).unwrap();
+        task.concepts.push(gate);
+        let words: Vec<&ConceptWords> =
+            task.concepts.iter().map(|concept| &concept.words).collect();
+        task.prompts[1] = EvaluationPrompt::new("a gate and a {}", &words).unwrap();
+        let mut scores = scores();
+        scores.photos.push(Features::new(2, vec![0.0, 1.0, 0.6, 0.8]));
+        // The gate stands on the right.
+        let part = |x: f32, y: f32| Features::new(2, [x, y].repeat(6));
+        for subject in &mut scores.subjects {
+            subject.parts[1] = vec![part(1.0, 0.0), part(0.0, 1.0)];
+        }
+
+        let report = report(&task, &scores);
+
+        let both = &report.subjects[1];
+        let composition = both.composition.as_ref().unwrap();
+        let near = |estimate: &Estimate, value: f64| (estimate.mean.unwrap() - value).abs() < 1e-6;
+        assert!(near(&composition.places[0], 0.9) && near(&composition.places[1], 0.9));
+        assert!(near(&composition.image_alignment, 0.9) && near(&composition.leak, 0.3));
+        assert!(near(&composition.all_present, 1.0));
+        assert!(near(&composition.concepts[1].image_alignment, 0.9));
+        assert_eq!((composition.image_alignment.n, composition.all_present.n), (6, 6));
+        assert_eq!(both.prompts[0].composition, None);
+        assert_eq!(both.prompts[1].composition, both.composition);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Subject;
+use super::part::THINGS;
 use crate::domain::concept::{ConceptWords, modifier_tokens_in};
 
 /// Stands for a concept's name in a prompt: the first for the first concept, the second for the second.
@@ -18,6 +19,10 @@ pub struct EvaluationPrompt {
     pub plain: String,
     /// Whether the prompt names one of the concepts. The others show how far the concepts leak.
     pub names_concept: bool,
+    /// The number of things that the image should show. From 2 to 4, each concept is scored in the part of the image that it
+    /// has to itself.
+    #[serde(default)]
+    pub things: usize,
 }
 
 impl EvaluationPrompt {
@@ -39,7 +44,19 @@ impl EvaluationPrompt {
         }
         let plain = without_modifier_tokens(&text);
         let names_concept = concepts.iter().any(|words| names(&text, words));
-        Ok(Self { text, plain, names_concept })
+        let things = mentions_in(&text, concepts.iter().copied()).len();
+        Ok(Self { text, plain, names_concept, things })
+    }
+
+    /// The concepts in the order in which the prompt names them, as places in `concepts`; one that is named twice is there
+    /// twice.
+    pub fn mentions<'a>(&self, concepts: impl Iterator<Item = &'a ConceptWords>) -> Vec<usize> {
+        mentions_in(&self.text, concepts)
+    }
+
+    /// Whether the image shows several things of which at least one is a concept, so that it is scored by parts.
+    pub fn is_composition(&self) -> bool {
+        self.names_concept && THINGS.contains(&self.things)
     }
 
     /// Whether the prompt names this concept.
@@ -53,20 +70,39 @@ impl EvaluationPrompt {
     }
 }
 
-/// A concept with a modifier token is named by that, one without by its class noun as whole words.
 fn names(text: &str, words: &ConceptWords) -> bool {
-    match &words.modifier_token {
-        Some(token) => text.contains(token.as_str()),
-        None => {
-            let is_word = |c: char| c.is_alphanumeric();
-            let noun = words.class_noun.as_str().to_lowercase();
-            let text = text.to_lowercase();
-            text.match_indices(&noun).any(|(start, found)| {
-                let (before, after) = (&text[..start], &text[start + found.len()..]);
-                !before.ends_with(is_word) && !after.starts_with(is_word)
-            })
-        }
+    !places_of(text, words).is_empty()
+}
+
+fn mentions_in<'a>(text: &str, concepts: impl Iterator<Item = &'a ConceptWords>) -> Vec<usize> {
+    let mut found: Vec<(usize, usize)> = concepts
+        .enumerate()
+        .flat_map(|(concept, words)| {
+            places_of(text, words).into_iter().map(move |place| (place, concept))
+        })
+        .collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, concept)| concept).collect()
+}
+
+/// Where a text names a concept: one with a modifier token is named by that, one without by its class noun as whole words.
+/// A noun right behind a modifier token belongs to that.
+fn places_of(text: &str, words: &ConceptWords) -> Vec<usize> {
+    if let Some(token) = &words.modifier_token {
+        return text.match_indices(token.as_str()).map(|(start, _)| start).collect();
     }
+    let is_word = |c: char| c.is_alphanumeric();
+    let noun = words.class_noun.as_str().to_lowercase();
+    let text = text.to_lowercase();
+    let stands_alone = |start: usize, end: usize| {
+        let (before, after) = (&text[..start], &text[end..]);
+        let is_of_a_token = before.trim_end().ends_with('>');
+        !before.ends_with(is_word) && !after.starts_with(is_word) && !is_of_a_token
+    };
+    text.match_indices(&noun)
+        .filter(|(start, found)| stands_alone(*start, start + found.len()))
+        .map(|(start, _)| start)
+        .collect()
 }
 
 /// The text without what stands in angle brackets as a modifier token, and without the gaps that this leaves.
@@ -118,6 +154,23 @@ mod tests {
 
         assert!(named("a photo of <rex>", &rex) && !named("a photo of a dog", &rex));
         assert!(named("a Gate, at night", &gate) && !named("a gateway", &gate));
+    }
+
+    #[test]
+    fn concepts_are_found_in_the_order_of_the_prompt_each_time_that_they_are_named() {
+        let (rex, gate, dog) =
+            (words(Some("<rex>"), "dog"), words(None, "gate"), words(None, "dog"));
+        let of = |text: &str| {
+            let concepts = [&rex, &gate, &dog];
+            let prompt = EvaluationPrompt::new(text, &concepts).unwrap();
+            (prompt.mentions(concepts.into_iter()), prompt.things, prompt.is_composition())
+        };
+
+        assert_eq!(of("a gate next to a <rex> dog"), (vec![1, 0], 2, true));
+        assert_eq!(of("a <rex> dog and a dog"), (vec![0, 2], 2, true));
+        assert_eq!(of("two gates, a gate, a gate, a <rex>"), (vec![1, 1, 0], 3, true));
+        assert_eq!(of("a <rex> dog next to a cake"), (vec![0], 1, false));
+        assert_eq!(of("a cat next to a cake"), (vec![], 0, false));
     }
 
     #[test]

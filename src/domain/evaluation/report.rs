@@ -83,6 +83,9 @@ pub struct SubjectReport {
     /// The fraction of images for which their own prompt is the nearest of the prompts. The means of the images' and of the
     /// prompts' features are taken away first.
     pub scene: Estimate,
+    /// The things of images of several, each in its own part of the image. Null if no prompt shows several things.
+    #[serde(default)]
+    pub composition: Option<CompositionReport>,
     /// The distance from the held-out images.
     pub kid: Option<KidReport>,
     /// Prompt by prompt, in the order of the request.
@@ -94,6 +97,24 @@ pub struct SubjectReport {
 pub struct ConceptAlignment {
     pub concept: Handle,
     pub image_alignment: Estimate,
+}
+
+/// Images of several things, of which at least one is a concept. Each concept is compared with its photos in the part of the image
+/// that it has to itself: a half for two things, a third for three, a quadrant for four, each a square of half the width.
+/// Parts are handed out so that the sum of alignments is largest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct CompositionReport {
+    /// How well each concept's part agrees with its photos: the mean over the concepts of an image.
+    pub image_alignment: Estimate,
+    /// The same by place in the prompt: of the concept that is named first, second, …
+    pub places: Vec<Estimate>,
+    /// The same by concept.
+    pub concepts: Vec<ConceptAlignment>,
+    /// How well each concept's part agrees with the photos of the other concepts that the prompt names.
+    pub leak: Estimate,
+    /// The fraction of images in which every concept is there: its part agrees with its photos at least half as well as they
+    /// agree with each other, and better than with the photos of any other concept that the prompt names.
+    pub all_present: Estimate,
 }
 
 /// Kernel inception distances, with the evaluator's features in place of Inception's. The kernel is (x·y/d + 1)³.
@@ -129,4 +150,7 @@ pub struct PromptReport {
     pub names_concept: bool,
     pub text_alignment: Estimate,
     pub image_alignment: Estimate,
+    /// Null if the prompt does not show several things.
+    #[serde(default)]
+    pub composition: Option<CompositionReport>,
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::app::evaluation::{NewEvaluation, NewHeldOut, NewSubject};
+use crate::app::evaluation::{NewEvaluation, NewHeldOut, NewPrompt, NewSubject};
 use crate::app::job::Evaluation;
 use crate::app::sample::SampleOptions;
 use crate::domain::concept::{ConceptRef, Handle};
@@ -35,9 +35,11 @@ pub(crate) struct StartEvaluation {
     concepts: Option<Vec<ConceptRef>>,
     /// The prompts. The first `{}` of a prompt stands for the name of the first concept, the second for that of the second;
     /// modifier tokens can also be written out. The base model gets the prompt without modifier tokens. Prompts that name no
-    /// concept show how far the concepts leak into other images. At most 100, with those of `prompt_set`.
-    #[schema(max_items = 100, examples(json!(["photo of a {} on the beach", "photo of a dog"])))]
-    prompts: Option<Vec<String>>,
+    /// concept show how far the concepts leak into other images. A prompt that names two to four concepts is scored by parts of
+    /// the image as well (`composition`). At most 100, with those of `prompt_set`.
+    #[schema(max_items = 100, examples(json!(["photo of a {} on the beach", "photo of a dog",
+        { "text": "photo of a {} next to a cake", "things": 2 }])))]
+    prompts: Option<Vec<StartPrompt>>,
     /// A named set of twenty prompts, for the kind of thing that the concept is. They follow `prompts`.
     prompt_set: Option<PromptSet>,
     /// The number of images of each subject on each prompt, from 1 to 1000. Defaults to 50. All together are at most 20000.
@@ -75,6 +77,25 @@ pub(crate) struct StartEvaluation {
     held_out: Option<StartHeldOut>,
 }
 
+/// A prompt: its text, or an object that also says how many things the image should show.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(untagged, expecting = "a prompt is a text, or an object with `text` and `things`")]
+pub(crate) enum StartPrompt {
+    Text(String),
+    WithThings(PromptWithThings),
+}
+
+/// A prompt with things that are no concepts.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PromptWithThings {
+    text: String,
+    /// The number of things that the image should show, concepts and others, from 1 to 4. Defaults to the number of concepts
+    /// that the prompt names. From 2 on, each concept is scored in the part of the image that it has to itself.
+    #[schema(minimum = 1, maximum = 4)]
+    things: Option<usize>,
+}
+
 /// What to evaluate: the base model, or concepts with their deltas.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -107,7 +128,7 @@ impl From<StartEvaluation> for NewEvaluation {
         Self {
             subjects: body.subjects.into_iter().map(NewSubject::from).collect(),
             concepts: body.concepts.unwrap_or_default(),
-            prompts: body.prompts.unwrap_or_default(),
+            prompts: body.prompts.into_iter().flatten().map(NewPrompt::from).collect(),
             prompt_set: body.prompt_set,
             images_per_prompt: body.images_per_prompt,
             negative_prompt: body.negative_prompt,
@@ -129,6 +150,15 @@ impl From<StartEvaluation> for NewEvaluation {
             held_out: body
                 .held_out
                 .map(|StartHeldOut { set, subset_size }| NewHeldOut { set, subset_size }),
+        }
+    }
+}
+
+impl From<StartPrompt> for NewPrompt {
+    fn from(body: StartPrompt) -> Self {
+        match body {
+            StartPrompt::Text(text) => Self { text, things: None },
+            StartPrompt::WithThings(PromptWithThings { text, things }) => Self { text, things },
         }
     }
 }

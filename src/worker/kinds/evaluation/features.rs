@@ -5,6 +5,7 @@ use image::RgbImage;
 use image::imageops::FilterType;
 
 use crate::domain::evaluation::EvaluationTask;
+use crate::domain::evaluation::part::parts;
 use crate::domain::job::Phase;
 use crate::evaluator::{Evaluator, Features};
 use crate::scoring::{ScoredSubject, Scores};
@@ -22,6 +23,14 @@ pub(super) type SubjectImages = Vec<Vec<StorageKey>>;
 
 /// Thumbnails of each subject's first images, prompt by prompt.
 pub(super) type Thumbnails = Vec<Vec<Vec<RgbImage>>>;
+
+/// What images look like to the evaluator.
+pub(super) struct Seen {
+    pub(super) whole: Features,
+    /// Of each part, one row per image.
+    pub(super) parts: Vec<Features>,
+    pub(super) thumbnails: Vec<RgbImage>,
+}
 
 /// Computes features on the worker's device and counts the images that are done.
 pub(super) struct Scorer<'a> {
@@ -52,15 +61,18 @@ impl<'a> Scorer<'a> {
         let on_sheet = images_on_sheet(subjects.len());
         let mut scored = Vec::new();
         for subject in subjects {
-            let (mut features, mut thumbnails) = (Vec::new(), Vec::new());
-            for keys in subject {
-                let (of_prompt, first) = self.image_features(keys, on_sheet).await?;
+            let mut one = ScoredSubject { images: Vec::new(), parts: Vec::new() };
+            let mut thumbnails = Vec::new();
+            for (keys, prompt) in subject.iter().zip(&task.prompts) {
+                let things = if prompt.is_composition() { prompt.things } else { 0 };
+                let seen = self.look_at(keys, on_sheet, things).await?;
                 self.done += keys.len();
                 self.job.progress.step(Phase::Scoring, self.done, self.total, None);
-                features.push(of_prompt);
-                thumbnails.push(first);
+                one.images.push(seen.whole);
+                one.parts.push(seen.parts);
+                thumbnails.push(seen.thumbnails);
             }
-            scored.push(ScoredSubject { images: features });
+            scored.push(one);
             self.thumbnails.push(thumbnails);
         }
         let prompts: Vec<String> = task.prompts.iter().map(|prompt| prompt.plain.clone()).collect();
@@ -72,13 +84,20 @@ impl<'a> Scorer<'a> {
         self.thumbnails
     }
 
-    /// The features of stored images, and thumbnails of the first `keep`.
-    pub(super) async fn image_features(
+    /// Reads stored images.
+    ///
+    /// - `keep`: how many thumbnails are kept, from the first image on
+    /// - `things`: that each image shows; its parts are looked at as well if they are several
+    pub(super) async fn look_at(
         &mut self,
         keys: &[StorageKey],
         keep: usize,
-    ) -> Result<(Features, Vec<RgbImage>), JobError> {
-        let (mut values, mut thumbnails) = (Vec::new(), Vec::new());
+        things: usize,
+    ) -> Result<Seen, JobError> {
+        let mut values = Vec::new();
+        let mut thumbnails = Vec::new();
+        // Of each part, those of all images.
+        let mut of_parts: Vec<Vec<f32>> = Vec::new();
         for keys in keys.chunks(BATCH) {
             let images: Vec<RgbImage> = stream::iter(keys.to_vec())
                 .map(|key| read(self.job, key))
@@ -87,9 +106,16 @@ impl<'a> Scorer<'a> {
                 .await?;
             let missing = keep.saturating_sub(thumbnails.len());
             thumbnails.extend(images.iter().take(missing).map(thumbnail));
+            let crops = parts_of(&images, things);
+            of_parts.resize(crops.len(), Vec::new());
+            for (values, crops) in of_parts.iter_mut().zip(crops) {
+                values.extend_from_slice(self.features_of(crops).await?.values());
+            }
             values.extend_from_slice(self.features_of(images).await?.values());
         }
-        Ok((Features::new(self.evaluator.info().projection_dim, values), thumbnails))
+        let features = |values| Features::new(self.evaluator.info().projection_dim, values);
+        let parts = of_parts.into_iter().map(features).collect();
+        Ok(Seen { whole: features(values), parts, thumbnails })
     }
 
     /// The features of images.
@@ -117,6 +143,20 @@ impl<'a> Scorer<'a> {
         });
         Ok(features.await??)
     }
+}
+
+/// The parts of images of several things: for each part, that of every image.
+fn parts_of(images: &[RgbImage], things: usize) -> Vec<Vec<RgbImage>> {
+    let mut crops: Vec<Vec<RgbImage>> = Vec::new();
+    for image in images {
+        let parts = parts(image.width(), image.height(), things);
+        crops.resize(parts.len(), Vec::new());
+        for (crops, part) in crops.iter_mut().zip(parts) {
+            let crop = image::imageops::crop_imm(image, part.x, part.y, part.side, part.side);
+            crops.push(crop.to_image());
+        }
+    }
+    crops
 }
 
 /// Images of a subject on a prompt that the sheet has room for.

@@ -82,9 +82,9 @@ pub(super) async fn load_photos(
     for concept in &task.concepts {
         let keys: Vec<StorageKey> =
             concept.images.iter().map(|image| image.storage_key.clone()).collect();
-        let (features, first) = scorer.image_features(&keys, PHOTOS_ON_SHEET).await?;
-        photos.features.push(features);
-        photos.thumbnails.extend(first);
+        let seen = scorer.look_at(&keys, PHOTOS_ON_SHEET, 1).await?;
+        photos.features.push(seen.whole);
+        photos.thumbnails.extend(seen.thumbnails);
     }
     Ok(photos)
 }

@@ -5,7 +5,9 @@ use image::RgbImage;
 use super::features::Thumbnails;
 use crate::contact_sheet::{Cell, Row, Table};
 use crate::domain::evaluation::EvaluationTask;
-use crate::domain::evaluation::report::{Estimate, EvaluationReport, SubjectReport};
+use crate::domain::evaluation::report::{
+    CompositionReport, Estimate, EvaluationReport, SubjectReport,
+};
 use crate::worker::error::JobError;
 
 /// Draws the sheet.
@@ -26,11 +28,14 @@ pub(super) fn draw(
     for (place, prompt) in task.prompts.iter().enumerate() {
         let cells = thumbnails.iter_mut().zip(&report.subjects).map(|(of_subject, subject)| {
             let figures = &subject.prompts[place];
-            let note = format!(
-                "text {}   image {}",
-                shown(&figures.text_alignment),
-                shown(&figures.image_alignment)
-            );
+            let note = match &figures.composition {
+                Some(composition) => things_of(composition),
+                None => format!(
+                    "text {}   image {}",
+                    shown(&figures.text_alignment),
+                    shown(&figures.image_alignment)
+                ),
+            };
             Cell { images: std::mem::take(&mut of_subject[place]), note }
         });
         rows.push(Row { label: prompt.text.clone(), cells: cells.collect() });
@@ -47,7 +52,20 @@ fn overall(subject: &SubjectReport) -> String {
     if !subject.is_base && subject.share.mean.is_some() {
         figures.push(format!("share {}", shown(&subject.share)));
     }
+    if let Some(composition) = &subject.composition {
+        figures.push(things_of(composition));
+    }
     figures.join("   ")
+}
+
+/// The things of compositions, in the order of the prompt.
+fn things_of(composition: &CompositionReport) -> String {
+    let places: Vec<String> = composition.places.iter().map(shown).collect();
+    let mut text = format!("things {}", places.join(", "));
+    if composition.leak.mean.is_some() {
+        text += &format!("   leak {}", shown(&composition.leak));
+    }
+    text
 }
 
 fn shown(estimate: &Estimate) -> String {

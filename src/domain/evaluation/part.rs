@@ -1,0 +1,78 @@
+//! The parts of an image of several things: one for each thing to have to itself.
+
+use std::ops::RangeInclusive;
+
+/// The number of things whose image is scored by parts.
+pub const THINGS: RangeInclusive<usize> = 2..=4;
+
+/// A square of an image, in pixels from its top left corner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub x: u32,
+    pub y: u32,
+    pub side: u32,
+}
+
+/// The parts of an image of that many things; none outside [`THINGS`].
+///
+/// Each is a square of half the width. Two lie in the middle of the left and of the right half, three in a row at the left,
+/// in the middle and at the right, where neighbours overlap by half: a third of the width alone would cut things that stand
+/// close. Four lie in the middle of the quadrants.
+pub fn parts(width: u32, height: u32, things: usize) -> Vec<Part> {
+    match things {
+        2 | 3 => row(width, height, things as u32, 0, height),
+        4 => {
+            let half = height / 2;
+            [row(width, height, 2, 0, half), row(width, height, 2, half, height - half)].concat()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Squares side by side, their centres spread evenly, in the middle of a band.
+///
+/// - `top`, `band`: where the band begins, and its height
+fn row(width: u32, height: u32, count: u32, top: u32, band: u32) -> Vec<Part> {
+    let side = (width / 2).min(band).min(height).max(1);
+    let y = top + (band - side.min(band)) / 2;
+    let of = |place: u32| {
+        let centre = (2 * place + 1) * width / (2 * count);
+        Part { x: centre.saturating_sub(side / 2).min(width - side.min(width)), y, side }
+    };
+    (0..count).map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(width: u32, height: u32, things: usize) -> Vec<(u32, u32, u32)> {
+        parts(width, height, things).into_iter().map(|part| (part.x, part.y, part.side)).collect()
+    }
+
+    #[test]
+    fn two_things_have_the_middle_of_a_half_each() {
+        assert_eq!(of(64, 64, 2), [(0, 16, 32), (32, 16, 32)]);
+        assert_eq!(of(512, 512, 2), [(0, 128, 256), (256, 128, 256)]);
+        assert_eq!(of(192, 64, 2), [(16, 0, 64), (112, 0, 64)]);
+        assert_eq!(of(64, 128, 2), [(0, 48, 32), (32, 48, 32)]);
+    }
+
+    #[test]
+    fn three_stand_in_a_row_and_four_in_the_quadrants() {
+        assert_eq!(of(64, 64, 3), [(0, 16, 32), (16, 16, 32), (32, 16, 32)]);
+        assert_eq!(of(192, 64, 3), [(0, 0, 64), (64, 0, 64), (128, 0, 64)]);
+        assert_eq!(of(64, 64, 4), [(0, 0, 32), (32, 0, 32), (0, 32, 32), (32, 32, 32)]);
+        assert!(of(64, 64, 1).is_empty() && of(64, 64, 5).is_empty());
+    }
+
+    #[test]
+    fn a_part_is_always_inside_the_image() {
+        for (width, height) in [(1, 1), (8, 200), (201, 9), (65, 63)] {
+            for part in THINGS.flat_map(|things| parts(width, height, things)) {
+                assert!(part.side > 0, "{part:?}");
+                assert!(part.x + part.side <= width && part.y + part.side <= height, "{part:?}");
+            }
+        }
+    }
+}
