@@ -71,6 +71,17 @@ impl Client {
             .with_context(|| format!("POST {path} did not answer with JSON"))
     }
 
+    /// Uploads an archive as the part `file` of a multipart body.
+    pub async fn upload_archive(&self, path: &str, file: &Path) -> Result<Value> {
+        let content =
+            std::fs::read(file).with_context(|| format!("{} cannot be read", file.display()))?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let form = Form::new().part("file", Part::bytes(content).file_name(name));
+        let bytes = self.send(Method::POST, path, |request| request.multipart(form)).await?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("POST {path} did not answer with JSON"))
+    }
+
     /// Fetches a file.
     pub async fn fetch(&self, path: &str) -> Result<Vec<u8>> {
         self.send(Method::GET, path, |request| request).await

@@ -193,10 +193,10 @@ fn print_compositions(report: &Value, figure: impl Fn(&Value) -> String) {
         let composition = &subject["composition"];
         let columns = ["image_alignment", "leak", "all_present"]
             .map(|field| format!("{:24}", figure(&composition[field])));
-        let places = composition["places"].as_array().into_iter().flatten();
-        let places: Vec<String> = places.map(&figure).collect();
+        let things = composition["things"].as_array().into_iter().flatten();
+        let things: Vec<String> = things.map(&figure).collect();
         let name = subject["name"].as_str().unwrap_or_default();
-        println!("{name:20} {} {}", columns.join(" "), places.join(", "));
+        println!("{name:20} {} {}", columns.join(" "), things.join(", "));
     }
 }
 

@@ -29,7 +29,7 @@
 //! - [`config`]: every setting. [`serve`] puts the service together from them.
 //! - [`postgres`]: the private database server that runs if no database is given.
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
-//!   [`evaluate`] to evaluate deltas, and [`demo`] to do the main job from end to end.
+//!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
 //! - [`allocator`]: how long freed memory is kept.
 //!
@@ -65,5 +65,6 @@ pub mod replay;
 pub mod scoring;
 pub mod serve;
 pub mod storage;
+pub mod tables;
 pub mod text_index;
 pub mod worker;

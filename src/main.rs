@@ -15,7 +15,8 @@ use vstar::demo::{DemoArgs, MergingSheetArgs};
 use vstar::evaluate::EvaluateArgs;
 use vstar::postgres::PrivatePostgres;
 use vstar::replay::ReplayArgs;
-use vstar::{allocator, bench, demo, evaluate, http, replay, serve};
+use vstar::tables::TablesArgs;
+use vstar::{allocator, bench, demo, evaluate, http, replay, serve, tables};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -47,6 +48,8 @@ enum Command {
     Demo(DemoArgs),
     /// Compares deltas, merges and the base model on prompts, and writes figures, a contact sheet and plots.
     Evaluate(EvaluateArgs),
+    /// Makes the paper's tables on the base model's own concepts, as a client of a service of its own.
+    Tables(TablesArgs),
     /// Generates an image again from the manifest that its PNG carries.
     Replay(ReplayArgs),
     /// Shows merges of trained deltas on one sheet.
@@ -74,6 +77,7 @@ fn kept_memory(command: &Command) -> Duration {
         Command::Demo(_)
         | Command::MergingSheet(_)
         | Command::Evaluate(_)
+        | Command::Tables(_)
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Openapi
@@ -107,6 +111,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Work(settings) => block_on(serve::work(&settings)),
         Command::Demo(args) => block_on(demo::run(&args)),
         Command::Evaluate(args) => block_on(evaluate::run(&args)),
+        Command::Tables(args) => block_on(tables::run(&args)),
         Command::Replay(args) => block_on(replay::run(&args)),
         Command::MergingSheet(args) => demo::draw_merging_sheet(&args),
         Command::Migrate(settings) => block_on(serve::migrate(&settings)),
@@ -144,6 +149,7 @@ fn start_log(format: LogFormat, command: &Command) {
         Command::Demo(_)
         | Command::MergingSheet(_)
         | Command::Evaluate(_)
+        | Command::Tables(_)
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Openapi

@@ -12,4 +12,4 @@ mod statistics;
 pub use alignment::{among_photos, cosine, with_photos};
 pub use kid::MAX_SUBSET;
 pub use report::{ScoredSubject, Scores, report};
-pub use statistics::{mean, wilson};
+pub use statistics::{mean, mean_of, wilson};

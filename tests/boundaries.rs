@@ -96,6 +96,20 @@ const MODULES: &[(&str, &[&str])] = &[
             "serve",
         ],
     ),
+    (
+        "tables",
+        &[
+            "class_images",
+            "client",
+            "contact_sheet",
+            "demo",
+            "domain",
+            "model_folder",
+            "photo_file",
+            "scoring",
+            "serve",
+        ],
+    ),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),
@@ -146,6 +160,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "main",
             "replay",
             "serve",
+            "tables",
             "text_index",
             "worker",
         ],

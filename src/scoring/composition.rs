@@ -14,7 +14,7 @@ const IMAGES: &str = "images of several things";
 
 /// The things of one image that are concepts, in the order of the prompt.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Composition {
+pub(super) struct ComposedImage {
     things: Vec<Thing>,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn compositions(
     mentions: &[usize],
     parts: &[Features],
     photos: &[Features],
-) -> Vec<Composition> {
+) -> Vec<ComposedImage> {
     let mut named = mentions.to_vec();
     named.sort_unstable();
     named.dedup();
@@ -69,7 +69,7 @@ pub(super) fn compositions(
                 .map(|other| alignments[*other][*part][image])
                 .collect(),
         };
-        Composition { things: placed.map(thing).collect() }
+        ComposedImage { things: placed.map(thing).collect() }
     };
     (0..parts.first().map_or(0, Features::len)).map(of_image).collect()
 }
@@ -91,12 +91,12 @@ fn choices(from: usize, count: usize) -> Vec<Vec<usize>> {
 ///
 /// - `handles`, `photos`: of each concept; the alignment of its photos among themselves
 pub(super) fn report(
-    images: &[&Composition],
+    images: &[&ComposedImage],
     handles: &[&Handle],
     photos: &[Option<f64>],
 ) -> CompositionReport {
     let things = || images.iter().flat_map(|image| &image.things);
-    let places = images.iter().map(|image| image.things.len()).max().unwrap_or(0);
+    let count = images.iter().map(|image| image.things.len()).max().unwrap_or(0);
     let of_place = |place: usize| -> Vec<f64> {
         images.iter().filter_map(|image| Some(image.things.get(place)?.alignment)).collect()
     };
@@ -105,7 +105,7 @@ pub(super) fn report(
     let present: Option<Vec<bool>> = images.iter().map(|image| image.all_present(photos)).collect();
     CompositionReport {
         image_alignment: mean_of(&means, IMAGES),
-        places: (0..places).map(|place| mean_of(&of_place(place), IMAGES)).collect(),
+        things: (0..count).map(|place| mean_of(&of_place(place), IMAGES)).collect(),
         concepts: handles
             .iter()
             .enumerate()
@@ -138,7 +138,7 @@ pub(super) fn report(
     }
 }
 
-impl Composition {
+impl ComposedImage {
     /// The mean over the things.
     fn alignment(&self) -> Option<f64> {
         mean(&self.things.iter().map(|thing| thing.alignment).collect::<Vec<_>>())
@@ -188,7 +188,7 @@ mod tests {
 
         let images = compositions(&[0, 1], &[left, right], &photos());
 
-        let figures = |image: &Composition| -> Vec<f32> {
+        let figures = |image: &ComposedImage| -> Vec<f32> {
             image
                 .things
                 .iter()
@@ -213,7 +213,7 @@ mod tests {
         );
 
         assert!((report.image_alignment.mean.unwrap() - 0.7).abs() < 1e-6);
-        assert_eq!((report.places.len(), report.all_present.mean), (1, Some(1.0)));
+        assert_eq!((report.things.len(), report.all_present.mean), (1, Some(1.0)));
         assert_eq!(report.leak.mean, None);
         assert!(report.concepts[1].image_alignment.mean.is_none());
     }
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_thing_is_present_if_it_is_like_its_photos_and_like_no_others_more() {
         let thing = |alignment, other| Thing { concept: 0, alignment, others: vec![other] };
-        let image = |one: Thing| Composition { things: vec![one] };
+        let image = |one: Thing| ComposedImage { things: vec![one] };
 
         let present = |one: Thing| image(one).all_present(&[Some(0.8)]);
         assert_eq!(present(thing(0.4, 0.3)), Some(true));

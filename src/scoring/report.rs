@@ -1,7 +1,7 @@
 //! The report of an evaluation, from the features of its images, prompts and photos.
 
 use super::alignment::{among_photos, with_photos, with_text};
-use super::composition::{self, Composition, compositions};
+use super::composition::{self, ComposedImage, compositions};
 use super::kid::kid;
 use super::scene::scene;
 use super::statistics::{mean, mean_of, percentile_interval};
@@ -81,7 +81,7 @@ struct Measured {
     /// The same for each concept.
     by_concept: Vec<Vec<Vec<f64>>>,
     /// The things of each image; none for prompts that do not show several.
-    compositions: Vec<Vec<Composition>>,
+    compositions: Vec<Vec<ComposedImage>>,
 }
 
 impl Measured {
@@ -225,10 +225,10 @@ fn share(after: &[f64], before: Option<Vec<f64>>, photos: Option<f64>) -> Estima
 
 fn composition_of<'a>(
     task: &EvaluationTask,
-    images: impl Iterator<Item = &'a Composition>,
+    images: impl Iterator<Item = &'a ComposedImage>,
     photos: &[Option<f64>],
 ) -> Option<CompositionReport> {
-    let images: Vec<&Composition> = images.collect();
+    let images: Vec<&ComposedImage> = images.collect();
     let handles: Vec<&Handle> = task.concepts.iter().map(|concept| &concept.handle).collect();
     (!images.is_empty()).then(|| composition::report(&images, &handles, photos))
 }
@@ -347,7 +347,7 @@ mod tests {
         let both = &report.subjects[1];
         let composition = both.composition.as_ref().unwrap();
         let near = |estimate: &Estimate, value: f64| (estimate.mean.unwrap() - value).abs() < 1e-6;
-        assert!(near(&composition.places[0], 0.9) && near(&composition.places[1], 0.9));
+        assert!(near(&composition.things[0], 0.9) && near(&composition.things[1], 0.9));
         assert!(near(&composition.image_alignment, 0.9) && near(&composition.leak, 0.3));
         assert!(near(&composition.all_present, 1.0));
         assert!(near(&composition.concepts[1].image_alignment, 0.9));

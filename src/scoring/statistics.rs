@@ -14,7 +14,7 @@ const SEED: u64 = 0;
 ///
 /// One value says nothing about the spread, and neither do equal values: an interval of no width would look like
 /// certainty.
-pub(super) fn mean_of(values: &[f64], what: &str) -> Estimate {
+pub fn mean_of(values: &[f64], what: &str) -> Estimate {
     let n = values.len();
     let Some(mean) = mean(values) else {
         return Estimate::none(format!("there are no {what}"));

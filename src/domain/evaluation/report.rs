@@ -106,8 +106,8 @@ pub struct ConceptAlignment {
 pub struct CompositionReport {
     /// How well each concept's part agrees with its photos: the mean over the concepts of an image.
     pub image_alignment: Estimate,
-    /// The same by place in the prompt: of the concept that is named first, second, …
-    pub places: Vec<Estimate>,
+    /// The same of the concept that the prompt names first, second, …
+    pub things: Vec<Estimate>,
     /// The same by concept.
     pub concepts: Vec<ConceptAlignment>,
     /// How well each concept's part agrees with the photos of the other concepts that the prompt names.

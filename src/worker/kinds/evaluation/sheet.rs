@@ -60,8 +60,8 @@ fn overall(subject: &SubjectReport) -> String {
 
 /// The things of compositions, in the order of the prompt.
 fn things_of(composition: &CompositionReport) -> String {
-    let places: Vec<String> = composition.places.iter().map(shown).collect();
-    let mut text = format!("things {}", places.join(", "));
+    let things: Vec<String> = composition.things.iter().map(shown).collect();
+    let mut text = format!("things {}", things.join(", "));
     if composition.leak.mean.is_some() {
         text += &format!("   leak {}", shown(&composition.leak));
     }
