@@ -18,10 +18,7 @@ pub(super) fn compose(
     model: &ModelInfo,
 ) -> Result<Composition, Invalid> {
     let deltas = composed.participants.iter().map(|one| one.delta + 1).max().unwrap_or(0);
-    let default = match has_merge || deltas < 2 {
-        true => CompositionMethod::Merge,
-        false => CompositionMethod::Regional,
-    };
+    let default = default_method(has_merge, deltas);
     if let Some(CompositionOptions { method, .. }) = &options {
         check_applicable(*method, default, has_merge, deltas)?;
     }
@@ -35,6 +32,14 @@ pub(super) fn compose(
         check_prompts(regional, &tokens, model)?;
     }
     Ok(composition)
+}
+
+/// The method of a request that names none.
+pub(super) fn default_method(has_merge: bool, deltas: usize) -> CompositionMethod {
+    match has_merge || deltas < 2 {
+        true => CompositionMethod::Merge,
+        false => CompositionMethod::Regional,
+    }
 }
 
 fn check_applicable(

@@ -11,7 +11,7 @@ use sqlx::PgConnection;
 
 use self::check::{check_evaluator, check_numbers, check_prompts};
 pub use self::samples::EvaluatedSample;
-use self::subject::{BoundSubject, bind_subjects};
+use self::subject::{BoundSubject, bind_subjects, compose_subjects};
 use super::binding::{concept_named, named_concepts};
 use super::image_set::find_image_set;
 use super::job::Evaluation;
@@ -20,6 +20,7 @@ use super::training::with_photos;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
+use crate::domain::composition::options::CompositionOptions;
 use crate::domain::concept::{Concept, ConceptRef, ConceptWords};
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::evaluation::part::THINGS;
@@ -71,6 +72,7 @@ pub struct NewSubject {
     pub base: bool,
     pub concepts: Vec<ConceptUse>,
     pub merge: Option<MergeOptions>,
+    pub composition: Option<CompositionOptions>,
 }
 
 /// Real images to compute KID against.
@@ -95,7 +97,7 @@ impl App {
         let evaluator = self.evaluator.as_ref().ok_or_else(no_evaluator)?;
         let settings = self.settings(&new, evaluator)?;
         let mut tx = self.db.begin().await?;
-        let subjects = bind_subjects(&mut tx, &self.model, &new.subjects).await?;
+        let mut subjects = bind_subjects(&mut tx, &self.model, &new.subjects).await?;
         let (concepts, photos) =
             self.concepts_with_photos(&mut tx, &new, &subjects, evaluator).await?;
         let prompts = resolve_prompts(&new, &concepts)?;
@@ -103,6 +105,7 @@ impl App {
         check::check_parts(evaluator, &prompts, &settings)?;
         let negative_prompt = new.negative_prompt.clone().unwrap_or_default();
         check::check_negative_prompt(&self.model, &negative_prompt, &subjects, &settings)?;
+        compose_subjects(&self.model, &new, &negative_prompt, &prompts, &mut subjects)?;
         let task = EvaluationTask {
             version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),

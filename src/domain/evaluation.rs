@@ -65,6 +65,9 @@ pub struct Subject {
     /// None for the base model.
     pub deltas: Vec<DeltaUse>,
     pub merge: MergeRecipe,
+    /// How several concepts come into an image of each prompt; empty in tasks that only merge.
+    #[serde(default)]
+    pub compositions: Vec<Composition>,
 }
 
 /// Real images of the concept's class for KID.
@@ -125,7 +128,8 @@ impl EvaluationTask {
     }
 
     fn sample(&self, subject: usize, prompt: usize, first_index: usize, n: usize) -> SampleTask {
-        let (subject, prompt) = (&self.subjects[subject], &self.prompts[prompt]);
+        let (subject, place) = (&self.subjects[subject], prompt);
+        let prompt = &self.prompts[place];
         SampleTask {
             version: TaskVersion::NEWEST,
             base_digest: self.base_digest.clone(),
@@ -135,7 +139,7 @@ impl EvaluationTask {
             deltas: subject.deltas.clone(),
             init: None,
             merge: subject.merge.clone(),
-            composition: Composition::Merge,
+            composition: subject.compositions.get(place).cloned().unwrap_or_default(),
         }
     }
 }

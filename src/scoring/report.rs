@@ -105,11 +105,10 @@ impl Measured {
             };
             (0..subject.images[prompt].len()).map(mean_of_image).collect()
         });
+        let words: Vec<&ConceptWords> = task.concepts.iter().map(|one| &one.words).collect();
         let prompts = task.prompts.iter().zip(&subject.parts);
-        let compositions = prompts.map(|(prompt, parts)| {
-            let mentions = prompt.mentions(task.concepts.iter().map(|concept| &concept.words));
-            compositions(&mentions, parts, &scores.photos)
-        });
+        let compositions = prompts
+            .map(|(prompt, parts)| compositions(&prompt.mentioned(&words), parts, &scores.photos));
         let compositions = compositions.collect();
         Self { text: text.collect(), image: image.collect(), by_concept, compositions }
     }

@@ -4,22 +4,26 @@ use std::collections::HashSet;
 
 use sqlx::PgConnection;
 
-use super::{NewSubject, default_name};
+use super::{NewEvaluation, NewSubject, default_name};
 use crate::app::Refusal;
 use crate::app::binding::bind;
+use crate::app::composition::{compose, default_method};
 use crate::app::sample::merge_recipe;
 use crate::domain::code::Code;
+use crate::domain::composition::options::{Composed, CompositionMethod};
+use crate::domain::composition::plan::Participant;
 use crate::domain::concept::ConceptRef;
 use crate::domain::delta::DeltaConcept;
+use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::{MAX_NAME_CHARS, Subject};
 use crate::domain::invalid::{FieldError, Invalid};
-use crate::domain::merge::MergeRecipe;
 use crate::domain::model_info::ModelInfo;
 
 /// A subject with what its deltas contain.
 pub(super) struct BoundSubject {
     pub(super) subject: Subject,
     pub(super) concepts: Vec<DeltaConcept>,
+    participants: Vec<Participant>,
 }
 
 /// Resolves all subjects and gives each a name of its own.
@@ -55,13 +59,43 @@ async fn bind_subject(
     }
     let binding = bind(db, model, &new.concepts, &[]).await;
     let binding = binding.map_err(|refusal| below(pointer, refusal))?;
-    let merge = match (new.base, &new.merge) {
-        (true, None) => Ok(MergeRecipe::default()),
-        (_, merge) => merge_recipe(merge.clone(), binding.deltas.len(), model),
-    };
+    let deltas = binding.deltas.len();
+    let default = default_method(new.merge.is_some(), deltas);
+    let method = new.composition.as_ref().and_then(|options| options.method).unwrap_or(default);
+    let merged = if method == CompositionMethod::Merge { deltas } else { 0 };
+    let merge = merge_recipe(new.merge.clone(), merged, model);
     let merge = merge.map_err(|invalid| below(pointer, invalid.into()))?;
-    let subject = Subject { name: String::new(), deltas: binding.deltas, merge };
-    Ok(BoundSubject { subject, concepts: binding.concepts })
+    let participants = binding.participants();
+    let (name, compositions) = (String::new(), Vec::new());
+    let subject = Subject { name, deltas: binding.deltas, merge, compositions };
+    Ok(BoundSubject { subject, concepts: binding.concepts, participants })
+}
+
+/// Plans how each subject's concepts come into the images of each prompt.
+pub(super) fn compose_subjects(
+    model: &ModelInfo,
+    new: &NewEvaluation,
+    negative_prompt: &str,
+    prompts: &[(EvaluationPrompt, String)],
+    bound: &mut [BoundSubject],
+) -> Result<(), Invalid> {
+    for (index, (new, bound)) in new.subjects.iter().zip(bound).enumerate() {
+        let participants = &bound.participants;
+        let subject = &mut bound.subject;
+        let composition_of = |(prompt, _): &(EvaluationPrompt, String)| {
+            let composed = Composed {
+                prompt: prompt.for_subject(subject),
+                negative_prompt,
+                participants,
+                has_init_image: false,
+            };
+            compose(new.composition.clone(), new.merge.is_some(), composed, model)
+        };
+        let compositions = prompts.iter().map(composition_of).collect::<Result<_, Invalid>>();
+        subject.compositions =
+            compositions.map_err(|invalid| moved_below(&format!("/subjects/{index}"), invalid))?;
+    }
+    Ok(())
 }
 
 /// The names of the request, and names of what is evaluated for those that have none.
@@ -108,13 +142,7 @@ pub(super) fn concepts_of(subjects: &[BoundSubject]) -> Vec<ConceptRef> {
 /// The same errors, of a part of the request.
 fn below(pointer: &str, refusal: Refusal) -> Refusal {
     match refusal {
-        Refusal::Invalid(Invalid(errors)) => {
-            let moved = errors.into_iter().map(|error| FieldError {
-                pointer: format!("{pointer}{}", error.pointer),
-                ..error
-            });
-            Refusal::Invalid(Invalid(moved.collect()))
-        }
+        Refusal::Invalid(invalid) => Refusal::Invalid(moved_below(pointer, invalid)),
         other @ (Refusal::NotFound { .. }
         | Refusal::Conflict(_)
         | Refusal::QueueFull { .. }
@@ -122,4 +150,11 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         | Refusal::Unavailable { .. }
         | Refusal::Internal(_)) => other,
     }
+}
+
+fn moved_below(pointer: &str, Invalid(errors): Invalid) -> Invalid {
+    let moved = errors
+        .into_iter()
+        .map(|error| FieldError { pointer: format!("{pointer}{}", error.pointer), ..error });
+    Invalid(moved.collect())
 }

@@ -1,6 +1,6 @@
 //! How a request wants its concepts composed.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::place::Place;
@@ -39,7 +39,7 @@ pub struct CompositionOptions {
 }
 
 /// How several concepts come into one picture.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CompositionMethod {
     /// The deltas become one by a merge; `merge` says how.
@@ -77,6 +77,16 @@ pub struct Composed<'a> {
     pub negative_prompt: &'a str,
     pub participants: &'a [Participant],
     pub has_init_image: bool,
+}
+
+impl Composition {
+    pub fn method(&self) -> CompositionMethod {
+        match self {
+            Self::Merge => CompositionMethod::Merge,
+            Self::Tokens => CompositionMethod::Tokens,
+            Self::Regional(_) => CompositionMethod::Regional,
+        }
+    }
 }
 
 impl CompositionOptions {

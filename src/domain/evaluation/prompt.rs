@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::Subject;
 use super::part::THINGS;
+use crate::domain::composition::mention::mentions;
 use crate::domain::concept::{ConceptWords, modifier_tokens_in};
 
 /// Stands for a concept's name in a prompt: the first for the first concept, the second for the second.
@@ -44,14 +45,14 @@ impl EvaluationPrompt {
         }
         let plain = without_modifier_tokens(&text);
         let names_concept = concepts.iter().any(|words| names(&text, words));
-        let things = mentions_in(&text, concepts.iter().copied()).len();
+        let things = mentions(&text, concepts).len();
         Ok(Self { text, plain, names_concept, things })
     }
 
     /// The concepts in the order in which the prompt names them, as places in `concepts`; one that is named twice is there
     /// twice.
-    pub fn mentions<'a>(&self, concepts: impl Iterator<Item = &'a ConceptWords>) -> Vec<usize> {
-        mentions_in(&self.text, concepts)
+    pub fn mentioned(&self, concepts: &[&ConceptWords]) -> Vec<usize> {
+        mentions(&self.text, concepts).into_iter().map(|mention| mention.concept).collect()
     }
 
     /// Whether the image shows several things of which at least one is a concept, so that it is scored by parts.
@@ -71,38 +72,7 @@ impl EvaluationPrompt {
 }
 
 fn names(text: &str, words: &ConceptWords) -> bool {
-    !places_of(text, words).is_empty()
-}
-
-fn mentions_in<'a>(text: &str, concepts: impl Iterator<Item = &'a ConceptWords>) -> Vec<usize> {
-    let mut found: Vec<(usize, usize)> = concepts
-        .enumerate()
-        .flat_map(|(concept, words)| {
-            places_of(text, words).into_iter().map(move |place| (place, concept))
-        })
-        .collect();
-    found.sort_unstable();
-    found.into_iter().map(|(_, concept)| concept).collect()
-}
-
-/// Where a text names a concept: one with a modifier token is named by that, one without by its class noun as whole words.
-/// A noun right behind a modifier token belongs to that.
-fn places_of(text: &str, words: &ConceptWords) -> Vec<usize> {
-    if let Some(token) = &words.modifier_token {
-        return text.match_indices(token.as_str()).map(|(start, _)| start).collect();
-    }
-    let is_word = |c: char| c.is_alphanumeric();
-    let noun = words.class_noun.as_str().to_lowercase();
-    let text = text.to_lowercase();
-    let stands_alone = |start: usize, end: usize| {
-        let (before, after) = (&text[..start], &text[end..]);
-        let is_of_a_token = before.trim_end().ends_with('>');
-        !before.ends_with(is_word) && !after.starts_with(is_word) && !is_of_a_token
-    };
-    text.match_indices(&noun)
-        .filter(|(start, found)| stands_alone(*start, start + found.len()))
-        .map(|(start, _)| start)
-        .collect()
+    !mentions(text, &[words]).is_empty()
 }
 
 /// The text without what stands in angle brackets as a modifier token, and without the gaps that this leaves.
@@ -163,7 +133,7 @@ mod tests {
         let of = |text: &str| {
             let concepts = [&rex, &gate, &dog];
             let prompt = EvaluationPrompt::new(text, &concepts).unwrap();
-            (prompt.mentions(concepts.into_iter()), prompt.things, prompt.is_composition())
+            (prompt.mentioned(&concepts), prompt.things, prompt.is_composition())
         };
 
         assert_eq!(of("a gate next to a <rex> dog"), (vec![1, 0], 2, true));

@@ -6,6 +6,8 @@ use utoipa::ToSchema;
 use crate::app::evaluation::{NewEvaluation, NewHeldOut, NewPrompt, NewSubject};
 use crate::app::job::Evaluation;
 use crate::app::sample::SampleOptions;
+use crate::domain::composition::Composition;
+use crate::domain::composition::options::{CompositionMethod, CompositionOptions};
 use crate::domain::concept::{ConceptRef, Handle};
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::digest::Digest;
@@ -110,6 +112,8 @@ pub(crate) struct StartSubject {
     concepts: Option<Vec<ConceptUse>>,
     /// How several deltas are merged. Not allowed if fewer than two take part.
     merge: Option<MergeOptions>,
+    /// How several concepts come into one image, as for a sample.
+    composition: Option<CompositionOptions>,
 }
 
 /// Real images to measure the kernel inception distance from.
@@ -165,8 +169,8 @@ impl From<StartPrompt> for NewPrompt {
 
 impl From<StartSubject> for NewSubject {
     fn from(body: StartSubject) -> Self {
-        let StartSubject { name, base, concepts, merge } = body;
-        Self { name, base, concepts: concepts.unwrap_or_default(), merge }
+        let StartSubject { name, base, concepts, merge, composition } = body;
+        Self { name, base, concepts: concepts.unwrap_or_default(), merge, composition }
     }
 }
 
@@ -204,8 +208,10 @@ pub(crate) struct SubjectBody {
     name: String,
     /// The deltas that take part; none for the base model.
     deltas: Vec<DeltaUseBody>,
-    /// How the deltas are merged. Null if there are fewer than two.
+    /// How the deltas are merged. Null if they are not.
     merge: Option<MergeRecipe>,
+    /// How the concepts come into one image. Null if there is nothing to compose.
+    composition: Option<CompositionMethod>,
 }
 
 /// A concept whose photos images are compared with, as it was when the evaluation was requested.
@@ -239,9 +245,14 @@ pub(crate) struct EvaluationFiles {
 
 impl From<Subject> for SubjectBody {
     fn from(subject: Subject) -> Self {
+        let method =
+            subject.compositions.first().map_or(CompositionMethod::Merge, Composition::method);
+        let (is_merged, are_several) =
+            (method == CompositionMethod::Merge, subject.deltas.len() > 1);
         Self {
             name: subject.name,
-            merge: (subject.deltas.len() > 1).then_some(subject.merge),
+            merge: (is_merged && are_several).then_some(subject.merge),
+            composition: (!is_merged || are_several).then_some(method),
             deltas: subject.deltas.into_iter().map(DeltaUseBody::from).collect(),
         }
     }
