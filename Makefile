@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick test mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server
+.PHONY: demo demo-quick tables test mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -13,6 +13,10 @@ demo: build
 demo-quick: build
 	rm -rf target/demo-quick
 	./target/release/vstar demo --out target/demo-quick --recipe '{"max_train_steps": 5}'
+
+## Makes the tables of the paper in tables-out/tables.md, with sheets. Stopped, it goes on where it was. TABLES_ARGS="--only pairs" makes one.
+tables: build
+	./target/release/vstar tables --out tables-out $(TABLES_ARGS)
 
 ## Every test, on a private Postgres that is thrown away afterwards.
 test: build s3-server

@@ -145,7 +145,7 @@ impl Workshop<'_> {
         };
         match self.teach(&key, &body).await? {
             Ok(delta) => {
-                let subject = json!({ "name": taught.name, "concepts": [{ "delta": delta }] });
+                let subject = json!({ "name": taught.key, "concepts": [{ "delta": delta }] });
                 self.evaluate_alone(concept, taught.key, subject).await
             }
             Err(reason) => Ok(Err(reason)),
@@ -188,7 +188,7 @@ pub(super) struct Figures {
     class: Vec<f64>,
     scene: Vec<f64>,
     kid: Vec<f64>,
-    failed: usize,
+    pub(super) failed: usize,
 }
 
 impl Figures {

@@ -132,22 +132,25 @@ impl<'a> Workshop<'a> {
         }
     }
 
-    /// What a request that answers at once has answered.
-    pub(super) async fn answer(&self, key: &str, path: &str, body: &Value) -> Result<Value> {
-        if let Some(Entry { result: Some(Outcome::Succeeded(answer)), .. }) =
-            self.ledger.find(key, body)
-        {
-            return Ok(answer);
+    /// Compresses a delta and returns the new one's id, or why there is none.
+    pub(super) async fn compressed(
+        &self,
+        concept: &ConceptPhotos,
+        key: &str,
+        delta: &str,
+        request: &Value,
+    ) -> Result<Result<String, String>> {
+        let (key, path) =
+            (format!("{}/{key}", concept.name), format!("/v1/deltas/{delta}/compress"));
+        match self.job(&key, &path, request).await? {
+            Outcome::Succeeded(compression) => Ok(Ok(text(&compression, "delta")?)),
+            Outcome::Failed(reason) => Ok(Err(reason)),
         }
-        let answer = self.client.post(path, body).await?;
-        let result = Some(Outcome::Succeeded(answer.clone()));
-        self.ledger.write(key, &Entry { request: body.clone(), path: path.to_owned(), result })?;
-        Ok(answer)
     }
 
     /// Runs a job to its end, or finds it in the ledger.
     async fn job(&self, key: &str, path: &str, body: &Value) -> Result<Outcome> {
-        let known = self.ledger.find(key, body);
+        let known = self.ledger.find(key, &json!([path, body]));
         if let Some(Entry { result: Some(outcome), .. }) = known {
             return Ok(outcome);
         }
@@ -158,7 +161,7 @@ impl<'a> Workshop<'a> {
                 let started = self.client.post(path, body).await?;
                 let job = started["urls"]["self"].as_str();
                 let job = job.context("the service's answer has no URL")?.to_owned();
-                let entry = Entry { request: body.clone(), path: job.clone(), result: None };
+                let entry = Entry { request: json!([path, body]), path: job.clone(), result: None };
                 self.ledger.write(key, &entry)?;
                 job
             }
@@ -171,7 +174,7 @@ impl<'a> Workshop<'a> {
             (Err(error), _) => return Err(error),
         };
         let result = Some(outcome.clone());
-        self.ledger.write(key, &Entry { request: body.clone(), path: job, result })?;
+        self.ledger.write(key, &Entry { request: json!([path, body]), path: job, result })?;
         let seconds = start.elapsed().as_secs_f64();
         let ended = match &outcome {
             Outcome::Succeeded(_) => String::new(),

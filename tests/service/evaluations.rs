@@ -98,6 +98,90 @@ async fn an_evaluation_scores_the_images_of_its_samples(db: PgPool) {
     whole.end().await;
 }
 
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn each_thing_of_a_composition_is_scored_in_its_own_part(db: PgPool) {
+    let whole = Whole::start_with_evaluator(db).await;
+    for (handle, token) in [("dog", "<rex>"), ("cat", "<tom>")] {
+        whole.concept(handle, Some(token)).await;
+        whole.train(json!([handle])).await;
+    }
+    let concepts = json!([{ "concept": "dog" }, { "concept": "cat" }]);
+    let evaluation = whole
+        .run(
+            "/v1/evaluations",
+            json!({
+                "subjects": [{ "concepts": concepts, "composition": { "method": "tokens" } }],
+                "concepts": ["dog", "cat"],
+                "prompts": [
+                    "a <tom> cat next to a <rex> dog",
+                    { "text": "a <rex> dog and a cake", "things": 2 },
+                    "a <rex> dog",
+                ],
+                "images_per_prompt": 3, "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 3,
+            }),
+        )
+        .await;
+    assert_eq!(evaluation.text("status"), "succeeded", "{evaluation:?}");
+    assert_eq!(evaluation.body["subjects"][0]["composition"], "tokens");
+    let report: EvaluationReport =
+        serde_json::from_value(evaluation.body["report"].clone()).unwrap();
+    let prompts = &report.subjects[0].prompts;
+
+    // By hand, on the images that the evaluation lists: cat and dog, each in its half, handed out the better way.
+    let listed = whole
+        .service
+        .get(&format!("/v1/evaluations/{}/samples?limit=100", evaluation.text("id")))
+        .await;
+    let mut halves = [Vec::new(), Vec::new()];
+    for sample in listed.body["data"].as_array().unwrap() {
+        for image in sample["images"].as_array().unwrap() {
+            let png = decode(&whole.service.get(image["url"].as_str().unwrap()).await.bytes);
+            if sample["prompt"] == "a <tom> cat next to a <rex> dog" {
+                let (side, top) = (png.width() / 2, png.height() / 4);
+                for (place, half) in halves.iter_mut().enumerate() {
+                    let left = place as u32 * side;
+                    half.push(image::imageops::crop_imm(&png, left, top, side, side).to_image());
+                }
+            }
+        }
+    }
+    assert_eq!((listed.body["data"].as_array().unwrap().len(), halves[0].len()), (3, 3));
+    let mut fits = Vec::new();
+    for handle in ["cat", "dog"] {
+        let photos = whole.service.get(&format!("/v1/concepts/{handle}/images")).await;
+        let mut images = Vec::new();
+        for photo in photos.body["data"].as_array().unwrap() {
+            images.push(decode(&whole.service.get(photo["url"].as_str().unwrap()).await.bytes));
+        }
+        let photos = evaluator().image_features(&images).unwrap();
+        let fit = |half: &Vec<RgbImage>| {
+            vstar::scoring::with_photos(&evaluator().image_features(half).unwrap(), &photos)
+        };
+        fits.push(halves.each_ref().map(fit));
+    }
+    let (mut cat, mut dog) = (0.0, 0.0);
+    for image in 0..3 {
+        let ways =
+            [(0, 1), (1, 0)].map(|(left, right)| (fits[0][left][image], fits[1][right][image]));
+        let better = usize::from(ways[1].0 + ways[1].1 > ways[0].0 + ways[0].1);
+        cat += ways[better].0 / 3.0;
+        dog += ways[better].1 / 3.0;
+    }
+    let composition = prompts[0].composition.as_ref().unwrap();
+    let things: Vec<f64> = composition.things.iter().map(|thing| thing.mean.unwrap()).collect();
+    assert!(
+        (things[0] - cat).abs() < 1e-5 && (things[1] - dog).abs() < 1e-5,
+        "{things:?} {cat} {dog}"
+    );
+    assert!(composition.leak.mean.is_some() && composition.all_present.n == 3);
+
+    // Beside a plain thing there is one concept, and alone there is nothing to compose.
+    let beside = prompts[1].composition.as_ref().unwrap();
+    assert_eq!((beside.things.len(), beside.leak.mean), (1, None));
+    assert!(prompts[2].composition.is_none());
+    whole.end().await;
+}
+
 fn decode(png: &[u8]) -> RgbImage {
     image::load_from_memory(png).unwrap().to_rgb8()
 }
@@ -219,6 +303,21 @@ async fn what_a_request_can_tell_is_told_before_anything_is_queued(db: PgPool) {
         ),
         (json!({ "subjects": rex(), "prompts": ["{} and {}"] }), "invalid_value", "/prompts/0"),
         (json!({ "subjects": rex(), "prompts": ["a", "a"] }), "invalid_value", "/prompts/1"),
+        (
+            json!({ "subjects": rex(), "prompts": [{ "text": "a {}", "things": 5 }] }),
+            "out_of_range",
+            "/prompts/0/things",
+        ),
+        (
+            json!({ "subjects": rex(), "prompts": [{ "text": "a <rex> and a <rex>", "things": 1 }] }),
+            "out_of_range",
+            "/prompts/0/things",
+        ),
+        (
+            json!({ "subjects": [{ "base": true, "composition": { "method": "tokens" } }], "concepts": ["rex"], "prompts": ["a {}"] }),
+            "not_applicable",
+            "/subjects/0/composition",
+        ),
         (
             json!({ "subjects": rex(), "prompts": ["a <bare> dog"] }),
             "unknown_concept",
