@@ -23,7 +23,7 @@ const LABEL_LINES: usize = 5;
 pub(crate) struct Table {
     /// Titles of the columns, each with a remark.
     pub(crate) columns: Vec<(String, String)>,
-    /// A row above the others that has one cell over all columns.
+    /// A row above the others that has one cell over all columns; left out without cells.
     pub(crate) head: Row,
     pub(crate) rows: Vec<Row>,
 }
@@ -51,10 +51,11 @@ impl Table {
         let row_height = SIDE + LINE + 3 * GAP;
         let width = 2 * MARGIN + LABEL + widths.iter().sum::<u32>();
         let width = width.max(2 * MARGIN + LABEL + self.head.width());
-        let height = 2 * MARGIN + TITLE + LINE + (1 + self.rows.len() as u32) * row_height;
+        let head = if self.head.cells.is_empty() { 0 } else { row_height };
+        let height = 2 * MARGIN + TITLE + LINE + head + self.rows.len() as u32 * row_height;
         let mut canvas = Canvas::new(width, height)?;
         self.head.draw(&mut canvas, MARGIN, &[self.head.width()]);
-        let mut y = MARGIN + row_height;
+        let mut y = MARGIN + head;
         let mut x = MARGIN + LABEL;
         for ((title, note), width) in self.columns.iter().zip(&widths) {
             let title = canvas.broken(title, *width as f32, TITLE_SIZE).swap_remove(0);

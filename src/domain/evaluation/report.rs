@@ -100,8 +100,8 @@ pub struct ConceptAlignment {
 }
 
 /// Images of several things, of which at least one is a concept. Each concept is compared with its photos in the part of the image
-/// that it has to itself: a half for two things, a third for three, a quadrant for four, each a square of half the width.
-/// Parts are handed out so that the sum of alignments is largest.
+/// that it has to itself: the middle of a half for two things, of a third for three, a quadrant for four, each a square. Parts
+/// are handed out so that the sum of alignments is largest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct CompositionReport {
     /// How well each concept's part agrees with its photos: the mean over the concepts of an image.
