@@ -105,7 +105,7 @@ impl App {
         check::check_parts(evaluator, &prompts, &settings)?;
         let negative_prompt = new.negative_prompt.clone().unwrap_or_default();
         check::check_negative_prompt(&self.model, &negative_prompt, &subjects, &settings)?;
-        compose_subjects(&self.model, &new, &negative_prompt, &prompts, &mut subjects)?;
+        compose_subjects(&self.model, &new, &negative_prompt, &prompts, &settings, &mut subjects)?;
         let task = EvaluationTask {
             version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),

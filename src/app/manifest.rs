@@ -7,7 +7,7 @@ use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::composition::options::MAX_REGIONS;
-use crate::domain::composition::{Composition, Region, Regional};
+use crate::domain::composition::{Composition, LayoutKind, Region, Regional};
 use crate::domain::concept::ModifierToken;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
@@ -192,10 +192,10 @@ fn composition_of(
     }
     let image = &manifest.init_image;
     checks.require(
-        !regional.layout.keep_init_image || image.is_some(),
+        regional.layout.kind != LayoutKind::InitImage || image.is_some(),
         above,
         Code::MissingField,
-        || "layout.keep_init_image needs an init_image".to_owned(),
+        || "the layout `init_image` needs an init_image".to_owned(),
     );
     checks.finish()?;
     Ok(Composition::Regional(Regional {

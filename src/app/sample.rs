@@ -109,6 +109,7 @@ impl PromptedSample {
             negative_prompt: &negative_prompt,
             participants: &binding.participants(),
             has_init_image: init.is_some(),
+            size: (settings.width, settings.height),
         };
         let composition = compose(self.composition, self.merge.is_some(), composed, model)?;
         let merged = if composition == Composition::Merge { binding.deltas.len() } else { 0 };

@@ -4,6 +4,7 @@ pub mod mention;
 pub mod options;
 pub mod place;
 pub mod plan;
+pub mod scene;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -52,17 +53,28 @@ impl Default for Redraw {
     }
 }
 
-/// What the base model draws first.
+/// What stands around the regions.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Layout {
-    /// The prompt with plain nouns in place of the concepts.
+    pub kind: LayoutKind,
+    /// What the base model draws.
     pub prompt: String,
     pub negative_prompt: String,
     /// The deltas, by their places in `deltas`, whose keys and values stand at their own words here: the base model does not
     /// know their classes.
     pub own_words: Vec<usize>,
-    /// Whether the sample's `init_image` is the layout as it is.
-    pub keep_init_image: bool,
+}
+
+/// Where a layout comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LayoutKind {
+    /// The base model draws the scene alone. The concepts stand side by side in it, in the order of the prompt.
+    Scene,
+    /// The base model draws the prompt with plain nouns. The concepts stand where it puts these.
+    Nouns,
+    /// The sample's `init_image`, as it is. The concepts stand where the base model sees the plain nouns in it.
+    InitImage,
 }
 
 /// One concept's place in a picture.

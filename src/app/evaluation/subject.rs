@@ -18,6 +18,7 @@ use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::{MAX_NAME_CHARS, Subject};
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::model_info::ModelInfo;
+use crate::domain::sample::SampleSettings;
 
 /// A subject with what its deltas contain.
 pub(super) struct BoundSubject {
@@ -77,6 +78,7 @@ pub(super) fn compose_subjects(
     new: &NewEvaluation,
     negative_prompt: &str,
     prompts: &[(EvaluationPrompt, String)],
+    settings: &SampleSettings,
     bound: &mut [BoundSubject],
 ) -> Result<(), Invalid> {
     for (index, (new, bound)) in new.subjects.iter().zip(bound).enumerate() {
@@ -88,6 +90,7 @@ pub(super) fn compose_subjects(
                 negative_prompt,
                 participants,
                 has_init_image: false,
+                size: (settings.width, settings.height),
             };
             compose(new.composition.clone(), new.merge.is_some(), composed, model)
         };

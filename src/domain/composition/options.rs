@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::place::Place;
-use super::plan::{Participant, Plan, Wish, plan};
-use super::{Composition, Redraw, Regional};
+use super::plan::{LayoutWish, NoPlan, Participant, Plan, Wish, plan};
+use super::{Composition, LayoutKind, Redraw, Regional};
 use crate::domain::code::Code;
 use crate::domain::concept::{ClassNoun, Handle};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
@@ -33,9 +33,13 @@ pub struct CompositionOptions {
     /// size, so they gain detail. Defaults to 1. Method `regional` only.
     #[schema(minimum = 1, maximum = 4, default = 1)]
     pub enlarge: Option<usize>,
-    /// Keep `init_image` as it is outside the regions, in place of a layout that is drawn from it. Defaults to false. Method
-    /// `regional` only.
-    pub keep_init_image: Option<bool>,
+    /// What stands around the regions. Defaults to `scene` if the prompt names concepts side by side (`and`, `next to`) and then a
+    /// scene (`on the grass`), and there is no `init_image`; otherwise to `nouns`. Method `regional` only.
+    pub layout: Option<LayoutKind>,
+    /// What the base model draws as the layout, instead of what follows from the prompt. In a layout of nouns, every region then
+    /// needs a box. Method `regional` only.
+    #[schema(examples("a photo on the grass, far away"))]
+    pub layout_prompt: Option<String>,
 }
 
 /// How several concepts come into one picture.
@@ -77,6 +81,8 @@ pub struct Composed<'a> {
     pub negative_prompt: &'a str,
     pub participants: &'a [Participant],
     pub has_init_image: bool,
+    /// Width and height of the images in pixels.
+    pub size: (usize, usize),
 }
 
 impl Composition {
@@ -113,20 +119,38 @@ impl CompositionOptions {
 
     fn regional(&self, composed: Composed<'_>, pointer: &str) -> Result<Regional, Invalid> {
         let redraw = self.redraw(pointer)?;
-        let keep_init_image = self.keep_init_image.unwrap_or(false);
-        if keep_init_image && !composed.has_init_image {
-            let detail = "there is no init_image to keep: name one";
-            let pointer = format!("{pointer}/keep_init_image");
-            return Err(FieldError::new(pointer, Code::MissingField, detail).into());
-        }
         let wishes = self.wishes(composed.participants, pointer)?;
-        let plan = plan(composed.prompt, composed.negative_prompt, composed.participants, &wishes);
-        let Plan { mut layout, regions } = plan.map_err(|index| {
-            let detail = "the prompt does not name this concept as often as it has regions: give this one a box, or name it";
-            FieldError::new(format!("{pointer}/regions/{index}/box"), Code::MissingField, detail)
-        })?;
-        layout.keep_init_image = keep_init_image;
+        let wanted = self.layout_wish(composed, pointer)?;
+        let (prompt, negative_prompt) = (composed.prompt, composed.negative_prompt);
+        let plan = plan(prompt, negative_prompt, composed.participants, &wishes, &wanted);
+        let Plan { layout, regions } = plan.map_err(|reason| no_plan(reason, pointer))?;
+        let lost = regions.iter().any(|region| region.place.is_none() && region.noun.is_none());
+        if lost {
+            let detail = "with a layout_prompt, nothing says where the concepts are in it: give every region a box";
+            return Err(
+                FieldError::new(format!("{pointer}/regions"), Code::MissingField, detail).into()
+            );
+        }
         Ok(Regional { redraw, layout, regions })
+    }
+
+    fn layout_wish(&self, composed: Composed<'_>, pointer: &str) -> Result<LayoutWish, FieldError> {
+        if self.layout == Some(LayoutKind::InitImage) && !composed.has_init_image {
+            let detail = "there is no init_image: name one, or choose another layout";
+            return Err(FieldError::new(format!("{pointer}/layout"), Code::MissingField, detail));
+        }
+        if self.layout == Some(LayoutKind::Scene) && composed.has_init_image {
+            let detail = "a scene is drawn from nothing: choose the layout `nouns` or `init_image`, or leave init_image out";
+            return Err(FieldError::new(
+                format!("{pointer}/layout"),
+                Code::ConflictingFields,
+                detail,
+            ));
+        }
+        let kind = self.layout.or(composed.has_init_image.then_some(LayoutKind::Nouns));
+        let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
+        let size = (side(composed.size.0), side(composed.size.1));
+        Ok(LayoutWish { kind, prompt: self.layout_prompt.clone(), size })
     }
 
     fn redraw(&self, pointer: &str) -> Result<Redraw, Invalid> {
@@ -182,7 +206,8 @@ impl CompositionOptions {
             ("redraw_strength", self.redraw_strength.is_some()),
             ("margin", self.margin.is_some()),
             ("enlarge", self.enlarge.is_some()),
-            ("keep_init_image", self.keep_init_image.is_some()),
+            ("layout", self.layout.is_some()),
+            ("layout_prompt", self.layout_prompt.is_some()),
         ] {
             checks.require(!given, &format!("{pointer}/{field}"), Code::NotApplicable, || {
                 "only the method `regional` has this: leave it out, or choose that method"
@@ -190,6 +215,19 @@ impl CompositionOptions {
             });
         }
         checks.finish()
+    }
+}
+
+fn no_plan(reason: NoPlan, pointer: &str) -> FieldError {
+    match reason {
+        NoPlan::NoPlace(index) => {
+            let detail = "the prompt does not name this concept as often as it has regions: give this one a box, or name it";
+            FieldError::new(format!("{pointer}/regions/{index}/box"), Code::MissingField, detail)
+        }
+        NoPlan::NoScene => {
+            let detail = "the prompt has no scene after its concepts that could be drawn alone, such as `on the grass`: give a layout_prompt, or choose the layout `nouns`";
+            FieldError::new(format!("{pointer}/layout"), Code::NotApplicable, detail)
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::mention::{Mention, mentions};
 use super::place::Place;
-use super::{Layout, Region, Span};
+use super::scene::{places, scene_of};
+use super::{Layout, LayoutKind, Region, Span};
 use crate::domain::concept::{ConceptWords, Handle, modifier_tokens_in};
 
 /// A concept that takes part.
@@ -25,6 +26,25 @@ pub struct Wish {
     pub prompt: Option<String>,
 }
 
+/// What a request says about its layout.
+#[derive(Clone, Debug)]
+pub struct LayoutWish {
+    /// `None` for the scene where the prompt has one and says no more than that things stand side by side, else the nouns.
+    pub kind: Option<LayoutKind>,
+    pub prompt: Option<String>,
+    /// Width and height in pixels.
+    pub size: (u32, u32),
+}
+
+/// Why there is no plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlan {
+    /// This wish has neither a mention nor a box.
+    NoPlace(usize),
+    /// The prompt has no scene that could be drawn alone.
+    NoScene,
+}
+
 /// What is drawn, and where.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
@@ -35,20 +55,21 @@ pub struct Plan {
 /// Plans the layout and the regions: one for each mention in the order of the prompt, then those wishes for which there is no
 /// mention.
 ///
-/// The layout has the class noun for each concept, or its stand-in. A concept without a modifier token has its own words,
+/// A layout of nouns has the class noun for each concept, or its stand-in. A concept without a modifier token has its own words,
 /// keys and values there: the base model does not know its class.
 ///
 /// A region's prompt is the request's prompt with the other concepts left out: what stands before the first mention as far as
 /// it says what kind of picture it is, what belongs to the concept itself, and what follows the last mention.
 ///
 /// # Errors
-/// The place of a wish that has neither a mention nor a box.
+/// [`NoPlan`]
 pub fn plan(
     prompt: &str,
     negative_prompt: &str,
     participants: &[Participant],
     wishes: &[Wish],
-) -> Result<Plan, usize> {
+    wanted: &LayoutWish,
+) -> Result<Plan, NoPlan> {
     let words: Vec<&ConceptWords> = participants.iter().map(|one| &one.words).collect();
     let mentions = mentions(prompt, &words);
     let mut open: Vec<(usize, &Wish)> = wishes.iter().enumerate().collect();
@@ -59,37 +80,47 @@ pub fn plan(
             Some(open.remove(place).1)
         })
         .collect();
+    let named = || mentions.iter().zip(&wish_of);
 
-    let mut layout = Layout {
-        prompt: String::new(),
-        negative_prompt: plain(negative_prompt, None),
-        own_words: Vec::new(),
-        keep_init_image: false,
-    };
     let mut regions = Vec::new();
-    let mut copied = 0;
-    for (index, (mention, wish)) in mentions.iter().zip(&wish_of).enumerate() {
+    for (index, (mention, wish)) in named().enumerate() {
         let concept = &participants[mention.concept];
-        layout.prompt.push_str(&prompt[copied..mention.span.start]);
-        copied = mention.span.end;
-        let start = layout.prompt.len();
-        let stand_in = wish.and_then(|wish| wish.stand_in.as_deref());
-        let is_unknown = concept.words.modifier_token.is_none() && stand_in.is_none();
-        if is_unknown && !layout.own_words.contains(&concept.delta) {
-            layout.own_words.push(concept.delta);
-        }
-        layout.prompt.push_str(stand_in.unwrap_or(concept.words.class_noun.as_str()));
         let own_prompt = wish.and_then(|wish| wish.prompt.clone());
         regions.push(Region {
             concept: concept.handle.clone(),
             delta: concept.delta,
             prompt: own_prompt.unwrap_or_else(|| alone(prompt, &mentions, index, &concept.words)),
             negative_prompt: plain(negative_prompt, Some(&concept.words)),
-            noun: Some(Span { start, end: layout.prompt.len() }),
+            noun: None,
             place: wish.and_then(|wish| wish.place),
         });
     }
-    layout.prompt.push_str(&prompt[copied..]);
+    let layout = match scene_layout(prompt, &mentions, wanted)? {
+        Some(scene) => {
+            for (region, place) in regions.iter_mut().zip(places(mentions.len(), wanted.size)) {
+                region.place.get_or_insert(place);
+            }
+            Layout {
+                kind: LayoutKind::Scene,
+                prompt: scene,
+                negative_prompt: plain(negative_prompt, None),
+                own_words: Vec::new(),
+            }
+        }
+        None => {
+            let (nouns, mut layout) = noun_layout(prompt, participants, named());
+            for (region, noun) in regions.iter_mut().zip(nouns) {
+                region.noun = Some(noun);
+            }
+            if let Some(given) = &wanted.prompt {
+                // Where the nouns are in it is not known.
+                regions.iter_mut().for_each(|region| region.noun = None);
+                layout.prompt.clone_from(given);
+            }
+            let kind = wanted.kind.unwrap_or(LayoutKind::Nouns);
+            Layout { kind, negative_prompt: plain(negative_prompt, None), ..layout }
+        }
+    };
     for (index, wish) in open {
         let concept = &participants[wish.concept];
         let own_prompt = wish.prompt.clone();
@@ -100,10 +131,61 @@ pub fn plan(
                 .unwrap_or_else(|| format!("photo of a {}", concept.words.in_prompt())),
             negative_prompt: plain(negative_prompt, Some(&concept.words)),
             noun: None,
-            place: Some(wish.place.ok_or(index)?),
+            place: Some(wish.place.ok_or(NoPlan::NoPlace(index))?),
         });
     }
     Ok(Plan { layout, regions })
+}
+
+/// The prompt of a layout that is the scene alone, if it is one.
+fn scene_layout(
+    prompt: &str,
+    mentions: &[Mention],
+    wanted: &LayoutWish,
+) -> Result<Option<String>, NoPlan> {
+    if !matches!(wanted.kind, None | Some(LayoutKind::Scene)) {
+        return Ok(None);
+    }
+    let spans: Vec<Span> = mentions.iter().map(|mention| mention.span).collect();
+    let joints: Vec<&str> =
+        spans.windows(2).map(|pair| joint(&prompt[pair[0].end..pair[1].start])).collect();
+    let given = wanted.kind.and(wanted.prompt.clone());
+    match given.or_else(|| scene_of(prompt, &spans, &joints)) {
+        None if wanted.kind.is_some() => Err(NoPlan::NoScene),
+        Some(scene) if !mentions.is_empty() => Ok(Some(wanted.prompt.clone().unwrap_or(scene))),
+        Some(_) | None => Ok(None),
+    }
+}
+
+/// The prompt with plain nouns, and where these are in it.
+fn noun_layout<'a>(
+    prompt: &str,
+    participants: &[Participant],
+    named: impl Iterator<Item = (&'a Mention, &'a Option<&'a Wish>)>,
+) -> (Vec<Span>, Layout) {
+    let mut layout = Layout {
+        kind: LayoutKind::Nouns,
+        prompt: String::new(),
+        negative_prompt: String::new(),
+        own_words: Vec::new(),
+    };
+    let mut nouns = Vec::new();
+    let mut copied = 0;
+    for (mention, wish) in named {
+        let concept = &participants[mention.concept];
+        layout.prompt.push_str(&prompt[copied..mention.span.start]);
+        copied = mention.span.end;
+        let start = layout.prompt.len();
+        let stand_in = wish.and_then(|wish| wish.stand_in.as_deref());
+        let is_unknown = concept.words.modifier_token.is_none() && stand_in.is_none();
+        if is_unknown && !layout.own_words.contains(&concept.delta) {
+            layout.own_words.push(concept.delta);
+        }
+        layout.prompt.push_str(stand_in.unwrap_or(concept.words.class_noun.as_str()));
+        nouns.push(Span { start, end: layout.prompt.len() });
+    }
+    layout.prompt.push_str(&prompt[copied..]);
+    (nouns, layout)
 }
 
 /// Words that join one thing to the next. What stands before them belongs to the first thing, what follows to the second.
@@ -151,9 +233,23 @@ fn alone(prompt: &str, mentions: &[Mention], index: usize, words: &ConceptWords)
     format!("{before}{}{after}{}", words.in_prompt(), &prompt[last..])
 }
 
-/// What stands before and after the last joint; after the last comma if there is none. Without either, the last word, as
-/// an article, belongs to what follows.
+/// What stands before and after the last joint. Without one, the last word, as an article, belongs to what follows.
 fn split_at_joint(text: &str) -> (&str, &str) {
+    match last_joint(text) {
+        Some((start, joint)) => (&text[..start], &text[start + joint.len()..]),
+        None => match text.trim_end().rfind(char::is_whitespace) {
+            Some(space) => text.split_at(space + 1),
+            None => ("", text),
+        },
+    }
+}
+
+/// The word that joins what stands before it to what follows; empty if there is none.
+fn joint(text: &str) -> &str {
+    last_joint(text).map_or("", |(_, joint)| joint)
+}
+
+fn last_joint(text: &str) -> Option<(usize, &str)> {
     let is_letter = |c: char| c.is_alphanumeric();
     let joints = JOINTS.iter().flat_map(|joint| {
         let found = text.match_indices(joint);
@@ -162,16 +258,16 @@ fn split_at_joint(text: &str) -> (&str, &str) {
                 && !text[start + joint.len()..].starts_with(is_letter)
         })
     });
-    // Of those that end last, the longest: "on top of" ends where no other does, "in front of" likewise.
-    let last = joints.max_by_key(|(start, joint)| (start + joint.len(), joint.len()));
-    match last.or_else(|| text.rmatch_indices(',').next()) {
-        Some((start, joint)) => (&text[..start], &text[start + joint.len()..]),
-        None => match text.trim_end().rfind(char::is_whitespace) {
-            Some(space) => text.split_at(space + 1),
-            None => ("", text),
-        },
-    }
+    let commas = text.match_indices(',').filter(|(at, _)| {
+        let next = text[at + 1..].split_whitespace().next();
+        next.is_none_or(|word| ARTICLES.contains(&word)) // not the comma of "a big, red"
+    });
+    // "in front of" has no other joint in it that ends where it does; "on top of" neither.
+    joints.chain(commas).max_by_key(|(start, joint)| (start + joint.len(), joint.len()))
 }
+
+/// Words that begin the name of a thing.
+const ARTICLES: [&str; 8] = ["a", "an", "the", "my", "your", "his", "her", "our"];
 
 /// The text with the modifier token of one concept at most.
 fn plain(text: &str, of: Option<&ConceptWords>) -> String {
@@ -209,6 +305,14 @@ mod tests {
         ]
     }
 
+    fn nouns() -> LayoutWish {
+        LayoutWish { kind: Some(LayoutKind::Nouns), ..any() }
+    }
+
+    fn any() -> LayoutWish {
+        LayoutWish { kind: None, prompt: None, size: (64, 64) }
+    }
+
     fn prompts(plan: &Plan) -> Vec<&str> {
         plan.regions.iter().map(|region| region.prompt.as_str()).collect()
     }
@@ -217,7 +321,7 @@ mod tests {
     fn the_layout_has_plain_nouns_and_each_region_one_concept() {
         let prompt = "photo of a <rex> dog next to a <delft> vase on the grass";
 
-        let plan = plan(prompt, "<rex> blurred, <delft> vase", &three(), &[]).unwrap();
+        let plan = plan(prompt, "<rex> blurred, <delft> vase", &three(), &[], &nouns()).unwrap();
 
         assert_eq!(plan.layout.prompt, "photo of a dog next to a vase on the grass");
         assert_eq!(plan.layout.negative_prompt, "blurred, vase");
@@ -235,7 +339,7 @@ mod tests {
     fn what_belongs_to_a_thing_stays_with_it() {
         let prompt = "a drawing of a small <rex> dog with a red bow and a big <delft> vase in front of a gate at night";
 
-        let plan = plan(prompt, "", &three(), &[]).unwrap();
+        let plan = plan(prompt, "", &three(), &[], &nouns()).unwrap();
 
         assert_eq!(
             prompts(&plan),
@@ -255,7 +359,8 @@ mod tests {
         let stand_in = Wish { concept: 2, stand_in: Some("house".to_owned()), ..Wish::default() };
         let wishes = [wish(0, 0.1), stand_in, wish(0, 0.5), wish(1, 0.6)];
 
-        let plan = plan("a <rex> dog, a gate and a <rex> dog", "", &three(), &wishes).unwrap();
+        let prompt = "a <rex> dog, a gate and a <rex> dog";
+        let plan = plan(prompt, "", &three(), &wishes, &any()).unwrap();
 
         assert_eq!(plan.layout.prompt, "a dog, a house and a dog");
         assert!(plan.layout.own_words.is_empty());
@@ -268,6 +373,48 @@ mod tests {
     fn a_wish_without_a_mention_needs_a_box() {
         let wishes = [Wish { concept: 1, ..Wish::default() }];
 
-        assert_eq!(plan("a <rex> dog", "", &three(), &wishes), Err(0));
+        assert_eq!(plan("a <rex> dog", "", &three(), &wishes, &any()), Err(NoPlan::NoPlace(0)));
+    }
+
+    #[test]
+    fn things_side_by_side_stand_in_the_scene_alone() {
+        for (prompt, scene) in [
+            (
+                "photo of a <rex> dog next to a <delft> vase on the grass",
+                "photo on the grass, far away, very small",
+            ),
+            (
+                "a <rex> dog with a red bow, a <delft> vase and a gate in the snow.",
+                "a photo in the snow, far away, very small",
+            ),
+            (
+                "black and white photo of a gate and the <rex> dog at night",
+                "black and white photo at night, far away, very small",
+            ),
+        ] {
+            let plan = plan(prompt, "", &three(), &[], &any()).unwrap();
+
+            assert_eq!((plan.layout.kind, plan.layout.prompt.as_str()), (LayoutKind::Scene, scene));
+            assert!(plan.layout.own_words.is_empty());
+            let [left, _, right, _] = plan.regions[0].place.unwrap().into();
+            assert!(left < 0.1 && right < 0.6, "{left} {right}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_says_more_has_its_nouns_in_the_layout() {
+        for prompt in [
+            "a <rex> dog in front of a <delft> vase on the grass",
+            "a <rex> dog next to a <delft> vase",
+            "a <rex> dog and a <delft> vase next to a house on the grass",
+            "a <rex> dog and a <delft> vase on the grass with a ball",
+            "nobody on the grass",
+        ] {
+            let usual = plan(prompt, "", &three(), &[], &any()).unwrap();
+
+            assert_eq!(usual.layout.kind, LayoutKind::Nouns, "{prompt}");
+            let scene = LayoutWish { kind: Some(LayoutKind::Scene), ..any() };
+            assert_eq!(plan(prompt, "", &three(), &[], &scene), Err(NoPlan::NoScene), "{prompt}");
+        }
     }
 }

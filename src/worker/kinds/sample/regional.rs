@@ -13,7 +13,7 @@ use super::Finished;
 use super::generation::{Generation, start as generate};
 use super::init_image::read_picture;
 use crate::domain::composition::place::{PixelBox, Place};
-use crate::domain::composition::{Region, Regional, Span, UsedRegion};
+use crate::domain::composition::{LayoutKind, Region, Regional, Span, UsedRegion};
 use crate::domain::job::Phase;
 use crate::domain::sample::SampleTask;
 use crate::engine::{AttentionMaps, Crop, InitImage, encode_init, find_boxes, outline};
@@ -59,9 +59,9 @@ pub(super) async fn start(
         init,
         ..Generation::of(task)
     };
-    let kept = match regional.layout.keep_init_image {
-        true => read_picture(job, task).await?,
-        false => None,
+    let kept = match regional.layout.kind {
+        LayoutKind::InitImage => read_picture(job, task).await?,
+        LayoutKind::Scene | LayoutKind::Nouns => None,
     };
     let needs_layout = kept.is_none() || regional.regions.iter().any(|one| one.place.is_none());
     let redraw_strength = regional.redraw.redraw_strength;

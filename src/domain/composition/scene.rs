@@ -1,0 +1,97 @@
+//! The scene of a prompt without its things, and places for things in it.
+
+use super::Span;
+use super::place::{PixelBox, Place};
+
+/// What keeps the base model from drawing things of its own into a scene.
+const EMPTY: &str = "far away, very small";
+
+/// Words that put things side by side.
+const SIDE_BY_SIDE: [&str; 6] = [",", "and", "next to", "beside", "near", "with"];
+
+/// Words that begin a scene.
+const SCENE_WORDS: [&str; 8] = ["on", "in", "at", "under", "inside", "outside", "during", "above"];
+
+/// Words by which something else joins the things.
+const JOINTS: [&str; 10] = [
+    "and",
+    "next to",
+    "beside",
+    "near",
+    "with",
+    "in front of",
+    "behind",
+    "on top of",
+    "holding",
+    "wearing",
+];
+
+/// The prompt of the scene alone, if the prompt says no more than what things stand side by side, and where: `photo of a
+/// <rex> dog next to a <delft> vase on the grass` has the scene `photo on the grass, far away, very small`.
+///
+/// - `mentions`: of the concepts, from left to right
+/// - `joints`: what joins each mention to the next
+pub(super) fn scene_of(prompt: &str, mentions: &[Span], joints: &[&str]) -> Option<String> {
+    let (first, last) = (mentions.first()?, mentions.last()?);
+    if !joints.iter().all(|joint| SIDE_BY_SIDE.contains(joint)) {
+        return None;
+    }
+    let scene = prompt[last.end..].trim().trim_end_matches(['.', '!']);
+    let begins = SCENE_WORDS.iter().any(|word| scene.split_whitespace().next() == Some(*word));
+    if !begins || JOINTS.iter().any(|joint| has_words(scene, joint)) {
+        return None;
+    }
+    let head = prompt[..first.start].trim();
+    let kind = head.rfind(" of").map_or("a photo", |end| &head[..end]);
+    Some(format!("{kind} {scene}, {EMPTY}"))
+}
+
+fn has_words(text: &str, words: &str) -> bool {
+    format!(" {text} ").contains(&format!(" {words} "))
+}
+
+/// The most of a picture's height that a row of things takes.
+const ROWS_HEIGHT: f64 = 0.75;
+
+/// Squares for so many things in a picture: one row of up to three, else two rows.
+pub(super) fn places(count: usize, size: (u32, u32)) -> Vec<Place> {
+    let rows = if count <= 3 { 1 } else { 2 };
+    let columns = count.div_ceil(rows).max(1);
+    let (width, height) = (f64::from(size.0), f64::from(size.1));
+    let side = (width / columns as f64).min(height * ROWS_HEIGHT / rows as f64);
+    let place = |index: usize| {
+        let (row, column) = (index / columns, index % columns);
+        let in_row = if row + 1 == rows { count - row * columns } else { columns };
+        let x = width * (column as f64 + 0.5) / in_row as f64;
+        let y = height * (row as f64 + 0.5) / rows as f64;
+        let range = |center: f64, end: u32| {
+            let start = (center - side / 2.0).round().max(0.0) as u32;
+            (start, (start + side.round() as u32).min(end))
+        };
+        let ((left, right), (top, bottom)) = (range(x, size.0), range(y, size.1));
+        Place::of_pixels(PixelBox { left, top, right, bottom }, size)
+    };
+    (0..count).map(place).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn squares(count: usize, size: (u32, u32)) -> Vec<(u32, u32, u32, u32)> {
+        let pixels = |place: &Place| {
+            let at = place.pixels(size);
+            (at.left, at.top, at.right, at.bottom)
+        };
+        places(count, size).iter().map(pixels).collect()
+    }
+
+    #[test]
+    fn things_stand_in_squares_side_by_side() {
+        assert_eq!(squares(1, (64, 64)), [(8, 8, 56, 56)]);
+        assert_eq!(squares(2, (64, 64)), [(0, 16, 32, 48), (32, 16, 64, 48)]);
+        assert_eq!(squares(3, (96, 64)), [(0, 16, 32, 48), (32, 16, 64, 48), (64, 16, 96, 48)]);
+        assert_eq!(squares(2, (128, 64)), [(8, 8, 56, 56), (72, 8, 120, 56)]);
+        assert_eq!(squares(5, (64, 64))[3..], [(6, 38, 27, 59), (38, 38, 59, 59)]);
+    }
+}
