@@ -22,6 +22,7 @@ pub(super) fn compose(
     if let Some(CompositionOptions { method, .. }) = &options {
         check_applicable(*method, default, has_merge, deltas)?;
     }
+    let has_layout_prompt = options.as_ref().is_some_and(|options| options.layout_prompt.is_some());
     let composition = options.unwrap_or_default().resolve(default, composed, "/composition")?;
     if let Composition::Regional(regional) = &composition {
         let tokens: Vec<ModifierToken> = composed
@@ -29,7 +30,7 @@ pub(super) fn compose(
             .iter()
             .filter_map(|one| one.words.modifier_token.clone())
             .collect();
-        check_prompts(regional, &tokens, model)?;
+        check_prompts(regional, has_layout_prompt, &tokens, model)?;
     }
     Ok(composition)
 }
@@ -63,11 +64,13 @@ fn check_applicable(
 /// Refuses prompts of the layout and of regions that would be cut.
 fn check_prompts(
     regional: &Regional,
+    has_layout_prompt: bool,
     tokens: &[ModifierToken],
     model: &ModelInfo,
 ) -> Result<(), Invalid> {
     let mut checks = Checks::default();
-    let layout = [(&regional.layout.prompt, "/prompt".to_owned())];
+    let pointer = if has_layout_prompt { "/composition/layout_prompt" } else { "/prompt" };
+    let layout = [(&regional.layout.prompt, pointer.to_owned())];
     let regions = regional.regions.iter().enumerate();
     let regions = regions
         .map(|(index, region)| (&region.prompt, format!("/composition/regions/{index}/prompt")));

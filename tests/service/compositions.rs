@@ -22,7 +22,9 @@ async fn several_concepts_have_regions_unless_the_request_says_otherwise(db: PgP
     assert_eq!(composed.status, 202, "{composed:?}");
     let composition = &composed.body["composition"];
     assert_eq!(composition["method"], "regional");
-    assert_eq!(composition["layout"]["prompt"], "photo of a dog next to a dog on the grass");
+    let layout = &composition["layout"];
+    assert_eq!(layout["prompt"], "photo on the grass, far away, very small");
+    assert_eq!(composition["regions"][1]["box"], json!([0.5, 0.25, 1.0, 0.75]));
     let prompts: Vec<&Value> =
         composition["regions"].as_array().unwrap().iter().map(|one| &one["prompt"]).collect();
     assert_eq!(prompts, ["photo of a <rex> dog on the grass", "photo of a <max> dog on the grass"]);
@@ -36,7 +38,7 @@ async fn several_concepts_have_regions_unless_the_request_says_otherwise(db: PgP
         (json!({ "merge": { "method": "hard" } }), "merge"),
         (json!({ "composition": { "method": "merge" } }), "merge"),
         (json!({ "composition": { "method": "tokens" } }), "tokens"),
-        (json!({ "composition": { "margin": 0.3 } }), "regional"),
+        (json!({ "composition": { "layout": "nouns" } }), "regional"),
     ] {
         let mut body = json!({ "prompt": PROMPT });
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -44,6 +46,14 @@ async fn several_concepts_have_regions_unless_the_request_says_otherwise(db: PgP
         assert_eq!(sample.body["composition"]["method"], method, "{more}: {sample:?}");
         assert_eq!(sample.body["merge"].is_null(), method != "merge", "{more}");
     }
+    let nouns = "a <rex> dog in front of a <max> dog on the grass";
+    let nouns = service.post("/v1/samples", json!({ "prompt": nouns })).await;
+    let layout = &nouns.body["composition"]["layout"];
+    assert_eq!(
+        (&layout["kind"], &layout["prompt"]),
+        (&json!("nouns"), &json!("a dog in front of a dog on the grass"))
+    );
+    assert_eq!(nouns.body["composition"]["regions"][1]["box"], Value::Null);
     let alone = service.post("/v1/samples", json!({ "prompt": "a <rex> dog" })).await;
     assert_eq!(alone.body["composition"], Value::Null);
 }
@@ -67,7 +77,17 @@ async fn a_composition_that_makes_no_sense_is_refused_field_by_field(db: PgPool)
         (json!({ "redraw_strength": 0 }), "out_of_range", "/composition/redraw_strength"),
         (json!({ "margin": 2 }), "out_of_range", "/composition/margin"),
         (json!({ "enlarge": 9 }), "out_of_range", "/composition/enlarge"),
-        (json!({ "keep_init_image": true }), "missing_field", "/composition/keep_init_image"),
+        (json!({ "layout": "init_image" }), "missing_field", "/composition/layout"),
+        (
+            json!({ "layout_prompt": "a field", "layout": "nouns" }),
+            "missing_field",
+            "/composition/regions",
+        ),
+        (
+            json!({ "layout_prompt": long, "layout": "scene" }),
+            "prompt_too_long",
+            "/composition/layout_prompt",
+        ),
         (json!({ "method": "tokens", "margin": 0.1 }), "not_applicable", "/composition/margin"),
         (region(json!({ "box": [0.5, 0, 0.4, 1] })), "out_of_range", "/composition/regions/0/box"),
         (region(json!({ "box": [0, 0, 2, 1] })), "out_of_range", "/composition/regions/0/box"),
@@ -87,6 +107,11 @@ async fn a_composition_that_makes_no_sense_is_refused_field_by_field(db: PgPool)
             "/merge",
         ),
         (json!({ "prompt": "a dog", "composition": {} }), "not_applicable", "/composition"),
+        (
+            json!({ "prompt": "a <rex> dog and a <max> dog", "composition": { "layout": "scene" } }),
+            "not_applicable",
+            "/composition/layout",
+        ),
     ] {
         let answer = service.post("/v1/samples", body.clone()).await;
         assert_eq!(answer.problem(), (422, code, vec![pointer]), "{body}");
@@ -143,13 +168,18 @@ async fn each_concept_is_drawn_in_its_region_and_the_layout_stays_around_them(db
         json!({ "prompt": "a dog next to a vase on the beach", "n": 2, "preview_every": 1 });
     let layouts = whole.images(asked(plain)).await;
 
-    // Found in the layout, or told by the request: outside the boxes, every byte is the layout's.
-    let left = json!({ "regions": [{ "concept": "dog", "box": [0.1, 0.2, 0.45, 0.9] }] });
-    for composition in [json!({}), left] {
+    let scene = json!({ "prompt": "a photo on the beach, far away, very small", "n": 2 });
+    let scenes = whole.images(asked(scene)).await;
+
+    // In the scene alone, where the layout has its nouns, or told by the request: outside the boxes, every byte is the layout's.
+    let left = json!({ "layout": "nouns", "regions": [{ "concept": "dog", "box": [0.1, 0.2, 0.45, 0.9] }] });
+    for (composition, layouts) in
+        [(json!({}), &scenes), (json!({ "layout": "nouns" }), &layouts), (left, &layouts)]
+    {
         let body = asked(json!({ "prompt": prompt, "n": 2, "composition": composition }));
         let sample = whole.run("/v1/samples", body).await;
         assert_eq!(sample.text("status"), "succeeded", "{sample:?}");
-        for (image, layout) in sample.body["images"].as_array().unwrap().iter().zip(&layouts) {
+        for (image, layout) in sample.body["images"].as_array().unwrap().iter().zip(layouts) {
             let handles: Vec<&Value> =
                 image["regions"].as_array().unwrap().iter().map(|one| &one["concept"]).collect();
             assert_eq!(handles, ["dog", "vase"]);
@@ -192,7 +222,7 @@ async fn each_concept_is_drawn_in_its_region_and_the_layout_stays_around_them(db
     let body = asked(json!({
         "prompt": "a gate", "concepts": [{ "concept": "gate" }, { "concept": "dog" }], "init_image": id,
         "composition": {
-            "keep_init_image": true, "redraw_strength": 0.6,
+            "layout": "init_image", "redraw_strength": 0.6,
             "regions": [
                 { "concept": "gate", "box": [0, 0, 0.5, 1] },
                 { "concept": "dog", "box": [0.55, 0.3, 1, 0.95], "prompt": "photo of a <rex> dog" },
