@@ -135,6 +135,7 @@ impl EvaluationTask {
             init: None,
             merge: subject.merge.clone(),
             composition: Composition::Merge,
+            warnings: Vec::new(),
         }
     }
 }

@@ -152,7 +152,7 @@ impl From<Vec<(ConceptId, Handle)>> for SuggestionBody {
         let (concepts, handles): (Vec<ConceptId>, Vec<String>) =
             concepts.into_iter().map(|(id, handle)| (id, format!("`{handle}`"))).unzip();
         let detail = format!(
-            "{} ask for different things in the same words: train them jointly, and each learns what the other is not",
+            "{} can be trained jointly as well, into one delta: each then learns what the other is not",
             handles.join(" and ")
         );
         Self {
