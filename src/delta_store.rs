@@ -13,7 +13,7 @@ use crate::byte_cache::ByteCache;
 use crate::domain::delta_use::DeltaUse;
 use crate::domain::digest::Digest;
 use crate::domain::id::{DeltaId, JobId};
-use crate::domain::merge::{MergeRecipe, MergeReport};
+use crate::domain::merge::{MergeRecipe, MergeReport, PairReport};
 use crate::engine::MergePack;
 use crate::engine::{Delta, read_kv_weights};
 use crate::engine::{Merge, PackUse};
@@ -29,6 +29,8 @@ use self::read::{damaged, read_delta, read_pack};
 const PACK_BYTES: usize = 128 * 1024 * 1024;
 /// Memory for statistics: six sets of captions of a Stable Diffusion 1.
 const STATISTICS_BYTES: usize = 64 * 1024 * 1024;
+/// Memory for reports: some thousands of them.
+const REPORT_BYTES: usize = 4 * 1024 * 1024;
 
 /// What the store knows of the base model that is served.
 #[derive(Clone, Debug, Default)]
@@ -59,6 +61,8 @@ pub struct DeltaStore {
     packs: Arc<ByteCache<PackId, Arc<MergePack>>>,
     /// By the digest of their captions.
     statistics: Arc<ByteCache<String, Arc<RegularizationStatistics>>>,
+    /// By the JSON of deltas and recipe.
+    reports: Arc<ByteCache<String, MergeReport>>,
 }
 
 /// A delta, and the bits of a strength.
@@ -74,6 +78,7 @@ impl DeltaStore {
             deltas: Arc::new(ByteCache::new(delta_bytes)),
             packs: Arc::new(ByteCache::new(PACK_BYTES)),
             statistics: Arc::new(ByteCache::new(STATISTICS_BYTES)),
+            reports: Arc::new(ByteCache::new(REPORT_BYTES)),
         }
     }
 
@@ -82,11 +87,28 @@ impl DeltaStore {
         self.deltas.used_bytes()
     }
 
-    /// Solves a merge and says how well it goes.
+    /// Solves a merge and says how well it goes, at once if it was asked before.
     ///
     /// # Errors
     /// [`DeltaStoreError`]; [`DeltaStoreError::Refused`] if the deltas cannot be merged by this recipe at all.
     pub async fn check(
+        &self,
+        deltas: &[DeltaUse],
+        recipe: &MergeRecipe,
+    ) -> Result<MergeReport, DeltaStoreError> {
+        let Ok(key) = serde_json::to_string(&(deltas, recipe)) else {
+            return self.solve(deltas, recipe).await;
+        };
+        let size_bytes = key.len();
+        let solve = async || {
+            let report = self.solve(deltas, recipe).await?;
+            let size_bytes = size_bytes + size_of::<PairReport>() * report.pairs.len();
+            Ok((report, size_bytes))
+        };
+        self.reports.get_or_make(key, solve).await
+    }
+
+    async fn solve(
         &self,
         deltas: &[DeltaUse],
         recipe: &MergeRecipe,

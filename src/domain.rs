@@ -30,3 +30,4 @@ pub mod storage_key;
 pub mod training;
 pub mod training_report;
 pub mod version;
+pub mod warning;

@@ -96,6 +96,7 @@ pub(super) async fn task_again(
         merge,
         composition,
         init,
+        warnings: Vec::new(),
     })
 }
 

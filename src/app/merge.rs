@@ -1,6 +1,7 @@
 //! Merges: several deltas become one.
 
 pub mod check;
+mod warnings;
 
 use sqlx::PgConnection;
 

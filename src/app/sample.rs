@@ -72,10 +72,11 @@ impl App {
     /// [`Refusal::QueueFull`].
     pub async fn start_sample(&self, caller: &Caller, new: NewSample) -> Result<Sample, Refusal> {
         let mut tx = self.db.begin().await?;
-        let task = match new {
+        let mut task = match new {
             NewSample::Prompt(sample) => sample.into_task(&mut tx, &self.model).await?,
             NewSample::Manifest(manifest) => task_again(&mut tx, &self.model, *manifest).await?,
         };
+        task.warnings = self.merge_warnings(&task).await;
         let id = self.enqueue(&mut tx, task).await?;
         tx.commit().await?;
         self.job(caller, id).await
@@ -123,6 +124,7 @@ impl PromptedSample {
             deltas: binding.deltas,
             composition,
             init,
+            warnings: Vec::new(),
         })
     }
 }

@@ -110,7 +110,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
 fn told(report: &MergeReport) -> String {
     let pair = &report.pairs[0];
     let (error, alone) = (pair.constraint_error, pair.constraint_error_alone);
-    let verdict = match Verdict::of_pair(error, alone, pair.drift) {
+    let verdict = match pair.verdict() {
         Verdict::Ok => "ok",
         Verdict::Risky => "risky",
         Verdict::Conflict => "conflict",

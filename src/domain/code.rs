@@ -134,6 +134,10 @@ codes! {
     ImageSetNotIndexed = "image_set_not_indexed",
 
     // Merges.
+    /// Merged, one of the concepts is likely to be plain or absent: take the composition that the detail names.
+    MergeRisky = "merge_risky",
+    /// The concepts contradict each other, or images of them merged may be noise: take the composition that the detail names.
+    MergeConflict = "merge_conflict",
     /// The delta has no merge pack yet: start a worker for its base model and try again; `detail` says why if it failed.
     PackMissing = "pack_missing",
     /// These captions have not been encoded yet: run one merge over them first.

@@ -140,6 +140,7 @@ impl EvaluationTask {
             init: None,
             merge: subject.merge.clone(),
             composition: subject.compositions.get(place).cloned().unwrap_or_default(),
+            warnings: Vec::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! A merge: several deltas become one, in closed form (the paper's §3.3).
 
 pub mod options;
+pub mod verdict;
 
 use std::ops::RangeInclusive;
 
@@ -11,6 +12,8 @@ use super::delta_use::DeltaUse;
 use super::digest::Digest;
 use super::id::ConceptId;
 use super::version::TaskVersion;
+
+pub use self::verdict::{Reason, Verdict};
 
 /// μ of soft constraints that a request can ask for.
 ///
@@ -42,7 +45,8 @@ pub enum Constraint {
         /// Weight μ of the constraints. A larger weight preserves the concepts more closely.
         constraint_weight: f64,
     },
-    /// Exactly, as in the paper. This is impossible where concepts contradict each other, and gives noise where they nearly do.
+    /// Exactly, as in the paper: at each concept's name and the end token after it, in two templates. This is impossible where
+    /// concepts contradict each other, and gives noise where they nearly do.
     Hard,
 }
 
@@ -54,47 +58,6 @@ pub enum Protected {
     EmptyPrompt,
     /// The class nouns of the concepts, without their modifier tokens.
     ClassNouns,
-}
-
-/// How well deltas go together, from good to bad.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// The concepts look as they do alone, and other prompts look as they do without them.
-    Ok,
-    /// One of the concepts may be weak or show in the other: look at some images.
-    Risky,
-    /// The concepts contradict each other.
-    Conflict,
-}
-
-/// Thresholds for the verdicts risky and conflict. The first is how much a pair's constraint error exceeds that of its
-/// deltas alone, the second a merge's drift. Measured on `tiny`: see ADR 0019.
-const WORSE_THAN_ALONE: [f64; 2] = [0.1, 0.2];
-const DRIFTS: [f64; 2] = [0.7, 1.0];
-
-impl Verdict {
-    /// The verdict on two deltas, by their constraint errors merged and alone, and by the drift.
-    pub fn of_pair(constraint_error: f64, constraint_error_alone: f64, drift: f64) -> Self {
-        let worse = constraint_error - constraint_error_alone;
-        Self::beyond(worse, WORSE_THAN_ALONE).max(Self::of_drift(drift))
-    }
-
-    /// The verdict on a merge by its effect on ordinary prompts.
-    pub fn of_drift(drift: f64) -> Self {
-        Self::beyond(drift, DRIFTS)
-    }
-
-    /// A value that is not a number is a conflict.
-    fn beyond(value: f64, [risky, conflict]: [f64; 2]) -> Self {
-        if value < risky {
-            Self::Ok
-        } else if value < conflict {
-            Self::Risky
-        } else {
-            Self::Conflict
-        }
-    }
 }
 
 impl Constraint {
@@ -115,6 +78,15 @@ impl Protected {
     pub fn all() -> Vec<Self> {
         vec![Self::EmptyPrompt, Self::ClassNouns]
     }
+
+    /// What a merge protects unless it is told: nothing under hard constraints, as in the paper. Of features as near to the
+    /// concepts' own as these, equality asks for more than the matrices can give (ADR 0030).
+    pub fn by_default(constraint: Constraint) -> Vec<Self> {
+        match constraint {
+            Constraint::Soft { .. } => Self::all(),
+            Constraint::Hard => Vec::new(),
+        }
+    }
 }
 
 impl Default for MergeRecipe {
@@ -134,6 +106,10 @@ pub struct MergeReport {
     pub condition: f64,
     /// The constraint error over each delta's own rows.
     pub deltas: Vec<f64>,
+    /// For each delta, how much of its change at its concepts' names is left where the names follow another thing's. `None`
+    /// if its merge pack is from before this was known; empty in such reports.
+    #[serde(default)]
+    pub kept_after_other: Vec<Option<f64>>,
     /// Every two deltas, without the others.
     pub pairs: Vec<PairReport>,
 }
@@ -151,6 +127,9 @@ pub struct PairReport {
     pub constraint_error_alone: f64,
     /// The drift of the two merged.
     pub drift: f64,
+    /// The smaller of what the two deltas keep after another thing's name.
+    #[serde(default)]
+    pub kept_after_other: Option<f64>,
 }
 
 impl MergeReport {
@@ -159,11 +138,29 @@ impl MergeReport {
         let pairs = self.pairs.iter().map(PairReport::verdict);
         pairs.fold(Verdict::of_drift(self.drift), Verdict::max)
     }
+
+    /// What the verdict is due to, if it is not ok.
+    pub fn reason(&self) -> Reason {
+        let verdict = self.verdict();
+        let drifts = self.pairs.iter().map(|pair| pair.drift).chain([self.drift]);
+        if drifts.into_iter().any(|drift| Verdict::of_drift(drift) == verdict) {
+            return Reason::Drift;
+        }
+        let worse = self.pairs.iter().any(|pair| {
+            Verdict::of_errors(pair.constraint_error, pair.constraint_error_alone) == verdict
+        });
+        if worse { Reason::ConstraintError } else { Reason::SecondPlace }
+    }
 }
 
 impl PairReport {
     pub fn verdict(&self) -> Verdict {
-        Verdict::of_pair(self.constraint_error, self.constraint_error_alone, self.drift)
+        Verdict::of_pair(
+            self.constraint_error,
+            self.constraint_error_alone,
+            self.drift,
+            self.kept_after_other,
+        )
     }
 }
 
@@ -204,20 +201,5 @@ mod tests {
         let task: MergeTask = serde_json::from_value(task).unwrap();
 
         assert_eq!(task.recipe, MergeRecipe::default());
-    }
-
-    #[test]
-    fn a_verdict_is_about_what_the_other_concept_costs_and_about_other_prompts() {
-        for (error, alone, drift, verdict) in [
-            (0.15, 0.13, 0.46, Verdict::Ok),       // a dog and a gate
-            (0.13, 0.07, 0.38, Verdict::Ok),       // two dogs with tokens far apart
-            (0.62, 0.27, 0.26, Verdict::Conflict), // two dogs with tokens that hardly moved
-            (0.30, 0.15, 0.30, Verdict::Risky),
-            (0.15, 0.13, 0.75, Verdict::Risky),
-            (0.15, 0.13, 1.5, Verdict::Conflict),
-            (f64::NAN, 0.1, 0.1, Verdict::Conflict),
-        ] {
-            assert_eq!(Verdict::of_pair(error, alone, drift), verdict, "{error} {alone} {drift}");
-        }
     }
 }

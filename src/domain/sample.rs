@@ -13,6 +13,7 @@ use super::merge::MergeRecipe;
 use super::model_info::ModelInfo;
 use super::storage_key::StorageKey;
 use super::version::TaskVersion;
+use super::warning::Warning;
 
 pub use super::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
 pub use super::number::decimal;
@@ -202,6 +203,9 @@ pub struct SampleTask {
     /// How several concepts come into one picture.
     #[serde(default)]
     pub composition: Composition,
+    /// What the request was accepted with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 impl SampleTask {

@@ -23,6 +23,7 @@ use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::sample::{DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName};
+use crate::domain::warning::Warning;
 
 /// Images to generate.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -200,6 +201,8 @@ pub(crate) struct SampleBody {
     merge: Option<MergeRecipe>,
     /// How the concepts come into one picture, with every default filled in. Null if fewer than two deltas are merged.
     composition: Option<Composition>,
+    /// What the images may suffer from. The request is accepted all the same.
+    warnings: Vec<Warning>,
     /// The images, once the sample has succeeded.
     images: Vec<ImageBody>,
     #[serde(flatten)]
@@ -238,6 +241,7 @@ impl JobResource for SampleTask {
             merge: (is_merge && task.deltas.len() > 1).then_some(task.merge),
             composition: (!is_merge || task.deltas.len() > 1).then_some(task.composition),
             deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
+            warnings: task.warnings,
             images: outcome.into_iter().map(ImageBody::from).collect(),
             job: state,
         }

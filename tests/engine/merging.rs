@@ -188,6 +188,85 @@ fn hard_constraints_give_each_concept_its_own_keys_and_values() {
     }
 }
 
+/// The rows of a merge's system that have changes.
+fn constraints(merge: &Merge, base: &BaseModel) -> usize {
+    match merge.weights(base.unet.cross_attention()).unwrap() {
+        DeltaWeights::LowRank { p, .. } => p.dim(0).unwrap(),
+        DeltaWeights::Dense(_) => panic!("a merge is factorised"),
+    }
+}
+
+#[test]
+fn a_hard_merge_has_the_constraints_of_the_paper_and_is_well_conditioned() {
+    let base = tiny();
+    let statistics = RegularizationStatistics::new(&base, &captions()).unwrap();
+    let deltas = [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
+    let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+    let hard =
+        MergeRecipe { constraint: Constraint::Hard, protect: Vec::new(), ..MergeRecipe::default() };
+
+    let merge = Merge::new(&statistics, &packs, &hard).unwrap();
+    let report = merge.report(&statistics, &hard).unwrap();
+    let of_soft = constraints(&Merge::new(&statistics, &packs, &soft(1e3)).unwrap(), &base);
+
+    // Modifier token, class noun and end token in two templates; the same without a modifier token.
+    assert_eq!(constraints(&merge, &base), 6 + 4);
+    assert!(of_soft > 30, "{of_soft}");
+    assert!(report.condition < 1e4, "{report:?}");
+    assert!(report.constraint_error < 1e-4, "{report:?}");
+}
+
+#[test]
+fn a_pack_read_from_its_file_knows_where_its_rows_stand() {
+    let base = tiny();
+    let statistics = RegularizationStatistics::new(&base, &captions()).unwrap();
+    let deltas = [delta(&base, &[(Some("<rex>"), "dog")], 1), delta(&base, &[(None, "gate")], 2)];
+    let packs = deltas.each_ref().map(|delta| packed(&base, delta));
+    let read = packs.each_ref().map(|used| {
+        let file = used.pack.to_safetensors().unwrap();
+        let pack = MergePack::from_safetensors(&file).unwrap();
+        PackUse { pack: Arc::new(pack), strength: 1.0 }
+    });
+    let hard =
+        MergeRecipe { constraint: Constraint::Hard, protect: Vec::new(), ..MergeRecipe::default() };
+
+    let (made, stored) = (report(&statistics, &packs, &hard), report(&statistics, &read, &hard));
+
+    assert_eq!(made, stored);
+    for kept in stored.kept_after_other {
+        // The same noise changes all rows, so that they change about as much.
+        assert!(kept.is_some_and(|kept| (0.5..1.5).contains(&kept)), "{kept:?}");
+    }
+    assert!(stored.pairs[0].kept_after_other.is_some());
+}
+
+#[test]
+fn a_pack_file_from_before_rows_had_places_is_merged_with_all_of_its_rows() {
+    let base = tiny();
+    let statistics = RegularizationStatistics::new(&base, &captions()).unwrap();
+    let prompts = ["<rex> dog", "a gate"].map(|prompt| prompt.replace("<rex>", "red"));
+    let layers = kv_weights(base.unet.cross_attention());
+    let width = layers.values().map(|weight| weight.dim(0).unwrap()).sum::<usize>();
+    let packs = prompts.each_ref().map(|prompt| {
+        let ids = base.prompt_encoder.tokenize(prompt, &[]).unwrap().ids;
+        let features = base.prompt_encoder.encode(&[ids], None).unwrap().squeeze(0).unwrap();
+        let features = features.narrow(0, 1, 3).unwrap().contiguous().unwrap();
+        let changes = Tensor::ones((3, width), DType::F32, &Device::Cpu).unwrap();
+        let pack =
+            MergePack::of_features(features.clone(), changes, features.narrow(0, 0, 0).unwrap());
+        let file = pack.to_safetensors().unwrap();
+        PackUse { pack: Arc::new(MergePack::from_safetensors(&file).unwrap()), strength: 1.0 }
+    });
+    let hard =
+        MergeRecipe { constraint: Constraint::Hard, protect: Vec::new(), ..MergeRecipe::default() };
+
+    let merge = Merge::solve(&statistics, &packs, &hard).unwrap();
+    let report = merge.report(&statistics, &hard).unwrap();
+
+    assert_eq!(constraints(&merge, &base), 3 + 3);
+    assert_eq!(report.kept_after_other, [None, None]);
+}
+
 #[test]
 fn a_concept_at_part_of_its_strength_gets_what_it_has_alone_at_that_strength() {
     let base = tiny();

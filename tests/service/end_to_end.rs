@@ -261,6 +261,11 @@ async fn deltas_are_checked_merged_and_downloaded_whole(db: PgPool) {
     for number in ["constraint_error", "drift", "condition"] {
         assert!(check.body[number].as_f64().unwrap() > 0.0, "{number} of {check:?}");
     }
+    let kept = |delta: usize| check.body["deltas"][delta]["kept_after_other"].as_f64().unwrap();
+    assert_eq!(check.body["pairs"][0]["kept_after_other"], kept(0).min(kept(1)));
+    for recommended in [&check.body["recommended"], &check.body["pairs"][0]["recommended"]] {
+        assert_eq!(recommended["method"], "regional", "{check:?}");
+    }
     let softer = json!({ "concepts": concepts, "constraint_weight": 1.0 });
     let softer = whole.service.post("/v1/merges/check", softer).await;
     let number = |answer: &Answer, name: &str| answer.body[name].as_f64().unwrap();
@@ -305,13 +310,18 @@ async fn deltas_are_checked_merged_and_downloaded_whole(db: PgPool) {
         }
     }
 
-    // A sample takes the same options, and says what they were.
+    // A sample takes the same options, and says what they were. The check is asked first, so that the sample need not wait for
+    // its forecast.
+    let options = json!({ "constraint_weight": 50, "protect": ["empty_prompt"] });
+    let mut check = json!({ "concepts": [{ "concept": "gate" }, { "concept": "dog" }] });
+    check.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+    assert_eq!(whole.service.post("/v1/merges/check", check).await.body["verdict"], "risky");
     let sample = whole
         .run(
             "/v1/samples",
             json!({
                 "prompt": "a <rex> dog and a gate", "concepts": [{ "concept": "gate" }], "num_inference_steps": 1,
-                "merge": { "constraint_weight": 50, "protect": ["empty_prompt"] },
+                "merge": options,
             }),
         )
         .await;
@@ -320,6 +330,18 @@ async fn deltas_are_checked_merged_and_downloaded_whole(db: PgPool) {
         sample.body["merge"],
         json!({ "method": "soft", "constraint_weight": 50.0, "captions": null, "protect": ["empty_prompt"] })
     );
+
+    // The merge is one that check calls risky, so the sample says it too, now and later; the concept alone has nothing to say.
+    let warnings = &sample.body["warnings"];
+    assert_eq!(
+        (&warnings[0]["code"], &warnings[0]["pointer"]),
+        (&json!("merge_risky"), &json!("/composition")),
+        "{sample:?}"
+    );
+    let again = whole.service.get(&format!("/v1/samples/{}", sample.text("id"))).await;
+    assert_eq!(&again.body["warnings"], warnings);
+    let alone = json!({ "prompt": "a <rex> dog", "num_inference_steps": 1 });
+    assert_eq!(whole.run("/v1/samples", alone).await.body["warnings"], json!([]));
     whole.end().await;
 }
 

@@ -10,6 +10,7 @@ use crate::domain::delta::DeltaConcept;
 use crate::domain::delta_use::DeltaUse;
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::FieldError;
+use crate::domain::merge::verdict::WayToCompose;
 use crate::domain::merge::{MergeRecipe, MergeReport, PairReport, Verdict};
 use crate::domain::training::MAX_CONCEPTS;
 
@@ -20,6 +21,8 @@ pub struct MergeCheck {
     /// How they would be merged, with every default filled in.
     pub recipe: MergeRecipe,
     pub report: MergeReport,
+    /// How to get all their concepts into one image.
+    pub recommended: WayToCompose,
     /// Every two deltas, in the order of the report.
     pub pairs: Vec<CheckedPair>,
 }
@@ -29,6 +32,8 @@ pub struct MergeCheck {
 pub struct CheckedPair {
     pub deltas: [DeltaId; 2],
     pub report: PairReport,
+    /// How to get their concepts into one image; `None` where the concepts are not known.
+    pub recommended: Option<WayToCompose>,
     /// The concepts to train jointly instead; `None` if the two go together, or if that is too much for one training.
     pub train_jointly: Option<Vec<(ConceptId, Handle)>>,
 }
@@ -54,9 +59,17 @@ impl App {
             }
             Err(error) => return Err(refusal(error)),
         };
+        let words: Vec<_> = binding.concepts.iter().map(|concept| &concept.words).collect();
+        let recommended = WayToCompose::recommended(report.verdict(), &words);
         let pairs = report.pairs.iter();
         let pairs = pairs.map(|pair| CheckedPair::new(pair, &binding.deltas, &binding.concepts));
-        Ok(MergeCheck { pairs: pairs.collect(), deltas: binding.deltas, recipe, report })
+        Ok(MergeCheck {
+            pairs: pairs.collect(),
+            deltas: binding.deltas,
+            recipe,
+            recommended,
+            report,
+        })
     }
 
     /// Says why a delta has no merge pack, as far as that is known.
@@ -80,23 +93,22 @@ impl CheckedPair {
     fn new(report: &PairReport, deltas: &[DeltaUse], concepts: &[DeltaConcept]) -> Self {
         let (one, other) = report.pair;
         let deltas = [deltas[one].delta_id, deltas[other].delta_id];
+        let taught: Vec<&DeltaConcept> =
+            concepts.iter().filter(|concept| deltas.contains(&concept.delta_id)).collect();
         let train_jointly = match report.verdict() {
             Verdict::Ok => None,
-            Verdict::Risky | Verdict::Conflict => joint_training(deltas, concepts),
+            Verdict::Risky | Verdict::Conflict => joint_training(&taught),
         };
-        Self { deltas, report: report.clone(), train_jointly }
+        let words: Vec<_> = taught.iter().map(|concept| &concept.words).collect();
+        let recommended = Some(WayToCompose::recommended(report.verdict(), &words));
+        Self { deltas, report: report.clone(), recommended, train_jointly }
     }
 }
 
 /// What the two deltas teach, if one training can teach it.
-fn joint_training(
-    deltas: [DeltaId; 2],
-    concepts: &[DeltaConcept],
-) -> Option<Vec<(ConceptId, Handle)>> {
-    let taught = concepts.iter().filter(|concept| deltas.contains(&concept.delta_id));
-    let taught: Vec<(ConceptId, Handle)> =
-        taught.map(|concept| (concept.concept_id, concept.handle.clone())).collect();
-    (taught.len() <= MAX_CONCEPTS).then_some(taught)
+fn joint_training(taught: &[&DeltaConcept]) -> Option<Vec<(ConceptId, Handle)>> {
+    let concepts = taught.iter().map(|concept| (concept.concept_id, concept.handle.clone()));
+    (taught.len() <= MAX_CONCEPTS).then(|| concepts.collect())
 }
 
 fn refusal(error: DeltaStoreError) -> Refusal {

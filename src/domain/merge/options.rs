@@ -24,7 +24,8 @@ pub struct MergeOptions {
     /// the captions of the base model's class images.
     #[schema(min_items = 20, max_items = 2000)]
     pub captions: Option<Vec<String>>,
-    /// Which texts keep exactly the keys and values of the base model. Defaults to all kinds.
+    /// Which texts keep exactly the keys and values of the base model. Defaults to all kinds under soft constraints, and to none
+    /// under hard ones, as in the paper: there, protected texts can turn images into noise.
     pub protect: Option<Vec<Protected>>,
 }
 
@@ -34,7 +35,7 @@ pub struct MergeOptions {
 pub enum MergeMethod {
     /// Approximately: contradicting concepts each give way a little.
     Soft,
-    /// Exactly, as in the paper.
+    /// Exactly, as in the paper: at each concept's name and the end token after it.
     Hard,
 }
 
@@ -106,7 +107,7 @@ impl MergeOptions {
         Ok(MergeRecipe {
             constraint,
             captions: self.captions,
-            protect: self.protect.unwrap_or_else(Protected::all),
+            protect: self.protect.unwrap_or_else(|| Protected::by_default(constraint)),
         })
     }
 }

@@ -3,6 +3,7 @@
 mod closed_form;
 mod constraint_rows;
 mod pack;
+mod place;
 mod prompt_rows;
 mod report;
 mod statistics;
@@ -17,7 +18,7 @@ use self::constraint_rows::ConstraintRows;
 use self::pack::SolvedPack;
 use super::concept::DeltaConcept;
 use super::delta::{Delta, DeltaWeights};
-use crate::domain::merge::{MergeRecipe, Protected};
+use crate::domain::merge::{Constraint, MergeRecipe, Protected};
 use crate::engine::base_model::BaseModel;
 use crate::engine::error::{EngineError, Result};
 use crate::engine::key_values::KeyValue;
@@ -66,7 +67,14 @@ impl Merge {
         packs: &[PackUse],
         recipe: &MergeRecipe,
     ) -> Result<Self> {
-        let solve = |used: &PackUse| Ok((used.clone(), used.pack.solved(statistics)?));
+        let solve = |used: &PackUse| {
+            let used = match recipe.constraint {
+                Constraint::Soft { .. } => used.clone(),
+                Constraint::Hard => PackUse { pack: used.pack.of_paper()?, ..used.clone() },
+            };
+            let solved = used.pack.solved(statistics)?;
+            Ok((used, solved))
+        };
         let packs = packs.iter().map(solve).collect::<Result<Vec<_>>>()?;
         let mut rows = ConstraintRows::default();
         for (_, solved) in &packs {

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::StartMerge;
-use super::report::{CheckedDeltaBody, CheckedPairBody, checked_deltas};
+use super::report::{CheckedDeltaBody, CheckedPairBody, RecommendedBody, checked_deltas};
 use crate::app::merge::check::MergeCheck;
 use crate::app::{App, Caller};
 use crate::domain::merge::{MergeRecipe, Verdict};
@@ -19,6 +19,8 @@ pub(crate) struct MergeCheckBody {
     object: &'static str,
     /// The worst verdict among those on the pairs and the one on all deltas together.
     verdict: Verdict,
+    /// How to get all the concepts into one image.
+    recommended: RecommendedBody,
     /// How far the concepts are from what was learned, measured at their own words: 0 is unchanged, 1 is gone.
     constraint_error: f64,
     /// How far the keys and values of other captions move, relative to their length.
@@ -38,8 +40,8 @@ pub(crate) struct MergeCheckBody {
 ///
 /// The response is computed at once from what trainings have stored beside their deltas, without a device and without a
 /// job. At strengths other than 1, the check uses the embedding rows of modifier tokens as they were learned, while the
-/// merge itself scales them. Each pair of deltas gets a verdict and, unless it is `ok`, a suggestion to train their concepts
-/// jointly.
+/// merge itself scales them. Each pair of deltas gets a verdict, the recommended way to get its concepts into one image and,
+/// unless the verdict is `ok`, a suggestion to train them jointly.
 #[utoipa::path(post, path = "/v1/merges/check", tag = "merges", request_body = StartMerge,
     responses(
         (status = 200, body = MergeCheckBody, description = "OK"),
@@ -61,6 +63,7 @@ impl From<MergeCheck> for MergeCheckBody {
         Self {
             object: "merge_check",
             verdict: check.report.verdict(),
+            recommended: check.recommended.into(),
             constraint_error: check.report.constraint_error,
             drift: check.report.drift,
             condition: check.report.condition,

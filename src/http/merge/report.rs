@@ -7,6 +7,7 @@ use crate::app::merge::check::CheckedPair;
 use crate::domain::concept::Handle;
 use crate::domain::delta_use::DeltaUse;
 use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::merge::verdict::WayToCompose;
 use crate::domain::merge::{MergeReport, PairReport, Verdict};
 
 /// How well a merge preserves what it merges.
@@ -32,7 +33,8 @@ impl MergeReportBody {
         let pair = |pair: &PairReport| {
             let (one, other) = pair.pair;
             let deltas = [deltas[one].delta_id, deltas[other].delta_id];
-            CheckedPair { deltas, report: pair.clone(), train_jointly: None }.into()
+            CheckedPair { deltas, report: pair.clone(), recommended: None, train_jointly: None }
+                .into()
         };
         Self {
             verdict: report.verdict(),
@@ -53,6 +55,9 @@ pub(crate) struct CheckedDeltaBody {
     strength: f64,
     /// The constraint error at this delta's own words.
     constraint_error: f64,
+    /// How much of the delta's change at its concepts' names is left where the names follow another thing's: 1 is all of it.
+    /// Null if its merge pack is from before this was known.
+    kept_after_other: Option<f64>,
 }
 
 /// Two deltas.
@@ -69,9 +74,28 @@ pub(crate) struct CheckedPairBody {
     constraint_error_alone: f64,
     /// The drift of the two deltas merged.
     drift: f64,
+    /// The smaller of what the two deltas keep after another thing's name. Null if it is not known of both.
+    kept_after_other: Option<f64>,
     verdict: Verdict,
+    /// How to get the concepts of the two into one image. Null in the report of a merge.
+    recommended: Option<RecommendedBody>,
     /// What to do instead. Null if the verdict is `ok`, and in the report of a merge.
     suggestion: Option<SuggestionBody>,
+}
+
+/// A way to get several concepts into one image.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RecommendedBody {
+    method: WayToCompose,
+    /// The reason, for people.
+    #[schema(value_type = String)]
+    detail: &'static str,
+}
+
+impl From<WayToCompose> for RecommendedBody {
+    fn from(method: WayToCompose) -> Self {
+        Self { method, detail: method.reason() }
+    }
 }
 
 /// A request that serves better.
@@ -97,23 +121,27 @@ pub(crate) struct SuggestedTrainingBody {
 
 /// Each delta with its own constraint error.
 pub(crate) fn checked_deltas(report: &MergeReport, deltas: &[DeltaUse]) -> Vec<CheckedDeltaBody> {
-    let checked = deltas.iter().zip(&report.deltas).map(|(used, error)| CheckedDeltaBody {
+    let checked = deltas.iter().zip(&report.deltas).enumerate();
+    let checked = checked.map(|(index, (used, error))| CheckedDeltaBody {
         delta: used.delta_id,
         strength: used.strength,
         constraint_error: *error,
+        kept_after_other: report.kept_after_other.get(index).copied().flatten(),
     });
     checked.collect()
 }
 
 impl From<CheckedPair> for CheckedPairBody {
-    fn from(CheckedPair { deltas, report, train_jointly }: CheckedPair) -> Self {
+    fn from(CheckedPair { deltas, report, recommended, train_jointly }: CheckedPair) -> Self {
         Self {
             deltas,
             overlap: report.overlap,
             constraint_error: report.constraint_error,
             constraint_error_alone: report.constraint_error_alone,
             drift: report.drift,
+            kept_after_other: report.kept_after_other,
             verdict: report.verdict(),
+            recommended: recommended.map(RecommendedBody::from),
             suggestion: train_jointly.map(SuggestionBody::from),
         }
     }
@@ -124,7 +152,7 @@ impl From<Vec<(ConceptId, Handle)>> for SuggestionBody {
         let (concepts, handles): (Vec<ConceptId>, Vec<String>) =
             concepts.into_iter().map(|(id, handle)| (id, format!("`{handle}`"))).unzip();
         let detail = format!(
-            "{} ask for different things in the same words: train them jointly, and each learns what the other is not",
+            "{} can be trained jointly as well, into one delta: each then learns what the other is not",
             handles.join(" and ")
         );
         Self {

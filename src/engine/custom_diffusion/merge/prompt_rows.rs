@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::place::Place;
 use crate::engine::base_model::BaseModel;
 use crate::engine::clip::TokenIds;
 use crate::engine::custom_diffusion::delta::Delta;
@@ -17,7 +18,15 @@ pub(super) struct PromptRows<'a> {
     base: &'a BaseModel,
     tokens: Vec<&'a str>,
     modifier_rows: Option<Tensor>,
-    prompts: Vec<(Vec<u32>, Range<usize>)>,
+    prompts: Vec<Prompt>,
+}
+
+/// A prompt with the positions whose features are taken.
+struct Prompt {
+    ids: Vec<u32>,
+    positions: Range<usize>,
+    /// Of each position.
+    places: Vec<Place>,
 }
 
 impl<'a> PromptRows<'a> {
@@ -42,8 +51,15 @@ impl<'a> PromptRows<'a> {
         self.prompts.len()
     }
 
-    /// Takes the positions of a name that follows `before`, and `after` more, unless the prompt would be cut.
-    pub(super) fn add(&mut self, before: &str, name: &str, after: usize) -> Result<()> {
+    /// Takes the positions of a name that follows `before`, and one more for each of `after`, unless the prompt would be
+    /// cut.
+    pub(super) fn add(
+        &mut self,
+        before: &str,
+        name: &str,
+        place: Place,
+        after: &[Place],
+    ) -> Result<()> {
         let TokenIds { ids, length, .. } = self.encode(&format!("{before}{name}"))?;
         if length > ids.len() {
             return Ok(()); // cut, and the name is at its end
@@ -53,8 +69,10 @@ impl<'a> PromptRows<'a> {
         let part = self.inner(name)?;
         let end = start + part.len();
         if !part.is_empty() && ids.get(start..end) == Some(part.as_slice()) {
-            let range = start..(end + after).min(ids.len());
-            self.prompts.push((ids, range));
+            let positions = start..(end + after.len()).min(ids.len());
+            let mut places = vec![place; part.len()];
+            places.extend(after);
+            self.prompts.push(Prompt { ids, positions, places });
         }
         Ok(())
     }
@@ -70,26 +88,28 @@ impl<'a> PromptRows<'a> {
         Ok(encoded.ids[1..end.max(1)].to_vec())
     }
 
-    /// `(rows, text_dim)`, f32 on the CPU, each row once.
-    pub(super) fn into_features(self) -> Result<Tensor> {
+    /// `(rows, text_dim)`, f32 on the CPU, each row once, and where each stands.
+    pub(super) fn into_features(self) -> Result<(Tensor, Vec<Place>)> {
         let width = self.base.prompt_encoder.hidden_size();
         if self.prompts.is_empty() {
-            return Ok(Tensor::zeros((0, width), DType::F32, &Device::Cpu)?);
+            return Ok((Tensor::zeros((0, width), DType::F32, &Device::Cpu)?, Vec::new()));
         }
-        let (ids, ranges): (Vec<_>, Vec<_>) = self.prompts.into_iter().unzip();
+        let ids: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.ids.clone()).collect();
         let features = self.base.prompt_encoder.encode(&ids, self.modifier_rows.as_ref())?;
         let features: Vec<Vec<Vec<f32>>> =
             features.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.to_vec3()?;
         let mut kept: Vec<Vec<f32>> = Vec::new();
-        for (prompt, range) in features.iter().zip(ranges) {
-            for row in &prompt[range] {
+        let mut places = Vec::new();
+        for (features, prompt) in features.iter().zip(&self.prompts) {
+            for (row, place) in features[prompt.positions.clone()].iter().zip(&prompt.places) {
                 let same =
                     |known: &Vec<f32>| known.iter().zip(row).all(|(a, b)| (a - b).abs() < SAME_ROW);
                 if !kept.iter().any(same) {
                     kept.push(row.clone());
+                    places.push(*place);
                 }
             }
         }
-        Ok(Tensor::from_vec(kept.concat(), (kept.len(), width), &Device::Cpu)?)
+        Ok((Tensor::from_vec(kept.concat(), (kept.len(), width), &Device::Cpu)?, places))
     }
 }

@@ -47,12 +47,14 @@ impl Merge {
                     Self::solve(statistics, &two, recipe)?.residuals(statistics)?
                 };
                 let features = [first.pack.features(), second.pack.features()];
+                let kept = first.pack.kept_after_other.zip(second.pack.kept_after_other);
                 pairs.push(PairReport {
                     pair: (i, j),
                     overlap: statistics.regularization.overlap(features[0], features[1])?,
                     constraint_error: Residual::ratio(&of_pair),
                     constraint_error_alone: Residual::ratio(&[alone[i], alone[j]]),
                     drift,
+                    kept_after_other: kept.map(|(first, second)| first.min(second)),
                 });
             }
         }
@@ -61,6 +63,7 @@ impl Merge {
             drift,
             condition: self.system.condition(),
             deltas: residuals.iter().map(|one| Residual::ratio(&[*one])).collect(),
+            kept_after_other: packs.iter().map(|used| used.pack.kept_after_other).collect(),
             pairs,
         })
     }
