@@ -60,6 +60,9 @@ pub struct TablesArgs {
     /// Random seed of trainings and images; may be repeated.
     #[arg(long = "seed", value_name = "SEED", default_values_t = [1, 2])]
     seeds: Vec<u64>,
+    /// Generate and evaluate images again with the deltas that are there, for example because the program has changed.
+    #[arg(long)]
+    again: bool,
     /// Images of each prompt.
     #[arg(long, default_value_t = 2)]
     images_per_prompt: usize,

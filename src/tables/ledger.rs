@@ -62,6 +62,12 @@ impl Ledger {
         (entry.request == *request).then_some(entry)
     }
 
+    /// Forgets a piece of work, so that it is done again.
+    pub(super) fn forget(&self, key: &str) {
+        // There may be none.
+        let _ = std::fs::remove_file(self.file(key));
+    }
+
     /// Writes an entry, whole or not at all.
     pub(super) fn write(&self, key: &str, entry: &Entry) -> Result<()> {
         let (file, part) = (self.file(key), self.dir.join("part"));
@@ -96,6 +102,8 @@ mod tests {
         assert!(matches!(found.result, Some(Outcome::Succeeded(report)) if report["mean"] == 0.7));
         assert!(again.find("pairs/cat+vase/1", &json!({ "seed": 2 })).is_none());
         assert!(again.find("pairs/cat+vase/2", &json!({ "seed": 1 })).is_none());
+        again.forget("pairs/cat+vase/1");
+        assert!(again.find("pairs/cat+vase/1", &json!({ "seed": 1 })).is_none());
     }
 
     #[test]

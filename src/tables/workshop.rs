@@ -126,7 +126,11 @@ impl<'a> Workshop<'a> {
             "guidance_scale": 3.0, "scheduler": "ddim",
             "held_out": held_out.map(|set| json!({ "set": set })),
         });
-        match self.job(&format!("evaluation/{key}"), "/v1/evaluations", &body).await? {
+        let key = format!("evaluation/{key}");
+        if self.args.again {
+            self.ledger.forget(&key);
+        }
+        match self.job(&key, "/v1/evaluations", &body).await? {
             Outcome::Succeeded(evaluation) => Ok(Ok(evaluation)),
             Outcome::Failed(reason) => Ok(Err(reason)),
         }
@@ -197,10 +201,11 @@ impl<'a> Workshop<'a> {
         let files: Vec<Vec<PathBuf>> = (0..prompts.len())
             .map(|prompt| (0..count).map(|image| file(prompt, image)).collect())
             .collect();
-        if files.iter().flatten().all(|file| file.is_file()) {
+        // They are those of this evaluation, and not of an earlier one, if its id is beside them.
+        let (id, mark) = (text(evaluation, "id")?, dir.join("evaluation"));
+        if std::fs::read_to_string(&mark).is_ok_and(|known| known == id) {
             return Ok(files);
         }
-        let id = text(evaluation, "id")?;
         let path = format!("/v1/evaluations/{id}/samples?limit=100");
         let mut next = Some(path.clone());
         while let Some(page) = next {
@@ -217,6 +222,8 @@ impl<'a> Workshop<'a> {
             let cursor = samples["next_cursor"].as_str();
             next = cursor.map(|cursor| format!("{path}&after={cursor}"));
         }
+        std::fs::write(&mark, id)
+            .with_context(|| format!("{} cannot be written", mark.display()))?;
         Ok(files)
     }
 }
