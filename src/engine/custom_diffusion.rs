@@ -6,6 +6,7 @@
 mod binding;
 mod captions;
 mod comparison;
+mod compression;
 pub(crate) mod concept;
 pub(crate) mod delta;
 pub(crate) mod delta_weights;
@@ -18,6 +19,7 @@ mod parameters;
 mod projections;
 mod weight_change;
 
+pub use self::compression::compress;
 pub use self::concept::DeltaConcept;
 pub use self::delta::{Delta, read_kv_weights};
 pub use self::delta_weights::{DeltaWeights, Factors, kv_weights};
