@@ -7,6 +7,7 @@
 mod binding;
 mod caller;
 mod composition;
+pub mod compression;
 pub mod concept;
 pub mod delta;
 pub mod evaluation;

@@ -5,6 +5,7 @@
 pub mod base_model;
 pub mod code;
 pub mod composition;
+pub mod compression;
 pub mod concept;
 pub mod delta;
 pub mod delta_use;

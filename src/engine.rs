@@ -38,8 +38,9 @@ pub use self::clip::Clip;
 pub use self::composition::{Crop, find_boxes, outline};
 pub use self::conditioning::{ConceptSet, ConceptUse, condition_prompt};
 pub use self::custom_diffusion::{
-    Delta, DeltaConcept, DeltaWeights, FineTuning, Merge, MergePack, PackUse, Parameters,
-    RegularizationStatistics, captions_digest, kv_weights, read_kv_weights, train, weight_change,
+    Delta, DeltaConcept, DeltaWeights, Factors, FineTuning, Merge, MergePack, PackUse, Parameters,
+    RegularizationStatistics, Start, TokenStart, captions_digest, compress, kv_weights,
+    read_kv_weights, train, weight_change,
 };
 pub use self::error::{EngineError, Result};
 pub use self::flow::Flow;

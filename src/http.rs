@@ -5,6 +5,7 @@
 
 mod body;
 mod capabilities;
+mod compression;
 mod concept;
 mod content;
 mod delta;

@@ -18,7 +18,7 @@ use vstar::engine::unet::{
     UNet2DConditionModel,
 };
 use vstar::engine::weights::WeightFiles;
-use vstar::engine::{BaseModel, Batch, FrozenModel, Parameters, StepMemory, Trainer};
+use vstar::engine::{BaseModel, Batch, FrozenModel, Method, Parameters, StepMemory, Trainer};
 
 /// Counts the bytes that are alive, and the most that have been.
 struct Counting;
@@ -225,7 +225,7 @@ fn a_training_step_takes_what_the_config_says_and_stays_in_its_budget() {
             let state = alive() - before;
             let (most, report) = most_of(|| trainer.step((&base).into(), &batch, 1e-3).unwrap());
             let weights: Vec<f32> =
-                trainer.method.projections.flatten_all().unwrap().to_vec1().unwrap();
+                trainer.method.parameters()[0].value.flatten_all().unwrap().to_vec1().unwrap();
             (state + most, report.loss.to_bits(), weights)
         };
         count(None); // candle's matrix product keeps some space of its own

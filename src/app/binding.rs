@@ -149,7 +149,12 @@ impl Binding {
     }
 }
 
-fn check_base_model(delta: &Delta, model: &ModelInfo, pointer: &str) -> Result<(), FieldError> {
+/// Refuses a delta of another base model.
+pub(super) fn check_base_model(
+    delta: &Delta,
+    model: &ModelInfo,
+    pointer: &str,
+) -> Result<(), FieldError> {
     if delta.base_digest == model.digest {
         return Ok(());
     }

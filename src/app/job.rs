@@ -1,4 +1,4 @@
-//! What trainings, merges, samples and evaluations have in common as jobs: find, list, cancel, wait, follow.
+//! What trainings, merges, samples, evaluations and compressions have in common as jobs: find, list, cancel, wait, follow.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -10,9 +10,12 @@ use tokio::time::Instant;
 
 use super::{App, Caller, Refusal};
 use crate::db;
+use crate::domain::compression::{CompressionReport, CompressionTask};
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::report::EvaluationReport;
-use crate::domain::id::{DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
+use crate::domain::id::{
+    CompressionId, DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId,
+};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::{Job, JobEvent, JobKind, JobStatus, Task};
 use crate::domain::merge::MergeTask;
@@ -74,6 +77,16 @@ pub type Sample = Tracked<SampleTask>;
 /// An evaluation and, once it has succeeded, its report.
 pub type Evaluation = Tracked<EvaluationTask>;
 
+/// What a compression has made.
+#[derive(Clone, Debug, Default)]
+pub struct CompressionOutcome {
+    pub delta: Option<DeltaId>,
+    pub report: Option<CompressionReport>,
+}
+
+/// A compression and, once it has succeeded, its delta.
+pub type Compression = Tracked<CompressionTask>;
+
 impl JobNoun for TrainingTask {
     const KIND: JobKind = JobKind::Training;
     type Id = TrainingId;
@@ -82,7 +95,7 @@ impl JobNoun for TrainingTask {
     fn from_task(task: Task) -> Option<Self> {
         match task {
             Task::Training(task) => Some(task),
-            Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) => None,
+            Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => None,
         }
     }
 
@@ -110,7 +123,9 @@ impl JobNoun for MergeTask {
     fn from_task(task: Task) -> Option<Self> {
         match task {
             Task::Merge(task) => Some(task),
-            Task::Training(_) | Task::Sample(_) | Task::Evaluation(_) => None,
+            Task::Training(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => {
+                None
+            }
         }
     }
 
@@ -134,7 +149,7 @@ impl JobNoun for SampleTask {
     fn from_task(task: Task) -> Option<Self> {
         match task {
             Task::Sample(task) => Some(task),
-            Task::Training(_) | Task::Merge(_) | Task::Evaluation(_) => None,
+            Task::Training(_) | Task::Merge(_) | Task::Evaluation(_) | Task::Compression(_) => None,
         }
     }
 
@@ -162,7 +177,7 @@ impl JobNoun for EvaluationTask {
     fn from_task(task: Task) -> Option<Self> {
         match task {
             Task::Evaluation(task) => Some(task),
-            Task::Training(_) | Task::Merge(_) | Task::Sample(_) => None,
+            Task::Training(_) | Task::Merge(_) | Task::Sample(_) | Task::Compression(_) => None,
         }
     }
 
@@ -175,6 +190,35 @@ impl JobNoun for EvaluationTask {
         jobs: &[JobId],
     ) -> Result<HashMap<JobId, Option<EvaluationReport>>, Refusal> {
         reports_of(app, jobs).await
+    }
+}
+
+impl JobNoun for CompressionTask {
+    const KIND: JobKind = JobKind::Compression;
+    type Id = CompressionId;
+    type Outcome = CompressionOutcome;
+
+    fn from_task(task: Task) -> Option<Self> {
+        match task {
+            Task::Compression(task) => Some(task),
+            Task::Training(_) | Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) => None,
+        }
+    }
+
+    fn into_task(self) -> Task {
+        Task::Compression(self)
+    }
+
+    async fn outcomes(
+        app: &App,
+        jobs: &[JobId],
+    ) -> Result<HashMap<JobId, CompressionOutcome>, Refusal> {
+        let mut reports: HashMap<JobId, CompressionReport> = reports_of(app, jobs).await?;
+        let deltas = deltas_of(app, jobs).await?;
+        let outcome = |(job_id, delta)| {
+            (job_id, CompressionOutcome { delta, report: reports.remove(&job_id) })
+        };
+        Ok(deltas.into_iter().map(outcome).collect())
     }
 }
 

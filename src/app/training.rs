@@ -1,5 +1,7 @@
 //! Trainings: from photos to a delta.
 
+mod start_from;
+
 use super::binding::{concept_named, named_concepts};
 use super::job::Training;
 use super::regularization::NewRegularization;
@@ -7,12 +9,11 @@ use super::{App, Caller, Refusal, random_seed};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
-use crate::domain::id::{ConceptId, TrainingId};
+use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
 use crate::domain::job::Metric;
 use crate::domain::model_info::ModelInfo;
-use crate::domain::regularization::Regularization;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
     MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe, TrainingTask,
@@ -28,6 +29,8 @@ pub struct NewTraining {
     /// Fields of the recipe that differ from the preset.
     pub recipe: serde_json::Map<String, serde_json::Value>,
     pub regularization: NewRegularization,
+    /// What to go on from; `None` for the base model.
+    pub start_from: Option<DeltaId>,
     /// Random if `None`.
     pub seed: Option<u64>,
 }
@@ -52,13 +55,28 @@ impl App {
         let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
         let images = db::image::of_concepts(&mut *db, &ids).await?;
         let concepts = with_photos(&chosen, &images, MIN_IMAGES)?;
+        let start_from = match new.start_from {
+            Some(delta_id) => {
+                Some(start_from::resolve(&mut db, &self.model, delta_id, &chosen).await?)
+            }
+            None => None,
+        };
         drop(db); // to compare a set's captions for the first time takes longer than a connection may be held
 
         let nouns: Vec<&ClassNoun> =
             chosen.iter().map(|concept| &concept.words.class_noun).collect();
         let regularization =
             self.resolve_regularization(&new.regularization, &recipe, &nouns).await?;
-        let task = new.into_task(recipe, concepts, regularization, &self.model);
+        let task = TrainingTask {
+            version: TaskVersion::NEWEST,
+            base_digest: self.model.digest.clone(),
+            concepts,
+            preset: new.preset,
+            recipe,
+            regularization,
+            start_from,
+            seed: new.seed.unwrap_or_else(random_seed),
+        };
         check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
         let mut tx = self.db.begin().await?;
@@ -99,24 +117,6 @@ impl NewTraining {
         checks.in_range(self.concepts.len(), 1..=MAX_CONCEPTS, "/concepts");
         checks.in_range(self.seed.unwrap_or_default(), 0..=MAX_SEED, "/seed");
         checks.finish()
-    }
-
-    fn into_task(
-        self,
-        recipe: TrainingRecipe,
-        concepts: Vec<TaskConcept>,
-        regularization: Regularization,
-        model: &ModelInfo,
-    ) -> TrainingTask {
-        TrainingTask {
-            version: TaskVersion::NEWEST,
-            base_digest: model.digest.clone(),
-            concepts,
-            preset: self.preset,
-            recipe,
-            regularization,
-            seed: self.seed.unwrap_or_else(random_seed),
-        }
     }
 }
 
@@ -193,6 +193,17 @@ fn check_tokens(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
     }
     let is_modified = |concept: &&TaskConcept| concept.words.modifier_token.is_some();
     let modifiers = task.concepts.iter().filter(is_modified).count();
+    if !recipe.learn.projections() {
+        for (index, concept) in task.concepts.iter().enumerate() {
+            let pointer = format!("/concepts/{index}");
+            checks.require(is_modified(&concept), &pointer, Code::NotApplicable, || {
+                format!(
+                    "concept `{}` has no modifier token, and nothing else is to be learned: learn key or value as well",
+                    concept.handle
+                )
+            });
+        }
+    }
     checks.require(
         modifiers == 0 || !recipe.initializer_tokens.is_empty(),
         "/recipe/initializer_tokens",

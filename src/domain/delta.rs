@@ -1,4 +1,4 @@
-//! A delta: what a training changed, or what several deltas became by a merge.
+//! A delta: what a training changed, what several deltas became by a merge, or what a compression left of one.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -15,7 +15,7 @@ use super::storage_key::StorageKey;
 #[derive(Clone, Debug)]
 pub struct Delta {
     pub delta_id: DeltaId,
-    /// The training or merge that made it.
+    /// The training, merge or compression that made it.
     pub job_id: JobId,
     pub made_by: JobKind,
     /// The base model that it belongs to.
@@ -57,7 +57,7 @@ pub struct DeltaConcept {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeltaFormat {
-    /// As it is stored: a merged delta in factors.
+    /// As it is stored: merged, compressed and low-rank deltas in factors.
     #[default]
     Native,
     /// Every matrix whole, under its name in diffusers.

@@ -75,7 +75,7 @@ ids! {
     ImageId, "img", "^img_[0-9a-hjkmnp-tv-z]{26}$";
     /// A set of captioned images.
     ImageSetId, "set", "^set_[0-9a-hjkmnp-tv-z]{26}$";
-    /// A row of the queue; every training, merge, sample and evaluation is one, with the same UUID.
+    /// A row of the queue; every training, merge, sample, evaluation and compression is one, with the same UUID.
     JobId, "job", "^job_[0-9a-hjkmnp-tv-z]{26}$";
     /// A training.
     TrainingId, "trn", "^trn_[0-9a-hjkmnp-tv-z]{26}$";
@@ -85,9 +85,11 @@ ids! {
     SampleId, "smp", "^smp_[0-9a-hjkmnp-tv-z]{26}$";
     /// An evaluation.
     EvaluationId, "evl", "^evl_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A compression of a delta.
+    CompressionId, "cmp", "^cmp_[0-9a-hjkmnp-tv-z]{26}$";
     /// A preference study.
     StudyId, "pst", "^pst_[0-9a-hjkmnp-tv-z]{26}$";
-    /// The result of a training or a merge.
+    /// The result of a training, a merge or a compression.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";
 }
 
@@ -107,7 +109,7 @@ macro_rules! ids_of_jobs {
     )*};
 }
 
-ids_of_jobs! { TrainingId MergeId SampleId EvaluationId }
+ids_of_jobs! { TrainingId MergeId SampleId EvaluationId CompressionId }
 
 /// Crockford's base32 in lower case: no `i`, `l`, `o`, `u`.
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";

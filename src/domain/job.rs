@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::code::Code;
+use super::compression::CompressionTask;
 use super::digest::Digest;
 use super::evaluation::EvaluationTask;
-use super::id::{EvaluationId, JobId, MergeId, SampleId, TrainingId};
+use super::id::{CompressionId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
 use super::merge::{MergeReport, MergeTask};
 use super::sample::SampleTask;
 use super::training::TrainingTask;
@@ -24,10 +25,12 @@ pub enum JobKind {
     Merge,
     Sample,
     Evaluation,
+    Compression,
 }
 
 impl JobKind {
-    pub const ALL: [Self; 4] = [Self::Training, Self::Merge, Self::Sample, Self::Evaluation];
+    pub const ALL: [Self; 5] =
+        [Self::Training, Self::Merge, Self::Sample, Self::Evaluation, Self::Compression];
 
     /// The kind as it is spelled in the catalog.
     pub fn as_str(self) -> &'static str {
@@ -36,6 +39,7 @@ impl JobKind {
             Self::Merge => "merge",
             Self::Sample => "sample",
             Self::Evaluation => "evaluation",
+            Self::Compression => "compression",
         }
     }
 }
@@ -48,6 +52,7 @@ pub enum Task {
     Merge(MergeTask),
     Sample(SampleTask),
     Evaluation(EvaluationTask),
+    Compression(CompressionTask),
 }
 
 impl Task {
@@ -57,6 +62,7 @@ impl Task {
             Self::Merge(_) => JobKind::Merge,
             Self::Sample(_) => JobKind::Sample,
             Self::Evaluation(_) => JobKind::Evaluation,
+            Self::Compression(_) => JobKind::Compression,
         }
     }
 
@@ -67,6 +73,7 @@ impl Task {
             Self::Merge(task) => &task.base_digest,
             Self::Sample(task) => &task.base_digest,
             Self::Evaluation(task) => &task.base_digest,
+            Self::Compression(task) => &task.base_digest,
         }
     }
 
@@ -76,7 +83,7 @@ impl Task {
     /// - `native_size`: the side that the base model was trained on, in pixels
     pub fn batch_elements(&self, native_size: usize) -> usize {
         match self {
-            Self::Training(_) | Self::Merge(_) | Self::Evaluation(_) => 1,
+            Self::Training(_) | Self::Merge(_) | Self::Evaluation(_) | Self::Compression(_) => 1,
             Self::Sample(task) => task.settings.n * task.elements_per_image(native_size),
         }
     }
@@ -89,6 +96,7 @@ pub fn published_id(job: JobId, kind: JobKind) -> String {
         JobKind::Merge => MergeId::from(job).to_string(),
         JobKind::Sample => SampleId::from(job).to_string(),
         JobKind::Evaluation => EvaluationId::from(job).to_string(),
+        JobKind::Compression => CompressionId::from(job).to_string(),
     }
 }
 
@@ -155,6 +163,8 @@ pub enum Phase {
     Denoising,
     /// Solves for the merged delta.
     Merging,
+    /// Decomposes what a delta changes.
+    Compressing,
     /// Computes features of images and figures from them.
     Scoring,
     /// Writes the result.

@@ -1,5 +1,7 @@
 //! A training: the numbers by which a concept is learned.
 
+mod learn;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -12,6 +14,7 @@ use super::regularization::Regularization;
 use super::storage_key::StorageKey;
 use super::version::TaskVersion;
 
+pub use self::learn::{Learn, MAX_RANK, StartFrom};
 pub use super::image_set::ImageSetRef;
 pub use super::regularization::ClassImages;
 
@@ -76,6 +79,15 @@ pub struct TrainingRecipe {
     /// Entries are written like those of `initializer_tokens`. The paper has none.
     #[serde(default)]
     pub initializer_candidates: Vec<String>,
+    /// Which parts of the concepts are learned. Parts that are not named are learned, and all of them are by default, as in the
+    /// paper.
+    #[serde(default)]
+    pub learn: Learn,
+    /// The rank, from 1 to 256, at which the change of each key and value projection is learned: `ΔW = B A`, where `B` starts
+    /// at 0 and `A` is random, as in LoRA. Null learns whole matrices, as in the paper.
+    #[serde(default)]
+    #[schema(minimum = 1, maximum = 256)]
+    pub rank: Option<usize>,
 }
 
 /// Further names of recipe fields in requests, with the names that answers use.
@@ -108,6 +120,8 @@ impl TrainingRecipe {
             detach_first_token: true,
             initializer_tokens: vec!["ktn".into(), "pll".into(), "ucd".into()],
             initializer_candidates: Vec::new(),
+            learn: Learn::default(),
+            rank: None,
         }
     }
 
@@ -184,6 +198,7 @@ impl TrainingRecipe {
         checks.in_range(self.prior_loss_weight, 0.0..=100.0, "/recipe/prior_loss_weight");
         checks.in_range(self.weight_decay, 0.0..=1.0, "/recipe/weight_decay");
         checks.positive(self.max_grad_norm, 1e6, "/recipe/max_grad_norm");
+        self.learn.check(self.rank, checks);
 
         let templates = &self.instance_templates;
         checks.in_range(templates.len(), 1..=32, "/recipe/instance_templates");
@@ -238,6 +253,8 @@ pub struct TrainingTask {
     pub preset: Preset,
     pub recipe: TrainingRecipe,
     pub regularization: Regularization,
+    /// What the training goes on from; `None` for the base model.
+    pub start_from: Option<StartFrom>,
     pub seed: u64,
 }
 
@@ -256,6 +273,9 @@ struct StoredTrainingTask {
     class_images: ClassImages,
     /// Before version 3; none in tasks from before there were sets.
     class_image_set: Option<ImageSetRef>,
+    /// Since version 4.
+    #[serde(default)]
+    start_from: Option<StartFrom>,
     seed: u64,
 }
 
@@ -271,6 +291,7 @@ impl From<StoredTrainingTask> for TrainingTask {
             preset: stored.preset,
             recipe: stored.recipe,
             regularization,
+            start_from: stored.start_from,
             seed: stored.seed,
         }
     }
@@ -377,6 +398,48 @@ mod tests {
             serde_json::from_value::<TrainingRecipe>(stored).unwrap(),
             TrainingRecipe::paper()
         );
+    }
+
+    #[test]
+    fn a_stored_recipe_of_an_earlier_version_learns_everything_as_whole_matrices() {
+        let mut stored = serde_json::to_value(TrainingRecipe::paper()).unwrap();
+        let fields = stored.as_object_mut().unwrap();
+        fields.remove("learn").unwrap();
+        fields.remove("rank").unwrap();
+
+        assert_eq!(
+            serde_json::from_value::<TrainingRecipe>(stored).unwrap(),
+            TrainingRecipe::paper()
+        );
+    }
+
+    #[test]
+    fn parts_that_are_not_named_are_learned() {
+        let overrides = json!({ "learn": { "key": false }, "rank": 4 });
+
+        let recipe =
+            TrainingRecipe::paper().with_overrides(overrides.as_object().unwrap()).unwrap();
+
+        assert_eq!(recipe.learn, Learn { key: false, value: true, modifier_token: true });
+        assert_eq!(recipe.rank, Some(4));
+    }
+
+    #[test]
+    fn what_a_training_learns_is_checked() {
+        let token_alone = json!({ "key": false, "value": false });
+        let nothing = json!({ "key": false, "value": false, "modifier_token": false });
+        for (overrides, pointer, code) in [
+            (json!({ "learn": nothing }), "/recipe/learn", Code::InvalidValue),
+            (json!({ "learn": nothing, "rank": 4 }), "/recipe/learn", Code::InvalidValue),
+            (json!({ "learn": { "query": true } }), "/recipe/learn", Code::InvalidValue),
+            (json!({ "learn": token_alone, "rank": 4 }), "/recipe/rank", Code::NotApplicable),
+            (json!({ "rank": 0 }), "/recipe/rank", Code::OutOfRange),
+            (json!({ "rank": 257 }), "/recipe/rank", Code::OutOfRange),
+        ] {
+            assert_eq!(errors(overrides.clone()), [(pointer.to_owned(), code)], "{overrides}");
+        }
+        let overrides = json!({ "learn": token_alone });
+        assert!(TrainingRecipe::paper().with_overrides(overrides.as_object().unwrap()).is_ok());
     }
 
     #[test]

@@ -15,7 +15,9 @@ pub struct FormatVersion<const NEWEST: u32>(u32);
 /// The version of a stored task.
 ///
 /// 1 is what was written before tasks had versions. Since 2, recipes have diffusers' names of fields. Since 3, trainings
-/// have a `regularization` instead of `class_images`. Since 4, samples have a `composition`. A field that is added later needs `serde(default)`, so that rows which wait or have ended still read.
+/// have a `regularization` instead of `class_images`. Since 4, samples have a `composition`, and trainings may learn some
+/// parts only and go on from a delta. A field that is added later needs `serde(default)`, so that rows which wait or have
+/// ended still read.
 pub type TaskVersion = FormatVersion<4>;
 
 /// The version of `vstar.json`.

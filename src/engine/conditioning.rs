@@ -2,7 +2,7 @@
 
 mod own_words;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 
@@ -10,10 +10,7 @@ use self::own_words::OwnWords;
 use super::{
     base_model::BaseModel,
     clip::TokenIds,
-    custom_diffusion::{
-        delta::{Delta, DeltaWeights},
-        merge::Merge,
-    },
+    custom_diffusion::{delta::Delta, delta_weights::DeltaWeights, merge::Merge},
     error::{EngineError, Result},
     key_values::{KeyValue, KeyValues},
     ops,
@@ -156,7 +153,10 @@ impl ConceptSet {
 
     fn is_base_model(&self) -> bool {
         match &self.change {
-            Change::Delta(changes) => changes.is_empty(),
+            // A delta of embedding rows alone leaves prompts without its modifier tokens to the base model.
+            Change::Delta(changes) => {
+                changes.iter().all(|layer| layer.key.is_none() && layer.value.is_none())
+            }
             Change::Merge(merge) => merge.concepts.iter().all(|(_, strength)| *strength <= 0.0),
             // A prompt that names none of them is the base model's on purpose.
             Change::AtOwnWords(_) => true,
@@ -256,21 +256,22 @@ fn layer_changes(base: &BaseModel, delta: &Delta) -> Result<Vec<LayerChange>> {
     let device = &base.device;
     let on_device =
         |tensor: &Tensor| -> Result<Tensor> { Ok(tensor.to_dtype(DType::F32)?.to_device(device)?) };
-    let low_rank = match &delta.weights {
+    let shared = match &delta.weights {
         DeltaWeights::LowRank { p, .. } => Some(on_device(p)?),
-        DeltaWeights::Dense(_) => None,
+        DeltaWeights::Dense(_) | DeltaWeights::Factorized(_) => None,
     };
     let change = |name: String| -> Result<Option<WeightChange>> {
-        let of_layer: &BTreeMap<String, Tensor> = match &delta.weights {
-            DeltaWeights::Dense(weights) => weights,
-            DeltaWeights::LowRank { e, .. } => e,
-        };
-        let Some(learned) = of_layer.get(&name) else { return Ok(None) };
-        let learned = on_device(learned)?;
-        Ok(Some(match &low_rank {
-            Some(p) => WeightChange::LowRank(learned, p.clone()),
-            None => WeightChange::Replaced(learned),
-        }))
+        Ok(match (&delta.weights, delta.weights.factors(&name)) {
+            (DeltaWeights::Dense(weights), _) => {
+                let learned = weights.get(&name).map(on_device).transpose()?;
+                learned.map(WeightChange::Replaced)
+            }
+            (_, Some((e, own))) => {
+                let p = shared.clone().map_or_else(|| on_device(own), Ok)?;
+                Some(WeightChange::LowRank(on_device(e)?, p))
+            }
+            (_, None) => None,
+        })
     };
     let layer = |kv: &CrossAttentionKv| -> Result<LayerChange> {
         Ok(LayerChange {

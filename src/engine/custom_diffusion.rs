@@ -6,19 +6,25 @@
 mod binding;
 mod captions;
 mod comparison;
+mod compression;
 pub(crate) mod concept;
 pub(crate) mod delta;
+pub(crate) mod delta_weights;
 mod file;
 mod fine_tuning;
 mod initializer;
 pub(crate) mod merge;
 mod modifier_tokens;
 mod parameters;
+mod projections;
 mod weight_change;
 
+pub use self::compression::compress;
 pub use self::concept::DeltaConcept;
-pub use self::delta::{Delta, DeltaWeights, kv_weights, read_kv_weights};
+pub use self::delta::{Delta, read_kv_weights};
+pub use self::delta_weights::{DeltaWeights, Factors, kv_weights};
 pub use self::fine_tuning::{FineTuning, train};
 pub use self::merge::{Merge, MergePack, PackUse, RegularizationStatistics, captions_digest};
-pub use self::parameters::Parameters;
+pub use self::modifier_tokens::TokenStart;
+pub use self::parameters::{Parameters, Start};
 pub use self::weight_change::weight_change;

@@ -26,6 +26,8 @@ pub enum Purpose {
     DataOrder = 7,
     /// Evaluation: which values make a resample or a subset.
     Resampling = 8,
+    /// Training: what the factors of a low-rank change start from.
+    LowRankFactor = 9,
 }
 
 /// One stream of random numbers.

@@ -18,7 +18,7 @@ use crate::domain::delta::{DeltaConcept, DeltaFormat};
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId};
 
-/// The result of a training or a merge. A delta never changes.
+/// The result of a training, a merge or a compression. A delta never changes.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeltaBody {
     id: DeltaId,
@@ -28,7 +28,7 @@ pub(crate) struct DeltaBody {
     concepts: Vec<DeltaConceptBody>,
     /// The digest of the base model that the delta belongs to.
     base_model_digest: Digest,
-    /// Path of the training or merge that made the delta.
+    /// Path of the training, merge or compression that made the delta.
     made_by: String,
     /// Size of the file in bytes.
     size_bytes: i64,
@@ -125,8 +125,8 @@ pub(crate) async fn get_delta(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct DeltaContentQuery {
-    /// `native` returns the file as it is stored, in which a merged delta is factorized. `dense` returns whole matrices,
-    /// for other programs. Defaults to `native`.
+    /// `native` returns the file as it is stored, in which merged, compressed and low-rank deltas are factorized. `dense`
+    /// returns whole matrices, for other programs. Defaults to `native`.
     #[serde(default)]
     #[param(inline)]
     format: DeltaFormat,
@@ -134,7 +134,7 @@ pub(crate) struct DeltaContentQuery {
 
 /// Returns the weights of a delta as a safetensors file.
 ///
-/// With `format=dense` every matrix is whole, in f16, and has its name in diffusers, such as `….attn2.to_k.weight`:
+/// Matrices that the delta does not change are not in the file. With `format=dense` every matrix is whole, in f16, and has its name in diffusers, such as `….attn2.to_k.weight`:
 /// `pipe.unet.load_state_dict(load_file(path), strict=False)` applies it. The file never changes, so a request with
 /// `If-None-Match` and the current entity tag returns 304. A single `Range` is supported.
 #[utoipa::path(get, path = "/v1/deltas/{delta_id}/content", tag = "deltas",

@@ -21,8 +21,9 @@ use super::job::JobProblem;
 use super::preview::preview_path;
 use crate::app::job::JobNoun;
 use crate::app::{App, Caller};
+use crate::domain::compression::CompressionTask;
 use crate::domain::evaluation::EvaluationTask;
-use crate::domain::id::{EvaluationId, MergeId, SampleId, TrainingId};
+use crate::domain::id::{CompressionId, EvaluationId, MergeId, SampleId, TrainingId};
 use crate::domain::job::{JobEvent, JobStatus, Phase, Progress};
 use crate::domain::merge::MergeTask;
 use crate::domain::sample::SampleTask;
@@ -141,6 +142,27 @@ pub(crate) async fn stream_evaluation_events(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     stream_events::<EvaluationTask>(&app, &caller, evaluation_id, &headers).await
+}
+
+/// Streams the progress of a compression as server-sent events, as for a training.
+#[utoipa::path(get, path = "/v1/compressions/{compression_id}/events", tag = "compressions",
+    params(
+        ("compression_id" = CompressionId, Path),
+        ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
+    ),
+    responses(
+        (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
+        (status = 204, description = "The compression has ended and all its events have been seen"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn stream_compression_events(
+    State(app): State<App>,
+    caller: Caller,
+    Path(compression_id): Path<CompressionId>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    stream_events::<CompressionTask>(&app, &caller, compression_id, &headers).await
 }
 
 async fn stream_events<N: JobNoun>(

@@ -1,4 +1,4 @@
-//! Jobs as a resource: one implementation for trainings, merges, samples and evaluations.
+//! Jobs as a resource: one implementation for trainings, merges, samples, evaluations and compressions.
 
 use std::time::Duration;
 
@@ -113,6 +113,7 @@ pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
         JobKind::Merge => "merges",
         JobKind::Sample => "samples",
         JobKind::Evaluation => "evaluations",
+        JobKind::Compression => "compressions",
     };
     format!("/v1/{collection}/{}", published_id(job_id, kind))
 }

@@ -16,8 +16,8 @@ use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::upload::MAX_UPLOAD_BYTES;
 use super::{
-    capabilities, concept, delta, evaluation, event, health, image, image_set, manifest, merge,
-    preference, preview, sample, training, upload,
+    capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
+    manifest, merge, preference, preview, sample, training, upload,
 };
 use crate::app::App;
 
@@ -57,7 +57,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .description(Some(
             "Teaches a text-to-image model your own concepts and generates images of them.\n\n\
              Errors are RFC 9457 problems with a `code`. Lists are sorted from newest to oldest and paged: send the \
-             `next_cursor` of one page as `after` to get the next. Trainings, merges, samples and evaluations are jobs: the response \
+             `next_cursor` of one page as `after` to get the next. Trainings, merges, samples, evaluations and compressions are jobs: the response \
              to the request that starts one is sent before the job has run. A response of 503 has the header \
              `Retry-After`, in seconds.",
         ));
@@ -85,6 +85,11 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(delta::list_deltas))
         .routes(routes!(delta::get_delta))
         .routes(routes!(delta::get_delta_content))
+        .routes(routes!(compression::compress_delta))
+        .routes(routes!(compression::list_compressions))
+        .routes(routes!(compression::get_compression))
+        .routes(routes!(compression::cancel_compression))
+        .routes(routes!(event::stream_compression_events))
         .routes(routes!(merge::start_merge, merge::list_merges))
         .routes(routes!(merge::check::check_merge))
         .routes(routes!(merge::get_merge))

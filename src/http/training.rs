@@ -44,6 +44,10 @@ pub(crate) struct StartTraining {
     /// An earlier name for two choices of `regularization`: `auto` is its default, `none` is `{"source": "none"}`.
     #[schema(value_type = Option<ClassImages>)]
     class_images: Option<ClassImages>,
+    /// The delta to go on from instead of the base model, for example to teach a second concept on top of a first. The result
+    /// contains that delta's concepts too, with the embedding rows of those that the training does not teach as they were. It
+    /// becomes the current delta only of the concepts that the training teaches.
+    start_from: Option<DeltaId>,
     /// Random seed, from 0 to 2⁵³ − 1. The server chooses one if omitted. The same seed, photos and recipe give the same
     /// delta.
     #[schema(maximum = 9007199254740991_u64)]
@@ -62,10 +66,18 @@ fn partial_recipe() -> RefOr<Schema> {
 
 impl From<StartTraining> for NewTraining {
     fn from(body: StartTraining) -> Self {
-        let StartTraining { concepts, preset, recipe, regularization, class_images, seed } = body;
+        let StartTraining {
+            concepts,
+            preset,
+            recipe,
+            regularization,
+            class_images,
+            start_from,
+            seed,
+        } = body;
         let regularization = regularization.map(RegularizationChoice::from);
         let regularization = NewRegularization { class_images, regularization };
-        Self { concepts, preset, recipe, regularization, seed }
+        Self { concepts, preset, recipe, regularization, start_from, seed }
     }
 }
 
@@ -84,6 +96,8 @@ pub(crate) struct TrainingBody {
     regularization: RegularizationBody,
     /// `none` without class images, otherwise `auto`. `regularization` says more.
     class_images: ClassImages,
+    /// The delta that the training went on from. Null for the base model.
+    start_from: Option<DeltaId>,
     /// The random seed.
     seed: u64,
     /// The resulting delta, once the training has succeeded.
@@ -131,6 +145,7 @@ impl JobResource for TrainingTask {
             recipe: job.task.recipe,
             class_images: job.task.regularization.as_class_images(),
             regularization: job.task.regularization.into(),
+            start_from: job.task.start_from.map(|start| start.delta.delta_id),
             seed: job.task.seed,
         }
     }
@@ -149,7 +164,7 @@ impl JobResource for TrainingTask {
         (status = 202, body = TrainingBody, headers(("location" = String)),
             description = "The training is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
-            description = "`dataset_too_small`, `unknown_concept`, `unknown_image_set`, `nothing_retrieved`, `out_of_range`, …"),
+            description = "`dataset_too_small`, `unknown_concept`, `unknown_image_set`, `unknown_delta`, `nothing_retrieved`, `out_of_range`, …"),
         (status = 503, body = Problem, content_type = "application/problem+json",
             headers(("retry-after" = u64)), description = "`queue_full`, `image_set_not_indexed`, `database_unavailable`"),
     ))]

@@ -3,6 +3,8 @@
 //! A delta may have taken hours. It is written and recorded before anything else is made from it, so that it is not lost if
 //! that fails or ends the worker.
 
+use serde::Serialize;
+
 use super::context::Context;
 use super::error::JobError;
 use super::job::Job;
@@ -11,26 +13,28 @@ use crate::db::delta::NewDelta;
 use crate::domain::delta::Delta;
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId};
-use crate::domain::training_report::TrainingReport;
 
 /// A new delta, and what is recorded with it.
-pub(crate) struct Product<'a> {
+pub(crate) struct Product<'a, R> {
     pub(crate) file: Vec<u8>,
     pub(crate) base_digest: &'a Digest,
     /// What the delta contains.
     pub(crate) concepts: &'a [ConceptId],
-    /// Whether it becomes the current delta of its concepts.
-    pub(crate) is_current: bool,
-    /// What a training has changed.
-    pub(crate) report: Option<&'a TrainingReport>,
+    /// The concepts whose current delta it becomes.
+    pub(crate) current_of: &'a [ConceptId],
+    /// What the job has found out.
+    pub(crate) report: Option<&'a R>,
 }
 
 /// Writes a delta's file under a key of the job and its fence, and records it.
 ///
 /// # Errors
 /// [`JobError::LeaseLost`] if another worker has the job: then nothing is recorded.
-pub(crate) async fn store(job: &Job, product: Product<'_>) -> Result<Delta, JobError> {
-    let Product { file, base_digest, concepts, is_current, report } = product;
+pub(crate) async fn store<R: Serialize + Sync>(
+    job: &Job,
+    product: Product<'_, R>,
+) -> Result<Delta, JobError> {
+    let Product { file, base_digest, concepts, current_of, report } = product;
     let Job { context, lease, .. } = job;
     let (size_bytes, sha256) = (file.len() as i64, Digest::of(&file));
     let key = context.deltas.write_delta(lease.job_id, lease.fence, file).await?;
@@ -50,8 +54,8 @@ pub(crate) async fn store(job: &Job, product: Product<'_>) -> Result<Delta, JobE
     };
     db::delta::record(&mut *tx, row).await?;
     db::delta::record_concepts(&mut *tx, delta_id, concepts).await?;
-    if is_current {
-        db::concept::set_current_delta(&mut *tx, concepts, delta_id).await?;
+    if !current_of.is_empty() {
+        db::concept::set_current_delta(&mut *tx, current_of, delta_id).await?;
     }
     if let Some(report) = report {
         db::report::record(&mut *tx, lease.job_id, report, None).await?;

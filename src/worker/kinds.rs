@@ -1,5 +1,6 @@
 //! The kinds of jobs: one file and one line each.
 
+mod compression;
 mod evaluation;
 mod merge;
 mod sample;
@@ -38,4 +39,5 @@ kinds! {
     Merge => merge::Merge,
     Sample => sample::Sample,
     Evaluation => evaluation::Evaluation,
+    Compression => compression::Compression,
 }

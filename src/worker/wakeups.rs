@@ -20,6 +20,7 @@ pub(super) struct Wakeups {
     merge: Notify,
     sample: Notify,
     evaluation: Notify,
+    compression: Notify,
 }
 
 impl Wakeups {
@@ -29,6 +30,7 @@ impl Wakeups {
             JobKind::Merge => &self.merge,
             JobKind::Sample => &self.sample,
             JobKind::Evaluation => &self.evaluation,
+            JobKind::Compression => &self.compression,
         }
     }
 

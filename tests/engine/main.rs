@@ -10,6 +10,7 @@ mod deltas;
 mod devices;
 mod foreign_folders;
 mod late_starts;
+mod learning;
 mod merging;
 mod ops;
 mod oracle;

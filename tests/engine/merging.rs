@@ -192,7 +192,7 @@ fn hard_constraints_give_each_concept_its_own_keys_and_values() {
 fn constraints(merge: &Merge, base: &BaseModel) -> usize {
     match merge.weights(base.unet.cross_attention()).unwrap() {
         DeltaWeights::LowRank { p, .. } => p.dim(0).unwrap(),
-        DeltaWeights::Dense(_) => panic!("a merge is factorised"),
+        DeltaWeights::Dense(_) | DeltaWeights::Factorized(_) => panic!("a merge shares P"),
     }
 }
 

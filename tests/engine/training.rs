@@ -8,8 +8,8 @@ use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
 use vstar::domain::training::{LrScheduler, TrainingRecipe};
 use vstar::engine::ops::Precision;
 use vstar::engine::{
-    BaseModel, CaptionedImage, DeltaWeights, EngineError, FineTuning, Flow, TrainerState,
-    TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
+    BaseModel, CaptionedImage, DeltaWeights, EngineError, FineTuning, Flow, TokenStart,
+    TrainerState, TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
 };
 
 use crate::devices::test_devices;
@@ -226,7 +226,7 @@ fn a_modifier_row_starts_from_the_candidate_with_the_least_loss_on_the_photos() 
             let id = base.prompt_encoder.token_id(name).unwrap();
             let row = base.prompt_encoder.embedding_row(id).unwrap();
             assert_eq!(delta.concepts[0].embedding_row.as_ref(), Some(&row), "{name}");
-            assert_eq!(starts, [name]);
+            assert_eq!(starts[0].1, TokenStart::Entry(name.to_owned()));
             // At strength 0 the token means nothing, so that the prompt shows the plain class.
             assert_eq!(delta.concepts[0].initializer_token.as_deref(), Some("ktn</w>"));
         }

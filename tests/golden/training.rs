@@ -6,7 +6,7 @@ use serde_json::Value;
 use vstar::domain::training::TrainingRecipe;
 use vstar::engine::schedulers::PredictionType;
 use vstar::engine::unet::Activations;
-use vstar::engine::{Batch, Objective, Parameters, Trainer, loss_gradient};
+use vstar::engine::{Batch, Method, Objective, Parameters, Trainer, loss_gradient};
 
 use super::{Case, Measured, compare, compare_norm, compare_number};
 
@@ -61,7 +61,7 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
     };
     let before = initial_rows(case)?.context("the case has no modifier token")?;
     let parameters = Parameters::new(base.into(), Some(before.clone()), &recipe)?;
-    let initial = parameters.by_name(&parameters.projections)?;
+    let initial = parameters.by_name(parameters.parameters()[0].value)?;
     let mut trainer = Trainer::new(parameters, base.into(), &recipe)?;
 
     let batches = case.json["batches"].as_array().context("`batches` is not a list")?;
@@ -84,7 +84,7 @@ pub(crate) fn train_steps(case: &Case<'_>) -> Result<Vec<Measured>> {
     }
 
     let parameters = trainer.method;
-    let after = parameters.by_name(&parameters.projections)?;
+    let after = parameters.by_name(parameters.parameters()[0].value)?;
     for (name, reference) in named_tensors(case, "weights")? {
         let initial = initial.get(&name).with_context(|| format!("no weight `{name}`"))?;
         let (ours, reference) = ((&after[&name] - initial)?, (reference - initial)?);

@@ -17,6 +17,7 @@ mod faulty_store;
 mod harness;
 mod image_sets;
 mod merges;
+mod methods;
 mod openapi;
 mod overload;
 mod photos;

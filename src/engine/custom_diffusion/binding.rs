@@ -40,9 +40,9 @@ pub(super) fn gains(
             Ok(())
         };
         add(&mut own, parameters)?;
-        let learned = parameters.modifier_rows.replace(others.clone());
+        let learned = parameters.replace_modifier_rows(Some(others.clone()));
         let added = add(&mut other, parameters);
-        parameters.modifier_rows = learned;
+        parameters.replace_modifier_rows(learned);
         added?;
     }
     Ok(own.into_iter().zip(other).map(|(own, other)| other / own - 1.0).collect())

@@ -30,18 +30,26 @@ struct Live {
 }
 
 impl Captions {
+    /// - `traced`: whether the modifier rows are trained; otherwise all captions are frozen
     pub(super) fn encode(
         base: FrozenModel<'_>,
         input_ids: &[Vec<u32>],
         modifier_rows: Option<&Tensor>,
+        traced: bool,
         frozen: &mut FrozenFeatures,
     ) -> Result<Self> {
         let vocab_size = base.text_encoder.vocab_size() as u32;
+        let is_modified = |ids: &[u32]| ids.iter().any(|&id| id >= vocab_size);
+        if modifier_rows.is_none() && input_ids.iter().any(|ids| is_modified(ids)) {
+            return Err(EngineError::InvalidInput(
+                "a caption has a modifier token, the parameters have none".into(),
+            ));
+        }
         let mut distinct: Vec<Vec<u32>> = Vec::new();
         let live_of_element: Vec<Option<usize>> = input_ids
             .iter()
             .map(|ids| {
-                ids.iter().any(|&id| id >= vocab_size).then(|| {
+                (traced && is_modified(ids)).then(|| {
                     distinct.iter().position(|known| known == ids).unwrap_or_else(|| {
                         distinct.push(ids.clone());
                         distinct.len() - 1
@@ -54,12 +62,7 @@ impl Captions {
                 .text_encoder
                 .split()
                 .map(distinct.len(), |captions| Live::encode(base, &distinct[captions], rows))?,
-            (_, true) => Vec::new(),
-            (None, false) => {
-                return Err(EngineError::InvalidInput(
-                    "a caption has a modifier token, the parameters have none".into(),
-                ));
-            }
+            (None, _) | (_, true) => Vec::new(),
         };
         let mut live_features = Vec::new();
         for part in &live {
@@ -72,7 +75,7 @@ impl Captions {
         for (ids, live) in input_ids.iter().zip(&live_of_element) {
             elements.push(match live {
                 Some(caption) => live_features[*caption].clone(),
-                None => frozen.of(base, ids)?,
+                None => frozen.of(base, ids, modifier_rows.filter(|_| is_modified(ids)))?,
             });
         }
         Ok(Self { features: Tensor::cat(&elements, 0)?, live, live_of_element })
@@ -147,16 +150,23 @@ impl Live {
     }
 }
 
-/// Text features of captions without a modifier token, which do not change while training.
+/// Text features of captions that do not change while training: those without a modifier token, and all if no modifier row is
+/// trained.
 #[derive(Default)]
 pub(super) struct FrozenFeatures(HashMap<Vec<u32>, Tensor>);
 
 impl FrozenFeatures {
-    fn of(&mut self, base: FrozenModel<'_>, ids: &[u32]) -> Result<Tensor> {
+    fn of(
+        &mut self,
+        base: FrozenModel<'_>,
+        ids: &[u32],
+        modifier_rows: Option<&Tensor>,
+    ) -> Result<Tensor> {
         if let Some(features) = self.0.get(ids) {
             return Ok(features.clone());
         }
-        let features = base.text_encoder.forward(&[ids.to_vec()], None)?.to_dtype(DType::F32)?;
+        let features = base.text_encoder.forward(&[ids.to_vec()], modifier_rows)?;
+        let features = features.to_dtype(DType::F32)?;
         self.0.insert(ids.to_vec(), features.clone());
         Ok(features)
     }

@@ -1,29 +1,30 @@
 //! A delta: what a training learned or a merge computed, as a value and as a file.
 //!
 //! The file is safetensors. A dense delta has the trained matrices under their diffusers names (`….attn2.to_k.weight`),
-//! in f16 (ADR 0001), so that `unet.load_state_dict(file, strict=False)` applies it; a factorised one has the shared `P` and one
-//! `E` per matrix, in f32. Embedding rows lie under `modifier_token.<rex>`. The header's metadata says which base model the
-//! delta belongs to and which concepts it holds.
+//! in f16 (ADR 0001), so that `unet.load_state_dict(file, strict=False)` applies it; a factorized one has `E` and `P` of each
+//! matrix, or one `P` that all share, in f32. Matrices that are not there are the base model's. Embedding rows lie under
+//! `modifier_token.<rex>`. The header's metadata says which base model the delta belongs to and which concepts it holds.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 
+use super::delta_weights::{DeltaWeights, Factors, Kind, SHARED, kv_weights};
 use crate::engine::base_model::BaseModel;
 use crate::engine::custom_diffusion::concept::DeltaConcept;
 use crate::engine::custom_diffusion::file::{Reader, TOKEN_PREFIX, Writer};
 use crate::engine::error::{EngineError, Result};
-use crate::engine::ops;
-use crate::engine::unet::CrossAttentionKv;
 use crate::engine::weights::WeightFiles;
 
-/// What the format is called in messages, and in the header with its version.
+/// What the format is called in messages.
 const WHAT: &str = "a delta file";
-const FORMAT: &str = "vstar-delta-1";
-/// Names of a factorised delta's parts: the shared `P`, and what follows a matrix's name for its `E`.
-const SHARED: &str = "low_rank.p";
-const FACTOR: &str = ".low_rank.e";
+/// The header's name of the format with its version. Only what a program of the first version could not read has the
+/// second: deltas without keys or without values, and factors of each matrix's own.
+const FORMATS: [&str; 2] = ["vstar-delta-1", "vstar-delta-2"];
+/// What follows a matrix's name for its factors.
+const E: &str = ".low_rank.e";
+const P: &str = ".low_rank.p";
 
 /// Changed cross-attention projections and the concepts they hold.
 #[derive(Clone, Debug)]
@@ -34,41 +35,6 @@ pub struct Delta {
     pub weights: DeltaWeights,
     /// Further facts, such as the seed.
     pub metadata: BTreeMap<String, String>,
-}
-
-/// The weights of a delta; matrices are f32, on the CPU, by checkpoint name such as `….attn2.to_k.weight`.
-#[derive(Clone, Debug)]
-pub enum DeltaWeights {
-    /// Whole matrices `W`, `(inner, text_dim)`, in place of the base model's.
-    Dense(BTreeMap<String, Tensor>),
-    /// `ΔW = E P` with `P` `(rank, text_dim)` shared by all matrices and `E` `(inner, rank)` each.
-    LowRank { p: Tensor, e: BTreeMap<String, Tensor> },
-}
-
-impl DeltaWeights {
-    /// `W` of every matrix, f32 on the CPU.
-    ///
-    /// - `base`: the base model's own, by name, on any device
-    ///
-    /// # Errors
-    /// [`EngineError::WeightMissing`] and [`EngineError::WeightShape`] if the weights do not fit them.
-    pub fn densify(&self, base: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>> {
-        let (p, e) = match self {
-            Self::Dense(matrices) => return Ok(matrices.clone()),
-            Self::LowRank { p, e } => (p, e),
-        };
-        let mut matrices = BTreeMap::new();
-        for (name, weight) in base {
-            let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-            let factor = e.get(name).ok_or_else(|| EngineError::WeightMissing {
-                name: name.clone(),
-                file: "the delta".into(),
-            })?;
-            check_shape(name, factor, &[weight.dim(0)?, p.dim(0)?])?;
-            matrices.insert(name.clone(), (weight + ops::matmul(factor, p)?)?);
-        }
-        Ok(matrices)
-    }
 }
 
 impl Delta {
@@ -86,29 +52,11 @@ impl Delta {
             )));
         }
         let text_dim = base.prompt_encoder.hidden_size();
-        let mut expected = BTreeMap::new();
-        for layer in base.unet.cross_attention() {
-            expected.insert(format!("{}.to_k.weight", layer.name), layer.to_k.dim(0)?);
-            expected.insert(format!("{}.to_v.weight", layer.name), layer.to_v.dim(0)?);
-        }
-        let (matrices, columns) = match &self.weights {
-            DeltaWeights::Dense(matrices) => (matrices, text_dim),
-            DeltaWeights::LowRank { p, e } => {
-                let rank = p.dim(0)?;
-                check_shape(SHARED, p, &[rank, text_dim])?;
-                (e, rank)
-            }
-        };
-        for (name, inner) in &expected {
-            let matrix = matrices.get(name).ok_or_else(|| EngineError::WeightMissing {
-                name: name.clone(),
-                file: "the delta".into(),
-            })?;
-            check_shape(name, matrix, &[*inner, columns])?;
-        }
-        if let Some(name) = matrices.keys().find(|name| !expected.contains_key(*name)) {
-            let text = format!("the delta's `{name}` is not a matrix of the base model");
-            return Err(EngineError::InvalidInput(text));
+        self.weights.check(base.unet.cross_attention(), text_dim)?;
+        let has_rows = self.concepts.iter().any(|concept| concept.embedding_row.is_some());
+        if self.weights.names().is_empty() && !has_rows {
+            let text = "the delta has neither matrices nor embedding rows: it would change nothing";
+            return Err(EngineError::InvalidInput(text.to_owned()));
         }
         for concept in &self.concepts {
             if let (Some(token), Some(row)) =
@@ -126,7 +74,17 @@ impl Delta {
         Ok(())
     }
 
-    /// The changed matrices `W` themselves, f32 on the CPU: a factorised delta is added to the base model's.
+    /// The base model's own key and value projections by name, on the CPU.
+    ///
+    /// # Errors
+    /// Those of [`Self::check_base`].
+    pub fn base_matrices(&self, base: &BaseModel) -> Result<BTreeMap<String, Tensor>> {
+        self.check_base(base)?;
+        let weights = kv_weights(base.unet.cross_attention()).into_iter();
+        weights.map(|(name, weight)| Ok((name, weight.to_device(&Device::Cpu)?))).collect()
+    }
+
+    /// The changed matrices `W` themselves, f32 on the CPU: a factorized delta is added to the base model's.
     pub fn densify(&self, base: &BaseModel) -> Result<BTreeMap<String, Tensor>> {
         self.check_base(base)?;
         self.weights.densify(&kv_weights(base.unet.cross_attention()))
@@ -139,26 +97,11 @@ impl Delta {
     pub fn change(&self, base: &BaseModel, features: &Tensor) -> Result<Tensor> {
         self.check_base(base)?;
         let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-        let shared = match &self.weights {
-            DeltaWeights::Dense(_) => None,
-            DeltaWeights::LowRank { p, .. } => Some(ops::matmul(&features, &p.t()?)?),
-        };
         let mut changes = Vec::new();
         for layer in base.unet.cross_attention() {
-            for (part, weight) in [("to_k", &layer.to_k), ("to_v", &layer.to_v)] {
-                let name = format!("{}.{part}.weight", layer.name);
-                changes.push(match (&self.weights, &shared) {
-                    (DeltaWeights::LowRank { e, .. }, Some(shared)) => {
-                        ops::matmul(shared, &e[&name].t()?)?
-                    }
-                    (
-                        DeltaWeights::Dense(matrices) | DeltaWeights::LowRank { e: matrices, .. },
-                        _,
-                    ) => {
-                        let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-                        ops::matmul(&features, &(&matrices[&name] - weight)?.t()?)?
-                    }
-                });
+            for kind in Kind::ALL {
+                let name = kind.of_layer(&layer.name);
+                changes.push(self.weights.change(&name, kind.weight(layer), &features)?);
             }
         }
         Ok(Tensor::cat(&changes, 1)?)
@@ -166,11 +109,7 @@ impl Delta {
 
     /// Memory that the weights take.
     pub fn size_bytes(&self) -> usize {
-        let bytes = |tensor: &Tensor| tensor.elem_count() * tensor.dtype().size_in_bytes();
-        match &self.weights {
-            DeltaWeights::Dense(matrices) => matrices.values().map(bytes).sum(),
-            DeltaWeights::LowRank { p, e } => bytes(p) + e.values().map(bytes).sum::<usize>(),
-        }
+        self.weights.size_bytes()
     }
 
     /// The same delta with whole matrices.
@@ -184,7 +123,9 @@ impl Delta {
     pub fn to_safetensors(&self) -> Result<Vec<u8>> {
         let mut metadata = self.metadata.clone();
         metadata.insert("base_digest".into(), self.base_digest.clone());
-        let mut file = Writer::new(WHAT, FORMAT, metadata);
+        let is_newer =
+            self.weights.is_partial() || matches!(self.weights, DeltaWeights::Factorized(_));
+        let mut file = Writer::new(WHAT, FORMATS[usize::from(is_newer)], metadata);
         match &self.weights {
             DeltaWeights::Dense(matrices) => {
                 for (name, matrix) in matrices {
@@ -194,7 +135,13 @@ impl Delta {
             DeltaWeights::LowRank { p, e } => {
                 file.f32(SHARED, p)?;
                 for (name, factor) in e {
-                    file.f32(format!("{name}{FACTOR}"), factor)?;
+                    file.f32(format!("{name}{E}"), factor)?;
+                }
+            }
+            DeltaWeights::Factorized(factors) => {
+                for (name, Factors { e, p }) in factors {
+                    file.f32(format!("{name}{E}"), e)?;
+                    file.f32(format!("{name}{P}"), p)?;
                 }
             }
         }
@@ -208,33 +155,49 @@ impl Delta {
     /// [`EngineError::InvalidInput`] that says what is wrong with the file: cut short, not a delta, a value that is
     /// not finite, a concept without its row.
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
-        let mut file = Reader::open(WHAT, FORMAT, bytes)?;
+        let (mut file, format) = Reader::open_any(WHAT, &FORMATS, bytes)?;
         let base_digest = file.take_metadata("base_digest")?;
         let concepts = file.take_concepts()?;
-        let shared = file.tensors.remove(SHARED);
-        let (mut matrices, mut factors) = (BTreeMap::new(), BTreeMap::new());
-        for (name, tensor) in std::mem::take(&mut file.tensors) {
-            match name.strip_suffix(FACTOR) {
-                Some(of_matrix) => factors.insert(of_matrix.to_owned(), tensor),
-                None => matrices.insert(name, tensor),
-            };
+        let weights = read_weights(&mut file)?;
+        if format == FORMATS[0] && weights.is_partial() {
+            return Err(file.invalid(&"it has no key projections or no value projections"));
         }
-        let weights = match shared {
-            None if factors.is_empty() => DeltaWeights::Dense(matrices),
-            Some(p) if matrices.is_empty() => DeltaWeights::LowRank { p, e: factors },
-            Some(_) | None => return Err(file.invalid(&"it mixes whole and factorised matrices")),
-        };
         Ok(Self { base_digest, concepts, weights, metadata: file.metadata })
     }
 }
 
-/// `to_k` and `to_v` of cross-attention layers by checkpoint name.
-pub fn kv_weights(layers: &[CrossAttentionKv]) -> BTreeMap<String, Tensor> {
-    let of_layer = |layer: &CrossAttentionKv| {
-        let name = |part| format!("{}.{part}.weight", layer.name);
-        [(name("to_k"), layer.to_k.clone()), (name("to_v"), layer.to_v.clone())]
-    };
-    layers.iter().flat_map(of_layer).collect()
+fn read_weights(file: &mut Reader) -> Result<DeltaWeights> {
+    let shared = file.tensors.remove(SHARED);
+    let (mut matrices, mut es, mut ps) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    for (name, tensor) in std::mem::take(&mut file.tensors) {
+        match (name.strip_suffix(E), name.strip_suffix(P)) {
+            (Some(of_matrix), _) => es.insert(of_matrix.to_owned(), tensor),
+            (None, Some(of_matrix)) => ps.insert(of_matrix.to_owned(), tensor),
+            (None, None) => matrices.insert(name, tensor),
+        };
+    }
+    if es.is_empty() && ps.is_empty() && shared.is_none() {
+        return Ok(DeltaWeights::Dense(matrices));
+    }
+    if !matrices.is_empty() {
+        return Err(file.invalid(&"it mixes whole and factorized matrices"));
+    }
+    if let Some(p) = shared {
+        return match ps.is_empty() {
+            true => Ok(DeltaWeights::LowRank { p, e: es }),
+            false => Err(file.invalid(&"it mixes a shared factor and factors of each matrix")),
+        };
+    }
+    let mut factors = BTreeMap::new();
+    for (name, e) in es {
+        let p = ps.remove(&name);
+        let p = p.ok_or_else(|| file.invalid(&format_args!("it has no `{name}{P}`")))?;
+        factors.insert(name, Factors { e, p });
+    }
+    match ps.keys().next() {
+        Some(name) => Err(file.invalid(&format_args!("it has no `{name}{E}`"))),
+        None => Ok(DeltaWeights::Factorized(factors)),
+    }
 }
 
 /// The same as [`kv_weights`], in f32 on the CPU, read from a base model's folder without loading the model.
@@ -242,14 +205,6 @@ pub fn read_kv_weights(base_model: &Path) -> Result<BTreeMap<String, Tensor>> {
     let (folder, stem) = (base_model.join("unet"), "diffusion_pytorch_model");
     let files = WeightFiles::open(&folder, stem, &Device::Cpu, DType::F32)?;
     files.ending_in(&[".attn2.to_k.weight", ".attn2.to_v.weight"])
-}
-
-fn check_shape(name: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
-    if tensor.dims() == expected {
-        return Ok(());
-    }
-    let (expected, actual) = (expected.to_vec(), tensor.dims().to_vec());
-    Err(EngineError::WeightShape { name: name.to_owned(), expected, actual })
 }
 
 fn short(digest: &str) -> &str {
@@ -302,7 +257,7 @@ mod tests {
         assert!(reason(&bytes[..bytes.len() - 1]).contains("not a delta file"));
         assert!(reason(b"not even a header").contains("not a delta file"));
         let foreign = Writer::new(WHAT, "vstar-pack-1", BTreeMap::new()).finish().unwrap();
-        assert!(reason(&foreign).contains("format: vstar-delta-1"));
+        assert!(reason(&foreign).contains("`format: vstar-delta-1` or `vstar-delta-2`"));
     }
 
     #[test]
@@ -339,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_row_that_no_concept_names_is_refused() {
-        let mut file = Writer::new(WHAT, FORMAT, BTreeMap::new());
+        let mut file = Writer::new(WHAT, FORMATS[0], BTreeMap::new());
         file.concepts(&[]).unwrap();
         file.f32("modifier_token.<rex>", &Tensor::ones(4, DType::F32, &Device::Cpu).unwrap())
             .unwrap();

@@ -137,14 +137,25 @@ impl Reader {
     /// [`EngineError::InvalidInput`] for bytes that are cut short, no safetensors, of another format, or hold a value
     /// that is not finite.
     pub(super) fn open(what: &'static str, format: &str, bytes: &[u8]) -> Result<Self> {
+        Ok(Self::open_any(what, &[format], bytes)?.0)
+    }
+
+    /// The same for a file of any of these formats; returns which one it is.
+    pub(super) fn open_any(
+        what: &'static str,
+        formats: &[&str],
+        bytes: &[u8],
+    ) -> Result<(Self, String)> {
         let unreadable = |error: safetensors::SafeTensorError| not_a(what, &error);
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
         let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
         let mut metadata: BTreeMap<String, String> =
             header.metadata().clone().unwrap_or_default().into_iter().collect();
-        if metadata.remove("format").as_deref() != Some(format) {
-            return Err(not_a(what, &format_args!("its header does not say `format: {format}`")));
-        }
+        let format = metadata.remove("format").filter(|format| formats.contains(&format.as_str()));
+        let format = format.ok_or_else(|| {
+            let known = formats.join("` or `");
+            not_a(what, &format_args!("its header does not say `format: {known}`"))
+        })?;
         let tensors = file
             .tensors()
             .into_iter()
@@ -153,7 +164,7 @@ impl Reader {
                 Ok((name, tensor))
             })
             .collect::<Result<_>>()?;
-        Ok(Self { what, metadata, tensors })
+        Ok((Self { what, metadata, tensors }, format))
     }
 
     /// An entry of the header.

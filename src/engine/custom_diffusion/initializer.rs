@@ -48,6 +48,11 @@ impl<'a> Candidates<'a> {
         self.ids.is_empty()
     }
 
+    /// Leaves nothing to choose.
+    pub(super) fn clear(&mut self) {
+        self.ids.clear();
+    }
+
     /// The number of forward passes that [`Self::choose`] takes.
     pub(super) fn comparisons(&self) -> usize {
         self.comparison.rounds() * self.ids.len()

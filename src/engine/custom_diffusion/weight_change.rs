@@ -1,26 +1,28 @@
 //! How far a delta is from the base model: the paper's Figure 3.
 
-use std::collections::BTreeMap;
-
 use candle_core::{DType, Device, Tensor};
 
+use super::concept::DeltaConcept;
 use super::delta::Delta;
+use super::delta_weights::kv_weights;
+use super::modifier_tokens::TokenStart;
+use crate::domain::concept::ModifierToken;
 use crate::domain::training_report::{TokenChange, TrainingReport, WeightChange};
 use crate::engine::base_model::BaseModel;
 use crate::engine::error::Result;
 
-/// `‖W′ − W‖ / ‖W‖` of every matrix of a delta and of its modifier tokens' rows.
+/// `‖W′ − W‖ / ‖W‖` of every matrix of a delta, against the base model, and of modifier tokens' rows.
 ///
-/// - `starts`: the vocabulary entry that each modifier token started from
+/// - `trained`: the modifier tokens that were trained, and what their rows started from
 ///
 /// # Errors
-/// Those of [`DeltaWeights::densify`](super::delta::DeltaWeights::densify) for a delta of another base model.
-pub fn weight_change(base: &BaseModel, delta: &Delta, starts: &[String]) -> Result<TrainingReport> {
-    let mut own = BTreeMap::new();
-    for layer in base.unet.cross_attention() {
-        own.insert(format!("{}.to_k.weight", layer.name), layer.to_k.clone());
-        own.insert(format!("{}.to_v.weight", layer.name), layer.to_v.clone());
-    }
+/// Those of [`DeltaWeights::densify`](super::delta_weights::DeltaWeights::densify) for a delta of another base model.
+pub fn weight_change(
+    base: &BaseModel,
+    delta: &Delta,
+    trained: &[(ModifierToken, TokenStart)],
+) -> Result<TrainingReport> {
+    let own = kv_weights(base.unet.cross_attention());
     let mut weights = Vec::new();
     for (name, changed) in delta.weights.densify(&own)? {
         let Some(weight) = own.get(&name) else { continue };
@@ -28,21 +30,16 @@ pub fn weight_change(base: &BaseModel, delta: &Delta, starts: &[String]) -> Resu
         weights.push(WeightChange { weight: name, change });
     }
     let mut tokens = Vec::new();
-    let mut starts = starts.iter();
-    for concept in &delta.concepts {
-        let (Some(token), Some(row)) = (&concept.words.modifier_token, &concept.embedding_row)
-        else {
+    for (token, start) in trained {
+        let is_its = |concept: &&DeltaConcept| concept.words.modifier_token.as_ref() == Some(token);
+        let concept = delta.concepts.iter().find(is_its);
+        let Some(row) = concept.and_then(|concept| concept.embedding_row.as_ref()) else {
             continue;
-        };
-        let name = starts.next();
-        let start = match name {
-            Some(name) => Some(base.prompt_encoder.initializer_row(name)?),
-            None => None,
         };
         tokens.push(TokenChange {
             modifier_token: token.clone(),
-            initializer_token: name.cloned(),
-            change: start.and_then(|start| relative(row, &start)),
+            initializer_token: start.initializer_token().map(str::to_owned),
+            change: relative(row, &start.row(base)?),
             binding_gain: None,
             binds: None,
         });

@@ -20,6 +20,9 @@ pub trait Method: Send {
     /// Puts new values in place of all [`Self::parameters`], in their order and shapes.
     fn set_parameters(&mut self, values: Vec<Tensor>);
 
+    /// Whether the text features of captions with a modifier token are traced, because a modifier token is trained.
+    fn trains_text(&self) -> bool;
+
     /// K and V of captions.
     ///
     /// - `input_ids`: one caption per element of the batch, as in [`Batch::input_ids`]

@@ -146,7 +146,8 @@ impl<M: Method> Trainer<M> {
         let call = base.unet.call_size(&batch.latents)?;
         let vocab_size = base.text_encoder.vocab_size() as u32;
         let prompts = batch.input_ids.iter();
-        let live = prompts.filter(|ids| ids.iter().any(|&id| id >= vocab_size)).count();
+        let live = prompts.filter(|ids| ids.iter().any(|&id| id >= vocab_size));
+        let live = if self.method.trains_text() { live.count() } else { 0 };
         let prompts = (live, batch.input_ids.first().map_or(0, Vec::len));
         let parameters = self.method.parameters();
         let trained = parameters.iter().map(|one| one.value.elem_count() as u64).sum();

@@ -53,8 +53,8 @@ async fn solve(job: &Job, task: MergeTask) -> Result<Delta, JobError> {
         file,
         base_digest: &task.base_digest,
         concepts: &task.concepts,
-        is_current: false,
-        report: None,
+        current_of: &[],
+        report: None::<&MergeReport>,
     };
     delta_writer::store(job, product).await
 }

@@ -3,15 +3,17 @@
 mod class_images;
 mod images;
 
+use std::sync::Arc;
+
 use crate::db;
-use crate::domain::delta::Delta;
+use crate::domain::delta::Delta as StoredDelta;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
 use crate::domain::training::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
 use crate::engine::{
-    BaseModel, EngineError, FineTuning, TrainingInput, TrainingPhase, TrainingProgress,
+    BaseModel, Delta, EngineError, FineTuning, TrainingInput, TrainingPhase, TrainingProgress,
     weight_change,
 };
 use crate::worker::delta_writer::{self, Product};
@@ -46,12 +48,17 @@ impl Kind for Training {
 }
 
 /// From photos to a delta that is stored and recorded.
-async fn learn(job: &Job, task: TrainingTask) -> Result<Delta, JobError> {
+async fn learn(job: &Job, task: TrainingTask) -> Result<StoredDelta, JobError> {
     let Job { context, progress, .. } = job;
     progress.enter(Phase::Fetching);
     let task = class_images::generate_missing(job, task).await?;
-    let concept_ids: Vec<ConceptId> =
-        task.concepts.iter().map(|concept| concept.concept_id).collect();
+    let taught: Vec<ConceptId> = task.concepts.iter().map(|concept| concept.concept_id).collect();
+    let carried_over = task.start_from.iter().flat_map(|start| start.concepts.iter().copied());
+    let contents: Vec<ConceptId> = carried_over.chain(taught.iter().copied()).collect();
+    let start_from = match &task.start_from {
+        Some(start) => Some(job.context.deltas.delta(&start.delta).await?),
+        None => None,
+    };
     let concepts = images::read_concepts(job, &task).await?;
     let input = TrainingInput {
         concepts,
@@ -59,14 +66,14 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<Delta, JobError> {
         seed: task.seed,
         memory_budget: context.config.memory_budget,
     };
-    let (file, report) = train_on_device(job, input).await?;
+    let (file, report) = train_on_device(job, input, start_from).await?;
     progress.enter(Phase::Storing);
     progress.check()?;
     let product = Product {
         file,
         base_digest: &task.base_digest,
-        concepts: &concept_ids,
-        is_current: true,
+        concepts: &contents,
+        current_of: &taught,
         report: Some(&report),
     };
     delta_writer::store(job, product).await
@@ -76,6 +83,7 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<Delta, JobError> {
 async fn train_on_device(
     job: &Job,
     mut input: TrainingInput,
+    start_from: Option<Arc<Delta>>,
 ) -> Result<(Vec<u8>, TrainingReport), JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
     let file = job.context.device.run_long(move |engine, slices| {
@@ -89,7 +97,8 @@ async fn train_on_device(
                 (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
             }
         };
-        let mut fine_tuning = FineTuning::new(&engine.base, &input)?;
+        let mut fine_tuning =
+            FineTuning::starting_from(&engine.base, &input, start_from.as_deref())?;
         fine_tuning.run(&mut observe)?;
         let delta = fine_tuning.delta()?;
         let report = report(&engine.base, &delta, &fine_tuning)?;
@@ -100,10 +109,10 @@ async fn train_on_device(
 
 fn report(
     base: &BaseModel,
-    delta: &crate::engine::Delta,
+    delta: &Delta,
     fine_tuning: &FineTuning<'_>,
 ) -> Result<TrainingReport, EngineError> {
-    let mut report = weight_change(base, delta, fine_tuning.starts())?;
+    let mut report = weight_change(base, delta, &fine_tuning.starts())?;
     for (token, gain) in report.token_change.iter_mut().zip(fine_tuning.binding_gains()) {
         token.set_binding_gain(*gain);
         if token.binds == Some(false) {

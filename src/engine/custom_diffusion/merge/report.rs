@@ -19,7 +19,20 @@ impl Residual {
     fn ratio(all: &[Self]) -> f64 {
         let missed: f64 = all.iter().map(|one| one.missed.max(0.0)).sum();
         let asked: f64 = all.iter().map(|one| one.asked).sum();
+        if missed <= 0.0 {
+            return 0.0; // also where nothing is asked for
+        }
         (missed / asked.max(f64::MIN_POSITIVE)).sqrt()
+    }
+
+    /// The error over one delta's rows. A delta of modifier tokens alone asks for no change of keys and values; its error is
+    /// relative to what all ask for.
+    fn of_one(self, all: &[Self]) -> f64 {
+        let asked = match self.asked > 0.0 {
+            true => self.asked,
+            false => all.iter().map(|one| one.asked).sum(),
+        };
+        Self::ratio(&[Self { asked, ..self }])
     }
 }
 
@@ -62,7 +75,7 @@ impl Merge {
             constraint_error: Residual::ratio(&residuals),
             drift,
             condition: self.system.condition(),
-            deltas: residuals.iter().map(|one| Residual::ratio(&[*one])).collect(),
+            deltas: residuals.iter().map(|one| one.of_one(&residuals)).collect(),
             kept_after_other: packs.iter().map(|used| used.pack.kept_after_other).collect(),
             pairs,
         })

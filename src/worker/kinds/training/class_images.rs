@@ -41,7 +41,9 @@ pub(super) async fn generate_missing(
     }
     match named {
         Task::Training(task) => Ok(task),
-        Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) => Err(JobError::LeaseLost), // it was made four lines above
+        Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => {
+            Err(JobError::LeaseLost)
+        } // it was made four lines above
     }
 }
 

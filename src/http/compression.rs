@@ -1,0 +1,161 @@
+//! Compressions: a delta in fewer numbers.
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::body::{ListBody, ListQuery};
+use super::error::{ApiError, Problem};
+use super::extract::{Json, Path, Query};
+use super::job::{self, JobAnswer, JobBody, JobResource};
+use crate::app::compression::NewCompression;
+use crate::app::job::Compression;
+use crate::app::{App, Caller};
+use crate::domain::compression::{CompressionReport, CompressionTask};
+use crate::domain::id::{CompressionId, ConceptId, DeltaId};
+
+/// How to compress a delta: either `rank` or `energy`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct StartCompression {
+    /// The number of singular values to keep of each matrix's change, from 1 to 1024. All of them are kept of a matrix that has
+    /// no more.
+    #[schema(minimum = 1, maximum = 1024, examples(4))]
+    rank: Option<usize>,
+    /// The share of the sum of each matrix's singular values to keep, above 0 and at most 1. As few singular values are kept as
+    /// reach it, and at least one. The paper keeps 0.6.
+    #[schema(exclusive_minimum = 0, maximum = 1)]
+    energy: Option<f64>,
+    /// Whether the resulting delta becomes the current delta of its concepts. Defaults to false.
+    #[serde(default)]
+    #[schema(default = false)]
+    make_current: bool,
+}
+
+impl From<StartCompression> for NewCompression {
+    fn from(body: StartCompression) -> Self {
+        let StartCompression { rank, energy, make_current } = body;
+        Self { rank, energy, make_current }
+    }
+}
+
+/// A compression and its state.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CompressionBody {
+    id: CompressionId,
+    #[schema(value_type = String, examples("compression"))]
+    object: &'static str,
+    /// The delta that is compressed.
+    source: DeltaId,
+    /// The concepts that both deltas contain.
+    concepts: Vec<ConceptId>,
+    /// The number of singular values to keep. Null if the request gave an energy.
+    rank: Option<usize>,
+    /// The share of the sum of singular values to keep. Null if the request gave a rank.
+    energy: Option<f64>,
+    /// Whether the resulting delta becomes the current delta of its concepts.
+    make_current: bool,
+    /// The resulting delta, once the compression has succeeded.
+    delta: Option<DeltaId>,
+    /// What was kept of each matrix, once the compression has succeeded.
+    report: Option<CompressionReport>,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+impl JobResource for CompressionTask {
+    type Body = CompressionBody;
+
+    fn body(Compression { job, outcome }: Compression) -> CompressionBody {
+        CompressionBody {
+            id: job.job_id.into(),
+            object: "compression",
+            delta: outcome.delta,
+            report: outcome.report,
+            job: JobBody::from(&job),
+            source: job.task.delta.delta_id,
+            concepts: job.task.concepts,
+            rank: job.task.keep.rank(),
+            energy: job.task.keep.energy(),
+            make_current: job.task.make_current,
+        }
+    }
+}
+
+/// Compresses a delta into a new one.
+///
+/// The change of each key and value projection is reduced to its largest singular values and stored in factors. Embedding rows
+/// are kept as they are. The new delta is used like any other; the concepts keep their current deltas unless `make_current` is
+/// true. A small rank gives a small file, whose images differ more from those of the source: compare them with an evaluation.
+#[utoipa::path(post, path = "/v1/deltas/{delta_id}/compress", tag = "compressions", request_body = StartCompression,
+    params(
+        ("delta_id" = DeltaId, Path),
+        ("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end"),
+    ),
+    responses(
+        (status = 201, body = CompressionBody, headers(("location" = String)),
+            description = "The request asked to wait with `Prefer: wait=N`, and the compression has ended"),
+        (status = 202, body = CompressionBody, headers(("location" = String)),
+            description = "The compression is queued"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`missing_field`, `conflicting_fields`, `out_of_range`, `base_model_mismatch`, …"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`queue_full`, `database_unavailable`"),
+    ))]
+pub(crate) async fn compress_delta(
+    State(app): State<App>,
+    caller: Caller,
+    Path(delta_id): Path<DeltaId>,
+    headers: HeaderMap,
+    Json(body): Json<StartCompression>,
+) -> Result<JobAnswer<CompressionTask>, ApiError> {
+    let compression = app.start_compression(&caller, delta_id, body.into()).await?;
+    job::started(&app, &caller, &headers, compression).await
+}
+
+/// Returns a compression and its state.
+#[utoipa::path(get, path = "/v1/compressions/{compression_id}", tag = "compressions",
+    params(("compression_id" = CompressionId, Path)),
+    responses(
+        (status = 200, body = CompressionBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_compression(
+    State(app): State<App>,
+    caller: Caller,
+    Path(compression_id): Path<CompressionId>,
+) -> Result<axum::Json<CompressionBody>, ApiError> {
+    job::get::<CompressionTask>(&app, &caller, compression_id).await
+}
+
+/// Lists compressions, newest first.
+#[utoipa::path(get, path = "/v1/compressions", tag = "compressions", params(ListQuery),
+    responses((status = 200, body = ListBody<CompressionBody>, description = "OK")))]
+pub(crate) async fn list_compressions(
+    State(app): State<App>,
+    caller: Caller,
+    Query(query): Query<ListQuery>,
+) -> Result<axum::Json<ListBody<CompressionBody>>, ApiError> {
+    job::list::<CompressionTask>(&app, &caller, &query).await
+}
+
+/// Cancels a compression, as for a training.
+#[utoipa::path(post, path = "/v1/compressions/{compression_id}/cancel", tag = "compressions",
+    params(("compression_id" = CompressionId, Path)),
+    responses(
+        (status = 200, body = CompressionBody, description = "The job has ended"),
+        (status = 202, body = CompressionBody, description = "The job stops at its next step"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn cancel_compression(
+    State(app): State<App>,
+    caller: Caller,
+    Path(compression_id): Path<CompressionId>,
+) -> Result<(StatusCode, axum::Json<CompressionBody>), ApiError> {
+    job::cancel::<CompressionTask>(&app, &caller, compression_id).await
+}
