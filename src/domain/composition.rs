@@ -126,12 +126,21 @@ pub struct UsedRegion {
 }
 
 impl Composition {
-    /// What an image costs beside one without composition: an image of the base model's size for the layout and one for
-    /// each region.
-    pub fn images_generated(&self) -> usize {
+    /// How often an image is denoised: once, or once for the layout and once for each region.
+    pub fn denoisings(&self) -> usize {
         match self {
             Self::Merge | Self::Tokens => 1,
-            Self::Regional(regional) => 1 + regional.regions.len(),
+            Self::Regional(regional) => {
+                usize::from(regional.draws_layout()) + regional.regions.len()
+            }
         }
+    }
+}
+
+impl Regional {
+    /// Whether the base model draws the layout, or draws on the initial image to find the regions in it.
+    pub fn draws_layout(&self) -> bool {
+        self.layout.kind != LayoutKind::InitImage
+            || self.regions.iter().any(|region| region.place.is_none())
     }
 }

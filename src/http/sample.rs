@@ -201,6 +201,8 @@ pub(crate) struct SampleBody {
     merge: Option<MergeRecipe>,
     /// How the concepts come into one picture, with every default filled in. Null if fewer than two deltas are merged.
     composition: Option<Composition>,
+    /// How often each image is denoised, which is what it costs: once, or once for the layout and once for each region.
+    denoisings_per_image: usize,
     /// What the images may suffer from. The request is accepted all the same.
     warnings: Vec<Warning>,
     /// The images, once the sample has succeeded.
@@ -239,6 +241,7 @@ impl JobResource for SampleTask {
             init_image: task.init.as_ref().map(|init| init.image_id),
             noise_strength: task.init.map(|init| init.noise_strength),
             merge: (is_merge && task.deltas.len() > 1).then_some(task.merge),
+            denoisings_per_image: task.composition.denoisings(),
             composition: (!is_merge || task.deltas.len() > 1).then_some(task.composition),
             deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
             warnings: task.warnings,

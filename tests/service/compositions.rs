@@ -22,6 +22,7 @@ async fn several_concepts_have_regions_unless_the_request_says_otherwise(db: PgP
     assert_eq!(composed.status, 202, "{composed:?}");
     let composition = &composed.body["composition"];
     assert_eq!(composition["method"], "regional");
+    assert_eq!(composed.body["denoisings_per_image"], 3);
     let layout = &composition["layout"];
     assert_eq!(layout["prompt"], "photo on the grass, far away, very small");
     assert_eq!(composition["regions"][1]["box"], json!([0.5, 0.25, 1.0, 0.75]));
@@ -46,12 +47,12 @@ async fn several_concepts_have_regions_unless_the_request_says_otherwise(db: PgP
         assert_eq!(sample.body["composition"]["method"], method, "{more}: {sample:?}");
         assert_eq!(sample.body["merge"].is_null(), method != "merge", "{more}");
     }
-    let nouns = "a <rex> dog in front of a <max> dog on the grass";
+    let nouns = "a <rex> dog on top of a <max> dog on the grass";
     let nouns = service.post("/v1/samples", json!({ "prompt": nouns })).await;
     let layout = &nouns.body["composition"]["layout"];
     assert_eq!(
         (&layout["kind"], &layout["prompt"]),
-        (&json!("nouns"), &json!("a dog in front of a dog on the grass"))
+        (&json!("nouns"), &json!("a dog on top of a dog on the grass"))
     );
     assert_eq!(nouns.body["composition"]["regions"][1]["box"], Value::Null);
     let alone = service.post("/v1/samples", json!({ "prompt": "a <rex> dog" })).await;

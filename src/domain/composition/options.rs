@@ -33,8 +33,8 @@ pub struct CompositionOptions {
     /// size, so they gain detail. Defaults to 1. Method `regional` only.
     #[schema(minimum = 1, maximum = 4, default = 1)]
     pub enlarge: Option<usize>,
-    /// What stands around the regions. Defaults to `scene` if the prompt names concepts side by side (`and`, `next to`) and then a
-    /// scene (`on the grass`), and there is no `init_image`; otherwise to `nouns`. Method `regional` only.
+    /// What stands around the regions. Defaults to `scene` if the prompt joins concepts by `and`, `next to`, `in front of` or
+    /// the like, and then names a scene (`on the grass`), and there is no `init_image`; otherwise to `nouns`. Method `regional` only.
     pub layout: Option<LayoutKind>,
     /// What the base model draws as the layout, instead of what follows from the prompt. In a layout of nouns, every region then
     /// needs a box. Method `regional` only.

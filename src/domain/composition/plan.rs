@@ -2,7 +2,7 @@
 
 use super::mention::{Mention, mentions};
 use super::place::Place;
-use super::scene::{places, scene_of};
+use super::scene::{depths, places, scene_of};
 use super::{Layout, LayoutKind, Region, Span};
 use crate::domain::concept::{ConceptWords, Handle, modifier_tokens_in};
 
@@ -97,9 +97,15 @@ pub fn plan(
     }
     let layout = match scene_layout(prompt, &mentions, wanted)? {
         Some(scene) => {
-            for (region, place) in regions.iter_mut().zip(places(mentions.len(), wanted.size)) {
+            let depths =
+                depths(&joints(prompt, &mentions)).unwrap_or_else(|| vec![0; mentions.len()]);
+            for (region, place) in regions.iter_mut().zip(places(&depths, wanted.size)) {
                 region.place.get_or_insert(place);
             }
+            // What stands in front is drawn last.
+            let mut deepest_first: Vec<(i32, Region)> = depths.into_iter().zip(regions).collect();
+            deepest_first.sort_by_key(|(depth, _)| -depth); // stable
+            regions = deepest_first.into_iter().map(|(_, region)| region).collect();
             Layout {
                 kind: LayoutKind::Scene,
                 prompt: scene,
@@ -147,14 +153,19 @@ fn scene_layout(
         return Ok(None);
     }
     let spans: Vec<Span> = mentions.iter().map(|mention| mention.span).collect();
-    let joints: Vec<&str> =
-        spans.windows(2).map(|pair| joint(&prompt[pair[0].end..pair[1].start])).collect();
+    let joints = joints(prompt, mentions);
     let given = wanted.kind.and(wanted.prompt.clone());
     match given.or_else(|| scene_of(prompt, &spans, &joints)) {
         None if wanted.kind.is_some() => Err(NoPlan::NoScene),
         Some(scene) if !mentions.is_empty() => Ok(Some(wanted.prompt.clone().unwrap_or(scene))),
         Some(_) | None => Ok(None),
     }
+}
+
+/// What joins each mention to the next.
+fn joints<'a>(prompt: &'a str, mentions: &[Mention]) -> Vec<&'a str> {
+    let between = |pair: &[Mention]| joint(&prompt[pair[0].span.end..pair[1].span.start]);
+    mentions.windows(2).map(between).collect()
 }
 
 /// The prompt with plain nouns, and where these are in it.
@@ -402,9 +413,20 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_in_front_is_drawn_last() {
+        let prompt = "a <rex> dog in front of a <delft> vase on the grass";
+
+        let plan = plan(prompt, "", &three(), &[], &any()).unwrap();
+
+        let handles: Vec<&str> = plan.regions.iter().map(|one| one.concept.as_str()).collect();
+        assert_eq!(handles, ["delft", "rex"]);
+        assert_eq!(plan.regions[1].prompt, "a <rex> dog on the grass");
+    }
+
+    #[test]
     fn a_prompt_that_says_more_has_its_nouns_in_the_layout() {
         for prompt in [
-            "a <rex> dog in front of a <delft> vase on the grass",
+            "a <rex> dog on top of a <delft> vase on the grass",
             "a <rex> dog next to a <delft> vase",
             "a <rex> dog and a <delft> vase next to a house on the grass",
             "a <rex> dog and a <delft> vase on the grass with a ball",

@@ -63,7 +63,7 @@ pub(super) async fn start(
         LayoutKind::InitImage => read_picture(job, task).await?,
         LayoutKind::Scene | LayoutKind::Nouns => None,
     };
-    let needs_layout = kept.is_none() || regional.regions.iter().any(|one| one.place.is_none());
+    let needs_layout = regional.draws_layout();
     let redraw_strength = regional.redraw.redraw_strength;
     let of_regions = JobSteps::of(task.settings.num_inference_steps, redraw_strength);
     let of_layout = if needs_layout { layout.steps_per_image() } else { 0 };
