@@ -34,10 +34,12 @@ struct Thing {
 /// that the order from left to right does not matter.
 ///
 /// - `mentions`: the concepts in the order of the prompt
+/// - `things`: that an image shows; so many parts after each other are one way to share it
 /// - `parts`: the features of each part, one row per image
 /// - `photos`: those of each concept
 pub(super) fn compositions(
     mentions: &[usize],
+    things: usize,
     parts: &[Features],
     photos: &[Features],
 ) -> Vec<ComposedImage> {
@@ -53,7 +55,13 @@ pub(super) fn compositions(
             false => Vec::new(),
         })
         .collect();
-    let ways = choices(parts.len(), mentions.len());
+    let shared = (0..parts.len()).step_by(things.max(1));
+    let ways: Vec<Vec<usize>> = shared
+        .flat_map(|first| {
+            let chosen = choices(things, mentions.len()).into_iter();
+            chosen.map(move |way| way.into_iter().map(|part| first + part).collect())
+        })
+        .collect();
     let of_image = |image: usize| {
         let fit = |way: &[usize]| -> f64 {
             mentions.iter().zip(way).map(|(concept, part)| alignments[*concept][*part][image]).sum()
@@ -186,7 +194,7 @@ mod tests {
         let left = Features::new(3, vec![0.5, 0.9, 0.0, 0.8, 0.3, 0.0]);
         let right = Features::new(3, vec![0.4, 0.1, 0.0, 0.4, 0.2, 0.0]);
 
-        let images = compositions(&[0, 1], &[left, right], &photos());
+        let images = compositions(&[0, 1], 2, &[left, right], &photos());
 
         let figures = |image: &ComposedImage| -> Vec<f32> {
             image
@@ -204,7 +212,7 @@ mod tests {
     fn a_concept_beside_a_plain_thing_has_its_best_part_and_nothing_leaks() {
         let parts = [Features::new(3, unit(0, 0.2)), Features::new(3, unit(0, 0.7))];
 
-        let images = compositions(&[0], &parts, &photos());
+        let images = compositions(&[0], 2, &parts, &photos());
         let handles = handles();
         let report = report(
             &images.iter().collect::<Vec<_>>(),
@@ -216,6 +224,22 @@ mod tests {
         assert_eq!((report.things.len(), report.all_present.mean), (1, Some(1.0)));
         assert_eq!(report.leak.mean, None);
         assert!(report.concepts[1].image_alignment.mean.is_none());
+    }
+
+    #[test]
+    fn one_thing_above_the_other_is_found_but_not_one_beside_and_one_above() {
+        let part = |x: f32, y: f32| Features::new(3, vec![x, y, 0.0]);
+        // Left and right show a little of both; above is rex, below the gate.
+        let parts = [part(0.3, 0.2), part(0.2, 0.3), part(0.8, 0.1), part(0.0, 0.7)];
+
+        let images = compositions(&[1, 0], 2, &parts, &photos());
+
+        let alignments: Vec<f32> =
+            images[0].things.iter().map(|thing| thing.alignment as f32).collect();
+        assert_eq!(alignments, [0.7, 0.8]);
+        let beside = [part(0.8, 0.1), part(0.2, 0.3), part(0.3, 0.2), part(0.0, 0.9)];
+        let images = compositions(&[1, 0], 2, &beside, &photos());
+        assert_eq!(images[0].things[1].alignment as f32, 0.3, "0.9 + 0.3 is more than 0.3 + 0.8");
     }
 
     #[test]
@@ -234,7 +258,7 @@ mod tests {
     fn one_concept_twice_has_a_part_for_each() {
         let parts = [0.9, 0.1, 0.6].map(|value| Features::new(3, unit(0, value)));
 
-        let images = compositions(&[0, 0], &parts, &photos());
+        let images = compositions(&[0, 0], 3, &parts, &photos());
 
         let mut found: Vec<f32> =
             images[0].things.iter().map(|thing| thing.alignment as f32).collect();

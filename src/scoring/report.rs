@@ -29,7 +29,7 @@ pub struct Scores {
 #[derive(Debug)]
 pub struct ScoredSubject {
     pub images: Vec<Features>,
-    /// Of prompts that show several things, the features of each [part](crate::domain::evaluation::part::parts); of others,
+    /// Of prompts that show several things, the features of each [part](crate::domain::evaluation::prompt::EvaluationPrompt::parts); of others,
     /// none.
     pub parts: Vec<Vec<Features>>,
 }
@@ -107,8 +107,9 @@ impl Measured {
         });
         let words: Vec<&ConceptWords> = task.concepts.iter().map(|one| &one.words).collect();
         let prompts = task.prompts.iter().zip(&subject.parts);
-        let compositions = prompts
-            .map(|(prompt, parts)| compositions(&prompt.mentioned(&words), parts, &scores.photos));
+        let compositions = prompts.map(|(prompt, parts)| {
+            compositions(&prompt.mentioned(&words), prompt.things, parts, &scores.photos)
+        });
         let compositions = compositions.collect();
         Self { text: text.collect(), image: image.collect(), by_concept, compositions }
     }

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::scoring;
+
 /// Reads figures off an evaluation's report; one that is null there is `None` here.
 #[derive(Clone, Copy)]
 pub(super) struct Cell<'a> {
@@ -16,6 +18,15 @@ impl<'a> Cell<'a> {
     /// A figure of the subject, such as `image_alignment`.
     pub(super) fn figure(self, name: &str) -> Option<f64> {
         self.subject()[name]["mean"].as_f64()
+    }
+
+    /// The mean of a figure over the prompts that show a concept and nothing else.
+    pub(super) fn alone(self, name: &str) -> Option<f64> {
+        let prompts = self.subject()["prompts"].as_array().into_iter().flatten();
+        let alone = prompts
+            .filter(|prompt| prompt["names_concept"] == true && prompt["composition"].is_null());
+        let values: Vec<f64> = alone.filter_map(|prompt| prompt[name]["mean"].as_f64()).collect();
+        scoring::mean(&values)
     }
 
     /// A figure of images of several things.
@@ -41,5 +52,25 @@ impl<'a> Cell<'a> {
 
     fn subject(self) -> &'a Value {
         &self.report["subjects"][0]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn things_beside_others_do_not_count_among_those_alone() {
+        let prompt = |named: bool, mean: f64, composition: Value| json!({ "names_concept": named, "image_alignment": { "mean": mean }, "composition": composition });
+        let evaluation = json!({ "report": { "subjects": [{ "prompts": [
+            prompt(true, 0.8, Value::Null), prompt(true, 0.6, Value::Null), prompt(true, 0.1, json!({})),
+            prompt(false, 0.0, Value::Null),
+        ] }] } });
+
+        let alone = Cell::new(&evaluation).alone("image_alignment").unwrap();
+
+        assert!((alone - 0.7).abs() < 1e-12);
     }
 }

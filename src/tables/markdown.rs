@@ -35,7 +35,7 @@ impl Markdown {
     pub(super) fn text(&self, heading: &str, remark: &str) -> String {
         let mut text = format!("### {heading}\n\n{remark}\n\n");
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-        let _ = write!(text, "{}|{}\n", line(&self.head), "---|".repeat(self.head.len()));
+        let _ = writeln!(text, "{}|{}", line(&self.head), "---|".repeat(self.head.len()));
         for row in &self.rows {
             text += &line(row);
         }

@@ -210,12 +210,12 @@ impl Figures {
             return;
         };
         let (cell, base) = (Cell::new(evaluation), Cell::new(base));
-        self.text.extend(cell.figure("text_alignment"));
-        self.image.extend(cell.figure("image_alignment"));
+        self.text.extend(cell.alone("text_alignment"));
+        self.image.extend(cell.alone("image_alignment"));
         self.scene.extend(cell.figure("scene"));
         self.beside.extend(cell.composed("image_alignment"));
         if let (Some(after), Some(before), Some(photos)) =
-            (cell.figure("image_alignment"), base.figure("image_alignment"), cell.photos())
+            (cell.alone("image_alignment"), base.alone("image_alignment"), cell.photos())
         {
             self.share.push((after - before) / (photos - before));
         }

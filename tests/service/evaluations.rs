@@ -160,9 +160,9 @@ async fn each_thing_of_a_composition_is_scored_in_its_own_part(db: PgPool) {
         fits.push(halves.each_ref().map(fit));
     }
     let (mut cat, mut dog) = (0.0, 0.0);
-    for image in 0..3 {
-        let ways =
-            [(0, 1), (1, 0)].map(|(left, right)| (fits[0][left][image], fits[1][right][image]));
+    let (cats, dogs) = (&fits[0], &fits[1]);
+    for image in 0..halves[0].len() {
+        let ways = [(0, 1), (1, 0)].map(|(a, b)| (cats[a][image], dogs[b][image]));
         let better = usize::from(ways[1].0 + ways[1].1 > ways[0].0 + ways[0].1);
         cat += ways[better].0 / 3.0;
         dog += ways[better].1 / 3.0;

@@ -6,7 +6,6 @@ use super::NewEvaluation;
 use super::subject::BoundSubject;
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptWords, ModifierToken, modifier_tokens_in};
-use crate::domain::evaluation::part::parts;
 use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::{
     CONCEPTS, EvaluationTask, IMAGES_PER_PROMPT, KID_SUBSETS, PROMPTS, SUBJECTS,
@@ -53,8 +52,8 @@ pub(super) fn check_parts(
     settings: &SampleSettings,
 ) -> Result<(), FieldError> {
     let pixels = |side: usize| u32::try_from(side).unwrap_or(u32::MAX);
-    for (prompt, pointer) in prompts.iter().filter(|(prompt, _)| prompt.is_composition()) {
-        for part in parts(pixels(settings.width), pixels(settings.height), prompt.things) {
+    for (prompt, pointer) in prompts {
+        for part in prompt.parts(pixels(settings.width), pixels(settings.height)) {
             evaluator.check_image(part.side, part.side).map_err(|error| {
                 let detail = format!("the evaluator cannot take a part of its images: {error}");
                 FieldError::new(pointer, Code::NotApplicable, detail)

@@ -18,8 +18,16 @@ pub struct Part {
 /// Two things have the middle of the left and of the right half, as squares of half the width. Three stand in a row, as
 /// squares of three eighths of it: half of it shows so much of the neighbours that three things side by side score 0.64 where
 /// each alone scores 0.85; three eighths score 0.82 (ADR 0029). Four have the quadrants.
-pub fn parts(width: u32, height: u32, things: usize) -> Vec<Part> {
+///
+/// - `depth`: whether two things may as well stand one behind the other, which images show as one above the other: then the
+///   upper and the lower half follow, as a second way to share the image
+pub fn parts(width: u32, height: u32, things: usize, depth: bool) -> Vec<Part> {
     match things {
+        2 if depth => {
+            let turned = row(height, height / 2, 2, 0, width);
+            let turned = turned.into_iter().map(|part| Part { x: part.y, y: part.x, ..part });
+            parts(width, height, 2, false).into_iter().chain(turned).collect()
+        }
         2 => row(width, width / 2, 2, 0, height),
         3 => row(width, width * 3 / 8, 3, 0, height),
         4 => {
@@ -50,7 +58,8 @@ mod tests {
     use super::*;
 
     fn of(width: u32, height: u32, things: usize) -> Vec<(u32, u32, u32)> {
-        parts(width, height, things).into_iter().map(|part| (part.x, part.y, part.side)).collect()
+        let parts = parts(width, height, things, false).into_iter();
+        parts.map(|part| (part.x, part.y, part.side)).collect()
     }
 
     #[test]
@@ -70,9 +79,17 @@ mod tests {
     }
 
     #[test]
+    fn of_two_things_one_behind_the_other_one_may_be_above() {
+        let four = parts(64, 96, 2, true);
+
+        assert_eq!(four[..2], parts(64, 96, 2, false));
+        assert_eq!(four[2..], [Part { x: 8, y: 0, side: 48 }, Part { x: 8, y: 48, side: 48 }]);
+    }
+
+    #[test]
     fn a_part_is_always_inside_the_image() {
         for (width, height) in [(2, 2), (8, 200), (201, 9), (65, 63)] {
-            for part in THINGS.flat_map(|things| parts(width, height, things)) {
+            for part in THINGS.flat_map(|things| parts(width, height, things, true)) {
                 assert!(part.side > 0, "{part:?}");
                 assert!(part.x + part.side <= width && part.y + part.side <= height, "{part:?}");
             }

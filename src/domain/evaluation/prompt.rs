@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Subject;
-use super::part::THINGS;
+use super::part::{Part, THINGS, parts};
 use crate::domain::composition::mention::mentions;
 use crate::domain::concept::{ConceptWords, modifier_tokens_in};
 
@@ -65,12 +65,30 @@ impl EvaluationPrompt {
         names(&self.text, words)
     }
 
+    /// The parts of an image that things are looked for in; none if the image is no composition.
+    pub fn parts(&self, width: u32, height: u32) -> Vec<Part> {
+        match self.is_composition() {
+            true => parts(width, height, self.things, has_depth(&self.plain)),
+            false => Vec::new(),
+        }
+    }
+
     /// What is generated for a subject.
     pub fn for_subject(&self, subject: &Subject) -> &str {
         if subject.is_base() { &self.plain } else { &self.text }
     }
 }
 
+/// Words between things that stand one behind or above the other.
+const DEPTH: [&str; 8] =
+    ["in front of", "behind", "on top of", "under", "above", "below", "over", "beneath"];
+
+fn has_depth(text: &str) -> bool {
+    let words = format!(" {} ", text.to_lowercase().replace(|c: char| !c.is_alphanumeric(), " "));
+    DEPTH.iter().any(|depth| words.contains(&format!(" {depth} ")))
+}
+
+/// A concept with a modifier token is named by that, one without by its class noun as whole words.
 fn names(text: &str, words: &ConceptWords) -> bool {
     !mentions(text, &[words]).is_empty()
 }
@@ -141,6 +159,17 @@ mod tests {
         assert_eq!(of("two gates, a gate, a gate, a <rex>"), (vec![1, 1, 0], 3, true));
         assert_eq!(of("a <rex> dog next to a cake"), (vec![0], 1, false));
         assert_eq!(of("a cat next to a cake"), (vec![], 0, false));
+    }
+
+    #[test]
+    fn things_one_behind_the_other_are_looked_for_in_upper_and_lower_halves_too() {
+        let (rex, gate) = (words(Some("<rex>"), "dog"), words(None, "gate"));
+        let count =
+            |text: &str| EvaluationPrompt::new(text, &[&rex, &gate]).unwrap().parts(64, 64).len();
+
+        assert_eq!(count("a <rex> dog in front of a gate"), 4);
+        assert_eq!(count("a <rex> dog next to a gate, overexposed"), 2);
+        assert_eq!(count("a <rex> dog in front of a house"), 0);
     }
 
     #[test]

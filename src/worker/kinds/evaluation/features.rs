@@ -5,7 +5,7 @@ use image::RgbImage;
 use image::imageops::FilterType;
 
 use crate::domain::evaluation::EvaluationTask;
-use crate::domain::evaluation::part::parts;
+use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::job::Phase;
 use crate::evaluator::{Evaluator, Features};
 use crate::scoring::{ScoredSubject, Scores};
@@ -64,8 +64,7 @@ impl<'a> Scorer<'a> {
             let mut one = ScoredSubject { images: Vec::new(), parts: Vec::new() };
             let mut thumbnails = Vec::new();
             for (keys, prompt) in subject.iter().zip(&task.prompts) {
-                let things = if prompt.is_composition() { prompt.things } else { 0 };
-                let seen = self.look_at(keys, on_sheet, things).await?;
+                let seen = self.look_at(keys, on_sheet, Some(prompt)).await?;
                 self.done += keys.len();
                 self.job.progress.step(Phase::Scoring, self.done, self.total, None);
                 one.images.push(seen.whole);
@@ -87,12 +86,12 @@ impl<'a> Scorer<'a> {
     /// Reads stored images.
     ///
     /// - `keep`: how many thumbnails are kept, from the first image on
-    /// - `things`: that each image shows; its parts are looked at as well if they are several
+    /// - `prompt`: of the images, if they are generated; it says which parts of them are looked at as well
     pub(super) async fn look_at(
         &mut self,
         keys: &[StorageKey],
         keep: usize,
-        things: usize,
+        prompt: Option<&EvaluationPrompt>,
     ) -> Result<Seen, JobError> {
         let mut values = Vec::new();
         let mut thumbnails = Vec::new();
@@ -106,7 +105,7 @@ impl<'a> Scorer<'a> {
                 .await?;
             let missing = keep.saturating_sub(thumbnails.len());
             thumbnails.extend(images.iter().take(missing).map(thumbnail));
-            let crops = parts_of(&images, things);
+            let crops = prompt.map_or_else(Vec::new, |prompt| parts_of(&images, prompt));
             of_parts.resize(crops.len(), Vec::new());
             for (values, crops) in of_parts.iter_mut().zip(crops) {
                 values.extend_from_slice(self.features_of(crops).await?.values());
@@ -146,10 +145,10 @@ impl<'a> Scorer<'a> {
 }
 
 /// The parts of images of several things: for each part, that of every image.
-fn parts_of(images: &[RgbImage], things: usize) -> Vec<Vec<RgbImage>> {
+fn parts_of(images: &[RgbImage], prompt: &EvaluationPrompt) -> Vec<Vec<RgbImage>> {
     let mut crops: Vec<Vec<RgbImage>> = Vec::new();
     for image in images {
-        let parts = parts(image.width(), image.height(), things);
+        let parts = prompt.parts(image.width(), image.height());
         crops.resize(parts.len(), Vec::new());
         for (crops, part) in crops.iter_mut().zip(parts) {
             let crop = image::imageops::crop_imm(image, part.x, part.y, part.side, part.side);

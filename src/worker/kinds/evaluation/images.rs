@@ -82,7 +82,7 @@ pub(super) async fn load_photos(
     for concept in &task.concepts {
         let keys: Vec<StorageKey> =
             concept.images.iter().map(|image| image.storage_key.clone()).collect();
-        let seen = scorer.look_at(&keys, PHOTOS_ON_SHEET, 1).await?;
+        let seen = scorer.look_at(&keys, PHOTOS_ON_SHEET, None).await?;
         photos.features.push(seen.whole);
         photos.thumbnails.extend(seen.thumbnails);
     }
