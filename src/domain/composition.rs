@@ -4,7 +4,8 @@ pub mod mention;
 pub mod options;
 pub mod place;
 pub mod plan;
-pub mod scene;
+mod scene;
+mod wording;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

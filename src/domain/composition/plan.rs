@@ -3,8 +3,9 @@
 use super::mention::{Mention, mentions};
 use super::place::Place;
 use super::scene::{depths, places, scene_of};
+use super::wording::{alone, joints, plain};
 use super::{Layout, LayoutKind, Region, Span};
-use crate::domain::concept::{ConceptWords, Handle, modifier_tokens_in};
+use crate::domain::concept::{ConceptWords, Handle};
 
 /// A concept that takes part.
 #[derive(Clone, Debug)]
@@ -162,12 +163,6 @@ fn scene_layout(
     }
 }
 
-/// What joins each mention to the next.
-fn joints<'a>(prompt: &'a str, mentions: &[Mention]) -> Vec<&'a str> {
-    let between = |pair: &[Mention]| joint(&prompt[pair[0].span.end..pair[1].span.start]);
-    mentions.windows(2).map(between).collect()
-}
-
 /// The prompt with plain nouns, and where these are in it.
 fn noun_layout<'a>(
     prompt: &str,
@@ -197,99 +192,6 @@ fn noun_layout<'a>(
     }
     layout.prompt.push_str(&prompt[copied..]);
     (nouns, layout)
-}
-
-/// Words that join one thing to the next. What stands before them belongs to the first thing, what follows to the second.
-const JOINTS: [&str; 16] = [
-    "and",
-    "next to",
-    "beside",
-    "near",
-    "by",
-    "with",
-    "in front of",
-    "behind",
-    "on top of",
-    "on",
-    "under",
-    "above",
-    "below",
-    "inside",
-    "between",
-    "or",
-];
-
-/// The prompt with one of its concepts alone.
-fn alone(prompt: &str, mentions: &[Mention], index: usize, words: &ConceptWords) -> String {
-    let first = mentions[0].span.start;
-    let last = mentions[mentions.len() - 1].span.end;
-    let head = &prompt[..first];
-    let (before, after) = (
-        match index {
-            0 => head.to_owned(),
-            _ => {
-                // "photo of", not the article and the adjectives of the first thing
-                let kind = head.rfind(" of ").map_or("", |at| &head[..at + 4]);
-                let between = &prompt[mentions[index - 1].span.end..mentions[index].span.start];
-                format!("{kind}{}", split_at_joint(between).1.trim_start())
-            }
-        },
-        match mentions.get(index + 1) {
-            None => "",
-            Some(next) => {
-                split_at_joint(&prompt[mentions[index].span.end..next.span.start]).0.trim_end()
-            }
-        },
-    );
-    format!("{before}{}{after}{}", words.in_prompt(), &prompt[last..])
-}
-
-/// What stands before and after the last joint. Without one, the last word, as an article, belongs to what follows.
-fn split_at_joint(text: &str) -> (&str, &str) {
-    match last_joint(text) {
-        Some((start, joint)) => (&text[..start], &text[start + joint.len()..]),
-        None => match text.trim_end().rfind(char::is_whitespace) {
-            Some(space) => text.split_at(space + 1),
-            None => ("", text),
-        },
-    }
-}
-
-/// The word that joins what stands before it to what follows; empty if there is none.
-fn joint(text: &str) -> &str {
-    last_joint(text).map_or("", |(_, joint)| joint)
-}
-
-fn last_joint(text: &str) -> Option<(usize, &str)> {
-    let is_letter = |c: char| c.is_alphanumeric();
-    let joints = JOINTS.iter().flat_map(|joint| {
-        let found = text.match_indices(joint);
-        found.filter(|(start, joint)| {
-            !text[..*start].ends_with(is_letter)
-                && !text[start + joint.len()..].starts_with(is_letter)
-        })
-    });
-    let commas = text.match_indices(',').filter(|(at, _)| {
-        let next = text[at + 1..].split_whitespace().next();
-        next.is_none_or(|word| ARTICLES.contains(&word)) // not the comma of "a big, red"
-    });
-    // "in front of" has no other joint in it that ends where it does; "on top of" neither.
-    joints.chain(commas).max_by_key(|(start, joint)| (start + joint.len(), joint.len()))
-}
-
-/// Words that begin the name of a thing.
-const ARTICLES: [&str; 8] = ["a", "an", "the", "my", "your", "his", "her", "our"];
-
-/// The text with the modifier token of one concept at most.
-fn plain(text: &str, of: Option<&ConceptWords>) -> String {
-    let Ok(tokens) = modifier_tokens_in(text) else { return text.to_owned() };
-    let own = of.and_then(|words| words.modifier_token.as_ref());
-    let others = tokens.iter().filter(|token| Some(*token) != own);
-    let mut plain = text.to_owned();
-    for token in others {
-        plain = plain.replace(&format!("{token} "), "").replace(token.as_str(), "");
-    }
-    plain
 }
 
 #[cfg(test)]

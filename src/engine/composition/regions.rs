@@ -86,7 +86,8 @@ impl Bounds {
     }
 }
 
-/// Cuts two boxes that overlap, along the axis on which the things are furthest apart, halfway between the things.
+/// Cuts two boxes that overlap, along the axis on which the things are furthest apart, halfway between the things. Things of which
+/// one is mostly in the other stay so: the later one will cover the earlier.
 fn cut((thing, one): (&Bounds, &mut Bounds), (other_thing, other): (&Bounds, &mut Bounds)) {
     let overlaps = |axis: usize| one.from[axis] < other.to[axis] && other.from[axis] < one.to[axis];
     if !overlaps(0) || !overlaps(1) {
@@ -101,6 +102,10 @@ fn cut((thing, one): (&Bounds, &mut Bounds), (other_thing, other): (&Bounds, &mu
         }
     };
     let axis = if gap(0).0 >= gap(1).0 { 0 } else { 1 };
+    let extent = |bounds: &Bounds| bounds.to[axis] - bounds.from[axis];
+    if gap(axis).0 < -extent(thing).min(extent(other_thing)) / 2.0 {
+        return;
+    }
     if gap(axis).1 {
         let middle = (thing.to[axis] + other_thing.from[axis]) / 2.0;
         (one.to[axis], other.from[axis]) = (middle, middle);
