@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_verdict_is_about_what_the_other_concept_costs_and_about_other_prompts() {
         for (error, alone, drift, kept, verdict) in [
-            (0.16, 0.13, 0.35, Some(0.86), Verdict::Risky), // a chair and a vase
+            (0.16, 0.13, 0.35, Some(0.93), Verdict::Ok), // a chair and a vase
             (0.15, 0.13, 0.26, Some(0.39), Verdict::Risky), // a dog and a gate: no gate in any image
             (0.12, 0.1, 0.29, Some(0.9), Verdict::Risky),   // a dog and a turtle: a plain dog
             (0.14, 0.12, 0.34, Some(0.79), Verdict::Risky), // a cat and a vase: a plain cat
