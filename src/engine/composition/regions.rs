@@ -10,7 +10,7 @@ const SHORTEST: f64 = 0.3;
 
 /// A box around each thing.
 ///
-/// Each map is scaled to 0 … 1. A thing's cells are those that attend to its noun by at least [`THRESHOLD`] and no less than to
+/// Each map is scaled to 0 … 1. A thing's cells are those that attend to its noun by at least 0.25 and no less than to
 /// any other noun; its box is around the largest connected part of them, grown by the margin on each side. Where two boxes
 /// would overlap, they are cut halfway between the things.
 ///
@@ -63,11 +63,11 @@ impl Bounds {
         let shortest = ends[0].min(ends[1]) * SHORTEST;
         let longer = (0..2).map(|axis| self.to[axis] - self.from[axis]).fold(0.0, f64::max);
         let mut grown = *self;
-        for axis in 0..2 {
+        for (axis, end) in ends.into_iter().enumerate() {
             let extent = self.to[axis] - self.from[axis];
             let by = (margin * longer).max((shortest - extent) / 2.0);
             grown.from[axis] = (self.from[axis] - by).max(0.0);
-            grown.to[axis] = (self.to[axis] + by).min(ends[axis]);
+            grown.to[axis] = (self.to[axis] + by).min(end);
         }
         grown
     }
