@@ -109,7 +109,7 @@ pub(super) fn render(concepts: &[ConceptPanel], pairs: &[PairPanel]) -> Result<R
         y += title;
         sheet.captions(&pair.images, y);
         y += captions;
-        sheet.label("merged", y);
+        sheet.label("together", y);
         sheet.images(&pair.images, y)?;
         y += row + MARGIN;
     }
