@@ -1,11 +1,14 @@
 //! Compressions: a delta in fewer numbers.
 
+use std::collections::HashMap;
+
 use super::binding::check_base_model;
-use super::job::Compression;
+use super::job::{JobNoun, Tracked, deltas_of, reports_of};
 use super::{App, Caller, Refusal};
 use crate::db;
-use crate::domain::compression::{CompressionTask, Keep};
-use crate::domain::id::DeltaId;
+use crate::domain::compression::{CompressionReport, CompressionTask, Keep};
+use crate::domain::id::{CompressionId, DeltaId, JobId};
+use crate::domain::job::{JobKind, Task};
 use crate::domain::version::TaskVersion;
 
 /// A compression to start.
@@ -15,6 +18,45 @@ pub struct NewCompression {
     pub rank: Option<usize>,
     pub energy: Option<f64>,
     pub make_current: bool,
+}
+
+/// What a compression has made.
+#[derive(Clone, Debug, Default)]
+pub struct CompressionOutcome {
+    pub delta: Option<DeltaId>,
+    pub report: Option<CompressionReport>,
+}
+
+/// A compression and, once it has succeeded, its delta.
+pub type Compression = Tracked<CompressionTask>;
+
+impl JobNoun for CompressionTask {
+    const KIND: JobKind = JobKind::Compression;
+    type Id = CompressionId;
+    type Outcome = CompressionOutcome;
+
+    fn from_task(task: Task) -> Option<Self> {
+        match task {
+            Task::Compression(task) => Some(task),
+            Task::Training(_) | Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) => None,
+        }
+    }
+
+    fn into_task(self) -> Task {
+        Task::Compression(self)
+    }
+
+    async fn outcomes(
+        app: &App,
+        jobs: &[JobId],
+    ) -> Result<HashMap<JobId, CompressionOutcome>, Refusal> {
+        let mut reports: HashMap<JobId, CompressionReport> = reports_of(app, jobs).await?;
+        let deltas = deltas_of(app, jobs).await?;
+        let outcome = |(job_id, delta)| {
+            (job_id, CompressionOutcome { delta, report: reports.remove(&job_id) })
+        };
+        Ok(deltas.into_iter().map(outcome).collect())
+    }
 }
 
 impl App {

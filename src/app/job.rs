@@ -10,12 +10,9 @@ use tokio::time::Instant;
 
 use super::{App, Caller, Refusal};
 use crate::db;
-use crate::domain::compression::{CompressionReport, CompressionTask};
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::report::EvaluationReport;
-use crate::domain::id::{
-    CompressionId, DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId,
-};
+use crate::domain::id::{DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::{Job, JobEvent, JobKind, JobStatus, Task};
 use crate::domain::merge::MergeTask;
@@ -76,16 +73,6 @@ pub type Sample = Tracked<SampleTask>;
 
 /// An evaluation and, once it has succeeded, its report.
 pub type Evaluation = Tracked<EvaluationTask>;
-
-/// What a compression has made.
-#[derive(Clone, Debug, Default)]
-pub struct CompressionOutcome {
-    pub delta: Option<DeltaId>,
-    pub report: Option<CompressionReport>,
-}
-
-/// A compression and, once it has succeeded, its delta.
-pub type Compression = Tracked<CompressionTask>;
 
 impl JobNoun for TrainingTask {
     const KIND: JobKind = JobKind::Training;
@@ -193,37 +180,8 @@ impl JobNoun for EvaluationTask {
     }
 }
 
-impl JobNoun for CompressionTask {
-    const KIND: JobKind = JobKind::Compression;
-    type Id = CompressionId;
-    type Outcome = CompressionOutcome;
-
-    fn from_task(task: Task) -> Option<Self> {
-        match task {
-            Task::Compression(task) => Some(task),
-            Task::Training(_) | Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) => None,
-        }
-    }
-
-    fn into_task(self) -> Task {
-        Task::Compression(self)
-    }
-
-    async fn outcomes(
-        app: &App,
-        jobs: &[JobId],
-    ) -> Result<HashMap<JobId, CompressionOutcome>, Refusal> {
-        let mut reports: HashMap<JobId, CompressionReport> = reports_of(app, jobs).await?;
-        let deltas = deltas_of(app, jobs).await?;
-        let outcome = |(job_id, delta)| {
-            (job_id, CompressionOutcome { delta, report: reports.remove(&job_id) })
-        };
-        Ok(deltas.into_iter().map(outcome).collect())
-    }
-}
-
 /// The reports of these jobs; a job without one is omitted.
-async fn reports_of<T: DeserializeOwned>(
+pub(super) async fn reports_of<T: DeserializeOwned>(
     app: &App,
     jobs: &[JobId],
 ) -> Result<HashMap<JobId, T>, Refusal> {
@@ -234,7 +192,10 @@ async fn reports_of<T: DeserializeOwned>(
     reports.collect()
 }
 
-async fn deltas_of(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, Option<DeltaId>>, Refusal> {
+pub(super) async fn deltas_of(
+    app: &App,
+    jobs: &[JobId],
+) -> Result<HashMap<JobId, Option<DeltaId>>, Refusal> {
     let made = db::delta::of_jobs(&app.db, jobs).await?;
     Ok(made.into_iter().map(|(job_id, delta_id)| (job_id, Some(delta_id))).collect())
 }
