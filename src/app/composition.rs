@@ -2,12 +2,14 @@
 
 use super::binding::Binding;
 use crate::domain::code::Code;
+use crate::domain::composition::mention::mentions;
 use crate::domain::composition::options::{Composed, CompositionMethod, CompositionOptions};
 use crate::domain::composition::plan::Participant;
 use crate::domain::composition::{Composition, Regional};
-use crate::domain::concept::ModifierToken;
+use crate::domain::concept::{ConceptWords, ModifierToken, modifier_tokens_in};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::model_info::ModelInfo;
+use crate::domain::warning::Warning;
 
 /// Resolves the options of a request. Without any, several deltas are composed by regions, unless the request says how they
 /// are merged.
@@ -25,12 +27,7 @@ pub(super) fn compose(
     let has_layout_prompt = options.as_ref().is_some_and(|options| options.layout_prompt.is_some());
     let composition = options.unwrap_or_default().resolve(default, composed, "/composition")?;
     if let Composition::Regional(regional) = &composition {
-        let tokens: Vec<ModifierToken> = composed
-            .participants
-            .iter()
-            .filter_map(|one| one.words.modifier_token.clone())
-            .collect();
-        check_prompts(regional, has_layout_prompt, &tokens, model)?;
+        check_prompts(regional, has_layout_prompt, composed.participants, model)?;
     }
     Ok(composition)
 }
@@ -61,25 +58,72 @@ fn check_applicable(
     Ok(())
 }
 
-/// Refuses prompts of the layout and of regions that would be cut.
+/// Refuses prompts of the layout and of regions that would be cut, or name concepts that are not drawn there.
 fn check_prompts(
     regional: &Regional,
     has_layout_prompt: bool,
-    tokens: &[ModifierToken],
+    participants: &[Participant],
     model: &ModelInfo,
 ) -> Result<(), Invalid> {
     let mut checks = Checks::default();
     let pointer = if has_layout_prompt { "/composition/layout_prompt" } else { "/prompt" };
-    let layout = [(&regional.layout.prompt, pointer.to_owned())];
-    let regions = regional.regions.iter().enumerate();
-    let regions = regions
-        .map(|(index, region)| (&region.prompt, format!("/composition/regions/{index}/prompt")));
-    for (prompt, pointer) in layout.into_iter().chain(regions) {
-        if let Err(error) = model.check_prompt(prompt, tokens, &pointer) {
-            checks.push(error);
-        }
+    check_prompt(&mut checks, &regional.layout.prompt, &[], pointer, model);
+    for (index, region) in regional.regions.iter().enumerate() {
+        let own = participants.iter().filter(|one| one.delta == region.delta);
+        let tokens: Vec<ModifierToken> =
+            own.filter_map(|one| one.words.modifier_token.clone()).collect();
+        let pointer = format!("/composition/regions/{index}/prompt");
+        check_prompt(&mut checks, &region.prompt, &tokens, &pointer, model);
     }
     checks.finish()
+}
+
+/// - `tokens`: of the concepts that are drawn from this prompt
+fn check_prompt(
+    checks: &mut Checks,
+    prompt: &str,
+    tokens: &[ModifierToken],
+    pointer: &str,
+    model: &ModelInfo,
+) {
+    let named = modifier_tokens_in(prompt).unwrap_or_default();
+    let foreign =
+        named.iter().find(|token| !tokens.contains(token) && !(model.has_token)(token.as_str()));
+    checks.require(foreign.is_none(), pointer, Code::UnknownConcept, || {
+        let token = foreign.map_or("", ModifierToken::as_str);
+        match tokens {
+            [] => format!("the base model draws this: leave {token} out"),
+            _ => format!("this region is drawn with its own concept alone: leave {token} out"),
+        }
+    });
+    if let Err(error) = model.check_prompt(prompt, tokens, pointer) {
+        checks.push(error);
+    }
+}
+
+/// Warns of concepts that take part and are not drawn.
+pub(super) fn unnamed(composition: &Composition, composed: Composed<'_>) -> Vec<Warning> {
+    let words: Vec<&ConceptWords> = composed.participants.iter().map(|one| &one.words).collect();
+    let mentions = mentions(composed.prompt, &words);
+    let is_drawn = |index: usize, one: &Participant| match composition {
+        Composition::Merge => true, // its weights take part whatever the prompt says
+        Composition::Tokens => mentions.iter().any(|mention| mention.concept == index),
+        Composition::Regional(regional) => {
+            regional.regions.iter().any(|region| region.concept == one.handle)
+        }
+    };
+    let lost =
+        composed.participants.iter().enumerate().filter(|(index, one)| !is_drawn(*index, one));
+    let warning = |(_, one): (usize, &Participant)| Warning {
+        code: Code::ConceptNotNamed,
+        detail: format!(
+            "concept `{}` is not drawn: name it in the prompt as `{}`, or give it a region with a box",
+            one.handle,
+            one.words.in_prompt()
+        ),
+        pointer: "/prompt".to_owned(),
+    };
+    lost.map(warning).collect()
 }
 
 impl Binding {

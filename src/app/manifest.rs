@@ -170,7 +170,7 @@ fn composition_of(
         Code::OutOfRange,
         || format!("layout.own_words names a delta beyond the {} of the manifest", deltas.len()),
     );
-    regional.redraw.check(above)?;
+    regional.redraw.check(manifest.num_inference_steps, above)?;
     let mut regions = Vec::new();
     for (index, region) in regional.regions.iter().enumerate() {
         let of_delta = deltas.get(region.delta).map(|used| used.delta_id);

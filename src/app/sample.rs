@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 use super::binding::{NamedToken, bind, tokens_of};
-use super::composition::compose;
+use super::composition::{compose, unnamed};
 use super::init_image::{ChosenInit, choose_init};
 use super::job::Sample;
 use super::manifest::task_again;
@@ -76,7 +76,8 @@ impl App {
             NewSample::Prompt(sample) => sample.into_task(&mut tx, &self.model).await?,
             NewSample::Manifest(manifest) => task_again(&mut tx, &self.model, *manifest).await?,
         };
-        task.warnings = self.merge_warnings(&task).await;
+        let of_merge = self.merge_warnings(&task).await;
+        task.warnings.extend(of_merge);
         let id = self.enqueue(&mut tx, task).await?;
         tx.commit().await?;
         self.job(caller, id).await
@@ -105,14 +106,17 @@ impl PromptedSample {
         let tokens = named_tokens(&prompt, &negative_prompt, &settings)?;
         let binding = bind(db, model, &self.concepts, &tokens).await?;
         check_prompts(model, &prompt, &negative_prompt, &binding.modifier_tokens())?;
+        let participants = binding.participants();
         let composed = Composed {
             prompt: &prompt,
             negative_prompt: &negative_prompt,
-            participants: &binding.participants(),
+            participants: &participants,
             has_init_image: init.is_some(),
             size: (settings.width, settings.height),
+            num_inference_steps: settings.num_inference_steps,
         };
         let composition = compose(self.composition, self.merge.is_some(), composed, model)?;
+        let warnings = unnamed(&composition, composed);
         let merged = if composition == Composition::Merge { binding.deltas.len() } else { 0 };
         Ok(SampleTask {
             version: TaskVersion::NEWEST,
@@ -124,7 +128,7 @@ impl PromptedSample {
             deltas: binding.deltas,
             composition,
             init,
-            warnings: Vec::new(),
+            warnings,
         })
     }
 }

@@ -133,7 +133,9 @@ codes! {
     /// The captions of the set are still being compared for the first time: send the request again after `Retry-After` seconds.
     ImageSetNotIndexed = "image_set_not_indexed",
 
-    // Merges.
+    // Merges and compositions.
+    /// The prompt does not name a concept that takes part, so it is not drawn: name it, or give it a region with a box.
+    ConceptNotNamed = "concept_not_named",
     /// Merged, one of the concepts is likely to be plain or absent: take the composition that the detail names.
     MergeRisky = "merge_risky",
     /// The concepts contradict each other, or images of them merged may be noise: take the composition that the detail names.

@@ -55,6 +55,14 @@ async fn several_concepts_have_regions_unless_the_request_says_otherwise(db: PgP
         (&json!("nouns"), &json!("a dog on top of a dog on the grass"))
     );
     assert_eq!(nouns.body["composition"]["regions"][1]["box"], Value::Null);
+    assert_eq!(nouns.body["warnings"], json!([]));
+    let body = json!({ "prompt": "a <rex> dog on the grass", "concepts": [{ "concept": "max" }] });
+    let unnamed = service.post("/v1/samples", body).await;
+    let warnings = &unnamed.body["warnings"];
+    assert_eq!(
+        (&warnings[0]["code"], warnings.as_array().unwrap().len()),
+        (&json!("concept_not_named"), 1)
+    );
     let alone = service.post("/v1/samples", json!({ "prompt": "a <rex> dog" })).await;
     assert_eq!(alone.body["composition"], Value::Null);
 }
@@ -95,6 +103,17 @@ async fn a_composition_that_makes_no_sense_is_refused_field_by_field(db: PgPool)
         (region(json!({ "concept": "who" })), "unknown_concept", "/composition/regions/0/concept"),
         (region(json!({ "prompt": long })), "prompt_too_long", "/composition/regions/0/prompt"),
         (region(json!({ "where": "left" })), "unknown_field", "/composition/regions/0/where"),
+        (
+            region(json!({ "prompt": "a <max> dog" })),
+            "unknown_concept",
+            "/composition/regions/0/prompt",
+        ),
+        (
+            json!({ "layout_prompt": "a <rex> dog", "layout": "scene" }),
+            "unknown_concept",
+            "/composition/layout_prompt",
+        ),
+        (json!({ "redraw_strength": 0.001 }), "out_of_range", "/composition/redraw_strength"),
         (third, "missing_field", "/composition/regions/1/box"),
     ] {
         let body = json!({ "prompt": PROMPT, "composition": composition });

@@ -91,6 +91,7 @@ pub(super) fn compose_subjects(
                 participants,
                 has_init_image: false,
                 size: (settings.width, settings.height),
+                num_inference_steps: settings.num_inference_steps,
             };
             compose(new.composition.clone(), new.merge.is_some(), composed, model)
         };

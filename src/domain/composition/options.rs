@@ -83,6 +83,7 @@ pub struct Composed<'a> {
     pub has_init_image: bool,
     /// Width and height of the images in pixels.
     pub size: (usize, usize),
+    pub num_inference_steps: usize,
 }
 
 impl Composition {
@@ -118,7 +119,7 @@ impl CompositionOptions {
     }
 
     fn regional(&self, composed: Composed<'_>, pointer: &str) -> Result<Regional, Invalid> {
-        let redraw = self.redraw(pointer)?;
+        let redraw = self.redraw(composed.num_inference_steps, pointer)?;
         let wishes = self.wishes(composed.participants, pointer)?;
         let wanted = self.layout_wish(composed, pointer)?;
         let (prompt, negative_prompt) = (composed.prompt, composed.negative_prompt);
@@ -153,14 +154,14 @@ impl CompositionOptions {
         Ok(LayoutWish { kind, prompt: self.layout_prompt.clone(), size })
     }
 
-    fn redraw(&self, pointer: &str) -> Result<Redraw, Invalid> {
+    fn redraw(&self, num_inference_steps: usize, pointer: &str) -> Result<Redraw, Invalid> {
         let default = Redraw::default();
         let redraw = Redraw {
             redraw_strength: decimal(self.redraw_strength.unwrap_or(default.redraw_strength)),
             margin: decimal(self.margin.unwrap_or(default.margin)),
             enlarge: self.enlarge.unwrap_or(default.enlarge),
         };
-        redraw.check(pointer)?;
+        redraw.check(num_inference_steps, pointer)?;
         Ok(redraw)
     }
 
@@ -237,9 +238,19 @@ pub const MAX_REGIONS: usize = 8;
 pub const MAX_ENLARGE: usize = 4;
 
 impl Redraw {
-    /// Refuses numbers out of their ranges.
-    pub fn check(&self, pointer: &str) -> Result<(), Invalid> {
+    /// Refuses numbers out of their ranges, and a strength that leaves no step.
+    pub fn check(&self, num_inference_steps: usize, pointer: &str) -> Result<(), Invalid> {
         let mut checks = Checks::default();
+        let least = 1.0 / num_inference_steps as f64;
+        let (steps, strength) = (num_inference_steps as f64, self.redraw_strength);
+        let leaves_none = strength > 0.0 && strength <= 1.0 && steps * strength < 1.0;
+        let field = format!("{pointer}/redraw_strength");
+        checks.require(!leaves_none, &field, Code::OutOfRange, || {
+            format!(
+                "{strength} of {steps} steps is less than one: take more steps, or at least {}",
+                decimal(least + 5e-7) // rounded up, so that it is enough
+            )
+        });
         checks.positive(self.redraw_strength, 1.0, &format!("{pointer}/redraw_strength"));
         checks.in_range(self.margin, 0.0..=1.0, &format!("{pointer}/margin"));
         checks.in_range(self.enlarge, 1..=MAX_ENLARGE, &format!("{pointer}/enlarge"));

@@ -301,6 +301,10 @@ mod tests {
                 "a photo in the snow, far away, very small",
             ),
             (
+                "A <rex> dog Next To A <delft> vase On the grass",
+                "a photo On the grass, far away, very small",
+            ),
+            (
                 "black and white photo of a gate and the <rex> dog at night",
                 "black and white photo at night, far away, very small",
             ),

@@ -44,8 +44,9 @@ pub(super) fn scene_of(prompt: &str, mentions: &[Span], joints: &[&str]) -> Opti
     let (first, last) = (mentions.first()?, mentions.last()?);
     depths(joints)?;
     let scene = prompt[last.end..].trim().trim_end_matches(['.', '!']);
-    let begins = SCENE_WORDS.iter().any(|word| scene.split_whitespace().next() == Some(*word));
-    if !begins || JOINTS.iter().any(|joint| has_words(scene, joint)) {
+    let lower = scene.to_ascii_lowercase();
+    let begins = SCENE_WORDS.iter().any(|word| lower.split_whitespace().next() == Some(*word));
+    if !begins || JOINTS.iter().any(|joint| has_words(&lower, joint)) {
         return None;
     }
     let head = prompt[..first.start].trim();
@@ -64,7 +65,8 @@ const ROWS_HEIGHT: f64 = 0.75;
 pub(super) fn depths(joints: &[&str]) -> Option<Vec<i32>> {
     let mut depths = vec![0];
     for joint in joints {
-        let (_, deeper) = ARRANGEMENTS.iter().find(|(known, _)| known == joint)?;
+        let (_, deeper) =
+            ARRANGEMENTS.iter().find(|(known, _)| known.eq_ignore_ascii_case(joint))?;
         depths.push(depths[depths.len() - 1] + deeper);
     }
     Some(depths)

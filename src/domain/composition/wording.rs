@@ -77,16 +77,17 @@ fn joint(text: &str) -> &str {
 
 fn last_joint(text: &str) -> Option<(usize, &str)> {
     let is_letter = |c: char| c.is_alphanumeric();
+    let lower = text.to_ascii_lowercase(); // the same bytes in length
     let joints = JOINTS.iter().flat_map(|joint| {
-        let found = text.match_indices(joint);
-        found.filter(|(start, joint)| {
-            !text[..*start].ends_with(is_letter)
-                && !text[start + joint.len()..].starts_with(is_letter)
-        })
+        let found = lower.match_indices(joint).map(|(start, joint)| (start, joint.len()));
+        let found = found.filter(|(start, length)| {
+            !lower[..*start].ends_with(is_letter) && !lower[start + length..].starts_with(is_letter)
+        });
+        found.map(|(start, length)| (start, &text[start..start + length]))
     });
     let commas = text.match_indices(',').filter(|(at, _)| {
         let next = text[at + 1..].split_whitespace().next();
-        next.is_none_or(|word| ARTICLES.contains(&word)) // not the comma of "a big, red"
+        next.is_none_or(|word| ARTICLES.iter().any(|article| word.eq_ignore_ascii_case(article))) // not the comma of "a big, red"
     });
     // "in front of" has no other joint in it that ends where it does; "on top of" neither.
     joints.chain(commas).max_by_key(|(start, joint)| (start + joint.len(), joint.len()))
