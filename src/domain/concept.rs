@@ -273,8 +273,16 @@ fn is_lowercase_word(word: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// The words of a concept.
+    pub(crate) fn words(token: Option<&str>, noun: &str) -> ConceptWords {
+        ConceptWords {
+            modifier_token: token.map(|token| token.to_owned().try_into().unwrap()),
+            class_noun: ClassNoun::try_from(noun.to_owned()).unwrap(),
+        }
+    }
 
     fn tokens(prompt: &str) -> Vec<String> {
         modifier_tokens_in(prompt).unwrap().into_iter().map(String::from).collect()

@@ -66,14 +66,7 @@ fn words_at(text: &str, start: usize, words: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::concept::ClassNoun;
-
-    fn words(token: Option<&str>, noun: &str) -> ConceptWords {
-        ConceptWords {
-            modifier_token: token.map(|token| token.to_owned().try_into().unwrap()),
-            class_noun: ClassNoun::try_from(noun.to_owned()).unwrap(),
-        }
-    }
+    use crate::domain::concept::tests::words;
 
     fn named(prompt: &str, concepts: &[&ConceptWords]) -> Vec<(usize, String)> {
         let of = |mention: &Mention| {

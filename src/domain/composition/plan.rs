@@ -197,15 +197,12 @@ fn noun_layout<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::concept::ClassNoun;
+    use crate::domain::concept::tests::words;
 
     fn participant(handle: &str, token: Option<&str>, noun: &str, delta: usize) -> Participant {
         Participant {
             handle: Handle::try_from(handle.to_owned()).unwrap(),
-            words: ConceptWords {
-                modifier_token: token.map(|token| token.to_owned().try_into().unwrap()),
-                class_noun: ClassNoun::try_from(noun.to_owned()).unwrap(),
-            },
+            words: words(token, noun),
             delta,
         }
     }

@@ -112,14 +112,7 @@ fn without_modifier_tokens(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::concept::ClassNoun;
-
-    fn words(token: Option<&str>, noun: &str) -> ConceptWords {
-        ConceptWords {
-            modifier_token: token.map(|token| token.to_owned().try_into().unwrap()),
-            class_noun: ClassNoun::try_from(noun.to_owned()).unwrap(),
-        }
-    }
+    use crate::domain::concept::tests::words;
 
     #[test]
     fn a_placeholder_is_the_concepts_name_and_the_evaluator_reads_its_noun() {

@@ -2,8 +2,8 @@
 
 use crate::engine::unet::ElementAttention;
 
-/// The layers whose maps count have at least this share of the latents' height: coarser ones blur things together.
-const FINEST_SHARE: usize = 2;
+/// Layers count down to half of the latents' resolution: the maps of coarser ones blur things together.
+const HALVINGS: u32 = 1;
 
 /// Maps of attention, as large as the latents.
 #[derive(Clone, Debug)]
@@ -37,8 +37,8 @@ impl AttentionMaps {
     /// `(height, width)` of a layer's map; `None` for one that is too coarse.
     fn size_of(&self, positions: usize) -> Option<(usize, usize)> {
         let halved = |side: usize, times: u32| side.div_ceil(1 << times);
-        let sizes = (0..=FINEST_SHARE.ilog2())
-            .map(|times| (halved(self.size.0, times), halved(self.size.1, times)));
+        let sizes =
+            (0..=HALVINGS).map(|times| (halved(self.size.0, times), halved(self.size.1, times)));
         sizes.into_iter().find(|(height, width)| height * width == positions)
     }
 
