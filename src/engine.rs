@@ -33,7 +33,7 @@ pub mod vae;
 #[expect(unsafe_code, reason = "weights are mapped from their files")]
 pub mod weights;
 
-pub use self::base_model::{BaseModel, BaseModelConfig, folder_digest};
+pub use self::base_model::{BaseModel, BaseModelConfig, check_folder, folder_digest};
 pub use self::clip::Clip;
 pub use self::composition::{Crop, find_boxes, outline};
 pub use self::conditioning::{ConceptSet, ConceptUse, condition_prompt};

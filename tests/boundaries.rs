@@ -20,6 +20,7 @@ const MODULES: &[(&str, &[&str])] = &[
     // What everybody may know.
     ("domain", &[]),
     ("allocator", &[]),
+    ("shutdown", &[]),
     ("config", &["domain"]),
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
@@ -52,11 +53,12 @@ const MODULES: &[(&str, &[&str])] = &[
             "photo_file",
             "plot",
             "scoring",
+            "shutdown",
             "storage",
             "text_index",
         ],
     ),
-    ("http", &["app", "domain"]),
+    ("http", &["app", "domain", "shutdown"]),
     (
         "worker",
         &[
@@ -72,6 +74,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "image_file",
             "model_folder",
             "scoring",
+            "shutdown",
             "storage",
         ],
     ),
@@ -139,7 +142,10 @@ const ENGINE_METHODS: &[&str] =
 /// Crates that not everybody may name, and who may.
 const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["http", "serve"]),
-    ("tower", &["http"]),
+    ("http_body", &["http"]),
+    ("hyper", &["serve"]),
+    ("hyper_util", &["serve"]),
+    ("tower", &["http", "serve"]),
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),

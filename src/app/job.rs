@@ -266,11 +266,14 @@ impl App {
         loop {
             let now = Instant::now();
             let has_ended = tracked.job.status().is_terminal();
-            if has_ended || now >= deadline || self.shutdown.is_cancelled() {
+            if has_ended || now >= deadline || self.shutdown.is_draining() {
                 return Ok(tracked);
             }
             let next = now + WAIT_POLL.max(now.duration_since(began) / 10);
-            tokio::time::sleep_until(next.min(deadline)).await;
+            tokio::select! {
+                () = tokio::time::sleep_until(next.min(deadline)) => {}
+                () = self.shutdown.draining() => {}
+            }
             tracked = self.job(caller, tracked.id()).await?;
         }
     }
@@ -322,7 +325,7 @@ impl App {
             }
             tokio::select! {
                 () = tokio::time::sleep(EVENT_POLL) => {}
-                () = self.shutdown.cancelled() => return None,
+                () = self.shutdown.draining() => return None,
             }
         }
     }

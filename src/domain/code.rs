@@ -48,6 +48,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed",
     /// The requested byte range lies beyond the end: ask for a range within the size.
     RangeNotSatisfiable = "range_not_satisfiable",
+    /// The rest of the body did not come in time: send the request again, without pauses.
+    RequestTimeout = "request_timeout",
     /// The thing named in the path does not exist: check its id.
     NotFound = "not_found",
     /// The cursor is not one that this list has returned: start again without `after`.
@@ -150,6 +152,8 @@ codes! {
     // The state of the service.
     /// The queue for this kind of job is full: send the request again after `Retry-After` seconds.
     QueueFull = "queue_full",
+    /// The process has been asked to end: send the request to another one, or again after `Retry-After`.
+    ShuttingDown = "shutting_down",
     /// The database cannot be reached: send the request again after `Retry-After` seconds.
     DatabaseUnavailable = "database_unavailable",
     /// The object store cannot be reached: send the request again after `Retry-After` seconds.

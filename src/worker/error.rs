@@ -32,6 +32,9 @@ pub(crate) enum JobError {
     /// The engine's thread gave no answer: it panicked.
     #[error("the engine broke off")]
     EnginePanicked,
+    /// A bug in the job's own code.
+    #[error("the job's code panicked")]
+    Panicked,
     /// A stored object is not what its row says.
     #[error("object `{key}` is damaged")]
     DamagedObject { key: StorageKey, source: Box<dyn std::error::Error + Send + Sync> },
@@ -77,6 +80,7 @@ impl JobError {
             Self::Storage(_)
             | Self::Database(_)
             | Self::EnginePanicked
+            | Self::Panicked
             | Self::BaseModelMismatch { .. }
             | Self::EvaluatorMismatch { .. } => true,
             Self::Engine(EngineError::Tensor(_)) => true,
@@ -109,6 +113,7 @@ impl JobError {
             Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
                 (Code::EngineError, "The engine failed")
             }
+            Self::Panicked => (Code::InternalError, "The job broke off"),
             Self::BaseModelMismatch { .. } => {
                 (Code::BaseModelMismatch, "The base model has changed")
             }
@@ -136,7 +141,7 @@ impl JobError {
                 "{error}: a concept's delta has too large numbers for this prompt, or guidance_scale is too large; try a \
                  smaller strength, or train the concept again"
             ),
-            Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
+            Self::Engine(_) | Self::EnginePanicked | Self::Panicked | Self::Encoding(_) => {
                 "the cause is in the server's log under the id of this job".to_owned()
             }
             other => other.to_string(),

@@ -1,7 +1,9 @@
 //! Leases jobs and runs each to its end.
 
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt;
 use futures::future::join_all;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
@@ -24,6 +26,7 @@ use crate::db::job::Capacity;
 use crate::delta_store::DeltaStore;
 use crate::domain::id::JobId;
 use crate::domain::job::{JobKind, LeasedJob};
+use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 
 /// How often the jobs of dead workers are recovered.
@@ -33,6 +36,7 @@ const RECOVERY: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Worker {
     context: Context,
+    shutdown: Shutdown,
 }
 
 impl Worker {
@@ -49,19 +53,35 @@ impl Worker {
         model: LoadedModel,
         config: WorkerConfig,
     ) -> std::io::Result<Self> {
-        Ok(Self { context: Context::new(db, storage, deltas, model, config)? })
+        let context = Context::new(db, storage, deltas, model, config)?;
+        Ok(Self { context, shutdown: Shutdown::default() })
     }
 
-    /// Works until `shutdown` is cancelled. Then running jobs stop at their next step and return to the queue.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Works until the process drains. Then nothing is claimed any more. Jobs that have the device to themselves stop at
+    /// their next step, samples at their next step once the process closes; all that stop return to the queue.
+    ///
+    /// # Panics
+    /// If the device's thread has ended.
+    pub async fn run(mut self, shutdown: impl Into<Shutdown>) {
+        self.shutdown = shutdown.into();
+        let device_ended = self.context.device.ended();
+        let shutdown = self.shutdown.draining_token().clone();
         let wakeups = Wakeups::default();
         let lanes = JobKind::ALL.into_iter().map(|kind| self.lane(kind, &wakeups, &shutdown));
-        tokio::join!(
-            join_all(lanes),
-            wakeups.listen(&self.context.db, &shutdown),
-            self.recover(&wakeups, &shutdown),
-            backfill::run(&self.context, &shutdown),
-        );
+        let work = async {
+            tokio::join!(
+                join_all(lanes),
+                wakeups.listen(&self.context.db, &shutdown),
+                self.recover(&wakeups, &shutdown),
+                backfill::run(&self.context, &shutdown),
+            );
+        };
+        tokio::select! {
+            biased;
+            () = work => {}
+            // Without it every job would fail here, that others could do.
+            () = device_ended.cancelled() => panic!("the device's thread ended"),
+        }
     }
 
     async fn lane(&self, kind: JobKind, wakeups: &Wakeups, shutdown: &CancellationToken) {
@@ -76,7 +96,12 @@ impl Worker {
         while !shutdown.is_cancelled() {
             let woken = wakeups.of(kind).notified(); // from here on no word is missed
             if let Some(leased) = self.lease(kind, 1).await.pop() {
-                self.execute(leased, Permits::none(), shutdown).await;
+                // A task of its own: whatever breaks in it must not end the claiming.
+                let (worker, shutdown) = (self.clone(), shutdown.clone());
+                let work = async move { worker.execute(leased, Permits::none(), &shutdown).await };
+                if let Err(error) = tokio::spawn(work).await {
+                    tracing::error!(%error, "a job broke off");
+                }
                 continue;
             }
             tokio::select! {
@@ -98,7 +123,7 @@ impl Worker {
             let found = !leased.is_empty();
             for leased in leased {
                 let permits = permits.take(leased.batch_elements);
-                let (worker, shutdown) = (self.clone(), shutdown.clone());
+                let (worker, shutdown) = (self.clone(), self.shutdown.closing_token().clone());
                 running.spawn(async move { worker.execute(leased, permits, &shutdown).await });
             }
             while running.try_join_next().is_some() {}
@@ -141,7 +166,14 @@ impl Worker {
         let job = Job { context: self.context.clone(), lease, progress };
 
         // The work is never dropped half-way. It stops by itself at its next step.
-        let result = kinds::run(&job, leased.task, permits).await;
+        let work = async {
+            if let Some(faults) = &self.context.config.faults {
+                faults.before_job(job_id);
+            }
+            kinds::run(&job, leased.task, permits).await
+        };
+        let work = AssertUnwindSafe(work).catch_unwind();
+        let result = work.await.unwrap_or(Err(JobError::Panicked));
 
         drop(heartbeat);
         if let Err(error) = self.conclude(&job, result).await {
