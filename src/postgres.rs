@@ -36,7 +36,8 @@ pub enum PostgresError {
     #[error("Postgres in {bin} is version {version}, at least {OLDEST} is needed")]
     TooOld { bin: PathBuf, version: u32 },
     #[error(
-        "--pg-bin {0}: there is no `initdb` and `postgres` in it: give the folder that has them (Debian: apt-get install postgresql, then /usr/lib/postgresql/15/bin), or set DATABASE_URL to a running server"
+        "--pg-bin {0}: there is no `initdb` and `postgres` in it: give the folder that has them, such as \
+         /usr/lib/postgresql/15/bin after apt-get install postgresql, or set DATABASE_URL to a running server"
     )]
     NotInFolder(PathBuf),
     #[error("{holder} uses the database in {data}: stop it, or choose another --data-dir")]

@@ -60,3 +60,22 @@ fn broken(error: JoinError) -> Error {
         Err(error) => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_is_a_failure_with_its_name_and_a_panic_one_with_its_text() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("the one that waits", std::future::pending());
+        tasks.spawn("the one that ends", async {});
+        let ended = tasks.failure().await.to_string();
+        tasks.spawn("the one that panics", async { panic!("at {}", 5) });
+        let panicked = tasks.failure().await.to_string();
+
+        assert_eq!(ended, "the one that ends ended unexpectedly");
+        assert!(panicked.ends_with("panicked: at 5"), "{panicked}");
+        assert!(!tasks.end(Duration::from_millis(50)).await, "one still waits");
+    }
+}

@@ -8,6 +8,7 @@ use futures::future::join_all;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::backfill;
 use super::config::WorkerConfig;
@@ -96,10 +97,10 @@ impl Worker {
         while !shutdown.is_cancelled() {
             let woken = wakeups.of(kind).notified(); // from here on no word is missed
             if let Some(leased) = self.lease(kind, 1).await.pop() {
-                // A task of its own: whatever breaks in it must not end the claiming.
+                // A task of its own: whatever breaks in it must not end the claiming. It ends with the lane.
                 let (worker, shutdown) = (self.clone(), shutdown.clone());
                 let work = async move { worker.execute(leased, Permits::none(), &shutdown).await };
-                if let Err(error) = tokio::spawn(work).await {
+                if let Err(error) = AbortOnDropHandle::new(tokio::spawn(work)).await {
                     tracing::error!(%error, "a job broke off");
                 }
                 continue;

@@ -28,6 +28,7 @@ mod regularization;
 mod replay;
 mod samples;
 mod stored;
+mod supervision;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod trainings;
