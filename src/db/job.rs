@@ -3,6 +3,7 @@
 //! A worker holds a job by a lease, not by an open transaction. Each lease has a number, the fence. Whatever a worker
 //! writes names its fence, so a worker that has lost its lease without noticing changes nothing.
 
+mod ended;
 mod lease;
 
 use chrono::{DateTime, Utc};
@@ -14,6 +15,7 @@ use crate::domain::id::JobId;
 use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
 
+pub use ended::has_succeeded;
 pub use lease::{
     Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report,
     recover_expired, renew_lease, report, retry, rewrite_task, stop, succeed,

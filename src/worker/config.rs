@@ -24,6 +24,10 @@ pub struct WorkerConfig {
     pub conditioning_cache_bytes: usize,
     /// What a training step may take beside the weights; what the device has free if `None`.
     pub memory_budget: Option<u64>,
+    /// Training steps between two checkpoints; as many as cost at most 2 % of the time if `None`.
+    pub checkpoint_every: Option<usize>,
+    /// How long a job waits for a store or a database that is away before it fails.
+    pub patience: Duration,
     /// Faults to inject on the device, for tests.
     pub faults: Option<Arc<dyn DeviceFaults>>,
 }
@@ -38,6 +42,8 @@ impl From<&WorkerSettings> for WorkerConfig {
             training_share: settings.training_share,
             conditioning_cache_bytes: settings.conditioning_cache_mib << 20,
             memory_budget: settings.memory_budget.map(|size| size.0),
+            checkpoint_every: settings.checkpoint_every.map(|steps| steps as usize),
+            patience: Duration::from_secs(600),
             faults: None,
         }
     }

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::backfill;
+use super::checkpoints;
 use super::config::WorkerConfig;
 use super::context::Context;
 use super::engine::LoadedModel;
@@ -61,6 +62,7 @@ impl Worker {
             wakeups.listen(&self.context.db, &shutdown),
             self.recover(&wakeups, &shutdown),
             backfill::run(&self.context, &shutdown),
+            checkpoints::run(&self.context, &shutdown),
         );
     }
 
