@@ -14,7 +14,7 @@ use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::report::EvaluationReport;
 use crate::domain::id::{DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
-use crate::domain::job::{Job, JobEvent, JobKind, JobStatus, Task};
+use crate::domain::job::{Job, JobEvent, JobKind, JobState, JobStatus, Task};
 use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::sample::SampleTask;
@@ -334,6 +334,7 @@ impl App {
 
     /// Adds what the jobs have made, in one query for all that have succeeded.
     async fn track<N: JobNoun>(&self, jobs: Vec<Job<N>>) -> Result<Vec<Tracked<N>>, Refusal> {
+        let jobs = self.with_attempts(jobs).await?;
         let succeeded = jobs.iter().filter(|job| job.status() == JobStatus::Succeeded);
         let succeeded: Vec<JobId> = succeeded.map(|job| job.job_id).collect();
         let mut outcomes = match succeeded.as_slice() {
@@ -344,6 +345,28 @@ impl App {
             .into_iter()
             .map(|job| Tracked { outcome: outcomes.remove(&job.job_id).unwrap_or_default(), job });
         Ok(tracked.collect())
+    }
+}
+
+impl App {
+    /// Adds how earlier attempts ended, in one query for all jobs that have had any.
+    async fn with_attempts<N: JobNoun>(
+        &self,
+        mut jobs: Vec<Job<N>>,
+    ) -> Result<Vec<Job<N>>, Refusal> {
+        let had_others = |job: &&Job<N>| {
+            job.attempts > 1
+                || job.attempts == 1 && matches!(job.state, JobState::Queued | JobState::Failed)
+        };
+        let tried: Vec<JobId> = jobs.iter().filter(had_others).map(|job| job.job_id).collect();
+        if tried.is_empty() {
+            return Ok(jobs);
+        }
+        let mut attempts = db::attempt::of_jobs(&self.db, &tried).await?;
+        for job in &mut jobs {
+            job.previous_attempts = attempts.remove(&job.job_id).unwrap_or_default();
+        }
+        Ok(jobs)
     }
 }
 
