@@ -13,10 +13,12 @@ use tokio_util::sync::CancellationToken;
 use crate::app::App;
 use crate::config::{ServeSettings, Settings};
 use crate::delta_store::{BaseModelRef, DeltaStore};
+use crate::domain::job::LEASE;
 use crate::evaluator::Evaluator;
 use crate::http::router;
 use crate::model_folder::ModelFolder;
 use crate::postgres::PrivatePostgres;
+use crate::reaper::{self, Reaper};
 use crate::storage::Storage;
 use crate::worker::{LoadedModel, Worker, WorkerConfig};
 
@@ -53,6 +55,10 @@ impl Service {
         let common = &settings.common;
         let database = Database::open(common).await?;
         migrate_pool(&database.pool).await?;
+        if database.private.is_some() {
+            // The workers that used it are gone, so their jobs need not wait for their leases to run out.
+            reaper::take_back_all(&database.pool).await?;
+        }
         let storage = open_storage(common).await?;
         let model = match settings.no_worker {
             true => Model::Folder(open_model(common).await?),
@@ -87,6 +93,8 @@ impl Service {
                 tracing::error!(%error, "the HTTP server ended");
             }
         })];
+        let reaper = Reaper::new(database.pool.clone(), LEASE);
+        tasks.push(tokio::spawn(reaper.run(|| (), shutdown.clone())));
         if let Model::Loaded(model) = model {
             // The worker has connections of its own, so that requests cannot keep it from renewing its leases.
             let pool = connect(&database.url).await?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::faults::DeviceFaults;
 use crate::config::WorkerSettings;
+use crate::domain::job::LEASE;
 
 /// How a worker deals with the queue and its device.
 #[derive(Clone, Debug)]
@@ -35,8 +36,8 @@ pub struct WorkerConfig {
 impl From<&WorkerSettings> for WorkerConfig {
     fn from(settings: &WorkerSettings) -> Self {
         Self {
-            name: format!("worker-{}", std::process::id()),
-            lease: Duration::from_secs(30),
+            name: name(),
+            lease: LEASE,
             poll: Duration::from_secs(1),
             max_batch_size: settings.max_batch_size().map(|elements| elements as usize),
             training_share: settings.training_share,
@@ -47,6 +48,13 @@ impl From<&WorkerSettings> for WorkerConfig {
             faults: None,
         }
     }
+}
+
+/// A name that says where the worker runs. Nothing depends on it: leases are told apart by their fence.
+fn name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "worker" } else { host.trim() };
+    format!("{host}-{}", std::process::id())
 }
 
 impl Default for WorkerConfig {

@@ -21,6 +21,8 @@ pub(crate) struct Lease {
     /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub(crate) fence: i64,
     pub(crate) attempts: i32,
+    /// Attempts in a row that got no further, with this one.
+    pub(crate) barren_attempts: i32,
     pub(crate) progress: Progress,
     db: PgPool,
     duration: Duration,
@@ -34,6 +36,7 @@ impl Lease {
             job_id: leased.job_id,
             fence: leased.fence,
             attempts: leased.attempts,
+            barren_attempts: leased.barren_attempts,
             progress: Progress::new(leased.job_id),
             db,
             duration,
