@@ -51,9 +51,9 @@ pub use self::sampler::{
     SampleRequest, cover, denoise, encode_init, images, sample, step,
 };
 pub use self::training::{
-    Batch, CaptionedImage, FrozenModel, LossGradient, Method, Objective, Parameter, ParameterState,
-    StepMemory, StepReport, Trainer, TrainerState, TrainingConcept, TrainingInput, TrainingPhase,
-    TrainingProgress, loss_gradient,
+    Batch, CaptionedImage, FrozenModel, LossGradient, Method, Objective, Observe, Parameter,
+    ParameterState, StepMemory, StepReport, Trainer, TrainerState, TrainingConcept, TrainingInput,
+    TrainingPhase, TrainingProgress, loss_gradient,
 };
 
 /// The crate's version and, behind the `+`, a digest of the engine's sources: what an image's bytes depend on.

@@ -14,6 +14,7 @@
 //! What they keep, and where:
 //!
 //! - [`db`]: the catalog and the queue in Postgres, the only place with SQL.
+//! - [`reaper`]: takes back the jobs of workers that were lost, in every process.
 //! - [`storage`]: photos, class images, deltas and generated images in an object store.
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
@@ -62,6 +63,7 @@ pub mod photo_file;
 pub mod plot;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
+pub mod reaper;
 pub mod replay;
 pub mod scoring;
 pub mod serve;

@@ -26,7 +26,9 @@ use self::supervision::Tasks;
 use crate::app::App;
 use crate::config::{EndingSettings, ServeSettings, Settings};
 use crate::delta_store::DeltaStore;
+use crate::domain::job::LEASE;
 use crate::http::router;
+use crate::reaper::{self, Reaper};
 use crate::shutdown::{Shutdown, exit_at_once};
 use crate::storage::Storage;
 use crate::worker::{Worker, WorkerConfig};
@@ -66,6 +68,10 @@ impl Service {
 
         let database = Database::open(common, &format!("http://{address}")).await?;
         database::migrate(&database.pool).await?;
+        if database.is_private() {
+            // The workers that used it are gone, so their jobs need not wait for their leases to run out.
+            reaper::take_back_all(&database.pool).await?;
+        }
         let storage = open_storage(common).await?;
         let model = Model::open(common, !settings.no_worker).await?;
         let evaluator = load_evaluator(common, CPU).await?;
@@ -86,6 +92,8 @@ impl Service {
         let served = connections::serve(listener, router(app), shutdown.clone(), limits);
         tasks.spawn("the HTTP server", served);
         tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
+        let reaper = Reaper::new(database.pool.clone(), LEASE);
+        tasks.spawn("the reaper", reaper.run(|| (), shutdown.closing_token().clone()));
         if let Model::Loaded(model) = model {
             // The worker has connections of its own, so that requests cannot keep it from renewing its leases.
             let pool = database.another_pool().await?;

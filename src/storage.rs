@@ -21,6 +21,25 @@ pub struct StorageError {
     source: object_store::Error,
 }
 
+impl StorageError {
+    /// Whether the same request may succeed in a moment: the store was away, or too busy.
+    pub fn is_transient(&self) -> bool {
+        !matches!(
+            self.source,
+            object_store::Error::NotFound { .. }
+                | object_store::Error::InvalidPath { .. }
+                | object_store::Error::NotSupported { .. }
+                | object_store::Error::NotImplemented { .. }
+                | object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. }
+                | object_store::Error::NotModified { .. }
+                | object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. }
+                | object_store::Error::UnknownConfigurationKey { .. }
+        )
+    }
+}
+
 /// Why an object store cannot be used at all.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -140,9 +159,12 @@ impl Storage {
         }
     }
 
-    /// Deletes an object.
+    /// Deletes an object, if it is there.
     pub async fn delete(&self, key: &StorageKey) -> Result<(), StorageError> {
-        self.store.delete(&path_of(key)).await.map_err(|source| Self::error(key, source))
+        match self.store.delete(&path_of(key)).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(source) => Err(Self::error(key, source)),
+        }
     }
 
     fn error(key: &StorageKey, source: object_store::Error) -> StorageError {

@@ -39,6 +39,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("image_archive", &["class_images", "domain", "photo_file"]),
     ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
+    ("reaper", &["db", "domain"]),
     // What the service can do, and who asks it to.
     (
         "app",
@@ -73,6 +74,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "evaluator",
             "image_file",
             "model_folder",
+            "reaper",
             "scoring",
             "shutdown",
             "storage",
@@ -149,7 +151,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    ("sqlx", &["app", "db", "domain", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
     ("reqwest", &["client"]),
     (

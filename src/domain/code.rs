@@ -180,6 +180,8 @@ codes! {
     ClassImagesUnavailable = "class_images_unavailable",
     /// Every worker that began the job stopped answering: it may need more memory than there is.
     WorkerLost = "worker_lost",
+    /// The worker was shut down in the middle of an attempt: nothing needs to be done, another worker takes the job.
+    WorkerStopped = "worker_stopped",
     /// The job was stopped before it ended: start it again if it is still wanted.
     Stopped = "stopped",
 }

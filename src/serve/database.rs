@@ -60,6 +60,11 @@ impl Database {
         Ok(Self { pool: pool(options.clone()).await?, options, private: Some(private) })
     }
 
+    /// Whether it is a server of this process alone.
+    pub(super) fn is_private(&self) -> bool {
+        self.private.is_some()
+    }
+
     /// Another pool on the same database.
     pub(super) async fn another_pool(&self) -> Result<PgPool> {
         pool(self.options.clone()).await

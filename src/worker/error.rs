@@ -149,13 +149,3 @@ impl JobError {
         Failure { title: title.to_owned(), code, detail, retryable: self.retryable() }
     }
 }
-
-/// What is recorded with a job whose workers all died.
-pub(crate) fn worker_lost() -> Failure {
-    Failure {
-        title: "The worker was lost".to_owned(),
-        code: Code::WorkerLost,
-        detail: "every worker that began this job stopped answering: it may need more memory than there is".to_owned(),
-        retryable: true,
-    }
-}

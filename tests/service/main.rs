@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod batching;
+mod checkpoints;
 mod class_image_sets;
 mod compositions;
 mod concepts;
@@ -19,6 +20,7 @@ mod image_sets;
 mod merges;
 mod methods;
 mod openapi;
+mod outages;
 mod overload;
 mod photos;
 mod preferences;

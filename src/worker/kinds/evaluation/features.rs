@@ -168,7 +168,7 @@ fn images_on_sheet(subjects: usize) -> usize {
 }
 
 async fn read(job: &Job, key: StorageKey) -> Result<RgbImage, JobError> {
-    let bytes = job.context.storage.read(&key).await?;
+    let bytes = job.read(&key).await?;
     let decoded = tokio::task::spawn_blocking(move || image::load_from_memory(&bytes)).await;
     match decoded {
         Ok(Ok(image)) => Ok(image.to_rgb8()),

@@ -101,7 +101,7 @@ pub(super) async fn load_held_out(
     let key = &held_out.set.storage_key;
     let damaged =
         |error: io::Error| JobError::DamagedObject { key: key.clone(), source: error.into() };
-    let bytes = scorer.job().context.storage.read(key).await?;
+    let bytes = scorer.job().read(key).await?;
     let digest = held_out.set.digest.clone();
     let set = tokio::task::spawn_blocking(move || {
         let actual = Digest::of(&bytes);
