@@ -160,6 +160,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "main",
             "replay",
             "serve",
+            "storage",
             "tables",
             "text_index",
             "worker",

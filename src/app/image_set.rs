@@ -140,7 +140,9 @@ impl App {
     ) -> Result<Bytes, Refusal> {
         let start = image.position as u64;
         let range = start..start + image.size_bytes as u64;
-        Ok(self.storage.read_range(&set.reference().storage_key, range).await?)
+        let key = set.reference().storage_key;
+        let read = self.storage.read_range_checked(&key, range, &image.sha256).await;
+        read.map_err(|error| Refusal::of_object("image set", set.image_set_id, error))
     }
 
     /// Removes a set from the catalog. Its object stays, since tasks may name it by its digest.
