@@ -53,6 +53,7 @@ pub mod domain;
 pub mod engine;
 pub mod evaluate;
 pub mod evaluator;
+pub mod gc;
 pub mod http;
 mod image_archive;
 pub mod image_file;

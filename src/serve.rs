@@ -14,9 +14,10 @@ use crate::app::App;
 use crate::config::{ServeSettings, Settings};
 use crate::delta_store::{BaseModelRef, DeltaStore};
 use crate::evaluator::Evaluator;
+use crate::gc::{self, GcOptions, GcReport};
 use crate::http::router;
 use crate::model_folder::ModelFolder;
-use crate::postgres::PrivatePostgres;
+use crate::postgres::{self, PrivatePostgres};
 use crate::storage::Storage;
 use crate::worker::{LoadedModel, Worker, WorkerConfig};
 
@@ -155,6 +156,23 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
     migrate_pool(&database.pool).await?;
     database.close().await;
     Ok(())
+}
+
+/// `vstar gc`: deletes objects that nothing refers to, and reports rows whose object is gone. A private Postgres may be in
+/// use by a service that runs.
+pub async fn collect_garbage(settings: &Settings, options: &GcOptions) -> Result<GcReport> {
+    let running = match settings.database_url {
+        None => postgres::running(&settings.data_dir.join("postgres")),
+        Some(_) => None,
+    };
+    let database = match running {
+        Some(url) => Database { pool: connect(&url).await?, url, private: None },
+        None => Database::open(settings).await?,
+    };
+    let storage = open_storage(settings).await?;
+    let collected = gc::collect(&database.pool, &storage, options).await;
+    database.close().await;
+    collected
 }
 
 /// Returns at SIGTERM or Ctrl-C.

@@ -112,8 +112,24 @@ impl Storage {
         key: &StorageKey,
         range: Range<u64>,
     ) -> Result<Bytes, StorageError> {
-        let range = Some(GetRange::Bounded(range));
-        self.get(key, GetOptions { range, ..GetOptions::default() }).await
+        let options =
+            GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        let read = self.get(key, options).await;
+        let is_whole = match &read {
+            Ok(bytes) => bytes.len() as u64 == range.end - range.start,
+            // Stores say in ways of their own that a range begins behind the end.
+            Err(StorageError::Unreachable { .. }) => {
+                self.info(key).await?.is_none_or(|info| info.size_bytes >= range.end)
+            }
+            Err(_) => true,
+        };
+        match is_whole {
+            true => read,
+            false => {
+                let reason = format!("it ends before byte {}", range.end);
+                Err(StorageError::Damaged { key: key.clone(), reason })
+            }
+        }
     }
 
     /// Reads a part of an object that has a digest of its own.

@@ -110,6 +110,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "serve",
         ],
     ),
+    ("gc", &["db", "domain", "storage"]),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),
@@ -143,7 +144,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    ("sqlx", &["app", "db", "domain", "gc", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
     ("reqwest", &["client"]),
     (
