@@ -40,19 +40,21 @@ pub struct Storage {
     store: Arc<dyn ObjectStore>,
     /// The same store, but what fails is not tried again.
     probed: Arc<dyn ObjectStore>,
-    kind: StoreKind,
-}
-
-#[derive(Clone, Debug)]
-enum StoreKind {
-    /// Waits for the disk as long as the disk takes.
-    Folder(Arc<FilePath>),
-    Remote,
+    /// Its folder, if it is one.
+    folder: Option<Arc<FilePath>>,
+    /// How long it may give no answer; `None` for a disk, which takes as long as it does.
+    answer: Option<Duration>,
 }
 
 impl Storage {
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { probed: store.clone(), store, kind: StoreKind::Remote }
+        Self { probed: store.clone(), store, folder: None, answer: None }
+    }
+
+    /// Gives the store up after this time without an answer.
+    #[must_use]
+    pub fn with_limit(self, answer: Duration) -> Self {
+        Self { answer: Some(answer), ..self }
     }
 
     /// Opens `s3://bucket/prefix`, `gs://…` or `az://…` with credentials from the environment (`AWS_ACCESS_KEY_ID`,
@@ -197,25 +199,19 @@ impl Storage {
 
     /// A file of a folder that is not there itself, such as a disk that is not mounted, is not missing but out of reach.
     fn failed_read(&self, key: &StorageKey, source: object_store::Error) -> StorageError {
-        match (StorageError::new(key, source), &self.kind) {
-            (StorageError::Missing { key, source }, StoreKind::Folder(folder))
-                if !folder.is_dir() =>
-            {
+        let is_gone = self.folder.as_ref().is_some_and(|folder| !folder.is_dir());
+        match StorageError::new(key, source) {
+            StorageError::Missing { key, source } if is_gone => {
                 StorageError::Unreachable { key, source }
             }
-            (error, StoreKind::Folder(_) | StoreKind::Remote) => error,
+            error => error,
         }
     }
 
-    /// How long an answer may take, `None` for as long as it does.
+    /// How long an answer may take.
     fn limit_of(&self, size_bytes: usize) -> Option<Duration> {
-        match self.kind {
-            StoreKind::Folder(_) => None,
-            StoreKind::Remote => {
-                let writing = (size_bytes / SLOWEST_BYTES_PER_SECOND) as u64;
-                Some(ANSWER + Duration::from_secs(writing))
-            }
-        }
+        let writing = Duration::from_secs((size_bytes / SLOWEST_BYTES_PER_SECOND) as u64);
+        self.answer.map(|answer| answer + writing)
     }
 
     async fn within<T>(

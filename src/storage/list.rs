@@ -10,7 +10,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::check::PROBES;
-use super::{Storage, StorageError, StorageKey, StoreKind, path_of};
+use super::{Storage, StorageError, StorageKey, path_of};
 
 /// An object without its content.
 #[derive(Clone, Debug)]
@@ -74,8 +74,7 @@ impl Storage {
     ///
     /// Other stores hide theirs; they are removed by a rule of the bucket.
     pub async fn unfinished(&self, before: DateTime<Utc>) -> std::io::Result<Vec<PathBuf>> {
-        let StoreKind::Folder(folder) = &self.kind else { return Ok(Vec::new()) };
-        let folder = folder.clone();
+        let Some(folder) = self.folder.clone() else { return Ok(Vec::new()) };
         let found = tokio::task::spawn_blocking(move || {
             let mut found = Vec::new();
             find_unfinished(&folder, before.into(), &mut found)?;

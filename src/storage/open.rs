@@ -12,7 +12,7 @@ use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme,
 use url::Url;
 
 use super::error::StoreError;
-use super::{Storage, StoreKind};
+use super::{ANSWER, Storage};
 
 /// For a connection to a store.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -33,7 +33,7 @@ pub(super) fn open(place: &str) -> Result<Storage, StoreError> {
         Ok(Arc::new(PrefixStore::new(store, prefix.clone())))
     };
     let (store, probed) = (store(&Patience::of_requests())?, store(&Patience::of_the_check())?);
-    Ok(Storage { store, probed, kind: StoreKind::Remote })
+    Ok(Storage { store, probed, folder: None, answer: Some(ANSWER) })
 }
 
 fn open_folder(place: &str) -> Result<Storage, StoreError> {
@@ -43,7 +43,7 @@ fn open_folder(place: &str) -> Result<Storage, StoreError> {
     let store =
         LocalFileSystem::new_with_prefix(&folder)?.with_automatic_cleanup(true).with_fsync(true);
     let store: Arc<dyn ObjectStore> = Arc::new(store);
-    Ok(Storage { store: store.clone(), probed: store, kind: StoreKind::Folder(folder.into()) })
+    Ok(Storage { probed: store.clone(), store, folder: Some(folder.into()), answer: None })
 }
 
 /// How a store's client waits and repeats.
