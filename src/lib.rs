@@ -27,6 +27,7 @@
 //! The program around them:
 //!
 //! - [`config`]: every setting. [`serve`] puts the service together from them.
+//! - [`gc`]: deletes objects that nothing refers to, and reports rows whose object is gone.
 //! - [`postgres`]: the private database server that runs if no database is given.
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.

@@ -97,10 +97,12 @@ impl Storage {
                     Err(error) => Err(error),
                 };
                 let there = there.map_err(|source| StorageError::new(key, source))?;
-                match Digest::of(&there) == Digest::of(content) {
-                    true => Ok(()),
-                    false => Err(StorageError::Taken { key: key.clone() }),
+                if Digest::of(&there) != Digest::of(content) {
+                    return Err(StorageError::Taken { key: key.clone() });
                 }
+                // Written again, it is young again: gc must not take an old stray that is about to get its row.
+                let written = self.store.put(&path_of(key), content.clone().into()).await;
+                written.map(drop).map_err(|source| StorageError::new(key, source))
             }
             Err(source) => Err(StorageError::new(key, source)),
         }
