@@ -29,6 +29,7 @@
 //!
 //! - [`config`]: every setting. [`serve`] puts the service together from them.
 //! - [`shutdown`]: the phases in which a process ends.
+//! - [`gc`]: deletes objects that nothing refers to, and reports rows whose object is gone.
 //! - [`postgres`]: the private database server that runs if no database is given.
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
@@ -55,6 +56,7 @@ pub mod domain;
 pub mod engine;
 pub mod evaluate;
 pub mod evaluator;
+pub mod gc;
 pub mod http;
 mod image_archive;
 pub mod image_file;

@@ -27,6 +27,7 @@ use crate::app::App;
 use crate::config::{EndingSettings, ServeSettings, Settings};
 use crate::delta_store::DeltaStore;
 use crate::domain::job::LEASE;
+use crate::gc::{self, GcOptions, GcReport};
 use crate::http::router;
 use crate::reaper::{self, Reaper};
 use crate::shutdown::{Shutdown, exit_at_once};
@@ -152,6 +153,19 @@ pub async fn work(settings: &Settings) -> Result<()> {
     let mut tasks = Tasks::default();
     tasks.spawn("the worker", worker.run(shutdown.clone()));
     run_to_end(tasks, shutdown, &settings.ending, database, Duration::ZERO).await
+}
+
+/// `vstar gc`: deletes objects that nothing refers to, and reports rows whose object is gone. A private Postgres may be in
+/// use by a service that runs.
+///
+/// # Errors
+/// If the database or the object store cannot be reached.
+pub async fn collect_garbage(settings: &Settings, options: &GcOptions) -> Result<GcReport> {
+    let database = Database::open_shared(settings, "vstar gc").await?;
+    let storage = open_storage(settings).await?;
+    let collected = gc::collect(&database.pool, &storage, options).await;
+    database.close().await;
+    collected
 }
 
 /// `vstar migrate`: brings the database's tables up to date, and says what it did.

@@ -115,6 +115,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "serve",
         ],
     ),
+    ("gc", &["db", "domain", "storage"]),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),
@@ -151,7 +152,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    ("sqlx", &["app", "db", "domain", "gc", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
     ("reqwest", &["client"]),
     (
@@ -168,6 +169,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "main",
             "replay",
             "serve",
+            "storage",
             "tables",
             "text_index",
             "worker",

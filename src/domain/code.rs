@@ -158,6 +158,10 @@ codes! {
     DatabaseUnavailable = "database_unavailable",
     /// The object store cannot be reached: send the request again after `Retry-After` seconds.
     StorageUnavailable = "storage_unavailable",
+    /// The object store has no room: send the request again after `Retry-After` seconds, when whoever runs the service has made some.
+    StorageFull = "storage_full",
+    /// The file of something that the catalog has is gone from the object store: restore it, or make it again.
+    ObjectMissing = "object_missing",
     /// The service has a bug or an inconsistent catalog: report it with the `request_id`.
     InternalError = "internal_error",
 

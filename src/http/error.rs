@@ -66,8 +66,11 @@ impl ApiError {
                 Refusal::Conflict(_) => StatusCode::CONFLICT,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }
-                | Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
-                Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+                | Refusal::Unavailable { .. }
+                | Refusal::StoreFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
+                Refusal::ObjectLost { .. } | Refusal::Internal(_) => {
+                    StatusCode::INTERNAL_SERVER_ERROR
+                }
             },
             Self::Malformed(_) => StatusCode::BAD_REQUEST,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,

@@ -43,7 +43,7 @@ pub(crate) enum JobError {
     #[error("the class images cannot be read")]
     ClassImages(#[source] std::io::Error),
     #[error("the object store failed")]
-    Storage(#[from] StorageError),
+    Storage(#[source] StorageError),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
@@ -53,6 +53,17 @@ impl From<EngineError> for JobError {
         match error {
             EngineError::Stopped => Self::Stopped,
             other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<StorageError> for JobError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Damaged { key, reason } => {
+                Self::DamagedObject { key, source: reason.into() }
+            }
+            error => Self::Storage(error),
         }
     }
 }
@@ -77,8 +88,9 @@ impl JobError {
     /// Whether the same job may succeed at another time or on another worker.
     pub(crate) fn retryable(&self) -> bool {
         match self {
-            Self::Storage(_)
-            | Self::Database(_)
+            // What is gone stays gone. Another worker may have the rights that this one lacks.
+            Self::Storage(error) => !error.is_lost(),
+            Self::Database(_)
             | Self::EnginePanicked
             | Self::Panicked
             | Self::BaseModelMismatch { .. }
@@ -120,6 +132,12 @@ impl JobError {
             Self::EvaluatorMismatch { .. } => (Code::EvaluatorMissing, "The evaluator has changed"),
             Self::SampleFailed { .. } => (Code::SampleFailed, "A sample did not succeed"),
             Self::DamagedObject { .. } => (Code::ObjectDamaged, "A stored object is damaged"),
+            Self::Storage(StorageError::Missing { .. }) => {
+                (Code::ObjectMissing, "A stored object is missing")
+            }
+            Self::Storage(StorageError::Full { .. }) => {
+                (Code::StorageFull, "The object store is full")
+            }
             Self::Storage(_) => {
                 (Code::StorageUnavailable, "An object could not be read or written")
             }
@@ -134,6 +152,9 @@ impl JobError {
                 error @ (EngineError::InvalidInput(_) | EngineError::WithoutEffect { .. }),
             ) => error.to_string(),
             Self::DamagedObject { source, .. } => format!("{self}: {source}"),
+            Self::Storage(error @ (StorageError::Missing { .. } | StorageError::Full { .. })) => {
+                error.to_string()
+            }
             Self::Engine(error @ EngineError::Diverged { .. }) => {
                 format!("{error}: try a smaller learning_rate")
             }
