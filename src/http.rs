@@ -19,6 +19,7 @@ mod image_set;
 mod job;
 mod manifest;
 mod merge;
+mod patience;
 mod preference;
 mod preview;
 mod regularization;
@@ -27,4 +28,5 @@ mod sample;
 mod training;
 mod upload;
 
+pub use patience::CLOSING_LIMIT;
 pub use router::{openapi, router};

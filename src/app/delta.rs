@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::{App, Caller, Refusal};
 use crate::db;
+use crate::delta_store::DeltaStoreError;
 use crate::domain::code::Code;
 use crate::domain::delta::{Delta, DeltaConcept, DeltaFormat};
 use crate::domain::id::DeltaId;
@@ -65,10 +66,14 @@ impl App {
         format: DeltaFormat,
     ) -> Result<Bytes, Refusal> {
         match format {
-            DeltaFormat::Native => Ok(self.storage.read(&delta.storage_key).await?),
+            DeltaFormat::Native => {
+                let read = self.storage.read_checked(&delta.storage_key, &delta.sha256).await;
+                read.map_err(|error| of_delta(delta.delta_id, error.into()))
+            }
             DeltaFormat::Dense => {
                 self.check_served(delta)?;
-                Ok(self.deltas.dense(&delta.storage_key).await?.into())
+                let dense = self.deltas.dense(&delta.storage_key, &delta.sha256).await;
+                Ok(dense.map_err(|error| of_delta(delta.delta_id, error))?.into())
             }
         }
     }
@@ -82,5 +87,15 @@ impl App {
             delta.delta_id, delta.base_digest, self.model.name, self.model.digest
         );
         Err(Refusal::Conflict(FieldError::new("format", Code::BaseModelMismatch, detail)))
+    }
+}
+
+/// Why there is no file of a delta.
+fn of_delta(id: DeltaId, error: DeltaStoreError) -> Refusal {
+    match Refusal::from(error) {
+        Refusal::ObjectLost { is_damaged, source, .. } => {
+            Refusal::ObjectLost { what: "delta", id: id.to_string(), is_damaged, source }
+        }
+        other => other,
     }
 }

@@ -125,7 +125,8 @@ impl App {
 
     /// Returns an image's PNG.
     pub async fn image_file(&self, _caller: &Caller, image: &Image) -> Result<Bytes, Refusal> {
-        Ok(self.storage.read(&image.storage_key).await?)
+        let read = self.storage.read_checked(&image.storage_key, &image.sha256).await;
+        read.map_err(|error| Refusal::of_object("image", image.image_id, error))
     }
 
     /// Lists the images that were uploaded for a concept, newest first.

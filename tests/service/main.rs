@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod batching;
+mod checkpoints;
 mod class_image_sets;
 mod compositions;
 mod concepts;
@@ -14,11 +15,14 @@ mod evaluations;
 mod events;
 mod faults;
 mod faulty_store;
+mod gc;
 mod harness;
 mod image_sets;
+mod lost_objects;
 mod merges;
 mod methods;
 mod openapi;
+mod outages;
 mod overload;
 mod photos;
 mod preferences;
@@ -28,6 +32,7 @@ mod regularization;
 mod replay;
 mod samples;
 mod stored;
+mod supervision;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod trainings;

@@ -26,7 +26,8 @@ impl App {
         let job = self.find_job::<EvaluationTask>(id).await?;
         let key = db::report::sheet_of(&self.db, job.job_id).await?;
         let key = key.ok_or_else(|| Refusal::not_found("sheet of evaluation", id))?;
-        Ok(self.storage.read(&key).await?)
+        let read = self.storage.read(&key).await;
+        read.map_err(|error| Refusal::of_object("evaluation", id, error))
     }
 
     /// Text- against image-alignment of the subjects, as SVG.

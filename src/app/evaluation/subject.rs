@@ -152,6 +152,8 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         | Refusal::QueueFull { .. }
         | Refusal::NotReady { .. }
         | Refusal::Unavailable { .. }
+        | Refusal::StoreFull { .. }
+        | Refusal::ObjectLost { .. }
         | Refusal::Internal(_)) => other,
     }
 }

@@ -14,7 +14,7 @@ pub(super) async fn read_picture(
     task: &SampleTask,
 ) -> Result<Option<RgbImage>, JobError> {
     let Some(init) = &task.init else { return Ok(None) };
-    let file = job.context.storage.read(&init.storage_key).await?;
+    let file = job.read_checked(&init.storage_key, Some(&init.sha256)).await?;
     let image = decode(&init.storage_key, &file)?;
     Ok(Some(cover(&image, task.settings.width as u32, task.settings.height as u32)))
 }
@@ -22,7 +22,7 @@ pub(super) async fn read_picture(
 /// Reads and encodes it, once for all images of the task.
 pub(super) async fn read_init(job: &Job, task: &SampleTask) -> Result<Option<InitImage>, JobError> {
     let Some(init) = &task.init else { return Ok(None) };
-    let file = job.context.storage.read(&init.storage_key).await?;
+    let file = job.read_checked(&init.storage_key, Some(&init.sha256)).await?;
     let image = decode(&init.storage_key, &file)?;
     let (width, height, noise_strength) =
         (task.settings.width, task.settings.height, init.noise_strength);

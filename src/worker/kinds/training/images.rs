@@ -28,7 +28,7 @@ async fn read_photos(job: &Job, concept: &TaskConcept) -> Result<Vec<RgbImage>, 
     let max_side = (4 * job.context.model.native_size).max(1024) as u32;
     let mut images: Vec<RgbImage> = Vec::new();
     for image in &concept.images {
-        let bytes = job.context.storage.read(&image.storage_key).await?;
+        let bytes = job.read_checked(&image.storage_key, image.sha256.as_ref()).await?;
         let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_side)).await;
         let decoded = decoded.map_err(image_error).and_then(|image| image.map_err(image_error));
         images.push(decoded.map_err(|source| JobError::DamagedObject {
