@@ -30,6 +30,8 @@ mod poison;
 mod postgres;
 mod process;
 mod program;
+#[expect(dead_code, reason = "other test programs use the rest of it")]
+#[path = "../support/proxy.rs"]
 mod proxy;
 mod report;
 mod sampling;
@@ -102,10 +104,13 @@ fn main() -> ExitCode {
         "mixed_load", "20 trainings and 500 samples on two workers, one killed every 10 s for 5 minutes",
             "nothing lost, nothing doubled, delta bytes equal", 1, mixed::load;
     });
-    let mut arguments = Arguments::from_args();
+    let (names, mut arguments) = arguments();
     // The machine's cores are the limit: a fault that waits for a lease leaves them to the others.
     arguments.test_threads.get_or_insert(if report::is_long() { 1 } else { 3 });
-    let trials = faults.iter().map(|(fault, run)| {
+    let chosen = |fault: &Fault| {
+        names.is_empty() || names.iter().any(|name| fault.name.contains(name.as_str()))
+    };
+    let trials = faults.iter().filter(|(fault, _)| chosen(fault)).map(|(fault, run)| {
         let (fault, run) = (*fault, *run);
         Trial::test(fault.name, move || run(Run::new(fault)))
     });
@@ -116,6 +121,13 @@ fn main() -> ExitCode {
         report::write_table(&order).expect("the table is written");
     }
     conclusion.exit_code()
+}
+
+/// The arguments of a test program, with any number of names.
+fn arguments() -> (Vec<String>, Arguments) {
+    let (options, names): (Vec<String>, Vec<String>) =
+        std::env::args().partition(|argument| argument.starts_with('-') || argument.contains('/'));
+    (names, Arguments::from_iter(options))
 }
 
 /// Runs a fault on a runtime of its own. Processes are started by this thread, with whose end they end.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::api::{check_photos, is_away};
 use crate::client::{Answer, photos_of, state, training_of};
-use crate::proxy::{Mode, Proxy};
+use crate::proxy::{Fault, Proxy};
 use crate::report::{Figures, Round, Run, figures, is_long};
 use crate::sampling::sample_of;
 use crate::store::S3Server;
@@ -31,8 +31,11 @@ fn sample() -> Value {
 impl Behind {
     async fn start(run: &Run) -> Result<Self> {
         let server = S3Server::start(&log(run.fault.name, "s3")).await?;
-        let proxy = Proxy::start(server.port).await?;
-        let setup = Setup { s3: Some(proxy.port), ..Setup::workers(1).checkpoint_every(INTERVAL) };
+        let proxy = Proxy::start(([127, 0, 0, 1], server.port).into()).await;
+        let setup = Setup {
+            s3: Some(proxy.address.port()),
+            ..Setup::workers(1).checkpoint_every(INTERVAL)
+        };
         let world = World::start(run, setup).await?;
         world.client.concept("dog", "dog").await?;
         let delta = world.undisturbed("dog", STEPS).await?;
@@ -73,7 +76,7 @@ pub(crate) async fn unreachable(run: Run) -> Result<()> {
         if round.number % 3 == 1 {
             world.reach(&training, round.step(1, STEPS - 5)).await?;
         }
-        proxy.set(if round.number % 2 == 0 { Mode::Swallow } else { Mode::Refuse });
+        proxy.set(if round.number % 2 == 0 { Fault::Silent } else { Fault::Closed });
         let began = Instant::now();
         let mut samples = Vec::new();
         for _ in 0..3 {
@@ -82,7 +85,7 @@ pub(crate) async fn unreachable(run: Run) -> Result<()> {
         let (handle, refused) = behind.upload(round, "away").await?;
         is_away(&refused)?;
         tokio::time::sleep(outage.saturating_sub(began.elapsed())).await;
-        proxy.set(Mode::Pass);
+        proxy.set(Fault::None);
         let back = Instant::now();
 
         check_photos(world, &handle, None).await?;
@@ -108,14 +111,14 @@ pub(crate) async fn slow(run: Run) -> Result<()> {
     let (world, proxy) = (&behind.world, &behind.proxy);
 
     run.rounds(1, async |round| {
-        proxy.set(Mode::Delay(Duration::from_millis(300)));
+        proxy.set(Fault::Slow(Duration::from_millis(300)));
         let training = world.client.start("/v1/trainings", &training_of("dog", STEPS)).await?;
         let samples = [world.client.start("/v1/samples", &sample()).await?];
         let (handle, uploaded) = behind.upload(round, "slow").await?;
         let took = uploaded.took;
         check_photos(world, &handle, Some(&uploaded.success()?)).await?;
         let training = behind.check(&training, &samples).await?;
-        proxy.set(Mode::Pass);
+        proxy.set(Fault::None);
         ensure!(training["attempt"] == 1, "{}", state(&training));
         Ok(figures([("s for an upload of 4 photos", took.as_secs_f64())]))
     })
@@ -131,7 +134,7 @@ pub(crate) async fn cut(run: Run) -> Result<()> {
         if round.number % 2 == 1 {
             world.reach(&training, round.step(1, STEPS - 5)).await?;
         }
-        proxy.set(Mode::CutAfter(round.step(500, 40_000) as usize));
+        proxy.set(Fault::CutEach(round.step(500, 40_000) as usize));
         let began = Instant::now();
         let mut samples = Vec::new();
         for _ in 0..3 {
@@ -147,7 +150,7 @@ pub(crate) async fn cut(run: Run) -> Result<()> {
             }
             uploads.push((handle, answer));
         }
-        proxy.set(Mode::Pass);
+        proxy.set(Fault::None);
         for (handle, answer) in &uploads {
             check_photos(world, handle, answer.is_success().then_some(&answer.body)).await?;
         }

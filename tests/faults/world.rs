@@ -18,7 +18,7 @@ use crate::report::{Figures, Run, figures};
 use crate::store;
 
 /// A stopped job is claimed again after its lease, which may just have been renewed, and the next sweep.
-pub(crate) const LEASE: Duration = Duration::from_secs(30);
+pub(crate) const LEASE: Duration = Duration::from_secs(15);
 
 /// How a deployment differs from one with a local folder and one worker.
 #[derive(Clone, Debug, Default)]
