@@ -176,7 +176,7 @@ async fn jobs_of_every_kind_wait_for_a_store_that_is_away(db: PgPool) {
 async fn a_commit_whose_answer_is_lost_counts_once() {
     let dir = tempfile::tempdir().unwrap();
     let data = dir.path().to_owned();
-    let server = tokio::task::spawn_blocking(move || PrivatePostgres::start(&data, None, false));
+    let server = tokio::task::spawn_blocking(move || PrivatePostgres::start(&data, None, true));
     let server = server.await.unwrap().unwrap();
     let db = PgPool::connect(server.url()).await.unwrap();
     vstar::db::MIGRATOR.run(&db).await.unwrap();
