@@ -1,4 +1,4 @@
-//! Takes back the jobs of workers that were lost.
+//! Takes back the jobs of workers that were lost, and ends those that missed a deadline.
 //!
 //! It runs in every process, so that jobs end although no worker is left. Processes take turns under an advisory lock.
 
@@ -61,6 +61,7 @@ impl Reaper {
         let server_is_up = db::job::server_is_up_for(&self.db, self.lease).await?;
         let now = Instant::now();
         reach.note_success(now);
+        fail_overdue(&self.db).await?;
         if !server_is_up || !reach.lasts(self.lease, now) {
             return Ok(false);
         }
@@ -149,6 +150,29 @@ fn decide(job: &ExpiredJob, earlier: &[Attempt]) -> TakenBack {
         delay: backoff_of_lost(job.barren_attempts, random()),
         reason,
     }
+}
+
+/// Fails the jobs that have missed a deadline, whether a worker has them or not. Returns each with its new state.
+///
+/// # Errors
+/// If the database cannot be reached; then the rest are left for the next time.
+pub async fn fail_overdue(db: &PgPool) -> sqlx::Result<Vec<(JobId, JobState)>> {
+    let mut ended = Vec::new();
+    for job in db::job::overdue(db, BATCH).await? {
+        let failure = Failure::deadline_exceeded(job.deadline);
+        let mut tx = db.begin().await?;
+        if job.kind == JobKind::Evaluation {
+            // Before the evaluation, as a sample's end locks them in this order.
+            db::evaluation::cancel_samples(&mut *tx, job.job_id).await?;
+        }
+        let Some(state) = db::job::fail_overdue(&mut *tx, job.job_id, &failure).await? else {
+            continue;
+        };
+        tx.commit().await?;
+        tracing::info!(job.id = %job.job_id, ?state, detail = failure.detail, "missed its deadline");
+        ended.push((job.job_id, state));
+    }
+    Ok(ended)
 }
 
 /// Takes back all running jobs. Only for a process that knows that no worker is left, such as one that has started the only

@@ -160,7 +160,7 @@ impl Worker {
         };
         match (&error, job.progress.stop_reason()) {
             (JobError::LeaseLost, _) | (JobError::Stopped, Some(StopReason::LeaseLost)) => {
-                tracing::warn!(job.id = %job_id, "dropped: another worker has it");
+                tracing::warn!(job.id = %job_id, "dropped: the lease is gone");
             }
             (JobError::Stopped, reason) => {
                 let canceled = reason == Some(StopReason::Canceled);
