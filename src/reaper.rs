@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::counters::QUEUE;
 use crate::db;
 use crate::db::job::{ExpiredJob, TakenBack};
 use crate::domain::id::JobId;
@@ -130,9 +131,10 @@ pub async fn take_back_expired(db: &PgPool) -> sqlx::Result<Vec<(JobId, JobState
     let taken = db::job::take_back(&mut *tx, &lost).await?;
     tx.commit().await?;
     for (job_id, state) in &taken {
+        let taken_back = QUEUE.jobs_taken_back.count();
         let job = expired.iter().find(|job| job.job_id == *job_id);
         let worker = job.and_then(|job| job.worker.as_deref());
-        tracing::warn!(job.id = %job_id, worker, ?state, "took back a job of a worker that stopped answering");
+        tracing::warn!(job.id = %job_id, worker, ?state, taken_back, "took back a job of a worker that stopped answering");
         if *state == JobState::Failed && job.is_some_and(|job| job.kind == JobKind::Sample) {
             db::evaluation::cancel_siblings(db, *job_id).await?;
         }
@@ -169,6 +171,7 @@ pub async fn fail_overdue(db: &PgPool) -> sqlx::Result<Vec<(JobId, JobState)>> {
             continue;
         };
         tx.commit().await?;
+        QUEUE.deadlines_missed.count();
         tracing::info!(job.id = %job.job_id, ?state, detail = failure.detail, "missed its deadline");
         ended.push((job.job_id, state));
     }
