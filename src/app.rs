@@ -4,6 +4,7 @@
 //! writes in one transaction, so that a refused request changes nothing. Whatever takes longer than a request is a job
 //! for a worker.
 
+mod announcer;
 mod binding;
 mod caller;
 mod composition;
@@ -41,6 +42,7 @@ use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
 
+use announcer::Announcer;
 pub use caller::Caller;
 use health::Health;
 pub use health::Readiness;
@@ -62,6 +64,7 @@ pub struct App {
     health: Arc<Health>,
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
+    announcer: Announcer,
     /// Permits to decode an image: as many as there are cores, so that uploads cannot take all the memory.
     decoders: Arc<Semaphore>,
     /// The permit to unpack an archive.
@@ -80,6 +83,7 @@ impl App {
         let decoders = Arc::new(Semaphore::new(cores));
         let queue_limit = DEFAULT_QUEUE_LIMIT;
         let archives = Arc::new(Semaphore::new(1));
+        let announcer = Announcer::new(db.clone());
         Self {
             db,
             storage,
@@ -90,6 +94,7 @@ impl App {
             shutdown: shutdown.into(),
             health: Arc::default(),
             queue_limit,
+            announcer,
             decoders,
             archives,
         }

@@ -15,6 +15,8 @@ use crate::domain::concept::ModifierToken;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::ImageId;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::domain::job::JobKind;
+use crate::domain::job::schedule::Schedule;
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
@@ -70,7 +72,13 @@ impl App {
     /// # Errors
     /// [`Refusal::Invalid`] if a setting is out of its range, the prompt would be cut or a name does not resolve;
     /// [`Refusal::QueueFull`].
-    pub async fn start_sample(&self, caller: &Caller, new: NewSample) -> Result<Sample, Refusal> {
+    pub async fn start_sample(
+        &self,
+        caller: &Caller,
+        new: NewSample,
+        schedule: Schedule,
+    ) -> Result<Sample, Refusal> {
+        schedule.check()?;
         let mut tx = self.db.begin().await?;
         let mut task = match new {
             NewSample::Prompt(sample) => sample.into_task(&mut tx, &self.model).await?,
@@ -78,8 +86,9 @@ impl App {
         };
         let of_merge = self.merge_warnings(&task).await;
         task.warnings.extend(of_merge);
-        let id = self.enqueue(&mut tx, task).await?;
+        let id = self.enqueue(&mut tx, task, schedule).await?;
         tx.commit().await?;
+        self.announce(JobKind::Sample);
         self.job(caller, id).await
     }
 }

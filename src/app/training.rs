@@ -12,7 +12,8 @@ use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
-use crate::domain::job::Metric;
+use crate::domain::job::schedule::Schedule;
+use crate::domain::job::{JobKind, Metric};
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
@@ -45,7 +46,9 @@ impl App {
         &self,
         caller: &Caller,
         new: NewTraining,
+        schedule: Schedule,
     ) -> Result<Training, Refusal> {
+        schedule.check()?;
         let recipe = new.resolve_recipe(&self.model)?;
         new.check()?;
 
@@ -80,8 +83,9 @@ impl App {
         check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
         let mut tx = self.db.begin().await?;
-        let id = self.enqueue(&mut tx, task).await?;
+        let id = self.enqueue(&mut tx, task, schedule).await?;
         tx.commit().await?;
+        self.announce(JobKind::Training);
         self.job(caller, id).await
     }
 

@@ -1,6 +1,8 @@
 //! A job: work that outlives the request that asked for it.
 
 pub mod attempt;
+pub mod cost;
+pub mod schedule;
 
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::attempt::Attempt;
+use self::schedule::Priority;
 use super::code::Code;
 use super::compression::CompressionTask;
 use super::digest::Digest;
@@ -246,6 +249,7 @@ pub struct Job<T = Task> {
     pub task: T,
     pub state: JobState,
     pub cancel_requested: bool,
+    pub priority: Priority,
     pub attempts: i32,
     pub phase: Option<Phase>,
     pub progress: Option<Progress>,
@@ -261,6 +265,8 @@ pub struct Job<T = Task> {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
+    pub start_before: Option<DateTime<Utc>>,
+    pub finish_before: Option<DateTime<Utc>>,
     /// When the last attempt took its first denoising step; samples that have succeeded only.
     pub first_step_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -278,6 +284,7 @@ impl<T> Job<T> {
             task: as_other(self.task)?,
             state: self.state,
             cancel_requested: self.cancel_requested,
+            priority: self.priority,
             attempts: self.attempts,
             phase: self.phase,
             progress: self.progress,
@@ -287,6 +294,8 @@ impl<T> Job<T> {
             created_at: self.created_at,
             updated_at: self.updated_at,
             started_at: self.started_at,
+            start_before: self.start_before,
+            finish_before: self.finish_before,
             first_step_at: self.first_step_at,
             finished_at: self.finished_at,
             merge_report: self.merge_report,
