@@ -10,6 +10,7 @@ mod composition;
 pub mod compression;
 pub mod concept;
 pub mod delta;
+pub mod download;
 pub mod evaluation;
 pub mod image;
 pub mod image_set;
@@ -23,13 +24,15 @@ mod queue;
 mod refusal;
 pub mod regularization;
 pub mod sample;
+mod tidying;
 pub mod training;
+pub mod upload_memory;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::delta_store::DeltaStore;
@@ -40,6 +43,8 @@ use crate::domain::sample::MAX_SEED;
 use crate::evaluator::Evaluator;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
+
+use self::upload_memory::{UploadLimits, UploadMemory};
 
 pub use caller::Caller;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
@@ -60,8 +65,10 @@ pub struct App {
     shutdown: CancellationToken,
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
-    /// Permits to decode an image: as many as there are cores, so that uploads cannot take all the memory.
-    decoders: Arc<Semaphore>,
+    /// Memory for uploads.
+    uploads: UploadMemory,
+    /// Permits to solve a merge or to compute whole matrices for a request: as many as there are cores.
+    computations: Arc<Semaphore>,
     /// The permit to unpack an archive.
     archives: Arc<Semaphore>,
 }
@@ -86,7 +93,7 @@ impl App {
         shutdown: CancellationToken,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let decoders = Arc::new(Semaphore::new(cores));
+        let computations = Arc::new(Semaphore::new(cores));
         let queue_limit = DEFAULT_QUEUE_LIMIT;
         let archives = Arc::new(Semaphore::new(1));
         Self {
@@ -98,7 +105,8 @@ impl App {
             text_indexes: None,
             shutdown,
             queue_limit,
-            decoders,
+            uploads: UploadMemory::new(UploadLimits::default()),
+            computations,
             archives,
         }
     }
@@ -135,6 +143,23 @@ impl App {
         match tokio::time::timeout(READY_WITHIN, ping).await {
             Ok(true) => Readiness::Ready,
             Ok(false) | Err(_) => Readiness::DatabaseUnavailable,
+        }
+    }
+}
+
+/// The longest that a request waits for others to finish their computations.
+const COMPUTE_WITHIN: Duration = Duration::from_secs(10);
+
+impl App {
+    /// The permit to compute something large for a request.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`]
+    async fn computation(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permit = self.computations.clone().acquire_owned();
+        match tokio::time::timeout(COMPUTE_WITHIN, permit).await {
+            Ok(permit) => permit.map_err(Refusal::internal),
+            Err(_) => Err(Refusal::Overloaded),
         }
     }
 }

@@ -80,6 +80,10 @@ impl Service {
         let listed = app.list_class_images(&folder.class_images).await;
         listed.context("the base model's class images cannot be listed")?;
         let stopped = shutdown.clone().cancelled_owned();
+        tokio::spawn({
+            let app = app.clone();
+            async move { app.tidy().await }
+        });
         let mut tasks = vec![tokio::spawn(async move {
             if let Err(error) =
                 axum::serve(listener, router(app)).with_graceful_shutdown(stopped).await

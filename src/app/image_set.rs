@@ -4,9 +4,9 @@ pub(super) mod retrieval;
 
 use std::fs::File;
 
-use bytes::Bytes;
 use sqlx::PgExecutor;
 
+use super::download::Downloadable;
 use super::{App, Caller, Refusal};
 use crate::class_images::{ClassImageSet, PackedSet};
 use crate::db;
@@ -131,16 +131,10 @@ impl App {
         Ok((set, image))
     }
 
-    /// Returns the file of one image of a set, as it was uploaded.
-    pub async fn file_of_set(
-        &self,
-        _caller: &Caller,
-        set: &ImageSet,
-        image: &SetImage,
-    ) -> Result<Bytes, Refusal> {
-        let start = image.position as u64;
-        let range = start..start + image.size_bytes as u64;
-        Ok(self.storage.read_range(&set.reference().storage_key, range).await?)
+    /// The file of one image of a set, as it was uploaded.
+    pub fn file_of_set(&self, _caller: &Caller, set: &ImageSet, image: &SetImage) -> Downloadable {
+        let key = &set.reference().storage_key;
+        self.downloadable(key, image.position.unsigned_abs(), image.size_bytes, &image.sha256)
     }
 
     /// Removes a set from the catalog. Its object stays, since tasks may name it by its digest.

@@ -4,6 +4,7 @@
 //! writes names its fence, so a worker that has lost its lease without noticing changes nothing.
 
 mod lease;
+mod state;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -18,6 +19,8 @@ pub use lease::{
     Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report,
     recover_expired, renew_lease, report, retry, rewrite_task, stop, succeed,
 };
+
+pub use state::{Standing, standing};
 
 /// The channel that notifies idle workers of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";
@@ -154,12 +157,12 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
                     and (ahead.priority, ahead.job_id) < (job.priority, job.job_id)
             ) end as queue_position
         from job
-        where kind = $1 and ($2::uuid is null or job_id < $2)
+        where kind = $1 and job_id < $2
         order by job_id desc
         limit $3
         "#,
         kind as JobKind,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)

@@ -150,6 +150,8 @@ codes! {
     // The state of the service.
     /// The queue for this kind of job is full: send the request again after `Retry-After` seconds.
     QueueFull = "queue_full",
+    /// Other requests have all the memory or all the cores for requests of this kind: send it again after `Retry-After` seconds.
+    Overloaded = "overloaded",
     /// The database cannot be reached: send the request again after `Retry-After` seconds.
     DatabaseUnavailable = "database_unavailable",
     /// The object store cannot be reached: send the request again after `Retry-After` seconds.

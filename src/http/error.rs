@@ -30,7 +30,7 @@ pub(crate) enum ApiError {
     #[error("the body has more than {limit_bytes} bytes")]
     BodyTooLarge { limit_bytes: usize },
     #[error("the range lies outside of the {size_bytes} bytes")]
-    RangeNotSatisfiable { size_bytes: usize },
+    RangeNotSatisfiable { size_bytes: u64 },
     /// The machine failed, such as its disk; the text is for the log and not for the client.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -60,6 +60,7 @@ impl ApiError {
                 Refusal::Conflict(_) => StatusCode::CONFLICT,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }
+                | Refusal::Overloaded
                 | Refusal::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             },
@@ -125,7 +126,7 @@ impl ApiError {
     /// Logs what an operator must see, once.
     fn log(&self) {
         if self.status().is_server_error()
-            && !matches!(self.code(), Code::QueueFull | Code::ImageSetNotIndexed)
+            && !matches!(self.code(), Code::QueueFull | Code::ImageSetNotIndexed | Code::Overloaded)
         {
             tracing::error!(error = chain(self), "request failed");
         } else {
