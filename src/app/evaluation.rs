@@ -120,6 +120,7 @@ impl App {
         };
         let task = EvaluationTask { held_out: self.held_out(&mut tx, &new, &task).await?, ..task };
         check_size(&task)?;
+        check::check_captions(&task)?;
         let id = self.enqueue_with_samples(&mut tx, task).await?;
         tx.commit().await?;
         self.job(caller, id).await
