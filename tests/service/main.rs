@@ -5,9 +5,11 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod batching;
+mod bounds;
 mod class_image_sets;
 mod compositions;
 mod concepts;
+mod downloads;
 mod end_to_end;
 mod errors;
 mod evaluations;
@@ -16,6 +18,7 @@ mod faults;
 mod faulty_store;
 mod harness;
 mod image_sets;
+mod lists;
 mod merges;
 mod methods;
 mod openapi;
