@@ -87,9 +87,10 @@ impl Service {
         let mut tasks = Tasks::default();
         let limits = Limits { connections: settings.max_connections, idle: settings.idle_timeout };
         let watch = app.clone().watch_database();
+        tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
+        tasks.spawn("the deletion of old events", app.clone().tidy());
         let served = connections::serve(listener, router(app), shutdown.clone(), limits);
         tasks.spawn("the HTTP server", served);
-        tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
         let reaper = Reaper::new(database.pool.clone(), LEASE);
         tasks.spawn("the reaper", reaper.run(|| (), shutdown.closing_token().clone()));
         if let Model::Loaded(model) = model {

@@ -126,6 +126,7 @@ impl App {
         };
         let task = EvaluationTask { held_out: self.held_out(&mut tx, &new, &task).await?, ..task };
         check_size(&task)?;
+        check::check_captions(&task)?;
         let id = self.enqueue_with_samples(&mut tx, task, schedule).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);

@@ -20,7 +20,7 @@ use crate::domain::job::schedule::Schedule;
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
-use crate::domain::model_info::ModelInfo;
+use crate::domain::model_info::{ModelInfo, check_text};
 use crate::domain::sample::{Determinism, SampleSettings, SampleTask, SchedulerName, decimal};
 use crate::domain::version::TaskVersion;
 
@@ -79,6 +79,7 @@ impl App {
         schedule: Schedule,
     ) -> Result<Sample, Refusal> {
         schedule.check()?;
+        new.check_texts()?;
         let mut tx = self.db.begin().await?;
         let mut task = match new {
             NewSample::Prompt(sample) => sample.into_task(&mut tx, &self.model).await?,
@@ -90,6 +91,23 @@ impl App {
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await
+    }
+}
+
+impl NewSample {
+    /// Refuses long texts before a connection is taken.
+    fn check_texts(&self) -> Result<(), FieldError> {
+        match self {
+            Self::Prompt(sample) => {
+                for (text, pointer) in
+                    [(&sample.prompt, "/prompt"), (&sample.negative_prompt, "/negative_prompt")]
+                {
+                    check_text(text.as_deref().unwrap_or_default(), pointer)?;
+                }
+                Ok(())
+            }
+            Self::Manifest(_) => Ok(()), // nothing is looked for in its texts before they are checked
+        }
     }
 }
 

@@ -49,8 +49,8 @@ impl App {
         schedule: Schedule,
     ) -> Result<Training, Refusal> {
         schedule.check()?;
-        let recipe = new.resolve_recipe(&self.model)?;
         new.check()?;
+        let recipe = new.resolve_recipe(&self.model)?;
 
         let mut db = self.db.acquire().await?;
         let concepts = named_concepts(&mut db, new.concepts.iter()).await?;
@@ -100,8 +100,8 @@ impl App {
         since_step: i32,
         limit: i64,
     ) -> Result<Vec<Metric>, Refusal> {
-        let job = self.find_job::<TrainingTask>(id).await?;
-        Ok(db::metric::after(&self.db, job.job_id, since_step, limit).await?)
+        self.standing::<TrainingTask>(id).await?;
+        Ok(db::metric::after(&self.db, id.into(), since_step, limit).await?)
     }
 }
 

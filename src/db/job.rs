@@ -8,6 +8,7 @@ mod ended;
 mod enqueue;
 mod lease;
 mod recovery;
+mod state;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -30,6 +31,8 @@ pub use recovery::{
     ExpiredJob, TakenBack, expire_leases, lock_expired, server_is_up_for, take_back,
     take_reapers_turn,
 };
+
+pub use state::{Standing, standing};
 
 /// The channel that notifies idle workers of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";
@@ -129,12 +132,12 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
                         < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
-        where kind = $1 and ($2::uuid is null or job_id < $2)
+        where kind = $1 and job_id < $2
         order by job_id desc
         limit $3
         "#,
         kind as JobKind,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)

@@ -154,6 +154,8 @@ codes! {
     QueueFull = "queue_full",
     /// The process has been asked to end: send the request to another one, or again after `Retry-After`.
     ShuttingDown = "shutting_down",
+    /// Other requests have all the memory or all the cores for requests of this kind: send it again after `Retry-After` seconds.
+    Overloaded = "overloaded",
     /// The database cannot be reached: send the request again after `Retry-After` seconds.
     DatabaseUnavailable = "database_unavailable",
     /// The object store cannot be reached: send the request again after `Retry-After` seconds.

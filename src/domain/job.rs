@@ -237,9 +237,18 @@ pub struct Failure {
     pub title: String,
     pub code: Code,
     /// What went wrong and, where the client can correct it, how.
+    #[serde(serialize_with = "without_nul")]
     pub detail: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+}
+
+/// Postgres takes no U+0000, and a damaged object can have one in a name that an error repeats.
+fn without_nul<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    match text.contains('\0') {
+        true => serializer.serialize_str(&text.replace('\0', "\u{fffd}")),
+        false => serializer.serialize_str(text),
+    }
 }
 
 /// A job as the catalog has it, of any kind or, with the type of its task, of one.
@@ -409,6 +418,17 @@ mod tests {
             (&json!(1), &json!("cosine"))
         );
         assert_eq!(serde_json::from_value::<Task>(stored).unwrap(), task);
+    }
+
+    #[test]
+    fn a_failure_can_be_stored_whatever_its_detail_repeats() {
+        let detail = "object `a\0b` is damaged".to_owned();
+        let failure =
+            Failure { title: "t".to_owned(), code: Code::ObjectDamaged, detail, retryable: false };
+
+        let stored = serde_json::to_value(&failure).unwrap();
+
+        assert_eq!(stored["detail"], "object `a\u{fffd}b` is damaged");
     }
 
     #[test]
