@@ -14,6 +14,7 @@ pub mod image;
 pub mod image_set;
 pub mod job;
 pub mod metric;
+pub mod object;
 pub mod preference;
 pub mod preview;
 pub mod report;

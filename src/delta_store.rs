@@ -137,8 +137,12 @@ impl DeltaStore {
     /// # Errors
     /// [`DeltaStoreError::Refused`] for a delta of another base model, [`DeltaStoreError::Damaged`] for a file that is not
     /// as it was written.
-    pub async fn dense(&self, key: &StorageKey) -> Result<Vec<u8>, DeltaStoreError> {
-        let bytes = self.storage.read(key).await?;
+    pub async fn dense(
+        &self,
+        key: &StorageKey,
+        sha256: &Digest,
+    ) -> Result<Vec<u8>, DeltaStoreError> {
+        let bytes = self.storage.read_checked(key, sha256).await?;
         let key = key.clone();
         let base = self.base.clone();
         let dense = tokio::task::spawn_blocking(move || {
@@ -259,7 +263,8 @@ impl DeltaStore {
     ) -> Result<(RegularizationStatistics, usize), DeltaStoreError> {
         let bytes = statistics.to_safetensors()?;
         let size_bytes = bytes.len();
-        self.storage.write(key, bytes).await?;
+        // They follow from the captions: whoever computes them again may write them again.
+        self.storage.replace(key, bytes).await?;
         Ok((statistics, size_bytes))
     }
 }

@@ -28,10 +28,13 @@
 //! The program around them:
 //!
 //! - [`config`]: every setting. [`serve`] puts the service together from them.
+//! - [`shutdown`]: the phases in which a process ends.
+//! - [`gc`]: deletes objects that nothing refers to, and reports rows whose object is gone.
 //! - [`postgres`]: the private database server that runs if no database is given.
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
+//! - [`counters`]: what this process has counted since it began.
 //! - [`allocator`]: how long freed memory is kept.
 //!
 //! `docs/architecture.md` says which module may use which others, and where to find what.
@@ -47,6 +50,7 @@ pub mod class_images;
 pub mod client;
 pub mod config;
 mod contact_sheet;
+pub mod counters;
 pub mod db;
 pub mod delta_store;
 pub mod demo;
@@ -54,6 +58,7 @@ pub mod domain;
 pub mod engine;
 pub mod evaluate;
 pub mod evaluator;
+pub mod gc;
 pub mod http;
 mod image_archive;
 pub mod image_file;
@@ -66,6 +71,7 @@ pub mod reaper;
 pub mod replay;
 pub mod scoring;
 pub mod serve;
+pub mod shutdown;
 pub mod storage;
 pub mod tables;
 pub mod text_index;

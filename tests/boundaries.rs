@@ -20,6 +20,8 @@ const MODULES: &[(&str, &[&str])] = &[
     // What everybody may know.
     ("domain", &[]),
     ("allocator", &[]),
+    ("shutdown", &[]),
+    ("counters", &[]),
     ("config", &["domain"]),
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
@@ -38,7 +40,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("image_archive", &["class_images", "domain", "photo_file"]),
     ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
-    ("reaper", &["db", "domain"]),
+    ("reaper", &["counters", "db", "domain"]),
     // What the service can do, and who asks it to.
     (
         "app",
@@ -53,11 +55,12 @@ const MODULES: &[(&str, &[&str])] = &[
             "photo_file",
             "plot",
             "scoring",
+            "shutdown",
             "storage",
             "text_index",
         ],
     ),
-    ("http", &["app", "domain"]),
+    ("http", &["app", "domain", "shutdown"]),
     (
         "worker",
         &[
@@ -65,6 +68,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "class_images",
             "config",
             "contact_sheet",
+            "counters",
             "db",
             "delta_store",
             "domain",
@@ -74,6 +78,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "model_folder",
             "reaper",
             "scoring",
+            "shutdown",
             "storage",
         ],
     ),
@@ -112,6 +117,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "serve",
         ],
     ),
+    ("gc", &["db", "domain", "storage"]),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),
@@ -141,11 +147,14 @@ const ENGINE_METHODS: &[&str] =
 /// Crates that not everybody may name, and who may.
 const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["http", "serve"]),
-    ("tower", &["http"]),
+    ("http_body", &["http"]),
+    ("hyper", &["serve"]),
+    ("hyper_util", &["serve"]),
+    ("tower", &["http", "serve"]),
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    ("sqlx", &["app", "db", "domain", "gc", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
     ("reqwest", &["client"]),
     (
@@ -162,6 +171,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "main",
             "replay",
             "serve",
+            "storage",
             "tables",
             "text_index",
             "worker",

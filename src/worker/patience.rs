@@ -11,6 +11,7 @@ use super::error::JobError;
 use super::job::Job;
 use super::progress::{Progress, StopReason};
 use crate::db;
+use crate::domain::digest::Digest;
 use crate::storage::StorageKey;
 
 /// The pause after the first failure. It doubles with each.
@@ -60,6 +61,19 @@ impl Job {
     pub(crate) async fn read(&self, key: &StorageKey) -> Result<bytes::Bytes, JobError> {
         self.patiently("reading an object", || async { Ok(self.context.storage.read(key).await?) })
             .await
+    }
+
+    /// Reads an object, patiently, and compares it with the digest that its row has, if there is one.
+    pub(crate) async fn read_checked(
+        &self,
+        key: &StorageKey,
+        sha256: Option<&Digest>,
+    ) -> Result<bytes::Bytes, JobError> {
+        let storage = &self.context.storage;
+        self.patiently("reading an object", || async {
+            Ok(storage.read_checked(key, sha256).await?)
+        })
+        .await
     }
 
     /// Writes an object, patiently.
@@ -170,6 +184,7 @@ impl JobError {
             | Self::SampleFailed { .. }
             | Self::Engine(_)
             | Self::EnginePanicked
+            | Self::Panicked
             | Self::DamagedObject { .. }
             | Self::Encoding(_)
             | Self::ClassImages(_) => false,

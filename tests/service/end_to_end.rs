@@ -79,6 +79,11 @@ impl Whole {
         self.worker = tokio::spawn(worker.run(self.stop_worker.clone()));
     }
 
+    /// Waits until the worker has ended by itself.
+    pub(crate) async fn worker_ended(mut self) -> Result<(), tokio::task::JoinError> {
+        (&mut self.worker).await
+    }
+
     /// Ends the worker as a crash would: it hands nothing back.
     pub(crate) async fn kill_worker(&mut self) {
         self.worker.abort();

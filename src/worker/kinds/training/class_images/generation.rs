@@ -46,8 +46,14 @@ async fn record(
     let row = packed.row(name, ImageSetSource::Generated, Verdicts::default());
     let row = ImageSet { generation: Some(generation.clone()), ..row };
     let mut tx = job.context.db.begin().await?;
+    db::image_set::lock_object(&mut *tx, &row.digest).await?;
     if db::image_set::record(&mut *tx, &row).await? {
         db::image_set::record_images(&mut *tx, row.image_set_id, &packed.images).await?;
+        // An old object of a deleted set may have been collected since it was found.
+        let (storage, key) = (&job.context.storage, &packed.reference.storage_key);
+        if !storage.exists(key).await? {
+            storage.write(key, packed.bytes.clone()).await?;
+        }
     }
     let recorded = db::image_set::find_generated(&mut *tx, &generation.digest()).await?;
     tx.commit().await?;
