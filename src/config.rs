@@ -101,6 +101,10 @@ pub struct WorkerSettings {
     /// free memory on a GPU. With 0, freed memory is also returned to the system at once.
     #[arg(long, env = "VSTAR_MEMORY_BUDGET", value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,
+    /// Training steps between two checkpoints, from which another worker goes on if this one is lost. By default,
+    /// checkpoints are taken as often as they cost at most 2 % of the training's time, and at most once a second.
+    #[arg(long, env = "VSTAR_CHECKPOINT_EVERY", value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoint_every: Option<u32>,
 }
 
 impl Default for WorkerSettings {
@@ -112,6 +116,7 @@ impl Default for WorkerSettings {
             delta_cache_mib: 1024,
             conditioning_cache_mib: 256,
             memory_budget: None,
+            checkpoint_every: None,
         }
     }
 }

@@ -107,9 +107,8 @@ impl PrivatePostgres {
             what: "postgres",
             detail: "its thread ended".into(),
         })??;
-        let host = socket.path().display().to_string().replace('/', "%2F");
         Ok(Self {
-            url: format!("postgres://postgres@{host}/postgres"),
+            url: url_of(socket.path()),
             stop: Some(stop),
             thread: Some(thread),
             _socket: socket,
@@ -127,6 +126,19 @@ impl PrivatePostgres {
         // Only a text for people is lost.
         let _ = self.lock.note(holder);
     }
+}
+
+/// Where the server of `data` answers, if another process runs it.
+pub fn running(data: &Path) -> Option<String> {
+    let status = std::fs::read_to_string(data.join("cluster/postmaster.pid")).ok()?;
+    let socket = status.lines().nth(4)?.trim(); // as documented in the server's miscadmin.h
+    std::os::unix::net::UnixStream::connect(Path::new(socket).join(".s.PGSQL.5432")).ok()?;
+    Some(url_of(Path::new(socket)))
+}
+
+fn url_of(socket: &Path) -> String {
+    let host = socket.display().to_string().replace('/', "%2F");
+    format!("postgres://postgres@{host}/postgres")
 }
 
 impl Drop for PrivatePostgres {

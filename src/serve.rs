@@ -26,7 +26,10 @@ use self::supervision::Tasks;
 use crate::app::App;
 use crate::config::{EndingSettings, ServeSettings, Settings};
 use crate::delta_store::DeltaStore;
+use crate::domain::job::LEASE;
+use crate::gc::{self, GcOptions, GcReport};
 use crate::http::router;
+use crate::reaper::{self, Reaper};
 use crate::shutdown::{Shutdown, exit_at_once};
 use crate::storage::Storage;
 use crate::worker::{Worker, WorkerConfig};
@@ -63,6 +66,10 @@ impl Service {
 
         let database = Database::open(common, &format!("http://{address}")).await?;
         database::migrate(&database.pool).await?;
+        if database.is_private() {
+            // The workers that used it are gone, so their jobs need not wait for their leases to run out.
+            reaper::take_back_all(&database.pool).await?;
+        }
         let storage = open_storage(common).await?;
         let model = Model::open(common, !settings.no_worker).await?;
         let evaluator = load_evaluator(common, CPU).await?;
@@ -80,9 +87,12 @@ impl Service {
         let mut tasks = Tasks::default();
         let limits = Limits { connections: settings.max_connections, idle: settings.idle_timeout };
         let watch = app.clone().watch_database();
+        tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
+        tasks.spawn("the deletion of old events", app.clone().tidy());
         let served = connections::serve(listener, router(app), shutdown.clone(), limits);
         tasks.spawn("the HTTP server", served);
-        tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
+        let reaper = Reaper::new(database.pool.clone(), LEASE);
+        tasks.spawn("the reaper", reaper.run(|| (), shutdown.closing_token().clone()));
         if let Model::Loaded(model) = model {
             // The worker has connections of its own, so that requests cannot keep it from renewing its leases.
             let pool = database.another_pool().await?;
@@ -141,6 +151,19 @@ pub async fn work(settings: &Settings) -> Result<()> {
     let mut tasks = Tasks::default();
     tasks.spawn("the worker", worker.run(shutdown.clone()));
     run_to_end(tasks, shutdown, &settings.ending, database, Duration::ZERO).await
+}
+
+/// `vstar gc`: deletes objects that nothing refers to, and reports rows whose object is gone. A private Postgres may be in
+/// use by a service that runs.
+///
+/// # Errors
+/// If the database or the object store cannot be reached.
+pub async fn collect_garbage(settings: &Settings, options: &GcOptions) -> Result<GcReport> {
+    let database = Database::open_shared(settings, "vstar gc").await?;
+    let storage = open_storage(settings).await?;
+    let collected = gc::collect(&database.pool, &storage, options).await;
+    database.close().await;
+    collected
 }
 
 /// `vstar migrate`: brings the database's tables up to date, and says what it did.

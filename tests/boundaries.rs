@@ -21,6 +21,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("allocator", &[]),
     ("shutdown", &[]),
+    ("counters", &[]),
     ("config", &["domain"]),
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
@@ -39,6 +40,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("image_archive", &["class_images", "domain", "photo_file"]),
     ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
+    ("reaper", &["counters", "db", "domain"]),
     // What the service can do, and who asks it to.
     (
         "app",
@@ -66,6 +68,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "class_images",
             "config",
             "contact_sheet",
+            "counters",
             "db",
             "delta_store",
             "domain",
@@ -73,6 +76,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "evaluator",
             "image_file",
             "model_folder",
+            "reaper",
             "scoring",
             "shutdown",
             "storage",
@@ -113,6 +117,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "serve",
         ],
     ),
+    ("gc", &["db", "domain", "storage"]),
     // What puts it all together: anything.
     ("serve", ANYTHING),
     ("main", ANYTHING),
@@ -149,7 +154,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    ("sqlx", &["app", "db", "domain", "gc", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
     ("reqwest", &["client"]),
     (
@@ -166,6 +171,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "main",
             "replay",
             "serve",
+            "storage",
             "tables",
             "text_index",
             "worker",

@@ -4,9 +4,9 @@ pub(super) mod retrieval;
 
 use std::fs::File;
 
-use bytes::Bytes;
 use sqlx::PgExecutor;
 
+use super::download::{Downloadable, Owner};
 use super::{App, Caller, Refusal};
 use crate::class_images::{ClassImageSet, PackedSet};
 use crate::db;
@@ -47,10 +47,7 @@ impl App {
         self.storage.write(&packed.reference.storage_key, packed.bytes.clone()).await?;
         drop(permit);
         let set = packed.row(name, ImageSetSource::Uploaded, verdicts);
-        let mut tx = self.db.begin().await?;
-        db::image_set::record(&mut *tx, &set).await?;
-        db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;
-        tx.commit().await?;
+        self.record_set(&set, &packed).await?;
         self.index_ahead(&set, packed.images.into_iter().map(|image| image.caption).collect());
         Ok(set)
     }
@@ -72,9 +69,20 @@ impl App {
         let packed = packed.await.map_err(Refusal::internal)?.map_err(Refusal::internal)?;
         let name = format!("class images of {}", self.model.name);
         let set = packed.row(name, ImageSetSource::BaseModel, Verdicts::default());
+        self.record_set(&set, &packed).await
+    }
+
+    /// Records a set and its images, unless it is of a kind that is recorded once and it is there.
+    async fn record_set(&self, set: &ImageSet, packed: &PackedSet) -> Result<(), Refusal> {
         let mut tx = self.db.begin().await?;
-        if db::image_set::record(&mut *tx, &set).await? {
+        db::image_set::lock_object(&mut *tx, &set.digest).await?;
+        if db::image_set::record(&mut *tx, set).await? {
             db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;
+            // It was there, or was written just now. If it was an old one of a deleted set, it may have been collected.
+            let key = &packed.reference.storage_key;
+            if !self.storage.exists(key).await? {
+                self.storage.write(key, packed.bytes.clone()).await?;
+            }
         }
         Ok(tx.commit().await?)
     }
@@ -131,19 +139,14 @@ impl App {
         Ok((set, image))
     }
 
-    /// Returns the file of one image of a set, as it was uploaded.
-    pub async fn file_of_set(
-        &self,
-        _caller: &Caller,
-        set: &ImageSet,
-        image: &SetImage,
-    ) -> Result<Bytes, Refusal> {
-        let start = image.position as u64;
-        let range = start..start + image.size_bytes as u64;
-        Ok(self.storage.read_range(&set.reference().storage_key, range).await?)
+    /// The file of one image of a set, as it was uploaded.
+    pub fn file_of_set(&self, _caller: &Caller, set: &ImageSet, image: &SetImage) -> Downloadable {
+        let of = Owner::new("image set", set.image_set_id);
+        let key = &set.reference().storage_key;
+        self.downloadable(of, key, image.position.unsigned_abs(), image.size_bytes, &image.sha256)
     }
 
-    /// Removes a set from the catalog. Its object stays, since tasks may name it by its digest.
+    /// Removes a set from the catalog. Its object stays while a job that has not ended names it; then `vstar gc` takes it.
     ///
     /// # Errors
     /// [`Refusal::NotFound`]; [`Refusal::Conflict`] for the class images of the base model that is served.

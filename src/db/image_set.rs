@@ -64,6 +64,20 @@ pub async fn record(db: impl PgExecutor<'_>, set: &ImageSet) -> sqlx::Result<boo
     Ok(done.rows_affected() == 1)
 }
 
+/// Until the transaction ends, nobody else records or collects a set with this digest.
+///
+/// Sets with the same content share an object. Whoever records one makes sure under this lock that the object is there, and
+/// whoever deletes the object makes sure under it that no set has it.
+pub async fn lock_object(db: impl PgExecutor<'_>, digest: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock(hashtextextended('image set ' || $1, 0)) is null as locked",
+        digest
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(())
+}
+
 /// Records the images of a set.
 pub async fn record_images(
     db: impl PgExecutor<'_>,
@@ -162,11 +176,11 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Image
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
             generation as "generation: Json<Generation>", created_at
         from image_set
-        where $1::uuid is null or image_set_id < $1
+        where image_set_id < $1
         order by image_set_id desc
         limit $2
         "#,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{Connection, Executor, PgPool};
 
 use crate::config::Settings;
-use crate::postgres::PrivatePostgres;
+use crate::postgres::{self, PrivatePostgres};
 
 pub(super) use migration::migrate;
 pub(super) use reach::reach;
@@ -58,6 +58,26 @@ impl Database {
         .await??;
         let options: PgConnectOptions = private.url().parse()?;
         Ok(Self { pool: pool(options.clone()).await?, options, private: Some(private) })
+    }
+
+    /// The same, but where another process runs the private server, its server.
+    pub(super) async fn open_shared(settings: &Settings, holder: &str) -> Result<Self> {
+        let running = match settings.database_url {
+            Some(_) => None,
+            None => postgres::running(&settings.data_dir.join("postgres")),
+        };
+        match running {
+            Some(url) => {
+                let options: PgConnectOptions = url.parse()?;
+                Ok(Self { pool: pool(options.clone()).await?, options, private: None })
+            }
+            None => Self::open(settings, holder).await,
+        }
+    }
+
+    /// Whether it is a server of this process alone.
+    pub(super) fn is_private(&self) -> bool {
+        self.private.is_some()
     }
 
     /// Another pool on the same database.

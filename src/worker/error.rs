@@ -43,7 +43,7 @@ pub(crate) enum JobError {
     #[error("the class images cannot be read")]
     ClassImages(#[source] std::io::Error),
     #[error("the object store failed")]
-    Storage(#[from] StorageError),
+    Storage(#[source] StorageError),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
@@ -52,7 +52,19 @@ impl From<EngineError> for JobError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Stopped => Self::Stopped,
+            EngineError::ClassImage(reason) => Self::ClassImages(std::io::Error::other(reason)),
             other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<StorageError> for JobError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Damaged { key, reason } => {
+                Self::DamagedObject { key, source: reason.into() }
+            }
+            error => Self::Storage(error),
         }
     }
 }
@@ -77,8 +89,9 @@ impl JobError {
     /// Whether the same job may succeed at another time or on another worker.
     pub(crate) fn retryable(&self) -> bool {
         match self {
-            Self::Storage(_)
-            | Self::Database(_)
+            // What is gone stays gone. Another worker may have the rights that this one lacks.
+            Self::Storage(error) => !error.is_lost(),
+            Self::Database(_)
             | Self::EnginePanicked
             | Self::Panicked
             | Self::BaseModelMismatch { .. }
@@ -120,6 +133,12 @@ impl JobError {
             Self::EvaluatorMismatch { .. } => (Code::EvaluatorMissing, "The evaluator has changed"),
             Self::SampleFailed { .. } => (Code::SampleFailed, "A sample did not succeed"),
             Self::DamagedObject { .. } => (Code::ObjectDamaged, "A stored object is damaged"),
+            Self::Storage(StorageError::Missing { .. }) => {
+                (Code::ObjectMissing, "A stored object is missing")
+            }
+            Self::Storage(StorageError::Full { .. }) => {
+                (Code::StorageFull, "The object store is full")
+            }
             Self::Storage(_) => {
                 (Code::StorageUnavailable, "An object could not be read or written")
             }
@@ -134,6 +153,9 @@ impl JobError {
                 error @ (EngineError::InvalidInput(_) | EngineError::WithoutEffect { .. }),
             ) => error.to_string(),
             Self::DamagedObject { source, .. } => format!("{self}: {source}"),
+            Self::Storage(error @ (StorageError::Missing { .. } | StorageError::Full { .. })) => {
+                error.to_string()
+            }
             Self::Engine(error @ EngineError::Diverged { .. }) => {
                 format!("{error}: try a smaller learning_rate")
             }
@@ -147,15 +169,5 @@ impl JobError {
             other => other.to_string(),
         };
         Failure { title: title.to_owned(), code, detail, retryable: self.retryable() }
-    }
-}
-
-/// What is recorded with a job whose workers all died.
-pub(crate) fn worker_lost() -> Failure {
-    Failure {
-        title: "The worker was lost".to_owned(),
-        code: Code::WorkerLost,
-        detail: "every worker that began this job stopped answering: it may need more memory than there is".to_owned(),
-        retryable: true,
     }
 }

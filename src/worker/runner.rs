@@ -1,7 +1,6 @@
 //! Leases jobs and runs each to its end.
 
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::join_all;
@@ -11,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::backfill;
+use super::checkpoints;
 use super::config::WorkerConfig;
 use super::context::Context;
 use super::engine::LoadedModel;
-use super::error::{JobError, worker_lost};
+use super::error::JobError;
 use super::heartbeat::Heartbeat;
 use super::job::{Admission, Job};
 use super::kinds;
@@ -22,16 +22,16 @@ use super::lease::Lease;
 use super::permits::Permits;
 use super::progress::StopReason;
 use super::wakeups::Wakeups;
+use crate::counters::QUEUE;
 use crate::db;
 use crate::db::job::Capacity;
 use crate::delta_store::DeltaStore;
 use crate::domain::id::JobId;
-use crate::domain::job::{JobKind, LeasedJob};
+use crate::domain::job::attempt::{backoff, random};
+use crate::domain::job::{Failure, JobKind, JobState, LeasedJob};
+use crate::reaper::Reaper;
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
-
-/// How often the jobs of dead workers are recovered.
-const RECOVERY: Duration = Duration::from_secs(5);
 
 /// A worker with one device.
 #[derive(Clone)]
@@ -68,13 +68,15 @@ impl Worker {
         let device_ended = self.context.device.ended();
         let shutdown = self.shutdown.draining_token().clone();
         let wakeups = Wakeups::default();
+        let reaper = Reaper::new(self.context.db.clone(), self.context.config.lease);
         let lanes = JobKind::ALL.into_iter().map(|kind| self.lane(kind, &wakeups, &shutdown));
         let work = async {
             tokio::join!(
                 join_all(lanes),
                 wakeups.listen(&self.context.db, &shutdown),
-                self.recover(&wakeups, &shutdown),
+                reaper.run(|| wakeups.all(), shutdown.clone()),
                 backfill::run(&self.context, &shutdown),
+                checkpoints::run(&self.context, &shutdown),
             );
         };
         tokio::select! {
@@ -148,6 +150,7 @@ impl Worker {
             kinds: &[kind],
             base_digest: &self.context.model.digest,
             evaluator_digest: self.context.evaluator_digest(),
+            memory_mib: None,
             batch_elements,
             lease: self.context.config.lease,
         };
@@ -193,58 +196,62 @@ impl Worker {
             }
             Err(error) => error,
         };
-        match (&error, job.progress.stop_reason()) {
+        let stop_reason = job.progress.stop_reason();
+        match (&error, stop_reason) {
             (JobError::LeaseLost, _) | (JobError::Stopped, Some(StopReason::LeaseLost)) => {
-                tracing::warn!(job.id = %job_id, "dropped: another worker has it");
+                let leases_lost = QUEUE.leases_lost.count();
+                tracing::warn!(job.id = %job_id, leases_lost, "dropped: the lease is gone");
+                // Otherwise the heartbeat has noticed before anything was written.
+                if stop_reason != Some(StopReason::LeaseLost) {
+                    note_fenced_off(job_id);
+                }
             }
             (JobError::Stopped, reason) => {
                 let canceled = reason == Some(StopReason::Canceled);
                 // A cancellation that comes this late also keeps the job out of the queue.
-                if canceled || !db::job::hand_back(db, job_id, fence).await? {
-                    db::job::stop(db, job_id, fence).await?;
+                let reason = Failure::worker_stopped();
+                let handed_back =
+                    !canceled && db::job::hand_back(db, job_id, fence, &reason).await?;
+                if !handed_back && !db::job::stop(db, job_id, fence).await? {
+                    note_fenced_off(job_id);
                 }
                 tracing::info!(job.id = %job_id, canceled, "stopped");
             }
             _ => {
                 let sources = with_sources(&error);
-                let delay = Duration::from_secs(5 << job.lease.attempts.clamp(0, 6));
-                if error.retryable() && db::job::retry(db, job_id, fence, delay).await? {
-                    tracing::warn!(job.id = %job_id, error = sources, "failed, will be tried again");
+                let failure = error.failure();
+                let ended = if failure.retryable {
+                    let delay = backoff(job.lease.barren_attempts, random());
+                    db::job::retry(db, job_id, fence, &failure, delay).await?
                 } else {
-                    tracing::error!(job.id = %job_id, error = sources, "failed");
-                    db::job::fail(db, job_id, fence, &error.failure()).await?;
-                    stop_evaluation_of(db, job_id).await?;
+                    let failed = db::job::fail(db, job_id, fence, &failure).await?;
+                    failed.then_some(JobState::Failed)
+                };
+                match ended {
+                    Some(JobState::Failed) => {
+                        tracing::error!(job.id = %job_id, error = sources, "failed");
+                        // An evaluation fails with the first of its samples that does.
+                        db::evaluation::cancel_siblings(db, job_id).await?;
+                    }
+                    Some(state) => {
+                        tracing::warn!(job.id = %job_id, error = sources, ?state, "failed, not for good");
+                    }
+                    None => {
+                        let leases_lost = QUEUE.leases_lost.count();
+                        tracing::warn!(job.id = %job_id, error = sources, leases_lost, "failed after its lease was lost");
+                        note_fenced_off(job_id);
+                    }
                 }
             }
         }
         Ok(())
     }
-
-    /// Recovers the jobs of workers that died.
-    async fn recover(&self, wakeups: &Wakeups, shutdown: &CancellationToken) {
-        loop {
-            match db::job::recover_expired(&self.context.db, &worker_lost()).await {
-                Ok(0) => {}
-                Ok(jobs) => {
-                    tracing::warn!(jobs, "took back jobs of workers that stopped answering");
-                    wakeups.all();
-                }
-                Err(error) => tracing::warn!(%error, "jobs of dead workers cannot be looked for"),
-            }
-            tokio::select! {
-                () = tokio::time::sleep(RECOVERY) => {}
-                () = shutdown.cancelled() => return,
-            }
-        }
-    }
 }
 
-/// An evaluation fails with the first of its samples that does, so the others need not run any more.
-async fn stop_evaluation_of(db: &PgPool, sample_id: JobId) -> sqlx::Result<()> {
-    match db::evaluation::of_sample(db, sample_id).await? {
-        Some(evaluation_id) => db::evaluation::cancel_samples(db, evaluation_id).await,
-        None => Ok(()),
-    }
+/// Counts an end of a job that was written after the lease was lost, and so not at all.
+fn note_fenced_off(job_id: JobId) {
+    let writes_fenced_off = QUEUE.writes_fenced_off.count();
+    tracing::warn!(job.id = %job_id, writes_fenced_off, "its end was not written: the fence kept it out");
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

@@ -90,6 +90,14 @@ impl Whole {
         let _ = (&mut self.worker).await;
     }
 
+    /// Ends the worker in order: it hands back what it has.
+    pub(crate) async fn end_worker(&mut self) {
+        self.stop_worker.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(30), &mut self.worker).await;
+        ended.expect("the worker did not end").unwrap();
+        self.stop_worker = CancellationToken::new();
+    }
+
     /// Creates a concept with the photos of a folder of the demo.
     pub(crate) async fn concept(&self, folder: &str, modifier_token: Option<&str>) {
         self.service.concept(folder, modifier_token, folder).await;
