@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server
+.PHONY: demo demo-quick tables test test-stores mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -19,11 +19,15 @@ tables: build
 	./target/release/vstar tables --out tables-out $(TABLES_ARGS)
 
 ## Every test, on a private Postgres that is thrown away afterwards.
-test: build s3-server
+test: build object-stores
 	./target/release/vstar with-postgres -- $(CARGO) test --release --no-fail-fast
 
+## The object store alone, on a folder, SeaweedFS, moto and azurite, with connections that fail.
+test-stores: build object-stores
+	./target/release/vstar with-postgres -- $(CARGO) test --release --test object_store -- --nocapture
+
 ## Breaks the program in ways that have gone unnoticed before, one at a time: each must fail the test that is named for it.
-mutants: build s3-server
+mutants: build object-stores
 	tests/mutants/run
 
 build: postgres
@@ -44,6 +48,10 @@ postgres:
 ## Installs the S3 server of the tests where it is not there.
 s3-server:
 	@.ci/s3-server
+
+## Installs the servers of object stores that the tests run against, where they are not there.
+object-stores:
+	@.ci/object-stores
 
 fmt:
 	$(CARGO) fmt

@@ -12,6 +12,7 @@ pub mod concept;
 pub mod delta;
 pub mod download;
 pub mod evaluation;
+mod health;
 pub mod image;
 pub mod image_set;
 mod init_image;
@@ -33,7 +34,6 @@ use std::time::Duration;
 
 use sqlx::PgPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 
 use crate::delta_store::DeltaStore;
 use crate::domain::evaluator_info::EvaluatorInfo;
@@ -41,12 +41,15 @@ use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::evaluator::Evaluator;
+use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
 
 use self::upload_memory::{UploadLimits, UploadMemory};
 
 pub use caller::Caller;
+use health::Health;
+pub use health::Readiness;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
 pub use refusal::{Dependency, Refusal};
 
@@ -61,8 +64,8 @@ pub struct App {
     evaluator: Option<Evaluator>,
     /// Finds captions that are similar to a prompt; `None` without an evaluator.
     text_indexes: Option<TextIndexes>,
-    /// Cancelled when the process is asked to end.
-    shutdown: CancellationToken,
+    shutdown: Shutdown,
+    health: Arc<Health>,
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
     /// Memory for uploads.
@@ -73,24 +76,13 @@ pub struct App {
     archives: Arc<Semaphore>,
 }
 
-/// Whether requests can be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    Ready,
-    ShuttingDown,
-    DatabaseUnavailable,
-}
-
-/// The longest that a readiness check waits for the database.
-const READY_WITHIN: Duration = Duration::from_secs(1);
-
 impl App {
     pub fn new(
         db: PgPool,
         storage: Storage,
         model: Arc<ModelInfo>,
         deltas: DeltaStore,
-        shutdown: CancellationToken,
+        shutdown: impl Into<Shutdown>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let computations = Arc::new(Semaphore::new(cores));
@@ -103,7 +95,8 @@ impl App {
             deltas,
             evaluator: None,
             text_indexes: None,
-            shutdown,
+            shutdown: shutdown.into(),
+            health: Arc::default(),
             queue_limit,
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,
@@ -119,7 +112,8 @@ impl App {
     /// Sets the evaluator.
     pub fn with_evaluator(self, evaluator: Option<Evaluator>) -> Self {
         let text_indexes = evaluator.clone().map(|evaluator| {
-            TextIndexes::new(self.storage.clone(), evaluator, self.shutdown.clone())
+            let shutdown = self.shutdown.draining_token().clone();
+            TextIndexes::new(self.storage.clone(), evaluator, shutdown)
         });
         Self { evaluator, text_indexes, ..self }
     }
@@ -134,16 +128,9 @@ impl App {
         &self.model
     }
 
-    /// Returns whether requests can be served: the database answers, and the process has not been asked to stop.
-    pub async fn readiness(&self) -> Readiness {
-        if self.shutdown.is_cancelled() {
-            return Readiness::ShuttingDown;
-        }
-        let ping = async { self.db.acquire().await.is_ok() };
-        match tokio::time::timeout(READY_WITHIN, ping).await {
-            Ok(true) => Readiness::Ready,
-            Ok(false) | Err(_) => Readiness::DatabaseUnavailable,
-        }
+    /// The phases in which the process ends.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
     }
 }
 

@@ -9,6 +9,8 @@ mod read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::byte_cache::ByteCache;
 use crate::domain::delta_use::DeltaUse;
 use crate::domain::digest::Digest;
@@ -135,8 +137,12 @@ impl DeltaStore {
     /// # Errors
     /// [`DeltaStoreError::Refused`] for a delta of another base model, [`DeltaStoreError::Damaged`] for a file that is not
     /// as it was written.
-    pub async fn dense(&self, key: &StorageKey) -> Result<Vec<u8>, DeltaStoreError> {
-        let bytes = self.storage.read(key).await?;
+    pub async fn dense(
+        &self,
+        key: &StorageKey,
+        sha256: &Digest,
+    ) -> Result<Vec<u8>, DeltaStoreError> {
+        let bytes = self.storage.read_checked(key, sha256).await?;
         let key = key.clone();
         let base = self.base.clone();
         let dense = tokio::task::spawn_blocking(move || {
@@ -221,7 +227,7 @@ impl DeltaStore {
         &self,
         job_id: JobId,
         fence: i64,
-        file: Vec<u8>,
+        file: Bytes,
     ) -> Result<StorageKey, DeltaStoreError> {
         let key = StorageKey::delta(job_id, fence);
         self.storage.write(&key, file).await?;
@@ -257,7 +263,8 @@ impl DeltaStore {
     ) -> Result<(RegularizationStatistics, usize), DeltaStoreError> {
         let bytes = statistics.to_safetensors()?;
         let size_bytes = bytes.len();
-        self.storage.write(key, bytes).await?;
+        // They follow from the captions: whoever computes them again may write them again.
+        self.storage.replace(key, bytes).await?;
         Ok((statistics, size_bytes))
     }
 }

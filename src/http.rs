@@ -20,6 +20,7 @@ mod image_set;
 mod job;
 mod manifest;
 mod merge;
+mod patience;
 mod preference;
 mod preview;
 mod regularization;
@@ -28,4 +29,5 @@ mod sample;
 mod training;
 mod upload;
 
+pub use patience::CLOSING_LIMIT;
 pub use router::{openapi, router};

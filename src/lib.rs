@@ -14,6 +14,7 @@
 //! What they keep, and where:
 //!
 //! - [`db`]: the catalog and the queue in Postgres, the only place with SQL.
+//! - [`reaper`]: takes back the jobs of workers that were lost, in every process.
 //! - [`storage`]: photos, class images, deltas and generated images in an object store.
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
@@ -27,6 +28,8 @@
 //! The program around them:
 //!
 //! - [`config`]: every setting. [`serve`] puts the service together from them.
+//! - [`shutdown`]: the phases in which a process ends.
+//! - [`gc`]: deletes objects that nothing refers to, and reports rows whose object is gone.
 //! - [`postgres`]: the private database server that runs if no database is given.
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
@@ -53,6 +56,7 @@ pub mod domain;
 pub mod engine;
 pub mod evaluate;
 pub mod evaluator;
+pub mod gc;
 pub mod http;
 mod image_archive;
 pub mod image_file;
@@ -61,9 +65,11 @@ pub mod photo_file;
 pub mod plot;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
+pub mod reaper;
 pub mod replay;
 pub mod scoring;
 pub mod serve;
+pub mod shutdown;
 pub mod storage;
 pub mod tables;
 pub mod text_index;

@@ -13,6 +13,7 @@ use vstar::bench::BenchArgs;
 use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
 use vstar::evaluate::EvaluateArgs;
+use vstar::gc::GcOptions;
 use vstar::postgres::PrivatePostgres;
 use vstar::replay::ReplayArgs;
 use vstar::tables::TablesArgs;
@@ -56,6 +57,16 @@ enum Command {
     MergingSheet(MergingSheetArgs),
     /// Brings the database's tables up to date.
     Migrate(Settings),
+    /// Deletes objects that nothing refers to, and reports rows whose object is gone. Safe beside a running service.
+    Gc {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        options: GcOptions,
+        /// Prints the report as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Prints the API's OpenAPI document.
     Openapi,
     /// Times one piece of the engine's work.
@@ -80,6 +91,7 @@ fn kept_memory(command: &Command) -> Duration {
         | Command::Tables(_)
         | Command::Replay(_)
         | Command::Migrate(_)
+        | Command::Gc { .. }
         | Command::Openapi
         | Command::WithPostgres { .. } => None,
     };
@@ -94,6 +106,7 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     let cli = Cli::parse();
+    allow_open_files();
     allocator::keep_freed_memory(kept_memory(&cli.command));
     start_log(cli.log_format, &cli.command);
     match run(cli.command) {
@@ -101,6 +114,21 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Raises the number of open files as far as the system lets us: every connection is one.
+#[expect(unsafe_code, reason = "the limit is read and set by system calls")]
+fn allow_open_files() {
+    const ENOUGH: libc::rlim_t = 65_536;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is ours and lives through both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < ENOUGH {
+            limit.rlim_cur = limit.rlim_max.min(ENOUGH);
+            // Where it fails, the smaller limit stays.
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
     }
 }
@@ -115,6 +143,14 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Replay(args) => block_on(replay::run(&args)),
         Command::MergingSheet(args) => demo::draw_merging_sheet(&args),
         Command::Migrate(settings) => block_on(serve::migrate(&settings)),
+        Command::Gc { settings, options, json } => {
+            let report = block_on(serve::collect_garbage(&settings, &options))?;
+            match json {
+                true => println!("{}", serde_json::to_string_pretty(&report)?),
+                false => print!("{report}"),
+            }
+            Ok(())
+        }
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())
@@ -138,7 +174,7 @@ fn with_postgres(command: &[String]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
@@ -152,6 +188,7 @@ fn start_log(format: LogFormat, command: &Command) {
         | Command::Tables(_)
         | Command::Replay(_)
         | Command::Migrate(_)
+        | Command::Gc { .. }
         | Command::Openapi
         | Command::Bench(_)
         | Command::WithPostgres { .. } => "warn",

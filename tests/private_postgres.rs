@@ -38,9 +38,10 @@ fn is_ready(data: &Path) -> bool {
 #[test]
 fn a_killed_process_takes_its_server_along_and_the_next_start_finds_the_data() {
     let dir = tempfile::tempdir().unwrap();
-    for _ in 0..3 {
+    for round in 0..10 {
         let mut process = holder(dir.path());
         wait_for("the server's start", || is_ready(dir.path()));
+        std::thread::sleep(Duration::from_millis(37 * round)); // in the middle of this and that
 
         process.kill().unwrap();
         process.wait().unwrap();
@@ -60,7 +61,56 @@ fn two_processes_cannot_use_one_database() {
 
     let second = PrivatePostgres::start(dir.path(), None, false);
 
-    assert!(matches!(second, Err(PostgresError::InUse(_))), "{second:?}");
+    let Err(PostgresError::InUse { holder, .. }) = second else { panic!("{second:?}") };
+    assert!(holder.contains(&format!("process {}", std::process::id())), "{holder}");
+}
+
+/// The program says who it is: the second one's message leads to the first.
+#[test]
+fn a_second_program_on_the_same_folder_is_told_of_the_first_and_harms_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut first = holder(dir.path());
+    let lock = dir.path().join("postgres/lock");
+    let note = || std::fs::read_to_string(&lock).unwrap_or_default();
+    wait_for("the holder's note", || note().contains("http://127.0.0.1:"));
+    let address = note().lines().find(|line| line.starts_with("http")).unwrap().to_owned();
+
+    for command in [&["serve", "--no-worker", "--listen", "127.0.0.1:0"][..], &["migrate"]] {
+        let mut second = Command::new(env!("CARGO_BIN_EXE_vstar"));
+        second.args(command).arg("--data-dir").arg(dir.path()).env_remove("DATABASE_URL");
+        let second = second.output().unwrap();
+        let said = String::from_utf8(second.stderr).unwrap();
+
+        assert!(!second.status.success());
+        let process = format!("process {}", first.id());
+        for part in [&*process, &*address, "--data-dir"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    assert!(note().contains(&address), "the note is still the first one's");
+    assert!(is_ready(dir.path()) && first.try_wait().unwrap().is_none());
+    first.kill().unwrap();
+    first.wait().unwrap();
+}
+
+#[test]
+fn a_folder_of_another_major_version_is_refused_before_anything_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = dir.path().join("cluster");
+    std::fs::create_dir_all(&cluster).unwrap();
+    std::fs::write(cluster.join("PG_VERSION"), "9\n").unwrap();
+
+    let checked = PrivatePostgres::check(dir.path(), None);
+    let started = PrivatePostgres::start(dir.path(), None, false);
+
+    for refused in [checked.err(), started.err()] {
+        let refused = refused.map(|error| error.to_string()).unwrap_or_default();
+        assert!(
+            refused.contains("was made by Postgres 9") && refused.contains("--pg-bin"),
+            "{refused}"
+        );
+    }
+    assert_eq!(std::fs::read_to_string(cluster.join("PG_VERSION")).unwrap(), "9\n");
 }
 
 #[test]
@@ -86,9 +136,14 @@ fn missing_binaries_are_told_with_their_remedies() {
 
     let error = error.unwrap_or_default();
     assert!(
-        ["apt-get install postgresql", "--pg-bin", "DATABASE_URL"]
-            .iter()
-            .all(|remedy| error.contains(remedy)),
+        [
+            &*dir.path().display().to_string(),
+            "apt-get install postgresql",
+            "--pg-bin",
+            "DATABASE_URL"
+        ]
+        .iter()
+        .all(|remedy| error.contains(remedy)),
         "{error}"
     );
 }

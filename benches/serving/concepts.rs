@@ -75,6 +75,7 @@ impl Concepts {
             worker: "concepts",
             kinds: &[JobKind::Merge],
             evaluator_digest: None,
+            memory_mib: None,
             base_digest: &base_digest,
             batch_elements: 1,
             lease: Duration::from_secs(60),

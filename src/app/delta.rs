@@ -3,6 +3,7 @@
 use super::download::Downloadable;
 use super::{App, Caller, Refusal};
 use crate::db;
+use crate::delta_store::DeltaStoreError;
 use crate::domain::code::Code;
 use crate::domain::delta::{Delta, DeltaConcept, DeltaFormat};
 use crate::domain::id::DeltaId;
@@ -68,12 +69,15 @@ impl App {
     ) -> Result<Downloadable, Refusal> {
         match format {
             DeltaFormat::Native => {
-                Ok(self.downloadable(&delta.storage_key, 0, delta.size_bytes, &delta.sha256))
+                let key = &delta.storage_key;
+                let of = ("delta", delta.delta_id.to_string());
+                Ok(self.downloadable(of, key, 0, delta.size_bytes, &delta.sha256))
             }
             DeltaFormat::Dense => {
                 self.check_served(delta)?;
                 let permit = self.computation().await?;
-                let dense = self.deltas.dense(&delta.storage_key).await?;
+                let dense = self.deltas.dense(&delta.storage_key, &delta.sha256).await;
+                let dense = dense.map_err(|error| of_delta(delta.delta_id, error))?;
                 let spooled = Downloadable::spooled(dense).await;
                 drop(permit); // not before: whole matrices are in memory until the disk has them
                 spooled
@@ -90,5 +94,15 @@ impl App {
             delta.delta_id, delta.base_digest, self.model.name, self.model.digest
         );
         Err(Refusal::Conflict(FieldError::new("format", Code::BaseModelMismatch, detail)))
+    }
+}
+
+/// Why there is no file of a delta.
+fn of_delta(id: DeltaId, error: DeltaStoreError) -> Refusal {
+    match Refusal::from(error) {
+        Refusal::ObjectLost { is_damaged, source, .. } => {
+            Refusal::ObjectLost { what: "delta", id: id.to_string(), is_damaged, source }
+        }
+        other => other,
     }
 }

@@ -15,7 +15,7 @@ use sha2::Digest as _;
 
 use super::{App, Refusal};
 use crate::domain::digest::Digest;
-use crate::storage::{Storage, StorageKey};
+use crate::storage::{Storage, StorageError, StorageKey};
 
 /// Bytes that are read and sent at once.
 const PIECE: u64 = 1 << 20;
@@ -38,21 +38,26 @@ enum Source {
         /// Where the file begins in the object.
         start: u64,
         sha256: Digest,
+        /// What the file is of, as errors name it.
+        of: (&'static str, String),
     },
     File(Arc<File>),
 }
 
 impl App {
     /// A file that is a whole object, or a part of one.
+    ///
+    /// - `of`: what it is the file of, and its id
     pub(super) fn downloadable(
         &self,
+        of: (&'static str, String),
         key: &StorageKey,
         start: u64,
         size_bytes: i64,
         sha256: &Digest,
     ) -> Downloadable {
         let (storage, key, sha256) = (self.storage.clone(), key.clone(), sha256.clone());
-        let source = Source::Object { storage, key, start, sha256 };
+        let source = Source::Object { storage, key, start, sha256, of };
         Downloadable { source, size_bytes: size_bytes.unsigned_abs() }
     }
 }
@@ -128,10 +133,12 @@ impl Reader {
         let Some(digest) = &mut self.digest else { return Ok(Some(bytes)) };
         digest.update(&bytes);
         if self.left.is_empty()
-            && let Source::Object { key, sha256, .. } = &self.source
+            && let Source::Object { key, sha256, of, .. } = &self.source
             && data_encoding::HEXLOWER.encode(&digest.clone().finalize()) != **sha256
         {
-            return Err(Refusal::internal(format!("object `{key}` does not match its digest")));
+            let reason = "it does not match its digest".to_owned();
+            let damaged = StorageError::Damaged { key: key.clone(), reason };
+            return Err(Refusal::of_object(of.0, &of.1, damaged));
         }
         Ok(Some(bytes))
     }
@@ -140,8 +147,9 @@ impl Reader {
 impl Source {
     async fn read(&self, range: Range<u64>) -> Result<Bytes, Refusal> {
         match self {
-            Self::Object { storage, key, start, .. } => {
-                Ok(storage.read_range(key, start + range.start..start + range.end).await?)
+            Self::Object { storage, key, start, of, .. } => {
+                let read = storage.read_range(key, start + range.start..start + range.end).await;
+                read.map_err(|error| Refusal::of_object(of.0, &of.1, error))
             }
             Self::File(file) => {
                 let file = file.clone();

@@ -133,7 +133,8 @@ impl App {
 
     /// An image's PNG.
     pub fn image_file(&self, _caller: &Caller, image: &Image) -> Downloadable {
-        self.downloadable(&image.storage_key, 0, image.size_bytes, &image.sha256)
+        let of = ("image", image.image_id.to_string());
+        self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
     }
 
     /// Lists the images that were uploaded for a concept, newest first.

@@ -47,10 +47,7 @@ impl App {
         self.storage.write(&packed.reference.storage_key, packed.bytes.clone()).await?;
         drop(permit);
         let set = packed.row(name, ImageSetSource::Uploaded, verdicts);
-        let mut tx = self.db.begin().await?;
-        db::image_set::record(&mut *tx, &set).await?;
-        db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;
-        tx.commit().await?;
+        self.record_set(&set, &packed).await?;
         self.index_ahead(&set, packed.images.into_iter().map(|image| image.caption).collect());
         Ok(set)
     }
@@ -72,9 +69,20 @@ impl App {
         let packed = packed.await.map_err(Refusal::internal)?.map_err(Refusal::internal)?;
         let name = format!("class images of {}", self.model.name);
         let set = packed.row(name, ImageSetSource::BaseModel, Verdicts::default());
+        self.record_set(&set, &packed).await
+    }
+
+    /// Records a set and its images, unless it is of a kind that is recorded once and it is there.
+    async fn record_set(&self, set: &ImageSet, packed: &PackedSet) -> Result<(), Refusal> {
         let mut tx = self.db.begin().await?;
-        if db::image_set::record(&mut *tx, &set).await? {
+        db::image_set::lock_object(&mut *tx, &set.digest).await?;
+        if db::image_set::record(&mut *tx, set).await? {
             db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;
+            // It was there, or was written just now. If it was an old one of a deleted set, it may have been collected.
+            let key = &packed.reference.storage_key;
+            if !self.storage.exists(key).await? {
+                self.storage.write(key, packed.bytes.clone()).await?;
+            }
         }
         Ok(tx.commit().await?)
     }
@@ -133,11 +141,12 @@ impl App {
 
     /// The file of one image of a set, as it was uploaded.
     pub fn file_of_set(&self, _caller: &Caller, set: &ImageSet, image: &SetImage) -> Downloadable {
-        let key = &set.reference().storage_key;
-        self.downloadable(key, image.position.unsigned_abs(), image.size_bytes, &image.sha256)
+        let (key, start) = (set.reference().storage_key, image.position.unsigned_abs());
+        let of = ("image set", set.image_set_id.to_string());
+        self.downloadable(of, &key, start, image.size_bytes, &image.sha256)
     }
 
-    /// Removes a set from the catalog. Its object stays, since tasks may name it by its digest.
+    /// Removes a set from the catalog. Its object stays while a job that has not ended names it; then `vstar gc` takes it.
     ///
     /// # Errors
     /// [`Refusal::NotFound`]; [`Refusal::Conflict`] for the class images of the base model that is served.

@@ -13,6 +13,9 @@ use crate::storage::StorageError;
 /// About as long as a database takes to fail over or a connection pool to recover.
 const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// About as long as somebody takes to make room.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(60);
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a request was refused: one variant per kind of answer.
@@ -41,6 +44,15 @@ pub enum Refusal {
     /// A part of the service that the request needs cannot be reached; the same request may succeed later.
     #[error("{dependency} cannot be reached: send the request again later")]
     Unavailable { dependency: Dependency, source: Cause },
+    /// The object store has no room; what is read from it can still be read.
+    #[error(
+        "the object store is full: whoever runs this service has to make room, send the request again then"
+    )]
+    StoreFull { source: Cause },
+    /// The catalog has it, but its file in the object store is gone or damaged.
+    #[error("the file of {what} `{id}` is {} in the object store: restore it from a backup, or make it again",
+        if *.is_damaged { "damaged" } else { "missing" })]
+    ObjectLost { what: &'static str, id: String, is_damaged: bool, source: Cause },
     /// A bug or a broken invariant; the cause is for the log and not for the client.
     #[error("internal error")]
     Internal(#[source] Cause),
@@ -76,6 +88,9 @@ impl Refusal {
             Self::Unavailable { dependency: Dependency::ObjectStore, .. } => {
                 Code::StorageUnavailable
             }
+            Self::StoreFull { .. } => Code::StorageFull,
+            Self::ObjectLost { is_damaged: true, .. } => Code::ObjectDamaged,
+            Self::ObjectLost { is_damaged: false, .. } => Code::ObjectMissing,
             Self::Internal(_) => Code::InternalError,
         }
     }
@@ -90,6 +105,8 @@ impl Refusal {
             | Self::NotReady { .. }
             | Self::Overloaded
             | Self::Unavailable { .. }
+            | Self::StoreFull { .. }
+            | Self::ObjectLost { .. }
             | Self::Internal(_) => &[],
         }
     }
@@ -101,14 +118,34 @@ impl Refusal {
                 Some(*retry_after)
             }
             Self::Overloaded | Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
-            Self::Invalid(_) | Self::NotFound { .. } | Self::Conflict(_) | Self::Internal(_) => {
-                None
-            }
+            Self::StoreFull { .. } => Some(FULL_RETRY_AFTER),
+            Self::Invalid(_)
+            | Self::NotFound { .. }
+            | Self::Conflict(_)
+            | Self::ObjectLost { .. }
+            | Self::Internal(_) => None,
         }
     }
 
     pub(super) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Self {
         Self::NotFound { what, id: id.to_string() }
+    }
+
+    /// What a failed read of something's file means for the request.
+    ///
+    /// - `what`, `id`: the row that the object belongs to
+    pub(super) fn of_object(
+        what: &'static str,
+        id: impl std::fmt::Display,
+        error: StorageError,
+    ) -> Self {
+        match error.is_lost() {
+            true => {
+                let is_damaged = matches!(error, StorageError::Damaged { .. });
+                Self::ObjectLost { what, id: id.to_string(), is_damaged, source: error.into() }
+            }
+            false => error.into(),
+        }
     }
 
     pub(super) fn internal(cause: impl Into<Cause>) -> Self {
@@ -139,7 +176,19 @@ impl From<sqlx::Error> for Refusal {
 
 impl From<StorageError> for Refusal {
     fn from(error: StorageError) -> Self {
-        Self::Unavailable { dependency: Dependency::ObjectStore, source: error.into() }
+        match error {
+            StorageError::Missing { ref key, .. } | StorageError::Damaged { ref key, .. } => {
+                let key = key.clone();
+                Self::of_object("object", key, error)
+            }
+            StorageError::Full { .. } => Self::StoreFull { source: error.into() },
+            StorageError::Taken { .. } => Self::internal(error),
+            StorageError::Denied { .. }
+            | StorageError::Unreachable { .. }
+            | StorageError::Silent { .. } => {
+                Self::Unavailable { dependency: Dependency::ObjectStore, source: error.into() }
+            }
+        }
     }
 }
 
@@ -147,9 +196,11 @@ impl From<DeltaStoreError> for Refusal {
     fn from(error: DeltaStoreError) -> Self {
         match error {
             DeltaStoreError::Storage(error) => error.into(),
+            DeltaStoreError::Damaged { key, source } => {
+                Self::ObjectLost { what: "object", id: key.to_string(), is_damaged: true, source }
+            }
             error @ (DeltaStoreError::PackMissing(_)
             | DeltaStoreError::CaptionsNotEncoded
-            | DeltaStoreError::Damaged { .. }
             | DeltaStoreError::Refused(_)
             | DeltaStoreError::Engine(_)
             | DeltaStoreError::Panicked) => Self::internal(error),

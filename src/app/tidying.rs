@@ -10,8 +10,8 @@ const EVERY: Duration = Duration::from_secs(60);
 
 impl App {
     /// Deletes old events that only report progress, until the service shuts down.
-    pub async fn tidy(&self) {
-        while !self.shutdown.is_cancelled() {
+    pub async fn tidy(self) {
+        while !self.shutdown.is_closing() {
             match db::event::forget(&self.db).await {
                 Ok(0) => {}
                 Ok(events) => {
@@ -22,7 +22,7 @@ impl App {
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
-                () = self.shutdown.cancelled() => {}
+                () = self.shutdown.closing() => {}
             }
         }
     }

@@ -162,7 +162,11 @@ fn with_its_photos(
     let images: Vec<TaskImage> = images
         .iter()
         .filter(is_its)
-        .map(|image| TaskImage { image_id: image.image_id, storage_key: image.storage_key.clone() })
+        .map(|image| TaskImage {
+            image_id: image.image_id,
+            storage_key: image.storage_key.clone(),
+            sha256: Some(image.sha256.clone()),
+        })
         .collect();
     if images.len() < fewest {
         let detail = format!(

@@ -118,12 +118,28 @@ pub async fn cancel_samples(db: impl PgExecutor<'_>, evaluation_id: JobId) -> sq
     Ok(())
 }
 
-/// The evaluation that a sample belongs to, if it belongs to one.
-pub async fn of_sample(db: impl PgExecutor<'_>, sample_id: JobId) -> sqlx::Result<Option<JobId>> {
-    sqlx::query_scalar!(
-        r#"select evaluation_id as "evaluation_id: JobId" from evaluation_sample where sample_id = $1"#,
+/// Asks the other samples of a sample's evaluation to stop: with the first that fails, the evaluation does. Changes nothing if
+/// the job is no sample of an evaluation.
+pub async fn cancel_siblings(db: impl PgExecutor<'_>, sample_id: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "
+        update job
+        set cancel_requested = true,
+            state = case when state = 'queued' then 'canceled' else state end,
+            finished_at = case when state = 'queued' then now() end
+        where state in ('queued', 'running') and job_id in (
+            select job_id from job
+            where job_id in (
+                select other.sample_id from evaluation_sample as failed
+                    join evaluation_sample as other using (evaluation_id)
+                where failed.sample_id = $1
+            )
+            order by job_id for update
+        )
+        ",
         sample_id.0,
     )
-    .fetch_optional(db)
-    .await
+    .execute(db)
+    .await?;
+    Ok(())
 }

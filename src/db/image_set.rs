@@ -64,6 +64,20 @@ pub async fn record(db: impl PgExecutor<'_>, set: &ImageSet) -> sqlx::Result<boo
     Ok(done.rows_affected() == 1)
 }
 
+/// Until the transaction ends, nobody else records or collects a set with this digest.
+///
+/// Sets with the same content share an object. Whoever records one makes sure under this lock that the object is there, and
+/// whoever deletes the object makes sure under it that no set has it.
+pub async fn lock_object(db: impl PgExecutor<'_>, digest: &str) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock(hashtextextended('image set ' || $1, 0)) is null as locked",
+        digest
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(())
+}
+
 /// Records the images of a set.
 pub async fn record_images(
     db: impl PgExecutor<'_>,

@@ -3,7 +3,9 @@
 //! A worker holds a job by a lease, not by an open transaction. Each lease has a number, the fence. Whatever a worker
 //! writes names its fence, so a worker that has lost its lease without noticing changes nothing.
 
+mod ended;
 mod lease;
+mod recovery;
 mod state;
 
 use chrono::{DateTime, Utc};
@@ -15,9 +17,14 @@ use crate::domain::id::JobId;
 use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
 
+pub use ended::has_succeeded;
 pub use lease::{
-    Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report,
-    recover_expired, renew_lease, report, retry, rewrite_task, stop, succeed,
+    Capacity, fail, hand_back, hold, lease_next, note_advance, note_first_step,
+    record_merge_report, renew_lease, report, retry, rewrite_task, stop, succeed,
+};
+pub use recovery::{
+    ExpiredJob, TakenBack, expire_leases, lock_expired, server_is_up_for, take_back,
+    take_reapers_turn,
 };
 
 pub use state::{Standing, standing};
@@ -56,6 +63,7 @@ impl From<JobRow> for Job {
             progress: row.progress.map(|progress| progress.0),
             error: row.error.map(|error| error.0),
             merge_report: row.merge_report.map(|report| report.0),
+            previous_attempts: Vec::new(),
             queue_position: row.queue_position,
             revision: row.revision,
             created_at: row.created_at,
@@ -129,7 +137,8 @@ pub async fn find(
             case when state = 'queued' then (
                 select count(*) from job as ahead
                 where ahead.state = 'queued' and ahead.kind = job.kind
-                    and (ahead.priority, ahead.job_id) < (job.priority, job.job_id)
+                    and (ahead.priority, ahead.virtual_finish, ahead.job_id)
+                        < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
         where job_id = $1 and kind = $2
@@ -154,7 +163,8 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
             case when state = 'queued' then (
                 select count(*) from job as ahead
                 where ahead.state = 'queued' and ahead.kind = job.kind
-                    and (ahead.priority, ahead.job_id) < (job.priority, job.job_id)
+                    and (ahead.priority, ahead.virtual_finish, ahead.job_id)
+                        < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
         where kind = $1 and job_id < $2

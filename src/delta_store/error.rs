@@ -16,7 +16,7 @@ pub enum DeltaStoreError {
     #[error("these captions have not been encoded yet")]
     CaptionsNotEncoded,
     #[error("the object store failed")]
-    Storage(#[from] StorageError),
+    Storage(#[source] StorageError),
     #[error("object `{key}` is damaged")]
     Damaged { key: StorageKey, source: Reason },
     /// The deltas cannot be merged so.
@@ -26,6 +26,15 @@ pub enum DeltaStoreError {
     Engine(#[source] EngineError),
     #[error("the work ended early")]
     Panicked,
+}
+
+impl From<StorageError> for DeltaStoreError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Damaged { key, reason } => Self::Damaged { key, source: reason.into() },
+            error => Self::Storage(error),
+        }
+    }
 }
 
 impl From<EngineError> for DeltaStoreError {

@@ -12,24 +12,12 @@ pub(super) async fn read_delta(
     storage: &Storage,
     used: &DeltaUse,
 ) -> Result<Delta, DeltaStoreError> {
-    let bytes = storage.read(&used.storage_key).await?;
-    let sha256 = used.sha256.clone();
-    let parsed = tokio::task::spawn_blocking(move || parse(&bytes, &sha256)).await;
+    let bytes = storage.read_checked(&used.storage_key, &used.sha256).await?;
+    let parse = move || Delta::from_safetensors(&bytes).map_err(Reason::from);
+    let parsed = tokio::task::spawn_blocking(parse).await;
     parsed
         .unwrap_or_else(|panic| Err(panic.into()))
         .map_err(|source| damaged(&used.storage_key, source))
-}
-
-fn parse(bytes: &[u8], sha256: &Digest) -> Result<Delta, Reason> {
-    let digest = Digest::of(bytes);
-    if digest != *sha256 {
-        let size = bytes.len();
-        let text = format!(
-            "its {size} bytes have the SHA-256 {digest:.12}, it was stored with {sha256:.12}"
-        );
-        return Err(text.into());
-    }
-    Ok(Delta::from_safetensors(bytes)?)
 }
 
 /// Reads a pack; its key has its digest.

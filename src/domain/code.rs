@@ -48,6 +48,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed",
     /// The requested byte range lies beyond the end: ask for a range within the size.
     RangeNotSatisfiable = "range_not_satisfiable",
+    /// The rest of the body did not come in time: send the request again, without pauses.
+    RequestTimeout = "request_timeout",
     /// The thing named in the path does not exist: check its id.
     NotFound = "not_found",
     /// The cursor is not one that this list has returned: start again without `after`.
@@ -152,10 +154,16 @@ codes! {
     QueueFull = "queue_full",
     /// Other requests have all the memory or all the cores for requests of this kind: send it again after `Retry-After` seconds.
     Overloaded = "overloaded",
+    /// The process has been asked to end: send the request to another one, or again after `Retry-After`.
+    ShuttingDown = "shutting_down",
     /// The database cannot be reached: send the request again after `Retry-After` seconds.
     DatabaseUnavailable = "database_unavailable",
     /// The object store cannot be reached: send the request again after `Retry-After` seconds.
     StorageUnavailable = "storage_unavailable",
+    /// The object store has no room: send the request again after `Retry-After` seconds, when whoever runs the service has made some.
+    StorageFull = "storage_full",
+    /// The file of something that the catalog has is gone from the object store: restore it, or make it again.
+    ObjectMissing = "object_missing",
     /// The service has a bug or an inconsistent catalog: report it with the `request_id`.
     InternalError = "internal_error",
 
@@ -178,6 +186,8 @@ codes! {
     ClassImagesUnavailable = "class_images_unavailable",
     /// Every worker that began the job stopped answering: it may need more memory than there is.
     WorkerLost = "worker_lost",
+    /// The worker was shut down in the middle of an attempt: nothing needs to be done, another worker takes the job.
+    WorkerStopped = "worker_stopped",
     /// The job was stopped before it ended: start it again if it is still wanted.
     Stopped = "stopped",
 }

@@ -1,9 +1,14 @@
 //! A job: work that outlives the request that asked for it.
 
+pub mod attempt;
+
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::attempt::Attempt;
 use super::code::Code;
 use super::compression::CompressionTask;
 use super::digest::Digest;
@@ -15,6 +20,9 @@ use super::training::TrainingTask;
 
 /// The default limit of queued jobs of one kind.
 pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
+
+/// How long a job stays with a worker that has stopped renewing its lease.
+pub const LEASE: Duration = Duration::from_secs(15);
 
 /// The kinds of jobs: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
@@ -253,6 +261,8 @@ pub struct Job<T = Task> {
     pub error: Option<Failure>,
     /// How well a merge went; merges that have succeeded only.
     pub merge_report: Option<MergeReport>,
+    /// The attempts that ended without ending the job as succeeded or canceled; empty if they were not looked up.
+    pub previous_attempts: Vec<Attempt>,
     /// The number of jobs of its kind before it, while it is queued.
     pub queue_position: Option<i64>,
     /// Increases with every change. Also the number of the event that reports the change.
@@ -289,6 +299,7 @@ impl<T> Job<T> {
             first_step_at: self.first_step_at,
             finished_at: self.finished_at,
             merge_report: self.merge_report,
+            previous_attempts: self.previous_attempts,
         })
     }
 }
@@ -300,7 +311,10 @@ pub struct LeasedJob {
     pub task: Task,
     /// What it costs of a worker's batch: [`Task::batch_elements`], or all of it if the job has to run alone.
     pub batch_elements: usize,
+    /// Counts every lease.
     pub attempts: i32,
+    /// Attempts in a row that got no further, with this one.
+    pub barren_attempts: i32,
     /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub fence: i64,
 }

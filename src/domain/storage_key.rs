@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::digest::Digest;
 use super::id::{ConceptId, ImageId, JobId};
 
 /// The name of an object.
@@ -13,7 +14,51 @@ use super::id::{ConceptId, ImageId, JobId};
 #[sqlx(transparent)]
 pub struct StorageKey(String);
 
+/// What an object belongs to, as its key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyOwner {
+    /// A photo or an image to start from.
+    Image(ImageId),
+    /// The job that has made it.
+    Job(JobId),
+    /// The set with this digest: its files, or what was computed from them.
+    ImageSet(Digest),
+    /// Nothing: it was written to see that the store works.
+    Probe,
+    /// A base model. It is computed again where it is not there, and no row refers to it.
+    BaseModel,
+}
+
 impl StorageKey {
+    /// The folders that keys begin with.
+    pub const FOLDERS: [&str; 7] =
+        ["base-models", "checkpoints", "concepts", "image-sets", "jobs", "probes", "uploads"];
+
+    /// What the object belongs to; `None` for a key that this file has not built.
+    pub fn owner(&self) -> Option<KeyOwner> {
+        let image = |file: &str| file.strip_suffix(".png")?.parse().ok().map(KeyOwner::Image);
+        let parts: Vec<&str> = self.0.split('/').collect();
+        match parts[..] {
+            ["concepts", concept, file] => {
+                concept.parse::<ConceptId>().ok()?;
+                image(file)
+            }
+            ["uploads", file] => image(file),
+            ["jobs" | "checkpoints", job, fence, _] => {
+                fence.parse::<i64>().ok()?;
+                job.parse().ok().map(KeyOwner::Job)
+            }
+            ["image-sets", file] => {
+                let (digest, _) = file.split_once('.')?;
+                let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
+                is_digest.then(|| KeyOwner::ImageSet(digest.into()))
+            }
+            ["base-models", ..] => Some(KeyOwner::BaseModel),
+            ["probes", _] => Some(KeyOwner::Probe),
+            _ => None,
+        }
+    }
+
     /// A photo of a concept.
     pub fn photo(concept: ConceptId, image: ImageId) -> Self {
         Self(format!("concepts/{concept}/{image}.png"))
@@ -27,6 +72,11 @@ impl StorageKey {
     /// The delta that a training or a merge has made.
     pub fn delta(job: JobId, fence: i64) -> Self {
         Self(format!("jobs/{job}/{fence}/delta.safetensors"))
+    }
+
+    /// The state of a training after `step` steps.
+    pub fn checkpoint(job: JobId, fence: i64, step: usize) -> Self {
+        Self(format!("checkpoints/{job}/{fence}/{step}.safetensors"))
     }
 
     /// The merge pack of a delta that a job has made; the key contains the digest by which it is checked.
@@ -95,5 +145,36 @@ impl From<String> for StorageKey {
 impl std::fmt::Display for StorageKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_says_what_its_object_belongs_to() {
+        let (concept, image, job) = (ConceptId::generate(), ImageId::generate(), JobId::generate());
+        let digest = Digest::of(b"a set");
+        for (key, owner) in [
+            (StorageKey::photo(concept, image), KeyOwner::Image(image)),
+            (StorageKey::upload(image), KeyOwner::Image(image)),
+            (StorageKey::delta(job, 3), KeyOwner::Job(job)),
+            (StorageKey::pack(job, 3, &digest), KeyOwner::Job(job)),
+            (StorageKey::sample(job, 3, 0), KeyOwner::Job(job)),
+            (StorageKey::sheet(job, 3), KeyOwner::Job(job)),
+            (StorageKey::image_set(&digest), KeyOwner::ImageSet(digest.clone())),
+            (StorageKey::text_index(&digest, "e"), KeyOwner::ImageSet(digest.clone())),
+            (StorageKey::regularization_statistics("b", "c"), KeyOwner::BaseModel),
+        ] {
+            assert_eq!(key.owner(), Some(owner), "{key}");
+            let folder = key.as_str().split('/').next().unwrap();
+            assert!(StorageKey::FOLDERS.contains(&folder), "{key}");
+        }
+        for foreign in
+            ["", "jobs/1/delta", "jobs/job_1/3/delta", "uploads/holiday.png", "notes.txt"]
+        {
+            assert_eq!(StorageKey::stored(foreign).owner(), None, "{foreign}");
+        }
     }
 }

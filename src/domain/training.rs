@@ -345,4 +345,7 @@ pub struct TaskConcept {
 pub struct TaskImage {
     pub image_id: ImageId,
     pub storage_key: StorageKey,
+    /// The digest of the PNG; older tasks have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Digest>,
 }

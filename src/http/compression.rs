@@ -66,7 +66,7 @@ pub(crate) struct CompressionBody {
 impl JobResource for CompressionTask {
     type Body = CompressionBody;
 
-    fn body(Compression { job, outcome }: Compression) -> CompressionBody {
+    fn body(Compression { job, outcome, .. }: Compression) -> CompressionBody {
         CompressionBody {
             id: job.job_id.into(),
             object: "compression",

@@ -12,6 +12,7 @@ use super::error::{ApiError, problem_type};
 use crate::app::job::{JobNoun, Tracked};
 use crate::app::{App, Caller};
 use crate::domain::id::JobId;
+use crate::domain::job::attempt::Attempt;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
 
 /// A kind of job as a resource: what its body is.
@@ -35,6 +36,9 @@ pub(crate) struct JobBody {
     error: Option<JobProblem>,
     /// How many times a worker has started the job.
     attempt: i32,
+    /// The attempts that ended without ending the job as succeeded or canceled, in order, and why. For a job that has failed,
+    /// the last one is among them.
+    previous_attempts: Vec<AttemptBody>,
     /// Increases with every change. Also the id of the event that reports the change.
     revision: i64,
     created_at: Timestamp,
@@ -45,6 +49,34 @@ pub(crate) struct JobBody {
     first_step_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     urls: JobUrls,
+}
+
+/// An attempt that has ended without ending its job as succeeded or canceled.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AttemptBody {
+    /// Counted from 1.
+    attempt: i32,
+    started_at: Option<Timestamp>,
+    ended_at: Timestamp,
+    /// Why it ended.
+    reason: JobProblem,
+    /// The training step of the checkpoint that the attempt went on from. Null if it started from the beginning.
+    resumed_from_step: Option<i32>,
+    /// The last step that was reported. Null if there was none.
+    reached_step: Option<i32>,
+}
+
+impl From<&Attempt> for AttemptBody {
+    fn from(attempt: &Attempt) -> Self {
+        Self {
+            attempt: attempt.attempt,
+            started_at: attempt.started_at.map(Timestamp::from),
+            ended_at: attempt.ended_at.into(),
+            reason: attempt.reason.clone().into(),
+            resumed_from_step: attempt.resumed_from_step,
+            reached_step: attempt.reached_step,
+        }
+    }
 }
 
 /// A place in the queue.
@@ -91,6 +123,7 @@ impl<N: JobNoun> From<&Job<N>> for JobBody {
             queue: job.queue_position.map(|position| QueueBody { position }),
             error: job.error.clone().map(JobProblem::from),
             attempt: job.attempts,
+            previous_attempts: job.previous_attempts.iter().map(AttemptBody::from).collect(),
             revision: job.revision,
             created_at: job.created_at.into(),
             updated_at: job.updated_at.into(),

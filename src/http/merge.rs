@@ -75,7 +75,7 @@ pub(crate) struct MergeBody {
 impl JobResource for MergeTask {
     type Body = MergeBody;
 
-    fn body(Merge { job, outcome }: Merge) -> MergeBody {
+    fn body(Merge { job, outcome, .. }: Merge) -> MergeBody {
         MergeBody {
             id: job.job_id.into(),
             object: "merge",

@@ -228,7 +228,7 @@ impl From<DeltaUse> for DeltaUseBody {
 impl JobResource for SampleTask {
     type Body = SampleBody;
 
-    fn body(Sample { job, outcome }: Sample) -> SampleBody {
+    fn body(Sample { job, outcome, .. }: Sample) -> SampleBody {
         let state = JobBody::from(&job);
         let task = job.task;
         let is_merge = task.composition == Composition::Merge;

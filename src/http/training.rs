@@ -104,6 +104,14 @@ pub(crate) struct TrainingBody {
     delta: Option<DeltaId>,
     /// What the training has changed, once it has succeeded. Null for trainings of version 0.1.0.
     report: Option<TrainingReport>,
+    /// The step of the checkpoint that the last attempt went on from. Null if it started from the beginning.
+    resumed_from_step: Option<i32>,
+    /// Why the last attempt started from the beginning although there were checkpoints: they were damaged, or of other settings
+    /// or another version of the engine, so that the result would have been another one.
+    started_over: Option<String>,
+    /// The step of the newest checkpoint. Another worker goes on from there if this one is lost. Null once the training has
+    /// ended.
+    checkpoint_step: Option<i32>,
     #[serde(flatten)]
     job: JobBody,
 }
@@ -133,12 +141,15 @@ impl From<TaskConcept> for TrainedConcept {
 impl JobResource for TrainingTask {
     type Body = TrainingBody;
 
-    fn body(Training { job, outcome }: Training) -> TrainingBody {
+    fn body(Training { job, outcome, resumption }: Training) -> TrainingBody {
         TrainingBody {
             id: job.job_id.into(),
             object: "training",
             delta: outcome.delta,
             report: outcome.report,
+            resumed_from_step: resumption.resumed_from_step,
+            started_over: resumption.started_over,
+            checkpoint_step: resumption.checkpoint_step,
             job: JobBody::from(&job),
             concepts: job.task.concepts.into_iter().map(TrainedConcept::from).collect(),
             preset: job.task.preset,

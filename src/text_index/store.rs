@@ -208,7 +208,7 @@ impl TextIndexes {
             tracing::error!(%error, "an index cannot be written");
             TextIndexError::Panicked
         })?;
-        self.storage.write(&self.key(set), file).await?;
+        self.storage.replace(&self.key(set), file).await?;
         Ok(self.keep(set, index))
     }
 

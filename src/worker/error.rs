@@ -32,6 +32,9 @@ pub(crate) enum JobError {
     /// The engine's thread gave no answer: it panicked.
     #[error("the engine broke off")]
     EnginePanicked,
+    /// A bug in the job's own code.
+    #[error("the job's code panicked")]
+    Panicked,
     /// A stored object is not what its row says.
     #[error("object `{key}` is damaged")]
     DamagedObject { key: StorageKey, source: Box<dyn std::error::Error + Send + Sync> },
@@ -40,7 +43,7 @@ pub(crate) enum JobError {
     #[error("the class images cannot be read")]
     ClassImages(#[source] std::io::Error),
     #[error("the object store failed")]
-    Storage(#[from] StorageError),
+    Storage(#[source] StorageError),
     #[error("the database failed")]
     Database(#[from] sqlx::Error),
 }
@@ -51,6 +54,17 @@ impl From<EngineError> for JobError {
             EngineError::Stopped => Self::Stopped,
             EngineError::ClassImage(reason) => Self::ClassImages(std::io::Error::other(reason)),
             other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<StorageError> for JobError {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Damaged { key, reason } => {
+                Self::DamagedObject { key, source: reason.into() }
+            }
+            error => Self::Storage(error),
         }
     }
 }
@@ -75,9 +89,11 @@ impl JobError {
     /// Whether the same job may succeed at another time or on another worker.
     pub(crate) fn retryable(&self) -> bool {
         match self {
-            Self::Storage(_)
-            | Self::Database(_)
+            // What is gone stays gone. Another worker may have the rights that this one lacks.
+            Self::Storage(error) => !error.is_lost(),
+            Self::Database(_)
             | Self::EnginePanicked
+            | Self::Panicked
             | Self::BaseModelMismatch { .. }
             | Self::EvaluatorMismatch { .. } => true,
             Self::Engine(EngineError::Tensor(_)) => true,
@@ -110,12 +126,19 @@ impl JobError {
             Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
                 (Code::EngineError, "The engine failed")
             }
+            Self::Panicked => (Code::InternalError, "The job broke off"),
             Self::BaseModelMismatch { .. } => {
                 (Code::BaseModelMismatch, "The base model has changed")
             }
             Self::EvaluatorMismatch { .. } => (Code::EvaluatorMissing, "The evaluator has changed"),
             Self::SampleFailed { .. } => (Code::SampleFailed, "A sample did not succeed"),
             Self::DamagedObject { .. } => (Code::ObjectDamaged, "A stored object is damaged"),
+            Self::Storage(StorageError::Missing { .. }) => {
+                (Code::ObjectMissing, "A stored object is missing")
+            }
+            Self::Storage(StorageError::Full { .. }) => {
+                (Code::StorageFull, "The object store is full")
+            }
             Self::Storage(_) => {
                 (Code::StorageUnavailable, "An object could not be read or written")
             }
@@ -130,6 +153,9 @@ impl JobError {
                 error @ (EngineError::InvalidInput(_) | EngineError::WithoutEffect { .. }),
             ) => error.to_string(),
             Self::DamagedObject { source, .. } => format!("{self}: {source}"),
+            Self::Storage(error @ (StorageError::Missing { .. } | StorageError::Full { .. })) => {
+                error.to_string()
+            }
             Self::Engine(error @ EngineError::Diverged { .. }) => {
                 format!("{error}: try a smaller learning_rate")
             }
@@ -137,21 +163,11 @@ impl JobError {
                 "{error}: a concept's delta has too large numbers for this prompt, or guidance_scale is too large; try a \
                  smaller strength, or train the concept again"
             ),
-            Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
+            Self::Engine(_) | Self::EnginePanicked | Self::Panicked | Self::Encoding(_) => {
                 "the cause is in the server's log under the id of this job".to_owned()
             }
             other => other.to_string(),
         };
         Failure { title: title.to_owned(), code, detail, retryable: self.retryable() }
-    }
-}
-
-/// What is recorded with a job whose workers all died.
-pub(crate) fn worker_lost() -> Failure {
-    Failure {
-        title: "The worker was lost".to_owned(),
-        code: Code::WorkerLost,
-        detail: "every worker that began this job stopped answering: it may need more memory than there is".to_owned(),
-        retryable: true,
     }
 }

@@ -170,7 +170,7 @@ async fn a_damaged_delta_fails_its_own_sample_alone(db: PgPool) {
     let mut bytes = whole.service.storage.read(key).await.unwrap().to_vec();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    whole.service.storage.write(key, bytes).await.unwrap();
+    whole.service.storage.replace(key, bytes).await.unwrap();
 
     let mut paths = Vec::new();
     for concept in &concepts {
@@ -212,7 +212,7 @@ async fn an_image_that_overflows_fails_alone_and_its_neighbours_go_on(db: PgPool
     let bytes = delta.to_safetensors().unwrap();
     let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(&bytes));
     let key = &concepts[1].delta_key;
-    whole.service.storage.write(key, bytes).await.unwrap();
+    whole.service.storage.replace(key, bytes).await.unwrap();
     sqlx::query("update delta set sha256 = $1 where storage_key = $2")
         .bind(sha256)
         .bind(key.as_str())

@@ -88,7 +88,7 @@ async fn a_set_that_is_not_what_the_task_names_fails_the_training(db: PgPool) {
     let key = vstar::storage::StorageKey::stored(&set.unwrap().storage_key);
     let mut bytes = whole.service.storage.read(&key).await.unwrap().to_vec();
     bytes[10_000] ^= 1;
-    whole.service.storage.write(&key, bytes).await.unwrap();
+    whole.service.storage.replace(&key, bytes).await.unwrap();
 
     let path = start_training(&whole).await;
     let failed = whole.wait(&path, |status| !["queued", "running"].contains(&status)).await;

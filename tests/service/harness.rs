@@ -382,6 +382,7 @@ pub(crate) async fn lease(
         kinds,
         base_digest: DIGEST,
         evaluator_digest: None,
+        memory_mib: None,
         batch_elements: 1,
         lease,
     };
@@ -396,6 +397,7 @@ pub(crate) async fn lease_of(db: &PgPool, kind: JobKind, evaluator: &str) -> Opt
         kinds: &[kind],
         base_digest: DIGEST,
         evaluator_digest: Some(evaluator),
+        memory_mib: None,
         batch_elements: 1,
         lease,
     };

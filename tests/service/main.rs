@@ -6,6 +6,7 @@
 
 mod batching;
 mod bounds;
+mod checkpoints;
 mod class_image_sets;
 mod compositions;
 mod concepts;
@@ -16,12 +17,15 @@ mod evaluations;
 mod events;
 mod faults;
 mod faulty_store;
+mod gc;
 mod harness;
 mod image_sets;
 mod lists;
+mod lost_objects;
 mod merges;
 mod methods;
 mod openapi;
+mod outages;
 mod overload;
 mod photos;
 mod preferences;
@@ -31,6 +35,7 @@ mod regularization;
 mod replay;
 mod samples;
 mod stored;
+mod supervision;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod trainings;

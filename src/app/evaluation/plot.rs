@@ -26,7 +26,8 @@ impl App {
         self.standing::<EvaluationTask>(id).await?;
         let key = db::report::sheet_of(&self.db, id.into()).await?;
         let key = key.ok_or_else(|| Refusal::not_found("sheet of evaluation", id))?;
-        Ok(self.storage.read(&key).await?)
+        let read = self.storage.read(&key).await;
+        read.map_err(|error| Refusal::of_object("evaluation", id, error))
     }
 
     /// Text- against image-alignment of the subjects, as SVG.

@@ -153,6 +153,8 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         | Refusal::NotReady { .. }
         | Refusal::Overloaded
         | Refusal::Unavailable { .. }
+        | Refusal::StoreFull { .. }
+        | Refusal::ObjectLost { .. }
         | Refusal::Internal(_)) => other,
     }
 }

@@ -278,7 +278,7 @@ impl EvaluationFiles {
 impl JobResource for EvaluationTask {
     type Body = EvaluationBody;
 
-    fn body(Evaluation { job, outcome }: Evaluation) -> EvaluationBody {
+    fn body(Evaluation { job, outcome, .. }: Evaluation) -> EvaluationBody {
         let state = JobBody::from(&job);
         let (id, task) = (EvaluationId::from(job.job_id), job.task);
         EvaluationBody {

@@ -4,6 +4,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use image::RgbImage;
 use image::imageops::FilterType;
 
+use crate::domain::digest::Digest;
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::job::Phase;
@@ -18,8 +19,15 @@ const BATCH: usize = 8;
 /// Side of the images that are kept for the sheet, in pixels.
 const THUMBNAIL: u32 = 96;
 
+/// Where an image is, and its digest; photos of older tasks have none.
+#[derive(Clone, Debug)]
+pub(super) struct StoredImage {
+    pub(super) key: StorageKey,
+    pub(super) sha256: Option<Digest>,
+}
+
 /// Where the images of a subject are: prompt by prompt, in the order of their indices.
-pub(super) type SubjectImages = Vec<Vec<StorageKey>>;
+pub(super) type SubjectImages = Vec<Vec<StoredImage>>;
 
 /// Thumbnails of each subject's first images, prompt by prompt.
 pub(super) type Thumbnails = Vec<Vec<Vec<RgbImage>>>;
@@ -63,9 +71,9 @@ impl<'a> Scorer<'a> {
         for subject in subjects {
             let mut one = ScoredSubject { images: Vec::new(), parts: Vec::new() };
             let mut thumbnails = Vec::new();
-            for (keys, prompt) in subject.iter().zip(&task.prompts) {
-                let seen = self.look_at(keys, on_sheet, Some(prompt)).await?;
-                self.done += keys.len();
+            for (stored, prompt) in subject.iter().zip(&task.prompts) {
+                let seen = self.look_at(stored, on_sheet, Some(prompt)).await?;
+                self.done += stored.len();
                 self.job.progress.step(Phase::Scoring, self.done, self.total, None);
                 one.images.push(seen.whole);
                 one.parts.push(seen.parts);
@@ -89,7 +97,7 @@ impl<'a> Scorer<'a> {
     /// - `prompt`: of the images, if they are generated; it says which parts of them are looked at as well
     pub(super) async fn look_at(
         &mut self,
-        keys: &[StorageKey],
+        stored: &[StoredImage],
         keep: usize,
         prompt: Option<&EvaluationPrompt>,
     ) -> Result<Seen, JobError> {
@@ -97,9 +105,9 @@ impl<'a> Scorer<'a> {
         let mut thumbnails = Vec::new();
         // Of each part, those of all images.
         let mut of_parts: Vec<Vec<f32>> = Vec::new();
-        for keys in keys.chunks(BATCH) {
-            let images: Vec<RgbImage> = stream::iter(keys.to_vec())
-                .map(|key| read(self.job, key))
+        for stored in stored.chunks(BATCH) {
+            let images: Vec<RgbImage> = stream::iter(stored.to_vec())
+                .map(|image| read(self.job, image))
                 .buffered(BATCH)
                 .try_collect()
                 .await?;
@@ -167,8 +175,8 @@ fn images_on_sheet(subjects: usize) -> usize {
     }
 }
 
-async fn read(job: &Job, key: StorageKey) -> Result<RgbImage, JobError> {
-    let bytes = job.context.storage.read(&key).await?;
+async fn read(job: &Job, StoredImage { key, sha256 }: StoredImage) -> Result<RgbImage, JobError> {
+    let bytes = job.read_checked(&key, sha256.as_ref()).await?;
     let decoded = tokio::task::spawn_blocking(move || image::load_from_memory(&bytes)).await;
     match decoded {
         Ok(Ok(image)) => Ok(image.to_rgb8()),

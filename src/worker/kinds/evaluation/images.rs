@@ -5,7 +5,7 @@ use std::io;
 
 use image::RgbImage;
 
-use super::features::{Scorer, SubjectImages};
+use super::features::{Scorer, StoredImage, SubjectImages};
 use crate::class_images::ClassImageSet;
 use crate::db;
 use crate::db::evaluation::EvaluationSampleState;
@@ -15,7 +15,6 @@ use crate::domain::id::SampleId;
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::JobState;
 use crate::evaluator::Features;
-use crate::storage::StorageKey;
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
 
@@ -55,7 +54,12 @@ pub(super) async fn load_subjects(
         let images = of_sample.remove(&sample.sample_id).unwrap_or_default();
         let place = subjects.get_mut(sample.subject).and_then(|its| its.get_mut(sample.prompt));
         if let Some(place) = place {
-            place.extend(images.into_iter().map(|image| image.storage_key));
+            place.extend(
+                images.into_iter().map(|image| StoredImage {
+                    key: image.storage_key,
+                    sha256: Some(image.sha256),
+                }),
+            );
         }
     }
     Ok(subjects)
@@ -80,9 +84,12 @@ pub(super) async fn load_photos(
 ) -> Result<Photos, JobError> {
     let mut photos = Photos { features: Vec::new(), thumbnails: Vec::new() };
     for concept in &task.concepts {
-        let keys: Vec<StorageKey> =
-            concept.images.iter().map(|image| image.storage_key.clone()).collect();
-        let seen = scorer.look_at(&keys, PHOTOS_ON_SHEET, None).await?;
+        let photos_of = concept.images.iter().map(|image| StoredImage {
+            key: image.storage_key.clone(),
+            sha256: image.sha256.clone(),
+        });
+        let stored: Vec<StoredImage> = photos_of.collect();
+        let seen = scorer.look_at(&stored, PHOTOS_ON_SHEET, None).await?;
         photos.features.push(seen.whole);
         photos.thumbnails.extend(seen.thumbnails);
     }
@@ -101,7 +108,7 @@ pub(super) async fn load_held_out(
     let key = &held_out.set.storage_key;
     let damaged =
         |error: io::Error| JobError::DamagedObject { key: key.clone(), source: error.into() };
-    let bytes = scorer.job().context.storage.read(key).await?;
+    let bytes = scorer.job().read(key).await?;
     let digest = held_out.set.digest.clone();
     let set = tokio::task::spawn_blocking(move || {
         let actual = Digest::of(&bytes);

@@ -34,7 +34,7 @@ pub(super) async fn read_init(job: &Job, task: &SampleTask) -> Result<Option<Ini
 async fn read(job: &Job, task: &SampleTask, init: &StoredInit) -> Result<RgbImage, JobError> {
     let permit = job.context.decoders.acquire().await;
     let permit = permit.map_err(|closed| JobError::Encoding(closed.into()))?;
-    let file = job.context.storage.read(&init.storage_key).await?;
+    let file = job.read_checked(&init.storage_key, Some(&init.sha256)).await?;
     let (width, height) = (task.settings.width as u32, task.settings.height as u32);
     let covered = tokio::task::spawn_blocking(move || {
         let image = image::load_from_memory(&file)?.into_rgb8();

@@ -45,7 +45,7 @@ async fn read_photos(
 ) -> Result<Vec<RgbImage>, JobError> {
     let mut images: Vec<RgbImage> = Vec::new();
     for image in &concept.images {
-        let bytes = job.context.storage.read(&image.storage_key).await?;
+        let bytes = job.read_checked(&image.storage_key, image.sha256.as_ref()).await?;
         let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_side)).await;
         let decoded = decoded.map_err(image_error).and_then(|image| image.map_err(image_error));
         images.push(decoded.map_err(|source| JobError::DamagedObject {
