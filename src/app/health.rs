@@ -128,7 +128,7 @@ impl App {
             }
             self.health
                 .database_is_lost
-                .send_if_modified(|lost| std::mem::replace(lost, !answers) != !answers);
+                .send_if_modified(|lost| std::mem::replace(lost, !answers) == answers);
             tokio::time::sleep(WATCH_EVERY).await;
         }
     }
