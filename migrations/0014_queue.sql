@@ -110,5 +110,15 @@ create index job_finish_deadline on job (finish_before)
 
 drop index job_queue;
 create index job_queue on job (kind, needs_base, waits_for, priority, virtual_finish, job_id) where state = 'queued';
+-- For places in the queue and its length. It does not have the queue's order, so that no claim is planned on it: it would
+-- read jobs for other base models.
 drop index job_line;
-create index job_line on job (kind, priority, virtual_finish, job_id) where state = 'queued';
+create index job_line on job (kind, priority) include (virtual_finish, job_id) where state = 'queued';
+
+-- Leases are renewed twice a second. Without an index on them, and with room in the pages, a renewal touches no index.
+drop index job_leases;
+create index job_running on job (job_id) where state = 'running';
+-- A claim steps over the places of jobs that were claimed before, until they are vacuumed: often, although few of all rows
+-- have changed.
+alter table job set (fillfactor = 85, autovacuum_vacuum_scale_factor = 0.005, autovacuum_vacuum_threshold = 5000);
+alter table job_event set (autovacuum_vacuum_insert_scale_factor = 0.05);

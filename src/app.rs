@@ -4,12 +4,14 @@
 //! writes in one transaction, so that a refused request changes nothing. Whatever takes longer than a request is a job
 //! for a worker.
 
+mod announcer;
 mod binding;
 mod caller;
 mod composition;
 pub mod compression;
 pub mod concept;
 pub mod delta;
+pub mod download;
 pub mod evaluation;
 mod health;
 pub mod image;
@@ -24,12 +26,15 @@ mod queue;
 mod refusal;
 pub mod regularization;
 pub mod sample;
+mod tidying;
 pub mod training;
+pub mod upload_memory;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::delta_store::DeltaStore;
 use crate::domain::evaluator_info::EvaluatorInfo;
@@ -41,8 +46,11 @@ use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
 
+use self::announcer::Announcer;
+use self::health::Health;
+use self::upload_memory::{UploadLimits, UploadMemory};
+
 pub use caller::Caller;
-use health::Health;
 pub use health::Readiness;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
 pub use refusal::{Dependency, Refusal};
@@ -62,8 +70,11 @@ pub struct App {
     health: Arc<Health>,
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
-    /// Permits to decode an image: as many as there are cores, so that uploads cannot take all the memory.
-    decoders: Arc<Semaphore>,
+    announcer: Announcer,
+    /// Memory for uploads.
+    uploads: UploadMemory,
+    /// Permits to solve a merge or to compute whole matrices for a request: as many as there are cores.
+    computations: Arc<Semaphore>,
     /// The permit to unpack an archive.
     archives: Arc<Semaphore>,
 }
@@ -77,9 +88,10 @@ impl App {
         shutdown: impl Into<Shutdown>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let decoders = Arc::new(Semaphore::new(cores));
+        let computations = Arc::new(Semaphore::new(cores));
         let queue_limit = DEFAULT_QUEUE_LIMIT;
         let archives = Arc::new(Semaphore::new(1));
+        let announcer = Announcer::new(db.clone());
         Self {
             db,
             storage,
@@ -90,7 +102,9 @@ impl App {
             shutdown: shutdown.into(),
             health: Arc::default(),
             queue_limit,
-            decoders,
+            announcer,
+            uploads: UploadMemory::new(UploadLimits::default()),
+            computations,
             archives,
         }
     }
@@ -122,6 +136,23 @@ impl App {
     /// The phases in which the process ends.
     pub fn shutdown(&self) -> &Shutdown {
         &self.shutdown
+    }
+}
+
+/// The longest that a request waits for others to finish their computations.
+const COMPUTE_WITHIN: Duration = Duration::from_secs(10);
+
+impl App {
+    /// The permit to compute something large for a request.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`]
+    async fn computation(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permit = self.computations.clone().acquire_owned();
+        match tokio::time::timeout(COMPUTE_WITHIN, permit).await {
+            Ok(permit) => permit.map_err(Refusal::internal),
+            Err(_) => Err(Refusal::Overloaded),
+        }
     }
 }
 

@@ -156,6 +156,9 @@ impl FromStr for ByteSize {
 /// Connections that an HTTP server takes at a time.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 1000;
 
+/// Longer than load balancers keep an idle connection by default, which is a minute.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
 /// Settings of the HTTP server.
 #[derive(Clone, Debug, Args)]
 pub struct ServeSettings {
@@ -170,6 +173,10 @@ pub struct ServeSettings {
     /// Connections at a time. A further one is answered 503.
     #[arg(long, env = "VSTAR_MAX_CONNECTIONS", default_value_t = DEFAULT_MAX_CONNECTIONS, value_parser = parse_connections)]
     pub max_connections: usize,
+    /// Seconds that a connection may be idle between two requests, and that the head of a request may take. Set it above
+    /// the idle timeout of a load balancer in front, so that it is never this side that closes first.
+    #[arg(long, env = "VSTAR_IDLE_TIMEOUT", value_name = "SECONDS", value_parser = parse_idle, default_value = "75")]
+    pub idle_timeout: Duration,
     /// Serve only. `vstar work` runs the jobs.
     #[arg(long, env = "VSTAR_NO_WORKER")]
     pub no_worker: bool,
@@ -217,6 +224,13 @@ fn parse_connections(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(count) if (1..=1_000_000).contains(&count) => Ok(count),
         Ok(_) | Err(_) => Err(format!("`{text}` is not a number from 1 to 1000000")),
+    }
+}
+
+fn parse_idle(text: &str) -> Result<Duration, String> {
+    match parse_seconds(text)? {
+        idle if idle >= Duration::from_secs(1) => Ok(idle),
+        _ => Err(format!("`{text}` is less than a second")),
     }
 }
 

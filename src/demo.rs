@@ -24,7 +24,8 @@ use serde_json::{Map, Value};
 
 use self::alignment::Judge;
 use crate::config::{
-    DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings, WorkerSettings,
+    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
+    WorkerSettings,
 };
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::evaluator::Evaluator;
@@ -111,6 +112,7 @@ pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeS
             ending: EndingSettings::default(),
         },
         max_connections: DEFAULT_MAX_CONNECTIONS,
+        idle_timeout: DEFAULT_IDLE_TIMEOUT,
         queue_limit: DEFAULT_QUEUE_LIMIT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         no_worker: false,

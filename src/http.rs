@@ -13,6 +13,7 @@ mod error;
 mod evaluation;
 mod event;
 mod extract;
+mod form;
 mod health;
 mod image;
 mod image_set;

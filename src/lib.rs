@@ -34,6 +34,7 @@
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
+//! - [`counters`]: what this process has counted since it began.
 //! - [`allocator`]: how long freed memory is kept.
 //!
 //! `docs/architecture.md` says which module may use which others, and where to find what.
@@ -49,6 +50,7 @@ pub mod class_images;
 pub mod client;
 pub mod config;
 mod contact_sheet;
+pub mod counters;
 pub mod db;
 pub mod delta_store;
 pub mod demo;

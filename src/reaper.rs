@@ -1,4 +1,4 @@
-//! Takes back the jobs of workers that were lost.
+//! Takes back the jobs of workers that were lost, and ends those that missed a deadline.
 //!
 //! It runs in every process, so that jobs end although no worker is left. Processes take turns under an advisory lock.
 
@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
+use crate::counters::QUEUE;
 use crate::db;
 use crate::db::job::{ExpiredJob, TakenBack};
 use crate::domain::id::JobId;
@@ -61,6 +62,7 @@ impl Reaper {
         let server_is_up = db::job::server_is_up_for(&self.db, self.lease).await?;
         let now = Instant::now();
         reach.note_success(now);
+        fail_overdue(&self.db).await?;
         if !server_is_up || !reach.lasts(self.lease, now) {
             return Ok(false);
         }
@@ -129,9 +131,10 @@ pub async fn take_back_expired(db: &PgPool) -> sqlx::Result<Vec<(JobId, JobState
     let taken = db::job::take_back(&mut *tx, &lost).await?;
     tx.commit().await?;
     for (job_id, state) in &taken {
+        let taken_back = QUEUE.jobs_taken_back.count();
         let job = expired.iter().find(|job| job.job_id == *job_id);
         let worker = job.and_then(|job| job.worker.as_deref());
-        tracing::warn!(job.id = %job_id, worker, ?state, "took back a job of a worker that stopped answering");
+        tracing::warn!(job.id = %job_id, worker, ?state, taken_back, "took back a job of a worker that stopped answering");
         if *state == JobState::Failed && job.is_some_and(|job| job.kind == JobKind::Sample) {
             db::evaluation::cancel_siblings(db, *job_id).await?;
         }
@@ -149,6 +152,30 @@ fn decide(job: &ExpiredJob, earlier: &[Attempt]) -> TakenBack {
         delay: backoff_of_lost(job.barren_attempts, random()),
         reason,
     }
+}
+
+/// Fails the jobs that have missed a deadline, whether a worker has them or not. Returns each with its new state.
+///
+/// # Errors
+/// If the database cannot be reached; then the rest are left for the next time.
+pub async fn fail_overdue(db: &PgPool) -> sqlx::Result<Vec<(JobId, JobState)>> {
+    let mut ended = Vec::new();
+    for job in db::job::overdue(db, BATCH).await? {
+        let failure = Failure::deadline_exceeded(job.deadline);
+        let mut tx = db.begin().await?;
+        if job.kind == JobKind::Evaluation {
+            // Before the evaluation, as a sample's end locks them in this order.
+            db::evaluation::cancel_samples(&mut *tx, job.job_id).await?;
+        }
+        let Some(state) = db::job::fail_overdue(&mut *tx, job.job_id, &failure).await? else {
+            continue;
+        };
+        tx.commit().await?;
+        QUEUE.deadlines_missed.count();
+        tracing::info!(job.id = %job.job_id, ?state, detail = failure.detail, "missed its deadline");
+        ended.push((job.job_id, state));
+    }
+    Ok(ended)
 }
 
 /// Takes back all running jobs. Only for a process that knows that no worker is left, such as one that has started the only

@@ -37,9 +37,6 @@ use crate::worker::{Worker, WorkerConfig};
 pub use self::database::connect;
 pub use self::signals::Signals;
 
-/// How long a client may take to send the head of a request, and keep a connection without one.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
-
 /// A service that answers; [`Service::stop`] ends it in order.
 pub struct Service {
     pub address: SocketAddr,
@@ -88,11 +85,12 @@ impl Service {
         let listed = app.list_class_images(&folder.class_images).await;
         listed.context("the base model's class images cannot be listed")?;
         let mut tasks = Tasks::default();
-        let limits = Limits { connections: settings.max_connections, head: HEAD_LIMIT };
+        let limits = Limits { connections: settings.max_connections, idle: settings.idle_timeout };
         let watch = app.clone().watch_database();
+        tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
+        tasks.spawn("the deletion of old events", app.clone().tidy());
         let served = connections::serve(listener, router(app), shutdown.clone(), limits);
         tasks.spawn("the HTTP server", served);
-        tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
         let reaper = Reaper::new(database.pool.clone(), LEASE);
         tasks.spawn("the reaper", reaper.run(|| (), shutdown.closing_token().clone()));
         if let Model::Loaded(model) = model {

@@ -21,6 +21,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("domain", &[]),
     ("allocator", &[]),
     ("shutdown", &[]),
+    ("counters", &[]),
     ("config", &["domain"]),
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
@@ -39,7 +40,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("image_archive", &["class_images", "domain", "photo_file"]),
     ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
-    ("reaper", &["db", "domain"]),
+    ("reaper", &["counters", "db", "domain"]),
     // What the service can do, and who asks it to.
     (
         "app",
@@ -67,6 +68,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "class_images",
             "config",
             "contact_sheet",
+            "counters",
             "db",
             "delta_store",
             "domain",

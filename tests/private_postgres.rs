@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
+use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use sqlx::PgPool;
 use vstar::postgres::{PostgresError, PrivatePostgres};
 
 /// A process that holds a durable server on `data` until it is killed.
@@ -146,4 +148,108 @@ fn missing_binaries_are_told_with_their_remedies() {
         .all(|remedy| error.contains(remedy)),
         "{error}"
     );
+}
+
+#[test]
+fn a_server_that_does_not_answer_does_not_hold_the_end_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = PrivatePostgres::start(dir.path(), None, true).unwrap();
+    let status = std::fs::read_to_string(dir.path().join("cluster/postmaster.pid")).unwrap();
+    let stopped = Command::new("kill").args(["-STOP", status.lines().next().unwrap()]).status();
+    assert!(stopped.unwrap().success());
+
+    let began = Instant::now();
+    drop(server);
+    let took = began.elapsed();
+    let again = PrivatePostgres::start(dir.path(), None, true);
+
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    assert!(again.is_ok(), "{again:?}");
+}
+
+/// A disk of 100 MB that can be filled; unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` where this process may not mount one.
+    fn mount() -> Option<Self> {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=100m", "tmpfs"])
+            .arg(disk.0.path())
+            .stderr(Stdio::null())
+            .status();
+        mount.is_ok_and(|status| status.success()).then_some(disk)
+    }
+
+    /// Leaves so many MiB.
+    fn fill_up_to(&self, left: usize) {
+        let mut file = std::fs::File::create(self.0.path().join("fill")).unwrap();
+        let mut written = 0;
+        while written < 100 - left && file.write_all(&[1; 1 << 20]).is_ok() {
+            written += 1;
+        }
+        if left == 0 {
+            while file.write_all(&[1; 512]).is_ok() {}
+        }
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.0.path().join("fill")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_harms_nothing_and_works_again_once_there_is_space() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("not tested: no disk can be mounted here");
+        return;
+    };
+    let data = disk.0.path().join("data");
+
+    disk.fill_up_to(15);
+    let error = PrivatePostgres::start(&data, None, true).err().map(|error| error.to_string());
+    let error = error.unwrap_or_default();
+    assert!(error.contains("initdb failed") && error.contains("space"), "{error}");
+    disk.free();
+
+    let server = PrivatePostgres::start(&data, None, true).unwrap();
+    let db = PgPool::connect(server.url()).await.unwrap();
+    sqlx::query("create table kept (id bigint primary key, text text)").execute(&db).await.unwrap();
+    let insert = async |id: i64| {
+        let text = "x".repeat(2000);
+        let insert = sqlx::query("insert into kept values ($1, $2)").bind(id).bind(text);
+        insert.execute(&db).await
+    };
+    let mut acknowledged = 0;
+    for _ in 0..20 {
+        insert(acknowledged).await.unwrap();
+        acknowledged += 1;
+    }
+    disk.fill_up_to(0);
+    let refused = loop {
+        match insert(acknowledged).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 100_000, "the disk does not get full");
+    };
+    disk.free();
+    let began = Instant::now();
+    while insert(acknowledged).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it does not recover");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+
+    assert!(vstar::db::is_unavailable(&refused), "{refused}");
+    let count: i64 = sqlx::query_scalar("select count(*) from kept").fetch_one(&db).await.unwrap();
+    assert_eq!(count, acknowledged + 1);
+    db.close().await;
+    drop(server);
 }

@@ -9,7 +9,8 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::Row;
 use vstar::config::{
-    DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings, WorkerSettings, bundled,
+    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
+    WorkerSettings, bundled,
 };
 use vstar::domain::id::{JobId, SampleId};
 use vstar::engine::BaseModel;
@@ -76,6 +77,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
             ending: EndingSettings::default(),
         },
         max_connections: DEFAULT_MAX_CONNECTIONS,
+        idle_timeout: DEFAULT_IDLE_TIMEOUT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         queue_limit,
         no_worker: false,

@@ -18,6 +18,8 @@ const STORE_PROBE_KEPT: Duration = Duration::from_secs(30);
 const STORE_FAILURE_KEPT: Duration = Duration::from_secs(5);
 /// How often the database is asked whether it is there.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// The same while it is lost.
+const LOST_WATCH_EVERY: Duration = Duration::from_millis(250);
 /// How long it may take to answer that. Above it, requests are refused instead of kept waiting.
 const WATCH_LIMIT: Duration = Duration::from_millis(2500);
 
@@ -96,45 +98,45 @@ impl App {
     pub async fn watch_database(self) {
         let mut connection = None;
         loop {
-            let ping = async {
-                let connected = match connection.take() {
-                    Some(connected) => connected,
-                    None => self.db.connect_options().connect().await?,
-                };
-                pinged(connected).await
-            };
             let was_lost = *self.health.database_is_lost.borrow();
-            let answer = tokio::time::timeout(WATCH_LIMIT, ping).await;
-            let answers = match answer {
+            let answer = tokio::time::timeout(WATCH_LIMIT, self.ping(connection.take())).await;
+            let is_lost = match answer {
                 Ok(Ok(connected)) => {
                     connection = Some(connected);
-                    true
+                    if was_lost {
+                        tracing::info!("the database answers again");
+                    }
+                    false
                 }
                 Ok(Err(error)) => {
                     if !was_lost {
                         tracing::error!(%error, "the database is lost");
                     }
-                    false
+                    true
                 }
                 Err(_) => {
                     if !was_lost {
                         tracing::error!("the database does not answer within {WATCH_LIMIT:?}");
                     }
-                    false
+                    true
                 }
             };
-            if was_lost && answers {
-                tracing::info!("the database answers again");
+            if is_lost != was_lost {
+                self.health.database_is_lost.send_replace(is_lost);
             }
-            self.health
-                .database_is_lost
-                .send_if_modified(|lost| std::mem::replace(lost, !answers) != !answers);
-            tokio::time::sleep(WATCH_EVERY).await;
+            tokio::time::sleep(if is_lost { LOST_WATCH_EVERY } else { WATCH_EVERY }).await;
         }
     }
-}
 
-async fn pinged(mut connection: PgConnection) -> sqlx::Result<PgConnection> {
-    connection.ping().await?;
-    Ok(connection)
+    /// Asks on this connection, or on a new one if that is broken: the server may have ended this one alone.
+    async fn ping(&self, connection: Option<PgConnection>) -> sqlx::Result<PgConnection> {
+        if let Some(mut connection) = connection
+            && connection.ping().await.is_ok()
+        {
+            return Ok(connection);
+        }
+        let mut connection = self.db.connect_options().connect().await?;
+        connection.ping().await?;
+        Ok(connection)
+    }
 }

@@ -261,24 +261,28 @@ impl App {
     pub async fn wait<N: JobNoun>(
         &self,
         caller: &Caller,
-        mut tracked: Tracked<N>,
+        tracked: Tracked<N>,
         within: Duration,
     ) -> Result<Tracked<N>, Refusal> {
         let began = Instant::now();
         let deadline = began + within;
+        let mut has_ended = tracked.job.status().is_terminal();
+        let mut has_waited = false;
         loop {
             let now = Instant::now();
-            let has_ended = tracked.job.status().is_terminal();
             if has_ended || now >= deadline || self.shutdown.is_draining() {
-                return Ok(tracked);
+                break;
             }
             let next = now + WAIT_POLL.max(now.duration_since(began) / 10);
             tokio::select! {
                 () = tokio::time::sleep_until(next.min(deadline)) => {}
                 () = self.shutdown.draining() => {}
             }
-            tracked = self.job(caller, tracked.id()).await?;
+            // The state alone: a task may be large, and does not change.
+            has_ended = self.standing::<N>(tracked.id()).await?.status.is_terminal();
+            has_waited = true;
         }
+        if has_waited { self.job(caller, tracked.id()).await } else { Ok(tracked) }
     }
 
     /// Returns the events of a job after the one that was seen last, as they happen, up to the job's last one; `None` if
@@ -295,11 +299,13 @@ impl App {
         id: N::Id,
         last_seen: i64,
     ) -> Result<Option<BoxStream<'static, JobEvent>>, Refusal> {
-        let job = self.find_job::<N>(id).await?;
-        if job.status().is_terminal() && last_seen >= job.revision {
+        let job = self.standing::<N>(id).await?;
+        if job.status.is_terminal() && last_seen >= job.revision {
             return Ok(None);
         }
-        Ok(Some(self.clone().follow(job.job_id, last_seen)))
+        // A number that no event has yet would leave out all that are to come. The client has it from another catalog.
+        let last_seen = last_seen.min(job.revision);
+        Ok(Some(self.clone().follow(id.into(), last_seen)))
     }
 
     fn follow(self, job_id: JobId, last_seen: i64) -> BoxStream<'static, JobEvent> {
@@ -331,6 +337,15 @@ impl App {
                 () = self.shutdown.draining() => return None,
             }
         }
+    }
+
+    /// Where a job is, without its task.
+    pub(super) async fn standing<N: JobNoun>(
+        &self,
+        id: N::Id,
+    ) -> Result<db::job::Standing, Refusal> {
+        let found = db::job::standing(&self.db, id.into(), N::KIND).await?;
+        found.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))
     }
 
     pub(super) async fn find_job<N: JobNoun>(&self, id: N::Id) -> Result<Job<N>, Refusal> {

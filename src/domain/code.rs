@@ -154,6 +154,8 @@ codes! {
     QueueFull = "queue_full",
     /// The process has been asked to end: send the request to another one, or again after `Retry-After`.
     ShuttingDown = "shutting_down",
+    /// Other requests have all the memory or all the cores for requests of this kind: send it again after `Retry-After` seconds.
+    Overloaded = "overloaded",
     /// The database cannot be reached: send the request again after `Retry-After` seconds.
     DatabaseUnavailable = "database_unavailable",
     /// The object store cannot be reached: send the request again after `Retry-After` seconds.
@@ -182,8 +184,10 @@ codes! {
     ObjectDamaged = "object_damaged",
     /// The worker cannot read the base model's class images: check its model folder.
     ClassImagesUnavailable = "class_images_unavailable",
-    /// Every worker that began the job stopped answering: it may need more memory than there is.
+    /// The worker that had the job stopped answering: it was killed, or needed more memory than there is.
     WorkerLost = "worker_lost",
+    /// The job was not started or did not end by the deadline of its request: see `detail` for which, and give it more time.
+    DeadlineExceeded = "deadline_exceeded",
     /// The worker was shut down in the middle of an attempt: nothing needs to be done, another worker takes the job.
     WorkerStopped = "worker_stopped",
     /// The job was stopped before it ended: start it again if it is still wanted.

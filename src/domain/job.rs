@@ -1,6 +1,8 @@
 //! A job: work that outlives the request that asked for it.
 
 pub mod attempt;
+pub mod cost;
+pub mod schedule;
 
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::attempt::Attempt;
+use self::schedule::Priority;
 use super::code::Code;
 use super::compression::CompressionTask;
 use super::digest::Digest;
@@ -234,9 +237,18 @@ pub struct Failure {
     pub title: String,
     pub code: Code,
     /// What went wrong and, where the client can correct it, how.
+    #[serde(serialize_with = "without_nul")]
     pub detail: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+}
+
+/// Postgres takes no U+0000, and a damaged object can have one in a name that an error repeats.
+fn without_nul<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    match text.contains('\0') {
+        true => serializer.serialize_str(&text.replace('\0', "\u{fffd}")),
+        false => serializer.serialize_str(text),
+    }
 }
 
 /// A job as the catalog has it, of any kind or, with the type of its task, of one.
@@ -246,6 +258,7 @@ pub struct Job<T = Task> {
     pub task: T,
     pub state: JobState,
     pub cancel_requested: bool,
+    pub priority: Priority,
     pub attempts: i32,
     pub phase: Option<Phase>,
     pub progress: Option<Progress>,
@@ -261,6 +274,8 @@ pub struct Job<T = Task> {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
+    pub start_before: Option<DateTime<Utc>>,
+    pub finish_before: Option<DateTime<Utc>>,
     /// When the last attempt took its first denoising step; samples that have succeeded only.
     pub first_step_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -278,6 +293,7 @@ impl<T> Job<T> {
             task: as_other(self.task)?,
             state: self.state,
             cancel_requested: self.cancel_requested,
+            priority: self.priority,
             attempts: self.attempts,
             phase: self.phase,
             progress: self.progress,
@@ -287,6 +303,8 @@ impl<T> Job<T> {
             created_at: self.created_at,
             updated_at: self.updated_at,
             started_at: self.started_at,
+            start_before: self.start_before,
+            finish_before: self.finish_before,
             first_step_at: self.first_step_at,
             finished_at: self.finished_at,
             merge_report: self.merge_report,
@@ -400,6 +418,17 @@ mod tests {
             (&json!(1), &json!("cosine"))
         );
         assert_eq!(serde_json::from_value::<Task>(stored).unwrap(), task);
+    }
+
+    #[test]
+    fn a_failure_can_be_stored_whatever_its_detail_repeats() {
+        let detail = "object `a\0b` is damaged".to_owned();
+        let failure =
+            Failure { title: "t".to_owned(), code: Code::ObjectDamaged, detail, retryable: false };
+
+        let stored = serde_json::to_value(&failure).unwrap();
+
+        assert_eq!(stored["detail"], "object `a\u{fffd}b` is damaged");
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(crate) enum ApiError {
     #[error("the body has more than {limit_bytes} bytes")]
     BodyTooLarge { limit_bytes: usize },
     #[error("the range lies outside of the {size_bytes} bytes")]
-    RangeNotSatisfiable { size_bytes: usize },
+    RangeNotSatisfiable { size_bytes: u64 },
     /// The client owes a part of the body, and nothing has come for a while or the process closes.
     #[error("the body did not come in time: send the request again, without pauses")]
     BodyTimedOut,
@@ -66,6 +66,7 @@ impl ApiError {
                 Refusal::Conflict(_) => StatusCode::CONFLICT,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }
+                | Refusal::Overloaded
                 | Refusal::Unavailable { .. }
                 | Refusal::StoreFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::ObjectLost { .. } | Refusal::Internal(_) => {
@@ -145,7 +146,7 @@ impl ApiError {
         if self.status().is_server_error()
             && !matches!(
                 self.code(),
-                Code::QueueFull | Code::ImageSetNotIndexed | Code::ShuttingDown
+                Code::QueueFull | Code::ImageSetNotIndexed | Code::ShuttingDown | Code::Overloaded
             )
         {
             tracing::error!(error = chain(self), "request failed");

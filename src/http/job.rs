@@ -13,6 +13,7 @@ use crate::app::job::{JobNoun, Tracked};
 use crate::app::{App, Caller};
 use crate::domain::id::JobId;
 use crate::domain::job::attempt::Attempt;
+use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
 
 /// A kind of job as a resource: what its body is.
@@ -26,6 +27,8 @@ pub(crate) trait JobResource: JobNoun {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobBody {
     status: JobStatus,
+    /// How urgent the job is. Samples of evaluations are `low`, and run after all others.
+    priority: Priority,
     /// What a running job is doing.
     phase: Option<Phase>,
     /// How far a running job is.
@@ -45,6 +48,10 @@ pub(crate) struct JobBody {
     updated_at: Timestamp,
     /// When a worker first started the job.
     started_at: Option<Timestamp>,
+    /// By when the job has to be started. Null if its request gave no `start_within_seconds`.
+    start_before: Option<Timestamp>,
+    /// By when the job has to end. Null if its request gave no `finish_within_seconds`.
+    finish_before: Option<Timestamp>,
     /// When a sample that has succeeded took its first denoising step.
     first_step_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
@@ -118,6 +125,7 @@ impl<N: JobNoun> From<&Job<N>> for JobBody {
         let this = job_path(job.job_id, N::KIND);
         Self {
             status: job.status(),
+            priority: job.priority,
             phase: job.phase,
             progress: job.progress.clone(),
             queue: job.queue_position.map(|position| QueueBody { position }),
@@ -128,6 +136,8 @@ impl<N: JobNoun> From<&Job<N>> for JobBody {
             created_at: job.created_at.into(),
             updated_at: job.updated_at.into(),
             started_at: job.started_at.map(Timestamp::from),
+            start_before: job.start_before.map(Timestamp::from),
+            finish_before: job.finish_before.map(Timestamp::from),
             first_step_at: job.first_step_at.map(Timestamp::from),
             finished_at: job.finished_at.map(Timestamp::from),
             urls: JobUrls {

@@ -25,7 +25,7 @@ pub(super) struct Limits {
     /// Connections at a time. A further one is answered 503 and closed.
     pub(super) connections: usize,
     /// For the head of a request, and between two requests of a connection.
-    pub(super) head: Duration,
+    pub(super) idle: Duration,
 }
 
 /// How often a client over HTTP/2 is asked whether it is still there, and how long it may take to answer.
@@ -85,7 +85,7 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     let begins = tokio::select! {
-        begins = tokio::time::timeout(limits.head, begins_as_http2(&stream)) => begins,
+        begins = tokio::time::timeout(limits.idle, begins_as_http2(&stream)) => begins,
         () = shutdown.closing() => return,
     };
     let Ok(Ok(is_http2)) = begins else { return };
@@ -124,7 +124,7 @@ async fn connection(
         until_end!(server.serve_connection(io, service))
     } else {
         let mut server = http1::Builder::new();
-        server.timer(TokioTimer::new()).header_read_timeout(limits.head);
+        server.timer(TokioTimer::new()).header_read_timeout(limits.idle);
         until_end!(server.serve_connection(io, service))
     };
     if let Err(error) = ended {

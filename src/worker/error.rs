@@ -52,6 +52,7 @@ impl From<EngineError> for JobError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Stopped => Self::Stopped,
+            EngineError::ClassImage(reason) => Self::ClassImages(std::io::Error::other(reason)),
             other => Self::Engine(other),
         }
     }

@@ -22,9 +22,11 @@ use super::lease::Lease;
 use super::permits::Permits;
 use super::progress::StopReason;
 use super::wakeups::Wakeups;
+use crate::counters::QUEUE;
 use crate::db;
 use crate::db::job::Capacity;
 use crate::delta_store::DeltaStore;
+use crate::domain::id::JobId;
 use crate::domain::job::attempt::{backoff, random};
 use crate::domain::job::{Failure, JobKind, JobState, LeasedJob};
 use crate::reaper::Reaper;
@@ -194,16 +196,24 @@ impl Worker {
             }
             Err(error) => error,
         };
-        match (&error, job.progress.stop_reason()) {
+        let stop_reason = job.progress.stop_reason();
+        match (&error, stop_reason) {
             (JobError::LeaseLost, _) | (JobError::Stopped, Some(StopReason::LeaseLost)) => {
-                tracing::warn!(job.id = %job_id, "dropped: another worker has it");
+                let leases_lost = QUEUE.leases_lost.count();
+                tracing::warn!(job.id = %job_id, leases_lost, "dropped: the lease is gone");
+                // Otherwise the heartbeat has noticed before anything was written.
+                if stop_reason != Some(StopReason::LeaseLost) {
+                    note_fenced_off(job_id);
+                }
             }
             (JobError::Stopped, reason) => {
                 let canceled = reason == Some(StopReason::Canceled);
                 // A cancellation that comes this late also keeps the job out of the queue.
                 let reason = Failure::worker_stopped();
-                if canceled || !db::job::hand_back(db, job_id, fence, &reason).await? {
-                    db::job::stop(db, job_id, fence).await?;
+                let handed_back =
+                    !canceled && db::job::hand_back(db, job_id, fence, &reason).await?;
+                if !handed_back && !db::job::stop(db, job_id, fence).await? {
+                    note_fenced_off(job_id);
                 }
                 tracing::info!(job.id = %job_id, canceled, "stopped");
             }
@@ -224,16 +234,24 @@ impl Worker {
                         db::evaluation::cancel_siblings(db, job_id).await?;
                     }
                     Some(state) => {
-                        tracing::warn!(job.id = %job_id, error = sources, ?state, "failed, not for good")
+                        tracing::warn!(job.id = %job_id, error = sources, ?state, "failed, not for good");
                     }
                     None => {
-                        tracing::warn!(job.id = %job_id, error = sources, "failed after its lease was lost")
+                        let leases_lost = QUEUE.leases_lost.count();
+                        tracing::warn!(job.id = %job_id, error = sources, leases_lost, "failed after its lease was lost");
+                        note_fenced_off(job_id);
                     }
                 }
             }
         }
         Ok(())
     }
+}
+
+/// Counts an end of a job that was written after the lease was lost, and so not at all.
+fn note_fenced_off(job_id: JobId) {
+    let writes_fenced_off = QUEUE.writes_fenced_off.count();
+    tracing::warn!(job.id = %job_id, writes_fenced_off, "its end was not written: the fence kept it out");
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

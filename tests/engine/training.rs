@@ -35,7 +35,7 @@ fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput
         },
         images: (0..4).map(|i| photo(60 * i)).collect(),
         class_images: vec![CaptionedImage {
-            image: photo(128),
+            image: photo(128).into(),
             caption: "a dog on the beach".into(),
         }],
     };
@@ -427,7 +427,7 @@ fn class_images_of(noun: &str, count: usize) -> Vec<CaptionedImage> {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
         let image = image::load_from_memory(&bytes).unwrap().to_rgb8();
-        CaptionedImage { image, caption: line["text"].as_str().unwrap().to_owned() }
+        CaptionedImage { image: image.into(), caption: line["text"].as_str().unwrap().to_owned() }
     };
     of_noun.take(count).map(&mut read).collect()
 }

@@ -5,10 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod batching;
+mod bounds;
 mod checkpoints;
 mod class_image_sets;
 mod compositions;
 mod concepts;
+mod downloads;
 mod end_to_end;
 mod errors;
 mod evaluations;
@@ -18,6 +20,7 @@ mod faulty_store;
 mod gc;
 mod harness;
 mod image_sets;
+mod lists;
 mod lost_objects;
 mod merges;
 mod methods;

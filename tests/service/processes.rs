@@ -198,6 +198,7 @@ async fn an_api_without_a_worker_and_a_worker_serve_together_and_end_in_order(db
     assert!(worker.end().await, "the worker ended badly");
 
     let handed_back = client.get(&training).await;
-    assert_eq!((&handed_back["status"], &handed_back["attempt"]), (&json!("queued"), &json!(0)));
+    assert_eq!((&handed_back["status"], &handed_back["attempt"]), (&json!("queued"), &json!(1)));
+    assert_eq!(handed_back["previous_attempts"][0]["reason"]["code"], "worker_stopped");
     assert!(api.end().await, "the API ended badly");
 }

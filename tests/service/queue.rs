@@ -1,13 +1,19 @@
 //! The queue: leases, fences, cancellation.
 
 mod attempts;
+mod deadlines;
+mod lost_workers;
+mod order;
+mod plans;
+mod states;
+mod wakeups;
 
 use std::time::Duration;
 
 use serde_json::json;
 use sqlx::PgPool;
 use vstar::db;
-use vstar::db::job::Capacity;
+use vstar::db::job::{Capacity, NewJob};
 use vstar::domain::code::Code;
 use vstar::domain::id::JobId;
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
@@ -19,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn enqueue(db: &PgPool) -> JobId {
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &any_task(), 1).await.unwrap();
+    db::job::enqueue(db, NewJob::new(job_id, &any_task(), 1, 1.0)).await.unwrap();
     job_id
 }
 
@@ -219,15 +225,25 @@ async fn enqueue_sample_of(db: &PgPool, n: usize, base_digest: &str, side: usize
     }))
     .unwrap();
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &task, task.batch_elements(64)).await.unwrap();
+    db::job::enqueue(db, NewJob::new(job_id, &task, task.batch_elements(64), 1.0)).await.unwrap();
     job_id
 }
 
 async fn lease_samples(db: &PgPool, batch_elements: usize, lease: Duration) -> Vec<JobId> {
-    let kinds = &[JobKind::Sample];
+    let leased = lease_of_kind(db, JobKind::Sample, batch_elements, lease).await;
+    leased.into_iter().map(|(job_id, _)| job_id).collect()
+}
+
+/// Leases jobs of a kind; returns each with its fence.
+async fn lease_of_kind(
+    db: &PgPool,
+    kind: JobKind,
+    batch_elements: usize,
+    lease: Duration,
+) -> Vec<(JobId, i64)> {
     let capacity = Capacity {
         worker: "gpu",
-        kinds,
+        kinds: &[kind],
         base_digest: DIGEST,
         evaluator_digest: None,
         memory_mib: None,
@@ -235,5 +251,5 @@ async fn lease_samples(db: &PgPool, batch_elements: usize, lease: Duration) -> V
         lease,
     };
     let leased = db::job::lease_next(db, capacity).await.unwrap();
-    leased.iter().map(|job| job.job_id).collect()
+    leased.iter().map(|job| (job.job_id, job.fence)).collect()
 }

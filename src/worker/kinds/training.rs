@@ -135,7 +135,7 @@ async fn train(
         Ended::Stopped(state) => state,
     };
     if job.progress.stop_reason() == Some(StopReason::WorkerEnds) && state.step > first_step {
-        writer.write_last(state).await?;
+        writer.write_last(state).await;
     }
     Err(JobError::Stopped)
 }

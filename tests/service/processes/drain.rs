@@ -33,11 +33,12 @@ async fn follow(client: &Client, path: &str) -> tokio::task::JoinHandle<String> 
 async fn streams_and_waits_end_at_once_and_the_listener_stays_for_the_grace(db: PgPool) {
     let objects = tempfile::tempdir().unwrap();
     let (mut process, client) = api(&db, &objects, &["--drain-grace", "3"]).await;
-    let mut streams = Vec::new();
+    let (mut streams, mut paths) = (Vec::new(), Vec::new());
     for seed in 0..50 {
         let sample = client.post("/v1/samples", json!({ "prompt": "a dog", "seed": seed })).await;
         let path = format!("/v1/samples/{}", sample["id"].as_str().unwrap());
         streams.push(follow(&client, &path).await);
+        paths.push(path);
     }
     let waits: Vec<_> = (0..30)
         .map(|_| {
@@ -74,9 +75,12 @@ async fn streams_and_waits_end_at_once_and_the_listener_stays_for_the_grace(db: 
     for answer in answers {
         assert_eq!(answer.unwrap().0, 202, "a wait is answered with the present state");
     }
-    for text in texts {
+    let mut followed = Vec::new();
+    for (path, text) in paths.into_iter().zip(texts) {
         let text = text.unwrap();
         assert_eq!(text.matches("event: job.updated").count(), 1, "{text}");
+        let id = text.lines().find_map(|line| line.strip_prefix("id: ")).unwrap();
+        followed.push((path, id.to_owned()));
     }
     assert_eq!((ready.as_u16(), &problem["code"]), (503, &json!("shutting_down")));
     assert_eq!(
@@ -88,6 +92,15 @@ async fn streams_and_waits_end_at_once_and_the_listener_stays_for_the_grace(db: 
     assert!(status.success(), "{status}: {}", process.log());
     assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(5), "{took:?}");
     eprintln!("streams and waits ended after {told:?}, the process after {took:?}");
+
+    // Another process goes on where the streams ended: no event is lost or comes twice.
+    let (_other, client) = api(&db, &objects, &[]).await;
+    client.post(&format!("{}/cancel", followed[0].0), json!({})).await;
+    let events = client.http.get(format!("{}{}/events", client.address, followed[0].0));
+    let events = events.header("last-event-id", &followed[0].1).send().await.unwrap();
+    let events = events.text().await.unwrap();
+    assert_eq!(events.matches("event: job.").count(), 1, "{events}");
+    assert!(events.contains("event: job.terminal"), "{events}");
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]

@@ -19,9 +19,9 @@ async fn then_silent(client: &Client, sent: &str) -> (String, Duration) {
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_client_that_falls_silent_keeps_its_connection_for_thirty_seconds(db: PgPool) {
+async fn a_client_that_falls_silent_does_not_keep_its_connection(db: PgPool) {
     let objects = tempfile::tempdir().unwrap();
-    let (_process, client) = api(&db, &objects, &[]).await;
+    let (_process, client) = api(&db, &objects, &["--idle-timeout", "4"]).await;
     let body = "POST /v1/concepts HTTP/1.1\r\nhost: vstar\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
 
     let (nothing, head, preface, idle, body) = tokio::join!(

@@ -96,14 +96,15 @@ impl Writer<'_> {
         }
     }
 
-    /// Writes the state that a training was stopped in, before another worker takes it.
-    ///
-    /// # Errors
-    /// [`JobError`] if it could not be written for some seconds.
-    pub(super) async fn write_last(&self, state: TrainerState) -> Result<(), JobError> {
-        let state = Arc::new(state);
-        let write = || async { self.write(TrainerState::clone(&state)).await };
-        self.job.patiently_before_the_end("writing the last checkpoint", write).await.map(drop)
+    /// Writes the state that a training was stopped in, before another worker takes it. If it cannot be written for some
+    /// seconds, the training will go on from the checkpoint before.
+    pub(super) async fn write_last(&self, state: TrainerState) {
+        let write = || async { self.write(state.clone()).await };
+        let written = self.job.patiently_before_the_end("writing the last checkpoint", write).await;
+        if let Err(error) = written {
+            let (job_id, step) = (self.job.lease.job_id, state.step);
+            tracing::warn!(job.id = %job_id, step, %error, "the last checkpoint was not written");
+        }
     }
 
     /// Writes a state and records it; returns how long a core was busy with it.

@@ -83,10 +83,7 @@ pub(super) async fn read(
                 Ok(ClassImageSet::clone(&*sets.get(set.map_err(JobError::ClassImages)?).await?))
             }
         };
-        let chosen = chosen.map_err(JobError::ClassImages)?;
-        let decoded = tokio::task::spawn_blocking(move || chosen.read()).await;
-        let decoded = decoded.map_err(io::Error::other).and_then(|images| images);
-        of_concepts.push(decoded.map_err(JobError::ClassImages)?);
+        of_concepts.push(chosen.map_err(JobError::ClassImages)?.into_images());
         job.progress.check()?;
     }
     Ok(of_concepts)
