@@ -215,7 +215,7 @@ async fn the_newest_whole_checkpoint_counts(db: PgPool) {
                     storage.delete(&checkpoint.storage_key).await.unwrap();
                 }
             }
-            _ => storage.write(newest, bytes).await.unwrap(),
+            _ => storage.replace(newest, bytes).await.unwrap(),
         }
 
         whole.start_worker(config(&slow));
