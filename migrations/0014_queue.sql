@@ -5,8 +5,8 @@
 alter table job add column project_id uuid not null default '00000000-0000-0000-0000-000000000000';
 
 -- What a claim compares, outside of the task, which may be large.
-alter table job add column base_digest text generated always as (task ->> 'base_digest') stored;
-alter table job add column evaluator_digest text generated always as (task ->> 'evaluator_digest') stored;
+alter table job add column needs_base text generated always as (task ->> 'base_digest') stored;
+alter table job add column needs_evaluator text generated always as (task ->> 'evaluator_digest') stored;
 alter table job add column task_version integer
     generated always as (coalesce((task ->> 'version')::integer, 1)) stored;
 -- The memory that a worker needs for it, as far as that is known.
@@ -55,6 +55,6 @@ create index job_finish_deadline on job (finish_before)
     where state in ('queued', 'running') and finish_before is not null;
 
 drop index job_queue;
-create index job_queue on job (kind, base_digest, waits_for, priority, virtual_finish, job_id) where state = 'queued';
+create index job_queue on job (kind, needs_base, waits_for, priority, virtual_finish, job_id) where state = 'queued';
 drop index job_line;
 create index job_line on job (kind, priority, virtual_finish, job_id) where state = 'queued';
