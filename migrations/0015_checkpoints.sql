@@ -15,10 +15,6 @@ create table checkpoint (
     primary key (job_id, step)
 );
 
--- The step that the running attempt went on from, and why it did not go on from a checkpoint that was there.
-alter table job add column resumed_from_step integer;
-alter table job add column started_over text;
-
 -- A loss curve has no steps that were undone.
 create function forget_undone_steps() returns trigger language plpgsql as $$
 begin

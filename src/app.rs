@@ -4,13 +4,16 @@
 //! writes in one transaction, so that a refused request changes nothing. Whatever takes longer than a request is a job
 //! for a worker.
 
+mod announcer;
 mod binding;
 mod caller;
 mod composition;
 pub mod compression;
 pub mod concept;
 pub mod delta;
+pub mod download;
 pub mod evaluation;
+mod health;
 pub mod image;
 pub mod image_set;
 mod init_image;
@@ -23,14 +26,15 @@ mod queue;
 mod refusal;
 pub mod regularization;
 pub mod sample;
+mod tidying;
 pub mod training;
+pub mod upload_memory;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::PgPool;
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::delta_store::DeltaStore;
 use crate::domain::evaluator_info::EvaluatorInfo;
@@ -38,10 +42,16 @@ use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::evaluator::Evaluator;
+use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
 
+use self::announcer::Announcer;
+use self::health::Health;
+use self::upload_memory::{UploadLimits, UploadMemory};
+
 pub use caller::Caller;
+pub use health::Readiness;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
 pub use refusal::{Dependency, Refusal};
 
@@ -56,26 +66,18 @@ pub struct App {
     evaluator: Option<Evaluator>,
     /// Finds captions that are similar to a prompt; `None` without an evaluator.
     text_indexes: Option<TextIndexes>,
-    /// Cancelled when the process is asked to end.
-    shutdown: CancellationToken,
+    shutdown: Shutdown,
+    health: Arc<Health>,
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
-    /// Permits to decode an image: as many as there are cores, so that uploads cannot take all the memory.
-    decoders: Arc<Semaphore>,
+    announcer: Announcer,
+    /// Memory for uploads.
+    uploads: UploadMemory,
+    /// Permits to solve a merge or to compute whole matrices for a request: as many as there are cores.
+    computations: Arc<Semaphore>,
     /// The permit to unpack an archive.
     archives: Arc<Semaphore>,
 }
-
-/// Whether requests can be served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Readiness {
-    Ready,
-    ShuttingDown,
-    DatabaseUnavailable,
-}
-
-/// The longest that a readiness check waits for the database.
-const READY_WITHIN: Duration = Duration::from_secs(1);
 
 impl App {
     pub fn new(
@@ -83,12 +85,13 @@ impl App {
         storage: Storage,
         model: Arc<ModelInfo>,
         deltas: DeltaStore,
-        shutdown: CancellationToken,
+        shutdown: impl Into<Shutdown>,
     ) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let decoders = Arc::new(Semaphore::new(cores));
+        let computations = Arc::new(Semaphore::new(cores));
         let queue_limit = DEFAULT_QUEUE_LIMIT;
         let archives = Arc::new(Semaphore::new(1));
+        let announcer = Announcer::new(db.clone());
         Self {
             db,
             storage,
@@ -96,9 +99,12 @@ impl App {
             deltas,
             evaluator: None,
             text_indexes: None,
-            shutdown,
+            shutdown: shutdown.into(),
+            health: Arc::default(),
             queue_limit,
-            decoders,
+            announcer,
+            uploads: UploadMemory::new(UploadLimits::default()),
+            computations,
             archives,
         }
     }
@@ -111,7 +117,8 @@ impl App {
     /// Sets the evaluator.
     pub fn with_evaluator(self, evaluator: Option<Evaluator>) -> Self {
         let text_indexes = evaluator.clone().map(|evaluator| {
-            TextIndexes::new(self.storage.clone(), evaluator, self.shutdown.clone())
+            let shutdown = self.shutdown.draining_token().clone();
+            TextIndexes::new(self.storage.clone(), evaluator, shutdown)
         });
         Self { evaluator, text_indexes, ..self }
     }
@@ -126,15 +133,25 @@ impl App {
         &self.model
     }
 
-    /// Returns whether requests can be served: the database answers, and the process has not been asked to stop.
-    pub async fn readiness(&self) -> Readiness {
-        if self.shutdown.is_cancelled() {
-            return Readiness::ShuttingDown;
-        }
-        let ping = async { self.db.acquire().await.is_ok() };
-        match tokio::time::timeout(READY_WITHIN, ping).await {
-            Ok(true) => Readiness::Ready,
-            Ok(false) | Err(_) => Readiness::DatabaseUnavailable,
+    /// The phases in which the process ends.
+    pub fn shutdown(&self) -> &Shutdown {
+        &self.shutdown
+    }
+}
+
+/// The longest that a request waits for others to finish their computations.
+const COMPUTE_WITHIN: Duration = Duration::from_secs(10);
+
+impl App {
+    /// The permit to compute something large for a request.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`]
+    async fn computation(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        let permit = self.computations.clone().acquire_owned();
+        match tokio::time::timeout(COMPUTE_WITHIN, permit).await {
+            Ok(permit) => permit.map_err(Refusal::internal),
+            Err(_) => Err(Refusal::Overloaded),
         }
     }
 }

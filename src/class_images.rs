@@ -17,7 +17,7 @@ use crate::domain::concept::ClassNoun;
 use crate::domain::digest::Digest;
 use crate::domain::git_lfs;
 use crate::domain::training::ImageSetRef;
-use crate::engine::CaptionedImage;
+use crate::engine::{CaptionedImage, LazyImage};
 use crate::photo_file;
 use crate::storage::{Storage, StorageError, StorageKey};
 
@@ -220,15 +220,27 @@ impl ClassImageSet {
         Ok(Self { entries: places.into_iter().map(pick).collect::<io::Result<_>>()? })
     }
 
-    /// Reads and decodes the images.
-    pub(crate) fn read(&self) -> io::Result<Vec<CaptionedImage>> {
+    /// Reads and decodes all images, each with its caption.
+    pub(crate) fn read(&self) -> io::Result<Vec<(RgbImage, String)>> {
         let read = |entry: &Entry| {
             let image = entry.decode().map_err(|error| {
                 io::Error::new(error.kind(), format!("captioned `{}`: {error}", entry.caption))
             })?;
-            Ok(CaptionedImage { image, caption: entry.caption.clone() })
+            Ok((image, entry.caption.clone()))
         };
         self.entries.iter().map(read).collect()
+    }
+
+    /// The images for a training, which decodes each when it needs it.
+    pub(crate) fn into_images(self) -> Vec<CaptionedImage> {
+        let image = |entry: Entry| CaptionedImage {
+            caption: entry.caption.clone(),
+            image: LazyImage::new(move || {
+                let decoded = entry.decode();
+                decoded.map_err(|error| format!("captioned `{}`: {error}", entry.caption))
+            }),
+        };
+        self.entries.into_iter().map(image).collect()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -39,6 +40,41 @@ pub struct Settings {
     /// CPU threads of the engine; one per core if this is not set.
     #[arg(long, env = "VSTAR_THREADS")]
     pub threads: Option<usize>,
+    #[command(flatten)]
+    pub ending: EndingSettings,
+}
+
+/// How a process ends.
+#[derive(Clone, Debug, Args)]
+pub struct EndingSettings {
+    /// Seconds between SIGTERM and the end of the listener. Meanwhile /readyz answers 503 and requests are still served,
+    /// so that a load balancer can look elsewhere; samples that run may finish.
+    #[arg(long, env = "VSTAR_DRAIN_GRACE", value_name = "SECONDS", value_parser = parse_seconds, default_value = "5")]
+    pub drain_grace: Duration,
+    /// Seconds after which the process ends in any case, counted from SIGTERM.
+    #[arg(long, env = "VSTAR_SHUTDOWN_TIMEOUT", value_name = "SECONDS", value_parser = parse_seconds, default_value = "25")]
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for EndingSettings {
+    fn default() -> Self {
+        Self { drain_grace: Duration::from_secs(5), shutdown_timeout: Duration::from_secs(25) }
+    }
+}
+
+impl EndingSettings {
+    /// # Errors
+    /// If the grace leaves no time for the rest.
+    pub fn check(&self) -> Result<(), String> {
+        match self.drain_grace < self.shutdown_timeout {
+            true => Ok(()),
+            false => Err(format!(
+                "--drain-grace {}: it must be less than --shutdown-timeout, which is {}",
+                self.drain_grace.as_secs_f64(),
+                self.shutdown_timeout.as_secs_f64()
+            )),
+        }
+    }
 }
 
 /// How a worker divides its device and memory.
@@ -65,6 +101,10 @@ pub struct WorkerSettings {
     /// free memory on a GPU. With 0, freed memory is also returned to the system at once.
     #[arg(long, env = "VSTAR_MEMORY_BUDGET", value_name = "SIZE")]
     pub memory_budget: Option<ByteSize>,
+    /// Training steps between two checkpoints, from which another worker goes on if this one is lost. By default,
+    /// checkpoints are taken as often as they cost at most 2 % of the training's time, and at most once a second.
+    #[arg(long, env = "VSTAR_CHECKPOINT_EVERY", value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoint_every: Option<u32>,
 }
 
 impl Default for WorkerSettings {
@@ -76,6 +116,7 @@ impl Default for WorkerSettings {
             delta_cache_mib: 1024,
             conditioning_cache_mib: 256,
             memory_budget: None,
+            checkpoint_every: None,
         }
     }
 }
@@ -112,6 +153,12 @@ impl FromStr for ByteSize {
     }
 }
 
+/// Connections that an HTTP server takes at a time.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 1000;
+
+/// Longer than load balancers keep an idle connection by default, which is a minute.
+pub const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
 /// Settings of the HTTP server.
 #[derive(Clone, Debug, Args)]
 pub struct ServeSettings {
@@ -123,6 +170,13 @@ pub struct ServeSettings {
     /// The number of jobs of each kind that may be queued. Above it, requests get 503 with Retry-After.
     #[arg(long, env = "VSTAR_QUEUE_LIMIT", default_value_t = DEFAULT_QUEUE_LIMIT)]
     pub queue_limit: usize,
+    /// Connections at a time. A further one is answered 503.
+    #[arg(long, env = "VSTAR_MAX_CONNECTIONS", default_value_t = DEFAULT_MAX_CONNECTIONS, value_parser = parse_connections)]
+    pub max_connections: usize,
+    /// Seconds that a connection may be idle between two requests, and that the head of a request may take. Set it above
+    /// the idle timeout of a load balancer in front, so that it is never this side that closes first.
+    #[arg(long, env = "VSTAR_IDLE_TIMEOUT", value_name = "SECONDS", value_parser = parse_idle, default_value = "75")]
+    pub idle_timeout: Duration,
     /// Serve only. `vstar work` runs the jobs.
     #[arg(long, env = "VSTAR_NO_WORKER")]
     pub no_worker: bool,
@@ -163,6 +217,27 @@ impl Settings {
         let base_model = base_model.canonicalize().unwrap_or(base_model);
         let beside = base_model.parent().map(|parent| parent.join("clip"));
         Ok(beside.filter(|dir| dir.join("config.json").is_file()))
+    }
+}
+
+fn parse_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count) if (1..=1_000_000).contains(&count) => Ok(count),
+        Ok(_) | Err(_) => Err(format!("`{text}` is not a number from 1 to 1000000")),
+    }
+}
+
+fn parse_idle(text: &str) -> Result<Duration, String> {
+    match parse_seconds(text)? {
+        idle if idle >= Duration::from_secs(1) => Ok(idle),
+        _ => Err(format!("`{text}` is less than a second")),
+    }
+}
+
+fn parse_seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=3600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        Ok(_) | Err(_) => Err(format!("`{text}` is not a number of seconds from 0 to 3600")),
     }
 }
 

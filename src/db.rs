@@ -4,6 +4,8 @@
 //! checked against the schema when the crate is compiled; what the check needs is kept in `.sqlx`, so that a build
 //! needs no database.
 
+pub mod attempt;
+pub mod checkpoint;
 pub mod concept;
 pub mod delta;
 pub mod evaluation;

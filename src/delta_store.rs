@@ -9,6 +9,8 @@ mod read;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::byte_cache::ByteCache;
 use crate::domain::delta_use::DeltaUse;
 use crate::domain::digest::Digest;
@@ -225,7 +227,7 @@ impl DeltaStore {
         &self,
         job_id: JobId,
         fence: i64,
-        file: Vec<u8>,
+        file: Bytes,
     ) -> Result<StorageKey, DeltaStoreError> {
         let key = StorageKey::delta(job_id, fence);
         self.storage.write(&key, file).await?;

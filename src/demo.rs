@@ -23,10 +23,13 @@ use clap::Args;
 use serde_json::{Map, Value};
 
 use self::alignment::Judge;
-use crate::config::{ServeSettings, Settings, WorkerSettings};
+use crate::config::{
+    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
+    WorkerSettings,
+};
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::evaluator::Evaluator;
-use crate::serve::{Service, asked_to_end};
+use crate::serve::{Service, Signals};
 
 pub(crate) use lesson::{create_concept, modifier_token};
 pub use merging::{MergingSheetArgs, run as draw_merging_sheet};
@@ -87,7 +90,7 @@ pub async fn run(args: &DemoArgs) -> Result<()> {
     let told = story::tell(&address, args, &concepts, judge.as_ref(), &progress).await;
     if told.is_ok() && args.keep {
         progress.say(&format!("the service goes on at {address} until Ctrl-C"));
-        asked_to_end().await;
+        Signals::listen()?.next().await;
     }
     service.stop().await;
     told
@@ -106,7 +109,10 @@ pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeS
             device: "cpu".to_owned(),
             threads: None,
             worker: WorkerSettings::default(),
+            ending: EndingSettings::default(),
         },
+        max_connections: DEFAULT_MAX_CONNECTIONS,
+        idle_timeout: DEFAULT_IDLE_TIMEOUT,
         queue_limit: DEFAULT_QUEUE_LIMIT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         no_worker: false,

@@ -3,6 +3,7 @@
 //! A request is parsed once, at the edge. From there on, the types here prove that it is valid.
 
 pub mod base_model;
+pub mod checkpoint;
 pub mod code;
 pub mod composition;
 pub mod compression;

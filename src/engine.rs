@@ -33,14 +33,14 @@ pub mod vae;
 #[expect(unsafe_code, reason = "weights are mapped from their files")]
 pub mod weights;
 
-pub use self::base_model::{BaseModel, BaseModelConfig, folder_digest};
+pub use self::base_model::{BaseModel, BaseModelConfig, check_folder, folder_digest};
 pub use self::clip::Clip;
 pub use self::composition::{Crop, find_boxes, outline};
 pub use self::conditioning::{ConceptSet, ConceptUse, condition_prompt};
 pub use self::custom_diffusion::{
     Delta, DeltaConcept, DeltaWeights, Factors, FineTuning, Merge, MergePack, PackUse, Parameters,
-    RegularizationStatistics, Start, TokenStart, captions_digest, compress, kv_weights,
-    read_kv_weights, train, weight_change,
+    RegularizationStatistics, Start, StatisticsBase, TokenStart, captions_digest, compress,
+    encode_captions, kv_weights, read_kv_weights, train, weight_change,
 };
 pub use self::error::{EngineError, Result};
 pub use self::flow::Flow;
@@ -51,9 +51,9 @@ pub use self::sampler::{
     SampleRequest, cover, denoise, encode_init, images, sample, step,
 };
 pub use self::training::{
-    Batch, CaptionedImage, FrozenModel, LossGradient, Method, Objective, Parameter, ParameterState,
-    StepMemory, StepReport, Trainer, TrainerState, TrainingConcept, TrainingInput, TrainingPhase,
-    TrainingProgress, loss_gradient,
+    Batch, CaptionedImage, FrozenModel, LazyImage, LossGradient, Method, Objective, Observe,
+    Parameter, ParameterState, StepMemory, StepReport, Trainer, TrainerState, TrainingConcept,
+    TrainingInput, TrainingPhase, TrainingProgress, loss_gradient,
 };
 
 /// The crate's version and, behind the `+`, a digest of the engine's sources: what an image's bytes depend on.

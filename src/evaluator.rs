@@ -25,6 +25,14 @@ pub struct Features {
 }
 
 impl Evaluator {
+    /// Reads as much of a folder as takes a moment.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn check_folder(dir: &Path) -> Result<()> {
+        Clip::check_folder(dir)
+    }
+
     /// Loads a folder of the transformers layout onto a device such as `cpu` or `cuda:0`.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! What they keep, and where:
 //!
 //! - [`db`]: the catalog and the queue in Postgres, the only place with SQL.
+//! - [`reaper`]: takes back the jobs of workers that were lost, in every process.
 //! - [`storage`]: photos, class images, deltas and generated images in an object store.
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
 //! - [`model_folder`] and [`class_images`]: what is known of a base model's folder without its weights.
@@ -27,11 +28,13 @@
 //! The program around them:
 //!
 //! - [`config`]: every setting. [`serve`] puts the service together from them.
+//! - [`shutdown`]: the phases in which a process ends.
 //! - [`gc`]: deletes objects that nothing refers to, and reports rows whose object is gone.
 //! - [`postgres`]: the private database server that runs if no database is given.
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
+//! - [`counters`]: what this process has counted since it began.
 //! - [`allocator`]: how long freed memory is kept.
 //!
 //! `docs/architecture.md` says which module may use which others, and where to find what.
@@ -47,6 +50,7 @@ pub mod class_images;
 pub mod client;
 pub mod config;
 mod contact_sheet;
+pub mod counters;
 pub mod db;
 pub mod delta_store;
 pub mod demo;
@@ -63,9 +67,11 @@ pub mod photo_file;
 pub mod plot;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
+pub mod reaper;
 pub mod replay;
 pub mod scoring;
 pub mod serve;
+pub mod shutdown;
 pub mod storage;
 pub mod tables;
 pub mod text_index;

@@ -106,6 +106,7 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     let cli = Cli::parse();
+    allow_open_files();
     allocator::keep_freed_memory(kept_memory(&cli.command));
     start_log(cli.log_format, &cli.command);
     match run(cli.command) {
@@ -113,6 +114,21 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Raises the number of open files as far as the system lets us: every connection is one.
+#[expect(unsafe_code, reason = "the limit is read and set by system calls")]
+fn allow_open_files() {
+    const ENOUGH: libc::rlim_t = 65_536;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is ours and lives through both calls.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) == 0 && limit.rlim_cur < ENOUGH {
+            limit.rlim_cur = limit.rlim_max.min(ENOUGH);
+            // Where it fails, the smaller limit stays.
+            libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
         }
     }
 }

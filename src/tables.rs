@@ -26,7 +26,7 @@ use self::workshop::Workshop;
 use crate::client::Client;
 use crate::demo::{ConceptPhotos, Progress, private_settings, read_concepts};
 use crate::model_folder::ModelFolder;
-use crate::serve::{Service, asked_to_end};
+use crate::serve::{Service, Signals};
 
 pub use self::pairs::ComposedBy;
 
@@ -102,9 +102,10 @@ pub async fn run(args: &TablesArgs) -> Result<()> {
     progress.say(&format!("vstar answers at {address}"));
 
     let model = ModelFolder::open(&settings.common.base_model_dir().map_err(anyhow::Error::msg)?)?;
+    let mut signals = Signals::listen()?;
     let made = tokio::select! {
         made = make(&address, args, &concepts, &model, &ledger, &progress) => made,
-        () = asked_to_end() => Err(anyhow::anyhow!("stopped: run the same command again to go on")),
+        _ = signals.next() => Err(anyhow::anyhow!("stopped: run the same command again to go on")),
     };
     service.stop().await;
     made

@@ -7,10 +7,12 @@
 //! - `runner`: the lanes, from lease to conclusion; `wakeups` tells them of new jobs
 //! - `kinds`: one file for each kind of job, all of the same trait in `job`
 //! - `context`: what jobs work with; `lease`, `heartbeat` and `progress`: a job's lease and its progress
+//! - `patience`: how jobs wait for a store or a database that is away; `checkpoints`: what ended trainings leave behind
 //! - `device`: the one thread that owns the device, with `batch`, `conditioner` and `fair_share`
 
 mod backfill;
 mod batch;
+mod checkpoints;
 mod concepts;
 mod conditioner;
 mod config;
@@ -27,6 +29,7 @@ mod job_steps;
 mod kinds;
 mod lease;
 mod merging;
+mod patience;
 mod permits;
 mod progress;
 mod runner;

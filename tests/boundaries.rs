@@ -20,6 +20,8 @@ const MODULES: &[(&str, &[&str])] = &[
     // What everybody may know.
     ("domain", &[]),
     ("allocator", &[]),
+    ("shutdown", &[]),
+    ("counters", &[]),
     ("config", &["domain"]),
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
@@ -38,6 +40,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("image_archive", &["class_images", "domain", "photo_file"]),
     ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
+    ("reaper", &["counters", "db", "domain"]),
     // What the service can do, and who asks it to.
     (
         "app",
@@ -52,11 +55,12 @@ const MODULES: &[(&str, &[&str])] = &[
             "photo_file",
             "plot",
             "scoring",
+            "shutdown",
             "storage",
             "text_index",
         ],
     ),
-    ("http", &["app", "domain"]),
+    ("http", &["app", "domain", "shutdown"]),
     (
         "worker",
         &[
@@ -64,6 +68,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "class_images",
             "config",
             "contact_sheet",
+            "counters",
             "db",
             "delta_store",
             "domain",
@@ -71,7 +76,9 @@ const MODULES: &[(&str, &[&str])] = &[
             "evaluator",
             "image_file",
             "model_folder",
+            "reaper",
             "scoring",
+            "shutdown",
             "storage",
         ],
     ),
@@ -140,11 +147,14 @@ const ENGINE_METHODS: &[&str] =
 /// Crates that not everybody may name, and who may.
 const CRATES: &[(&str, &[&str])] = &[
     ("axum", &["http", "serve"]),
-    ("tower", &["http"]),
+    ("http_body", &["http"]),
+    ("hyper", &["serve"]),
+    ("hyper_util", &["serve"]),
+    ("tower", &["http", "serve"]),
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "gc", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    ("sqlx", &["app", "db", "domain", "gc", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
     ("reqwest", &["client"]),
     (

@@ -7,7 +7,7 @@ use candle_core::Tensor;
 use sha2::{Digest, Sha256};
 use sqlx::PgPool;
 use vstar::db;
-use vstar::db::job::Capacity;
+use vstar::db::job::{Capacity, NewJob};
 use vstar::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{JobKind, Task};
@@ -70,11 +70,12 @@ impl Concepts {
             concepts: vec![],
             recipe: MergeRecipe::default(),
         };
-        db::job::enqueue(&self.db, job_id, &Task::Merge(task), 1).await?;
+        db::job::enqueue(&self.db, NewJob::new(job_id, &Task::Merge(task), 1, 1.0)).await?;
         let capacity = Capacity {
             worker: "concepts",
             kinds: &[JobKind::Merge],
             evaluator_digest: None,
+            memory_mib: None,
             base_digest: &base_digest,
             batch_elements: 1,
             lease: Duration::from_secs(60),

@@ -8,7 +8,10 @@ use anyhow::{Context, Result, ensure};
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::Row;
-use vstar::config::{ServeSettings, Settings, WorkerSettings, bundled};
+use vstar::config::{
+    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
+    WorkerSettings, bundled,
+};
 use vstar::domain::id::{JobId, SampleId};
 use vstar::engine::BaseModel;
 use vstar::postgres::PrivatePostgres;
@@ -71,7 +74,10 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
             device: "cpu".to_owned(),
             threads: None,
             worker,
+            ending: EndingSettings::default(),
         },
+        max_connections: DEFAULT_MAX_CONNECTIONS,
+        idle_timeout: DEFAULT_IDLE_TIMEOUT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         queue_limit,
         no_worker: false,

@@ -16,7 +16,7 @@ use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::delta_use::{ConceptUse, DeltaUse, MAX_DELTAS, STRENGTHS};
 use crate::domain::id::{ConceptId, DeltaId};
 use crate::domain::invalid::{FieldError, all_or_errors};
-use crate::domain::model_info::ModelInfo;
+use crate::domain::model_info::{ModelInfo, check_text};
 use crate::domain::number::decimal;
 
 /// A modifier token and the field in which it stands.
@@ -31,6 +31,7 @@ pub(super) fn tokens_of(
     prompt: &str,
     pointer: &'static str,
 ) -> Result<Vec<NamedToken>, FieldError> {
+    check_text(prompt, pointer)?;
     let tokens = modifier_tokens_in(prompt)
         .map_err(|error| FieldError::new(pointer, Code::UnknownConcept, error.to_string()))?;
     Ok(tokens.into_iter().map(|token| NamedToken { token, pointer }).collect())
@@ -61,6 +62,13 @@ impl Binding {
         model: &ModelInfo,
         uses: &[ConceptUse],
     ) -> Result<(), Refusal> {
+        if uses.len() > MAX_DELTAS {
+            let detail = format!(
+                "{} entries, and at most {MAX_DELTAS} deltas can be combined: name fewer",
+                uses.len()
+            );
+            return Err(FieldError::new("/concepts", Code::TooManyDeltas, detail).into());
+        }
         let named = uses.iter().filter_map(|one| one.concept.as_ref());
         let concepts = named_concepts(db, named).await?;
         let wanted = uses.iter().enumerate().map(|(index, one)| resolve(index, one, &concepts));

@@ -86,6 +86,10 @@ fn check_prompt(
     pointer: &str,
     model: &ModelInfo,
 ) {
+    if let Err(error) = model.check_prompt(prompt, tokens, pointer) {
+        checks.push(error);
+        return;
+    }
     let named = modifier_tokens_in(prompt).unwrap_or_default();
     let foreign =
         named.iter().find(|token| !tokens.contains(token) && !(model.has_token)(token.as_str()));
@@ -96,9 +100,6 @@ fn check_prompt(
             _ => format!("this region is drawn with its own concept alone: leave {token} out"),
         }
     });
-    if let Err(error) = model.check_prompt(prompt, tokens, pointer) {
-        checks.push(error);
-    }
 }
 
 /// Warns of concepts that take part and are not drawn.

@@ -8,6 +8,7 @@ use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::compression::{CompressionReport, CompressionTask, Keep};
 use crate::domain::id::{CompressionId, DeltaId, JobId};
+use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 use crate::domain::version::TaskVersion;
 
@@ -70,7 +71,9 @@ impl App {
         caller: &Caller,
         delta_id: DeltaId,
         new: NewCompression,
+        schedule: Schedule,
     ) -> Result<Compression, Refusal> {
+        schedule.check()?;
         let keep = Keep::new(new.rank, new.energy)?;
         let mut tx = self.db.begin().await?;
         let found = db::delta::find(&mut *tx, &[delta_id]).await?;
@@ -87,8 +90,9 @@ impl App {
             keep,
             make_current: new.make_current,
         };
-        let id = self.enqueue(&mut tx, task).await?;
+        let id = self.enqueue(&mut tx, task, schedule).await?;
         tx.commit().await?;
+        self.announce(JobKind::Compression);
         self.job(caller, id).await
     }
 }

@@ -1,7 +1,6 @@
 //! Deltas: what trainings and merges have made.
 
-use bytes::Bytes;
-
+use super::download::{Downloadable, Owner};
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::delta_store::DeltaStoreError;
@@ -40,11 +39,14 @@ impl App {
         concept: Option<&str>,
         page: Page,
     ) -> Result<PageOf<DeltaContents>, Refusal> {
-        let concept_id = match concept {
-            Some(name) => Some(self.find_concept(caller, name).await?.concept_id),
-            None => None,
+        let more = page.with_one_more();
+        let found = match concept {
+            Some(name) => {
+                let concept_id = self.find_concept(caller, name).await?.concept_id;
+                db::delta::list_of_concept(&self.db, concept_id, more).await?
+            }
+            None => db::delta::list(&self.db, more).await?,
         };
-        let found = db::delta::list(&self.db, concept_id, page.with_one_more()).await?;
         let found = page.cut(found);
         let ids: Vec<DeltaId> = found.items.iter().map(|delta| delta.delta_id).collect();
         let contents = db::delta::concepts_of(&self.db, &ids).await?;
@@ -58,22 +60,26 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::Conflict`] if whole matrices are asked for and the delta belongs to another base model than the one
-    /// served: they are computed from the base model's.
+    /// served: they are computed from the base model's; [`Refusal::Overloaded`].
     pub async fn delta_file(
         &self,
         _caller: &Caller,
         delta: &Delta,
         format: DeltaFormat,
-    ) -> Result<Bytes, Refusal> {
+    ) -> Result<Downloadable, Refusal> {
         match format {
             DeltaFormat::Native => {
-                let read = self.storage.read_checked(&delta.storage_key, &delta.sha256).await;
-                read.map_err(|error| of_delta(delta.delta_id, error.into()))
+                let of = Owner::new("delta", delta.delta_id);
+                Ok(self.downloadable(of, &delta.storage_key, 0, delta.size_bytes, &delta.sha256))
             }
             DeltaFormat::Dense => {
                 self.check_served(delta)?;
+                let permit = self.computation().await?;
                 let dense = self.deltas.dense(&delta.storage_key, &delta.sha256).await;
-                Ok(dense.map_err(|error| of_delta(delta.delta_id, error))?.into())
+                let dense = dense.map_err(|error| of_delta(delta.delta_id, error))?;
+                let spooled = Downloadable::spooled(dense).await;
+                drop(permit); // not before: whole matrices are in memory until the disk has them
+                spooled
             }
         }
     }

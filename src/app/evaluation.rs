@@ -8,6 +8,7 @@ mod samples;
 mod subject;
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use self::check::{check_evaluator, check_numbers, check_prompts};
 pub use self::samples::EvaluatedSample;
@@ -19,6 +20,7 @@ use super::sample::SampleOptions;
 use super::training::with_photos;
 use super::{App, Caller, Refusal};
 use crate::db;
+use crate::db::evaluation::NewSampleJob;
 use crate::domain::code::Code;
 use crate::domain::composition::options::CompositionOptions;
 use crate::domain::concept::{Concept, ConceptRef, ConceptWords};
@@ -31,7 +33,9 @@ use crate::domain::evaluation::{
 };
 use crate::domain::id::ConceptId;
 use crate::domain::invalid::{FieldError, Invalid, all_or_errors};
-use crate::domain::job::Task;
+use crate::domain::job::cost::estimate;
+use crate::domain::job::schedule::Schedule;
+use crate::domain::job::{JobKind, Task};
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::sample::{SampleSettings, SchedulerName};
 use crate::domain::training::TaskConcept;
@@ -93,7 +97,9 @@ impl App {
         &self,
         caller: &Caller,
         new: NewEvaluation,
+        schedule: Schedule,
     ) -> Result<Evaluation, Refusal> {
+        schedule.check()?;
         let evaluator = self.evaluator.as_ref().ok_or_else(no_evaluator)?;
         let settings = self.settings(&new, evaluator)?;
         let mut tx = self.db.begin().await?;
@@ -120,8 +126,10 @@ impl App {
         };
         let task = EvaluationTask { held_out: self.held_out(&mut tx, &new, &task).await?, ..task };
         check_size(&task)?;
-        let id = self.enqueue_with_samples(&mut tx, task).await?;
+        check::check_captions(&task)?;
+        let id = self.enqueue_with_samples(&mut tx, task, schedule).await?;
         tx.commit().await?;
+        self.announce(JobKind::Sample);
         self.job(caller, id).await
     }
 
@@ -203,17 +211,24 @@ impl App {
         &self,
         tx: &mut PgConnection,
         task: EvaluationTask,
+        schedule: Schedule,
     ) -> Result<crate::domain::id::EvaluationId, Refusal> {
         let samples: Vec<_> = task
             .samples()
             .into_iter()
             .map(|sample| {
-                let cost = Task::Sample(sample.task.clone()).batch_elements(self.model.native_size);
-                (sample, cost)
+                let (task, native_size) =
+                    (Task::Sample(sample.task.clone()), self.model.native_size);
+                let (batch_elements, cost) =
+                    (task.batch_elements(native_size), estimate(&task, native_size));
+                NewSampleJob { sample, batch_elements, cost }
             })
             .collect();
-        let id = self.enqueue_waiting(tx, task, samples.len()).await?;
-        db::evaluation::enqueue_samples(tx, id.into(), samples).await?;
+        let id = self.enqueue_waiting(tx, task, schedule, samples.len()).await?;
+        // Samples of other evaluations get their places in the same way.
+        db::job::take_turn(&mut *tx, JobKind::Sample).await?;
+        let rank = schedule.priority.rank_of_samples();
+        db::evaluation::enqueue_samples(tx, id.into(), samples, rank, Uuid::nil()).await?;
         Ok(id)
     }
 }

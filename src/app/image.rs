@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
-use bytes::Bytes;
 use chrono::Utc;
+use tokio::sync::OwnedSemaphorePermit;
 
+use super::download::{Downloadable, Owner};
 use super::photo::{self, Photo, PhotoError};
+use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::concept::Concept;
@@ -19,12 +21,18 @@ use crate::domain::sample::SampleTask;
 use crate::domain::storage_key::StorageKey;
 
 /// A file that a client has sent.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct UploadedFile {
     pub file_name: Option<String>,
     /// `None` if the file is larger than [`MAX_PHOTO_BYTES`](crate::domain::image::MAX_PHOTO_BYTES): then it need not
     /// be kept in memory.
-    pub content: Option<Vec<u8>>,
+    pub content: Option<ReceivedFile>,
+}
+
+/// A photo on its way to the store, with its share of the memory.
+struct Decoded {
+    photo: Photo,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl App {
@@ -123,10 +131,10 @@ impl App {
         image.ok_or_else(|| Refusal::not_found("image", id))
     }
 
-    /// Returns an image's PNG.
-    pub async fn image_file(&self, _caller: &Caller, image: &Image) -> Result<Bytes, Refusal> {
-        let read = self.storage.read_checked(&image.storage_key, &image.sha256).await;
-        read.map_err(|error| Refusal::of_object("image", image.image_id, error))
+    /// An image's PNG.
+    pub fn image_file(&self, _caller: &Caller, image: &Image) -> Downloadable {
+        let of = Owner::new("image", image.image_id);
+        self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
     }
 
     /// Lists the images that were uploaded for a concept, newest first.
@@ -151,21 +159,21 @@ impl App {
         sample_id: SampleId,
         index: i32,
     ) -> Result<Preview, Refusal> {
-        self.find_job::<SampleTask>(sample_id).await?;
+        self.standing::<SampleTask>(sample_id).await?;
         let preview = db::preview::find(&self.db, JobId::from(sample_id), index).await?;
         preview.ok_or_else(|| Refusal::not_found("preview of image", index))
     }
 
-    /// Decodes a file on a thread of its own, as many at once as there are cores.
-    async fn decode(&self, file: Option<Vec<u8>>) -> Result<Result<Photo, PhotoError>, Refusal> {
+    /// Decodes a file on a thread of its own.
+    async fn decode(
+        &self,
+        file: Option<ReceivedFile>,
+    ) -> Result<Result<Decoded, PhotoError>, Refusal> {
         let Some(file) = file else { return Ok(Err(PhotoError::TooManyBytes)) };
-        let permit = self.decoders.clone().acquire_owned().await.map_err(Refusal::internal)?;
-        let decoded = tokio::task::spawn_blocking(move || {
-            let photo = photo::normalize(&file);
-            drop(permit);
-            photo
-        });
-        decoded.await.map_err(Refusal::internal)
+        let permit = self.uploads.decoder().await?;
+        let decoded = tokio::task::spawn_blocking(move || photo::normalize(file.as_bytes()));
+        let decoded = decoded.await.map_err(Refusal::internal)?;
+        Ok(decoded.map(|photo| Decoded { photo, _permit: permit }))
     }
 
     /// Writes an uploaded image's object and returns its row, for the caller to record.
@@ -174,7 +182,7 @@ impl App {
         image_id: ImageId,
         source: ImageSource,
         key: &StorageKey,
-        photo: Photo,
+        Decoded { photo, _permit: permit }: Decoded,
     ) -> Result<Image, Refusal> {
         let image = Image {
             image_id,
@@ -187,7 +195,9 @@ impl App {
             regions: Vec::new(),
             created_at: Utc::now(),
         };
-        self.storage.write(key, photo.png).await?;
+        let written = self.storage.write(key, photo.png).await;
+        drop(permit); // not before: the PNG is in memory until a slow store has it
+        written?;
         Ok(image)
     }
 }

@@ -4,9 +4,9 @@ pub(super) mod retrieval;
 
 use std::fs::File;
 
-use bytes::Bytes;
 use sqlx::PgExecutor;
 
+use super::download::{Downloadable, Owner};
 use super::{App, Caller, Refusal};
 use crate::class_images::{ClassImageSet, PackedSet};
 use crate::db;
@@ -139,18 +139,11 @@ impl App {
         Ok((set, image))
     }
 
-    /// Returns the file of one image of a set, as it was uploaded.
-    pub async fn file_of_set(
-        &self,
-        _caller: &Caller,
-        set: &ImageSet,
-        image: &SetImage,
-    ) -> Result<Bytes, Refusal> {
-        let start = image.position as u64;
-        let range = start..start + image.size_bytes as u64;
-        let key = set.reference().storage_key;
-        let read = self.storage.read_range_checked(&key, range, &image.sha256).await;
-        read.map_err(|error| Refusal::of_object("image set", set.image_set_id, error))
+    /// The file of one image of a set, as it was uploaded.
+    pub fn file_of_set(&self, _caller: &Caller, set: &ImageSet, image: &SetImage) -> Downloadable {
+        let of = Owner::new("image set", set.image_set_id);
+        let key = &set.reference().storage_key;
+        self.downloadable(of, key, image.position.unsigned_abs(), image.size_bytes, &image.sha256)
     }
 
     /// Removes a set from the catalog. Its object stays while a job that has not ended names it; then `vstar gc` takes it.

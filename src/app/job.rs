@@ -10,11 +10,12 @@ use tokio::time::Instant;
 
 use super::{App, Caller, Refusal};
 use crate::db;
+use crate::domain::checkpoint::Resumption;
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::report::EvaluationReport;
 use crate::domain::id::{DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
-use crate::domain::job::{Job, JobEvent, JobKind, JobStatus, Task};
+use crate::domain::job::{Job, JobEvent, JobKind, JobState, JobStatus, Task};
 use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::sample::SampleTask;
@@ -46,6 +47,8 @@ pub trait JobNoun: Sized + Send + Sync + 'static {
 pub struct Tracked<N: JobNoun> {
     pub job: Job<N>,
     pub outcome: N::Outcome,
+    /// Trainings only.
+    pub resumption: Resumption,
 }
 
 impl<N: JobNoun> Tracked<N> {
@@ -258,21 +261,28 @@ impl App {
     pub async fn wait<N: JobNoun>(
         &self,
         caller: &Caller,
-        mut tracked: Tracked<N>,
+        tracked: Tracked<N>,
         within: Duration,
     ) -> Result<Tracked<N>, Refusal> {
         let began = Instant::now();
         let deadline = began + within;
+        let mut has_ended = tracked.job.status().is_terminal();
+        let mut has_waited = false;
         loop {
             let now = Instant::now();
-            let has_ended = tracked.job.status().is_terminal();
-            if has_ended || now >= deadline || self.shutdown.is_cancelled() {
-                return Ok(tracked);
+            if has_ended || now >= deadline || self.shutdown.is_draining() {
+                break;
             }
             let next = now + WAIT_POLL.max(now.duration_since(began) / 10);
-            tokio::time::sleep_until(next.min(deadline)).await;
-            tracked = self.job(caller, tracked.id()).await?;
+            tokio::select! {
+                () = tokio::time::sleep_until(next.min(deadline)) => {}
+                () = self.shutdown.draining() => {}
+            }
+            // The state alone: a task may be large, and does not change.
+            has_ended = self.standing::<N>(tracked.id()).await?.status.is_terminal();
+            has_waited = true;
         }
+        if has_waited { self.job(caller, tracked.id()).await } else { Ok(tracked) }
     }
 
     /// Returns the events of a job after the one that was seen last, as they happen, up to the job's last one; `None` if
@@ -289,11 +299,13 @@ impl App {
         id: N::Id,
         last_seen: i64,
     ) -> Result<Option<BoxStream<'static, JobEvent>>, Refusal> {
-        let job = self.find_job::<N>(id).await?;
-        if job.status().is_terminal() && last_seen >= job.revision {
+        let job = self.standing::<N>(id).await?;
+        if job.status.is_terminal() && last_seen >= job.revision {
             return Ok(None);
         }
-        Ok(Some(self.clone().follow(job.job_id, last_seen)))
+        // A number that no event has yet would leave out all that are to come. The client has it from another catalog.
+        let last_seen = last_seen.min(job.revision);
+        Ok(Some(self.clone().follow(id.into(), last_seen)))
     }
 
     fn follow(self, job_id: JobId, last_seen: i64) -> BoxStream<'static, JobEvent> {
@@ -322,9 +334,18 @@ impl App {
             }
             tokio::select! {
                 () = tokio::time::sleep(EVENT_POLL) => {}
-                () = self.shutdown.cancelled() => return None,
+                () = self.shutdown.draining() => return None,
             }
         }
+    }
+
+    /// Where a job is, without its task.
+    pub(super) async fn standing<N: JobNoun>(
+        &self,
+        id: N::Id,
+    ) -> Result<db::job::Standing, Refusal> {
+        let found = db::job::standing(&self.db, id.into(), N::KIND).await?;
+        found.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))
     }
 
     pub(super) async fn find_job<N: JobNoun>(&self, id: N::Id) -> Result<Job<N>, Refusal> {
@@ -334,16 +355,55 @@ impl App {
 
     /// Adds what the jobs have made, in one query for all that have succeeded.
     async fn track<N: JobNoun>(&self, jobs: Vec<Job<N>>) -> Result<Vec<Tracked<N>>, Refusal> {
+        let jobs = self.with_attempts(jobs).await?;
         let succeeded = jobs.iter().filter(|job| job.status() == JobStatus::Succeeded);
         let succeeded: Vec<JobId> = succeeded.map(|job| job.job_id).collect();
         let mut outcomes = match succeeded.as_slice() {
             [] => HashMap::new(),
             [_, ..] => N::outcomes(self, &succeeded).await?,
         };
-        let tracked = jobs
-            .into_iter()
-            .map(|job| Tracked { outcome: outcomes.remove(&job.job_id).unwrap_or_default(), job });
+        let mut resumptions = match N::KIND {
+            JobKind::Training => self.resumptions_of(&jobs).await?,
+            JobKind::Merge | JobKind::Sample | JobKind::Evaluation | JobKind::Compression => {
+                HashMap::new()
+            }
+        };
+        let tracked = jobs.into_iter().map(|job| Tracked {
+            outcome: outcomes.remove(&job.job_id).unwrap_or_default(),
+            resumption: resumptions.remove(&job.job_id).unwrap_or_default(),
+            job,
+        });
         Ok(tracked.collect())
+    }
+}
+
+impl App {
+    async fn resumptions_of<N>(
+        &self,
+        trainings: &[Job<N>],
+    ) -> Result<HashMap<JobId, Resumption>, Refusal> {
+        let ids: Vec<JobId> = trainings.iter().map(|job| job.job_id).collect();
+        Ok(db::checkpoint::resumptions(&self.db, &ids).await?.into_iter().collect())
+    }
+
+    /// Adds how earlier attempts ended, in one query for all jobs that have had any.
+    async fn with_attempts<N: JobNoun>(
+        &self,
+        mut jobs: Vec<Job<N>>,
+    ) -> Result<Vec<Job<N>>, Refusal> {
+        let had_others = |job: &&Job<N>| {
+            job.attempts > 1
+                || job.attempts == 1 && matches!(job.state, JobState::Queued | JobState::Failed)
+        };
+        let tried: Vec<JobId> = jobs.iter().filter(had_others).map(|job| job.job_id).collect();
+        if tried.is_empty() {
+            return Ok(jobs);
+        }
+        let mut attempts = db::attempt::of_jobs(&self.db, &tried).await?;
+        for job in &mut jobs {
+            job.previous_attempts = attempts.remove(&job.job_id).unwrap_or_default();
+        }
+        Ok(jobs)
     }
 }
 

@@ -7,7 +7,7 @@ use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::composition::options::MAX_REGIONS;
-use crate::domain::composition::{Composition, LayoutKind, Region, Regional};
+use crate::domain::composition::{Composition, Layout, LayoutKind, Region, Regional};
 use crate::domain::concept::ModifierToken;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
@@ -37,8 +37,11 @@ impl App {
                 return Err(Refusal::not_found("manifest of the uploaded image", image_id));
             }
         }
-        let png = self.image_file(caller, &image).await?;
-        match image_file::manifest_of(&png) {
+        let permit = self.uploads.decoder().await?;
+        let png = self.storage.read(&image.storage_key).await?;
+        let read = tokio::task::spawn_blocking(move || image_file::manifest_of(&png)).await;
+        drop(permit);
+        match read.map_err(Refusal::internal)? {
             Ok(manifest) => Ok(manifest),
             Err(image_file::ImageFileError::NoManifest) => {
                 Err(Refusal::not_found("manifest of", image_id))
@@ -65,6 +68,7 @@ pub(super) async fn task_again(
         let pointer = "/from_manifest/base_model";
         return Err(FieldError::new(pointer, Code::BaseModelMismatch, detail).into());
     }
+    check_lists(&manifest)?;
     let settings = manifest.settings();
     settings.check(model).map_err(|Invalid(errors)| {
         Invalid(errors.into_iter().map(|error| below(error, "/from_manifest")).collect())
@@ -98,6 +102,30 @@ pub(super) async fn task_again(
         init,
         warnings: Vec::new(),
     })
+}
+
+/// Refuses lists that are longer than those of any manifest, and a delta that is there twice.
+fn check_lists(manifest: &Manifest) -> Result<(), Invalid> {
+    if manifest.deltas.len() > MAX_DELTAS {
+        let detail = format!("at most {MAX_DELTAS} deltas can be combined");
+        let pointer = "/from_manifest/deltas";
+        return Err(FieldError::new(pointer, Code::TooManyDeltas, detail).into());
+    }
+    let mut checks = Checks::default();
+    for (index, delta) in manifest.deltas.iter().enumerate() {
+        let is_new = manifest.deltas[..index].iter().all(|other| other.sha256 != delta.sha256);
+        let pointer = format!("/from_manifest/deltas/{index}/sha256");
+        checks.require(is_new, &pointer, Code::InvalidValue, || {
+            "this delta is there twice: a manifest names each delta once".to_owned()
+        });
+    }
+    if let Some(ManifestComposition::Regional(regional)) = &manifest.composition {
+        let above = "/from_manifest/composition";
+        checks.in_range(regional.regions.len(), 0..=MAX_REGIONS, &format!("{above}/regions"));
+        let pointer = format!("{above}/layout/own_words");
+        checks.in_range(regional.layout.own_words.len(), 0..=MAX_DELTAS, &pointer);
+    }
+    checks.finish()
 }
 
 /// How the deltas are merged. Required for several deltas, and not allowed otherwise.
@@ -135,9 +163,13 @@ async fn check_prompts(
         (&manifest.negative_prompt, "/negative_prompt".to_owned()),
     ];
     if let Some(ManifestComposition::Regional(regional)) = &manifest.composition {
-        texts.push((&regional.layout.prompt, "/composition/layout/prompt".to_owned()));
+        let Layout { prompt, negative_prompt, .. } = &regional.layout;
+        texts.push((prompt, "/composition/layout/prompt".to_owned()));
+        texts.push((negative_prompt, "/composition/layout/negative_prompt".to_owned()));
         for (index, region) in regional.regions.iter().enumerate() {
-            texts.push((&region.prompt, format!("/composition/regions/{index}/prompt")));
+            let pointer = format!("/composition/regions/{index}");
+            texts.push((&region.prompt, format!("{pointer}/prompt")));
+            texts.push((&region.negative_prompt, format!("{pointer}/negative_prompt")));
         }
     }
     for (text, pointer) in texts {
@@ -162,7 +194,6 @@ fn composition_of(
     };
     let above = "/from_manifest/composition";
     let mut checks = Checks::default();
-    checks.in_range(regional.regions.len(), 0..=MAX_REGIONS, &format!("{above}/regions"));
     let own_words = regional.layout.own_words.iter();
     checks.require(
         own_words.max().is_none_or(|delta| *delta < deltas.len()),
@@ -211,11 +242,6 @@ async fn find_deltas(
     model: &ModelInfo,
     manifest: &Manifest,
 ) -> Result<Vec<DeltaUse>, Refusal> {
-    if manifest.deltas.len() > MAX_DELTAS {
-        let detail = format!("at most {MAX_DELTAS} deltas can be combined");
-        let pointer = "/from_manifest/deltas";
-        return Err(FieldError::new(pointer, Code::TooManyDeltas, detail).into());
-    }
     let digests: Vec<Digest> = manifest.deltas.iter().map(|delta| delta.sha256.clone()).collect();
     let found = db::delta::find_by_digest(db, &digests).await?;
     let uses = manifest.deltas.iter().enumerate().map(|(index, wanted)| {

@@ -11,6 +11,8 @@ use super::{App, Caller, Refusal};
 use crate::domain::code::Code;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::invalid::FieldError;
+use crate::domain::job::JobKind;
+use crate::domain::job::schedule::Schedule;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::merge::{MergeRecipe, MergeTask};
 use crate::domain::version::TaskVersion;
@@ -34,7 +36,13 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if a name does not resolve, [`Refusal::QueueFull`].
-    pub async fn start_merge(&self, caller: &Caller, new: NewMerge) -> Result<Merge, Refusal> {
+    pub async fn start_merge(
+        &self,
+        caller: &Caller,
+        new: NewMerge,
+        schedule: Schedule,
+    ) -> Result<Merge, Refusal> {
+        schedule.check()?;
         let mut tx = self.db.begin().await?;
         let BoundMerge { binding, recipe } = self.bind_merge(&mut tx, new).await?;
         let task = MergeTask {
@@ -44,8 +52,9 @@ impl App {
             concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
             recipe,
         };
-        let id = self.enqueue(&mut tx, task).await?;
+        let id = self.enqueue(&mut tx, task, schedule).await?;
         tx.commit().await?;
+        self.announce(JobKind::Merge);
         self.job(caller, id).await
     }
 

@@ -8,8 +8,11 @@ use sqlx::PgConnection;
 use super::job::JobNoun;
 use super::{App, Refusal};
 use crate::db;
+use crate::db::job::NewJob;
 use crate::domain::id::JobId;
 use crate::domain::job::JobKind;
+use crate::domain::job::cost::estimate;
+use crate::domain::job::schedule::{LAST_RANK, Schedule};
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
 const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
@@ -18,7 +21,7 @@ const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
 const UNKNOWN_RETRY_AFTER_SECS: u64 = 30;
 
 impl App {
-    /// Appends a task to its queue. Idle workers are notified when the transaction commits.
+    /// Appends a task to its queue. The caller announces it when the transaction has committed: [`App::announce`].
     ///
     /// # Errors
     /// [`Refusal::QueueFull`] if the queue of this kind is full, with the time in which a tenth of it will be done.
@@ -26,13 +29,9 @@ impl App {
         &self,
         tx: &mut PgConnection,
         task: N,
+        schedule: Schedule,
     ) -> Result<N::Id, Refusal> {
-        self.take_place(tx, N::KIND).await?;
-        let job_id = JobId::generate();
-        let task = task.into_task();
-        let cost = task.batch_elements(self.model.native_size);
-        db::job::enqueue(&mut *tx, job_id, &task, cost).await?;
-        Ok(job_id.into())
+        self.enqueue_waiting(tx, task, schedule, 0).await
     }
 
     /// Appends a task that waits for other jobs, which the caller queues in the same transaction.
@@ -43,20 +42,28 @@ impl App {
         &self,
         tx: &mut PgConnection,
         task: N,
+        schedule: Schedule,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
         self.take_place(tx, N::KIND).await?;
         let job_id = JobId::generate();
         let task = task.into_task();
-        let cost = task.batch_elements(self.model.native_size);
-        db::job::enqueue_waiting(&mut *tx, job_id, &task, cost, waits_for).await?;
+        let native_size = self.model.native_size;
+        let elements = task.batch_elements(native_size);
+        let new = NewJob::new(job_id, &task, elements, estimate(&task, native_size));
+        db::job::enqueue(&mut *tx, NewJob { schedule, waits_for, ..new }).await?;
         Ok(job_id.into())
+    }
+
+    /// Tells idle workers of jobs that have been committed.
+    pub(super) fn announce(&self, kind: JobKind) {
+        self.announcer.announce(kind);
     }
 
     /// Refuses if the queue of this kind is full. What it has counted stays true until the transaction ends.
     async fn take_place(&self, tx: &mut PgConnection, kind: JobKind) -> Result<(), Refusal> {
         db::job::take_turn(&mut *tx, kind).await?;
-        let queued = db::job::count_queued(&mut *tx, kind).await?;
+        let queued = db::job::count_queued(&mut *tx, kind, LAST_RANK).await?;
         if usize::try_from(queued).unwrap_or(0) >= self.queue_limit {
             return Err(self.queue_full(tx, kind).await?);
         }

@@ -38,6 +38,9 @@ pub enum Refusal {
     #[error("the captions of this set are compared for the first time, {done} of {total} so far: send the request again in {} s",
         .retry_after.as_secs())]
     NotReady { done: usize, total: usize, retry_after: Duration },
+    /// Other requests have all the memory or all the cores that there are for requests of this kind.
+    #[error("the service is busy with other requests of this kind: send it again in {} s", UNAVAILABLE_RETRY_AFTER.as_secs())]
+    Overloaded,
     /// A part of the service that the request needs cannot be reached; the same request may succeed later.
     #[error("{dependency} cannot be reached: send the request again later")]
     Unavailable { dependency: Dependency, source: Cause },
@@ -80,6 +83,7 @@ impl Refusal {
             Self::Conflict(error) => error.code,
             Self::QueueFull { .. } => Code::QueueFull,
             Self::NotReady { .. } => Code::ImageSetNotIndexed,
+            Self::Overloaded => Code::Overloaded,
             Self::Unavailable { dependency: Dependency::Database, .. } => Code::DatabaseUnavailable,
             Self::Unavailable { dependency: Dependency::ObjectStore, .. } => {
                 Code::StorageUnavailable
@@ -99,6 +103,7 @@ impl Refusal {
             Self::NotFound { .. }
             | Self::QueueFull { .. }
             | Self::NotReady { .. }
+            | Self::Overloaded
             | Self::Unavailable { .. }
             | Self::StoreFull { .. }
             | Self::ObjectLost { .. }
@@ -112,7 +117,7 @@ impl Refusal {
             Self::QueueFull { retry_after, .. } | Self::NotReady { retry_after, .. } => {
                 Some(*retry_after)
             }
-            Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
+            Self::Overloaded | Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
             Self::StoreFull { .. } => Some(FULL_RETRY_AFTER),
             Self::Invalid(_)
             | Self::NotFound { .. }

@@ -15,10 +15,12 @@ use crate::domain::concept::ModifierToken;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::ImageId;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::domain::job::JobKind;
+use crate::domain::job::schedule::Schedule;
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
-use crate::domain::model_info::ModelInfo;
+use crate::domain::model_info::{ModelInfo, check_text};
 use crate::domain::sample::{Determinism, SampleSettings, SampleTask, SchedulerName, decimal};
 use crate::domain::version::TaskVersion;
 
@@ -70,7 +72,14 @@ impl App {
     /// # Errors
     /// [`Refusal::Invalid`] if a setting is out of its range, the prompt would be cut or a name does not resolve;
     /// [`Refusal::QueueFull`].
-    pub async fn start_sample(&self, caller: &Caller, new: NewSample) -> Result<Sample, Refusal> {
+    pub async fn start_sample(
+        &self,
+        caller: &Caller,
+        new: NewSample,
+        schedule: Schedule,
+    ) -> Result<Sample, Refusal> {
+        schedule.check()?;
+        new.check_texts()?;
         let mut tx = self.db.begin().await?;
         let mut task = match new {
             NewSample::Prompt(sample) => sample.into_task(&mut tx, &self.model).await?,
@@ -78,9 +87,27 @@ impl App {
         };
         let of_merge = self.merge_warnings(&task).await;
         task.warnings.extend(of_merge);
-        let id = self.enqueue(&mut tx, task).await?;
+        let id = self.enqueue(&mut tx, task, schedule).await?;
         tx.commit().await?;
+        self.announce(JobKind::Sample);
         self.job(caller, id).await
+    }
+}
+
+impl NewSample {
+    /// Refuses long texts before a connection is taken.
+    fn check_texts(&self) -> Result<(), FieldError> {
+        match self {
+            Self::Prompt(sample) => {
+                for (text, pointer) in
+                    [(&sample.prompt, "/prompt"), (&sample.negative_prompt, "/negative_prompt")]
+                {
+                    check_text(text.as_deref().unwrap_or_default(), pointer)?;
+                }
+                Ok(())
+            }
+            Self::Manifest(_) => Ok(()), // nothing is looked for in its texts before they are checked
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
-use crate::domain::job::Metric;
+use crate::domain::job::schedule::Schedule;
+use crate::domain::job::{JobKind, Metric};
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
@@ -45,9 +46,11 @@ impl App {
         &self,
         caller: &Caller,
         new: NewTraining,
+        schedule: Schedule,
     ) -> Result<Training, Refusal> {
-        let recipe = new.resolve_recipe(&self.model)?;
+        schedule.check()?;
         new.check()?;
+        let recipe = new.resolve_recipe(&self.model)?;
 
         let mut db = self.db.acquire().await?;
         let concepts = named_concepts(&mut db, new.concepts.iter()).await?;
@@ -80,8 +83,9 @@ impl App {
         check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
         let mut tx = self.db.begin().await?;
-        let id = self.enqueue(&mut tx, task).await?;
+        let id = self.enqueue(&mut tx, task, schedule).await?;
         tx.commit().await?;
+        self.announce(JobKind::Training);
         self.job(caller, id).await
     }
 
@@ -96,8 +100,8 @@ impl App {
         since_step: i32,
         limit: i64,
     ) -> Result<Vec<Metric>, Refusal> {
-        let job = self.find_job::<TrainingTask>(id).await?;
-        Ok(db::metric::after(&self.db, job.job_id, since_step, limit).await?)
+        self.standing::<TrainingTask>(id).await?;
+        Ok(db::metric::after(&self.db, id.into(), since_step, limit).await?)
     }
 }
 

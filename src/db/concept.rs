@@ -94,11 +94,11 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Conce
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
             current_delta_id as "current_delta: DeltaId", created_at, updated_at
         from concept
-        where $1::uuid is null or concept_id < $1
+        where concept_id < $1
         order by concept_id desc
         limit $2
         "#,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)

@@ -92,7 +92,7 @@ pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<V
     let rows = sqlx::query_as!(
         DeltaRow,
         r#"
-        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
             storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
         where delta_id = any($1)
@@ -112,7 +112,7 @@ pub async fn find_by_digest(
     let rows = sqlx::query_as!(
         DeltaRow,
         r#"
-        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
             storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
         where sha256 = any($1)
@@ -125,26 +125,44 @@ pub async fn find_by_digest(
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
-/// Lists deltas, newest first; those that contain `concept_id`, if one is given.
-pub async fn list(
+/// Lists deltas, newest first.
+pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Delta>> {
+    let rows = sqlx::query_as!(
+        DeltaRow,
+        r#"
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
+        from delta join job using (job_id)
+        where delta_id < $1
+        order by delta_id desc
+        limit $2
+        "#,
+        page.below(),
+        page.limit,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Delta::from).collect())
+}
+
+/// Lists the deltas that contain a concept, newest first.
+pub async fn list_of_concept(
     db: impl PgExecutor<'_>,
-    concept_id: Option<ConceptId>,
+    concept_id: ConceptId,
     page: Page,
 ) -> sqlx::Result<Vec<Delta>> {
     let rows = sqlx::query_as!(
         DeltaRow,
         r#"
-        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
             storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
-        from delta join job using (job_id)
-        where ($1::uuid is null or delta_id < $1)
-            and ($2::uuid is null
-                or exists (select from delta_concept as part where part.delta_id = delta.delta_id and concept_id = $2))
-        order by delta_id desc
+        from delta_concept join delta using (delta_id) join job using (job_id)
+        where concept_id = $1 and delta_id < $2
+        order by delta_concept.delta_id desc
         limit $3
         "#,
-        page.before,
-        concept_id.map(|id| id.0),
+        concept_id.0,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)
@@ -161,15 +179,15 @@ pub async fn list_without_pack(
     let rows = sqlx::query_as!(
         DeltaRow,
         r#"
-        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", base_digest,
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
             storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
-        where pack_key is null and base_digest = $1 and ($2::uuid is null or delta_id < $2)
+        where pack_key is null and delta.base_digest = $1 and delta_id < $2
         order by delta_id desc
         limit $3
         "#,
         base_digest,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)
@@ -202,7 +220,7 @@ pub async fn note_pack_error(
     sqlx::query!(
         "update delta set pack_error = $2 where delta_id = $1 and pack_key is null",
         delta_id.0,
-        reason,
+        reason.replace('\0', "\u{fffd}"), // Postgres takes no U+0000
     )
     .execute(db)
     .await?;

@@ -6,6 +6,7 @@
 
 use sqlx::PgExecutor;
 use sqlx::types::Json;
+use uuid::Uuid;
 
 use crate::domain::evaluation::EvaluationSample;
 use crate::domain::id::{JobId, SampleId};
@@ -21,33 +22,63 @@ pub struct EvaluationSampleState {
     pub error: Option<Failure>,
 }
 
-/// Samples of evaluations run after those that somebody waits for.
-const PRIORITY: i16 = 1;
+/// A sample to queue.
+#[derive(Clone, Debug)]
+pub struct NewSampleJob {
+    pub sample: EvaluationSample,
+    /// [`Task::batch_elements`] for the base model that is served.
+    pub batch_elements: usize,
+    /// Estimated seconds of work.
+    pub cost: f64,
+}
 
-/// Queues the samples of an evaluation and wakes idle workers when the surrounding transaction commits.
+/// Queues the samples of an evaluation, at places that follow each other; see [`super::job::enqueue`].
 ///
-/// - `samples`: each with what it costs of a batch
+/// - `rank`: their priority
 pub async fn enqueue_samples(
     db: impl PgExecutor<'_>,
     evaluation_id: JobId,
-    samples: Vec<(EvaluationSample, usize)>,
+    samples: Vec<NewSampleJob>,
+    rank: i16,
+    project_id: Uuid,
 ) -> sqlx::Result<()> {
     let (mut ids, mut tasks, mut elements) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut subjects, mut prompts) = (Vec::new(), Vec::new());
-    for (sample, cost) in samples {
+    let (mut subjects, mut prompts, mut costs) = (Vec::new(), Vec::new(), Vec::new());
+    let mut base_digest = String::new();
+    for NewSampleJob { sample, batch_elements, cost } in samples {
+        sample.task.base_digest.as_str().clone_into(&mut base_digest);
         ids.push(JobId::generate().0);
         tasks.push(Json(Task::Sample(sample.task)));
-        elements.push(i32::try_from(cost).unwrap_or(i32::MAX));
+        elements.push(i32::try_from(batch_elements).unwrap_or(i32::MAX));
+        costs.push(cost);
         subjects.push(sample.subject as i32);
         prompts.push(sample.prompt as i32);
     }
     sqlx::query!(
         "
-        with queued as (
-            insert into job (job_id, kind, task, rows, priority)
-            select sample_id, $7, task, rows, $8
-            from unnest($2::uuid[], $3::jsonb[], $4::integer[]) as given (sample_id, task, rows)
-            returning pg_notify($9, $7)
+        with place as (
+            select coalesce(
+                (select virtual_finish from job
+                where state = 'queued' and kind = $7 and needs_base = $9 and waits_for = 0 and priority = $8
+                    and run_at <= now()
+                order by virtual_finish limit 1),
+                (select max(virtual_finish) from project_queue where kind = $7),
+                0
+            ) as virtual_time
+        ), project as (
+            insert into project_queue (project_id, kind, virtual_finish)
+            select $10::uuid, $7, virtual_time + $12::float8 from place
+            on conflict (project_id, kind) do update
+            set virtual_finish = greatest(project_queue.virtual_finish, excluded.virtual_finish - $12)
+                + $12 / project_queue.weight
+            returning virtual_finish, weight
+        ), queued as (
+            insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish)
+            select sample_id, $7, task, rows, $8, $10,
+                virtual_finish - ($12 - sum(cost) over (order by number)) / weight
+            from project, unnest($2::uuid[], $3::jsonb[], $4::integer[], $11::float8[])
+                with ordinality as given (sample_id, task, rows, cost, number)
+            returning job_id
         ), linked as (
             insert into evaluation_sample (sample_id, evaluation_id, subject, prompt)
             select sample_id, $1, subject, prompt
@@ -62,8 +93,11 @@ pub async fn enqueue_samples(
         &subjects,
         &prompts,
         JobKind::Sample.as_str(),
-        PRIORITY,
-        super::job::QUEUED_CHANNEL,
+        rank,
+        base_digest,
+        project_id,
+        &costs,
+        costs.iter().sum::<f64>(),
     )
     .fetch_one(db)
     .await?;
@@ -118,12 +152,28 @@ pub async fn cancel_samples(db: impl PgExecutor<'_>, evaluation_id: JobId) -> sq
     Ok(())
 }
 
-/// The evaluation that a sample belongs to, if it belongs to one.
-pub async fn of_sample(db: impl PgExecutor<'_>, sample_id: JobId) -> sqlx::Result<Option<JobId>> {
-    sqlx::query_scalar!(
-        r#"select evaluation_id as "evaluation_id: JobId" from evaluation_sample where sample_id = $1"#,
+/// Asks the other samples of a sample's evaluation to stop: with the first that fails, the evaluation does. Changes nothing if
+/// the job is no sample of an evaluation.
+pub async fn cancel_siblings(db: impl PgExecutor<'_>, sample_id: JobId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "
+        update job
+        set cancel_requested = true,
+            state = case when state = 'queued' then 'canceled' else state end,
+            finished_at = case when state = 'queued' then now() end
+        where state in ('queued', 'running') and job_id in (
+            select job_id from job
+            where job_id in (
+                select other.sample_id from evaluation_sample as failed
+                    join evaluation_sample as other using (evaluation_id)
+                where failed.sample_id = $1
+            )
+            order by job_id for update
+        )
+        ",
         sample_id.0,
     )
-    .fetch_optional(db)
-    .await
+    .execute(db)
+    .await?;
+    Ok(())
 }

@@ -1,11 +1,43 @@
 //! Table `job_event`: what happened to a job, in order; written by the schema with every change of a job.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use crate::domain::id::JobId;
 use crate::domain::job::{Failure, JobEvent, JobState, JobStatus, Phase, Progress};
+
+/// How long events that only report progress are kept at least.
+pub const PROGRESS_IS_KEPT: Duration = Duration::from_secs(3600);
+
+/// Events that [`forget`] deletes in one statement.
+const FORGOTTEN_AT_ONCE: i64 = 5000;
+
+/// Deletes events that only report progress and are older than [`PROGRESS_IS_KEPT`], some at a time; returns how many.
+/// The newest event of a job stays. Several processes may do this at once.
+///
+/// The numbers of the others stay as they are, so a stream goes on behind a number whose event is gone.
+pub async fn forget(db: impl PgExecutor<'_>) -> sqlx::Result<u64> {
+    let deleted = sqlx::query!(
+        "
+        delete from job_event where (job_id, seq) in (
+            select job_id, seq from job_event
+            where only_progress and created_at < now() - make_interval(secs => $1)
+                and seq < (select revision from job where job.job_id = job_event.job_id)
+            order by created_at
+            limit $2
+            for update skip locked
+        )
+        ",
+        PROGRESS_IS_KEPT.as_secs_f64(),
+        FORGOTTEN_AT_ONCE,
+    )
+    .execute(db)
+    .await?;
+    Ok(deleted.rows_affected())
+}
 
 /// Lists up to `limit` events of a job after number `seq`, oldest first.
 pub async fn after(

@@ -129,12 +129,12 @@ pub async fn list_of_concept(
             sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
             regions as "regions: Json<Vec<UsedRegion>>"
         from image
-        where concept_id = $1 and ($2::uuid is null or image_id < $2)
+        where concept_id = $1 and image_id < $2
         order by image_id desc
         limit $3
         "#,
         concept_id.0,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)

@@ -176,11 +176,11 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Image
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
             generation as "generation: Json<Generation>", created_at
         from image_set
-        where $1::uuid is null or image_set_id < $1
+        where image_set_id < $1
         order by image_set_id desc
         limit $2
         "#,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)

@@ -3,7 +3,12 @@
 //! A worker holds a job by a lease, not by an open transaction. Each lease has a number, the fence. Whatever a worker
 //! writes names its fence, so a worker that has lost its lease without noticing changes nothing.
 
+mod deadline;
+mod ended;
+mod enqueue;
 mod lease;
+mod recovery;
+mod state;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
@@ -11,13 +16,23 @@ use sqlx::types::Json;
 
 use super::Page;
 use crate::domain::id::JobId;
+use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
 
+pub use deadline::{OverdueJob, fail_overdue, overdue};
+pub use ended::has_succeeded;
+pub use enqueue::{NewJob, announce, count_queued, enqueue, rate, take_turn};
 pub use lease::{
-    Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report,
-    recover_expired, renew_lease, report, retry, rewrite_task, stop, succeed,
+    Capacity, fail, hand_back, hold, lease_next, note_advance, note_first_step,
+    record_merge_report, renew_lease, report, retry, rewrite_task, stop, succeed,
 };
+pub use recovery::{
+    ExpiredJob, TakenBack, expire_leases, lock_expired, server_is_up_for, take_back,
+    take_reapers_turn,
+};
+
+pub use state::{Standing, standing};
 
 /// The channel that notifies idle workers of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";
@@ -27,6 +42,7 @@ struct JobRow {
     task: Json<Task>,
     state: JobState,
     cancel_requested: bool,
+    priority: i16,
     attempts: i32,
     phase: Option<Phase>,
     progress: Option<Json<Progress>>,
@@ -37,6 +53,8 @@ struct JobRow {
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
     started_at: Option<DateTime<Utc>>,
+    start_before: Option<DateTime<Utc>>,
+    finish_before: Option<DateTime<Utc>>,
     first_step_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
 }
@@ -48,66 +66,24 @@ impl From<JobRow> for Job {
             task: row.task.0,
             state: row.state,
             cancel_requested: row.cancel_requested,
+            priority: Priority::from_rank(row.priority),
             attempts: row.attempts,
             phase: row.phase,
             progress: row.progress.map(|progress| progress.0),
             error: row.error.map(|error| error.0),
             merge_report: row.merge_report.map(|report| report.0),
+            previous_attempts: Vec::new(),
             queue_position: row.queue_position,
             revision: row.revision,
             created_at: row.created_at,
             updated_at: row.updated_at,
             started_at: row.started_at,
+            start_before: row.start_before,
+            finish_before: row.finish_before,
             first_step_at: row.first_step_at,
             finished_at: row.finished_at,
         }
     }
-}
-
-/// Appends a task to the queue, and wakes idle workers when the surrounding transaction commits. Workers also poll, in
-/// case a notification is lost.
-///
-/// - `batch_elements`: [`Task::batch_elements`] for the base model that is served
-pub async fn enqueue(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    task: &Task,
-    batch_elements: usize,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "insert into job (job_id, kind, task, rows) values ($1, $2, $3, $4) returning pg_notify($5, $2)",
-        job_id.0,
-        task.kind() as JobKind,
-        Json(task) as Json<&Task>,
-        i32::try_from(batch_elements).unwrap_or(i32::MAX),
-        QUEUED_CHANNEL,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Appends a task that no worker takes before `waits_for` other jobs have ended; see [`super::evaluation`].
-pub async fn enqueue_waiting(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    task: &Task,
-    batch_elements: usize,
-    waits_for: usize,
-) -> sqlx::Result<()> {
-    let waits_for = i32::try_from(waits_for).unwrap_or(i32::MAX);
-    sqlx::query!(
-        "insert into job (job_id, kind, task, rows, waits_for, progress)
-        values ($1, $2, $3, $4, $5::integer, jsonb_build_object('step', 0, 'total_steps', $5::integer))",
-        job_id.0,
-        task.kind() as JobKind,
-        Json(task) as Json<&Task>,
-        i32::try_from(batch_elements).unwrap_or(i32::MAX),
-        waits_for,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
 }
 
 /// Returns the job of this id if it is of this kind.
@@ -120,13 +96,14 @@ pub async fn find(
         JobRow,
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
-            attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at, first_step_at,
-            finished_at,
+            priority, attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
+            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at,
+            start_before, finish_before, first_step_at, finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
                 where ahead.state = 'queued' and ahead.kind = job.kind
-                    and (ahead.priority, ahead.job_id) < (job.priority, job.job_id)
+                    and (ahead.priority, ahead.virtual_finish, ahead.job_id)
+                        < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
         where job_id = $1 and kind = $2
@@ -145,67 +122,27 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
         JobRow,
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
-            attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at, first_step_at,
-            finished_at,
+            priority, attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
+            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at,
+            start_before, finish_before, first_step_at, finished_at,
             case when state = 'queued' then (
                 select count(*) from job as ahead
                 where ahead.state = 'queued' and ahead.kind = job.kind
-                    and (ahead.priority, ahead.job_id) < (job.priority, job.job_id)
+                    and (ahead.priority, ahead.virtual_finish, ahead.job_id)
+                        < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
-        where kind = $1 and ($2::uuid is null or job_id < $2)
+        where kind = $1 and job_id < $2
         order by job_id desc
         limit $3
         "#,
         kind as JobKind,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(Job::from).collect())
-}
-
-/// Serializes the transactions that queue jobs of a kind, from here to their end. What one of them counts stays true
-/// until it has queued its own job.
-pub async fn take_turn(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<()> {
-    sqlx::query!(
-        "select pg_advisory_xact_lock(hashtext('job queue'), hashtext($1))",
-        kind.as_str()
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
-/// Counts the jobs of a kind that wait. Samples of evaluations do not count: they let all others go first.
-pub async fn count_queued(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
-        r#"
-        select count(*) as "count!" from job
-        where state = 'queued' and kind = $1 and priority = 0
-        "#,
-        kind as JobKind,
-    )
-    .fetch_one(db)
-    .await
-}
-
-/// Measures how many jobs of a kind end per second, over the last twenty that did; `None` before the first.
-pub async fn rate(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<Option<f64>> {
-    sqlx::query_scalar!(
-        r#"
-        select (count(*) / greatest(extract(epoch from now() - min(finished_at)), 0.001))::float8
-        from (
-            select finished_at from job where kind = $1 and finished_at is not null
-            order by finished_at desc limit 20
-        ) as ended
-        "#,
-        kind as JobKind,
-    )
-    .fetch_one(db)
-    .await
 }
 
 /// Asks a job to stop. A queued job ends at once, a running one at its next step. Returns its status, or `None` if

@@ -98,10 +98,10 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Study
         Row,
         r#"
         select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>", created_at
-        from preference_study where $1::uuid is null or study_id < $1
+        from preference_study where study_id < $1
         order by study_id desc limit $2
         "#,
-        page.before,
+        page.below(),
         page.limit,
     )
     .fetch_all(db)

@@ -48,6 +48,8 @@ codes! {
     MethodNotAllowed = "method_not_allowed",
     /// The requested byte range lies beyond the end: ask for a range within the size.
     RangeNotSatisfiable = "range_not_satisfiable",
+    /// The rest of the body did not come in time: send the request again, without pauses.
+    RequestTimeout = "request_timeout",
     /// The thing named in the path does not exist: check its id.
     NotFound = "not_found",
     /// The cursor is not one that this list has returned: start again without `after`.
@@ -150,6 +152,10 @@ codes! {
     // The state of the service.
     /// The queue for this kind of job is full: send the request again after `Retry-After` seconds.
     QueueFull = "queue_full",
+    /// The process has been asked to end: send the request to another one, or again after `Retry-After`.
+    ShuttingDown = "shutting_down",
+    /// Other requests have all the memory or all the cores for requests of this kind: send it again after `Retry-After` seconds.
+    Overloaded = "overloaded",
     /// The database cannot be reached: send the request again after `Retry-After` seconds.
     DatabaseUnavailable = "database_unavailable",
     /// The object store cannot be reached: send the request again after `Retry-After` seconds.
@@ -178,8 +184,12 @@ codes! {
     ObjectDamaged = "object_damaged",
     /// The worker cannot read the base model's class images: check its model folder.
     ClassImagesUnavailable = "class_images_unavailable",
-    /// Every worker that began the job stopped answering: it may need more memory than there is.
+    /// The worker that had the job stopped answering: it was killed, or needed more memory than there is.
     WorkerLost = "worker_lost",
+    /// The job was not started or did not end by the deadline of its request: see `detail` for which, and give it more time.
+    DeadlineExceeded = "deadline_exceeded",
+    /// The worker was shut down in the middle of an attempt: nothing needs to be done, another worker takes the job.
+    WorkerStopped = "worker_stopped",
     /// The job was stopped before it ended: start it again if it is still wanted.
     Stopped = "stopped",
 }

@@ -37,7 +37,7 @@ pub const MAX_NAME_CHARS: usize = 64;
 pub const KID_SUBSETS: RangeInclusive<usize> = 2..=1000;
 
 /// Images of one sample of an evaluation. Few, so that other samples wait a short time only for their places in the batch.
-const IMAGES_PER_SAMPLE: usize = 4;
+pub const IMAGES_PER_SAMPLE: usize = 4;
 
 /// The task to compare subjects on prompts. Its images are those of samples, which are jobs of their own.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,6 +1,14 @@
 //! Errors of a request, field by field.
 
 use super::code::Code;
+
+/// The most errors of one request that are collected. Whoever has made more of them corrects these first.
+pub const MAX_ERRORS: usize = 100;
+
+/// The most characters of a pointer and of a detail: both can repeat what the request says.
+const MAX_POINTER_CHARS: usize = 200;
+const MAX_DETAIL_CHARS: usize = 1000;
+
 /// One rule that one field of a request breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -13,8 +21,25 @@ pub struct FieldError {
 
 impl FieldError {
     pub fn new(pointer: impl Into<String>, code: Code, detail: impl Into<String>) -> Self {
-        Self { pointer: pointer.into(), code, detail: detail.into() }
+        let pointer = shortened(pointer.into(), MAX_POINTER_CHARS);
+        Self { pointer, code, detail: shortened(detail.into(), MAX_DETAIL_CHARS) }
     }
+}
+
+/// The text, without its middle if it has more characters than `most`. What was sent stands at the beginning of a detail, and
+/// what to do at its end.
+pub fn shortened(text: String, most: usize) -> String {
+    if text.len() <= most {
+        return text;
+    }
+    let count = text.chars().count();
+    if count <= most {
+        return text;
+    }
+    let half = most / 2;
+    let beginning = text.chars().take(most - half);
+    let end = text.chars().skip(count - half);
+    beginning.chain(std::iter::once('…')).chain(end).collect()
 }
 
 /// A request that breaks at least one rule; all of them are named at once.
@@ -38,7 +63,7 @@ impl From<FieldError> for Invalid {
     }
 }
 
-/// Returns all values if there is no error, otherwise all errors.
+/// Returns all values if there is no error, otherwise the errors, at most [`MAX_ERRORS`].
 pub fn all_or_errors<T>(
     results: impl Iterator<Item = Result<T, FieldError>>,
 ) -> Result<Vec<T>, Invalid> {
@@ -47,6 +72,9 @@ pub fn all_or_errors<T>(
         match result {
             Ok(value) => values.push(value),
             Err(error) => errors.push(error),
+        }
+        if errors.len() == MAX_ERRORS {
+            break;
         }
     }
     if errors.is_empty() { Ok(values) } else { Err(Invalid(errors)) }
@@ -101,10 +129,39 @@ impl Checks {
     }
 
     pub fn push(&mut self, error: FieldError) {
-        self.0.push(error);
+        if self.0.len() < MAX_ERRORS {
+            self.0.push(error);
+        }
     }
 
     pub fn finish(self) -> Result<(), Invalid> {
         if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_does_not_repeat_a_long_text_whole() {
+        let detail = format!("`{}` is no name: choose a short one", "é".repeat(1_000_000));
+
+        let error = FieldError::new("/a".repeat(1000), Code::InvalidValue, detail);
+
+        assert!(error.detail.chars().count() <= 1001 && error.pointer.len() <= 203, "{error:?}");
+        assert!(error.detail.starts_with("`éé") && error.detail.ends_with("choose a short one"));
+        assert_eq!(shortened("é".repeat(10), 10), "é".repeat(10));
+    }
+
+    #[test]
+    fn a_request_with_very_many_errors_is_told_some_of_them() {
+        let error = |index| FieldError::new(format!("/{index}"), Code::InvalidValue, "no");
+        let mut checks = Checks::default();
+        (0..5000).for_each(|index| checks.push(error(index)));
+
+        assert_eq!(checks.finish().unwrap_err().0.len(), MAX_ERRORS);
+        let results = (0..5000).map(|index| Err::<(), _>(error(index)));
+        assert_eq!(all_or_errors(results).unwrap_err().0.len(), MAX_ERRORS);
     }
 }

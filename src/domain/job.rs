@@ -1,9 +1,17 @@
 //! A job: work that outlives the request that asked for it.
 
+pub mod attempt;
+pub mod cost;
+pub mod schedule;
+
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::attempt::Attempt;
+use self::schedule::Priority;
 use super::code::Code;
 use super::compression::CompressionTask;
 use super::digest::Digest;
@@ -15,6 +23,9 @@ use super::training::TrainingTask;
 
 /// The default limit of queued jobs of one kind.
 pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
+
+/// How long a job stays with a worker that has stopped renewing its lease.
+pub const LEASE: Duration = Duration::from_secs(15);
 
 /// The kinds of jobs: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, sqlx::Type, ToSchema)]
@@ -226,9 +237,18 @@ pub struct Failure {
     pub title: String,
     pub code: Code,
     /// What went wrong and, where the client can correct it, how.
+    #[serde(serialize_with = "without_nul")]
     pub detail: String,
     /// Whether the same request may succeed later.
     pub retryable: bool,
+}
+
+/// Postgres takes no U+0000, and a damaged object can have one in a name that an error repeats.
+fn without_nul<S: serde::Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    match text.contains('\0') {
+        true => serializer.serialize_str(&text.replace('\0', "\u{fffd}")),
+        false => serializer.serialize_str(text),
+    }
 }
 
 /// A job as the catalog has it, of any kind or, with the type of its task, of one.
@@ -238,12 +258,15 @@ pub struct Job<T = Task> {
     pub task: T,
     pub state: JobState,
     pub cancel_requested: bool,
+    pub priority: Priority,
     pub attempts: i32,
     pub phase: Option<Phase>,
     pub progress: Option<Progress>,
     pub error: Option<Failure>,
     /// How well a merge went; merges that have succeeded only.
     pub merge_report: Option<MergeReport>,
+    /// The attempts that ended without ending the job as succeeded or canceled; empty if they were not looked up.
+    pub previous_attempts: Vec<Attempt>,
     /// The number of jobs of its kind before it, while it is queued.
     pub queue_position: Option<i64>,
     /// Increases with every change. Also the number of the event that reports the change.
@@ -251,6 +274,8 @@ pub struct Job<T = Task> {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     pub started_at: Option<DateTime<Utc>>,
+    pub start_before: Option<DateTime<Utc>>,
+    pub finish_before: Option<DateTime<Utc>>,
     /// When the last attempt took its first denoising step; samples that have succeeded only.
     pub first_step_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
@@ -268,6 +293,7 @@ impl<T> Job<T> {
             task: as_other(self.task)?,
             state: self.state,
             cancel_requested: self.cancel_requested,
+            priority: self.priority,
             attempts: self.attempts,
             phase: self.phase,
             progress: self.progress,
@@ -277,9 +303,12 @@ impl<T> Job<T> {
             created_at: self.created_at,
             updated_at: self.updated_at,
             started_at: self.started_at,
+            start_before: self.start_before,
+            finish_before: self.finish_before,
             first_step_at: self.first_step_at,
             finished_at: self.finished_at,
             merge_report: self.merge_report,
+            previous_attempts: self.previous_attempts,
         })
     }
 }
@@ -291,7 +320,10 @@ pub struct LeasedJob {
     pub task: Task,
     /// What it costs of a worker's batch: [`Task::batch_elements`], or all of it if the job has to run alone.
     pub batch_elements: usize,
+    /// Counts every lease.
     pub attempts: i32,
+    /// Attempts in a row that got no further, with this one.
+    pub barren_attempts: i32,
     /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub fence: i64,
 }
@@ -386,6 +418,17 @@ mod tests {
             (&json!(1), &json!("cosine"))
         );
         assert_eq!(serde_json::from_value::<Task>(stored).unwrap(), task);
+    }
+
+    #[test]
+    fn a_failure_can_be_stored_whatever_its_detail_repeats() {
+        let detail = "object `a\0b` is damaged".to_owned();
+        let failure =
+            Failure { title: "t".to_owned(), code: Code::ObjectDamaged, detail, retryable: false };
+
+        let stored = serde_json::to_value(&failure).unwrap();
+
+        assert_eq!(stored["detail"], "object `a\u{fffd}b` is damaged");
     }
 
     #[test]

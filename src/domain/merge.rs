@@ -23,6 +23,10 @@ pub const CONSTRAINT_WEIGHTS: RangeInclusive<f64> = 0.1..=1e8;
 /// Captions that a request can give.
 pub const CAPTIONS: RangeInclusive<usize> = 20..=2000;
 
+/// The most bytes of all captions of a request together: room for 2000 captions that a text encoder takes whole. The captions
+/// are kept with the job.
+pub const MAX_CAPTIONS_BYTES: usize = 256 * 1024;
+
 /// How several deltas are merged, with every default filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MergeRecipe {

@@ -89,17 +89,7 @@ impl ModelInfo {
         modifier_tokens: &[ModifierToken],
         pointer: &str,
     ) -> Result<(), FieldError> {
-        if text.contains('\0') {
-            return Err(FieldError::new(
-                pointer,
-                Code::InvalidValue,
-                "a text cannot contain the character U+0000",
-            ));
-        }
-        if text.len() > MAX_PROMPT_BYTES {
-            let detail = format!("the text has more than {MAX_PROMPT_BYTES} bytes: shorten it");
-            return Err(FieldError::new(pointer, Code::PromptTooLong, detail));
-        }
+        check_text(text, pointer)?;
         let added: Vec<&str> = modifier_tokens.iter().map(ModifierToken::as_str).collect();
         let tokens = (self.count_tokens)(text, &added);
         if tokens <= self.max_prompt_tokens {
@@ -111,6 +101,20 @@ impl ModelInfo {
         );
         Err(FieldError::new(pointer, Code::PromptTooLong, detail))
     }
+}
+
+/// Refuses a text that is too long for any model, or that the catalog cannot keep. To be called before anything is looked
+/// for in the text.
+pub fn check_text(text: &str, pointer: &str) -> Result<(), FieldError> {
+    if text.len() > MAX_PROMPT_BYTES {
+        let detail = format!("the text has more than {MAX_PROMPT_BYTES} bytes: shorten it");
+        return Err(FieldError::new(pointer, Code::PromptTooLong, detail));
+    }
+    if text.contains('\0') {
+        let detail = "a text cannot contain the character U+0000: leave it out";
+        return Err(FieldError::new(pointer, Code::InvalidValue, detail));
+    }
+    Ok(())
 }
 
 impl std::fmt::Debug for ModelInfo {

@@ -25,6 +25,12 @@ impl Page {
         Self { limit: self.limit.saturating_add(1), ..self }
     }
 
+    /// Every item of the page has an id below this. A bound that is always there lets the database begin at it in the index,
+    /// whatever plan it has made.
+    pub fn below(&self) -> Uuid {
+        self.before.unwrap_or(Uuid::max())
+    }
+
     /// Removes the additional item of [`Self::with_one_more`].
     pub fn cut<T>(self, mut items: Vec<T>) -> PageOf<T> {
         let limit = usize::try_from(self.limit).unwrap_or(usize::MAX);

@@ -74,6 +74,11 @@ impl StorageKey {
         Self(format!("jobs/{job}/{fence}/delta.safetensors"))
     }
 
+    /// The state of a training after `step` steps.
+    pub fn checkpoint(job: JobId, fence: i64, step: usize) -> Self {
+        Self(format!("checkpoints/{job}/{fence}/{step}.safetensors"))
+    }
+
     /// The merge pack of a delta that a job has made; the key contains the digest by which it is checked.
     pub fn pack(job: JobId, fence: i64, sha256: &str) -> Self {
         Self(format!("jobs/{job}/{fence}/pack-{sha256}.safetensors"))

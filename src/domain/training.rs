@@ -99,6 +99,31 @@ const FIELD_ALIASES: [(&str, &str); 3] = [
     ("adam_weight_decay", "weight_decay"),
 ];
 
+/// Unknown fields of a request that are named before the rest of it is not read any more.
+const MAX_UNKNOWN_FIELDS: usize = 8;
+
+/// The recipe's own name of a field that a request names.
+fn field_of<'a>(
+    name: &'a str,
+    known: &Map<String, Value>,
+    overrides: &Map<String, Value>,
+) -> Result<&'a str, FieldError> {
+    let pointer = || format!("/recipe/{name}");
+    let alias = FIELD_ALIASES.iter().find(|(alias, _)| *alias == name);
+    let field = alias.map_or(name, |(_, field)| *field);
+    if alias.is_some() && overrides.contains_key(field) {
+        let detail = format!("`{name}` is another name of `{field}`: leave one of them out");
+        return Err(FieldError::new(pointer(), Code::ConflictingFields, detail));
+    }
+    if known.contains_key(field) {
+        return Ok(field);
+    }
+    let names: Vec<String> = known.keys().map(|name| format!("`{name}`")).collect();
+    let name: String = name.chars().take(100).collect();
+    let detail = format!("unknown field `{name}`, expected one of {}", names.join(", "));
+    Err(FieldError::new(pointer(), Code::UnknownField, detail))
+}
+
 impl TrainingRecipe {
     /// Preset `paper`: Custom Diffusion, CVPR 2023, for one concept.
     pub fn paper() -> Self {
@@ -149,40 +174,46 @@ impl TrainingRecipe {
     /// `/recipe/`.
     pub fn with_overrides(self, overrides: &Map<String, Value>) -> Result<Self, Invalid> {
         let mut checks = Checks::default();
-        let mut recipe = self;
-        for (name, value) in overrides {
-            // One field at a time, so that the error names it.
-            match recipe.with_field(name, value, overrides) {
-                Ok(changed) => recipe = changed,
-                Err(error) => checks.push(error),
-            }
-        }
-        recipe.check(&mut checks);
-        checks.finish()?;
-        Ok(recipe)
-    }
-
-    fn with_field(
-        &self,
-        name: &str,
-        value: &Value,
-        overrides: &Map<String, Value>,
-    ) -> Result<Self, FieldError> {
-        let pointer = format!("/recipe/{name}");
-        let alias = FIELD_ALIASES.iter().find(|(alias, _)| *alias == name);
-        let field = alias.map_or(name, |(_, field)| *field);
-        if alias.is_some() && overrides.contains_key(field) {
-            let detail = format!("`{name}` is another name of `{field}`: leave one of them out");
-            return Err(FieldError::new(pointer, Code::ConflictingFields, detail));
-        }
-        let mut fields = match serde_json::to_value(self) {
+        let unchanged = match serde_json::to_value(&self) {
             Ok(Value::Object(fields)) => fields,
             Ok(_) | Err(_) => unreachable!("a recipe is an object of plain numbers and texts"),
         };
-        let is_known = fields.insert(field.to_owned(), value.clone()).is_some();
-        let code = if is_known { Code::InvalidValue } else { Code::UnknownField };
-        serde_json::from_value(Value::Object(fields))
-            .map_err(|error| FieldError::new(pointer, code, error.to_string()))
+        let mut changed = unchanged.clone();
+        let mut unknown = 0;
+        for (name, value) in overrides {
+            match field_of(name, &unchanged, overrides).and_then(|field| {
+                // One field at a time, so that the error names it.
+                let mut fields = unchanged.clone();
+                fields.insert(field.to_owned(), value.clone());
+                match serde_json::from_value::<Self>(Value::Object(fields)) {
+                    Ok(_) => Ok(field),
+                    Err(error) => {
+                        let (pointer, code) = (format!("/recipe/{name}"), Code::InvalidValue);
+                        Err(FieldError::new(pointer, code, error.to_string()))
+                    }
+                }
+            }) {
+                Ok(field) => drop(changed.insert(field.to_owned(), value.clone())),
+                Err(error) => {
+                    unknown += usize::from(error.code == Code::UnknownField);
+                    checks.push(error);
+                }
+            }
+            if unknown == MAX_UNKNOWN_FIELDS {
+                break;
+            }
+        }
+        match serde_json::from_value::<Self>(Value::Object(changed)) {
+            Ok(recipe) => {
+                recipe.check(&mut checks);
+                checks.finish()?;
+                Ok(recipe)
+            }
+            Err(error) => {
+                checks.push(FieldError::new("/recipe", Code::InvalidValue, error.to_string()));
+                Err(checks.finish().err().unwrap_or(Invalid(Vec::new())))
+            }
+        }
     }
 
     fn check(&self, checks: &mut Checks) {

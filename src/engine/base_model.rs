@@ -8,6 +8,7 @@ use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use super::{
+    clip::ClipTokenizer,
     device::{arithmetic, compute_dtype},
     error::{EngineError, Result},
     ops::Precision,
@@ -137,15 +138,29 @@ impl BaseModelConfig {
     }
 }
 
+/// Reads configs, tokenizer and the heads of the weight files: most of what can be wrong with a folder, in a moment.
+pub fn check_folder(dir: &Path) -> Result<()> {
+    BaseModelConfig::read(dir)?;
+    ClipTokenizer::load(&dir.join("tokenizer"))?;
+    weight_files(dir).map(drop)
+}
+
 /// The [`BaseModel::digest`] of a folder, from its files alone: no weight goes to a device.
 pub fn folder_digest(dir: &Path) -> Result<String> {
+    let [text, unet, vae] = weight_files(dir)?;
+    digest(dir, &DIGESTED, &[&text, &unet, &vae])
+}
+
+/// Those of text encoder, UNet and VAE.
+fn weight_files(dir: &Path) -> Result<[WeightFiles; 3]> {
     let open = |folder: &str, stem: &str| {
         WeightFiles::open(&dir.join(folder), stem, &Device::Cpu, DType::F32)
     };
-    let text = open("text_encoder", "model")?;
-    let unet = open("unet", "diffusion_pytorch_model")?;
-    let vae = open("vae", "diffusion_pytorch_model")?;
-    digest(dir, &DIGESTED, &[&text, &unet, &vae])
+    Ok([
+        open("text_encoder", "model")?,
+        open("unet", "diffusion_pytorch_model")?,
+        open("vae", "diffusion_pytorch_model")?,
+    ])
 }
 
 /// SHA-256 in hex over the files `names`, as far as they exist, and all weights, in this order.

@@ -24,7 +24,10 @@ pub use self::concept::DeltaConcept;
 pub use self::delta::{Delta, read_kv_weights};
 pub use self::delta_weights::{DeltaWeights, Factors, kv_weights};
 pub use self::fine_tuning::{FineTuning, train};
-pub use self::merge::{Merge, MergePack, PackUse, RegularizationStatistics, captions_digest};
+pub use self::merge::{
+    Merge, MergePack, PackUse, RegularizationStatistics, StatisticsBase, captions_digest,
+    encode_captions,
+};
 pub use self::modifier_tokens::TokenStart;
 pub use self::parameters::{Parameters, Start};
 pub use self::weight_change::weight_change;

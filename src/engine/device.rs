@@ -73,7 +73,9 @@ fn instructions() -> &'static str {
     {
         use std::arch::is_x86_feature_detected as has;
         if has!("avx512f") {
-            return if has!("avx512dq") && has!("avx512vl") { "avx512" } else { "avx512f" };
+            // As `ops::simd` chooses.
+            let is_whole = has!("avx512dq") && has!("avx512vl") && has!("fma");
+            return if is_whole { "avx512" } else { "avx512f" };
         }
         if has!("avx2") && has!("fma") {
             return "avx2";

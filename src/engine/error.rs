@@ -15,6 +15,9 @@ pub enum EngineError {
     /// The request does not fit the model; the caller can correct it.
     #[error("{0}")]
     InvalidInput(String),
+    /// A class image cannot be decoded.
+    #[error("{0}")]
+    ClassImage(String),
     /// The requested concepts leave the prompt's keys and values as the base model has them.
     #[error("the concepts of the request change nothing in prompt `{prompt}`")]
     WithoutEffect { prompt: String },

@@ -3,6 +3,7 @@
 mod adamw;
 mod augmentation;
 mod batch;
+mod checkpoint;
 mod dataset;
 mod input;
 mod learning_rate;
@@ -20,7 +21,7 @@ use super::flow::Flow;
 
 pub use self::batch::{Batch, FrozenModel};
 pub(crate) use self::dataset::Dataset;
-pub use self::input::{CaptionedImage, TrainingConcept, TrainingInput};
+pub use self::input::{CaptionedImage, LazyImage, TrainingConcept, TrainingInput};
 pub use self::memory::StepMemory;
 pub use self::method::{LossGradient, Method, Parameter, loss_gradient};
 pub use self::objective::Objective;
@@ -57,6 +58,12 @@ impl TrainingProgress {
     }
 }
 
+/// Looks at a training after each of its steps, and returns whether to go on.
+///
+/// The second argument takes the state out. There is none before the first optimizer step of a run: until then the state is
+/// what the run began with.
+pub type Observe<'a> = dyn FnMut(&TrainingProgress, Option<&dyn Fn() -> TrainerState>) -> Flow + 'a;
+
 /// Takes the optimizer steps that are left.
 ///
 /// A step depends on the parameters, their moments and its number alone, so a trainer that was restored goes on as if it
@@ -69,7 +76,7 @@ pub(crate) fn run<M: Method>(
     trainer: &mut Trainer<M>,
     input: &TrainingInput,
     dataset: &Dataset,
-    observe: &mut dyn FnMut(&TrainingProgress) -> Flow,
+    observe: &mut Observe<'_>,
 ) -> Result<()> {
     let recipe = &input.recipe;
     for step in trainer.steps_taken()..recipe.max_train_steps {
@@ -87,7 +94,7 @@ pub(crate) fn run<M: Method>(
             grad_norm,
             learning_rate,
         };
-        if observe(&progress) == Flow::Stop {
+        if observe(&progress, Some(&|| trainer.state())) == Flow::Stop {
             return Err(EngineError::Stopped);
         }
     }

@@ -9,8 +9,6 @@ mod shard;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard},
 };
@@ -115,17 +113,9 @@ impl WeightFiles {
 
     /// Adds the bytes of all files to a digest.
     pub fn update_digest(&self, digest: &mut Sha256) -> Result<()> {
-        let mut buffer = vec![0; 1 << 20];
         for shard in &self.shards {
             digest.update(shard.size_bytes.to_le_bytes());
-            let failed = |error: std::io::Error| shard.failed(error.to_string());
-            let mut file = File::open(&shard.path).map_err(failed)?;
-            loop {
-                match file.read(&mut buffer).map_err(failed)? {
-                    0 => break,
-                    count => digest.update(&buffer[..count]),
-                }
-            }
+            shard.update_digest(digest).map_err(|error| shard.failed(error.to_string()))?;
         }
         Ok(())
     }

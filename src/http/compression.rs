@@ -13,6 +13,7 @@ use crate::app::compression::{Compression, NewCompression};
 use crate::app::{App, Caller};
 use crate::domain::compression::{CompressionReport, CompressionTask};
 use crate::domain::id::{CompressionId, ConceptId, DeltaId};
+use crate::domain::job::schedule::{Priority, Schedule};
 
 /// How to compress a delta: either `rank` or `energy`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -30,11 +31,30 @@ pub(crate) struct StartCompression {
     #[serde(default)]
     #[schema(default = false)]
     make_current: bool,
+    /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
+    #[schema(default = "normal")]
+    priority: Option<Priority>,
+    /// The job fails with `deadline_exceeded` if no worker has started it within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    start_within_seconds: Option<u64>,
+    /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    finish_within_seconds: Option<u64>,
+}
+
+impl StartCompression {
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            priority: self.priority.unwrap_or_default(),
+            start_within_seconds: self.start_within_seconds,
+            finish_within_seconds: self.finish_within_seconds,
+        }
+    }
 }
 
 impl From<StartCompression> for NewCompression {
     fn from(body: StartCompression) -> Self {
-        let StartCompression { rank, energy, make_current } = body;
+        let StartCompression { rank, energy, make_current, .. } = body;
         Self { rank, energy, make_current }
     }
 }
@@ -66,7 +86,7 @@ pub(crate) struct CompressionBody {
 impl JobResource for CompressionTask {
     type Body = CompressionBody;
 
-    fn body(Compression { job, outcome }: Compression) -> CompressionBody {
+    fn body(Compression { job, outcome, .. }: Compression) -> CompressionBody {
         CompressionBody {
             id: job.job_id.into(),
             object: "compression",
@@ -111,7 +131,8 @@ pub(crate) async fn compress_delta(
     headers: HeaderMap,
     Json(body): Json<StartCompression>,
 ) -> Result<JobAnswer<CompressionTask>, ApiError> {
-    let compression = app.start_compression(&caller, delta_id, body.into()).await?;
+    let schedule = body.schedule();
+    let compression = app.start_compression(&caller, delta_id, body.into(), schedule).await?;
     job::started(&app, &caller, &headers, compression).await
 }
 

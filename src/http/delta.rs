@@ -146,6 +146,8 @@ pub(crate) struct DeltaContentQuery {
             description = "`not_found`"),
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`base_model_mismatch`: whole matrices need the base model that the delta was made for"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
     ))]
 pub(crate) async fn get_delta_content(
     State(app): State<App>,
@@ -163,11 +165,11 @@ pub(crate) async fn get_delta_content(
     if is_current(&headers, &entity_tag) {
         return Ok(not_modified(&entity_tag));
     }
-    Content {
-        bytes: app.delta_file(&caller, &delta, query.format).await?,
+    let file = app.delta_file(&caller, &delta, query.format).await?;
+    let content = Content {
         content_type: "application/vnd.safetensors",
         entity_tag: &entity_tag,
         file_name: &format!("{delta_id}{suffix}.safetensors"),
-    }
-    .into_response(&headers)
+    };
+    content.download(file, &headers).await
 }

@@ -30,7 +30,13 @@ pub(crate) enum ApiError {
     #[error("the body has more than {limit_bytes} bytes")]
     BodyTooLarge { limit_bytes: usize },
     #[error("the range lies outside of the {size_bytes} bytes")]
-    RangeNotSatisfiable { size_bytes: usize },
+    RangeNotSatisfiable { size_bytes: u64 },
+    /// The client owes a part of the body, and nothing has come for a while or the process closes.
+    #[error("the body did not come in time: send the request again, without pauses")]
+    BodyTimedOut,
+    /// The process has been asked to end.
+    #[error("the process ends: send the request to another one")]
+    ShuttingDown,
     /// The machine failed, such as its disk; the text is for the log and not for the client.
     #[error("internal error")]
     Internal(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -60,6 +66,7 @@ impl ApiError {
                 Refusal::Conflict(_) => StatusCode::CONFLICT,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }
+                | Refusal::Overloaded
                 | Refusal::Unavailable { .. }
                 | Refusal::StoreFull { .. } => StatusCode::SERVICE_UNAVAILABLE,
                 Refusal::ObjectLost { .. } | Refusal::Internal(_) => {
@@ -72,6 +79,8 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
+            Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
+            Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Panicked(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -85,6 +94,8 @@ impl ApiError {
             Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
             Self::BodyTooLarge { .. } => Code::BodyTooLarge,
             Self::RangeNotSatisfiable { .. } => Code::RangeNotSatisfiable,
+            Self::BodyTimedOut => Code::RequestTimeout,
+            Self::ShuttingDown => Code::ShuttingDown,
             Self::Panicked(_) | Self::Internal(_) => Code::InternalError,
         }
     }
@@ -99,6 +110,8 @@ impl ApiError {
             | Self::UnsupportedMediaType(_)
             | Self::BodyTooLarge { .. }
             | Self::RangeNotSatisfiable { .. }
+            | Self::BodyTimedOut
+            | Self::ShuttingDown
             | Self::Panicked(_)
             | Self::Internal(_) => &[],
         }
@@ -121,14 +134,20 @@ impl ApiError {
             detail,
             errors: errors.iter().map(ProblemField::from).collect(),
             request_id: None,
-            retryable: status == StatusCode::SERVICE_UNAVAILABLE,
+            retryable: matches!(
+                status,
+                StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
+            ),
         }
     }
 
     /// Logs what an operator must see, once.
     fn log(&self) {
         if self.status().is_server_error()
-            && !matches!(self.code(), Code::QueueFull | Code::ImageSetNotIndexed)
+            && !matches!(
+                self.code(),
+                Code::QueueFull | Code::ImageSetNotIndexed | Code::ShuttingDown | Code::Overloaded
+            )
         {
             tracing::error!(error = chain(self), "request failed");
         } else {
@@ -202,11 +221,15 @@ impl IntoResponse for ApiError {
                     response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().into());
                 }
             }
+            Self::ShuttingDown => {
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            }
             Self::Malformed(_)
             | Self::NoRoute(_)
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType(_)
             | Self::BodyTooLarge { .. }
+            | Self::BodyTimedOut
             | Self::Panicked(_)
             | Self::Internal(_) => {}
         }

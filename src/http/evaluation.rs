@@ -46,7 +46,8 @@ pub(crate) async fn start_evaluation(
     headers: HeaderMap,
     Json(body): Json<StartEvaluation>,
 ) -> Result<JobAnswer<EvaluationTask>, ApiError> {
-    let evaluation = app.start_evaluation(&caller, body.into()).await?;
+    let schedule = body.schedule();
+    let evaluation = app.start_evaluation(&caller, body.into(), schedule).await?;
     job::started(&app, &caller, &headers, evaluation).await
 }
 

@@ -55,8 +55,46 @@ pub(super) fn from_bytes_rejection(rejection: BytesRejection) -> ApiError {
     }
 }
 
+/// What nothing can keep: Postgres takes no U+0000 in a text. In JSON it is always an escape.
+const NUL: &[u8] = br"\u0000";
+
+/// The pointer of a text in which there is a U+0000.
+fn nul_in(value: &serde_json::Value) -> Option<String> {
+    use serde_json::Value;
+
+    match value {
+        Value::String(text) => text.contains('\0').then(String::new),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .find_map(|(index, item)| nul_in(item).map(|below| format!("/{index}{below}"))),
+        Value::Object(fields) => fields.iter().find_map(|(name, value)| {
+            let below = if name.contains('\0') { Some(String::new()) } else { nul_in(value) };
+            below.map(|below| format!("/{}{below}", escaped(&name.replace('\0', ""))))
+        }),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
+    }
+}
+
+fn refuse_nul(bytes: &[u8]) -> Result<(), FieldError> {
+    if !bytes.windows(NUL.len()).any(|window| window == NUL) {
+        return Ok(());
+    }
+    // What is not JSON is refused as that.
+    let value = serde_json::from_slice(bytes).unwrap_or_default();
+    match nul_in(&value) {
+        None => Ok(()),
+        Some(pointer) => {
+            let detail = "a text cannot contain the character U+0000: leave it out";
+            Err(FieldError::new(pointer, Code::InvalidValue, detail))
+        }
+    }
+}
+
 fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     use serde_json::error::Category;
+
+    refuse_nul(bytes)?;
 
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
@@ -137,6 +175,9 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if parts.uri.path().contains("%00") {
+            return Err(ApiError::NoRoute(parts.uri.path().to_owned()));
+        }
         let path = axum::extract::Path::from_request_parts(parts, state).await;
         path.map(|axum::extract::Path(value)| Self(value))
             .map_err(|_: PathRejection| ApiError::NoRoute(parts.uri.path().to_owned()))
@@ -151,6 +192,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        if parts.uri.query().is_some_and(|query| query.contains("%00")) {
+            let detail = "a parameter cannot contain the character U+0000: leave it out";
+            return Err(FieldError::new("", Code::InvalidValue, detail).into());
+        }
         let query = axum::extract::Query::from_request_parts(parts, state).await;
         query.map(|axum::extract::Query(value)| Self(value)).map_err(|rejection: QueryRejection| {
             let text = rejection.body_text();
@@ -214,6 +259,9 @@ mod tests {
             (r#"{"inner":[{"steps":"#, "", Code::MalformedBody),
             (r#"{"inner":[]} trailing"#, "", Code::MalformedBody),
             ("", "", Code::MalformedBody),
+            (r#"{"inner":[{"steps":1},{"st\u0000eps":1}]}"#, "/inner/1/steps", Code::InvalidValue),
+            (r#"{"inner":[{"steps":"\u0000"}]}"#, "/inner/0/steps", Code::InvalidValue),
+            (r#"{"inner":[{"steps":"\\u0000"}]}"#, "/inner/0/steps", Code::InvalidValue),
         ] {
             assert_eq!(refusal(body), (pointer.to_owned(), code), "{body}");
         }

@@ -1,39 +1,48 @@
 //! Health: is the process alive, and can it serve.
 
+use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::app::{App, Readiness};
+use super::error::{ApiError, Problem};
+use crate::app::{App, Readiness, Refusal};
 
 /// The state of the service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HealthBody {
-    /// `ok`, `shutting_down` or `database_unavailable`.
     #[schema(value_type = String, examples("ok"))]
     status: &'static str,
 }
 
-/// Returns 200 while the process is alive.
+/// Returns 200 while the process is alive, whatever it depends on.
 #[utoipa::path(get, path = "/livez", tag = "health", responses((status = 200, body = HealthBody, description = "OK")))]
-pub(crate) async fn livez() -> axum::Json<HealthBody> {
-    axum::Json(HealthBody { status: "ok" })
+pub(crate) async fn livez() -> Json<HealthBody> {
+    Json(HealthBody { status: "ok" })
 }
 
 /// Returns 200 while the service can answer requests.
 ///
-/// It cannot when the database does not respond within a second, or once the process has been asked to stop.
+/// It cannot when the database does not respond within a second, when the object store does not, or once the process has been
+/// asked to end. The object store is probed every 30 seconds at most.
 #[utoipa::path(get, path = "/readyz", tag = "health",
     responses(
         (status = 200, body = HealthBody, description = "OK"),
-        (status = 503, body = HealthBody, description = "The service cannot answer requests now"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`shutting_down`, `database_unavailable`, `storage_unavailable`"),
     ))]
-pub(crate) async fn readyz(State(app): State<App>) -> (StatusCode, axum::Json<HealthBody>) {
-    let (status, text) = match app.readiness().await {
-        Readiness::Ready => (StatusCode::OK, "ok"),
-        Readiness::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting_down"),
-        Readiness::DatabaseUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "database_unavailable"),
+pub(crate) async fn readyz(State(app): State<App>) -> Response {
+    let unready = match app.readiness().await {
+        Readiness::Ready => return Json(HealthBody { status: "ok" }).into_response(),
+        Readiness::ShuttingDown => ApiError::ShuttingDown,
+        Readiness::Unavailable(dependency) => ApiError::from(Refusal::Unavailable {
+            dependency,
+            source: "see the line before".into(),
+        }),
     };
-    (status, axum::Json(HealthBody { status: text }))
+    let mut response = unready.into_response();
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }

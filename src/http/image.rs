@@ -130,11 +130,10 @@ pub(crate) async fn get_image_content(
     if is_current(&headers, &image.sha256) {
         return Ok(not_modified(&image.sha256));
     }
-    Content {
-        bytes: app.image_file(&caller, &image).await?,
+    let content = Content {
         content_type: "image/png",
         entity_tag: &image.sha256,
         file_name: &format!("{image_id}.png"),
-    }
-    .into_response(&headers)
+    };
+    content.download(app.image_file(&caller, &image), &headers).await
 }

@@ -209,15 +209,14 @@ pub(crate) async fn get_set_image_content(
     if is_current(&headers, &image.sha256) {
         return Ok(not_modified(&image.sha256));
     }
-    let bytes = app.file_of_set(&caller, &set, &image).await?;
-    let (content_type, extension) = media_type(&bytes);
-    Content {
-        bytes,
+    let file = app.file_of_set(&caller, &set, &image);
+    let (content_type, extension) = media_type(&file.beginning().await?);
+    let content = Content {
         content_type,
         entity_tag: &image.sha256,
         file_name: &format!("{}-{index}.{extension}", set.image_set_id),
-    }
-    .into_response(&headers)
+    };
+    content.download(file, &headers).await
 }
 
 /// What a file is, by its first bytes: its name may say something else.

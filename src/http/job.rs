@@ -12,6 +12,8 @@ use super::error::{ApiError, problem_type};
 use crate::app::job::{JobNoun, Tracked};
 use crate::app::{App, Caller};
 use crate::domain::id::JobId;
+use crate::domain::job::attempt::Attempt;
+use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
 
 /// A kind of job as a resource: what its body is.
@@ -25,6 +27,8 @@ pub(crate) trait JobResource: JobNoun {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct JobBody {
     status: JobStatus,
+    /// How urgent the job is. Samples of evaluations are `low`, and run after all others.
+    priority: Priority,
     /// What a running job is doing.
     phase: Option<Phase>,
     /// How far a running job is.
@@ -35,16 +39,51 @@ pub(crate) struct JobBody {
     error: Option<JobProblem>,
     /// How many times a worker has started the job.
     attempt: i32,
+    /// The attempts that ended without ending the job as succeeded or canceled, in order, and why. For a job that has failed,
+    /// the last one is among them.
+    previous_attempts: Vec<AttemptBody>,
     /// Increases with every change. Also the id of the event that reports the change.
     revision: i64,
     created_at: Timestamp,
     updated_at: Timestamp,
     /// When a worker first started the job.
     started_at: Option<Timestamp>,
+    /// By when the job has to be started. Null if its request gave no `start_within_seconds`.
+    start_before: Option<Timestamp>,
+    /// By when the job has to end. Null if its request gave no `finish_within_seconds`.
+    finish_before: Option<Timestamp>,
     /// When a sample that has succeeded took its first denoising step.
     first_step_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     urls: JobUrls,
+}
+
+/// An attempt that has ended without ending its job as succeeded or canceled.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct AttemptBody {
+    /// Counted from 1.
+    attempt: i32,
+    started_at: Option<Timestamp>,
+    ended_at: Timestamp,
+    /// Why it ended.
+    reason: JobProblem,
+    /// The training step of the checkpoint that the attempt went on from. Null if it started from the beginning.
+    resumed_from_step: Option<i32>,
+    /// The last step that was reported. Null if there was none.
+    reached_step: Option<i32>,
+}
+
+impl From<&Attempt> for AttemptBody {
+    fn from(attempt: &Attempt) -> Self {
+        Self {
+            attempt: attempt.attempt,
+            started_at: attempt.started_at.map(Timestamp::from),
+            ended_at: attempt.ended_at.into(),
+            reason: attempt.reason.clone().into(),
+            resumed_from_step: attempt.resumed_from_step,
+            reached_step: attempt.reached_step,
+        }
+    }
 }
 
 /// A place in the queue.
@@ -86,15 +125,19 @@ impl<N: JobNoun> From<&Job<N>> for JobBody {
         let this = job_path(job.job_id, N::KIND);
         Self {
             status: job.status(),
+            priority: job.priority,
             phase: job.phase,
             progress: job.progress.clone(),
             queue: job.queue_position.map(|position| QueueBody { position }),
             error: job.error.clone().map(JobProblem::from),
             attempt: job.attempts,
+            previous_attempts: job.previous_attempts.iter().map(AttemptBody::from).collect(),
             revision: job.revision,
             created_at: job.created_at.into(),
             updated_at: job.updated_at.into(),
             started_at: job.started_at.map(Timestamp::from),
+            start_before: job.start_before.map(Timestamp::from),
+            finish_before: job.finish_before.map(Timestamp::from),
             first_step_at: job.first_step_at.map(Timestamp::from),
             finished_at: job.finished_at.map(Timestamp::from),
             urls: JobUrls {

@@ -19,6 +19,7 @@ use crate::app::merge::NewMerge;
 use crate::app::{App, Caller};
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{ConceptId, DeltaId, MergeId};
+use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::merge::options::{MergeMethod, MergeOptions};
 use crate::domain::merge::{MergeRecipe, MergeTask, Protected};
 
@@ -41,11 +42,30 @@ pub(crate) struct StartMerge {
     captions: Option<Vec<String>>,
     /// Which texts keep exactly the keys and values of the base model. Defaults to all kinds.
     protect: Option<Vec<Protected>>,
+    /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
+    #[schema(default = "normal")]
+    priority: Option<Priority>,
+    /// The job fails with `deadline_exceeded` if no worker has started it within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    start_within_seconds: Option<u64>,
+    /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    finish_within_seconds: Option<u64>,
+}
+
+impl StartMerge {
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            priority: self.priority.unwrap_or_default(),
+            start_within_seconds: self.start_within_seconds,
+            finish_within_seconds: self.finish_within_seconds,
+        }
+    }
 }
 
 impl From<StartMerge> for NewMerge {
     fn from(body: StartMerge) -> Self {
-        let StartMerge { concepts, method, constraint_weight, captions, protect } = body;
+        let StartMerge { concepts, method, constraint_weight, captions, protect, .. } = body;
         let options = MergeOptions { method, constraint_weight, captions, protect };
         Self { concepts, options }
     }
@@ -75,7 +95,7 @@ pub(crate) struct MergeBody {
 impl JobResource for MergeTask {
     type Body = MergeBody;
 
-    fn body(Merge { job, outcome }: Merge) -> MergeBody {
+    fn body(Merge { job, outcome, .. }: Merge) -> MergeBody {
         MergeBody {
             id: job.job_id.into(),
             object: "merge",
@@ -115,7 +135,8 @@ pub(crate) async fn start_merge(
     headers: HeaderMap,
     Json(body): Json<StartMerge>,
 ) -> Result<JobAnswer<MergeTask>, ApiError> {
-    let merge = app.start_merge(&caller, body.into()).await?;
+    let schedule = body.schedule();
+    let merge = app.start_merge(&caller, body.into(), schedule).await?;
     job::started(&app, &caller, &headers, merge).await
 }
 

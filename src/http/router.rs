@@ -3,7 +3,7 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Uri};
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
@@ -14,6 +14,7 @@ use utoipa_axum::routes;
 
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
+use super::patience::with_patience;
 use super::upload::MAX_UPLOAD_BYTES;
 use super::{
     capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
@@ -40,7 +41,8 @@ pub fn router(app: App) -> Router {
                 .layer(PropagateRequestIdLayer::new(REQUEST_ID))
                 .layer(TraceLayer::new_for_http())
                 .layer(from_fn(write_problem))
-                .layer(CatchPanicLayer::custom(from_panic)),
+                .layer(CatchPanicLayer::custom(from_panic))
+                .layer(from_fn_with_state(app.clone(), with_patience)),
         )
         .with_state(app)
 }

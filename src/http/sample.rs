@@ -19,6 +19,7 @@ use crate::domain::composition::options::CompositionOptions;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{DeltaId, ImageId, SampleId};
 use crate::domain::invalid::{Checks, Invalid};
+use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
@@ -96,8 +97,27 @@ pub(crate) struct StartSample {
     /// How several concepts come into one picture. Defaults to `regional` for two or more deltas: the base model lays the
     /// picture out with plain nouns, then each concept's region is generated again with that concept alone.
     composition: Option<CompositionOptions>,
-    /// The manifest of a generated image, to generate that image again. No other field may be given beside it.
+    /// The manifest of a generated image, to generate that image again. Beside it, only `priority` and the deadlines may be given.
     from_manifest: Option<Manifest>,
+    /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
+    #[schema(default = "normal")]
+    priority: Option<Priority>,
+    /// The job fails with `deadline_exceeded` if no worker has started it within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    start_within_seconds: Option<u64>,
+    /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    finish_within_seconds: Option<u64>,
+}
+
+impl StartSample {
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            priority: self.priority.unwrap_or_default(),
+            start_within_seconds: self.start_within_seconds,
+            finish_within_seconds: self.finish_within_seconds,
+        }
+    }
 }
 
 impl TryFrom<StartSample> for NewSample {
@@ -228,7 +248,7 @@ impl From<DeltaUse> for DeltaUseBody {
 impl JobResource for SampleTask {
     type Body = SampleBody;
 
-    fn body(Sample { job, outcome }: Sample) -> SampleBody {
+    fn body(Sample { job, outcome, .. }: Sample) -> SampleBody {
         let state = JobBody::from(&job);
         let task = job.task;
         let is_merge = task.composition == Composition::Merge;
@@ -277,7 +297,8 @@ pub(crate) async fn start_sample(
     headers: HeaderMap,
     Json(body): Json<StartSample>,
 ) -> Result<JobAnswer<SampleTask>, ApiError> {
-    let sample = app.start_sample(&caller, body.try_into()?).await?;
+    let schedule = body.schedule();
+    let sample = app.start_sample(&caller, body.try_into()?, schedule).await?;
     job::started(&app, &caller, &headers, sample).await
 }
 

@@ -19,6 +19,7 @@ use crate::domain::concept::{ConceptRef, ConceptWords, Handle};
 use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::invalid::Checks;
 use crate::domain::job::Metric;
+use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::training::{ClassImages, Preset, TaskConcept, TrainingRecipe, TrainingTask};
 use crate::domain::training_report::TrainingReport;
 
@@ -52,6 +53,25 @@ pub(crate) struct StartTraining {
     /// delta.
     #[schema(maximum = 9007199254740991_u64)]
     seed: Option<u64>,
+    /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
+    #[schema(default = "normal")]
+    priority: Option<Priority>,
+    /// The job fails with `deadline_exceeded` if no worker has started it within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    start_within_seconds: Option<u64>,
+    /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    finish_within_seconds: Option<u64>,
+}
+
+impl StartTraining {
+    fn schedule(&self) -> Schedule {
+        Schedule {
+            priority: self.priority.unwrap_or_default(),
+            start_within_seconds: self.start_within_seconds,
+            finish_within_seconds: self.finish_within_seconds,
+        }
+    }
 }
 
 /// The schema of a recipe whose fields are all optional.
@@ -74,6 +94,7 @@ impl From<StartTraining> for NewTraining {
             class_images,
             start_from,
             seed,
+            ..
         } = body;
         let regularization = regularization.map(RegularizationChoice::from);
         let regularization = NewRegularization { class_images, regularization };
@@ -104,6 +125,14 @@ pub(crate) struct TrainingBody {
     delta: Option<DeltaId>,
     /// What the training has changed, once it has succeeded. Null for trainings of version 0.1.0.
     report: Option<TrainingReport>,
+    /// The step of the checkpoint that the last attempt went on from. Null if it started from the beginning.
+    resumed_from_step: Option<i32>,
+    /// Why the last attempt started from the beginning although there were checkpoints: they were damaged, or of other settings
+    /// or another version of the engine, so that the result would have been another one.
+    started_over: Option<String>,
+    /// The step of the newest checkpoint. Another worker goes on from there if this one is lost. Null once the training has
+    /// ended.
+    checkpoint_step: Option<i32>,
     #[serde(flatten)]
     job: JobBody,
 }
@@ -133,12 +162,15 @@ impl From<TaskConcept> for TrainedConcept {
 impl JobResource for TrainingTask {
     type Body = TrainingBody;
 
-    fn body(Training { job, outcome }: Training) -> TrainingBody {
+    fn body(Training { job, outcome, resumption }: Training) -> TrainingBody {
         TrainingBody {
             id: job.job_id.into(),
             object: "training",
             delta: outcome.delta,
             report: outcome.report,
+            resumed_from_step: resumption.resumed_from_step,
+            started_over: resumption.started_over,
+            checkpoint_step: resumption.checkpoint_step,
             job: JobBody::from(&job),
             concepts: job.task.concepts.into_iter().map(TrainedConcept::from).collect(),
             preset: job.task.preset,
@@ -174,7 +206,8 @@ pub(crate) async fn start_training(
     headers: HeaderMap,
     Json(body): Json<StartTraining>,
 ) -> Result<JobAnswer<TrainingTask>, ApiError> {
-    let training = app.start_training(&caller, body.into()).await?;
+    let schedule = body.schedule();
+    let training = app.start_training(&caller, body.into(), schedule).await?;
     job::started(&app, &caller, &headers, training).await
 }
 

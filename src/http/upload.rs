@@ -1,7 +1,6 @@
 //! Uploads: photos of concepts, and images to start samples from.
 
-use axum::extract::multipart::{Field, MultipartError};
-use axum::extract::{FromRequest, Multipart, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::Serialize;
@@ -9,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, Problem};
 use super::extract::Path;
+use super::form::{Form, Part};
 use super::image::ImageBody;
 use crate::app::image::UploadedFile;
 use crate::app::photo::PhotoError;
@@ -102,6 +102,8 @@ impl Verdict {
             description = "`unsupported_media_type`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "All files were rejected; `errors` says why, file by file"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
     ))]
 pub(crate) async fn upload_images(
     State(app): State<App>,
@@ -135,10 +137,10 @@ async fn stage_photos(
     request: Request,
     staged: &mut Staged,
 ) -> Result<(), ApiError> {
-    let mut form = open_form(request, "photos").await?;
-    while let Some(field) = form.next_field().await.map_err(from_multipart)? {
-        check_part(&field, staged.files.len())?;
-        let file = read_file(field).await?;
+    let mut form = Form::open(request, "photos").await?;
+    while let Some(part) = form.next_part().await? {
+        check_part(&part, staged.files.len())?;
+        let file = read_file(app, part).await?;
         let file_name = file.file_name.clone();
         let verdict = app.stage_photo(caller, concept, file).await?;
         staged.files.push((file_name, verdict.map(|image| staged.images.push(image))));
@@ -187,22 +189,24 @@ pub(crate) struct UploadImageForm {
             description = "`unsupported_media_type`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`image_unreadable`, `image_too_large`, `image_too_small`, `missing_field`"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
     ))]
 pub(crate) async fn upload_image(
     State(app): State<App>,
     caller: Caller,
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
-    let mut form = open_form(request, "image").await?;
-    let field = form.next_field().await.map_err(from_multipart)?.ok_or_else(|| {
+    let mut form = Form::open(request, "image").await?;
+    let part = form.next_part().await?.ok_or_else(|| {
         let detail = "send the image as a field called `file`";
         FieldError::new("/file", Code::MissingField, detail)
     })?;
-    if field.name() != Some("file") {
-        return Err(unknown_field(&field, "send the image as a field called `file`").into());
+    if part.name() != Some("file") {
+        return Err(part.unknown("send the image as a field called `file`").into());
     }
-    let file = read_file(field).await?;
-    if form.next_field().await.map_err(from_multipart)?.is_some() {
+    let file = read_file(&app, part).await?;
+    if form.next_part().await?.is_some() {
         let detail = "one image is uploaded at a time";
         return Err(FieldError::new("/file", Code::TooManyImages, detail).into());
     }
@@ -210,31 +214,16 @@ pub(crate) async fn upload_image(
     Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
 }
 
-pub(crate) async fn open_form(request: Request, what: &str) -> Result<Multipart, ApiError> {
-    Multipart::from_request(request, &()).await.map_err(|rejection| {
-        ApiError::UnsupportedMediaType(format!(
-            "send the {what} as multipart/form-data: {}",
-            rejection.body_text()
-        ))
-    })
-}
-
 /// Refuses a part that is no photo, or one photo too many.
-fn check_part(field: &Field<'_>, index: usize) -> Result<(), FieldError> {
-    if !matches!(field.name(), Some("files" | "files[]" | "file")) {
-        return Err(unknown_field(field, "send each photo as a field called `files`"));
+fn check_part(part: &Part<'_>, index: usize) -> Result<(), FieldError> {
+    if !matches!(part.name(), Some("files" | "files[]" | "file")) {
+        return Err(part.unknown("send each photo as a field called `files`"));
     }
     if index == MAX_PHOTOS {
         let detail = format!("at most {MAX_PHOTOS} photos can be sent at once");
         return Err(FieldError::new("/files", Code::TooManyImages, detail));
     }
     Ok(())
-}
-
-pub(crate) fn unknown_field(field: &Field<'_>, instead: &str) -> FieldError {
-    let name = field.name().unwrap_or_default();
-    let detail = format!("unknown field `{name}`: {instead}");
-    FieldError::new(format!("/{name}"), Code::UnknownField, detail)
 }
 
 /// 201 if at least one photo was added, else 422 with all the reasons.
@@ -261,29 +250,20 @@ fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>)
 }
 
 /// Reads one file; the rest of one that is too large is skipped.
-async fn read_file(mut field: Field<'_>) -> Result<UploadedFile, ApiError> {
-    let file_name = field.file_name().map(short_file_name);
-    let mut content = Vec::new();
-    let mut fits = true;
-    while let Some(chunk) = field.chunk().await.map_err(from_multipart)? {
-        fits = fits && content.len() + chunk.len() <= MAX_PHOTO_BYTES;
-        if fits {
-            content.extend_from_slice(&chunk);
-        } else {
-            content = Vec::new();
+async fn read_file(app: &App, mut part: Part<'_>) -> Result<UploadedFile, ApiError> {
+    let file_name = part.file_name().map(short_file_name);
+    let mut content = Some(app.receive());
+    let mut size_bytes = 0;
+    while let Some(chunk) = part.chunk().await? {
+        size_bytes += chunk.len();
+        match &mut content {
+            Some(received) if size_bytes <= MAX_PHOTO_BYTES => received.push(&chunk).await?,
+            Some(_) | None => content = None,
         }
     }
-    Ok(UploadedFile { file_name, content: fits.then_some(content) })
+    Ok(UploadedFile { file_name, content })
 }
 
 fn short_file_name(name: &str) -> String {
     name.chars().filter(|c| !c.is_control()).take(200).collect()
-}
-
-pub(crate) fn from_multipart(error: MultipartError) -> ApiError {
-    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        ApiError::BodyTooLarge { limit_bytes: MAX_UPLOAD_BYTES }
-    } else {
-        ApiError::Malformed(format!("the form cannot be read: {}", error.body_text()))
-    }
 }

@@ -46,11 +46,11 @@ fn class_images_of(set: &ClassImageSet, noun: &str) -> Result<Option<Vec<u8>>> {
     let mut archive = ZipWriter::new(Cursor::new(Vec::new()));
     let options = SimpleFileOptions::DEFAULT;
     let mut captions = String::new();
-    for (index, one) in chosen.read()?.into_iter().enumerate() {
+    for (index, (image, caption)) in chosen.read()?.into_iter().enumerate() {
         let name = format!("{index:04}.png");
-        captions += &format!("{}\n", json!({ "file_name": name, "text": one.caption }));
+        captions += &format!("{}\n", json!({ "file_name": name, "text": caption }));
         let mut png = Cursor::new(Vec::new());
-        one.image.write_to(&mut png, ImageFormat::Png)?;
+        image.write_to(&mut png, ImageFormat::Png)?;
         archive.start_file(name, options)?;
         archive.write_all(png.get_ref())?;
     }

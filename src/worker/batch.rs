@@ -171,10 +171,31 @@ impl Batch {
     /// Takes every image one step further. Admits new images, drops those of stopped jobs, and hands over finished
     /// ones.
     pub(crate) fn step(&mut self, engine: &Engine, conditioner: &mut Conditioner) {
+        if let Some(faults) = &self.faults {
+            faults.between_steps();
+        }
         self.running.retain(|owner| !owner.generation.has_ended());
         self.admit(engine, conditioner);
         self.denoise(engine);
         deliver(engine, &self.running.take_finished());
+    }
+
+    /// Ends every job that has images here.
+    pub(crate) fn abandon(&mut self) {
+        for PendingImage { generation, .. } in std::mem::take(&mut self.pending) {
+            generation.end(JobError::EnginePanicked);
+        }
+        self.running.retain(|owner| {
+            owner.generation.end(JobError::EnginePanicked);
+            false
+        });
+    }
+
+    /// For tests: a place outside of any work.
+    pub(crate) fn on_thread(&self) {
+        if let Some(faults) = &self.faults {
+            faults.on_thread();
+        }
     }
 
     /// Admits images as long as there is room for them.

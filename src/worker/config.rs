@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::faults::DeviceFaults;
 use crate::config::WorkerSettings;
+use crate::domain::job::LEASE;
 
 /// How a worker deals with the queue and its device.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct WorkerConfig {
     pub conditioning_cache_bytes: usize,
     /// What a training step may take beside the weights; what the device has free if `None`.
     pub memory_budget: Option<u64>,
+    /// Training steps between two checkpoints; as many as cost at most 2 % of the time if `None`.
+    pub checkpoint_every: Option<usize>,
+    /// How long a job waits for a store or a database that is away before it fails.
+    pub patience: Duration,
     /// Faults to inject on the device, for tests.
     pub faults: Option<Arc<dyn DeviceFaults>>,
 }
@@ -31,16 +36,25 @@ pub struct WorkerConfig {
 impl From<&WorkerSettings> for WorkerConfig {
     fn from(settings: &WorkerSettings) -> Self {
         Self {
-            name: format!("worker-{}", std::process::id()),
-            lease: Duration::from_secs(30),
+            name: name(),
+            lease: LEASE,
             poll: Duration::from_secs(1),
             max_batch_size: settings.max_batch_size().map(|elements| elements as usize),
             training_share: settings.training_share,
             conditioning_cache_bytes: settings.conditioning_cache_mib << 20,
             memory_budget: settings.memory_budget.map(|size| size.0),
+            checkpoint_every: settings.checkpoint_every.map(|steps| steps as usize),
+            patience: Duration::from_secs(600),
             faults: None,
         }
     }
+}
+
+/// A name that says where the worker runs. Nothing depends on it: leases are told apart by their fence.
+fn name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "worker" } else { host.trim() };
+    format!("{host}-{}", std::process::id())
 }
 
 impl Default for WorkerConfig {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sqlx::PgPool;
+use tokio::sync::Semaphore;
 
 use super::config::WorkerConfig;
 use super::device::{DeviceSettings, DeviceThread};
@@ -24,6 +25,8 @@ pub(crate) struct Context {
     pub(crate) deltas: DeltaStore,
     pub(crate) device: DeviceThread,
     pub(crate) permits: Arc<PermitPool>,
+    /// Permits to have an image of a user in memory as it was uploaded: as many as there are cores.
+    pub(crate) decoders: Arc<Semaphore>,
     pub(crate) config: Arc<WorkerConfig>,
     pub(crate) model: Arc<ModelInfo>,
     /// Those of the worker's own folder.
@@ -44,6 +47,7 @@ impl Context {
         model: LoadedModel,
         config: WorkerConfig,
     ) -> std::io::Result<Self> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let LoadedModel { folder, engine, evaluator } = model;
         let max_batch_size = config.max_batch_size.unwrap_or_else(|| engine.max_batch_size());
         let max_batch_size = max_batch_size.max(1);
@@ -66,6 +70,7 @@ impl Context {
             deltas,
             device: DeviceThread::start(engine, settings)?,
             permits: PermitPool::new(max_batch_size),
+            decoders: Arc::new(Semaphore::new(cores)),
             config: Arc::new(config),
             model: folder.info,
             class_images: folder.class_images,

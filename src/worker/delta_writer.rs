@@ -3,6 +3,7 @@
 //! A delta may have taken hours. It is written and recorded before anything else is made from it, so that it is not lost if
 //! that fails or ends the worker.
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use super::context::Context;
@@ -16,7 +17,7 @@ use crate::domain::id::{ConceptId, DeltaId};
 
 /// A new delta, and what is recorded with it.
 pub(crate) struct Product<'a, R> {
-    pub(crate) file: Vec<u8>,
+    pub(crate) file: Bytes,
     pub(crate) base_digest: &'a Digest,
     /// What the delta contains.
     pub(crate) concepts: &'a [ConceptId],
@@ -26,7 +27,7 @@ pub(crate) struct Product<'a, R> {
     pub(crate) report: Option<&'a R>,
 }
 
-/// Writes a delta's file under a key of the job and its fence, and records it.
+/// Writes a delta's file under a key of the job and its fence, and records it. Both are done patiently.
 ///
 /// # Errors
 /// [`JobError::LeaseLost`] if another worker has the job: then nothing is recorded.
@@ -34,34 +35,55 @@ pub(crate) async fn store<R: Serialize + Sync>(
     job: &Job,
     product: Product<'_, R>,
 ) -> Result<Delta, JobError> {
-    let Product { file, base_digest, concepts, current_of, report } = product;
     let Job { context, lease, .. } = job;
-    let (size_bytes, sha256) = (file.len() as i64, Digest::of(&file));
-    let key = context.deltas.write_delta(lease.job_id, lease.fence, file).await?;
+    let (size_bytes, sha256) = (product.file.len() as i64, Digest::of(&product.file));
+    let write = || async {
+        Ok(context.deltas.write_delta(lease.job_id, lease.fence, product.file.clone()).await?)
+    };
+    let key = job.patiently("writing the delta", write).await?;
     let delta_id = DeltaId::generate();
+    let record = || async {
+        match recorded(job).await? {
+            // By a transaction whose answer was lost.
+            Some(delta) => Ok(delta),
+            None => {
+                let row = NewDelta {
+                    delta_id,
+                    job_id: lease.job_id,
+                    base_digest: product.base_digest,
+                    storage_key: key.as_str(),
+                    size_bytes,
+                    sha256: &sha256,
+                };
+                record(job, &product, row).await?;
+                recorded(job).await?.ok_or(JobError::LeaseLost)
+            }
+        }
+    };
+    job.patiently("recording the delta", record).await
+}
 
+async fn record<R: Serialize + Sync>(
+    job: &Job,
+    product: &Product<'_, R>,
+    row: NewDelta<'_>,
+) -> Result<(), JobError> {
+    let Job { context, lease, .. } = job;
+    let delta_id = row.delta_id;
     let mut tx = context.db.begin().await?;
     if !db::job::hold(&mut *tx, lease.job_id, lease.fence).await? {
         return Err(JobError::LeaseLost);
     }
-    let row = NewDelta {
-        delta_id,
-        job_id: lease.job_id,
-        base_digest,
-        storage_key: key.as_str(),
-        size_bytes,
-        sha256: &sha256,
-    };
     db::delta::record(&mut *tx, row).await?;
-    db::delta::record_concepts(&mut *tx, delta_id, concepts).await?;
-    if !current_of.is_empty() {
-        db::concept::set_current_delta(&mut *tx, current_of, delta_id).await?;
+    db::delta::record_concepts(&mut *tx, delta_id, product.concepts).await?;
+    if !product.current_of.is_empty() {
+        db::concept::set_current_delta(&mut *tx, product.current_of, delta_id).await?;
     }
-    if let Some(report) = report {
+    if let Some(report) = product.report {
         db::report::record(&mut *tx, lease.job_id, report, None).await?;
     }
     tx.commit().await?;
-    recorded(job).await?.ok_or(JobError::LeaseLost)
+    Ok(())
 }
 
 /// The delta that the job has recorded, here or on a worker that was lost after it.
@@ -70,6 +92,11 @@ pub(crate) async fn recorded(job: &Job) -> Result<Option<Delta>, JobError> {
     let made = db::delta::of_jobs(db, &[job.lease.job_id]).await?;
     let ids: Vec<DeltaId> = made.into_iter().map(|(_, delta_id)| delta_id).collect();
     Ok(db::delta::find(db, &ids).await?.into_iter().next())
+}
+
+/// The same, while the database may be away.
+pub(crate) async fn recorded_patiently(job: &Job) -> Result<Option<Delta>, JobError> {
+    job.patiently("looking for the delta", || async { recorded(job).await }).await
 }
 
 /// Makes what merges need of a delta that is safe by now. What fails is logged and noted beside the delta; the next start of

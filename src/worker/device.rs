@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::batch::{Batch, GenerationRequest};
 use super::conditioner::Conditioner;
@@ -65,6 +66,8 @@ impl Drop for Handle {
 struct Queue {
     messages: Mutex<Messages>,
     wake: Condvar,
+    /// Cancelled when the thread has ended, in whatever way.
+    ended: CancellationToken,
 }
 
 /// The messages of async code.
@@ -82,9 +85,28 @@ impl Queue {
         self.messages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Drops the message if the thread has ended, so that its sender gets an error instead of waiting for ever.
     fn send(&self, ask: impl FnOnce(&mut Messages)) {
-        ask(&mut self.lock());
+        let mut messages = self.lock();
+        if !self.ended.is_cancelled() {
+            ask(&mut messages);
+        }
+        drop(messages);
         self.wake.notify_one();
+    }
+}
+
+/// Lives on the thread: tells everybody when it ends, by a panic as well.
+struct TellsEnd(Arc<Queue>);
+
+impl Drop for TellsEnd {
+    fn drop(&mut self) {
+        let mut messages = self.0.lock();
+        self.0.ended.cancel();
+        let unread = std::mem::take(&mut *messages);
+        messages.closed = true;
+        drop(messages);
+        drop(unread); // their senders learn of it
     }
 }
 
@@ -99,6 +121,7 @@ impl DeviceThread {
         let thread = thread.spawn({
             let queue = queue.clone();
             move || {
+                let _end = TellsEnd(queue.clone());
                 let mut slices = TimeSlices {
                     queue,
                     batch: Batch::new(settings.max_batch_size, settings.faults),
@@ -112,6 +135,11 @@ impl DeviceThread {
             }
         })?;
         Ok(Self { handle: Arc::new(Handle { queue, thread: Some(thread) }) })
+    }
+
+    /// Cancelled when the thread has ended. It does so by itself only when the last handle is dropped.
+    pub(crate) fn ended(&self) -> CancellationToken {
+        self.handle.queue.ended.clone()
     }
 
     /// Adds images to the batch.
@@ -186,6 +214,7 @@ impl TimeSlices {
     /// Does quick work and steps of the batch until there is long work. Returns `None` when all handles are gone.
     fn until_long(&mut self, engine: &Engine) -> Option<Long> {
         loop {
+            self.batch.on_thread();
             self.take_messages(engine);
             let mut messages = self.queue.lock();
             if messages.closed {
@@ -216,7 +245,13 @@ impl TimeSlices {
     /// Takes one step of the batch and accounts for its time.
     fn step(&mut self, engine: &Engine) {
         let began = Instant::now();
-        self.batch.step(engine, &mut self.conditioner);
+        let stepped =
+            catch_unwind(AssertUnwindSafe(|| self.batch.step(engine, &mut self.conditioner)));
+        if stepped.is_err() {
+            // A bug of the batch and not of one image, so none of them can go on.
+            tracing::error!("the running batch panicked");
+            self.batch.abandon();
+        }
         self.share.sampled(began.elapsed());
     }
 

@@ -32,6 +32,9 @@ pub(crate) enum JobError {
     /// The engine's thread gave no answer: it panicked.
     #[error("the engine broke off")]
     EnginePanicked,
+    /// A bug in the job's own code.
+    #[error("the job's code panicked")]
+    Panicked,
     /// A stored object is not what its row says.
     #[error("object `{key}` is damaged")]
     DamagedObject { key: StorageKey, source: Box<dyn std::error::Error + Send + Sync> },
@@ -49,6 +52,7 @@ impl From<EngineError> for JobError {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Stopped => Self::Stopped,
+            EngineError::ClassImage(reason) => Self::ClassImages(std::io::Error::other(reason)),
             other => Self::Engine(other),
         }
     }
@@ -89,6 +93,7 @@ impl JobError {
             Self::Storage(error) => !error.is_lost(),
             Self::Database(_)
             | Self::EnginePanicked
+            | Self::Panicked
             | Self::BaseModelMismatch { .. }
             | Self::EvaluatorMismatch { .. } => true,
             Self::Engine(EngineError::Tensor(_)) => true,
@@ -121,6 +126,7 @@ impl JobError {
             Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
                 (Code::EngineError, "The engine failed")
             }
+            Self::Panicked => (Code::InternalError, "The job broke off"),
             Self::BaseModelMismatch { .. } => {
                 (Code::BaseModelMismatch, "The base model has changed")
             }
@@ -157,21 +163,11 @@ impl JobError {
                 "{error}: a concept's delta has too large numbers for this prompt, or guidance_scale is too large; try a \
                  smaller strength, or train the concept again"
             ),
-            Self::Engine(_) | Self::EnginePanicked | Self::Encoding(_) => {
+            Self::Engine(_) | Self::EnginePanicked | Self::Panicked | Self::Encoding(_) => {
                 "the cause is in the server's log under the id of this job".to_owned()
             }
             other => other.to_string(),
         };
         Failure { title: title.to_owned(), code, detail, retryable: self.retryable() }
-    }
-}
-
-/// What is recorded with a job whose workers all died.
-pub(crate) fn worker_lost() -> Failure {
-    Failure {
-        title: "The worker was lost".to_owned(),
-        code: Code::WorkerLost,
-        detail: "every worker that began this job stopped answering: it may need more memory than there is".to_owned(),
-        retryable: true,
     }
 }

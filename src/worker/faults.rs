@@ -17,4 +17,15 @@ pub trait DeviceFaults: fmt::Debug + Send + Sync {
     fn after_training_step(&self, job: JobId) {
         let _ = job;
     }
+
+    /// Between two steps of the running batch, in the batch's own code.
+    fn between_steps(&self) {}
+
+    /// On the thread itself, outside of any work.
+    fn on_thread(&self) {}
+
+    /// In the async code of a job, before its work.
+    fn before_job(&self, job: JobId) {
+        let _ = job;
+    }
 }

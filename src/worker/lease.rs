@@ -21,6 +21,8 @@ pub(crate) struct Lease {
     /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub(crate) fence: i64,
     pub(crate) attempts: i32,
+    /// Attempts in a row that got no further, with this one.
+    pub(crate) barren_attempts: i32,
     pub(crate) progress: Progress,
     db: PgPool,
     duration: Duration,
@@ -34,6 +36,7 @@ impl Lease {
             job_id: leased.job_id,
             fence: leased.fence,
             attempts: leased.attempts,
+            barren_attempts: leased.barren_attempts,
             progress: Progress::new(leased.job_id),
             db,
             duration,
@@ -45,29 +48,32 @@ impl Lease {
     /// has it.
     pub(crate) async fn report(&self) -> sqlx::Result<Option<bool>> {
         let _writing = self.writing.lock().await;
-        let News { phase, mut progress, metrics, previews, has_changed, .. } =
-            self.progress.take_news();
+        let (db, job_id, fence) = (&self.db, self.job_id, self.fence);
+        let taken = self.progress.take_news();
+        let News { phase, progress, metrics, previews, has_changed, .. } = &taken.news;
         if !metrics.is_empty() {
-            db::metric::record(&self.db, self.job_id, self.fence, &metrics).await?;
+            db::metric::record(db, job_id, fence, metrics).await?;
         }
         // Written before the progress that announces them.
-        let written = self.write_previews(previews).await?;
+        let written = self.write_previews(previews.clone()).await?;
+        let mut progress = progress.clone();
         if let Some(progress) = &mut progress {
             progress.previews = self.progress.note_written(written.into_iter());
         }
-        let (db, job_id, fence) = (&self.db, self.job_id, self.fence);
-        match phase {
-            Some(phase) if has_changed => {
-                db::job::report(db, job_id, fence, phase, progress.as_ref(), self.duration).await
+        let renewed = match phase {
+            Some(phase) if *has_changed => {
+                db::job::report(db, job_id, fence, *phase, progress.as_ref(), self.duration).await?
             }
-            Some(_) | None => db::job::renew_lease(db, job_id, fence, self.duration).await,
-        }
+            Some(_) | None => db::job::renew_lease(db, job_id, fence, self.duration).await?,
+        };
+        taken.written();
+        Ok(renewed)
     }
 
     /// Returns index and step of each.
     async fn write_previews(
         &self,
-        previews: BTreeMap<usize, (usize, RgbImage)>,
+        previews: BTreeMap<usize, (usize, Arc<RgbImage>)>,
     ) -> sqlx::Result<Vec<(usize, usize)>> {
         if previews.is_empty() {
             return Ok(Vec::new());
@@ -80,8 +86,8 @@ impl Lease {
 }
 
 /// Previews as PNGs; one that cannot be encoded is left out.
-fn encoded(previews: BTreeMap<usize, (usize, RgbImage)>) -> Vec<Preview> {
-    let encode = |(index, (step, preview)): (usize, (usize, RgbImage))| {
+fn encoded(previews: BTreeMap<usize, (usize, Arc<RgbImage>)>) -> Vec<Preview> {
+    let encode = |(index, (step, preview)): (usize, (usize, Arc<RgbImage>))| {
         let png = image_file::encode_plain(&preview).ok()?;
         Some(Preview { index: index as i32, step: step as i32, png })
     };

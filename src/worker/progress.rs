@@ -29,7 +29,16 @@ struct Shared {
     /// A [`StopReason`], or 0.
     stop: AtomicU8,
     first_step_at: OnceLock<DateTime<Utc>>,
+    resumed: OnceLock<Resumed>,
     news: Mutex<News>,
+}
+
+/// From where a training goes on.
+#[derive(Clone, Copy, Debug)]
+struct Resumed {
+    step: usize,
+    /// The smoothed loss there.
+    loss: Option<f64>,
 }
 
 /// Why a job should stop at its next step. A later variant overrides an earlier one.
@@ -51,7 +60,7 @@ pub(crate) struct News {
     pub(crate) progress: Option<job::Progress>,
     pub(crate) metrics: Vec<Metric>,
     /// The newest preview of each image, by its index, with its step. An older one that was not written yet is dropped.
-    pub(crate) previews: BTreeMap<usize, (usize, RgbImage)>,
+    pub(crate) previews: BTreeMap<usize, (usize, Arc<RgbImage>)>,
     /// The previews that are written, by index, with their steps. Only these are announced to clients.
     written_previews: BTreeMap<usize, usize>,
     /// Phase or progress have changed.
@@ -71,6 +80,7 @@ impl Progress {
             job_id,
             stop: AtomicU8::new(0),
             first_step_at: OnceLock::new(),
+            resumed: OnceLock::new(),
             news: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -79,6 +89,14 @@ impl Progress {
     /// The job's id, for logs.
     pub(crate) fn job_id(&self) -> JobId {
         self.shared.job_id
+    }
+
+    /// Goes on from a training step: the speed is that of the steps from here on, and the smoothed loss continues.
+    ///
+    /// - `losses`: those of the steps before, in order
+    pub(crate) fn resume_from(&self, step: usize, losses: impl IntoIterator<Item = f64>) {
+        let loss = losses.into_iter().fold(None, |before, loss| Some(smoothed(before, loss)));
+        self.shared.resumed.get_or_init(|| Resumed { step, loss });
     }
 
     /// Enters a phase.
@@ -106,16 +124,19 @@ impl Progress {
         if self.news().phase != Some(phase) {
             self.enter(phase);
         }
+        let resumed = self.shared.resumed.get().filter(|_| phase == Phase::Optimizing);
         let mut news = self.news();
         let elapsed = news.phase_began.map_or(0.0, |began| began.elapsed().as_secs_f64());
-        let steps_per_second = (step > 0 && elapsed > 0.0).then(|| step as f64 / elapsed);
-        let before = news.progress.as_ref().and_then(|progress| progress.loss);
+        let steps = step.saturating_sub(resumed.map_or(0, |resumed| resumed.step));
+        let steps_per_second = (steps > 0 && elapsed > 0.0).then(|| steps as f64 / elapsed);
+        let before = match &news.progress {
+            Some(progress) => progress.loss,
+            None => resumed.and_then(|resumed| resumed.loss),
+        };
         news.progress = Some(job::Progress {
             step,
             total_steps,
-            loss: loss.map(|now| {
-                before.map_or(now.loss, |before| before + SMOOTHING * (now.loss - before))
-            }),
+            loss: loss.map(|now| smoothed(before, now.loss)),
             steps_per_second,
             eta_seconds: steps_per_second
                 .map(|rate| total_steps.saturating_sub(step) as f64 / rate),
@@ -135,7 +156,7 @@ impl Progress {
     /// Records a preview of an image after `step` of its steps.
     pub(crate) fn show(&self, index: usize, step: usize, preview: RgbImage) {
         let mut news = self.news();
-        news.previews.insert(index, (step, preview));
+        news.previews.insert(index, (step, Arc::new(preview)));
         news.has_changed = true;
     }
 
@@ -174,9 +195,11 @@ impl Progress {
     }
 
     /// Takes what has changed, for the catalog. Phase and progress stay.
-    pub(crate) fn take_news(&self) -> News {
+    ///
+    /// The rest comes back unless [`TakenNews::written`] is called, also if whoever writes it is dropped on the way.
+    pub(crate) fn take_news(&self) -> TakenNews<'_> {
         let mut news = self.news();
-        News {
+        let taken = News {
             phase: news.phase,
             phase_began: news.phase_began,
             progress: news.progress.clone(),
@@ -184,7 +207,20 @@ impl Progress {
             previews: std::mem::take(&mut news.previews),
             written_previews: BTreeMap::new(),
             has_changed: std::mem::take(&mut news.has_changed),
+        };
+        drop(news);
+        TakenNews { progress: self, news: taken }
+    }
+
+    /// Puts what was not written in front of what has come since.
+    fn put_back(&self, unwritten: News) {
+        let mut news = self.news();
+        let newer = std::mem::replace(&mut news.metrics, unwritten.metrics);
+        news.metrics.extend(newer);
+        for (index, preview) in unwritten.previews {
+            news.previews.entry(index).or_insert(preview);
         }
+        news.has_changed |= unwritten.has_changed;
     }
 
     /// Records previews that have been written, as index and step. Returns all that have been written so far.
@@ -201,6 +237,30 @@ impl Progress {
     fn news(&self) -> MutexGuard<'_, News> {
         self.shared.news.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// News on the way to the catalog.
+pub(crate) struct TakenNews<'a> {
+    progress: &'a Progress,
+    pub(crate) news: News,
+}
+
+impl TakenNews<'_> {
+    /// Says that the news are in the catalog.
+    pub(crate) fn written(mut self) {
+        self.news = News::default();
+    }
+}
+
+impl Drop for TakenNews<'_> {
+    fn drop(&mut self) {
+        self.progress.put_back(std::mem::take(&mut self.news));
+    }
+}
+
+/// The smoothed loss after another step.
+fn smoothed(before: Option<f64>, loss: f64) -> f64 {
+    before.map_or(loss, |before| before + SMOOTHING * (loss - before))
 }
 
 #[cfg(test)]
@@ -228,10 +288,65 @@ mod tests {
         progress.step(Phase::Optimizing, 2, 10, loss(2.0));
 
         let first = progress.take_news();
-        let second = progress.take_news();
+        assert_eq!((first.news.metrics.len(), first.news.has_changed), (2, true));
+        first.written();
 
-        assert_eq!((first.metrics.len(), first.has_changed), (2, true));
-        assert_eq!((second.metrics.len(), second.has_changed), (0, false));
-        assert_eq!(second.progress.map(|told| told.step), Some(2));
+        let second = progress.take_news();
+        assert_eq!((second.news.metrics.len(), second.news.has_changed), (0, false));
+        assert_eq!(second.news.progress.as_ref().map(|told| told.step), Some(2));
+    }
+
+    #[test]
+    fn news_that_were_not_written_come_back_before_those_that_came_since() {
+        let progress = Progress::new(JobId::generate());
+        let step = |step| {
+            let loss = StepLoss { loss: step as f64, grad_norm: 1.0 };
+            progress.step(Phase::Optimizing, step, 10, Some(loss));
+        };
+        let shade = |shade| RgbImage::from_pixel(1, 1, image::Rgb([shade; 3]));
+        step(1);
+        progress.show(0, 1, shade(1));
+        progress.show(1, 1, shade(1));
+
+        let unwritten = progress.take_news();
+        step(2);
+        progress.show(1, 2, shade(2));
+        drop(unwritten);
+
+        let again = progress.take_news();
+        let steps: Vec<i32> = again.news.metrics.iter().map(|metric| metric.step).collect();
+        let previews: Vec<_> =
+            again.news.previews.iter().map(|(i, (step, _))| (*i, *step)).collect();
+        assert_eq!((steps, previews), (vec![1, 2], vec![(0, 1), (1, 2)]));
+        assert!(again.news.has_changed);
+    }
+
+    #[test]
+    fn a_resumed_training_goes_on_with_its_smoothed_loss_and_counts_its_own_steps() {
+        let losses = [3.0, 2.0, 2.5, 1.0];
+        let undisturbed = Progress::new(JobId::generate());
+        let resumed = Progress::new(JobId::generate());
+        let step = |progress: &Progress, step: usize| {
+            let loss = StepLoss { loss: losses[step - 1], grad_norm: 1.0 };
+            progress.step(Phase::Optimizing, step, 1_000, Some(loss));
+            progress.take_news().news.progress.clone().unwrap()
+        };
+        resumed.resume_from(3, losses[..3].iter().copied());
+        resumed.step(Phase::Encoding, 1, 4, None);
+
+        let (mut expected, mut told) = (None, None);
+        for number in 1..=4 {
+            expected = Some(step(&undisturbed, number));
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        for number in 4..=4 {
+            told = Some(step(&resumed, number));
+        }
+
+        let (expected, told) = (expected.unwrap(), told.unwrap());
+        assert_eq!((told.step, told.loss), (4, expected.loss));
+        // One step, not four, in the time since it went on.
+        let (rate, eta) = (told.steps_per_second.unwrap(), told.eta_seconds.unwrap());
+        assert!((eta * rate - 996.0).abs() < 1e-6, "{told:?}");
     }
 }

@@ -7,6 +7,8 @@ use std::{
 
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use vstar::engine::weights::WeightFiles;
 use vstar::engine::{BaseModel, EngineError, clip::ClipTokenizer};
 
 pub(crate) fn golden(model: &str) -> PathBuf {
@@ -210,4 +212,28 @@ fn added_tokens_follow_the_vocabulary_in_their_order() {
     assert!(ids.contains(&first));
     assert_eq!(tokenizer.token_id("a</w>"), Some(320));
     assert_eq!(tokenizer.token_id("<rex>"), None);
+}
+
+/// A model that is installed over one that is open: weights and digest stay those of one file.
+#[test]
+fn the_digest_is_that_of_the_file_that_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny/vae");
+    let name = "diffusion_pytorch_model.safetensors";
+    std::fs::copy(from.join(name), folder.path().join(name)).unwrap();
+    let files =
+        WeightFiles::open(folder.path(), "diffusion_pytorch_model", &Device::Cpu, DType::F32)
+            .unwrap();
+    let digest = || {
+        let mut digest = Sha256::new();
+        files.update_digest(&mut digest).unwrap();
+        digest.finalize()
+    };
+    let before = digest();
+
+    let other = folder.path().join("other");
+    std::fs::write(&other, b"another file").unwrap();
+    std::fs::rename(&other, folder.path().join(name)).unwrap();
+
+    assert_eq!(digest(), before);
 }

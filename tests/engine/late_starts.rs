@@ -57,3 +57,15 @@ fn assert_near(ours: &[f32], expected: &[f32], named: &str) {
     }
     assert_eq!(ours.len(), expected.len());
 }
+
+/// So an image can be brought to its size before it waits for the device.
+#[test]
+fn an_image_that_covers_the_size_is_taken_as_it_is() {
+    let image =
+        image::RgbImage::from_fn(131, 77, |x, y| image::Rgb([x as u8, y as u8, (x ^ y) as u8]));
+
+    let covered = vstar::engine::cover(&image, 48, 64);
+
+    assert_eq!(covered.dimensions(), (48, 64));
+    assert_eq!(vstar::engine::cover(&covered, 48, 64), covered);
+}

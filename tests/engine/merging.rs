@@ -11,7 +11,8 @@ use vstar::domain::merge::{Constraint, MergeRecipe, MergeReport, Protected};
 use vstar::engine::random::{Purpose, Random};
 use vstar::engine::{
     BaseModel, ConceptSet, ConceptUse, Delta, DeltaConcept, DeltaWeights, KeyValues, Merge,
-    MergePack, PackUse, RegularizationStatistics, condition_prompt, kv_weights,
+    MergePack, PackUse, RegularizationStatistics, StatisticsBase, condition_prompt,
+    encode_captions, kv_weights,
 };
 
 use crate::devices::test_devices;
@@ -456,4 +457,20 @@ fn captions_that_do_not_span_the_text_space_are_refused() {
 
     assert!(error(&alike).contains("do not span"), "{}", error(&alike));
     assert!(error(&few).contains("at least 10"), "{}", error(&few));
+}
+
+#[test]
+fn statistics_are_the_same_however_many_captions_are_encoded_at_a_time() {
+    let base = tiny();
+    let captions = captions();
+
+    let at_once = RegularizationStatistics::new(&base, &captions).unwrap();
+    let mut features = Vec::new();
+    for some in captions.chunks(7) {
+        features.extend(encode_captions(&base, some).unwrap());
+    }
+    let of_base = StatisticsBase::of(&base).unwrap();
+    let in_parts = RegularizationStatistics::of_captions(&of_base, &captions, &features).unwrap();
+
+    assert!(at_once.to_safetensors().unwrap() == in_parts.to_safetensors().unwrap());
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
-use vstar::engine::BaseModel;
 use vstar::engine::autograd::{Tape, Variable, checkpoint};
 use vstar::engine::ops::{
     self, FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding, Precision, attention,
 };
+use vstar::engine::unet::{Activations, KeyValueVariable};
+use vstar::engine::{BaseModel, KeyValue};
 
 use crate::devices::test_devices;
 
@@ -413,24 +414,32 @@ fn results_do_not_depend_on_the_number_of_threads() {
 /// meanwhile, which may be a first use of the same weight.
 #[test]
 fn threads_may_meet_at_the_first_use_of_a_weight() {
+    for threads in [3, 5, 8, 16] {
+        meet_at_first_uses(threads);
+    }
+}
+
+fn meet_at_first_uses(threads: usize) {
     let (done, is_done) = mpsc::channel();
     std::thread::spawn(move || {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(16).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let place = Place::single(&Device::Cpu);
         let conv = |precision| {
             let weight = place.weight(1, &[64, 64, 3, 3]);
             FrozenConv2d::new(weight, None, 1, Padding::same(1), precision).unwrap()
         };
         let image: Variable = place.put(&numbers(3, &[1, 8, 8, 64])).into();
-        for _ in 0..100 {
+        for _ in 0..50 {
             let linear = || FrozenLinear::new(place.weight(2, &[256, 64]), None).unwrap();
             let linears: Vec<FrozenLinear> = (0..8).map(|_| linear()).collect();
             let convs = [conv(Precision::Exact), conv(Precision::Fast)];
+            let geglu = Geglu::new(place.weight(4, &[512, 64]), place.weight(5, &[512])).unwrap();
             pool.install(|| {
                 (0..64).into_par_iter().for_each(|_| {
                     for linear in &linears {
                         linear.forward(&image).unwrap();
                     }
+                    geglu.forward(&image).unwrap();
                     for conv in &convs {
                         let y = conv.forward(&image).unwrap();
                         conv.input_gradient(y.tensor(), (8, 8)).unwrap();
@@ -444,7 +453,131 @@ fn threads_may_meet_at_the_first_use_of_a_weight() {
     let result = is_done.recv_timeout(Duration::from_secs(300));
 
     // Either the thread panicked, or its pool's threads wait for each other.
+    assert!(result.is_ok(), "{threads} threads: {result:?}");
+}
+
+/// The same for whole networks: each thread runs one for some elements of a batch, all with the same new weights.
+#[test]
+fn threads_may_meet_in_a_new_network() {
+    let (done, is_done) = mpsc::channel();
+    std::thread::spawn(move || {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+        for threads in [3, 5, 8, 16] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            for _ in 0..3 {
+                let base = BaseModel::load(&folder, &Device::Cpu).unwrap();
+                let ids = base.prompt_encoder.tokenize("a dog", &[]).unwrap().ids;
+                let features = base.prompt_encoder.encode(&vec![ids; 16], None).unwrap();
+                let key_values = base.unet.project(&features).unwrap();
+                let latents = Place::single(&Device::Cpu).put(&numbers(1, &[16, 4, 16, 16]));
+                let timesteps = [500.0; 16];
+                pool.install(|| base.unet.forward(&latents, &timesteps, &key_values)).unwrap();
+            }
+        }
+        done.send(()).unwrap();
+    });
+
+    let result = is_done.recv_timeout(Duration::from_secs(300));
+
     assert!(result.is_ok(), "{result:?}");
+}
+
+/// So many pixels that the gradients of one panel of channels are more than are kept at once.
+#[test]
+fn the_gradient_of_a_large_unfolded_convolution_is_that_of_its_parts() {
+    let place = Place::single(&Device::Cpu);
+    let weight = place.weight(1, &[69, 69, 15, 15]); // above 4 MiB, so that it is unfolded
+    let conv = FrozenConv2d::new(weight, None, 1, Padding::same(7), Precision::Fast).unwrap();
+    let dy = place.put(&numbers(2, &[2, 69, 69, 69]));
+
+    let both = conv.input_gradient(&dy, (69, 69)).unwrap();
+
+    for element in 0..2 {
+        let one = dy.narrow(0, element, 1).unwrap();
+        let alone = conv.input_gradient(&one, (69, 69)).unwrap();
+        assert!(bits(&alone) == bits(&both.narrow(0, element, 1).unwrap()), "{element}");
+    }
+}
+
+/// Kernels go through their arguments side by side: one that is too short would be read beyond its end, or leave a rest
+/// of the result unwritten.
+#[test]
+fn arguments_whose_shapes_do_not_fit_are_refused() {
+    let place = Place::single(&Device::Cpu);
+    let of = |shape: &[usize]| place.put(&numbers(1, shape));
+    let variable = |shape: &[usize]| -> Variable { of(shape).into() };
+    let linear = FrozenLinear::new(of(&[48, 16]), None).unwrap();
+    let conv =
+        FrozenConv2d::new(of(&[32, 16, 3, 3]), None, 1, Padding::same(1), Precision::Fast).unwrap();
+    let layer_norm = LayerNorm::new(of(&[16]), of(&[16]), 1e-5).unwrap();
+    let group_norm = GroupNorm::new(of(&[16]), of(&[16]), 4, 1e-5).unwrap();
+    let step = ops::AdamWStep {
+        gradient_scale: 1.0,
+        betas: (0.9, 0.999),
+        rate: 1e-3,
+        second_scale: 1.0,
+        epsilon: 1e-8,
+        kept: 1.0,
+    };
+    let adamw = |gradient: &[usize]| {
+        let [parameter, moment] = [of(&[64]), of(&[64])];
+        ops::adamw(&parameter, &of(gradient), [&moment, &moment], step).err()
+    };
+
+    for (what, refused) in [
+        ("a bias of 1", FrozenLinear::new(of(&[48, 16]), Some(of(&[1]))).is_err()),
+        (
+            "a bias of 1 of filters",
+            FrozenConv2d::new(
+                of(&[32, 16, 3, 3]),
+                Some(of(&[1])),
+                1,
+                Padding::same(1),
+                Precision::Fast,
+            )
+            .is_err(),
+        ),
+        ("a bias of half a projection", Geglu::new(of(&[64, 16]), of(&[32])).is_err()),
+        ("a row too few", linear.forward_add(&variable(&[4, 16]), &variable(&[3, 48])).is_err()),
+        (
+            "an image too few",
+            conv.forward_add(&variable(&[2, 8, 8, 16]), &variable(&[1, 8, 8, 32])).is_err(),
+        ),
+        ("a gradient of another size", conv.input_gradient(&of(&[1, 4, 4, 32]), (8, 8)).is_err()),
+        ("a layer norm of another width", layer_norm.forward(&variable(&[3, 24])).is_err()),
+        ("a group norm of others", group_norm.forward(&variable(&[1, 4, 4, 24])).is_err()),
+        (
+            "a shift too few",
+            group_norm.forward_shifted_silu(&variable(&[2, 4, 4, 16]), &of(&[1, 16])).is_err(),
+        ),
+        ("a shift without a scale", LayerNorm::new(of(&[16]), of(&[8]), 1e-5).is_err()),
+        ("a short gradient", adamw(&[63]).is_some()),
+    ] {
+        assert!(refused, "{what}");
+    }
+    assert!(adamw(&[64]).is_none());
+}
+
+#[test]
+fn a_unet_refuses_fewer_timesteps_than_elements() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    let base = BaseModel::load(&folder, &Device::Cpu).unwrap();
+    let ids = base.prompt_encoder.tokenize("a dog", &[]).unwrap().ids;
+    let features = base.prompt_encoder.encode(&[ids.clone(), ids], None).unwrap();
+    let key_values = base.unet.project(&features).unwrap();
+    let latents = Place::single(&Device::Cpu).put(&numbers(1, &[2, 16, 16, 4]));
+    let recomputation = base
+        .unet
+        .recomputation(Activations::Keep, &latents.permute((0, 3, 1, 2)).unwrap())
+        .unwrap();
+
+    let layer = |layer: &KeyValue| {
+        KeyValueVariable::new(layer.key.clone().into(), layer.value.clone().into())
+    };
+    let key_values = key_values.layers.iter().map(layer).collect();
+    let traced = base.unet.trace(&latents, &[500.0], key_values, &recomputation);
+
+    assert!(traced.is_err());
 }
 
 #[test]

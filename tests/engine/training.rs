@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor};
 use image::{Rgb, RgbImage};
 use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
-use vstar::domain::training::{LrScheduler, TrainingRecipe};
+use vstar::domain::training::{Learn, LrScheduler, TrainingRecipe};
 use vstar::engine::ops::Precision;
 use vstar::engine::{
-    BaseModel, CaptionedImage, DeltaWeights, EngineError, FineTuning, Flow, TokenStart,
+    BaseModel, CaptionedImage, Delta, DeltaWeights, EngineError, FineTuning, Flow, TokenStart,
     TrainerState, TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
 };
 
@@ -35,7 +35,7 @@ fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput
         },
         images: (0..4).map(|i| photo(60 * i)).collect(),
         class_images: vec![CaptionedImage {
-            image: photo(128),
+            image: photo(128).into(),
             caption: "a dog on the beach".into(),
         }],
     };
@@ -159,6 +159,113 @@ fn a_training_restored_from_its_state_gives_the_same_bytes() {
             assert!(bytes(&second) == whole.to_safetensors().unwrap(), "restored at {step}");
         }
     }
+}
+
+/// What a run gives that was cut after `step` and went on in another process, from a file.
+fn resumed_from_a_file(
+    base: &BaseModel,
+    input: &TrainingInput,
+    start_from: Option<&Delta>,
+    step: usize,
+) -> Vec<u8> {
+    let start = || FineTuning::starting_from(base, input, start_from).unwrap();
+    let mut file = Vec::new();
+    let result = start().run_observed(&mut |progress, state| {
+        let is_cut = progress.phase == TrainingPhase::Optimizing && progress.step == step;
+        if is_cut {
+            file = state.unwrap()().on_host().unwrap().to_safetensors().unwrap();
+        }
+        if is_cut { Flow::Stop } else { Flow::Continue }
+    });
+    assert!(matches!(result, Err(EngineError::Stopped)));
+
+    let mut second = start();
+    let state = TrainerState::from_safetensors(&file).unwrap();
+    assert_eq!(state.step, step);
+    second.restore(state).unwrap();
+    second.run(&mut |_| Flow::Continue).unwrap();
+    second.delta().unwrap().to_safetensors().unwrap()
+}
+
+#[test]
+fn a_training_resumed_from_a_file_gives_the_same_bytes_wherever_it_was_cut() {
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let mut plain = input(Some("<rex>"), 6, 7);
+        plain.recipe.lr_scheduler = LrScheduler::Cosine;
+        plain.recipe.lr_warmup_steps = 3;
+        let mut low_rank = input(Some("<rex>"), 4, 8);
+        low_rank.recipe.rank = Some(3);
+        let mut value_alone = input(None, 4, 9);
+        value_alone.recipe.learn = Learn { key: false, value: true, modifier_token: true };
+        let mut short_of_memory = input(Some("<rex>"), 4, 10);
+        short_of_memory.memory_budget = Some(1 << 20);
+        let mut candidates = with_candidates([220, 30, 30]);
+        candidates.recipe.max_train_steps = 4;
+        let first = train(&base, &input(Some("<dot>"), 3, 5), &mut |_| Flow::Continue).unwrap();
+
+        for (what, input, start_from) in [
+            ("plain", &plain, None),
+            ("with a rank", &low_rank, None),
+            ("values alone", &value_alone, None),
+            ("short of memory", &short_of_memory, None),
+            ("with candidates", &candidates, None),
+            ("going on from a delta", &low_rank, Some(&first)),
+        ] {
+            let mut whole = FineTuning::starting_from(&base, input, start_from).unwrap();
+            whole.run(&mut |_| Flow::Continue).unwrap();
+            let whole = whole.delta().unwrap().to_safetensors().unwrap();
+            for step in 1..=input.recipe.max_train_steps {
+                let resumed = resumed_from_a_file(&base, input, start_from, step);
+                assert!(resumed == whole, "{what}, cut after step {step}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_on_disk_is_the_state_to_the_bit() {
+    let base = tiny_on(&Device::Cpu);
+    let input = input(Some("<rex>"), 2, 7);
+    let mut training = FineTuning::new(&base, &input).unwrap();
+    training.run(&mut |_| Flow::Continue).unwrap();
+    let state = training.state();
+
+    let read = TrainerState::from_safetensors(&state.to_safetensors().unwrap()).unwrap();
+
+    assert_eq!((read.step, read.parameters.len()), (2, state.parameters.len()));
+    let bits = |x: &Tensor| -> Vec<u32> {
+        let values = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values.into_iter().map(f32::to_bits).collect()
+    };
+    for (read, state) in read.parameters.iter().zip(&state.parameters) {
+        assert_eq!((&read.name, read.value.dims()), (&state.name, state.value.dims()));
+        assert!(bits(&read.value) == bits(&state.value), "{}", read.name);
+        assert!(bits(&read.first_moment) == bits(&state.first_moment), "{}", read.name);
+        assert!(bits(&read.second_moment) == bits(&state.second_moment), "{}", read.name);
+        assert!(bits(&read.second_moment).iter().any(|bits| *bits != 0), "{}", read.name);
+    }
+}
+
+#[test]
+fn what_is_no_whole_state_is_refused() {
+    let base = tiny_on(&Device::Cpu);
+    let input = input(Some("<rex>"), 1, 7);
+    let training = FineTuning::new(&base, &input).unwrap();
+    let file = training.state().to_safetensors().unwrap();
+    let refused = |bytes: &[u8]| match TrainerState::from_safetensors(bytes) {
+        Err(EngineError::InvalidInput(text)) => text,
+        other => panic!("{other:?}"),
+    };
+
+    let mut other_format = file.clone();
+    let place = file.windows(7).position(|part| part == b"state-1").unwrap();
+    other_format[place + 6] = b'9';
+
+    for part in [0, 4, file.len() / 2, file.len() - 1] {
+        assert!(refused(&file[..part]).contains("not a training's state"), "{part} bytes");
+    }
+    assert!(refused(&other_format).contains("vstar-training-state-1"));
 }
 
 #[test]
@@ -320,7 +427,7 @@ fn class_images_of(noun: &str, count: usize) -> Vec<CaptionedImage> {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut file, &mut bytes).unwrap();
         let image = image::load_from_memory(&bytes).unwrap().to_rgb8();
-        CaptionedImage { image, caption: line["text"].as_str().unwrap().to_owned() }
+        CaptionedImage { image: image.into(), caption: line["text"].as_str().unwrap().to_owned() }
     };
     of_noun.take(count).map(&mut read).collect()
 }

@@ -79,10 +79,23 @@ impl Whole {
         self.worker = tokio::spawn(worker.run(self.stop_worker.clone()));
     }
 
+    /// Waits until the worker has ended by itself.
+    pub(crate) async fn worker_ended(mut self) -> Result<(), tokio::task::JoinError> {
+        (&mut self.worker).await
+    }
+
     /// Ends the worker as a crash would: it hands nothing back.
     pub(crate) async fn kill_worker(&mut self) {
         self.worker.abort();
         let _ = (&mut self.worker).await;
+    }
+
+    /// Ends the worker in order: it hands back what it has.
+    pub(crate) async fn end_worker(&mut self) {
+        self.stop_worker.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(30), &mut self.worker).await;
+        ended.expect("the worker did not end").unwrap();
+        self.stop_worker = CancellationToken::new();
     }
 
     /// Creates a concept with the photos of a folder of the demo.

@@ -79,7 +79,8 @@ async fn the_service_says_whether_it_is_ready(db: PgPool) {
 
     service.shutdown().cancel();
     let going = service.get("/readyz").await;
-    assert_eq!((going.status, going.text("status").as_str()), (503, "shutting_down"));
+    assert_eq!(going.problem(), (503, "shutting_down", vec![]));
+    assert_eq!(going.header("retry-after"), "1");
     assert_eq!(service.get("/livez").await.status, 200);
 }
 
@@ -113,7 +114,8 @@ async fn a_database_that_is_down_is_unavailable_and_no_bug(db: PgPool) {
     }
     let sample = service.post("/v1/samples", json!({ "prompt": "a dog" })).await;
     assert_unavailable(&sample, "database_unavailable");
-    assert_eq!(service.get("/readyz").await.text("status"), "database_unavailable");
+    assert_unavailable(&service.get("/readyz").await, "database_unavailable");
+    assert_eq!(service.get("/livez").await.status, 200);
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -142,5 +144,6 @@ async fn an_object_store_that_is_down_is_unavailable_and_no_bug(db: PgPool) {
     assert_unavailable(&service.upload_image(png(64, 48, 2)).await, "storage_unavailable");
     let content = service.get(&image.text("url")).await;
     assert_unavailable(&content, "storage_unavailable");
+    assert_unavailable(&service.get("/readyz").await, "storage_unavailable");
     assert_eq!(service.contents().await, before);
 }

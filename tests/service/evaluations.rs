@@ -249,7 +249,12 @@ async fn an_evaluation_fails_with_the_reason_of_a_sample(db: PgPool) {
     let job_id = JobId::generate();
     let key = StorageKey::stored(&format!("jobs/{job_id}/delta"));
     whole.service.storage.write(&key, "rubbish").await.unwrap();
-    vstar::db::job::enqueue(&whole.service.db, job_id, &any_task(), 1).await.unwrap();
+    vstar::db::job::enqueue(
+        &whole.service.db,
+        vstar::db::job::NewJob::new(job_id, &any_task(), 1, 1.0),
+    )
+    .await
+    .unwrap();
     let concept_id = concept_id.parse().unwrap();
     whole.service.record_delta(job_id, concept_id, digest.as_str().unwrap()).await;
 

@@ -123,3 +123,64 @@ async fn a_stream_ends_when_the_server_does(db: PgPool) {
 
     assert_eq!(events.len(), 1);
 }
+
+/// A client that has its `Last-Event-ID` from a catalog that was restored since.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_stream_that_is_asked_for_events_of_the_future_ends_with_its_job(db: PgPool) {
+    let service = Service::start(db.clone()).await;
+    let id = start_training(&service).await;
+    let leased = lease(&db, "gpu-0", MINUTE).await.unwrap();
+
+    let path = format!("/v1/trainings/{id}/events");
+    let work = async {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        db::job::succeed(&db, leased.job_id, leased.fence).await.unwrap();
+    };
+    let ((status, events), ()) = tokio::join!(read(&service, &path, Some("1000000")), work);
+
+    assert_eq!(status, 200);
+    assert_eq!(events.len(), 1, "{events:?}");
+    assert_eq!((events[0].0, events[0].1.as_str()), (3, "job.terminal"));
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn old_progress_is_forgotten_and_a_stream_goes_on_behind_it(db: PgPool) {
+    let service = Service::start(db.clone()).await;
+    let id = start_training(&service).await;
+    let leased = lease(&db, "gpu-0", MINUTE).await.unwrap();
+    for step in 1..=5 {
+        let progress = Progress {
+            step,
+            total_steps: 9,
+            loss: None,
+            steps_per_second: None,
+            eta_seconds: None,
+            previews: Vec::new(),
+        };
+        let phase = if step == 1 { Phase::Encoding } else { Phase::Optimizing };
+        db::job::report(&db, leased.job_id, leased.fence, phase, Some(&progress), MINUTE)
+            .await
+            .unwrap();
+    }
+    let age = "update job_event set created_at = now() - interval '2 hours' where seq <= $1";
+    let left = async || -> Vec<i64> {
+        let seqs = sqlx::query_scalar("select seq from job_event order by seq");
+        seqs.fetch_all(&db).await.unwrap()
+    };
+
+    // Of 1: queued, 2: running, 3: encoding, 4: optimizing, 5 to 7: only progress.
+    assert_eq!(db::event::forget(&db).await.unwrap(), 0, "they are new");
+    sqlx::query(age).bind(6_i64).execute(&db).await.unwrap();
+    assert_eq!(db::event::forget(&db).await.unwrap(), 2);
+    assert_eq!(left().await, [1, 2, 3, 4, 7]);
+    sqlx::query(age).bind(7_i64).execute(&db).await.unwrap();
+    assert_eq!(db::event::forget(&db).await.unwrap(), 0, "where a job is now stays");
+    db::job::succeed(&db, leased.job_id, leased.fence).await.unwrap();
+    assert_eq!(db::event::forget(&db).await.unwrap(), 1);
+
+    let path = format!("/v1/trainings/{id}/events");
+    let (_, events) = read(&service, &path, Some("5")).await;
+    assert_eq!(events.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), [8]);
+    let (_, events) = read(&service, &path, None).await;
+    assert_eq!(events.iter().map(|(id, ..)| *id).collect::<Vec<_>>(), [1, 2, 3, 4, 8]);
+}

@@ -250,7 +250,7 @@ async fn a_sample_whose_delta_cannot_be_read_is_tried_again(db: PgPool) {
     whole.kill_worker().await; // it may have the delta already
 
     whole.service.store.fail("delta.safetensors");
-    whole.start_worker(config(&Arc::default()));
+    whole.start_worker(WorkerConfig { patience: Duration::ZERO, ..config(&Arc::default()) });
     let path = start(&whole, &request(&concepts[0], 5, 1)).await;
     let is_queued = |job: &Answer| job.text("status") == "queued" && job.body["attempt"] == 1;
     whole.wait_for(&path, is_queued).await;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct FaultyStore {
     objects: Arc<InMemory>,
+    read_bytes: AtomicU64,
     fault: watch::Sender<Option<Fault>>,
 }
 
@@ -35,7 +37,12 @@ enum Effect {
 
 impl FaultyStore {
     pub(crate) fn new(objects: Arc<InMemory>) -> Self {
-        Self { objects, fault: watch::Sender::new(None) }
+        Self { objects, read_bytes: AtomicU64::new(0), fault: watch::Sender::new(None) }
+    }
+
+    /// Bytes of objects that have been asked for.
+    pub(crate) fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
     }
 
     /// Reads and writes of keys with `part` in them fail from now on.
@@ -104,7 +111,9 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.reach(location).await?;
-        self.objects.get_opts(location, options).await
+        let object = self.objects.get_opts(location, options).await?;
+        self.read_bytes.fetch_add(object.range.end - object.range.start, Ordering::Relaxed);
+        Ok(object)
     }
 
     fn delete_stream(

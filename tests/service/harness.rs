@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use vstar::app::App;
+use vstar::app::upload_memory::UploadLimits;
 use vstar::db;
 use vstar::db::job::Capacity;
 use vstar::delta_store::{BaseModelRef, DeltaStore};
@@ -118,6 +119,13 @@ impl Service {
     /// Serves it with an evaluator, on another port.
     pub(crate) async fn evaluating(mut self) -> Self {
         self.app = self.app.clone().with_evaluator(Some(evaluator()));
+        self.address = serve(&self.app).await;
+        self
+    }
+
+    /// Serves it with other limits of uploads, on another port.
+    pub(crate) async fn limiting_uploads(mut self, limits: UploadLimits) -> Self {
+        self.app = self.app.clone().with_upload_limits(limits);
         self.address = serve(&self.app).await;
         self
     }
@@ -374,6 +382,7 @@ pub(crate) async fn lease(
         kinds,
         base_digest: DIGEST,
         evaluator_digest: None,
+        memory_mib: None,
         batch_elements: 1,
         lease,
     };
@@ -388,6 +397,7 @@ pub(crate) async fn lease_of(db: &PgPool, kind: JobKind, evaluator: &str) -> Opt
         kinds: &[kind],
         base_digest: DIGEST,
         evaluator_digest: Some(evaluator),
+        memory_mib: None,
         batch_elements: 1,
         lease,
     };

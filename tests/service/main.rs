@@ -5,9 +5,12 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
 mod batching;
+mod bounds;
+mod checkpoints;
 mod class_image_sets;
 mod compositions;
 mod concepts;
+mod downloads;
 mod end_to_end;
 mod errors;
 mod evaluations;
@@ -17,10 +20,12 @@ mod faulty_store;
 mod gc;
 mod harness;
 mod image_sets;
+mod lists;
 mod lost_objects;
 mod merges;
 mod methods;
 mod openapi;
+mod outages;
 mod overload;
 mod photos;
 mod preferences;
@@ -30,6 +35,7 @@ mod regularization;
 mod replay;
 mod samples;
 mod stored;
+mod supervision;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod trainings;

@@ -115,6 +115,9 @@ async fn options_that_make_no_sense_are_refused_field_by_field(db: PgPool) {
         (captions("a <rex> dog"), "invalid_value", "/captions/7"),
         (captions(&long), "prompt_too_long", "/captions/7"),
         (json!({ "protect": ["everything"] }), "invalid_value", "/protect/0"),
+        (json!({ "protect": ["class_nouns", "class_nouns"] }), "invalid_value", "/protect"),
+        (json!({ "protect": vec!["empty_prompt"; 50_000] }), "invalid_value", "/protect"),
+        (captions(&"dog ".repeat(70_000)), "out_of_range", "/captions"),
         (json!({ "weight": 3 }), "unknown_field", "/weight"),
     ] {
         let mut body = json!({ "concepts": [{ "concept": "rex" }, { "concept": "max" }] });

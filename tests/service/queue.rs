@@ -1,14 +1,23 @@
-//! The queue: leases, fences, attempts, cancellation.
+//! The queue: leases, fences, cancellation.
+
+mod attempts;
+mod deadlines;
+mod lost_workers;
+mod order;
+mod plans;
+mod states;
+mod wakeups;
 
 use std::time::Duration;
 
 use serde_json::json;
 use sqlx::PgPool;
 use vstar::db;
-use vstar::db::job::Capacity;
+use vstar::db::job::{Capacity, NewJob};
 use vstar::domain::code::Code;
 use vstar::domain::id::JobId;
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
+use vstar::reaper::take_back_expired;
 
 use crate::harness::{DIGEST, any_task, lease};
 
@@ -16,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn enqueue(db: &PgPool) -> JobId {
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &any_task(), 1).await.unwrap();
+    db::job::enqueue(db, NewJob::new(job_id, &any_task(), 1, 1.0)).await.unwrap();
     job_id
 }
 
@@ -44,7 +53,7 @@ async fn jobs_are_leased_once_and_in_order(db: PgPool) {
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_task_of_a_newer_program_is_left_to_its_workers(db: PgPool) {
     let (newer, known) = (enqueue(&db).await, enqueue(&db).await);
-    let change = "update job set task = jsonb_set(task, '{version}', '99') where job_id = $1";
+    let change = "update job set task = jsonb_set(task, '{version}', '99'), task_version = 99 where job_id = $1";
     sqlx::query(change).bind(newer.0).execute(&db).await.unwrap();
 
     let leased = [
@@ -89,7 +98,7 @@ async fn a_job_of_a_dead_worker_is_leased_again_and_the_dead_one_changes_nothing
     let job_id = enqueue(&db).await;
     let dead = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
 
-    assert_eq!(db::job::recover_expired(&db, &failure()).await.unwrap(), 1);
+    assert_eq!(take_back_expired(&db).await.unwrap(), [(job_id, JobState::Queued)]);
     let next = lease(&db, "gpu-1", MINUTE).await.unwrap();
 
     assert_eq!((next.job_id, next.attempts, dead.attempts), (job_id, 2, 1));
@@ -101,25 +110,14 @@ async fn a_job_of_a_dead_worker_is_leased_again_and_the_dead_one_changes_nothing
     );
     assert!(!db::job::succeed(&db, job_id, dead.fence).await.unwrap());
     assert!(!db::job::fail(&db, job_id, dead.fence, &failure()).await.unwrap());
-    assert!(!db::job::hand_back(&db, job_id, dead.fence).await.unwrap());
+    assert!(!db::job::hand_back(&db, job_id, dead.fence, &failure()).await.unwrap());
+    assert!(!db::job::note_advance(&db, job_id, dead.fence).await.unwrap());
+    let retried =
+        db::job::retry(&db, job_id, dead.fence, &failure(), Duration::ZERO).await.unwrap();
+    assert_eq!(retried, None);
     assert_eq!(state(&db, job_id).await, JobState::Running);
     assert!(db::job::succeed(&db, job_id, next.fence).await.unwrap());
     assert!(!db::job::succeed(&db, job_id, next.fence).await.unwrap(), "a job ends once");
-}
-
-#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_job_that_kills_its_workers_fails_after_three_attempts(db: PgPool) {
-    let job_id = enqueue(&db).await;
-
-    for attempt in 1..=3 {
-        let leased = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
-        assert_eq!(leased.attempts, attempt);
-        db::job::recover_expired(&db, &failure()).await.unwrap();
-    }
-
-    assert!(lease(&db, "gpu-0", MINUTE).await.is_none());
-    let job = db::job::find(&db, job_id, JobKind::Merge).await.unwrap().unwrap();
-    assert_eq!((job.state, job.error), (JobState::Failed, Some(failure())));
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -129,33 +127,7 @@ async fn a_lease_that_is_renewed_is_not_taken_back(db: PgPool) {
 
     assert_eq!(db::job::renew_lease(&db, job_id, leased.fence, MINUTE).await.unwrap(), Some(false));
 
-    assert_eq!(db::job::recover_expired(&db, &failure()).await.unwrap(), 0);
-}
-
-#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_retry_waits_and_runs_out_of_attempts(db: PgPool) {
-    let job_id = enqueue(&db).await;
-
-    let first = lease(&db, "gpu-0", MINUTE).await.unwrap();
-    assert!(db::job::retry(&db, job_id, first.fence, MINUTE).await.unwrap());
-    assert!(lease(&db, "gpu-0", MINUTE).await.is_none(), "not before its time");
-    sqlx::query("update job set run_at = now()").execute(&db).await.unwrap();
-    let second = lease(&db, "gpu-0", MINUTE).await.unwrap();
-    assert!(db::job::retry(&db, job_id, second.fence, Duration::ZERO).await.unwrap());
-    let third = lease(&db, "gpu-0", MINUTE).await.unwrap();
-
-    assert!(!db::job::retry(&db, job_id, third.fence, Duration::ZERO).await.unwrap());
-}
-
-#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_job_handed_back_has_lost_no_attempt(db: PgPool) {
-    let job_id = enqueue(&db).await;
-    let leased = lease(&db, "gpu-0", MINUTE).await.unwrap();
-
-    assert!(db::job::hand_back(&db, job_id, leased.fence).await.unwrap());
-
-    let again = lease(&db, "gpu-1", MINUTE).await.unwrap();
-    assert_eq!((again.attempts, again.fence), (1, leased.fence + 1));
+    assert_eq!(take_back_expired(&db).await.unwrap(), []);
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
@@ -164,7 +136,7 @@ async fn a_canceled_job_of_a_dead_worker_is_not_run_again(db: PgPool) {
     lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
 
     let status = db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
-    db::job::recover_expired(&db, &failure()).await.unwrap();
+    take_back_expired(&db).await.unwrap();
 
     assert_eq!(status, Some(JobStatus::Canceling));
     assert_eq!(state(&db, job_id).await, JobState::Canceled);
@@ -219,7 +191,7 @@ async fn a_batch_whose_worker_died_is_tried_again_one_by_one(db: PgPool) {
     }
     assert_eq!(lease_samples(&db, 100, Duration::ZERO).await, queued);
 
-    db::job::recover_expired(&db, &failure()).await.unwrap();
+    take_back_expired(&db).await.unwrap();
     queued.push(enqueue_sample(&db, 1, DIGEST).await);
 
     for job_id in queued {
@@ -253,20 +225,31 @@ async fn enqueue_sample_of(db: &PgPool, n: usize, base_digest: &str, side: usize
     }))
     .unwrap();
     let job_id = JobId::generate();
-    db::job::enqueue(db, job_id, &task, task.batch_elements(64)).await.unwrap();
+    db::job::enqueue(db, NewJob::new(job_id, &task, task.batch_elements(64), 1.0)).await.unwrap();
     job_id
 }
 
 async fn lease_samples(db: &PgPool, batch_elements: usize, lease: Duration) -> Vec<JobId> {
-    let kinds = &[JobKind::Sample];
+    let leased = lease_of_kind(db, JobKind::Sample, batch_elements, lease).await;
+    leased.into_iter().map(|(job_id, _)| job_id).collect()
+}
+
+/// Leases jobs of a kind; returns each with its fence.
+async fn lease_of_kind(
+    db: &PgPool,
+    kind: JobKind,
+    batch_elements: usize,
+    lease: Duration,
+) -> Vec<(JobId, i64)> {
     let capacity = Capacity {
         worker: "gpu",
-        kinds,
+        kinds: &[kind],
         base_digest: DIGEST,
         evaluator_digest: None,
+        memory_mib: None,
         batch_elements,
         lease,
     };
     let leased = db::job::lease_next(db, capacity).await.unwrap();
-    leased.iter().map(|job| job.job_id).collect()
+    leased.iter().map(|job| (job.job_id, job.fence)).collect()
 }

@@ -359,7 +359,6 @@ async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db
     let service = Service::start(db).await;
     let image = service.upload_image(png(64, 64, 1)).await;
     service.trained_concept("rex", DIGEST).await;
-    let before = service.contents().await;
 
     for (field, value, code, pointer) in [
         ("base_model", json!("b".repeat(64)), "base_model_mismatch", "/base_model"),
@@ -376,6 +375,24 @@ async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db
             "/deltas/0/strength",
         ),
         (
+            "deltas",
+            json!([{ "sha256": "abc", "strength": 1.0 }, { "sha256": "abc", "strength": 1.0 }]),
+            "invalid_value",
+            "/deltas/1/sha256",
+        ),
+        (
+            "deltas",
+            json!([{ "sha256": "\u{0}", "strength": 1.0 }]),
+            "invalid_value",
+            "/deltas/0/sha256",
+        ),
+        (
+            "init_image",
+            json!({ "sha256": "\u{0}", "noise_strength": 0.5 }),
+            "invalid_value",
+            "/init_image/sha256",
+        ),
+        (
             "init_image",
             json!({ "sha256": "no such", "noise_strength": 0.5 }),
             "unknown_image",
@@ -386,6 +403,13 @@ async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db
             json!({ "sha256": image.body["sha256"], "noise_strength": 0.01 }),
             "out_of_range",
             "/init_image/noise_strength",
+        ),
+        (
+            "composition",
+            json!({ "method": "regional", "redraw_strength": 1, "margin": 0, "enlarge": 1, "regions": [],
+                "layout": { "kind": "nouns", "prompt": "a dog", "negative_prompt": "", "own_words": vec![0; 9] } }),
+            "out_of_range",
+            "/composition/layout/own_words",
         ),
         ("merge", json!({ "method": "hard", "protect": [] }), "not_applicable", "/merge"),
         ("prompt", json!("dog ".repeat(40)), "prompt_too_long", "/prompt"),
@@ -402,6 +426,11 @@ async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db
         let pointer = format!("/from_manifest{pointer}");
         assert_eq!(answer.problem(), (422, code, vec![pointer.as_str()]), "{answer:?}");
     }
+    let (_, other) = service.trained_concept("ted", DIGEST).await;
+    let id: vstar::domain::id::DeltaId = other.parse().unwrap();
+    let other_digest = "update delta set sha256 = 'def' where delta_id = $1";
+    sqlx::query(other_digest).bind(id.0).execute(&service.db).await.unwrap();
+    let before = service.contents().await;
     for (merge, code, pointer) in [
         (json!(null), "missing_field", "/merge"),
         (
@@ -417,7 +446,7 @@ async fn a_manifest_that_cannot_be_drawn_here_is_refused_with_what_is_missing(db
     ] {
         let mut manifest = manifest();
         manifest["deltas"] =
-            json!([{ "sha256": "abc", "strength": 1 }, { "sha256": "abc", "strength": 1 }]);
+            json!([{ "sha256": "abc", "strength": 1 }, { "sha256": "def", "strength": 1 }]);
         manifest["merge"] = merge;
         let answer = service.post("/v1/samples", json!({ "from_manifest": manifest })).await;
         let pointer = format!("/from_manifest{pointer}");

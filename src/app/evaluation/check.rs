@@ -8,13 +8,16 @@ use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptWords, ModifierToken, modifier_tokens_in};
 use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::{
-    CONCEPTS, EvaluationTask, IMAGES_PER_PROMPT, KID_SUBSETS, PROMPTS, SUBJECTS,
+    CONCEPTS, EvaluationTask, IMAGES_PER_PROMPT, IMAGES_PER_SAMPLE, KID_SUBSETS, PROMPTS, SUBJECTS,
 };
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
-use crate::domain::model_info::ModelInfo;
+use crate::domain::model_info::{ModelInfo, check_text};
 use crate::domain::sample::SampleSettings;
 use crate::evaluator::Evaluator;
+
+/// The most bytes of captions that the samples of one subject keep together.
+const MAX_STORED_CAPTIONS: usize = 32 * 1024 * 1024;
 
 /// Refuses numbers out of their ranges.
 pub(super) fn check_numbers(new: &NewEvaluation, images_per_prompt: usize) -> Result<(), Invalid> {
@@ -27,6 +30,11 @@ pub(super) fn check_numbers(new: &NewEvaluation, images_per_prompt: usize) -> Re
         checks.push(FieldError::new("/prompts", Code::MissingField, detail));
     } else {
         checks.in_range(new.prompts.len() + of_set, PROMPTS, "/prompts");
+    }
+    for (index, prompt) in new.prompts.iter().enumerate().take(*PROMPTS.end()) {
+        if let Err(error) = check_text(&prompt.text, &format!("/prompts/{index}")) {
+            checks.push(error);
+        }
     }
     checks.in_range(images_per_prompt, IMAGES_PER_PROMPT, "/images_per_prompt");
     checks.finish()
@@ -140,7 +148,7 @@ pub(super) fn check_prompts(
         };
         if let Err(error) = model.check_prompt(&prompt.text, &tokens, pointer) {
             checks.push(error);
-        } else if let Err(error) = check_text(evaluator, &prompt.plain, pointer) {
+        } else if let Err(error) = check_for_evaluator(evaluator, &prompt.plain, pointer) {
             checks.push(error);
         }
         if let Err(error) = check_tokens(&tokens, subjects, concepts, pointer) {
@@ -159,6 +167,7 @@ pub(super) fn check_negative_prompt(
     settings: &SampleSettings,
 ) -> Result<(), FieldError> {
     let pointer = "/negative_prompt";
+    check_text(text, pointer)?;
     let tokens = modifier_tokens_in(text)
         .map_err(|error| FieldError::new(pointer, Code::UnknownConcept, error.to_string()))?;
     model.check_prompt(text, &tokens, pointer)?;
@@ -175,7 +184,7 @@ pub(super) fn check_negative_prompt(
 }
 
 /// Refuses a text that the evaluator would cut. Its limit can be another than the base model's.
-fn check_text(evaluator: &Evaluator, text: &str, pointer: &str) -> Result<(), FieldError> {
+fn check_for_evaluator(evaluator: &Evaluator, text: &str, pointer: &str) -> Result<(), FieldError> {
     let (name, limit) = (&evaluator.info().name, evaluator.info().max_text_tokens);
     let detail = match evaluator.count_tokens(text) {
         Ok(tokens) if tokens <= limit => return Ok(()),
@@ -216,6 +225,24 @@ fn unknown_token(one: &BoundSubject, token: &ModifierToken, pointer: &str) -> Fi
     let detail =
         format!("subject `{}` has no concept with the modifier token `{token}`", one.subject.name);
     FieldError::new(pointer, Code::UnknownConcept, detail)
+}
+
+/// Refuses captions of a merge that would be stored with very many samples.
+pub(super) fn check_captions(task: &EvaluationTask) -> Result<(), FieldError> {
+    let samples = task.prompts.len() * task.settings.n.div_ceil(IMAGES_PER_SAMPLE);
+    for (index, subject) in task.subjects.iter().enumerate() {
+        let captions = subject.merge.captions.iter().flatten();
+        let size_bytes: usize = captions.map(String::len).sum();
+        if size_bytes * samples > MAX_STORED_CAPTIONS {
+            let pointer = format!("/subjects/{index}/merge/captions");
+            let detail = format!(
+                "each of {samples} samples would keep its own copy of these {size_bytes} bytes: merge once with \
+                 POST /v1/merges, and name that delta"
+            );
+            return Err(FieldError::new(pointer, Code::OutOfRange, detail));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses subsets that one of the two sides is too small for.

@@ -23,8 +23,8 @@ impl App {
         _caller: &Caller,
         id: EvaluationId,
     ) -> Result<Bytes, Refusal> {
-        let job = self.find_job::<EvaluationTask>(id).await?;
-        let key = db::report::sheet_of(&self.db, job.job_id).await?;
+        self.standing::<EvaluationTask>(id).await?;
+        let key = db::report::sheet_of(&self.db, id.into()).await?;
         let key = key.ok_or_else(|| Refusal::not_found("sheet of evaluation", id))?;
         let read = self.storage.read(&key).await;
         read.map_err(|error| Refusal::of_object("evaluation", id, error))

@@ -151,6 +151,7 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         | Refusal::Conflict(_)
         | Refusal::QueueFull { .. }
         | Refusal::NotReady { .. }
+        | Refusal::Overloaded
         | Refusal::Unavailable { .. }
         | Refusal::StoreFull { .. }
         | Refusal::ObjectLost { .. }

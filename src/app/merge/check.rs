@@ -43,7 +43,7 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if a name does not resolve or the deltas cannot be merged at all; [`Refusal::Conflict`] if
-    /// the answer needs something that no worker has computed yet.
+    /// the answer needs something that no worker has computed yet; [`Refusal::Overloaded`].
     pub async fn check_merge(
         &self,
         _caller: &Caller,
@@ -52,6 +52,7 @@ impl App {
         let mut db = self.db.acquire().await?;
         let BoundMerge { binding, recipe } = self.bind_merge(&mut db, new).await?;
         drop(db);
+        let permit = self.computation().await?;
         let report = match self.deltas.check(&binding.deltas, &recipe).await {
             Ok(report) => report,
             Err(DeltaStoreError::PackMissing(delta)) => {
@@ -59,6 +60,7 @@ impl App {
             }
             Err(error) => return Err(refusal(error)),
         };
+        drop(permit);
         let words: Vec<_> = binding.concepts.iter().map(|concept| &concept.words).collect();
         let recommended = WayToCompose::recommended(report.verdict(), &words);
         let pairs = report.pairs.iter();

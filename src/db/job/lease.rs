@@ -7,7 +7,7 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use crate::domain::id::JobId;
-use crate::domain::job::{Failure, JobKind, LeasedJob, Phase, Progress, Task};
+use crate::domain::job::{Failure, JobKind, JobState, LeasedJob, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
 use crate::domain::version::TaskVersion;
 
@@ -21,12 +21,14 @@ pub struct Capacity<'a> {
     pub base_digest: &'a str,
     /// Evaluations for other evaluators are left to other workers; all of them, if this worker has none.
     pub evaluator_digest: Option<&'a str>,
+    /// Memory of the worker's device, if it is known. Jobs that need more are left to other workers.
+    pub memory_mib: Option<i32>,
     /// Jobs are leased until they fill this many elements of a batch. The last one may exceed it.
     pub batch_elements: usize,
     pub lease: Duration,
 }
 
-/// Leases the oldest queued jobs that a worker can take, in their order.
+/// Leases the first queued jobs that a worker can take, in their order.
 ///
 /// Kind by kind, so that the index of the queue has them in their order: with a list of kinds in one condition, all that
 /// waits would be read and sorted.
@@ -42,33 +44,42 @@ pub async fn lease_next(
         task: Json<Task>,
         batch_elements: i32,
         attempts: i32,
+        barren_attempts: i32,
         fence: i64,
+        priority: i16,
+        virtual_finish: f64,
     }
     let batch_elements = i64::try_from(capacity.batch_elements).unwrap_or(i64::MAX);
     let mut leased = sqlx::query_as!(
         LeasedRow,
         r#"
         with waiting as (
-            select picked.job_id, picked.priority, picked.elements
+            select picked.job_id, picked.priority, picked.virtual_finish, picked.elements
             from unnest($2::text[]) as wanted (kind) cross join lateral (
-                select job_id, priority, rows as elements from job
-                where state = 'queued' and job.kind = wanted.kind and task ->> 'base_digest' = $4 and waits_for = 0
-                    and run_at <= now() and coalesce((task ->> 'version')::int, 1) <= $6
-                    and (task ->> 'evaluator_digest' is null or task ->> 'evaluator_digest' = $7)
-                order by priority, job_id limit $5
+                select job_id, priority, virtual_finish, rows as elements from job
+                where state = 'queued' and job.kind = wanted.kind and needs_base = $4 and waits_for = 0
+                    and run_at <= now() and task_version <= $6
+                    and (needs_evaluator is null or needs_evaluator = $7) and needs_memory_mib <= $8
+                    and (start_before is null or start_before > now() or started_at is not null
+                        or job.kind = 'evaluation')
+                    and (finish_before is null or finish_before > now())
+                order by priority, virtual_finish, job_id limit $5
                 for update skip locked
             ) as picked
-            order by priority, job_id limit $5
+            order by priority, virtual_finish, job_id limit $5
         ), summed as (
-            select job_id, sum(elements) over (order by priority, job_id) - elements as elements_before
+            select job_id, sum(elements) over (order by priority, virtual_finish, job_id) - elements as elements_before
             from waiting
         )
         update job
-        set state = 'running', worker = $1, attempts = attempts + 1, fence = fence + 1,
+        set state = 'running', worker = $1, fence = fence + 1, attempts = attempts + 1,
+            barren_attempts = barren_attempts + 1,
             lease_expires_at = now() + make_interval(secs => $3), phase = 'fetching', progress = null,
-            started_at = coalesce(started_at, now())
+            started_at = coalesce(started_at, now()), attempt_started_at = now(), attempt_error = null,
+            resumed_from_step = null, started_over = null
         where job_id in (select job_id from summed where elements_before < $5)
-        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows as batch_elements, attempts, fence
+        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows as batch_elements, attempts,
+            barren_attempts, fence, priority, virtual_finish
         "#,
         capacity.worker,
         &capacity.kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
@@ -77,15 +88,20 @@ pub async fn lease_next(
         batch_elements,
         i32::try_from(u32::from(TaskVersion::NEWEST)).unwrap_or(i32::MAX),
         capacity.evaluator_digest,
+        capacity.memory_mib.unwrap_or(i32::MAX),
     )
     .fetch_all(db)
     .await?;
-    leased.sort_by_key(|row| row.job_id.0);
+    leased.sort_by(|a, b| {
+        let by_finish = a.virtual_finish.total_cmp(&b.virtual_finish);
+        a.priority.cmp(&b.priority).then(by_finish).then(a.job_id.0.cmp(&b.job_id.0))
+    });
     let leased = leased.into_iter().map(|row| LeasedJob {
         job_id: row.job_id,
         task: row.task.0,
         batch_elements: usize::try_from(row.batch_elements).unwrap_or(1),
         attempts: row.attempts,
+        barren_attempts: row.barren_attempts,
         fence: row.fence,
     });
     Ok(leased.collect())
@@ -247,68 +263,76 @@ pub async fn stop(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::R
     Ok(done.rows_affected() == 1)
 }
 
-/// Queues a job again after an error that may pass, if it has attempts left; returns whether it was queued.
+/// Ends an attempt that failed with an error that may pass. The job is queued again, or fails if it has no attempts left, or
+/// is canceled if it was asked to stop. Returns its new state, or `None` if the lease is lost.
 pub async fn retry(
     db: impl PgExecutor<'_>,
     job_id: JobId,
     fence: i64,
+    failure: &Failure,
     delay: Duration,
+) -> sqlx::Result<Option<JobState>> {
+    sqlx::query_scalar!(
+        r#"
+        update job
+        set lease_expires_at = null, attempt_error = $3,
+            state = next.state,
+            phase = case when next.state <> 'queued' then phase end,
+            progress = case when next.state <> 'queued' then progress end,
+            error = case when next.state = 'failed' then $3::jsonb end,
+            run_at = now() + make_interval(secs => $4),
+            finished_at = case when next.state <> 'queued' then now() end
+        from (select job_id, case
+                when cancel_requested then 'canceled' when barren_attempts < max_attempts then 'queued' else 'failed'
+            end as state
+            from job where job_id = $1 and fence = $2 and state = 'running' for update
+        ) as next
+        where job.job_id = next.job_id
+        returning job.state as "state: JobState"
+        "#,
+        job_id.0,
+        fence,
+        Json(failure) as Json<&Failure>,
+        delay.as_secs_f64(),
+    )
+    .fetch_optional(db)
+    .await
+}
+
+/// Returns a job to the queue because its worker shuts down, which does not count against its limit of attempts. Returns
+/// whether the lease still held and the job has not been asked to stop.
+pub async fn hand_back(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+    reason: &Failure,
 ) -> sqlx::Result<bool> {
     let done = sqlx::query!(
         "update job set state = 'queued', lease_expires_at = null, phase = null, progress = null,
-            run_at = now() + make_interval(secs => $3)
-        where job_id = $1 and fence = $2 and state = 'running' and attempts < max_attempts and not cancel_requested",
-        job_id.0,
-        fence,
-        delay.as_secs_f64(),
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// Returns a job to the queue because its worker shuts down; the attempt does not count. Returns whether the lease
-/// still held.
-pub async fn hand_back(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set state = 'queued', lease_expires_at = null, phase = null, progress = null,
-            attempts = attempts - 1
+            barren_attempts = greatest(barren_attempts - 1, 0), attempt_error = $3
         where job_id = $1 and fence = $2 and state = 'running' and not cancel_requested",
         job_id.0,
         fence,
+        Json(reason) as Json<&Failure>,
     )
     .execute(db)
     .await?;
     Ok(done.rows_affected() == 1)
 }
 
-/// More elements than any worker's batch has. A job that costs this much is leased last, and no other with it.
-const ALONE: i32 = 1 << 20;
-
-/// Recovers the jobs of workers that stopped renewing. They are queued again, or ended if they were asked to stop or
-/// have no attempts left. Returns their number.
-///
-/// One of them may have killed its worker. From now on each runs alone, so that it cannot use up the attempts of the
-/// jobs that shared a batch with it.
-pub async fn recover_expired(db: impl PgExecutor<'_>, failure: &Failure) -> sqlx::Result<u64> {
+/// Notes that the attempt got further than those before it, so that none of them counts against the limit any more. Returns
+/// whether the lease still held.
+pub async fn note_advance(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    fence: i64,
+) -> sqlx::Result<bool> {
     let done = sqlx::query!(
-        "
-        update job
-        set lease_expires_at = null, phase = null, rows = $2,
-            state = case
-                when cancel_requested then 'canceled' when attempts < max_attempts then 'queued' else 'failed'
-            end,
-            error = case when not cancel_requested and attempts >= max_attempts then $1::jsonb end,
-            finished_at = case when cancel_requested or attempts >= max_attempts then now() end
-        where job_id in (
-            select job_id from job where state = 'running' and lease_expires_at < now()
-            for update skip locked
-        )
-        ",
-        Json(failure) as Json<&Failure>,
-        ALONE,
+        "update job set barren_attempts = 0 where job_id = $1 and fence = $2 and state = 'running'",
+        job_id.0,
+        fence,
     )
     .execute(db)
     .await?;
-    Ok(done.rows_affected())
+    Ok(done.rows_affected() == 1)
 }

@@ -9,6 +9,7 @@ use super::{Composition, LayoutKind, Redraw, Regional};
 use crate::domain::code::Code;
 use crate::domain::concept::{ClassNoun, Handle};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::domain::model_info::check_text;
 use crate::domain::number::decimal;
 
 /// How several concepts come into one picture. Every field is optional.
@@ -149,6 +150,9 @@ impl CompositionOptions {
             ));
         }
         let kind = self.layout.or(composed.has_init_image.then_some(LayoutKind::Nouns));
+        if let Some(prompt) = &self.layout_prompt {
+            check_text(prompt, &format!("{pointer}/layout_prompt"))?;
+        }
         let side = |pixels: usize| u32::try_from(pixels).unwrap_or(u32::MAX);
         let size = (side(composed.size.0), side(composed.size.1));
         Ok(LayoutWish { kind, prompt: self.layout_prompt.clone(), size })
@@ -169,7 +173,11 @@ impl CompositionOptions {
         let mut checks = Checks::default();
         let mut wishes = Vec::new();
         let regions = self.regions.as_deref().unwrap_or_default();
-        checks.in_range(regions.len(), 0..=MAX_REGIONS, &format!("{pointer}/regions"));
+        if regions.len() > MAX_REGIONS {
+            checks.in_range(regions.len(), 0..=MAX_REGIONS, &format!("{pointer}/regions"));
+            checks.finish()?;
+            return Ok(wishes);
+        }
         for (index, region) in regions.iter().enumerate() {
             let pointer = format!("{pointer}/regions/{index}");
             let concept = participants.iter().position(|one| one.handle == region.concept);
@@ -180,6 +188,11 @@ impl CompositionOptions {
                 );
                 let pointer = format!("{pointer}/concept");
                 checks.push(FieldError::new(pointer, Code::UnknownConcept, detail));
+            }
+            if let Some(prompt) = &region.prompt
+                && let Err(error) = check_text(prompt, &format!("{pointer}/prompt"))
+            {
+                checks.push(error);
             }
             let place = match region.place.map(Place::try_from).transpose() {
                 Ok(place) => place,

@@ -6,8 +6,10 @@ use utoipa::ToSchema;
 use crate::domain::code::Code;
 use crate::domain::concept::modifier_tokens_in;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
-use crate::domain::merge::{CAPTIONS, CONSTRAINT_WEIGHTS, Constraint, MergeRecipe, Protected};
-use crate::domain::model_info::ModelInfo;
+use crate::domain::merge::{
+    CAPTIONS, CONSTRAINT_WEIGHTS, Constraint, MAX_CAPTIONS_BYTES, MergeRecipe, Protected,
+};
+use crate::domain::model_info::{ModelInfo, check_text};
 use crate::domain::number::decimal;
 
 /// How deltas are merged. Every field is optional.
@@ -92,16 +94,16 @@ impl MergeOptions {
                     )
                 },
             ),
-            Some(captions) => {
-                checks.in_range(captions.len(), CAPTIONS, &captions_pointer);
-                for (index, caption) in captions.iter().enumerate() {
-                    let pointer = format!("{captions_pointer}/{index}");
-                    if let Err(error) = check_caption(model, caption, &pointer) {
-                        checks.push(error);
-                        break; // one is telling enough
-                    }
-                }
-            }
+            Some(captions) => check_captions(model, captions, &captions_pointer, &mut checks),
+        }
+        if let Some(protect) = &self.protect {
+            let is_repeated = |(index, kind): (usize, &Protected)| protect[..index].contains(kind);
+            // Two kinds: in the first three, one is there twice.
+            let repeated = protect.iter().take(3).enumerate().any(is_repeated);
+            let pointer = format!("{pointer}/protect");
+            checks.require(!repeated, &pointer, Code::InvalidValue, || {
+                "a kind of text is named twice: name each once".to_owned()
+            });
         }
         checks.finish()?;
         Ok(MergeRecipe {
@@ -112,7 +114,26 @@ impl MergeOptions {
     }
 }
 
+fn check_captions(model: &ModelInfo, captions: &[String], pointer: &str, checks: &mut Checks) {
+    if !CAPTIONS.contains(&captions.len()) {
+        return checks.in_range(captions.len(), CAPTIONS, pointer);
+    }
+    let size_bytes: usize = captions.iter().map(String::len).sum();
+    if size_bytes > MAX_CAPTIONS_BYTES {
+        let detail = format!(
+            "the captions have {size_bytes} bytes together, and {MAX_CAPTIONS_BYTES} are taken: shorten them, or leave some out"
+        );
+        return checks.push(FieldError::new(pointer, Code::OutOfRange, detail));
+    }
+    for (index, caption) in captions.iter().enumerate() {
+        if let Err(error) = check_caption(model, caption, &format!("{pointer}/{index}")) {
+            return checks.push(error); // one is telling enough
+        }
+    }
+}
+
 fn check_caption(model: &ModelInfo, caption: &str, pointer: &str) -> Result<(), FieldError> {
+    check_text(caption, pointer)?;
     if caption.trim().is_empty() {
         return Err(FieldError::new(
             pointer,

@@ -152,3 +152,21 @@ fn every_wrong_override_is_named() {
     }
     assert_eq!(found.len(), 5, "{found:?}");
 }
+
+/// The recipe of a request may have very many fields, and very long ones.
+#[test]
+fn overrides_cost_their_own_length() {
+    let mut overrides = serde_json::Map::new();
+    overrides.insert("initializer_tokens".to_owned(), json!(vec!["a"; 100_000]));
+    for index in 0..40_000 {
+        overrides.insert(format!("x{index:05}"), json!(0));
+    }
+    let began = std::time::Instant::now();
+
+    let invalid = TrainingRecipe::paper().with_overrides(&overrides).unwrap_err();
+
+    assert!(began.elapsed() < std::time::Duration::from_secs(2), "{:?}", began.elapsed());
+    assert!((2..=32).contains(&invalid.0.len()), "{} errors", invalid.0.len());
+    let unknown = invalid.0.iter().find(|error| error.code == Code::UnknownField).unwrap();
+    assert!(unknown.detail.contains("`x0") && unknown.detail.contains("`max_train_steps`"));
+}

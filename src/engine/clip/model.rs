@@ -57,6 +57,13 @@ pub struct Clip {
 }
 
 impl Clip {
+    /// Reads config, tokenizer and the heads of the weight files of a folder that [`Self::load`] would load.
+    pub fn check_folder(dir: &Path) -> Result<()> {
+        ClipConfig::read(&dir.join("config.json"))?;
+        ClipTokenizer::load(dir)?;
+        WeightFiles::open(dir, "model", &Device::Cpu, DType::F32).map(drop)
+    }
+
     /// Loads a folder of the transformers layout.
     ///
     /// | file                        | what is read                                                     |

@@ -15,7 +15,7 @@ use crate::engine::base_model::BaseModel;
 use crate::engine::error::{EngineError, Result};
 use crate::engine::flow::Flow;
 use crate::engine::training::{
-    Dataset, Method, Trainer, TrainerState, TrainingInput, TrainingProgress, run,
+    Dataset, Method, Observe, Trainer, TrainerState, TrainingInput, TrainingProgress, run,
 };
 
 /// Learns the concepts of `input` and returns their delta.
@@ -110,15 +110,23 @@ impl<'a> FineTuning<'a> {
     /// [`EngineError::Stopped`] if `observe` said so, [`EngineError::Diverged`] if the loss is no longer a number,
     /// [`EngineError::InvalidInput`] if captions do not fit the model.
     pub fn run(&mut self, observe: &mut dyn FnMut(&TrainingProgress) -> Flow) -> Result<()> {
+        self.run_observed(&mut |progress, _| observe(progress))
+    }
+
+    /// The same for an observer who may take the state out after each step.
+    ///
+    /// # Errors
+    /// Those of [`Self::run`].
+    pub fn run_observed(&mut self, observe: &mut Observe<'_>) -> Result<()> {
         let comparisons = self.candidates.comparisons();
         let mut images = 0;
         let dataset = Dataset::encode(self.base, self.input, &mut |step, total| {
             images = total;
-            observe(&TrainingProgress::encoding(step, total + comparisons))
+            observe(&TrainingProgress::encoding(step, total + comparisons), None)
         })?;
         if !self.candidates.is_empty() {
             self.choose_initializers(&dataset, &mut |step| {
-                observe(&TrainingProgress::encoding(images + step, images + comparisons))
+                observe(&TrainingProgress::encoding(images + step, images + comparisons), None)
             })?;
         }
         run(self.base, &mut self.trainer, self.input, &dataset, observe)?;

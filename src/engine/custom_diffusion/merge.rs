@@ -27,7 +27,9 @@ use crate::engine::ops;
 use crate::engine::unet::CrossAttentionKv;
 
 pub use self::pack::MergePack;
-pub use self::statistics::{RegularizationStatistics, captions_digest};
+pub use self::statistics::{
+    RegularizationStatistics, StatisticsBase, captions_digest, encode_captions,
+};
 
 /// A delta in a merge, by its pack, and how much of it.
 #[derive(Clone)]

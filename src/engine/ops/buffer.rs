@@ -48,7 +48,8 @@ pub(crate) fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> Result<Tensor
     Tensor::from_vec(values, shape.into(), &Device::Cpu)
 }
 
-/// A new buffer of `len` values. `fill`, or the caller after it, writes each of them before it is read.
+/// A new buffer of `len` values. `fill`, or the caller after it, writes each of them before it is read: operations refuse
+/// arguments whose shapes do not fit together, since a shorter one would leave a rest unwritten.
 ///
 /// The buffer is not zeroed, and it uses huge pages if it is large: zeroing it, or faulting in small pages, would cost
 /// as much as many of the operations themselves.

@@ -11,6 +11,7 @@ use candle_core::{Result, Tensor, bail};
 pub use self::geometry::Padding;
 use self::geometry::{Direction, Geometry, Pass};
 use super::precision::Precision;
+use super::shape::check_bias;
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
@@ -26,6 +27,7 @@ pub struct FrozenConv2d(Arc<Filters>);
 struct Filters {
     geometry: Geometry,
     in_channels: usize,
+    out_channels: usize,
     backend: Backend,
 }
 
@@ -52,6 +54,7 @@ impl FrozenConv2d {
         if kernel != width {
             bail!("a kernel of {kernel}×{width} is not square");
         }
+        check_bias(bias.as_ref(), out_channels)?;
         let geometry = Geometry { kernel, stride, padding };
         let backend = match weight.backend()? {
             weight::Backend::Cpu(weight) => {
@@ -60,7 +63,7 @@ impl FrozenConv2d {
             }
             weight::Backend::Candle(weight) => Backend::Candle(candle::Filters::new(weight, bias)?),
         };
-        Ok(Self(Arc::new(Filters { geometry, in_channels, backend })))
+        Ok(Self(Arc::new(Filters { geometry, in_channels, out_channels, backend })))
     }
 
     /// `(batch, height, width, in_channels)` → `(batch, height', width', out_channels)`.
@@ -83,12 +86,18 @@ impl FrozenConv2d {
     }
 
     fn convolve(&self, x: &Tensor, other: Option<&Tensor>) -> Result<Tensor> {
-        let Filters { geometry, in_channels, .. } = *self.0;
-        let (_, height, width, channels) = x.dims4()?;
+        let Filters { geometry, in_channels, out_channels, .. } = *self.0;
+        let (batch, height, width, channels) = x.dims4()?;
         if channels != in_channels {
             bail!("an image of {channels} channels for filters of {in_channels}");
         }
         let output = geometry.output(height, width);
+        if let Some(other) = other
+            && other.dims() != [batch, output.0, output.1, out_channels]
+        {
+            let shape = (batch, output.0, output.1, out_channels);
+            bail!("{:?} is added to a result of {shape:?}", other.dims());
+        }
         let direction = Direction::Forward;
         let pass = Pass { geometry, input: (height, width), output, direction };
         match &self.0.backend {
@@ -99,8 +108,14 @@ impl FrozenConv2d {
 
     /// The gradient of an image of `(height, width)` from the gradient of the result, `dy`.
     pub fn input_gradient(&self, dy: &Tensor, (height, width): (usize, usize)) -> Result<Tensor> {
-        let geometry = self.0.geometry;
-        let (_, rows, columns, _) = dy.dims4()?;
+        let Filters { geometry, out_channels, .. } = *self.0;
+        let (_, rows, columns, channels) = dy.dims4()?;
+        if channels != out_channels || geometry.output(height, width) != (rows, columns) {
+            bail!(
+                "a gradient of {:?} for {out_channels} channels of an image of {height}×{width}",
+                dy.dims()
+            );
+        }
         let direction = Direction::Backward;
         let pass = Pass { geometry, input: (rows, columns), output: (height, width), direction };
         match &self.0.backend {

@@ -9,7 +9,7 @@ use candle_core::{Result, Tensor, bail};
 
 pub(super) use self::cpu::backward_rows;
 use super::linear::FrozenLinear;
-use super::shape::replace_last;
+use super::shape::{check_bias, replace_last};
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
@@ -36,6 +36,7 @@ impl Geglu {
         if !features.is_multiple_of(2) {
             bail!("{features} features cannot be halved");
         }
+        check_bias(Some(&bias), features)?;
         let backend = match weight.backend()? {
             weight::Backend::Cpu(weight) => {
                 let projection = cpu::Projection::new(weight, &bias, (features / 2, in_features))?;

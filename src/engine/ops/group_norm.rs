@@ -5,7 +5,7 @@ mod cpu;
 
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use super::buffer::has_kernels;
 use super::normalization::Affine;
@@ -47,6 +47,16 @@ impl GroupNorm {
 
     fn apply(&self, x: &Variable, shift: Option<&Tensor>, silu: bool) -> Result<Variable> {
         let Self { affine, groups, eps } = self.clone();
+        affine.check(x.tensor())?;
+        let (batch, .., channels) = x.tensor().dims4()?;
+        if groups == 0 || !channels.is_multiple_of(groups) {
+            bail!("{channels} channels in {groups} groups");
+        }
+        if let Some(shift) = shift
+            && shift.dims() != [batch, channels]
+        {
+            bail!("a shift of {:?} for {batch} images of {channels} channels", shift.dims());
+        }
         let input = x.tensor().contiguous()?;
         if has_kernels(&input) {
             let norm = cpu::Norm { affine, groups, eps, silu };

@@ -29,6 +29,7 @@ impl LayerNorm {
     /// `(…, dim)` → the same shape.
     pub fn forward(&self, x: &Variable) -> Result<Variable> {
         let Self { affine, eps } = self.clone();
+        affine.check(x.tensor())?;
         let input = x.tensor().contiguous()?;
         let y = match has_kernels(&input) {
             true => cpu::forward(&input, &affine, eps as f32)?,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::shape::replace_last;
+use super::shape::{check_bias, replace_last};
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
@@ -35,6 +35,7 @@ impl FrozenLinear {
         let [out_features, in_features] = *weight.shape() else {
             bail!("a matrix of {:?}", weight.shape());
         };
+        check_bias(bias.as_ref(), out_features)?;
         let backend = match weight.backend()? {
             weight::Backend::Cpu(weight) => {
                 Backend::Cpu(cpu::Matrix::new(weight, bias, (out_features, in_features))?)
@@ -64,6 +65,11 @@ impl FrozenLinear {
     fn apply(&self, x: &Tensor, other: Option<&Tensor>) -> Result<Tensor> {
         let Matrix { in_features, out_features, backend } = &*self.0;
         let shape = replace_last(x, *in_features, *out_features)?;
+        if let Some(other) = other
+            && other.dims() != shape
+        {
+            bail!("{:?} is added to a result of {shape:?}", other.dims());
+        }
         match backend {
             Backend::Cpu(matrix) => matrix.forward(x, other, shape),
             Backend::Candle(matrix) => matrix.forward(x, other, shape),

@@ -1,6 +1,6 @@
 //! What group and layer norm share: scale and shift, and the normalisation in candle's tensors.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use super::buffer::has_kernels;
 
@@ -16,9 +16,23 @@ pub(crate) struct Affine {
 impl Affine {
     /// - `weight`, `bias`: `(channels,)`
     pub(crate) fn new(weight: Tensor, bias: Tensor) -> Result<Self> {
+        if weight.dims().len() != 1 || weight.dims() != bias.dims() {
+            bail!("a scale of {:?} beside a shift of {:?}", weight.dims(), bias.dims());
+        }
         let host = |x: &Tensor| if has_kernels(x) { x.to_vec1() } else { Ok(Vec::new()) };
         let (weights, biases) = (host(&weight)?, host(&bias)?);
         Ok(Self { weight, bias, weights, biases })
+    }
+}
+
+impl Affine {
+    /// Refuses a tensor whose last dimension is not that of the channels.
+    pub(crate) fn check(&self, x: &Tensor) -> Result<()> {
+        let channels = self.weight.dims()[0];
+        match x.dims().last() {
+            Some(last) if *last == channels && channels > 0 => Ok(()),
+            Some(_) | None => bail!("an input of {:?} for {channels} channels", x.dims()),
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 
 pub use self::step::AdamWStep;
 use super::buffer::has_kernels;
+use super::shape::same;
 
 /// `m ← β₁ m + (1 − β₁) g`, `v ← β₂ v + (1 − β₂) g²`, `θ ← kept · θ − rate · m / (second_scale · √v + ε)`.
 ///
@@ -18,6 +19,9 @@ pub fn adamw(
     moments: [&Tensor; 2],
     step: AdamWStep,
 ) -> Result<[Tensor; 3]> {
+    for other in [gradient, moments[0], moments[1]] {
+        same(parameter, other)?;
+    }
     match has_kernels(parameter) {
         true => cpu::adamw(parameter, gradient, moments, step),
         false => candle::adamw(parameter, gradient, moments, step),

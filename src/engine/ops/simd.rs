@@ -2,29 +2,43 @@
 
 /// Compiles a function once for each instruction set and calls the best at run time.
 ///
-/// The body is ordinary Rust, which the compiler vectorises for each of them.
+/// The body is ordinary Rust, which the compiler vectorises for each of them. The function may be unsafe.
 macro_rules! vectorized {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($function:tt)*) => {
+        $crate::engine::ops::simd::vectorized! { @ [unsafe] $(#[$meta])* $vis fn $($function)* }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $($function:tt)*) => {
+        $crate::engine::ops::simd::vectorized! { @ [] $(#[$meta])* $vis fn $($function)* }
+    };
+    (@ [$($unsafe:tt)?] $(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $out:ty)? $body:block) => {
         $(#[$meta])*
-        $vis fn $name($($arg: $type),*) $(-> $out)? {
+        $vis $($unsafe)? fn $name($($arg: $type),*) $(-> $out)? {
             #[inline(always)]
-            fn body($($arg: $type),*) $(-> $out)? $body
+            $($unsafe)? fn body($($arg: $type),*) $(-> $out)? $body
             #[cfg(target_arch = "x86_64")]
             {
+                // SAFETY: of an unsafe function, the caller upholds its contract.
                 #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
-                fn avx512($($arg: $type),*) $(-> $out)? { body($($arg),*) }
+                $($unsafe)? fn avx512($($arg: $type),*) $(-> $out)? { $($unsafe)? { body($($arg),*) } }
+                // SAFETY: likewise.
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $type),*) $(-> $out)? { body($($arg),*) }
-                if std::arch::is_x86_feature_detected!("avx512dq") && std::arch::is_x86_feature_detected!("avx512vl") {
+                $($unsafe)? fn avx2($($arg: $type),*) $(-> $out)? { $($unsafe)? { body($($arg),*) } }
+                let has_fma = std::arch::is_x86_feature_detected!("fma");
+                if has_fma
+                    && std::arch::is_x86_feature_detected!("avx512f")
+                    && std::arch::is_x86_feature_detected!("avx512dq")
+                    && std::arch::is_x86_feature_detected!("avx512vl")
+                {
                     // SAFETY: the features were detected.
                     return unsafe { avx512($($arg),*) };
                 }
-                if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
+                if has_fma && std::arch::is_x86_feature_detected!("avx2") {
                     // SAFETY: the features were detected.
                     return unsafe { avx2($($arg),*) };
                 }
             }
-            body($($arg),*)
+            // SAFETY: of an unsafe function, the caller upholds its contract.
+            $($unsafe)? { body($($arg),*) }
         }
     };
 }
@@ -150,18 +164,26 @@ pub(crate) mod x86 {
 
 /// [`vectorized!`] for functions that are generic over [`Lanes`] and over one more type.
 macro_rules! in_lanes {
-    ($(#[$meta:meta])* $vis:vis fn $name:ident<$lanes:ident, $other:ident: $bound:ident>($($arg:ident: $type:ty),* $(,)?) $body:block) => {
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($function:tt)*) => {
+        $crate::engine::ops::simd::in_lanes! { @ [unsafe] $(#[$meta])* $vis fn $($function)* }
+    };
+    ($(#[$meta:meta])* $vis:vis fn $($function:tt)*) => {
+        $crate::engine::ops::simd::in_lanes! { @ [] $(#[$meta])* $vis fn $($function)* }
+    };
+    (@ [$($unsafe:tt)?] $(#[$meta:meta])* $vis:vis fn $name:ident<$lanes:ident, $other:ident: $bound:ident>($($arg:ident: $type:ty),* $(,)?) $body:block) => {
         $(#[$meta])*
-        $vis fn $name<$other: $bound>($($arg: $type),*) {
+        $vis $($unsafe)? fn $name<$other: $bound>($($arg: $type),*) {
             #[inline(always)]
-            fn body<$lanes: $crate::engine::ops::simd::Lanes, $other: $bound>($($arg: $type),*) $body
+            $($unsafe)? fn body<$lanes: $crate::engine::ops::simd::Lanes, $other: $bound>($($arg: $type),*) $body
             #[cfg(target_arch = "x86_64")]
             {
                 use $crate::engine::ops::simd::{Portable, x86::Avx512};
+                // SAFETY: of an unsafe function, the caller upholds its contract.
                 #[target_feature(enable = "avx512f")]
-                fn avx512<$other: $bound>($($arg: $type),*) { body::<Avx512, $other>($($arg),*) }
+                $($unsafe)? fn avx512<$other: $bound>($($arg: $type),*) { $($unsafe)? { body::<Avx512, $other>($($arg),*) } }
+                // SAFETY: likewise.
                 #[target_feature(enable = "avx2,fma")]
-                fn avx2<$other: $bound>($($arg: $type),*) { body::<Portable, $other>($($arg),*) }
+                $($unsafe)? fn avx2<$other: $bound>($($arg: $type),*) { $($unsafe)? { body::<Portable, $other>($($arg),*) } }
                 if std::arch::is_x86_feature_detected!("avx512f") {
                     // SAFETY: the feature was detected.
                     return unsafe { avx512::<$other>($($arg),*) };
@@ -171,7 +193,8 @@ macro_rules! in_lanes {
                     return unsafe { avx2::<$other>($($arg),*) };
                 }
             }
-            body::<$crate::engine::ops::simd::Portable, $other>($($arg),*)
+            // SAFETY: of an unsafe function, the caller upholds its contract.
+            $($unsafe)? { body::<$crate::engine::ops::simd::Portable, $other>($($arg),*) }
         }
     };
 }

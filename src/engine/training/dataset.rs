@@ -66,7 +66,7 @@ impl Dataset {
                 let prepared: Vec<PreparedImage> = chunk
                     .par_iter()
                     .map(|planned| planned.prepare(recipe, input.seed, concept, canvas))
-                    .collect();
+                    .collect::<Result<_>>()?;
                 for ((planned, prepared), (mean, std)) in
                     chunk.iter().zip(&prepared).zip(posteriors(base, &prepared, canvas)?)
                 {
@@ -161,16 +161,16 @@ impl Planned {
         seed: u64,
         concept: &TrainingConcept,
         canvas: Canvas,
-    ) -> PreparedImage {
-        match *self {
+    ) -> Result<PreparedImage> {
+        Ok(match *self {
             Self::Instance { image, draw } => {
                 let mut random = Random::new(seed, Purpose::Augmentation, image as u64, draw);
                 augment_instance(&concept.images[image], canvas, recipe, &mut random)
             }
             Self::Class { image, flip } => {
-                prepare_class_image(&concept.class_images[image].image, canvas, flip)
+                prepare_class_image(&concept.class_images[image].image.decode()?, canvas, flip)
             }
-        }
+        })
     }
 
     fn captions(

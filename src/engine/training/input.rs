@@ -1,9 +1,12 @@
 //! What a training learns from.
 
+use std::sync::Arc;
+
 use image::RgbImage;
 
 use crate::domain::concept::ConceptWords;
 use crate::domain::training::TrainingRecipe;
+use crate::engine::error::EngineError;
 
 /// What one training learns from: one concept, or several jointly.
 pub struct TrainingInput {
@@ -24,8 +27,34 @@ pub struct TrainingConcept {
 
 /// A class image and the caption that it is trained with.
 pub struct CaptionedImage {
-    pub image: RgbImage,
+    pub image: LazyImage,
     pub caption: String,
+}
+
+/// An image that is decoded when it is needed. A set of class images would take many gigabytes if all of it were decoded at
+/// once.
+#[derive(Clone)]
+pub struct LazyImage(Arc<dyn Fn() -> Result<RgbImage, String> + Send + Sync>);
+
+impl LazyImage {
+    /// - `decode`: gives the same image each time, or says why it cannot
+    pub fn new(decode: impl Fn() -> Result<RgbImage, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(decode))
+    }
+
+    /// The image.
+    ///
+    /// # Errors
+    /// [`EngineError::ClassImage`]
+    pub fn decode(&self) -> Result<RgbImage, EngineError> {
+        (self.0)().map_err(EngineError::ClassImage)
+    }
+}
+
+impl From<RgbImage> for LazyImage {
+    fn from(image: RgbImage) -> Self {
+        Self::new(move || Ok(image.clone()))
+    }
 }
 
 impl TrainingInput {

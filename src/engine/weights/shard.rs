@@ -114,13 +114,31 @@ impl Shard {
             use std::os::fd::AsRawFd;
 
             let size_bytes = self.size_bytes;
-            std::thread::spawn(move || {
+            // Without a thread to spare, it is not asked for.
+            let _ = std::thread::Builder::new().spawn(move || {
                 for start in (0..size_bytes as i64).step_by(STEP) {
                     let advice = libc::POSIX_FADV_WILLNEED;
                     // SAFETY: a hint about a file that is open.
                     unsafe { libc::posix_fadvise(file.as_raw_fd(), start, STEP as i64, advice) };
                 }
             });
+        }
+    }
+
+    /// Adds the bytes of the whole file to a digest: of the file that is open, whatever has its name now.
+    pub(super) fn update_digest(&self, digest: &mut impl sha2::Digest) -> std::io::Result<()> {
+        let mut buffer = vec![0; 1 << 20];
+        let mut start = 0;
+        loop {
+            match self.file.read_at(&mut buffer, start) {
+                Ok(0) => return Ok(()),
+                Ok(count) => {
+                    digest.update(&buffer[..count]);
+                    start += count as u64;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

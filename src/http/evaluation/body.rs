@@ -17,6 +17,7 @@ use crate::domain::evaluation::report::EvaluationReport;
 use crate::domain::evaluation::{EvaluationTask, Subject};
 use crate::domain::evaluator_info::EvaluatorInfo;
 use crate::domain::id::{ConceptId, EvaluationId};
+use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::sample::{Determinism, SampleSettings, SchedulerName};
@@ -77,6 +78,25 @@ pub(crate) struct StartEvaluation {
     determinism: Option<Determinism>,
     /// Real images of the concept's class, to measure the kernel inception distance from.
     held_out: Option<StartHeldOut>,
+    /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
+    #[schema(default = "normal")]
+    priority: Option<Priority>,
+    /// The job fails with `deadline_exceeded` if no worker has started it within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    start_within_seconds: Option<u64>,
+    /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
+    #[schema(minimum = 1, maximum = 31_536_000)]
+    finish_within_seconds: Option<u64>,
+}
+
+impl StartEvaluation {
+    pub(super) fn schedule(&self) -> Schedule {
+        Schedule {
+            priority: self.priority.unwrap_or_default(),
+            start_within_seconds: self.start_within_seconds,
+            finish_within_seconds: self.finish_within_seconds,
+        }
+    }
 }
 
 /// A prompt: its text, or an object that also says how many things the image should show.
@@ -278,7 +298,7 @@ impl EvaluationFiles {
 impl JobResource for EvaluationTask {
     type Body = EvaluationBody;
 
-    fn body(Evaluation { job, outcome }: Evaluation) -> EvaluationBody {
+    fn body(Evaluation { job, outcome, .. }: Evaluation) -> EvaluationBody {
         let state = JobBody::from(&job);
         let (id, task) = (EvaluationId::from(job.job_id), job.task);
         EvaluationBody {

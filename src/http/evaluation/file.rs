@@ -33,8 +33,8 @@ pub(crate) async fn get_evaluation_sheet(
         return Ok(not_modified(&digest));
     }
     let file_name = &format!("{evaluation_id}.png");
-    Content { bytes, content_type: "image/png", entity_tag: &digest, file_name }
-        .into_response(&headers)
+    Content { content_type: "image/png", entity_tag: &digest, file_name }
+        .into_response(bytes, &headers)
 }
 
 /// Returns a plot of the subjects' text-alignment against their image-alignment, as SVG.

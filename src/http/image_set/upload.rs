@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 
-use axum::extract::multipart::Field;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -15,7 +14,7 @@ use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
 use crate::http::body::location;
 use crate::http::error::{ApiError, Problem};
-use crate::http::upload::{from_multipart, open_form, unknown_field};
+use crate::http::form::{Form, Part};
 
 /// Bytes that are written at once.
 const BLOCK: usize = 1 << 20;
@@ -59,22 +58,22 @@ pub(crate) async fn upload_image_set(
     caller: Caller,
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
-    let mut form = open_form(request, "archive").await?;
+    let mut form = Form::open(request, "archive").await?;
     let (mut name, mut file_name, mut archive) = (None, None, None);
-    while let Some(field) = form.next_field().await.map_err(from_multipart)? {
-        match field.name() {
+    while let Some(part) = form.next_part().await? {
+        match part.name() {
             Some("file") if archive.is_none() => {
-                file_name = field.file_name().map(set_name);
-                archive = Some(write(field).await?);
+                file_name = part.file_name().map(set_name);
+                archive = Some(write(part).await?);
             }
             Some("file") => {
                 let detail = "one archive is uploaded at a time";
                 return Err(FieldError::new("/file", Code::InvalidValue, detail).into());
             }
-            Some("name") => name = Some(read_text(field).await?),
+            Some("name") => name = Some(read_text(part).await?),
             Some(_) | None => {
                 let instead = "send the archive as a field called `file`, and its name as `name`";
-                return Err(unknown_field(&field, instead).into());
+                return Err(part.unknown(instead).into());
             }
         }
     }
@@ -95,11 +94,11 @@ fn set_name(file_name: &str) -> String {
 }
 
 /// Writes a field to a file that has no name and vanishes with its handle.
-async fn write(mut field: Field<'_>) -> Result<File, ApiError> {
+async fn write(mut part: Part<'_>) -> Result<File, ApiError> {
     let mut file = tempfile::tempfile().map_err(no_room)?;
     let mut block = Vec::with_capacity(BLOCK);
     loop {
-        let chunk = field.chunk().await.map_err(from_multipart)?;
+        let chunk = part.chunk().await?;
         let is_last = chunk.is_none();
         block.extend_from_slice(&chunk.unwrap_or_default());
         if block.len() >= BLOCK || is_last {
@@ -124,9 +123,9 @@ fn no_room(error: std::io::Error) -> ApiError {
     ApiError::Internal(error.into())
 }
 
-async fn read_text(mut field: Field<'_>) -> Result<String, ApiError> {
+async fn read_text(mut part: Part<'_>) -> Result<String, ApiError> {
     let mut content = Vec::new();
-    while let Some(chunk) = field.chunk().await.map_err(from_multipart)? {
+    while let Some(chunk) = part.chunk().await? {
         content.extend_from_slice(&chunk);
         if content.len() > MAX_TEXT_BYTES {
             let detail = format!("`name` has more than {MAX_TEXT_BYTES} bytes");

@@ -49,6 +49,8 @@ pub(crate) struct MergeCheckBody {
             description = "`pack_missing`, `captions_not_encoded`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "As for `POST /v1/merges`, and `merge_refused`"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
     ))]
 pub(crate) async fn check_merge(
     State(app): State<App>,

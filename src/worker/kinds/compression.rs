@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::db;
 use crate::domain::compression::{CompressionReport, CompressionTask};
 use crate::domain::delta::Delta as StoredDelta;
 use crate::domain::job::Phase;
@@ -21,16 +20,13 @@ impl Kind for Compression {
     /// Compresses the delta and records the result, with a report of what was kept.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: CompressionTask, _: Permits) -> Result<(), JobError> {
-        let Job { context, lease, .. } = job;
-        let delta = match delta_writer::recorded(job).await? {
+        let context = &job.context;
+        let delta = match delta_writer::recorded_patiently(job).await? {
             Some(delta) => delta,
             None => decompose(job, task).await?,
         };
         delta_writer::prepare_for_merges(context, &delta).await;
-        match db::job::succeed(&context.db, lease.job_id, lease.fence).await? {
-            true => Ok(()),
-            false => Err(JobError::LeaseLost),
-        }
+        job.succeed().await
     }
 }
 
@@ -38,7 +34,8 @@ impl Kind for Compression {
 async fn decompose(job: &Job, task: CompressionTask) -> Result<StoredDelta, JobError> {
     let Job { context, progress, .. } = job;
     progress.enter(Phase::Fetching);
-    let delta = context.deltas.delta(&task.delta).await?;
+    let read = || async { Ok(context.deltas.delta(&task.delta).await?) };
+    let delta = job.patiently("reading the delta", read).await?;
     let checked = delta.clone();
     let base =
         context.device.run_quick(move |engine| checked.base_matrices(&engine.base)).await??;
@@ -63,7 +60,7 @@ async fn decompose(job: &Job, task: CompressionTask) -> Result<StoredDelta, JobE
     progress.enter(Phase::Storing);
     progress.check()?;
     let product = Product {
-        file,
+        file: file.into(),
         base_digest: &task.base_digest,
         concepts: &task.concepts,
         current_of: if task.make_current { &task.concepts } else { &[] },

@@ -8,6 +8,7 @@ use self::features::Scorer;
 use self::images::{load_held_out, load_photos, load_subjects};
 use crate::db;
 use crate::domain::evaluation::EvaluationTask;
+use crate::domain::evaluation::report::EvaluationReport;
 use crate::domain::job::Phase;
 use crate::evaluator::Evaluator;
 use crate::image_file;
@@ -26,9 +27,10 @@ impl Kind for Evaluation {
     /// Scores the images, all of which are there by now, and records the report and its sheet.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: EvaluationTask, _: Permits) -> Result<(), JobError> {
-        let Job { context, lease, progress } = job;
+        let Job { lease, progress, .. } = job;
         progress.enter(Phase::Fetching);
-        let subjects = load_subjects(job, &task).await?;
+        let load = || async { load_subjects(job, &task).await };
+        let subjects = job.patiently("finding the images", load).await?;
         let evaluator = evaluator_of(job, &task)?;
         let mut scorer = Scorer::new(job, evaluator, task.image_count());
         let photos = load_photos(&mut scorer, &task).await?;
@@ -47,16 +49,22 @@ impl Kind for Evaluation {
         let png =
             image_file::encode_plain(&sheet?).map_err(|error| JobError::Encoding(error.into()))?;
         let key = StorageKey::sheet(lease.job_id, lease.fence);
-        context.storage.write(&key, png).await?;
-
-        let mut tx = context.db.begin().await?;
-        if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
-            return Err(JobError::LeaseLost);
-        }
-        db::report::record(&mut *tx, lease.job_id, &report, Some(&key)).await?;
-        tx.commit().await?;
-        Ok(())
+        job.write(&key, png).await?;
+        job.patiently("recording the report", || async { record(job, &report, &key).await }).await
     }
+}
+
+/// Records the report and ends the job, all at once.
+async fn record(job: &Job, report: &EvaluationReport, sheet: &StorageKey) -> Result<(), JobError> {
+    let Job { context, lease, .. } = job;
+    let mut tx = context.db.begin().await?;
+    if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
+        drop(tx);
+        return job.expect_success().await;
+    }
+    db::report::record(&mut *tx, lease.job_id, report, Some(sheet)).await?;
+    tx.commit().await?;
+    Ok(())
 }
 
 /// The worker's own evaluator, if it is the one that the task wants; the queue offers no others.

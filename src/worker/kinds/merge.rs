@@ -21,16 +21,13 @@ impl Kind for Merge {
     /// Merges the deltas and records the result, with a report of how well it went.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: MergeTask, _: Permits) -> Result<(), JobError> {
-        let Job { context, lease, .. } = job;
-        let delta = match delta_writer::recorded(job).await? {
+        let context = &job.context;
+        let delta = match delta_writer::recorded_patiently(job).await? {
             Some(delta) => delta,
             None => solve(job, task).await?,
         };
         delta_writer::prepare_for_merges(context, &delta).await;
-        match db::job::succeed(&context.db, lease.job_id, lease.fence).await? {
-            true => Ok(()),
-            false => Err(JobError::LeaseLost),
-        }
+        job.succeed().await
     }
 }
 
@@ -38,19 +35,23 @@ impl Kind for Merge {
 async fn solve(job: &Job, task: MergeTask) -> Result<Delta, JobError> {
     let Job { context, lease, progress } = job;
     progress.enter(Phase::Fetching);
-    let packs = context.packs(&task.deltas).await?;
+    let read = || async { context.packs(&task.deltas).await };
+    let packs = job.patiently("reading the packs", read).await?;
 
     progress.enter(Phase::Merging);
     let recipe = task.recipe;
-    let statistics = context.statistics(recipe.captions.as_deref()).await?;
+    let read = || async { context.statistics(recipe.captions.as_deref()).await };
+    let statistics = job.patiently("reading the statistics", read).await?;
     let merge = move |engine: &Engine| merge(engine, &statistics, &packs, &recipe);
     let (file, report) = context.device.run_quick(merge).await??;
     progress.enter(Phase::Storing);
     progress.check()?;
 
-    db::job::record_merge_report(&context.db, lease.job_id, lease.fence, &report).await?;
+    let (db, job_id, fence) = (&context.db, lease.job_id, lease.fence);
+    let record = || async { Ok(db::job::record_merge_report(db, job_id, fence, &report).await?) };
+    job.patiently("recording the merge's report", record).await?;
     let product = Product {
-        file,
+        file: file.into(),
         base_digest: &task.base_digest,
         concepts: &task.concepts,
         current_of: &[],

@@ -48,8 +48,10 @@ impl Kind for Sample {
     /// Generates the images in the running batch, stores each when it is finished, and records them all.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: SampleTask, permits: Permits) -> Result<(), JobError> {
-        let Job { context, lease, progress } = job;
-        let concepts = SampleConcepts::new(&task.deltas, read_deltas(job, &task).await?);
+        let progress = &job.progress;
+        let read = || async { read_deltas(job, &task).await };
+        let deltas = job.patiently("reading the deltas", read).await?;
+        let concepts = SampleConcepts::new(&task.deltas, deltas);
         let init = read_init(job, &task).await?;
         let generated = match &task.composition {
             Composition::Merge | Composition::Tokens => whole(job, &task, &concepts, init),
@@ -62,19 +64,26 @@ impl Kind for Sample {
         let images = store_images(job, &task, &manifest, generated, permits).await?;
         progress.check()?;
 
-        let mut tx = context.db.begin().await?;
-        if let Some(first_step_at) = progress.first_step_at() {
-            db::job::note_first_step(&mut *tx, lease.job_id, lease.fence, first_step_at).await?;
-        }
-        if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
-            return Err(JobError::LeaseLost);
-        }
-        for image in &images {
-            db::image::record(&mut *tx, image).await?;
-        }
-        tx.commit().await?;
-        Ok(())
+        job.patiently("recording the images", || async { record(job, &images).await }).await
     }
+}
+
+/// Records the images and ends the job, all at once.
+async fn record(job: &Job, images: &[Image]) -> Result<(), JobError> {
+    let Job { context, lease, progress } = job;
+    let mut tx = context.db.begin().await?;
+    if let Some(first_step_at) = progress.first_step_at() {
+        db::job::note_first_step(&mut *tx, lease.job_id, lease.fence, first_step_at).await?;
+    }
+    if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
+        drop(tx);
+        return job.expect_success().await;
+    }
+    for image in images {
+        db::image::record(&mut *tx, image).await?;
+    }
+    tx.commit().await?;
+    Ok(())
 }
 
 /// Reads what the task names: one delta as it is, several as they are, or their packs, which are merged for this sample.
@@ -179,7 +188,7 @@ async fn store(job: Job, finished: Finished, manifest: Manifest) -> Result<Image
         regions,
         created_at: Utc::now(),
     };
-    job.context.storage.write(&key, png).await?;
+    job.write(&key, png).await?;
     Ok(image)
 }
 

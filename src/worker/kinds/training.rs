@@ -1,11 +1,14 @@
 //! Trainings: from photos in the store to a delta in the store.
 
+mod cadence;
+mod checkpoint;
 mod class_images;
 mod images;
+mod resume;
 
 use std::sync::Arc;
 
-use crate::db;
+use crate::domain::checkpoint::input_digest;
 use crate::domain::delta::Delta as StoredDelta;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
@@ -13,14 +16,15 @@ use crate::domain::training::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
 use crate::engine::{
-    BaseModel, Delta, EngineError, FineTuning, TrainingInput, TrainingPhase, TrainingProgress,
-    weight_change,
+    BaseModel, Delta, EngineError, FineTuning, TrainerState, TrainingInput, TrainingPhase,
+    TrainingProgress, weight_change,
 };
+use crate::worker::checkpoints;
 use crate::worker::delta_writer::{self, Product};
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
 use crate::worker::permits::Permits;
-use crate::worker::progress::{Progress, StepLoss};
+use crate::worker::progress::{Progress, StepLoss, StopReason};
 
 pub(crate) struct Training;
 
@@ -30,20 +34,25 @@ impl Kind for Training {
 
     /// Learns the concepts and makes the delta their current one.
     ///
+    /// A worker that takes the job over goes on from the last checkpoint. When the worker ends, that is where the job stops.
+    ///
     /// From then on the delta is safe: a worker that takes the job over goes on behind it.
     #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: TrainingTask, _: Permits) -> Result<(), JobError> {
         let Job { context, lease, .. } = job;
-        let delta = match delta_writer::recorded(job).await? {
+        let delta = match delta_writer::recorded_patiently(job).await? {
             Some(delta) => delta,
             None => learn(job, task).await?,
         };
         delta_writer::prepare_for_merges(context, &delta).await;
-        lease.report().await?; // the last points of the loss curve; nothing more is accepted once the job has ended
-        match db::job::succeed(&context.db, lease.job_id, lease.fence).await? {
-            true => Ok(()),
-            false => Err(JobError::LeaseLost),
+        // Once the job has ended, nothing more is accepted.
+        let report = || async { Ok(lease.report().await?) };
+        job.patiently("writing the end of the loss curve", report).await?;
+        job.succeed().await?;
+        if let Err(error) = checkpoints::discard(context).await {
+            tracing::warn!(%error, "its checkpoints are not deleted yet");
         }
+        Ok(())
     }
 }
 
@@ -56,21 +65,32 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<StoredDelta, JobError> {
     let carried_over = task.start_from.iter().flat_map(|start| start.concepts.iter().copied());
     let contents: Vec<ConceptId> = carried_over.chain(taught.iter().copied()).collect();
     let start_from = match &task.start_from {
-        Some(start) => Some(job.context.deltas.delta(&start.delta).await?),
+        Some(start) => {
+            let read = || async { Ok(context.deltas.delta(&start.delta).await?) };
+            Some(job.patiently("reading the delta to start from", read).await?)
+        }
         None => None,
     };
     let concepts = images::read_concepts(job, &task).await?;
+    let input_digest = input_digest(&task);
+    let state = resume::find(job, &input_digest).await?;
     let input = TrainingInput {
         concepts,
         recipe: task.recipe,
         seed: task.seed,
         memory_budget: context.config.memory_budget,
     };
-    let (file, report) = train_on_device(job, input, start_from).await?;
+    let step = state.as_ref().map_or(0, |state| state.step);
+    let (taker, writer) = checkpoint::channel(job, input_digest, step);
+    let (file, report) = train(job, Run { input, start_from, state, taker }, writer).await?;
     progress.enter(Phase::Storing);
-    progress.check()?;
+    match progress.stop_reason() {
+        // All steps are taken. What is left is short.
+        None | Some(StopReason::WorkerEnds) => {}
+        Some(StopReason::Canceled | StopReason::LeaseLost) => progress.check()?,
+    }
     let product = Product {
-        file,
+        file: file.into(),
         base_digest: &task.base_digest,
         concepts: &contents,
         current_of: &taught,
@@ -79,32 +99,88 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<StoredDelta, JobError> {
     delta_writer::store(job, product).await
 }
 
-/// Runs the training, which lets other work at the device in between its steps, and returns the delta's file.
-async fn train_on_device(
-    job: &Job,
-    mut input: TrainingInput,
+/// What the device's thread needs for a training.
+struct Run {
+    input: TrainingInput,
     start_from: Option<Arc<Delta>>,
+    /// What it goes on from; `None` for the beginning.
+    state: Option<TrainerState>,
+    taker: checkpoint::Taker,
+}
+
+/// How a training on the device ended.
+enum Ended {
+    /// With the delta's file.
+    Trained(Vec<u8>, Box<TrainingReport>),
+    /// Between two steps.
+    Stopped(TrainerState),
+}
+
+/// Runs the training and writes its checkpoints meanwhile; returns the delta's file. If the worker ends, the training's state
+/// is written.
+async fn train(
+    job: &Job,
+    run: Run,
+    mut writer: checkpoint::Writer<'_>,
 ) -> Result<(Vec<u8>, TrainingReport), JobError> {
+    let first_step = run.state.as_ref().map_or(0, |state| state.step);
+    let mut trained = std::pin::pin!(train_on_device(job, run));
+    let ended = tokio::select! {
+        ended = &mut trained => ended?,
+        // Nothing more is taken, so the training is about to end.
+        () = writer.run() => trained.await?,
+    };
+    let state = match ended {
+        Ended::Trained(file, report) => return Ok((file, *report)),
+        Ended::Stopped(state) => state,
+    };
+    if job.progress.stop_reason() == Some(StopReason::WorkerEnds) && state.step > first_step {
+        writer.write_last(state).await;
+    }
+    Err(JobError::Stopped)
+}
+
+/// The training itself, which lets other work at the device in between its steps.
+async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
-    let file = job.context.device.run_long(move |engine, slices| {
+    let Run { mut input, start_from, state, mut taker } = run;
+    let ended = job.context.device.run_long(move |engine, slices| {
         input.memory_budget = input.memory_budget.or(engine.training_memory);
-        let mut observe = |step: &TrainingProgress| {
+        let mut fine_tuning =
+            FineTuning::starting_from(&engine.base, &input, start_from.as_deref())?;
+        if let Some(state) = state {
+            fine_tuning.restore(state)?;
+        }
+        let mut broken = None;
+        let ran = fine_tuning.run_observed(&mut |step, state| {
             if let Some(faults) = &faults {
                 faults.after_training_step(progress.job_id());
             }
-            match (note(&progress, step), slices.give(engine)) {
+            let flow = match (note(&progress, step), slices.give(engine)) {
                 (Flow::Continue, Flow::Continue) => Flow::Continue,
-                (Flow::Stop, _) | (_, Flow::Stop) => Flow::Stop,
+                (Flow::Stop, _) | (_, Flow::Stop) => return Flow::Stop,
+            };
+            let taken = state.map_or(Ok(()), |state| taker.after_step(step.step, state));
+            match taken {
+                Ok(()) => flow,
+                Err(error) => {
+                    broken = Some(error);
+                    Flow::Stop
+                }
             }
-        };
-        let mut fine_tuning =
-            FineTuning::starting_from(&engine.base, &input, start_from.as_deref())?;
-        fine_tuning.run(&mut observe)?;
+        });
+        match (ran, broken) {
+            (_, Some(error)) => return Err(error),
+            (Err(EngineError::Stopped), None) => {
+                return Ok(Ended::Stopped(fine_tuning.state().on_host()?));
+            }
+            (ran, None) => ran?,
+        }
         let delta = fine_tuning.delta()?;
         let report = report(&engine.base, &delta, &fine_tuning)?;
-        Ok::<_, EngineError>((delta.to_safetensors()?, report))
+        Ok::<_, EngineError>(Ended::Trained(delta.to_safetensors()?, Box::new(report)))
     });
-    Ok(file.await??)
+    Ok(ended.await??)
 }
 
 fn report(

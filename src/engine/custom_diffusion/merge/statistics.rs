@@ -42,42 +42,92 @@ pub fn captions_digest(captions: &[String]) -> String {
     data_encoding::HEXLOWER.encode(&digest.finalize())
 }
 
+/// What regularization statistics need of a base model, on the CPU.
+pub struct StatisticsBase {
+    digest: String,
+    /// `to_k` and `to_v` of every layer.
+    weights: Vec<Tensor>,
+    /// The features of the empty prompt, `(tokens, text_dim)`.
+    empty: Tensor,
+}
+
+impl StatisticsBase {
+    pub fn of(base: &BaseModel) -> Result<Self> {
+        let layers = base.unet.cross_attention().iter();
+        let weights = layers.flat_map(|layer| [&layer.to_k, &layer.to_v]);
+        let empty = base.prompt_encoder.tokenize("", &[])?.ids;
+        Ok(Self {
+            digest: base.digest.clone(),
+            weights: weights
+                .map(|weight| weight.to_device(&Device::Cpu))
+                .collect::<candle_core::Result<_>>()?,
+            empty: base.prompt_encoder.encode(&[empty], None)?.squeeze(0)?,
+        })
+    }
+}
+
+/// The features of some captions for [`RegularizationStatistics::of_captions`]: of each, `(tokens − 1, text_dim)`, f32 on the
+/// CPU.
+pub fn encode_captions(base: &BaseModel, captions: &[String]) -> Result<Vec<Tensor>> {
+    let ids = |caption: &String| Ok(base.prompt_encoder.tokenize(caption, &[])?.ids);
+    let ids = captions.iter().map(ids).collect::<Result<Vec<_>>>()?;
+    let features = base.prompt_encoder.encode(&ids, None)?;
+    let features = features.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let tokens = features.dim(1)?;
+    // Not the start token's, which is the same in all.
+    let of_one = |index| features.get(index)?.narrow(0, 1, tokens - 1)?.contiguous();
+    Ok((0..captions.len()).map(of_one).collect::<candle_core::Result<_>>()?)
+}
+
 impl RegularizationStatistics {
     /// Encodes `captions`, ordinary prompts of what the base model knows; some are held out.
     ///
     /// # Errors
-    /// [`EngineError::InvalidInput`] if they are too few, or too much alike to span the text space.
+    /// As for [`Self::of_captions`].
     pub fn new(base: &BaseModel, captions: &[String]) -> Result<Self> {
-        let (mut seen, mut held_out) = (Vec::new(), Vec::new());
-        for (index, caption) in captions.iter().enumerate() {
-            let ids = base.prompt_encoder.tokenize(caption, &[])?.ids;
-            if index % HELD_OUT == HELD_OUT - 1 { held_out.push(ids) } else { seen.push(ids) }
+        let mut features = Vec::new();
+        for some in captions.chunks(32) {
+            features.extend(encode_captions(base, some)?);
         }
-        if held_out.is_empty() {
+        Self::of_captions(&StatisticsBase::of(base)?, captions, &features)
+    }
+
+    /// Computes them on the CPU from what a device has encoded.
+    ///
+    /// - `features`: of [`encode_captions`], for all captions
+    ///
+    /// # Errors
+    /// [`EngineError::InvalidInput`] if the captions are too few, or too much alike to span the text space.
+    pub fn of_captions(
+        base: &StatisticsBase,
+        captions: &[String],
+        features: &[Tensor],
+    ) -> Result<Self> {
+        if captions.len() < HELD_OUT || captions.len() != features.len() {
             let text = format!(
                 "a merge needs at least {HELD_OUT} regularization captions, got {}",
                 captions.len()
             );
             return Err(EngineError::InvalidInput(text));
         }
-        let held_out = caption_rows(base, &held_out)?;
+        let (mut seen, mut held_out) = (Vec::new(), Vec::new());
+        for (index, rows) in features.iter().enumerate() {
+            if index % HELD_OUT == HELD_OUT - 1 { held_out.push(rows) } else { seen.push(rows) }
+        }
+        let held_out = Tensor::cat(&held_out, 0)?;
         let mut held_out_scale = 0.0;
-        for layer in base.unet.cross_attention() {
-            for weight in [&layer.to_k, &layer.to_v] {
-                let weight = weight.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
-                held_out_scale += square_sum(&ops::matmul(&held_out, &weight.t()?)?)?;
-            }
+        for weight in &base.weights {
+            let weight = weight.to_dtype(DType::F32)?;
+            held_out_scale += square_sum(&ops::matmul(&held_out, &weight.t()?)?)?;
         }
         let held_out = held_out.to_dtype(DType::F64)?;
-        let regularization = Regularization::new(&caption_rows(base, &seen)?)?;
-        let empty = base.prompt_encoder.tokenize("", &[])?.ids;
-        let empty = base.prompt_encoder.encode(&[empty], None)?.squeeze(0)?;
+        let regularization = Regularization::new(&Tensor::cat(&seen, 0)?)?;
         Ok(Self {
             captions_digest: captions_digest(captions),
             base_digest: base.digest.clone(),
             held_out: held_out.t()?.matmul(&held_out)?,
             held_out_scale,
-            empty: SolvedRows::new(&regularization, &empty)?,
+            empty: SolvedRows::new(&regularization, &base.empty)?,
             regularization,
         })
     }
@@ -132,21 +182,6 @@ impl RegularizationStatistics {
             regularization,
         })
     }
-}
-
-/// The features of captions at all positions but the start token's, `(rows, text_dim)`, f32 on the CPU.
-fn caption_rows(base: &BaseModel, captions: &[Vec<u32>]) -> Result<Tensor> {
-    let mut rows = Vec::new();
-    for chunk in captions.chunks(32) {
-        let features = base
-            .prompt_encoder
-            .encode(chunk, None)?
-            .to_device(&Device::Cpu)?
-            .to_dtype(DType::F32)?;
-        let (_, tokens, _) = features.dims3()?;
-        rows.push(features.narrow(1, 1, tokens - 1)?.contiguous()?.flatten(0, 1)?);
-    }
-    Ok(Tensor::cat(&rows, 0)?)
 }
 
 fn square_sum(tensor: &Tensor) -> Result<f64> {

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::function::Function;
 use crate::engine::ops::buffer::{filled, tensor, values};
 use crate::engine::ops::math::{normal, sigmoid};
+use crate::engine::ops::shape::same;
 use crate::engine::ops::simd::vectorized;
 
 /// Values of one task.
@@ -32,6 +33,7 @@ pub(super) fn backward(function: Function, x: &Tensor, dy: &Tensor) -> Result<Te
         Function::Gelu => gelu_gradient,
         Function::QuickGelu => quick_gelu_gradient,
     };
+    same(x, dy)?;
     let shape = x.shape();
     let (x, dy) = (values(x)?, values(dy)?);
     let (x, dy): (&[f32], &[f32]) = (&x, &dy);

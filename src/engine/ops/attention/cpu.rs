@@ -137,8 +137,8 @@ impl Attention {
                         *factor = softmax.factor;
                     }
                     let place = shared.at(sizes.offset(task, queries, first));
-                    // Each block writes its own queries of its own head.
-                    store_transposed(&out, width, Some(&factors), count, place, inner);
+                    // SAFETY: each block writes its own queries of its own head, inside the result.
+                    unsafe { store_transposed(&out, width, Some(&factors), count, place, inner) };
                 });
             });
         });
@@ -238,14 +238,9 @@ impl Attention {
                 }
             }
             for (from, to) in [(d_k, to_k), (d_v, to_v)] {
-                store_transposed(
-                    &from,
-                    width,
-                    None,
-                    keys,
-                    to.at(sizes.offset(task, keys, 0)),
-                    inner,
-                );
+                let place = to.at(sizes.offset(task, keys, 0));
+                // SAFETY: the task alone writes this head of this element, inside the gradient.
+                unsafe { store_transposed(&from, width, None, keys, place, inner) };
             }
         });
         Ok([tensor(d_q, query.shape())?, tensor(d_k, key.shape())?, tensor(d_v, value.shape())?])
@@ -256,8 +251,9 @@ vectorized! {
     /// Writes the transpose of `rows`, `(head_dim, width)`: its first `count` columns, each times its factor, become
     /// tokens of `head_dim` floats that are `inner` apart.
     ///
-    /// The caller guarantees that the tokens are valid and that nothing else accesses them.
-    fn store_transposed(rows: &[f32], width: usize, factors: Option<&[f32]>, count: usize, to: *mut f32, inner: usize) {
+    /// # Safety
+    /// The tokens from `to` on must be valid, and nothing else may access them.
+    unsafe fn store_transposed(rows: &[f32], width: usize, factors: Option<&[f32]>, count: usize, to: *mut f32, inner: usize) {
         let head_dim = rows.len() / width;
         let mut square = [[0.0; PANEL]; PANEL];
         let mut transposed = [[0.0; PANEL]; PANEL];

@@ -12,6 +12,15 @@ pub(crate) struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
+    /// Panics unless there is something to add for each of so many rows and columns.
+    pub(crate) fn check(self, rows: usize, columns: usize) {
+        assert!(self.bias.is_none_or(|values| values.len() >= columns), "the bias is too short");
+        let fits = |(values, stride): (&[f32], usize)| {
+            values.len() >= rows.saturating_sub(1) * stride + columns
+        };
+        assert!(self.addend.is_none_or(fits), "what is added is too short");
+    }
+
     /// The epilogue of the rows from `row` on.
     #[inline(always)]
     pub(crate) fn starting_at(self, row: usize) -> Self {

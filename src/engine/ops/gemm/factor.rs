@@ -129,6 +129,25 @@ pub(crate) fn check(a: Left<'_>, depth: usize) {
     }
 }
 
+/// Panics unless every element of `b` up to column `end` that the kernel reads, in whole panels, is inside its slice.
+pub(crate) fn check_right(b: Right<'_>, depth: usize, end: usize) {
+    match b {
+        Right::Packed(PanelsView { data, .. }) => {
+            let panels = end.next_multiple_of(PANEL) * depth;
+            assert!(data.len() >= panels, "the right factor has too few panels");
+        }
+        Right::Rows { data, stride, width } => {
+            assert!(
+                stride.is_multiple_of(PANEL) && width <= stride,
+                "the right factor's rows do not hold whole panels"
+            );
+            let last = depth.saturating_sub(1) * stride + end.next_multiple_of(PANEL);
+            assert!(depth == 0 || data.len() >= last, "the right factor is too short");
+        }
+        Right::Transposed { .. } => {} // it is copied through slices
+    }
+}
+
 /// Cuts the depth into blocks of at most [`KC`] at fixed places: into whole parts of gathered rows while these are
 /// short, else within each part.
 pub(crate) fn blocks(a: Left<'_>, depth: usize) -> impl Iterator<Item = Range<usize>> {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::blocking::{L2_FLOATS, MR, NR, PANEL, PANELS};
 use super::epilogue::Epilogue;
-use super::factor::{Left, Right, Start, blocks, check};
+use super::factor::{Left, Right, Start, blocks, check, check_right};
 use super::kernel::{Kernel, MicroPanel, Run, StridedRows, Strip};
 use super::panels::{PanelsView, pack_columns};
 use super::prefetch::Prefetch;
@@ -55,15 +55,11 @@ pub(crate) unsafe fn gemm_columns_prefetching(
 ) {
     let (rows, depth) = (a.count(), b.depth());
     check(a, depth);
-    if let Right::Rows { stride, width, .. } = b {
-        assert!(
-            stride.is_multiple_of(PANEL) && width <= stride,
-            "the right factor's rows do not hold whole panels"
-        );
-    }
-    if rows == 0 {
+    if rows == 0 || columns.is_empty() {
         return;
     }
+    check_right(b, depth, columns.end);
+    epilogue.check(rows, columns.end);
     let mut transposed = Vec::new();
     let mut strips = Strips::new(a);
     for first in columns.clone().step_by(cached_columns(rows)) {

@@ -176,7 +176,7 @@ fn images_on_sheet(subjects: usize) -> usize {
 }
 
 async fn read(job: &Job, StoredImage { key, sha256 }: StoredImage) -> Result<RgbImage, JobError> {
-    let bytes = job.context.storage.read_checked(&key, sha256.as_ref()).await?;
+    let bytes = job.read_checked(&key, sha256.as_ref()).await?;
     let decoded = tokio::task::spawn_blocking(move || image::load_from_memory(&bytes)).await;
     match decoded {
         Ok(Ok(image)) => Ok(image.to_rgb8()),

@@ -108,7 +108,7 @@ pub(super) async fn load_held_out(
     let key = &held_out.set.storage_key;
     let damaged =
         |error: io::Error| JobError::DamagedObject { key: key.clone(), source: error.into() };
-    let bytes = scorer.job().context.storage.read(key).await?;
+    let bytes = scorer.job().read(key).await?;
     let digest = held_out.set.digest.clone();
     let set = tokio::task::spawn_blocking(move || {
         let actual = Digest::of(&bytes);
@@ -125,7 +125,7 @@ pub(super) async fn load_held_out(
         let (set, places) = (set.clone(), places.to_vec());
         let read = tokio::task::spawn_blocking(move || set.pick(places)?.read());
         let images = read.await.map_err(io::Error::other).and_then(|images| images);
-        let images = images.map_err(damaged)?.into_iter().map(|one| one.image).collect();
+        let images = images.map_err(damaged)?.into_iter().map(|(image, _)| image).collect();
         values.extend_from_slice(scorer.features_of(images).await?.values());
     }
     Ok(Some(Features::new(task.evaluator.projection_dim, values)))

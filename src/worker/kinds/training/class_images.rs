@@ -36,9 +36,14 @@ pub(super) async fn generate_missing(
     // Another attempt, and whoever asks for the training, finds the sets in the task.
     let named = Task::Training(TrainingTask { version: TaskVersion::NEWEST, ..task });
     let lease = &job.lease;
-    if !db::job::rewrite_task(&job.context.db, lease.job_id, lease.fence, &named).await? {
-        return Err(JobError::LeaseLost);
-    }
+    let (db, job_id, fence) = (&job.context.db, lease.job_id, lease.fence);
+    let rewrite = || async {
+        match db::job::rewrite_task(db, job_id, fence, &named).await? {
+            true => Ok(()),
+            false => Err(JobError::LeaseLost),
+        }
+    };
+    job.patiently("naming the generated class images", rewrite).await?;
     match named {
         Task::Training(task) => Ok(task),
         Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => {
@@ -78,10 +83,7 @@ pub(super) async fn read(
                 Ok(ClassImageSet::clone(&*sets.get(set.map_err(JobError::ClassImages)?).await?))
             }
         };
-        let chosen = chosen.map_err(JobError::ClassImages)?;
-        let decoded = tokio::task::spawn_blocking(move || chosen.read()).await;
-        let decoded = decoded.map_err(io::Error::other).and_then(|images| images);
-        of_concepts.push(decoded.map_err(JobError::ClassImages)?);
+        of_concepts.push(chosen.map_err(JobError::ClassImages)?.into_images());
         job.progress.check()?;
     }
     Ok(of_concepts)
@@ -106,7 +108,7 @@ impl Sets<'_> {
 
 /// Reads a set and checks that it is the one that the task names.
 async fn read_set(job: &Job, reference: &ImageSetRef) -> Result<ClassImageSet, JobError> {
-    let bytes = job.context.storage.read(&reference.storage_key).await?;
+    let bytes = job.read(&reference.storage_key).await?;
     let (key, digest) = (reference.storage_key.clone(), reference.digest.clone());
     let damaged = |source| JobError::DamagedObject { key, source };
     let read = tokio::task::spawn_blocking(move || {

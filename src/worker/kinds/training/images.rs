@@ -16,20 +16,36 @@ pub(super) async fn read_concepts(
 ) -> Result<Vec<TrainingConcept>, JobError> {
     let class_images = class_images::read(job, task).await?;
     let mut concepts = Vec::new();
+    let photos = task.concepts.iter().map(|concept| concept.images.len()).sum();
+    let max_side = max_side(photos, job.context.model.native_size);
     for (concept, class_images) in task.concepts.iter().zip(class_images) {
-        let images = read_photos(job, concept).await?;
+        let images = read_photos(job, concept, max_side).await?;
         concepts.push(TrainingConcept { words: concept.words.clone(), images, class_images });
     }
     Ok(concepts)
 }
 
-async fn read_photos(job: &Job, concept: &TaskConcept) -> Result<Vec<RgbImage>, JobError> {
-    // Training resizes every photo to about the model's size: what goes far beyond it would only take memory.
-    let max_side = (4 * job.context.model.native_size).max(1024) as u32;
+/// Memory for the decoded photos of a training, as long as they need not become smaller than training takes them.
+const PHOTO_BYTES: usize = 2 << 30;
+
+/// The longest side of photos as they are kept. Training resizes every photo to about the model's size, at most 1.4 times
+/// that: what goes far beyond it would only take memory.
+///
+/// It depends on the task and the model alone, so that every worker trains the same delta.
+fn max_side(photos: usize, native_size: usize) -> u32 {
+    let needed = native_size * 3 / 2;
+    let affordable = (PHOTO_BYTES / (3 * photos.max(1))).isqrt();
+    (4 * native_size).max(1024).min(affordable.max(needed)) as u32
+}
+
+async fn read_photos(
+    job: &Job,
+    concept: &TaskConcept,
+    max_side: u32,
+) -> Result<Vec<RgbImage>, JobError> {
     let mut images: Vec<RgbImage> = Vec::new();
     for image in &concept.images {
-        let (key, sha256) = (&image.storage_key, image.sha256.as_ref());
-        let bytes = job.context.storage.read_checked(key, sha256).await?;
+        let bytes = job.read_checked(&image.storage_key, image.sha256.as_ref()).await?;
         let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_side)).await;
         let decoded = decoded.map_err(image_error).and_then(|image| image.map_err(image_error));
         images.push(decoded.map_err(|source| JobError::DamagedObject {
@@ -53,4 +69,21 @@ fn decode(png: &[u8], max_side: u32) -> image::ImageResult<RgbImage> {
         return Ok(image.to_rgb8());
     }
     Ok(image.resize(max_side, max_side, FilterType::Lanczos3).to_rgb8())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn photos_of_any_training_fit_into_memory() {
+        // An ordinary training keeps its photos as they always were.
+        assert_eq!(max_side(100, 512), 2048);
+        assert_eq!(max_side(5, 64), 1024);
+
+        // Eight concepts of a hundred photos each.
+        let side = max_side(800, 512);
+        assert!(side >= 768, "{side}: training crops 1.4 times the model's size");
+        assert!(800 * 3 * (side as usize).pow(2) <= PHOTO_BYTES, "{side}");
+    }
 }

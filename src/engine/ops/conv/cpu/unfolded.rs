@@ -55,7 +55,7 @@ impl Unfolded {
         let channels = depth / area;
         let pixels = batch * pass.output.0 * pass.output.1;
         // A few channels at a time, of all pixels, since a pixel of the image is part of many rows.
-        let some = (GRADIENT_FLOATS / (rows * area).max(1)).next_multiple_of(PANEL);
+        let some = (GRADIENT_FLOATS / (rows * area).max(1)).max(1).next_multiple_of(PANEL);
         let mut products = Vec::new();
         for first in (0..channels).step_by(some) {
             let some = some.min(channels - first);

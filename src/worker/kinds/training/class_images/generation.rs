@@ -24,21 +24,23 @@ pub(super) async fn find_or_generate(
     job: &Job,
     generation: &Generation,
 ) -> Result<ImageSetRef, JobError> {
-    let context = &job.context;
-    if let Some(set) = db::image_set::find_generated(&context.db, &generation.digest()).await? {
+    let (db, digest) = (&job.context.db, generation.digest());
+    let find = || async { Ok(db::image_set::find_generated(db, &digest).await?) };
+    if let Some(set) = job.patiently("looking for generated class images", find).await? {
         return Ok(set.reference());
     }
     let images = generate(job, generation).await?;
     let packed = pack(images, generation).await?;
-    context.storage.write(&packed.reference.storage_key, packed.bytes.clone()).await?;
-    record(job, generation, packed).await
+    job.write(&packed.reference.storage_key, packed.bytes.clone()).await?;
+    let record = || async { record(job, generation, &packed).await };
+    job.patiently("recording the generated class images", record).await
 }
 
 /// Records a new set, unless another worker was faster: then that one's set counts for both.
 async fn record(
     job: &Job,
     generation: &Generation,
-    packed: PackedSet,
+    packed: &PackedSet,
 ) -> Result<ImageSetRef, JobError> {
     let name = format!("{} images of \"{}\"", generation.num_images, generation.prompt);
     let row = packed.row(name, ImageSetSource::Generated, Verdicts::default());
@@ -56,7 +58,7 @@ async fn record(
     let recorded = db::image_set::find_generated(&mut *tx, &generation.digest()).await?;
     tx.commit().await?;
     // `None` if it was deleted in this moment; its object is there all the same.
-    Ok(recorded.map_or(packed.reference, |set| set.reference()))
+    Ok(recorded.map_or_else(|| packed.reference.clone(), |set| set.reference()))
 }
 
 /// Generates the images in the running batch, a part at a time, so that samples get their turn in between.

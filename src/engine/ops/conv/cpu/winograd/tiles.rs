@@ -29,7 +29,10 @@ pub(super) fn transform_tiles<M: Minimal>(
         let task = |index: usize| {
             let tile = tiles.start + index;
             let stride = count * channels + GAP;
-            transform_tile::<M>(x, image, tile, channels, to.at(index * channels), stride);
+            // SAFETY: each tile has its own row of each place's matrix, inside the buffer.
+            unsafe {
+                transform_tile::<M>(x, image, tile, channels, to.at(index * channels), stride);
+            }
         };
         if count > MAX_TILES {
             (0..count).into_par_iter().with_min_len(8).for_each(task);
@@ -42,8 +45,9 @@ pub(super) fn transform_tiles<M: Minimal>(
 in_lanes! {
     /// Transforms one tile and writes place `p` to `to + p · stride`.
     ///
-    /// The caller guarantees that these channels of each place are valid and that nothing else accesses them.
-    fn transform_tile<L, M: Minimal>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
+    /// # Safety
+    /// `channels` floats at each of these places must be valid, and nothing else may access them.
+    unsafe fn transform_tile<L, M: Minimal>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
         let (at, y, x_) = image.place::<M>(tile);
         let Image { height, width, .. } = image;
         // Where each pixel of the input tile begins, which is one pixel larger than the output tile on each side.
@@ -124,12 +128,14 @@ pub(super) unsafe fn store_tiles<M: Minimal>(
     epilogue: Epilogue<'_>,
     to: SharedPtr,
 ) {
-    store::<M>(products, image, tiles, (channels, column), epilogue, to);
+    // SAFETY: the caller upholds the contract, which is the same.
+    unsafe { store::<M>(products, image, tiles, (channels, column), epilogue, to) };
 }
 
 in_lanes! {
-    /// [`store_tiles`], whose contract the caller upholds.
-    fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), epilogue: Epilogue<'_>, to: SharedPtr) {
+    /// # Safety
+    /// As for [`store_tiles`].
+    unsafe fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), epilogue: Epilogue<'_>, to: SharedPtr) {
         let Image { height, width, .. } = image;
         let (channels, column) = columns;
         let stride = tiles.len() * NR + GAP;

@@ -1,0 +1,151 @@
+//! The tail of the queue: where a new job gets its place.
+//!
+//! Jobs of one kind run by priority, and within a priority by their virtual finish. That is start-time fair queueing: a new
+//! job starts, virtually, where its project's last one finishes, but not before the place where the queue is now. So a
+//! project that queues many jobs waits behind itself, and one that comes later with few does not wait behind all of them. As
+//! the virtual time is that of the queue and not of a clock, it does not matter how right the estimates are or how many
+//! workers there are.
+
+use std::time::Duration;
+
+use sqlx::PgExecutor;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+use super::QUEUED_CHANNEL;
+use crate::domain::id::JobId;
+use crate::domain::job::schedule::Schedule;
+use crate::domain::job::{JobKind, Task};
+
+/// A job to queue.
+#[derive(Clone, Copy, Debug)]
+pub struct NewJob<'a> {
+    pub job_id: JobId,
+    pub task: &'a Task,
+    /// [`Task::batch_elements`] for the base model that is served.
+    pub batch_elements: usize,
+    /// Estimated seconds of work: [`crate::domain::job::cost::estimate`].
+    pub cost: f64,
+    pub schedule: Schedule,
+    /// The number of jobs that have to end before a worker takes this one; see [`crate::db::evaluation`].
+    pub waits_for: usize,
+    /// Whose it is. So far all are the same project's.
+    pub project_id: Uuid,
+}
+
+impl<'a> NewJob<'a> {
+    /// A job of no special schedule.
+    pub fn new(job_id: JobId, task: &'a Task, batch_elements: usize, cost: f64) -> Self {
+        Self {
+            job_id,
+            task,
+            batch_elements,
+            cost,
+            schedule: Schedule::default(),
+            waits_for: 0,
+            project_id: Uuid::nil(),
+        }
+    }
+}
+
+/// Appends a job to the queue. [`announce`] tells idle workers, once the transaction has committed.
+pub async fn enqueue(db: impl PgExecutor<'_>, job: NewJob<'_>) -> sqlx::Result<()> {
+    let schedule = job.schedule;
+    let seconds =
+        |within: Option<u64>| within.map(|seconds| Duration::from_secs(seconds).as_secs_f64());
+    sqlx::query!(
+        "
+        with place as (
+            select coalesce(
+                (select virtual_finish from job
+                where state = 'queued' and kind = $2 and needs_base = $3 and waits_for = 0 and priority = $4
+                    and run_at <= now()
+                order by virtual_finish limit 1),
+                (select max(virtual_finish) from project_queue where kind = $2),
+                0
+            ) as virtual_time
+        ), project as (
+            insert into project_queue (project_id, kind, virtual_finish)
+            select $5::uuid, $2, virtual_time + $6::float8 from place
+            on conflict (project_id, kind) do update
+            set virtual_finish = greatest(project_queue.virtual_finish, excluded.virtual_finish - $6)
+                + $6 / project_queue.weight
+            returning virtual_finish
+        )
+        insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, start_before, finish_before,
+            waits_for, progress)
+        select $1, $2, $7, $8, $4, $5, virtual_finish,
+            now() + make_interval(secs => $9), now() + make_interval(secs => $10), $11::integer,
+            case when $11 > 0 then jsonb_build_object('step', 0, 'total_steps', $11) end
+        from project
+        ",
+        job.job_id.0,
+        job.task.kind().as_str(),
+        job.task.base_digest().as_str(),
+        schedule.priority.rank(),
+        job.project_id,
+        job.cost,
+        Json(job.task) as Json<&Task>,
+        i32::try_from(job.batch_elements).unwrap_or(i32::MAX),
+        seconds(schedule.start_within_seconds),
+        seconds(schedule.finish_within_seconds),
+        i32::try_from(job.waits_for).unwrap_or(i32::MAX),
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Wakes idle workers because jobs of a kind have been queued. They also poll, in case this is lost.
+pub async fn announce(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<()> {
+    sqlx::query!("select pg_notify($1, $2)", QUEUED_CHANNEL, kind.as_str()).execute(db).await?;
+    Ok(())
+}
+
+/// Serializes the transactions that queue jobs of a kind, from here to their end. What one of them counts stays true
+/// until it has queued its own job.
+pub async fn take_turn(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<()> {
+    sqlx::query!(
+        "select pg_advisory_xact_lock(hashtext('job queue'), hashtext($1))",
+        kind.as_str()
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
+/// Counts the jobs of a kind that wait. Samples of evaluations do not count: they let all others go first.
+///
+/// - `last_rank`: [`crate::domain::job::schedule::LAST_RANK`]
+pub async fn count_queued(
+    db: impl PgExecutor<'_>,
+    kind: JobKind,
+    last_rank: i16,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"
+        select count(*) as "count!" from job
+        where state = 'queued' and kind = $1 and priority <= $2
+        "#,
+        kind as JobKind,
+        last_rank,
+    )
+    .fetch_one(db)
+    .await
+}
+
+/// Measures how many jobs of a kind end per second, over the last twenty that did; `None` before the first.
+pub async fn rate(db: impl PgExecutor<'_>, kind: JobKind) -> sqlx::Result<Option<f64>> {
+    sqlx::query_scalar!(
+        r#"
+        select (count(*) / greatest(extract(epoch from now() - min(finished_at)), 0.001))::float8
+        from (
+            select finished_at from job where kind = $1 and finished_at is not null
+            order by finished_at desc limit 20
+        ) as ended
+        "#,
+        kind as JobKind,
+    )
+    .fetch_one(db)
+    .await
+}

@@ -1,0 +1,36 @@
+//! The state of a job without its task, which may be large.
+
+use sqlx::PgExecutor;
+
+use crate::domain::id::JobId;
+use crate::domain::job::{JobKind, JobState, JobStatus};
+
+/// Where a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub status: JobStatus,
+    /// The number of its newest event.
+    pub revision: i64,
+}
+
+/// Returns where the job of this id is, if it is of this kind.
+pub async fn standing(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    kind: JobKind,
+) -> sqlx::Result<Option<Standing>> {
+    let row = sqlx::query!(
+        r#"
+        select state as "state: JobState", cancel_requested, revision
+        from job where job_id = $1 and kind = $2
+        "#,
+        job_id.0,
+        kind as JobKind,
+    )
+    .fetch_optional(db)
+    .await?;
+    Ok(row.map(|row| Standing {
+        status: JobStatus::new(row.state, row.cancel_requested),
+        revision: row.revision,
+    }))
+}

@@ -1,0 +1,102 @@
+//! Lists read the rows of their page, wherever it is and whatever plan the database has made.
+
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+use uuid::Uuid;
+use vstar::db::{self, Page};
+use vstar::domain::id::ConceptId;
+use vstar::domain::job::JobKind;
+
+/// Rows of each table.
+const ROWS: i64 = 10_000;
+
+/// A UUID that stands at this place among all.
+fn id(place: i64) -> Uuid {
+    Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0000 + place as u128)
+}
+
+/// A catalog of concepts, each with a training and its delta; the one at 77 has two more, an old one and a new one.
+async fn fill(db: &PgPool) {
+    let uuid = |place: &str| {
+        format!("('01900000-0000-7000-8000-' || lpad(to_hex({place}), 12, '0'))::uuid")
+    };
+    let (i, concept) = (uuid("i"), uuid("case when i in (5, 9999) then 77 else i end"));
+    let statements = format!(
+        "insert into concept (concept_id, handle, class_noun)
+            select {i}, 'c' || i, 'dog' from generate_series(0, {ROWS} - 1) i;
+        insert into job (job_id, kind, task, state, finished_at)
+            select {i}, 'training', '{{}}', 'succeeded', now() from generate_series(0, {ROWS} - 1) i;
+        insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256)
+            select {i}, {i}, 'b', 'k' || i, 1, 's' from generate_series(0, {ROWS} - 1) i;
+        insert into delta_concept (delta_id, concept_id, position)
+            select {i}, {concept}, 1 from generate_series(0, {ROWS} - 1) i;
+        insert into image (image_id, concept_id, width, height, size_bytes, sha256, storage_key)
+            select {i}, {}, 1, 1, 1, 's' || i, 'k' from generate_series(0, {ROWS} - 1) i;
+        insert into image_set (image_set_id, name, source, digest, size_bytes, image_count, caption_count, verdicts)
+            select {i}, 'n', 'uploaded', 'd' || i, 1, 1, 1, '{{}}' from generate_series(0, {ROWS} - 1) i;
+        analyze;",
+        uuid("77")
+    );
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(db).await.unwrap();
+}
+
+/// Rows that this transaction has read from a table so far.
+async fn read(db: &mut PgConnection, table: &str) -> i64 {
+    let counted = "select coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)
+        from pg_stat_xact_user_tables where relname = $1";
+    sqlx::query_scalar(counted).bind(table).fetch_one(db).await.unwrap()
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_deep_page_reads_its_own_rows(db: PgPool) {
+    fill(&db).await;
+    let page = Page { before: Some(id(300)), limit: 20 };
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        let mut tx = db.begin().await.unwrap();
+        let set = format!("set local plan_cache_mode = {mode}");
+        sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut *tx).await.unwrap();
+
+        let concepts = db::concept::list(&mut *tx, page).await.unwrap().len();
+        let jobs = sqlx::query("update job set task = task where false").execute(&mut *tx).await;
+        jobs.unwrap();
+        let deltas = db::delta::list(&mut *tx, page).await.unwrap().len();
+        let images =
+            db::image::list_of_concept(&mut *tx, ConceptId(id(77)), page).await.unwrap().len();
+        let sets = db::image_set::list(&mut *tx, page).await.unwrap().len();
+
+        assert_eq!([concepts, deltas, images, sets], [20; 4], "{mode}");
+        for (table, most) in
+            [("concept", 100), ("delta", 100), ("image", 100), ("image_set", 100), ("job", 200)]
+        {
+            let rows = read(&mut tx, table).await;
+            assert!(rows <= most, "{mode}: {rows} rows of {table}");
+        }
+        // The tasks of these jobs are of no kind, so the list of jobs itself fails once it has read them.
+        let _ = db::job::list(&mut *tx, JobKind::Training, page).await;
+        tx.rollback().await.unwrap();
+    }
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn the_deltas_of_a_concept_are_found_without_reading_those_of_others(db: PgPool) {
+    fill(&db).await;
+    for mode in ["force_generic_plan", "force_custom_plan"] {
+        let mut tx = db.begin().await.unwrap();
+        let set = format!("set local plan_cache_mode = {mode}");
+        sqlx::raw_sql(AssertSqlSafe(set)).execute(&mut *tx).await.unwrap();
+        let of = ConceptId(id(77));
+        let page = |before| Page { before, limit: 21 };
+
+        let all = db::delta::list_of_concept(&mut *tx, of, page(None)).await.unwrap();
+        let older = db::delta::list_of_concept(&mut *tx, of, page(Some(id(9999)))).await.unwrap();
+
+        let ids = |deltas: &[vstar::domain::delta::Delta]| -> Vec<Uuid> {
+            deltas.iter().map(|delta| delta.delta_id.0).collect()
+        };
+        assert_eq!(ids(&all), [id(9999), id(77), id(5)], "{mode}");
+        assert_eq!(ids(&older), [id(77), id(5)], "{mode}");
+        for table in ["delta", "delta_concept", "job"] {
+            let rows = read(&mut tx, table).await;
+            assert!(rows < 100, "{mode}: {rows} rows of {table}");
+        }
+    }
+}
