@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores
+.PHONY: demo demo-quick tables test test-stores test-faults mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -25,6 +25,12 @@ test: build object-stores
 ## The object store alone, on a folder, SeaweedFS, moto and azurite, with connections that fail.
 test-stores: build object-stores
 	./target/release/vstar with-postgres -- $(CARGO) test --release --test object_store -- --nocapture
+
+## Every fault of docs/reliability.md as often as it says there: about two hours. FAULTS="store disk" chooses some by name. Stopped, it
+## goes on where it was.
+test-faults: build object-stores
+	VSTAR_FAULT_ROUNDS=all VSTAR_FAULT_RESUME=1 $(CARGO) test --release --test faults -- $(FAULTS)
+	@cat target/faults/table.md
 
 ## Breaks the program in ways that have gone unnoticed before, one at a time: each must fail the test that is named for it.
 mutants: build object-stores

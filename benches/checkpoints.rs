@@ -11,7 +11,9 @@ use clap::Parser;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::PgPool;
-use vstar::config::{ServeSettings, Settings, WorkerSettings, bundled};
+use vstar::config::{
+    DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings, WorkerSettings, bundled,
+};
 use vstar::domain::digest::Digest;
 use vstar::domain::id::{JobId, TrainingId};
 use vstar::domain::storage_key::StorageKey;
@@ -157,10 +159,12 @@ impl Running {
                 device: "cpu".to_owned(),
                 threads: None,
                 worker: WorkerSettings { checkpoint_every, ..WorkerSettings::default() },
+                ending: EndingSettings::default(),
             },
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             queue_limit: 100,
             no_worker: false,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
         };
         let service = Service::start(&settings).await?;
         let running = Self {

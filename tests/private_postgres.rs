@@ -150,6 +150,23 @@ fn missing_binaries_are_told_with_their_remedies() {
     );
 }
 
+#[test]
+fn a_server_that_does_not_answer_does_not_hold_the_end_and_loses_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = PrivatePostgres::start(dir.path(), None, true).unwrap();
+    let status = std::fs::read_to_string(dir.path().join("cluster/postmaster.pid")).unwrap();
+    let stopped = Command::new("kill").args(["-STOP", status.lines().next().unwrap()]).status();
+    assert!(stopped.unwrap().success());
+
+    let began = Instant::now();
+    drop(server);
+    let took = began.elapsed();
+    let again = PrivatePostgres::start(dir.path(), None, true);
+
+    assert!(took < Duration::from_secs(12), "{took:?}");
+    assert!(again.is_ok(), "{again:?}");
+}
+
 /// A disk of 100 MB that can be filled; unmounted at the end.
 struct SmallDisk(tempfile::TempDir);
 

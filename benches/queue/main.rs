@@ -12,13 +12,13 @@ use clap::Parser;
 use futures::future::try_join_all;
 use sqlx::postgres::PgPoolOptions;
 use sqlx::types::Json;
-use sqlx::{PgExecutor, PgPool};
+use sqlx::{PgConnection, PgExecutor, PgPool};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 use vstar::db;
 use vstar::db::job::{Capacity, NewJob};
 use vstar::domain::id::JobId;
-use vstar::domain::job::{JobKind, LeasedJob, Phase, Task};
+use vstar::domain::job::{JobKind, LeasedJob, Phase, Progress, Task};
 
 const DIGEST: &str = "base";
 
@@ -80,7 +80,7 @@ async fn run(args: &Args) -> Result<()> {
         args.projects,
         began.elapsed().as_secs_f64()
     );
-    for work in [Work::ClaimOne, Work::ClaimEight, Work::Whole, Work::Enqueue] {
+    for work in [Work::ClaimOne, Work::ClaimEight, Work::Report, Work::Whole, Work::Enqueue] {
         measure(&db, args, work).await?;
     }
     Ok(())
@@ -136,6 +136,8 @@ async fn fill(db: &PgPool, args: &Args) -> Result<()> {
 enum Work {
     ClaimOne,
     ClaimEight,
+    /// One job for each worker, whose lease is renewed with its progress again and again.
+    Report,
     /// Claim, one report, end: all that a job asks of the database.
     Whole,
     Enqueue,
@@ -154,16 +156,69 @@ async fn claim(db: impl PgExecutor<'_>, elements: usize) -> Result<Vec<LeasedJob
     Ok(db::job::lease_next(db, capacity).await?)
 }
 
+/// The processor time that the server has taken so far, in seconds; `None` if it does not run on this machine.
+async fn server_seconds(db: &PgPool) -> Result<Option<f64>> {
+    let backend: i32 = sqlx::query_scalar("select pg_backend_pid()").fetch_one(db).await?;
+    let Some(server) = stat(&backend.to_string()).map(|stat| stat.parent) else { return Ok(None) };
+    let mut ticks = 0;
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(stat) = name.to_str().and_then(stat) else { continue };
+        if stat.parent == server || name.to_str() == Some(server.to_string().as_str()) {
+            ticks += stat.ticks;
+        }
+    }
+    Ok(Some(ticks as f64 / TICKS_PER_SECOND))
+}
+
+/// Linux counts processor time in hundredths of a second.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+struct Stat {
+    parent: u32,
+    ticks: u64,
+}
+
+/// What Linux says of a process.
+fn stat(pid: &str) -> Option<Stat> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may have spaces.
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Stat { parent: fields.get(1)?.parse().ok()?, ticks: number(11)? + number(12)? })
+}
+
+async fn report(db: &mut PgConnection, job: &LeasedJob, step: usize) -> Result<()> {
+    let progress = Progress {
+        step,
+        total_steps: 50,
+        loss: None,
+        steps_per_second: Some(10.0),
+        eta_seconds: Some(1.0),
+        previews: Vec::new(),
+    };
+    let lease = Duration::from_secs(3600);
+    let held = db::job::report(db, job.job_id, job.fence, Phase::Denoising, Some(&progress), lease)
+        .await?;
+    held.context("the lease is lost")?;
+    Ok(())
+}
+
 async fn measure(db: &PgPool, args: &Args, work: Work) -> Result<()> {
     let taken = Arc::new(Mutex::new(Vec::new()));
     let jobs = Arc::new(AtomicUsize::new(0));
     let task = task()?;
+    let taken_before = server_seconds(db).await?;
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let began = Instant::now();
     let workers = (0..args.workers).map(|worker| {
         let (db, taken, jobs, task) = (db.clone(), taken.clone(), jobs.clone(), task.clone());
         tokio::spawn(async move {
             let mut times = Vec::new();
+            let mut own = match work {
+                Work::Report => claim(&db, 1).await?,
+                Work::ClaimOne | Work::ClaimEight | Work::Whole | Work::Enqueue => Vec::new(),
+            };
             while Instant::now() < until {
                 let asked = Instant::now();
                 // With a connection in hand, as a worker of its own process has one.
@@ -177,6 +232,13 @@ async fn measure(db: &PgPool, args: &Args, work: Work) -> Result<()> {
                         jobs.fetch_add(1, Ordering::Relaxed);
                         times.push((began.elapsed(), asked.elapsed()));
                     }
+                    Work::Report => {
+                        let job = own.pop().context("no job is left")?;
+                        report(&mut connection, &job, times.len()).await?;
+                        times.push((began.elapsed(), asked.elapsed()));
+                        jobs.fetch_add(1, Ordering::Relaxed);
+                        own.push(job);
+                    }
                     Work::ClaimOne | Work::ClaimEight | Work::Whole => {
                         let elements = if work == Work::ClaimEight { 16 } else { 1 };
                         let leased = claim(&mut *connection, elements).await?;
@@ -186,17 +248,7 @@ async fn measure(db: &PgPool, args: &Args, work: Work) -> Result<()> {
                             break;
                         }
                         for job in leased.iter().filter(|_| work == Work::Whole) {
-                            let lease = Duration::from_secs(3600);
-                            let phase = Phase::Denoising;
-                            db::job::report(
-                                &mut *connection,
-                                job.job_id,
-                                job.fence,
-                                phase,
-                                None,
-                                lease,
-                            )
-                            .await?;
+                            report(&mut connection, job, 1).await?;
                             db::job::succeed(&mut *connection, job.job_id, job.fence).await?;
                         }
                     }
@@ -210,6 +262,7 @@ async fn measure(db: &PgPool, args: &Args, work: Work) -> Result<()> {
         worker?;
     }
     let elapsed = began.elapsed().as_secs_f64();
+    let taken_after = server_seconds(db).await?;
     let times =
         Arc::try_unwrap(taken).map_err(|_| anyhow::anyhow!("a worker is left"))?.into_inner();
     let jobs = jobs.load(Ordering::Relaxed);
@@ -221,6 +274,7 @@ async fn measure(db: &PgPool, args: &Args, work: Work) -> Result<()> {
     let what = match work {
         Work::ClaimOne => "claims of one job",
         Work::ClaimEight => "claims of up to eight jobs",
+        Work::Report => "reports of progress, which renew a lease",
         Work::Whole => "jobs from claim over one report to their end",
         Work::Enqueue => "new jobs",
     };
@@ -237,6 +291,13 @@ async fn measure(db: &PgPool, args: &Args, work: Work) -> Result<()> {
         at(&with_waiting, 0.5),
         at(&with_waiting, 0.99),
     );
+    if let (Some(before), Some(after)) = (taken_before, taken_after) {
+        println!(
+            "| processor time of Postgres for each job; share of one core | {:.2} ms; {:.2} |",
+            1e3 * (after - before) / jobs as f64,
+            (after - before) / elapsed
+        );
+    }
     Ok(())
 }
 

@@ -62,6 +62,8 @@ enum Source {
 
 impl App {
     /// A file that is a whole object, or a part of one.
+    ///
+    /// - `of`: the row that it belongs to
     pub(super) fn downloadable(
         &self,
         of: Owner,

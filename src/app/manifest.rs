@@ -38,7 +38,8 @@ impl App {
             }
         }
         let permit = self.uploads.decoder().await?;
-        let png = self.storage.read(&image.storage_key).await?;
+        let png = self.storage.read_checked(&image.storage_key, &image.sha256).await;
+        let png = png.map_err(|error| Refusal::of_object("image", image_id, error))?;
         let read = tokio::task::spawn_blocking(move || image_file::manifest_of(&png)).await;
         drop(permit);
         match read.map_err(Refusal::internal)? {

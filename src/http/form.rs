@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use axum::body::{Body, BodyDataStream};
 use axum::extract::multipart::{self, MultipartError};
@@ -23,6 +24,10 @@ use crate::domain::invalid::FieldError;
 
 /// The most bytes in which the parser may find neither the beginning of a part nor content.
 const MAX_UNREAD: usize = 64 * 1024;
+
+/// The most bytes that are read after an error, and the time for them.
+const MAX_DRAINED: usize = 32 * 1024 * 1024;
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 
 /// The most characters of a part's name that messages repeat.
 const MAX_NAME_CHARS: usize = 100;
@@ -61,6 +66,24 @@ impl Form {
             ))
         })?;
         Ok(Self { parts, progress })
+    }
+
+    /// Reads on for a moment after an error. A connection that is closed while its client still sends is reset, and the client may
+    /// lose the answer.
+    pub(crate) async fn drain(mut self) {
+        let rest = async {
+            let mut drained = 0;
+            while let Ok(Some(mut part)) = self.next_part().await {
+                while let Ok(Some(chunk)) = part.chunk().await {
+                    drained += chunk.len();
+                    if drained > MAX_DRAINED {
+                        return;
+                    }
+                }
+            }
+        };
+        // Whoever has not sent it by then does not get the answer.
+        let _ = tokio::time::timeout(DRAIN_WITHIN, rest).await;
     }
 
     /// The next part, `None` after the last one.

@@ -42,9 +42,9 @@ pub(crate) async fn with_patience(
         }
     });
     let response = tokio::select! {
-        biased;
-        response = next.run(request) => response,
+        biased; // what cannot be served takes no connection to the database
         refusal = app.database_lost(), if needs_database => ApiError::from(refusal).into_response(),
+        response = next.run(request) => response,
     };
     if gave_up.load(Ordering::Relaxed) && !response.status().is_success() {
         let mut response = ApiError::BodyTimedOut.into_response();

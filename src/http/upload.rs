@@ -138,6 +138,20 @@ async fn stage_photos(
     staged: &mut Staged,
 ) -> Result<(), ApiError> {
     let mut form = Form::open(request, "photos").await?;
+    let result = stage_parts(app, caller, concept, &mut form, staged).await;
+    if result.is_err() {
+        form.drain().await;
+    }
+    result
+}
+
+async fn stage_parts(
+    app: &App,
+    caller: &Caller,
+    concept: &Concept,
+    form: &mut Form,
+    staged: &mut Staged,
+) -> Result<(), ApiError> {
     while let Some(part) = form.next_part().await? {
         check_part(&part, staged.files.len())?;
         let file = read_file(app, part).await?;
@@ -198,6 +212,19 @@ pub(crate) async fn upload_image(
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
     let mut form = Form::open(request, "image").await?;
+    let file = match only_file(&app, &mut form).await {
+        Ok(file) => file,
+        Err(error) => {
+            form.drain().await;
+            return Err(error);
+        }
+    };
+    let image = app.add_upload(&caller, file).await?;
+    Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
+}
+
+/// Reads the one file of a form.
+async fn only_file(app: &App, form: &mut Form) -> Result<UploadedFile, ApiError> {
     let part = form.next_part().await?.ok_or_else(|| {
         let detail = "send the image as a field called `file`";
         FieldError::new("/file", Code::MissingField, detail)
@@ -205,13 +232,12 @@ pub(crate) async fn upload_image(
     if part.name() != Some("file") {
         return Err(part.unknown("send the image as a field called `file`").into());
     }
-    let file = read_file(&app, part).await?;
+    let file = read_file(app, part).await?;
     if form.next_part().await?.is_some() {
         let detail = "one image is uploaded at a time";
         return Err(FieldError::new("/file", Code::TooManyImages, detail).into());
     }
-    let image = app.add_upload(&caller, file).await?;
-    Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
+    Ok(file)
 }
 
 /// Refuses a part that is no photo, or one photo too many.

@@ -13,6 +13,9 @@ use super::identity::Identity;
 
 /// How long a start may take; a server that was killed needs to recover first.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long a server may take for its fast shutdown, and then for the one without a checkpoint.
+const STOP_LIMIT: Duration = Duration::from_secs(8);
+const QUIT_LIMIT: Duration = Duration::from_secs(2);
 /// How often a running server is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// The pause after a start that failed, doubled from one to the next.
@@ -168,11 +171,22 @@ fn is_stopped(stopped: &Receiver<()>, wait: Duration) -> bool {
     !matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout))
 }
 
-/// Asks the server for a fast shutdown and waits for it.
+/// Asks the server for a fast shutdown and waits for it. One that does not answer is killed: the next start recovers.
 fn interrupt(server: &mut Child) {
-    // SAFETY: the process is our child and not yet waited for.
-    unsafe { libc::kill(server.id() as libc::pid_t, libc::SIGINT) };
-    let _ = server.wait();
+    for (signal, limit) in
+        [(libc::SIGINT, STOP_LIMIT), (libc::SIGQUIT, QUIT_LIMIT), (libc::SIGKILL, STOP_LIMIT)]
+    {
+        // SAFETY: the process is our child and not yet waited for.
+        unsafe { libc::kill(server.id() as libc::pid_t, signal) };
+        let began = Instant::now();
+        while began.elapsed() < limit {
+            match server.try_wait() {
+                Ok(None) => std::thread::sleep(Duration::from_millis(20)),
+                Ok(Some(_)) | Err(_) => return,
+            }
+        }
+        tracing::warn!(signal, "the private Postgres does not end within {limit:?}");
+    }
 }
 
 /// The last lines of the server's log.

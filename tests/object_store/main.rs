@@ -7,6 +7,7 @@
 
 mod disk_full;
 mod faults;
+#[expect(dead_code, reason = "other test programs use the rest of it")]
 #[path = "../support/proxy.rs"]
 mod proxy;
 mod servers;

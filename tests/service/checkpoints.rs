@@ -36,7 +36,7 @@ impl Slow {
 impl DeviceFaults for Slow {
     fn after_training_step(&self, _: JobId) {
         self.steps.fetch_add(1, Ordering::Relaxed);
-        std::thread::sleep(Duration::from_millis(15));
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -178,8 +178,8 @@ async fn a_training_that_is_handed_back_repeats_no_step(db: PgPool) {
     whole.start_worker(config(&slow));
     let goes_on = |job: &Answer| job.body["progress"]["step"].as_u64() > Some(stopped_at as u64);
     let resumed = whole.wait_for(&path, goes_on).await;
-    // The speed is that of this attempt: more than 60 steps a second are not possible.
-    assert!(resumed.body["progress"]["steps_per_second"].as_f64() < Some(60.0), "{resumed:?}");
+    // The speed is that of this attempt: more than 20 steps a second are not possible.
+    assert!(resumed.body["progress"]["steps_per_second"].as_f64() < Some(20.0), "{resumed:?}");
     assert!(result(&whole, &path).await == undisturbed, "another delta or another curve");
     assert_eq!(slow.take_steps(), images + STEPS - stopped_at, "steps were repeated");
     let ended = whole.service.get(&path).await;

@@ -52,7 +52,7 @@ async fn a_file_that_is_not_what_was_stored_is_not_sent_whole(db: PgPool) {
     let key = StorageKey::from(key);
     let mut damaged = service.storage.read(&key).await.unwrap().to_vec();
     damaged[1000] ^= 1;
-    service.storage.write(&key, damaged).await.unwrap();
+    service.storage.replace(&key, damaged).await.unwrap();
 
     let response = service.request(Method::GET, &image.text("url")).send().await.unwrap();
 

@@ -414,7 +414,7 @@ async fn a_worker_that_ends_hands_its_training_back(db: PgPool) {
 
     assert_eq!(
         (training.text("status").as_str(), training.body["attempt"].as_i64()),
-        ("queued", Some(0))
+        ("queued", Some(1))
     );
     whole.end().await;
 }

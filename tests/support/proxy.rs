@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     CutAnswer(usize),
     /// The same with bytes of a request.
     CutRequest(usize),
+    /// Every connection is closed after this many bytes in one direction, until another fault is set.
+    CutEach(usize),
 }
 
 /// A proxy in front of a server; it ends with its runtime.
@@ -114,6 +116,14 @@ impl Proxy {
                     passed += read;
                     if passed > limit {
                         return self.strike();
+                    }
+                }
+                (Fault::CutEach(limit), _) => {
+                    passed += read;
+                    if passed > limit {
+                        let part = read.saturating_sub(passed - limit);
+                        let _ = to.write_all(&buffer[..part]).await;
+                        return;
                     }
                 }
                 (
