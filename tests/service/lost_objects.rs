@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use serde_json::json;
 use sqlx::PgPool;
@@ -112,6 +113,8 @@ async fn an_upload_to_a_store_that_is_silent_ends_and_leaves_nothing_half(db: Pg
         assert_eq!((answer.header("retry-after"), &answer.body["retryable"]), ("5", &json!(true)));
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
         assert_eq!(service.contents().await, before);
+        let objects: Vec<_> = service.storage.list("concepts").try_collect().await.unwrap();
+        assert!(objects.is_empty(), "{objects:?}");
         store.heal();
     }
 
