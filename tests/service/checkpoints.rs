@@ -294,7 +294,7 @@ async fn a_checkpoint_counts_with_the_lease_it_was_written_under_and_the_newest_
 ) {
     let service = Service::start(db).await;
     let job_id = JobId::generate();
-    db::job::enqueue(&service.db, job_id, &any_task(), 1).await.unwrap();
+    db::job::enqueue(&service.db, db::job::NewJob::new(job_id, &any_task(), 1, 1.0)).await.unwrap();
     let leased = lease(&service.db, "late", Duration::from_secs(60)).await.unwrap();
     let checkpoint = |step: i32| Checkpoint {
         step,

@@ -56,7 +56,7 @@ async fn strays_are_collected_and_everything_else_stays(db: PgPool) {
     }
     let digest = |set: &crate::harness::Answer| Digest::from(set.text("digest"));
     let live = JobId::generate();
-    db::job::enqueue(&db, live, &any_task(), 1).await.unwrap();
+    db::job::enqueue(&db, db::job::NewJob::new(live, &any_task(), 1, 1.0)).await.unwrap();
     let evaluator = "e".repeat(64);
     let stays = [
         StorageKey::delta(live, 1), // of a job that may finish yet
@@ -224,7 +224,7 @@ async fn a_running_gc_takes_nothing_from_uploads_and_trainings_that_finish(db: P
         let mut jobs = Vec::new();
         while Instant::now() < until {
             let job_id = JobId::generate();
-            db::job::enqueue(&db, job_id, &any_task(), 1).await.unwrap();
+            db::job::enqueue(&db, db::job::NewJob::new(job_id, &any_task(), 1, 1.0)).await.unwrap();
             let leased = lease(&db, "test", Duration::from_secs(60)).await.unwrap();
             let key = StorageKey::delta(leased.job_id, leased.fence);
             write(&service, &key).await;

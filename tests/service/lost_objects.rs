@@ -52,7 +52,9 @@ async fn a_damaged_or_missing_delta_is_not_served_in_any_format(db: PgPool) {
     let service = Service::start(db.clone()).await;
     let concept_id: ConceptId = service.concept_with_photos("rex", 4).await.parse().unwrap();
     let job_id = JobId::generate();
-    vstar::db::job::enqueue(&db, job_id, &any_task(), 1).await.unwrap();
+    vstar::db::job::enqueue(&db, vstar::db::job::NewJob::new(job_id, &any_task(), 1, 1.0))
+        .await
+        .unwrap();
     let delta_id = service.record_delta(job_id, concept_id, DIGEST).await.to_string();
     let key = StorageKey::stored(&format!("jobs/{job_id}/delta"));
 
