@@ -28,7 +28,7 @@ struct Shared {
     job_id: JobId,
     /// A [`StopReason`], or 0.
     stop: AtomicU8,
-    first_step_at: OnceLock<DateTime<Utc>>,
+    first_step: OnceLock<Instant>,
     resumed: OnceLock<Resumed>,
     news: Mutex<News>,
 }
@@ -79,7 +79,7 @@ impl Progress {
         let shared = Shared {
             job_id,
             stop: AtomicU8::new(0),
-            first_step_at: OnceLock::new(),
+            first_step: OnceLock::new(),
             resumed: OnceLock::new(),
             news: Mutex::default(),
         };
@@ -162,11 +162,12 @@ impl Progress {
 
     /// Records when the first denoising step began. Later calls change nothing.
     pub(crate) fn begin_first_step(&self) {
-        self.shared.first_step_at.get_or_init(Utc::now);
+        self.shared.first_step.get_or_init(Instant::now);
     }
 
-    pub(crate) fn first_step_at(&self) -> Option<DateTime<Utc>> {
-        self.shared.first_step_at.get().copied()
+    /// How long ago that was.
+    pub(crate) fn since_first_step(&self) -> Option<Duration> {
+        self.shared.first_step.get().map(Instant::elapsed)
     }
 
     /// Asks the job to stop at its next step.

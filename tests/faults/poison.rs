@@ -15,7 +15,7 @@ pub(crate) async fn kills_each_worker(run: Run) -> Result<()> {
 
     run.rounds(1, async |_| {
         // Whenever it runs, its worker is killed: that is what a crash in the middle of a job looks like from outside.
-        let poison = world.client.start("/v1/samples", &sample_of("poison", 1, 4, 1000)).await?;
+        let poison = world.client.start("/v1/samples", &sample_of("poison", 1, 4, 900)).await?;
         let began = Instant::now();
         let mut others = Vec::new();
         let mut kills = 0;

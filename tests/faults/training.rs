@@ -69,7 +69,9 @@ async fn shows_no_undone_steps(
     let curve = world.curve(path).await?;
     let after = world.client.get(path).await?;
     let last = curve.last().copied().unwrap_or(0);
-    let resumed = after["resumed_from_step"].as_u64().unwrap_or(0);
+    // Before it has read a checkpoint, it is the newest one that it will try.
+    let resumed = after["resumed_from_step"].as_u64().or(after["checkpoint_step"].as_u64());
+    let resumed = resumed.unwrap_or(0);
     ensure!(
         !before_the_first_step(&after) || last <= resumed,
         "the curve goes on to step {last}, the training goes on from {resumed}: {}",

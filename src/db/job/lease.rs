@@ -176,18 +176,19 @@ pub async fn succeed(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes when a job took its first denoising step.
+/// Notes how long ago a job took its first denoising step. The time is the database's: a worker's clock may be wrong.
 pub async fn note_first_step(
     db: impl PgExecutor<'_>,
     job_id: JobId,
     fence: i64,
-    first_step_at: DateTime<Utc>,
+    ago: Duration,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "update job set first_step_at = $3 where job_id = $1 and fence = $2",
+        "update job set first_step_at = greatest(started_at, now() - make_interval(secs => $3))
+        where job_id = $1 and fence = $2",
         job_id.0,
         fence,
-        first_step_at,
+        ago.as_secs_f64(),
     )
     .execute(db)
     .await?;

@@ -72,8 +72,8 @@ impl Kind for Sample {
 async fn record(job: &Job, images: &[Image]) -> Result<(), JobError> {
     let Job { context, lease, progress } = job;
     let mut tx = context.db.begin().await?;
-    if let Some(first_step_at) = progress.first_step_at() {
-        db::job::note_first_step(&mut *tx, lease.job_id, lease.fence, first_step_at).await?;
+    if let Some(ago) = progress.since_first_step() {
+        db::job::note_first_step(&mut *tx, lease.job_id, lease.fence, ago).await?;
     }
     if !db::job::succeed(&mut *tx, lease.job_id, lease.fence).await? {
         drop(tx);
