@@ -12,7 +12,8 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::config::{
-    DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings, WorkerSettings, bundled,
+    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
+    WorkerSettings, bundled,
 };
 use vstar::domain::digest::Digest;
 use vstar::domain::id::{JobId, TrainingId};
@@ -165,6 +166,7 @@ impl Running {
             queue_limit: 100,
             no_worker: false,
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            idle_timeout: DEFAULT_IDLE_TIMEOUT,
         };
         let service = Service::start(&settings).await?;
         let running = Self {

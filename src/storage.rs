@@ -76,9 +76,9 @@ impl Storage {
 
     /// Asks for an object that is not there: the cheapest question that the store itself answers.
     pub async fn answers(&self) -> Result<(), StoreError> {
-        match self.store.head(&Path::from("probes/none")).await {
+        match self.probed.head(&Path::from("probes/none")).await {
             Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(StoreError::of(error)),
         }
     }
 

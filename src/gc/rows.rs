@@ -59,7 +59,6 @@ async fn look_at(
         .try_collect()
         .await?;
     for lost in still_referenced(db, lost).await? {
-        tracing::error!(owner = lost.owner, key = %lost.key, reason = lost.reason, "an object is lost");
         report.add_lost(lost);
     }
     Ok(())

@@ -61,7 +61,12 @@ pub(super) fn check_version(data: &Path, bin: &Path, version: u32) -> Result<(),
     let cluster = folder(data);
     let found = match std::fs::read_to_string(cluster.join("PG_VERSION")) {
         Ok(found) => found.trim().to_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // That the folder cannot be made at all is for others to say.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(());
+        }
         Err(error) => return Err(error.into()),
     };
     match found == version.to_string() {

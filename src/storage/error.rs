@@ -112,13 +112,13 @@ pub enum StoreError {
     #[error("the folder cannot be made")]
     Folder(#[from] io::Error),
     #[error("its settings in the environment are not complete")]
-    Settings(#[source] object_store::Error),
+    Settings(#[source] Cause),
     #[error("the bucket or container does not exist: make it, or correct the URL")]
-    NoContainer(#[source] object_store::Error),
+    NoContainer(#[source] Cause),
     #[error("it refuses access: check the credentials in the environment and what they may do")]
-    Denied(#[source] object_store::Error),
+    Denied(#[source] Cause),
     #[error("it does not answer: check the URL, the endpoint in the environment and the network")]
-    Unreachable(#[from] object_store::Error),
+    Unreachable(#[source] Cause),
     #[error(
         "it gave no answer within {} s: check the endpoint in the environment and the network",
         .0.as_secs()
@@ -140,15 +140,41 @@ pub enum StoreError {
 impl StoreError {
     pub(super) fn of(source: object_store::Error) -> Self {
         match &source {
-            object_store::Error::NotFound { .. } => Self::NoContainer(source),
+            object_store::Error::NotFound { .. } => Self::NoContainer(Cause::of(&source)),
             object_store::Error::PermissionDenied { .. }
-            | object_store::Error::Unauthenticated { .. } => Self::Denied(source),
+            | object_store::Error::Unauthenticated { .. } => Self::Denied(Cause::of(&source)),
             _ => match io_kind(&source) {
                 Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-                    Self::Denied(source)
+                    Self::Denied(Cause::of(&source))
                 }
-                _ => Self::Unreachable(source),
+                _ => Self::Unreachable(Cause::of(&source)),
             },
+        }
+    }
+}
+
+/// What lies at the root of an error, in a line.
+///
+/// The error itself repeats the request and the answer at each of its levels.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(String);
+
+impl Cause {
+    pub(super) fn of(error: &object_store::Error) -> Self {
+        let mut root: &dyn Error = error;
+        while let Some(source) = root.source() {
+            root = source;
+        }
+        let text = root.to_string();
+        let tag = |name: &str| {
+            let (_, rest) = text.split_once(&format!("<{name}>"))?;
+            Some(rest.split_once('<')?.0.trim())
+        };
+        match (tag("Code"), tag("Message")) {
+            (Some(code), Some(message)) => Self(format!("{code}: {message}")),
+            (Some(code), None) => Self(code.to_owned()),
+            (None, _) => Self(text.trim().trim_end_matches(':').to_owned()),
         }
     }
 }

@@ -11,7 +11,7 @@ use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
-use super::error::StoreError;
+use super::error::{Cause, StoreError};
 use super::{ANSWER, Storage};
 
 /// For a connection to a store.
@@ -40,8 +40,10 @@ fn open_folder(place: &str) -> Result<Storage, StoreError> {
     std::fs::create_dir_all(place)?;
     let folder = std::fs::canonicalize(place)?;
     // A row that is committed must not lose its object to a power failure, so files and folders are synced first.
-    let store =
-        LocalFileSystem::new_with_prefix(&folder)?.with_automatic_cleanup(true).with_fsync(true);
+    let store = LocalFileSystem::new_with_prefix(&folder)
+        .map_err(StoreError::of)?
+        .with_automatic_cleanup(true)
+        .with_fsync(true);
     let store: Arc<dyn ObjectStore> = Arc::new(store);
     Ok(Storage { probed: store.clone(), store, folder: Some(folder.into()), answer: None })
 }
@@ -86,7 +88,7 @@ macro_rules! configured {
             Ok(key) => builder.with_config(key, value),
             Err(_) => builder,
         });
-        Box::new(builder.build().map_err(StoreError::Settings)?)
+        Box::new(builder.build().map_err(|error| StoreError::Settings(Cause::of(&error)))?)
     }};
 }
 

@@ -226,7 +226,7 @@ mod tests {
     async fn what_is_away_for_a_while_is_tried_again_until_it_is_back() {
         let progress = Progress::new(JobId::generate());
         let (began, attempts) = (Instant::now(), Cell::new(0));
-        let back_at = began + Duration::from_millis(1500);
+        let back_at = began + Duration::from_millis(600);
 
         let done = repeat(
             &progress,

@@ -231,8 +231,10 @@ fn a_state_on_disk_is_the_state_to_the_bit() {
     training.run(&mut |_| Flow::Continue).unwrap();
     let state = training.state();
 
-    let read = TrainerState::from_safetensors(&state.to_safetensors().unwrap()).unwrap();
+    let file = state.to_safetensors().unwrap();
+    let read = TrainerState::from_safetensors(&file).unwrap();
 
+    assert!(read.to_safetensors().unwrap() == file, "the same state, other bytes");
     assert_eq!((read.step, read.parameters.len()), (2, state.parameters.len()));
     let bits = |x: &Tensor| -> Vec<u32> {
         let values = x.flatten_all().unwrap().to_vec1::<f32>().unwrap();

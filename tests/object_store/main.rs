@@ -45,6 +45,14 @@ fn seaweedfs_keeps_objects() {
 }
 
 #[test]
+fn wrong_credentials_are_said_to_be() {
+    let server = SeaweedFs::start();
+    let mut settings = server.settings();
+    settings.push(("AWS_SECRET_ACCESS_KEY".to_owned(), "wrong".to_owned()));
+    in_process_of_its_own("suite::wrong_credentials", &settings);
+}
+
+#[test]
 fn moto_keeps_objects() {
     in_process_of_its_own("suite::suite", &Moto::start().settings());
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use reqwest::Method;
 use sha2::{Digest, Sha256};
 
 /// Variables of the environment.
@@ -75,12 +76,13 @@ fn s3(place: &str, port: u16) -> Settings {
     ])
 }
 
-/// Sends a request and waits until the server takes it.
-fn until_done(url: &str, headers: &[(&str, String)]) {
+/// Sends a request without a body and waits until the server takes it.
+fn until_done(method: Method, url: &str, headers: &[(&str, String)]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limit = Instant::now() + Duration::from_secs(60);
     loop {
-        let mut request = reqwest::Client::new().put(url).header("content-length", "0");
+        let mut request =
+            reqwest::Client::new().request(method.clone(), url).header("content-length", "0");
         for (name, value) in headers {
             request = request.header(*name, value);
         }
@@ -106,7 +108,7 @@ impl Moto {
         command.args(["-H", "127.0.0.1", "-p", &port.to_string()]);
         let folder = tempfile::tempdir().unwrap();
         let server = Server::start(command, port, folder, "run make object-stores");
-        until_done(&format!("http://127.0.0.1:{port}/vstar"), &[]);
+        until_done(Method::PUT, &format!("http://127.0.0.1:{port}/vstar"), &[]);
         Self { port, _server: server }
     }
 
@@ -121,23 +123,34 @@ pub(crate) struct SeaweedFs {
     _server: Server,
 }
 
+/// One user, who may use one bucket.
+const SEAWEEDFS_USERS: &str = r#"{ "identities": [{
+    "name": "test",
+    "credentials": [{ "accessKey": "test", "secretKey": "test" }],
+    "actions": ["Read:vstar", "Write:vstar", "List:vstar"]
+}] }"#;
+
 impl SeaweedFs {
     pub(crate) fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Each of its parts has a second port, ten thousand above its first.
         let ports = [(); 4].map(|()| free_port(10_000));
+        let users = folder.path().join("s3.json");
+        std::fs::write(&users, SEAWEEDFS_USERS).unwrap();
         let mut command = Command::new("weed");
         command
             .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"])
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=20"])
             .arg("-master.volumeSizeLimitMB=256")
             .arg(format!("-dir={}", folder.path().display()))
+            .arg(format!("-s3.config={}", users.display()))
             .arg(format!("-s3.port={}", ports[0]))
             .arg(format!("-master.port={}", ports[1]))
             .arg(format!("-volume.port={}", ports[2]))
             .arg(format!("-filer.port={}", ports[3]));
         let server = Server::start(command, ports[0], folder, "run make object-stores");
-        until_done(&format!("http://127.0.0.1:{}/vstar", ports[0]), &[]);
+        // A folder of its files is a bucket. This user may not make one.
+        until_done(Method::POST, &format!("http://127.0.0.1:{}/buckets/vstar/", ports[3]), &[]);
         Self { port: ports[0], _server: server }
     }
 
@@ -200,7 +213,7 @@ impl Azurite {
             ("x-ms-version", version.to_owned()),
             ("authorization", format!("SharedKey {account}:{signature}")),
         ];
-        until_done(&url, &headers);
+        until_done(Method::PUT, &url, &headers);
     }
 }
 

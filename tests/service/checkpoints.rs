@@ -8,6 +8,7 @@ use chrono::Utc;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::db;
+use vstar::db::job::NewJob;
 use vstar::domain::checkpoint::Checkpoint;
 use vstar::domain::id::{JobId, TrainingId};
 use vstar::domain::storage_key::StorageKey;
@@ -214,7 +215,7 @@ async fn the_newest_whole_checkpoint_counts(db: PgPool) {
                     storage.delete(&checkpoint.storage_key).await.unwrap();
                 }
             }
-            _ => storage.write(newest, bytes).await.unwrap(),
+            _ => storage.replace(newest, bytes).await.unwrap(),
         }
 
         whole.start_worker(config(&slow));
@@ -294,7 +295,7 @@ async fn a_checkpoint_counts_with_the_lease_it_was_written_under_and_the_newest_
 ) {
     let service = Service::start(db).await;
     let job_id = JobId::generate();
-    db::job::enqueue(&service.db, job_id, &any_task(), 1).await.unwrap();
+    db::job::enqueue(&service.db, NewJob::new(job_id, &any_task(), 1, 1.0)).await.unwrap();
     let leased = lease(&service.db, "late", Duration::from_secs(60)).await.unwrap();
     let checkpoint = |step: i32| Checkpoint {
         step,

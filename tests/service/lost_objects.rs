@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use serde_json::json;
 use sqlx::PgPool;
@@ -52,7 +53,9 @@ async fn a_damaged_or_missing_delta_is_not_served_in_any_format(db: PgPool) {
     let service = Service::start(db.clone()).await;
     let concept_id: ConceptId = service.concept_with_photos("rex", 4).await.parse().unwrap();
     let job_id = JobId::generate();
-    vstar::db::job::enqueue(&db, job_id, &any_task(), 1).await.unwrap();
+    vstar::db::job::enqueue(&db, vstar::db::job::NewJob::new(job_id, &any_task(), 1, 1.0))
+        .await
+        .unwrap();
     let delta_id = service.record_delta(job_id, concept_id, DIGEST).await.to_string();
     let key = StorageKey::stored(&format!("jobs/{job_id}/delta"));
 
@@ -110,6 +113,8 @@ async fn an_upload_to_a_store_that_is_silent_ends_and_leaves_nothing_half(db: Pg
         assert_eq!((answer.header("retry-after"), &answer.body["retryable"]), ("5", &json!(true)));
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
         assert_eq!(service.contents().await, before);
+        let objects: Vec<_> = service.storage.list("concepts").try_collect().await.unwrap();
+        assert!(objects.is_empty(), "{objects:?}");
         store.heal();
     }
 

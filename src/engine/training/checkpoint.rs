@@ -1,7 +1,8 @@
 //! A training's state as a file, to go on from in another process.
 //!
 //! The file is safetensors. Each trained tensor has three entries of one shape, in f32: `value.NAME`, `first_moment.NAME` and
-//! `second_moment.NAME`. The header has the format with its version, the number of steps taken, and the names in their order.
+//! `second_moment.NAME`. The header has one entry, a JSON object with the format and its version, the number of steps taken, and
+//! the names in their order. (Several entries would be written in the order of a hash map.)
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -9,11 +10,21 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::{Dtype, View};
 use safetensors::{SafeTensorError, SafeTensors};
+use serde::{Deserialize, Serialize};
 
 use super::state::{ParameterState, TrainerState};
 use crate::engine::error::{EngineError, Result};
 
 const FORMAT: &str = "vstar-training-state-1";
+/// The entry of the header.
+const ENTRY: &str = "training_state";
+
+#[derive(Serialize, Deserialize)]
+struct Header {
+    format: String,
+    step: usize,
+    parameters: Vec<String>,
+}
 
 impl TrainerState {
     /// The same state in host memory. Nothing is copied if it is there already.
@@ -30,7 +41,7 @@ impl TrainerState {
         Ok(Self { step: self.step, parameters: parameters.collect::<Result<_>>()? })
     }
 
-    /// The file of a state; [`Self::from_safetensors`] gives the same state to the bit.
+    /// The file of a state; [`Self::from_safetensors`] gives the same state to the bit. The same state gives the same bytes.
     ///
     /// # Errors
     /// [`EngineError::Tensor`] if the device fails.
@@ -42,15 +53,17 @@ impl TrainerState {
                 entries.push((format!("{part}.{}", parameter.name), Entry(tensor.contiguous()?)));
             }
         }
-        let names: Vec<&str> = self.parameters.iter().map(|one| one.name.as_str()).collect();
-        let header = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
-            ("step".to_owned(), self.step.to_string()),
-            ("parameters".to_owned(), names.join(",")),
-        ]);
-        safetensors::serialize(entries, Some(header)).map_err(|error| {
-            EngineError::InvalidInput(format!("the training's state cannot be written: {error}"))
-        })
+        let unwritable = |reason: &dyn std::fmt::Display| {
+            EngineError::InvalidInput(format!("the training's state cannot be written: {reason}"))
+        };
+        let header = Header {
+            format: FORMAT.to_owned(),
+            step: self.step,
+            parameters: self.parameters.iter().map(|one| one.name.clone()).collect(),
+        };
+        let header = serde_json::to_string(&header).map_err(|error| unwritable(&error))?;
+        let header = HashMap::from([(ENTRY.to_owned(), header)]);
+        safetensors::serialize(entries, Some(header)).map_err(|error| unwritable(&error))
     }
 
     /// Reads a file that [`Self::to_safetensors`] wrote, into host memory.
@@ -60,26 +73,23 @@ impl TrainerState {
     pub fn from_safetensors(bytes: &[u8]) -> Result<Self> {
         let unreadable = |error: SafeTensorError| not_a_state(&error);
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(unreadable)?;
-        let header = header.metadata().clone().unwrap_or_default();
-        let entry = |name: &str| {
-            let entry = header.get(name).map(String::as_str);
-            entry.ok_or_else(|| not_a_state(&format_args!("its header names no {name}")))
-        };
-        if entry("format")? != FORMAT {
-            return Err(not_a_state(&format_args!("its header does not say `format: {FORMAT}`")));
+        let header = header.metadata().as_ref().and_then(|header| header.get(ENTRY));
+        let header = header.ok_or_else(|| not_a_state(&format_args!("it has no `{ENTRY}`")))?;
+        let header: Header = serde_json::from_str(header).map_err(|error| not_a_state(&error))?;
+        if header.format != FORMAT {
+            return Err(not_a_state(&format_args!("its format is not {FORMAT}")));
         }
-        let step = entry("step")?.parse().map_err(|error| not_a_state(&error))?;
         let file = SafeTensors::deserialize(bytes).map_err(unreadable)?;
         let read = |part: &str, name: &str| read_tensor(&file, &format!("{part}.{name}"));
-        let parameters = entry("parameters")?.split(',').map(|name| {
+        let parameters = header.parameters.into_iter().map(|name| {
             Ok(ParameterState {
-                name: name.to_owned(),
-                value: read("value", name)?,
-                first_moment: read("first_moment", name)?,
-                second_moment: read("second_moment", name)?,
+                value: read("value", &name)?,
+                first_moment: read("first_moment", &name)?,
+                second_moment: read("second_moment", &name)?,
+                name,
             })
         });
-        Ok(Self { step, parameters: parameters.collect::<Result<_>>()? })
+        Ok(Self { step: header.step, parameters: parameters.collect::<Result<_>>()? })
     }
 }
 

@@ -73,7 +73,8 @@ mod tests {
         for cost in [1, 20, 400, 5_000].map(Duration::from_millis) {
             let share = share(cost);
 
-            assert!(share <= 0.02, "{cost:?}: {share}");
+            // The time after the last checkpoint is not over yet.
+            assert!(share <= 0.0206, "{cost:?}: {share}");
             let sparing = 0.9 * (cost.as_secs_f64() / (cost.as_secs_f64() + 1.0)).min(0.02);
             assert!(share >= sparing, "{cost:?}: {share}, too seldom");
         }
