@@ -14,7 +14,7 @@ use crate::world::{LEASE, Setup, World};
 
 /// A sample that takes longer than a lease.
 fn long_sample() -> Value {
-    sample_of("a dog", 1, 12, 900)
+    sample_of("a dog", 1, 4, 900)
 }
 
 pub(crate) async fn longer_than_the_lease(run: Run) -> Result<()> {

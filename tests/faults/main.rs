@@ -99,7 +99,7 @@ fn main() -> ExitCode {
             "no effect: database time only", 1, clock::an_hour_off;
         "upgraded", "database and objects of version 0.1.0 with jobs running",
             "upgraded in place, every job ends", 1, upgrade::in_place;
-        "gc_beside_writers", "gc without grace in a loop beside uploads and trainings",
+        "gc_beside_writers", "gc with 5 s of grace in a loop beside uploads and trainings",
             "nothing that is referenced goes", 1, gc::beside_writers;
         "mixed_load", "20 trainings and 500 samples on two workers, one killed every 10 s for 5 minutes",
             "nothing lost, nothing doubled, delta bytes equal", 1, mixed::load;
