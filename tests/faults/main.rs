@@ -108,13 +108,18 @@ fn main() -> ExitCode {
     // The machine's cores are the limit: a fault that waits for a lease leaves them to the others.
     arguments.test_threads.get_or_insert(if report::is_long() { 1 } else { 3 });
     let chosen = |fault: &Fault| {
-        names.is_empty() || names.iter().any(|name| fault.name.contains(name.as_str()))
+        let is_named = |name: &String| match arguments.exact {
+            true => fault.name == name,
+            false => fault.name.contains(name.as_str()),
+        };
+        names.is_empty() || names.iter().any(is_named)
     };
     let trials = faults.iter().filter(|(fault, _)| chosen(fault)).map(|(fault, run)| {
         let (fault, run) = (*fault, *run);
         Trial::test(fault.name, move || run(Run::new(fault)))
     });
     let trials = trials.collect();
+    arguments.exact = false; // what is left is what was named
     let conclusion = libtest_mimic::run(&arguments, trials);
     if !arguments.list {
         let order: Vec<Fault> = faults.iter().map(|(fault, _)| *fault).collect();

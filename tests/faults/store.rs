@@ -18,7 +18,7 @@ pub(crate) struct S3Server {
 }
 
 impl S3Server {
-    /// Starts the server and makes the bucket.
+    /// Starts the server and makes the bucket; returns when it takes objects, whose volumes it makes at the first of them.
     pub(crate) async fn start(log: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("vstar-faults-s3-").tempdir()?;
         let [port, master, volume, filer] = ports();
@@ -37,6 +37,11 @@ impl S3Server {
         let bucket = format!("http://127.0.0.1:{port}/{BUCKET}");
         until("the S3 server makes a bucket", Duration::from_secs(90), async || {
             let request = http.put(&bucket).header("content-length", "0");
+            request.send().await.is_ok_and(|answer| answer.status().is_success())
+        })
+        .await?;
+        until("the S3 server takes an object", Duration::from_secs(90), async || {
+            let request = http.put(format!("{bucket}/first")).body("first");
             request.send().await.is_ok_and(|answer| answer.status().is_success())
         })
         .await?;
