@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::client::{has_ended, state, uuid_of};
+use crate::client::{Client, has_ended, state, uuid_of};
 use crate::postgres::Postgres;
 use crate::process::{Process, free_port, until};
 use crate::program::repository;
@@ -56,12 +56,18 @@ pub(crate) async fn in_place(run: Run) -> Result<()> {
         // Two API processes of today start at once, then a worker.
         let url = postgres.url();
         let mut second = Command::new(crate::program::path());
-        second.args(["serve", "--no-worker", "--listen", &format!("127.0.0.1:{}", free_port())]);
+        let port = free_port();
+        second.args(["serve", "--no-worker", "--listen", &format!("127.0.0.1:{port}")]);
         second.env("DATABASE_URL", &url).env("VSTAR_OBJECT_STORE", objects.path());
         second.env("VSTAR_BASE_MODEL", repository("models/tiny"));
         let mut second = Process::start(second, &log(run.fault.name, "api-2"))?;
         let setup = Setup { objects: Some(objects.path().to_owned()), ..Setup::workers(1) };
         let world = World::on(run.fault.name, postgres, setup).await?;
+        let client = Client::new(port);
+        until("the second API answers", Duration::from_secs(60), async || {
+            second.ended().is_some() || client.is_ready().await
+        })
+        .await?;
         ensure!(second.ended().is_none(), "the second API ended: {}", second.log_tail());
         second.terminate(Duration::from_secs(30)).await?;
 
