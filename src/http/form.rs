@@ -21,7 +21,7 @@ use super::error::ApiError;
 use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
 
-/// The largest upload: a few dozen photos of the largest size.
+/// The largest form: a few dozen photos of the largest size.
 pub(crate) const MAX_UPLOAD_BYTES: usize = 512 * 1024 * 1024;
 
 /// The most bytes in which the parser may find neither the beginning of a part nor content.
