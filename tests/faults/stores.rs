@@ -111,7 +111,7 @@ pub(crate) async fn slow(run: Run) -> Result<()> {
     let (world, proxy) = (&behind.world, &behind.proxy);
 
     run.rounds(1, async |round| {
-        proxy.set(Fault::Slow(Duration::from_millis(300)));
+        proxy.set(Fault::Slow(Duration::from_millis(if is_long() { 300 } else { 50 })));
         let training = world.client.start("/v1/trainings", &training_of("dog", STEPS)).await?;
         let samples = [world.client.start("/v1/samples", &sample()).await?];
         let (handle, uploaded) = behind.upload(round, "slow").await?;

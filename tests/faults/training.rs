@@ -8,9 +8,9 @@ use crate::client::{has_ended, state, step_of, training_of};
 use crate::report::{Figures, Run, figures};
 use crate::world::{LEASE, Setup, World, attempts};
 
-pub(crate) const STEPS: u64 = 200;
+pub(crate) const STEPS: u64 = 120;
 /// How often the workers of these tests store a checkpoint.
-pub(crate) const INTERVAL: u64 = 20;
+pub(crate) const INTERVAL: u64 = 15;
 /// How long a worker may take to end after SIGTERM in a training, which stops at its next step.
 const EXIT: Duration = Duration::from_secs(10);
 
