@@ -125,10 +125,11 @@ impl Service {
 /// # Errors
 /// If it cannot start, or a part of it ended by itself.
 pub async fn serve(settings: &ServeSettings) -> Result<()> {
-    let service = Service::start(settings).await?;
+    let mut signals = Signals::listen()?;
+    let service = signals.or_end_at_once(Service::start(settings)).await?;
     let Service { shutdown, ending, tasks, database, .. } = service;
     // The listener stays open, so that whoever looks at /readyz sees that it is to look elsewhere.
-    run_to_end(tasks, shutdown, &ending, database, ending.drain_grace).await
+    run_to_end(signals, tasks, shutdown, &ending, database, ending.drain_grace).await
 }
 
 /// `vstar work`: a worker alone, for one device.
@@ -136,6 +137,15 @@ pub async fn serve(settings: &ServeSettings) -> Result<()> {
 /// # Errors
 /// As for [`serve()`].
 pub async fn work(settings: &Settings) -> Result<()> {
+    let mut signals = Signals::listen()?;
+    let (worker, database) = signals.or_end_at_once(start_worker(settings)).await?;
+    let shutdown = Shutdown::default();
+    let mut tasks = Tasks::default();
+    tasks.spawn("the worker", worker.run(shutdown.clone()));
+    run_to_end(signals, tasks, shutdown, &settings.ending, database, Duration::ZERO).await
+}
+
+async fn start_worker(settings: &Settings) -> Result<(Worker, Database)> {
     settings.ending.check().map_err(anyhow::Error::msg)?;
     checks::check(settings, Use::WorkerAlone).await?;
     let database = Database::open(settings, "").await?;
@@ -146,11 +156,7 @@ pub async fn work(settings: &Settings) -> Result<()> {
     publish(&model.folder, &storage).await?;
     let deltas = delta_store(&storage, &model.folder, settings);
     let config = WorkerConfig::from(&settings.worker);
-    let worker = Worker::new(database.pool.clone(), storage, deltas, model, config)?;
-    let shutdown = Shutdown::default();
-    let mut tasks = Tasks::default();
-    tasks.spawn("the worker", worker.run(shutdown.clone()));
-    run_to_end(tasks, shutdown, &settings.ending, database, Duration::ZERO).await
+    Ok((Worker::new(database.pool.clone(), storage, deltas, model, config)?, database))
 }
 
 /// `vstar gc`: deletes objects that nothing refers to, and reports rows whose object is gone. A private Postgres may be in
@@ -189,13 +195,13 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
 ///
 /// - `open_for`: how long everything stays reachable after the signal
 async fn run_to_end(
+    mut signals: Signals,
     mut tasks: Tasks,
     shutdown: Shutdown,
     ending: &EndingSettings,
     database: Database,
     open_for: Duration,
 ) -> Result<()> {
-    let mut signals = Signals::listen()?;
     let failure = tokio::select! {
         (name, _) = signals.next() => {
             tracing::info!("{name}: ending");

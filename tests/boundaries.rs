@@ -169,6 +169,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "demo",
             "http",
             "main",
+            "reaper",
             "replay",
             "serve",
             "storage",
@@ -187,7 +188,8 @@ const SQL: &str = "db";
 const UNSAFE: &[&str] = &[
     "allocator.rs",
     "main.rs",
-    "postgres.rs",
+    "postgres/",
+    "shutdown.rs",
     "engine/device.rs",
     "engine/ops/",
     "engine/weights/shard.rs",

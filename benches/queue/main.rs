@@ -61,7 +61,9 @@ async fn run(args: &Args) -> Result<()> {
         .after_connect(|connection, _| {
             Box::pin(async move {
                 // As in the program itself.
-                sqlx::query("set enable_seqscan = off").execute(connection).await?;
+                sqlx::raw_sql("set enable_seqscan = off; set jit = off")
+                    .execute(connection)
+                    .await?;
                 Ok(())
             })
         })

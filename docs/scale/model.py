@@ -14,13 +14,13 @@ import heapq
 import math
 import random
 
-# Seconds of a core of Postgres per statement, from `cargo bench --bench queue`: cores over statements per second.
+# Seconds of a core of Postgres per statement.
 MEASURED = {
-    "enqueue": 2 / 1500,  # one job, with the lock, the count and the place
-    "claim": 2 / 1500,  # one claim of up to eight jobs
-    "claimed_job": 0.0,  # each further job of a claim
-    "report": 2 / 2800,  # one renewal of a lease with progress
-    "end": 2 / 2800,  # the transaction that ends a job
+    "enqueue": 0.31e-3,  # one job, with its place
+    "claim": 0.40e-3,  # one claim of one job
+    "claimed_job": 0.13e-3,  # each further job of a claim
+    "report": 0.18e-3,  # one renewal of a lease with progress
+    "end": 0.25e-3,  # the end of a job
 }
 
 # What a job does. A training is 250 steps on a GPU; a batch is eight samples of 50 steps.

@@ -18,9 +18,11 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
 use super::error::ApiError;
-use super::upload::MAX_UPLOAD_BYTES;
 use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
+
+/// The largest form: a few dozen photos of the largest size.
+pub(crate) const MAX_UPLOAD_BYTES: usize = 512 * 1024 * 1024;
 
 /// The most bytes in which the parser may find neither the beginning of a part nor content.
 const MAX_UNREAD: usize = 64 * 1024;

@@ -58,6 +58,8 @@ pub(crate) async fn with_patience(
 struct PatientBody {
     body: Body,
     gave_up: Arc<AtomicBool>,
+    /// Whether its error has been told. Whoever reads on finds the end.
+    has_failed: bool,
     /// Whether the client is waited for. While the handler does other things, the time does not count.
     is_waiting: bool,
     quiet: Pin<Box<Sleep>>,
@@ -72,7 +74,7 @@ impl PatientBody {
             tokio::time::sleep(CLOSING_LIMIT).await;
         });
         let quiet = Box::pin(tokio::time::sleep(QUIET_LIMIT));
-        Self { body, gave_up, is_waiting: false, quiet, closed }
+        Self { body, gave_up, has_failed: false, is_waiting: false, quiet, closed }
     }
 }
 
@@ -84,6 +86,9 @@ impl HttpBody for PatientBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::BoxError>>> {
+        if self.has_failed {
+            return Poll::Ready(None);
+        }
         let over = self.closed.as_mut().poll(context).is_ready();
         if !over && let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             self.is_waiting = false;
@@ -94,6 +99,7 @@ impl HttpBody for PatientBody {
             self.quiet.as_mut().reset(Instant::now() + QUIET_LIMIT);
         }
         if over || self.quiet.as_mut().poll(context).is_ready() {
+            self.has_failed = true;
             self.gave_up.store(true, Ordering::Relaxed);
             return Poll::Ready(Some(Err("the body did not come in time".into())));
         }

@@ -14,8 +14,8 @@ use utoipa_axum::routes;
 
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
+use super::form::MAX_UPLOAD_BYTES;
 use super::patience::with_patience;
-use super::upload::MAX_UPLOAD_BYTES;
 use super::{
     capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
     manifest, merge, preference, preview, sample, training, upload,

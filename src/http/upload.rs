@@ -18,9 +18,6 @@ use crate::domain::concept::Concept;
 use crate::domain::image::{Image, MAX_PHOTO_BYTES, MAX_PHOTOS};
 use crate::domain::invalid::{FieldError, Invalid};
 
-/// The largest upload: a few dozen photos of the largest size.
-pub(crate) const MAX_UPLOAD_BYTES: usize = 512 * 1024 * 1024;
-
 /// Photos to add.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes the form; the parts are read one by one")]

@@ -119,7 +119,9 @@ async fn pool(options: PgConnectOptions) -> Result<PgPool> {
         // reads the whole table after it has grown (ADR 0013).
         .after_connect(|connection, _| {
             Box::pin(async move {
-                connection.execute("set enable_seqscan = off").await?;
+                // With it, a plan's estimate may be so high that the server compiles it, which takes a thousand times as long
+                // as the statement.
+                connection.execute("set enable_seqscan = off; set jit = off").await?;
                 Ok(())
             })
         });

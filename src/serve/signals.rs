@@ -32,6 +32,17 @@ impl Signals {
         }
     }
 
+    /// Does the work of a start. A signal ends the process at once meanwhile, since it has nothing to end in order yet.
+    pub(super) async fn or_end_at_once<T>(&mut self, start: impl Future<Output = T>) -> T {
+        tokio::select! {
+            started = start => started,
+            (name, code) = self.next() => {
+                tracing::warn!("{name} before the start was complete: ending at once");
+                exit_at_once(code)
+            }
+        }
+    }
+
     /// The next signal ends the process at once. What it held is taken up when its leases end.
     pub(super) fn end_at_once(mut self) {
         tokio::spawn(async move {

@@ -58,6 +58,11 @@ pub(crate) fn training(seed: u64) -> Value {
     json!({ "concepts": ["dog"], "recipe": recipe, "seed": seed })
 }
 
+/// Whether a training has taken more than so many optimizer steps.
+fn is_beyond(job: &Answer, step: usize) -> bool {
+    job.body["phase"] == "optimizing" && job.body["progress"]["step"].as_u64() > Some(step as u64)
+}
+
 pub(crate) async fn start(whole: &Whole) -> String {
     let started = whole.service.post("/v1/trainings", training(1)).await;
     assert_eq!(started.status, 202, "{started:?}");
@@ -161,7 +166,7 @@ async fn a_training_that_is_handed_back_repeats_no_step(db: PgPool) {
     let images = all_steps - STEPS;
 
     let path = start(&whole).await;
-    whole.wait_for(&path, |job| job.body["progress"]["step"].as_u64() > Some(15)).await;
+    whole.wait_for(&path, |job| is_beyond(job, 15)).await;
     whole.end_worker().await;
 
     let queued = whole.service.get(&path).await;
@@ -177,8 +182,7 @@ async fn a_training_that_is_handed_back_repeats_no_step(db: PgPool) {
     );
 
     whole.start_worker(config(&slow));
-    let goes_on = |job: &Answer| job.body["progress"]["step"].as_u64() > Some(stopped_at as u64);
-    let resumed = whole.wait_for(&path, goes_on).await;
+    let resumed = whole.wait_for(&path, |job| is_beyond(job, stopped_at)).await;
     // The speed is that of this attempt: more than 20 steps a second are not possible.
     assert!(resumed.body["progress"]["steps_per_second"].as_f64() < Some(20.0), "{resumed:?}");
     assert!(result(&whole, &path).await == undisturbed, "another delta or another curve");

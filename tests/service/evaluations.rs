@@ -342,7 +342,7 @@ async fn what_a_request_can_tell_is_told_before_anything_is_queued(db: PgPool) {
         ),
         (
             json!({ "subjects": rex(), "prompts": ["a"], "held_out": { "set": "\0" } }),
-            "unknown_image_set",
+            "invalid_value",
             "/held_out/set",
         ),
         (

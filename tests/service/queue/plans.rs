@@ -32,7 +32,8 @@ async fn fill(db: &mut PgConnection) {
 /// The statement in a source file that begins with these words.
 fn statement(source: &str, begin: &str) -> String {
     let from = source.find(begin).unwrap();
-    let to = source[from..].find("\"#,").or_else(|| source[from..].find("\",\n")).unwrap();
+    let ends = ["\"#,", "\",\n"].map(|end| source[from..].find(end));
+    let to = ends.into_iter().flatten().min().unwrap();
     format!("explain (analyze, buffers, format json) {}", &source[from..from + to])
 }
 
