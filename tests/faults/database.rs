@@ -19,7 +19,7 @@ pub(crate) async fn killed(run: Run) -> Result<()> {
     let world = World::start(&run, Setup::workers(2).checkpoint_every(INTERVAL)).await?;
     world.client.concept("dog", "dog").await?;
     let undisturbed = world.undisturbed("dog", STEPS).await?;
-    let sample = sample_of("a dog", 1, 2, 300);
+    let sample = sample_of("a dog", 1, 2, 150);
     let path = world.client.start("/v1/samples", &sample).await?;
     let images = world.client.image_digests(&world.client.succeeded(&path).await?).await?;
 

@@ -200,7 +200,7 @@ fn lines() -> Vec<Line> {
 pub(crate) fn write_table(faults: &[Fault]) -> Result<()> {
     let lines = lines();
     let mut table =
-        String::from("| fault | times | must hold | held | worst |\n|---|---|---|---|---|\n");
+        String::from("| fault | times | held | must hold | worst |\n|---|---|---|---|---|\n");
     for fault in faults {
         let rounds: Vec<_> = lines
             .iter()
@@ -216,8 +216,9 @@ pub(crate) fn write_table(faults: &[Fault]) -> Result<()> {
         }
         let worst: Vec<_> = worst.iter().map(|(name, value)| format!("{value} {name}")).collect();
         table += &format!(
-            "| {} | {times} | {} | {held} of {times} | {} |\n",
+            "| {} | {} | {held} of {times} | {} | {} |\n",
             fault.what,
+            fault.times,
             fault.must,
             worst.join(", ")
         );
