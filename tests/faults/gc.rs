@@ -72,14 +72,15 @@ pub(crate) async fn beside_writers(run: Run) -> Result<()> {
         let report = collect_once(&world).await?;
 
         ensure!(!stray.exists(), "the stray is still there: {report}");
-        for (handle, answer) in uploads.borrow().iter() {
-            check_photos(&world, handle, Some(answer)).await?;
+        let counts = (uploads.borrow().len(), trainings.borrow().len());
+        for (handle, answer) in uploads.take() {
+            check_photos(&world, &handle, Some(&answer)).await?;
         }
-        for path in trainings.borrow().iter() {
-            world.check_training(path, STEPS, &undisturbed).await?;
+        for path in trainings.take() {
+            world.check_training(&path, STEPS, &undisturbed).await?;
         }
-        for path in samples.borrow().iter() {
-            let sample = world.client.succeeded(path).await?;
+        for path in samples.take() {
+            let sample = world.client.succeeded(&path).await?;
             world.client.image_digests(&sample).await?;
         }
         ensure!(
@@ -88,8 +89,8 @@ pub(crate) async fn beside_writers(run: Run) -> Result<()> {
         );
         Ok(figures([
             ("collections", f64::from(collections.get())),
-            ("uploads", uploads.borrow().len() as f64),
-            ("trainings", trainings.borrow().len() as f64),
+            ("uploads", counts.0 as f64),
+            ("trainings", counts.1 as f64),
         ]))
     })
     .await

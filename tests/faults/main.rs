@@ -47,18 +47,21 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 use crate::report::{Fault, Run};
 
+/// What makes a fault happen and looks at what is left.
+type Runner = fn(Run) -> Result<(), Failed>;
+
 /// A fault, and how often it has to be survived.
 macro_rules! faults {
     ($($name:literal, $what:literal, $must:literal, $times:literal, $function:path;)*) => {
         [$((
             Fault { name: $name, what: $what, must: $must, times: $times },
-            (|run: Run| block_on($function(run))) as fn(Run) -> Result<(), Failed>,
+            (|run: Run| block_on($function(run))) as Runner,
         )),*]
     };
 }
 
 fn main() -> ExitCode {
-    let faults: Vec<(Fault, fn(Run) -> Result<(), Failed>)> = Vec::from(faults! {
+    let faults: Vec<(Fault, Runner)> = Vec::from(faults! {
         "training_killed", "kill -9 of a worker at a random moment of a training",
             "ends once, delta bytes equal, whole curve, no more steps repeated than a checkpoint interval", 20, training::killed;
         "training_terminated", "SIGTERM of a worker in a training, restart",

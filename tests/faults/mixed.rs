@@ -40,7 +40,7 @@ impl Load {
         let mut body = json!({
             "prompt": "photo of a dog", "seed": index, "num_inference_steps": 2, "width": 32, "height": 32,
         });
-        if index % 5 == 0 {
+        if index.is_multiple_of(5) {
             body["concepts"] = json!([{ "delta": delta }]);
         }
         body
@@ -112,14 +112,14 @@ pub(crate) async fn load(run: Run) -> Result<()> {
         asked.and(also).and(killed)?;
 
         let (mut attempts, mut disturbed) = (0, 0);
-        for (index, path) in trainings.borrow().iter().enumerate() {
-            let training = world.check_training(path, STEPS, &deltas[index]).await?;
+        for (index, path) in trainings.take().into_iter().enumerate() {
+            let training = world.check_training(&path, STEPS, &deltas[index]).await?;
             attempts = attempts.max(training["attempt"].as_u64().unwrap_or(0));
             disturbed += u64::from(training["attempt"].as_u64() > Some(1));
         }
-        for (index, path) in samples.borrow().iter().enumerate() {
-            let sample = world.client.succeeded(path).await?;
-            world.has_ended_once(path).await?;
+        for (index, path) in samples.take().into_iter().enumerate() {
+            let sample = world.client.succeeded(&path).await?;
+            world.has_ended_once(&path).await?;
             let found = world.client.image_digests(&sample).await?;
             ensure!(found == images[index], "sample {index} has other images: {}", state(&sample));
             attempts = attempts.max(sample["attempt"].as_u64().unwrap_or(0));
