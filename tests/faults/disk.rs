@@ -85,6 +85,9 @@ pub(crate) async fn full_store(run: Run) -> Result<()> {
         let handle = format!("full-{}", round.number);
         let body = json!({ "handle": handle, "modifier_token": format!("<{handle}>"), "class_noun": "dog" });
         world.client.post("/v1/concepts", &body).await?;
+        // A worker that starts on a full disk says so and ends: it has to be up before.
+        let sample = world.client.start("/v1/samples", &sample_of("a dog", 1, 2, 2)).await?;
+        world.client.succeeded(&sample).await?;
         disk.fill()?;
         let photos = format!("/v1/concepts/{handle}/images");
         let refused = world.client.try_upload(&photos, &photos_of("dog")).await?;

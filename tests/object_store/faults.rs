@@ -25,7 +25,7 @@ fn faults() {
     }
     let storage = Storage::open(&std::env::var(PLACE).unwrap()).unwrap();
     runtime.block_on(async {
-        storage.check().await.unwrap();
+        is_up(&storage).await;
         an_answer_that_is_lost(&storage, &proxy).await;
         a_read_that_is_cut(&storage, &proxy).await;
         a_write_that_is_cut(&storage, &proxy).await;
@@ -34,6 +34,15 @@ fn faults() {
         a_store_that_is_silent(&storage, &proxy).await;
         println!("{} connections were cut", proxy.struck());
     });
+}
+
+/// Waits for a store that has just begun.
+pub(crate) async fn is_up(storage: &Storage) {
+    let began = Instant::now();
+    while let Err(error) = storage.check().await {
+        assert!(began.elapsed() < Duration::from_secs(60), "{error:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
 }
 
 /// The store has created the object, and nobody was told.

@@ -30,7 +30,7 @@ fn suite() {
     let storage = Storage::open(&place).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        storage.check().await.unwrap();
+        crate::faults::is_up(&storage).await;
         objects_are_kept(&storage).await;
         an_object_is_created_once(&storage).await;
         large_objects_are_written_in_parts(&storage).await;
