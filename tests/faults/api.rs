@@ -81,11 +81,14 @@ pub(crate) async fn killed(run: Run) -> Result<()> {
         let acknowledged = asked.concepts.iter().filter(|(_, acknowledged)| *acknowledged).count()
             + asked.uploads.iter().filter(|(_, answer)| answer.is_some()).count()
             + asked.jobs.iter().filter(|(_, _, _, id)| id.is_some()).count();
-        Ok(figures([
+        let mut measured = figures([
             ("requests acknowledged", acknowledged as f64),
-            ("creates repeated by their key", f64::from(lost_answers)),
             ("s to restart", restart.as_secs_f64()),
-        ]))
+        ]);
+        if has_keys {
+            measured.insert("creates repeated by their key".to_owned(), f64::from(lost_answers));
+        }
+        Ok(measured)
     })
     .await
 }

@@ -75,13 +75,13 @@ fn main() -> ExitCode {
         "worker_frozen", "SIGSTOP of a worker past its lease, then SIGCONT",
             "the late worker writes nothing and says so", 10, frozen::past_its_lease;
         "worker_drained", "SIGTERM of a worker whose samples take longer than a lease",
-            "one end, no second worker, exit in time", 3, drain::longer_than_the_lease;
+            "one end, images equal, exit in time", 3, drain::longer_than_the_lease;
         "second_sigterm", "a second SIGTERM in the drain",
             "ends at once, delta bytes equal", 3, drain::second_sigterm;
         "same_name", "kill -9 of a worker, restart under the same name within its lease",
             "taken up once, delta bytes equal", 3, frozen::restarted_under_its_name;
         "api_killed", "kill -9 of the API during uploads and creates",
-            "every acknowledged request is there, no half concept, a repeated create makes one job", 30, api::killed;
+            "every acknowledged request is there, no half concept", 30, api::killed;
         "postgres_killed", "kill -9 of Postgres, restart after 10 s",
             "workers and API recover, no training from step 0, delta bytes equal", 5, database::killed;
         "store_unreachable", "object store unreachable for 60 s",
