@@ -35,7 +35,6 @@ struct Shared {
 /// From where a training goes on.
 #[derive(Clone, Copy, Debug)]
 struct Resumed {
-    step: usize,
     /// The smoothed loss there.
     loss: Option<f64>,
 }
@@ -56,6 +55,8 @@ pub(crate) enum StopReason {
 pub(crate) struct News {
     pub(crate) phase: Option<Phase>,
     phase_began: Option<Instant>,
+    /// The steps that had been taken then.
+    began_at_step: usize,
     pub(crate) progress: Option<job::Progress>,
     pub(crate) metrics: Vec<Metric>,
     /// The newest preview of each image, by its index, with its step. An older one that was not written yet is dropped.
@@ -90,12 +91,12 @@ impl Progress {
         self.shared.job_id
     }
 
-    /// Goes on from a training step: the speed is that of the steps from here on, and the smoothed loss continues.
+    /// Goes on from a training step: the smoothed loss continues.
     ///
     /// - `losses`: those of the steps before, in order
-    pub(crate) fn resume_from(&self, step: usize, losses: impl IntoIterator<Item = f64>) {
+    pub(crate) fn resume_from(&self, losses: impl IntoIterator<Item = f64>) {
         let loss = losses.into_iter().fold(None, |before, loss| Some(smoothed(before, loss)));
-        self.shared.resumed.get_or_init(|| Resumed { step, loss });
+        self.shared.resumed.get_or_init(|| Resumed { loss });
     }
 
     /// Enters a phase.
@@ -104,6 +105,7 @@ impl Progress {
         *news = News {
             phase: Some(phase),
             phase_began: Some(Instant::now()),
+            began_at_step: 0,
             progress: None,
             metrics: std::mem::take(&mut news.metrics),
             previews: std::mem::take(&mut news.previews),
@@ -122,11 +124,13 @@ impl Progress {
     ) -> Flow {
         if self.news().phase != Some(phase) {
             self.enter(phase);
+            // The time of this step has passed already, so it does not count for the speed.
+            self.news().began_at_step = step;
         }
         let resumed = self.shared.resumed.get().filter(|_| phase == Phase::Optimizing);
         let mut news = self.news();
         let elapsed = news.phase_began.map_or(0.0, |began| began.elapsed().as_secs_f64());
-        let steps = step.saturating_sub(resumed.map_or(0, |resumed| resumed.step));
+        let steps = step.saturating_sub(news.began_at_step);
         let steps_per_second = (steps > 0 && elapsed > 0.0).then(|| steps as f64 / elapsed);
         let before = match &news.progress {
             Some(progress) => progress.loss,
@@ -202,6 +206,7 @@ impl Progress {
         let taken = News {
             phase: news.phase,
             phase_began: news.phase_began,
+            began_at_step: news.began_at_step,
             progress: news.progress.clone(),
             metrics: std::mem::take(&mut news.metrics),
             previews: std::mem::take(&mut news.previews),
@@ -323,7 +328,7 @@ mod tests {
 
     #[test]
     fn a_resumed_training_goes_on_with_its_smoothed_loss_and_counts_its_own_steps() {
-        let losses = [3.0, 2.0, 2.5, 1.0];
+        let losses = [3.0, 2.0, 2.5, 1.0, 2.0];
         let undisturbed = Progress::new(JobId::generate());
         let resumed = Progress::new(JobId::generate());
         let step = |progress: &Progress, step: usize| {
@@ -331,22 +336,23 @@ mod tests {
             progress.step(Phase::Optimizing, step, 1_000, Some(loss));
             progress.take_news().news.progress.clone().unwrap()
         };
-        resumed.resume_from(3, losses[..3].iter().copied());
+        resumed.resume_from(losses[..3].iter().copied());
         resumed.step(Phase::Encoding, 1, 4, None);
 
         let (mut expected, mut told) = (None, None);
-        for number in 1..=4 {
+        for number in 1..=5 {
             expected = Some(step(&undisturbed, number));
             std::thread::sleep(std::time::Duration::from_millis(2));
         }
-        for number in 4..=4 {
+        for number in 4..=5 {
             told = Some(step(&resumed, number));
+            std::thread::sleep(std::time::Duration::from_millis(2));
         }
 
         let (expected, told) = (expected.unwrap(), told.unwrap());
-        assert_eq!((told.step, told.loss), (4, expected.loss));
-        // One step, not four, in the time since it went on.
+        assert_eq!((told.step, told.loss), (5, expected.loss));
+        // One step, not five, in the time since the first one had been taken.
         let (rate, eta) = (told.steps_per_second.unwrap(), told.eta_seconds.unwrap());
-        assert!((eta * rate - 996.0).abs() < 1e-6, "{told:?}");
+        assert!((eta * rate - 995.0).abs() < 1e-6, "{told:?}");
     }
 }

@@ -96,7 +96,7 @@ async fn continue_curve(job: &Job, step: i32) -> Result<(), JobError> {
     let limit = i64::from(SMOOTHED_OVER);
     let read = || async { Ok(db::metric::after(db, job_id, after, limit).await?) };
     let curve = job.patiently("reading the loss curve", read).await?;
-    job.progress.resume_from(step as usize, curve.into_iter().map(|point| point.loss));
+    job.progress.resume_from(curve.into_iter().map(|point| point.loss));
     tracing::info!(job.id = %job_id, step, "goes on from a checkpoint");
     Ok(())
 }
