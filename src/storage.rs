@@ -63,7 +63,15 @@ impl Storage {
     /// # Errors
     /// [`StoreError`] if the place is not one; whether it answers is for [`Self::check`] to see.
     pub fn open(place: &str) -> Result<Self, StoreError> {
-        open::open(place)
+        Self::open_with(place, &std::env::vars().collect::<Vec<_>>())
+    }
+
+    /// The same with these settings in place of the environment's.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    pub fn open_with(place: &str, settings: &[(String, String)]) -> Result<Self, StoreError> {
+        open::open(place, settings)
     }
 
     /// Writes, writes again, reads, lists and removes a probe, within some seconds.

@@ -8,7 +8,6 @@ mod samples;
 mod subject;
 
 use sqlx::PgConnection;
-use uuid::Uuid;
 
 use self::check::{check_evaluator, check_numbers, check_prompts};
 pub use self::samples::EvaluatedSample;
@@ -20,7 +19,7 @@ use super::sample::SampleOptions;
 use super::training::with_photos;
 use super::{App, Caller, Refusal};
 use crate::db;
-use crate::db::evaluation::NewSampleJob;
+use crate::db::job::NewJob;
 use crate::domain::code::Code;
 use crate::domain::composition::options::CompositionOptions;
 use crate::domain::concept::{Concept, ConceptRef, ConceptWords};
@@ -31,7 +30,7 @@ use crate::domain::evaluation::prompt_set::PromptSet;
 use crate::domain::evaluation::{
     DEFAULT_IMAGES_PER_PROMPT, EvaluationTask, HeldOut, MAX_EVALUATED_IMAGES, Subject,
 };
-use crate::domain::id::ConceptId;
+use crate::domain::id::{ConceptId, JobId};
 use crate::domain::invalid::{FieldError, Invalid, all_or_errors};
 use crate::domain::job::cost::estimate;
 use crate::domain::job::schedule::Schedule;
@@ -213,22 +212,24 @@ impl App {
         task: EvaluationTask,
         schedule: Schedule,
     ) -> Result<crate::domain::id::EvaluationId, Refusal> {
-        let samples: Vec<_> = task
-            .samples()
-            .into_iter()
-            .map(|sample| {
-                let (task, native_size) =
-                    (Task::Sample(sample.task.clone()), self.model.native_size);
-                let (batch_elements, cost) =
-                    (task.batch_elements(native_size), estimate(&task, native_size));
-                NewSampleJob { sample, batch_elements, cost }
-            })
-            .collect();
-        let id = self.enqueue_waiting(tx, task, schedule, samples.len()).await?;
+        let native_size = self.model.native_size;
+        let (mut tasks, mut places) = (Vec::new(), Vec::new());
+        for sample in task.samples() {
+            let job_id = JobId::generate();
+            places.push((job_id, sample.subject, sample.prompt));
+            tasks.push((job_id, Task::Sample(sample.task)));
+        }
+        let id = self.enqueue_waiting(tx, task, schedule, tasks.len()).await?;
         // Samples of other evaluations get their places in the same way.
         db::job::take_turn(&mut *tx, JobKind::Sample).await?;
-        let rank = schedule.priority.rank_of_samples();
-        db::evaluation::enqueue_samples(tx, id.into(), samples, rank, Uuid::nil()).await?;
+        let of_evaluation = Schedule { priority: schedule.priority, ..Schedule::default() };
+        let jobs = tasks.iter().map(|(job_id, task)| {
+            let elements = task.batch_elements(native_size);
+            let job = NewJob::new(*job_id, task, elements, estimate(task, native_size));
+            NewJob { schedule: of_evaluation, is_of_evaluation: true, ..job }
+        });
+        db::job::enqueue_all(&mut *tx, &jobs.collect::<Vec<_>>()).await?;
+        db::evaluation::link_samples(tx, id.into(), &places).await?;
         Ok(id)
     }
 }

@@ -8,9 +8,8 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use crate::domain::evaluation::EvaluationSample;
 use crate::domain::id::{JobId, SampleId};
-use crate::domain::job::{Failure, JobKind, JobState, Task};
+use crate::domain::job::{Failure, JobState};
 
 /// A sample of an evaluation and how it stands.
 #[derive(Clone, Debug)]
@@ -22,84 +21,27 @@ pub struct EvaluationSampleState {
     pub error: Option<Failure>,
 }
 
-/// A sample to queue.
-#[derive(Clone, Debug)]
-pub struct NewSampleJob {
-    pub sample: EvaluationSample,
-    /// [`Task::batch_elements`] for the base model that is served.
-    pub batch_elements: usize,
-    /// Estimated seconds of work.
-    pub cost: f64,
-}
-
-/// Queues the samples of an evaluation, at places that follow each other; see [`super::job::enqueue`].
+/// Links samples that are queued to their evaluation.
 ///
-/// - `rank`: their priority
-pub async fn enqueue_samples(
+/// - `samples`: each with its subject and prompt, as places in the evaluation's lists
+pub async fn link_samples(
     db: impl PgExecutor<'_>,
     evaluation_id: JobId,
-    samples: Vec<NewSampleJob>,
-    rank: i16,
-    project_id: Uuid,
+    samples: &[(JobId, usize, usize)],
 ) -> sqlx::Result<()> {
-    let (mut ids, mut tasks, mut elements) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut subjects, mut prompts, mut costs) = (Vec::new(), Vec::new(), Vec::new());
-    let mut base_digest = String::new();
-    for NewSampleJob { sample, batch_elements, cost } in samples {
-        sample.task.base_digest.as_str().clone_into(&mut base_digest);
-        ids.push(JobId::generate().0);
-        tasks.push(Json(Task::Sample(sample.task)));
-        elements.push(i32::try_from(batch_elements).unwrap_or(i32::MAX));
-        costs.push(cost);
-        subjects.push(sample.subject as i32);
-        prompts.push(sample.prompt as i32);
-    }
+    let ids: Vec<Uuid> = samples.iter().map(|(sample, ..)| sample.0).collect();
+    let subjects: Vec<i32> = samples.iter().map(|(_, subject, _)| *subject as i32).collect();
+    let prompts: Vec<i32> = samples.iter().map(|(.., prompt)| *prompt as i32).collect();
     sqlx::query!(
-        "
-        with place as (
-            select coalesce(
-                (select virtual_finish from job
-                where state = 'queued' and kind = $7 and needs_base = $9 and waits_for = 0 and priority = $8
-                    and run_at <= now()
-                order by virtual_finish limit 1),
-                (select max(virtual_finish) from project_queue where kind = $7),
-                0
-            ) as virtual_time
-        ), project as (
-            insert into project_queue (project_id, kind, virtual_finish)
-            select $10::uuid, $7, virtual_time + $12::float8 from place
-            on conflict (project_id, kind) do update
-            set virtual_finish = greatest(project_queue.virtual_finish, excluded.virtual_finish - $12)
-                + $12 / project_queue.weight
-            returning virtual_finish, weight
-        ), queued as (
-            insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish)
-            select sample_id, $7, task, rows, $8, $10,
-                virtual_finish - ($12 - sum(cost) over (order by number)) / weight
-            from project, unnest($2::uuid[], $3::jsonb[], $4::integer[], $11::float8[])
-                with ordinality as given (sample_id, task, rows, cost, number)
-            returning job_id
-        ), linked as (
-            insert into evaluation_sample (sample_id, evaluation_id, subject, prompt)
-            select sample_id, $1, subject, prompt
-            from unnest($2::uuid[], $5::integer[], $6::integer[]) as given (sample_id, subject, prompt)
-        )
-        select count(*) from queued
-        ",
+        "insert into evaluation_sample (sample_id, evaluation_id, subject, prompt)
+        select sample_id, $1, subject, prompt
+        from unnest($2::uuid[], $3::integer[], $4::integer[]) as given (sample_id, subject, prompt)",
         evaluation_id.0,
         &ids,
-        &tasks as &[Json<Task>],
-        &elements,
         &subjects,
         &prompts,
-        JobKind::Sample.as_str(),
-        rank,
-        base_digest,
-        project_id,
-        &costs,
-        costs.iter().sum::<f64>(),
     )
-    .fetch_one(db)
+    .execute(db)
     .await?;
     Ok(())
 }

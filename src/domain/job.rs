@@ -43,6 +43,15 @@ impl JobKind {
     pub const ALL: [Self; 5] =
         [Self::Training, Self::Merge, Self::Sample, Self::Evaluation, Self::Compression];
 
+    /// How many attempts in a row may get no further before a job fails. A training reads and encodes its images for a while
+    /// before its first checkpoint, so more of its attempts end by chance.
+    pub fn max_attempts(self) -> i32 {
+        match self {
+            Self::Training => 5,
+            Self::Merge | Self::Sample | Self::Evaluation | Self::Compression => 3,
+        }
+    }
+
     /// The kind as it is spelled in the catalog.
     pub fn as_str(self) -> &'static str {
         match self {

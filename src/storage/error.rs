@@ -70,11 +70,7 @@ impl StorageError {
             object_store::Error::PermissionDenied { .. }
             | object_store::Error::Unauthenticated { .. } => Self::Denied { key, source },
             _ => match io_kind(&source) {
-                Some(
-                    io::ErrorKind::StorageFull
-                    | io::ErrorKind::QuotaExceeded
-                    | io::ErrorKind::FileTooLarge,
-                ) => Self::Full { key, source },
+                Some(kind) if is_full(kind) => Self::Full { key, source },
                 Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                     Self::Denied { key, source }
                 }
@@ -88,6 +84,14 @@ impl StorageError {
 fn is_without_container(error: &object_store::Error) -> bool {
     let text = error.to_string();
     text.contains("NoSuchBucket") || text.contains("ContainerNotFound")
+}
+
+/// Whether there is no room, or not as much as somebody may use.
+fn is_full(kind: io::ErrorKind) -> bool {
+    matches!(
+        kind,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
 }
 
 /// The kind of the I/O error that is the cause, if one is.
@@ -117,6 +121,8 @@ pub enum StoreError {
     NoContainer(#[source] Cause),
     #[error("it refuses access: check the credentials in the environment and what they may do")]
     Denied(#[source] Cause),
+    #[error("it is full: make room in it")]
+    Full(#[source] Cause),
     #[error("it does not answer: check the URL, the endpoint in the environment and the network")]
     Unreachable(#[source] Cause),
     #[error(
@@ -144,6 +150,7 @@ impl StoreError {
             object_store::Error::PermissionDenied { .. }
             | object_store::Error::Unauthenticated { .. } => Self::Denied(Cause::of(&source)),
             _ => match io_kind(&source) {
+                Some(kind) if is_full(kind) => Self::Full(Cause::of(&source)),
                 Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                     Self::Denied(Cause::of(&source))
                 }

@@ -21,7 +21,9 @@ const CONNECT: Duration = Duration::from_secs(3);
 const RETRY: Duration = Duration::from_secs(4);
 
 /// Opens a URL, or a folder, which is made.
-pub(super) fn open(place: &str) -> Result<Storage, StoreError> {
+///
+/// - `settings`: as the environment has them
+pub(super) fn open(place: &str, settings: &[(String, String)]) -> Result<Storage, StoreError> {
     if !place.contains("://") {
         return open_folder(place);
     }
@@ -29,7 +31,7 @@ pub(super) fn open(place: &str) -> Result<Storage, StoreError> {
     let (scheme, prefix) =
         ObjectStoreScheme::parse(&url).map_err(|_| StoreError::NotAPlace(place.to_owned()))?;
     let store = |patience: &Patience| -> Result<Arc<dyn ObjectStore>, StoreError> {
-        let store = remote(place, &scheme, patience)?;
+        let store = remote(place, &scheme, patience, settings)?;
         Ok(Arc::new(PrefixStore::new(store, prefix.clone())))
     };
     let (store, probed) = (store(&Patience::of_requests())?, store(&Patience::of_the_check())?);
@@ -76,12 +78,13 @@ impl Patience {
 
 /// Settings of a kind of store, `AWS_ENDPOINT` and so on, over those of its builder.
 macro_rules! configured {
-    ($builder:ty, $place:expr, $prefix:literal, $patience:expr) => {{
+    ($builder:ty, $place:expr, $prefix:literal, $patience:expr, $settings:expr) => {{
         let builder = <$builder>::new()
             .with_url($place)
             .with_client_options($patience.client.clone())
             .with_retry($patience.retry.clone());
-        let settings = std::env::vars()
+        let settings = $settings
+            .iter()
             .map(|(name, value)| (name.to_ascii_lowercase(), value))
             .filter(|(name, _)| name.starts_with($prefix));
         let builder = settings.fold(builder, |builder, (name, value)| match name.parse() {
@@ -96,14 +99,17 @@ fn remote(
     place: &str,
     scheme: &ObjectStoreScheme,
     patience: &Patience,
+    settings: &[(String, String)],
 ) -> Result<Box<dyn ObjectStore>, StoreError> {
     Ok(match scheme {
-        ObjectStoreScheme::AmazonS3 => configured!(AmazonS3Builder, place, "aws_", patience),
+        ObjectStoreScheme::AmazonS3 => {
+            configured!(AmazonS3Builder, place, "aws_", patience, settings)
+        }
         ObjectStoreScheme::GoogleCloudStorage => {
-            configured!(GoogleCloudStorageBuilder, place, "google_", patience)
+            configured!(GoogleCloudStorageBuilder, place, "google_", patience, settings)
         }
         ObjectStoreScheme::MicrosoftAzure => {
-            configured!(MicrosoftAzureBuilder, place, "azure_", patience)
+            configured!(MicrosoftAzureBuilder, place, "azure_", patience, settings)
         }
         _ => return Err(StoreError::NotAPlace(place.to_owned())), // the enum is non-exhaustive
     })

@@ -1,5 +1,6 @@
 //! A store whose connections fail: what is written is whole or not there, and nothing hangs.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use vstar::domain::digest::Digest;
@@ -7,33 +8,24 @@ use vstar::domain::id::{ImageId, JobId};
 use vstar::storage::{ANSWER, Storage, StorageError, StorageKey, StoreError};
 
 use crate::proxy::{Fault, Proxy};
-use crate::servers::{PLACE, server};
+use crate::servers::Protocol;
 use crate::suite::bytes;
 
 /// What a client waits for a refusal.
 const LIMIT: Duration = Duration::from_secs(10);
 
-#[test]
-#[ignore = "needs a store: other tests run it"]
-fn faults() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let proxy = runtime.block_on(Proxy::start(server()));
-    let url = format!("http://{}", proxy.address);
-    for name in ["AWS_ENDPOINT", "AZURITE_BLOB_STORAGE_URL"] {
-        // SAFETY: this is the only test of its process, and the runtime's threads read no environment.
-        unsafe { std::env::set_var(name, &url) };
-    }
-    let storage = Storage::open(&std::env::var(PLACE).unwrap()).unwrap();
-    runtime.block_on(async {
-        is_up(&storage).await;
-        an_answer_that_is_lost(&storage, &proxy).await;
-        a_read_that_is_cut(&storage, &proxy).await;
-        a_write_that_is_cut(&storage, &proxy).await;
-        a_store_that_is_slow(&storage, &proxy).await;
-        a_store_that_is_down(&storage, &proxy).await;
-        a_store_that_is_silent(&storage, &proxy).await;
-        println!("{} connections were cut", proxy.struck());
-    });
+/// Puts a proxy before the server and breaks its connections.
+pub(crate) async fn faults(protocol: Protocol, server: SocketAddr) {
+    let proxy = Proxy::start(server).await;
+    let storage = protocol.open(proxy.address);
+    is_up(&storage).await;
+    an_answer_that_is_lost(&storage, &proxy).await;
+    a_read_that_is_cut(&storage, &proxy).await;
+    a_write_that_is_cut(&storage, &proxy).await;
+    a_store_that_is_slow(&storage, &proxy).await;
+    a_store_that_is_down(&storage, &proxy).await;
+    a_store_that_is_silent(&storage, &proxy).await;
+    println!("{} connections were cut", proxy.struck());
 }
 
 /// Waits for a store that has just begun.

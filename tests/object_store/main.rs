@@ -1,7 +1,6 @@
 //! The object store over each kind of store: a folder, S3 (two servers of its protocol) and Azure.
 //!
-//! A store is configured by the environment, so each test runs its part in a process of its own: this program again, with
-//! one of the tests that are ignored otherwise. Those of gc need `DATABASE_URL`, as the tests of the service do.
+//! The tests of gc need `DATABASE_URL`, as the tests of the service do.
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test that calls them")]
 
@@ -13,61 +12,69 @@ mod proxy;
 mod servers;
 mod suite;
 
-use std::process::Command;
+use servers::{Azurite, Moto, Protocol, SeaweedFs};
+use vstar::storage::Storage;
 
-use servers::{Azurite, Moto, SeaweedFs, Settings};
-
-/// Runs an ignored test of this program in a process with these settings.
-fn in_process_of_its_own(test: &str, settings: &Settings) {
-    let test_program = std::env::current_exe().unwrap();
-    let output = Command::new(test_program)
-        .args(["--ignored", "--exact", "--nocapture", test])
-        .envs(settings.iter().map(|(name, value)| (name, value)))
-        .output()
-        .unwrap();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{stdout}{stderr}");
-    assert!(stdout.contains("1 passed"), "`{test}` did not run: {stdout}");
-    print!("{stdout}");
+/// Runs a test with threads beside it. Servers start outside of it.
+fn run(test: impl Future<Output = ()>) {
+    tokio::runtime::Runtime::new().unwrap().block_on(test);
 }
 
 #[test]
 fn a_folder_keeps_objects() {
     let folder = tempfile::tempdir().unwrap();
-    let place = folder.path().join("objects").display().to_string();
-    in_process_of_its_own("suite::suite", &vec![("VSTAR_TEST_STORE".to_owned(), place)]);
+    let place = folder.path().join("objects");
+    run(suite::suite(&Storage::open(place.to_str().unwrap()).unwrap()));
 }
 
 #[test]
 fn seaweedfs_keeps_objects() {
-    in_process_of_its_own("suite::suite", &SeaweedFs::start().settings());
+    let server = SeaweedFs::start();
+    run(suite::suite(&Protocol::S3.open(server.address())));
+}
+
+#[test]
+fn moto_keeps_objects() {
+    let server = Moto::start();
+    run(suite::suite(&Protocol::S3.open(server.address())));
+}
+
+#[test]
+fn azurite_keeps_objects() {
+    let server = Azurite::start();
+    run(suite::suite(&Protocol::Azure.open(server.address())));
+}
+
+#[test]
+fn a_bucket_or_container_that_is_not_there_is_said() {
+    let (seaweedfs, moto, azurite) = (SeaweedFs::start(), Moto::start(), Azurite::start());
+    for (protocol, address) in [
+        (Protocol::S3, seaweedfs.address()),
+        (Protocol::S3, moto.address()),
+        (Protocol::Azure, azurite.address()),
+    ] {
+        let place = protocol.place().replace("://vstar", "://no-such-place");
+        let storage = Storage::open_with(&place, &protocol.settings(address)).unwrap();
+        run(suite::a_place_that_is_not_there_is_refused(&storage));
+    }
 }
 
 #[test]
 fn wrong_credentials_are_said_to_be() {
     let server = SeaweedFs::start();
-    let mut settings = server.settings();
+    let mut settings = Protocol::S3.settings(server.address());
     settings.push(("AWS_SECRET_ACCESS_KEY".to_owned(), "wrong".to_owned()));
-    in_process_of_its_own("suite::wrong_credentials", &settings);
-}
-
-#[test]
-fn moto_keeps_objects() {
-    in_process_of_its_own("suite::suite", &Moto::start().settings());
-}
-
-#[test]
-fn azurite_keeps_objects() {
-    in_process_of_its_own("suite::suite", &Azurite::start().settings());
+    run(suite::wrong_credentials(&Storage::open_with(Protocol::S3.place(), &settings).unwrap()));
 }
 
 #[test]
 fn an_s3_store_that_fails_loses_nothing() {
-    in_process_of_its_own("faults::faults", &SeaweedFs::start().settings());
+    let server = SeaweedFs::start();
+    run(faults::faults(Protocol::S3, server.address()));
 }
 
 #[test]
 fn an_azure_store_that_fails_loses_nothing() {
-    in_process_of_its_own("faults::faults", &Azurite::start().settings());
+    let server = Azurite::start();
+    run(faults::faults(Protocol::Azure, server.address()));
 }

@@ -7,15 +7,55 @@ use std::time::{Duration, Instant};
 
 use reqwest::Method;
 use sha2::{Digest, Sha256};
+use vstar::storage::Storage;
 
-/// Variables of the environment.
-pub(crate) type Settings = Vec<(String, String)>;
+/// How a store is spoken to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Protocol {
+    S3,
+    Azure,
+}
 
-/// Names the place of the store, for the process that tests it.
-pub(crate) const PLACE: &str = "VSTAR_TEST_STORE";
+impl Protocol {
+    /// Where the tests' objects are.
+    pub(crate) fn place(self) -> &'static str {
+        match self {
+            Self::S3 => "s3://vstar/some/prefix",
+            Self::Azure => "az://vstar/some/prefix",
+        }
+    }
 
-/// The server itself, for tests that put a proxy before it.
-pub(crate) const SERVER: &str = "VSTAR_TEST_STORE_SERVER";
+    /// What the environment of a program has that uses the server at this address.
+    pub(crate) fn settings(self, address: SocketAddr) -> Vec<(String, String)> {
+        let url = format!("http://{address}");
+        let account = format!("{url}/{AZURITE_ACCOUNT}");
+        let settings: &[(&str, &str)] = match self {
+            Self::S3 => &[
+                ("AWS_ENDPOINT", &url),
+                ("AWS_ALLOW_HTTP", "true"),
+                ("AWS_REGION", "us-east-1"),
+                ("AWS_ACCESS_KEY_ID", "test"),
+                ("AWS_SECRET_ACCESS_KEY", "test"),
+            ],
+            Self::Azure => &[
+                ("AZURE_STORAGE_ENDPOINT", &account),
+                ("AZURE_ALLOW_HTTP", "true"),
+                ("AZURE_STORAGE_ACCOUNT_NAME", AZURITE_ACCOUNT),
+                ("AZURE_STORAGE_ACCOUNT_KEY", AZURITE_KEY),
+            ],
+        };
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    pub(crate) fn open(self, address: SocketAddr) -> Storage {
+        Storage::open_with(self.place(), &self.settings(address)).unwrap()
+    }
+}
+
+/// An address on this machine.
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
 
 /// A process and its folder.
 struct Server {
@@ -59,23 +99,6 @@ fn free_port(above: u16) -> u16 {
     panic!("no port is free");
 }
 
-fn settings(pairs: &[(&str, &str)]) -> Settings {
-    pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
-}
-
-/// Settings of an S3 store at an address.
-fn s3(place: &str, port: u16) -> Settings {
-    settings(&[
-        (PLACE, place),
-        (SERVER, &format!("127.0.0.1:{port}")),
-        ("AWS_ENDPOINT", &format!("http://127.0.0.1:{port}")),
-        ("AWS_ALLOW_HTTP", "true"),
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-    ])
-}
-
 /// Sends a request without a body and waits until the server takes it.
 fn until_done(method: Method, url: &str, headers: &[(&str, String)]) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -112,8 +135,8 @@ impl Moto {
         Self { port, _server: server }
     }
 
-    pub(crate) fn settings(&self) -> Settings {
-        s3("s3://vstar/some/prefix", self.port)
+    pub(crate) fn address(&self) -> SocketAddr {
+        local(self.port)
     }
 }
 
@@ -154,8 +177,8 @@ impl SeaweedFs {
         Self { port: ports[0], _server: server }
     }
 
-    pub(crate) fn settings(&self) -> Settings {
-        s3("s3://vstar/some/prefix", self.port)
+    pub(crate) fn address(&self) -> SocketAddr {
+        local(self.port)
     }
 }
 
@@ -165,7 +188,8 @@ pub(crate) struct Azurite {
     _server: Server,
 }
 
-/// The key of the emulator's one account, as it is documented.
+/// The emulator's one account and its key, as they are documented.
+const AZURITE_ACCOUNT: &str = "devstoreaccount1";
 const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
@@ -188,20 +212,15 @@ impl Azurite {
         azurite
     }
 
-    pub(crate) fn settings(&self) -> Settings {
-        settings(&[
-            (PLACE, "az://vstar/some/prefix"),
-            (SERVER, &format!("127.0.0.1:{}", self.port)),
-            ("AZURE_STORAGE_USE_EMULATOR", "true"),
-            ("AZURITE_BLOB_STORAGE_URL", &format!("http://127.0.0.1:{}", self.port)),
-        ])
+    pub(crate) fn address(&self) -> SocketAddr {
+        local(self.port)
     }
 
     /// One request signed with the account's key, since [`object_store`] makes no containers.
     fn make_container(&self) {
         let date = chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string();
         let version = "2021-08-06";
-        let account = "devstoreaccount1";
+        let account = AZURITE_ACCOUNT;
         let to_sign = format!(
             "PUT\n\n\n\n\n\n\n\n\n\n\n\nx-ms-date:{date}\nx-ms-version:{version}\n/{account}/{account}/vstar\nrestype:container"
         );
@@ -226,9 +245,4 @@ fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
     };
     let inner = Sha256::new().chain_update(padded(0x36)).chain_update(message).finalize();
     Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().to_vec()
-}
-
-/// Where the server of the store under test is.
-pub(crate) fn server() -> SocketAddr {
-    std::env::var(SERVER).unwrap().parse().unwrap()
 }

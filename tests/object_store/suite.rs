@@ -11,8 +11,6 @@ use vstar::domain::image::{Image, ImageSource};
 use vstar::gc::{GcOptions, collect};
 use vstar::storage::{Storage, StorageError, StorageKey, StoreError};
 
-use crate::servers::PLACE;
-
 /// Bytes that compress badly and differ with the seed.
 pub(crate) fn bytes(size: usize, seed: u32) -> Vec<u8> {
     let mut state = seed | 1;
@@ -23,39 +21,23 @@ pub(crate) fn bytes(size: usize, seed: u32) -> Vec<u8> {
     std::iter::repeat_with(next).take(size).collect()
 }
 
-#[test]
-#[ignore = "needs a store: other tests run it"]
-fn suite() {
-    let place = std::env::var(PLACE).unwrap();
-    let storage = Storage::open(&place).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        crate::faults::is_up(&storage).await;
-        objects_are_kept(&storage).await;
-        an_object_is_created_once(&storage).await;
-        large_objects_are_written_in_parts(&storage).await;
-        objects_are_listed(&storage).await;
-        gc_collects(&storage).await;
-        if place.contains("://") {
-            a_store_that_is_not_there_is_refused(&place).await;
-        }
-    });
+pub(crate) async fn suite(storage: &Storage) {
+    crate::faults::is_up(storage).await;
+    objects_are_kept(storage).await;
+    an_object_is_created_once(storage).await;
+    large_objects_are_written_in_parts(storage).await;
+    objects_are_listed(storage).await;
+    gc_collects(storage).await;
 }
 
-#[test]
-#[ignore = "needs a store: another test runs it"]
-fn wrong_credentials() {
-    let storage = Storage::open(&std::env::var(PLACE).unwrap()).unwrap();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let refused = storage.check().await.unwrap_err();
-        assert!(matches!(refused, StoreError::Denied(_)), "{refused:?}");
-        assert!(refused.to_string().contains("credentials"), "{refused}");
-        let key = StorageKey::upload(ImageId::generate());
-        let denied = storage.write(&key, "content").await.unwrap_err();
-        assert!(matches!(denied, StorageError::Denied { .. }), "{denied:?}");
-        assert!(!denied.is_transient() && !denied.is_lost());
-    });
+pub(crate) async fn wrong_credentials(storage: &Storage) {
+    let refused = storage.check().await.unwrap_err();
+    assert!(matches!(refused, StoreError::Denied(_)), "{refused:?}");
+    assert!(refused.to_string().contains("credentials"), "{refused}");
+    let key = StorageKey::upload(ImageId::generate());
+    let denied = storage.write(&key, "content").await.unwrap_err();
+    assert!(matches!(denied, StorageError::Denied { .. }), "{denied:?}");
+    assert!(!denied.is_transient() && !denied.is_lost());
 }
 
 async fn objects_are_kept(storage: &Storage) {
@@ -164,7 +146,7 @@ async fn objects_are_listed(storage: &Storage) {
 /// A database of this process, beside those of other tests.
 async fn database() -> PgPool {
     let url = std::env::var("DATABASE_URL").expect("DATABASE_URL names a Postgres");
-    let name = format!("stores_{}", std::process::id());
+    let name = format!("stores_{}", uuid::Uuid::now_v7().simple());
     let server = PgPool::connect(&url).await.unwrap();
     sqlx::raw_sql(sqlx::AssertSqlSafe(format!("create database {name}")))
         .execute(&server)
@@ -218,9 +200,8 @@ async fn gc_collects(storage: &Storage) {
     assert_eq!(collect(&db, storage, &options).await.unwrap().stray(), 0, "{report}");
 }
 
-async fn a_store_that_is_not_there_is_refused(place: &str) {
-    let nowhere = place.replace("://vstar", "://no-such-place");
-    let refused = Storage::open(&nowhere).unwrap().check().await.unwrap_err();
+pub(crate) async fn a_place_that_is_not_there_is_refused(storage: &Storage) {
+    let refused = storage.check().await.unwrap_err();
     match refused {
         StoreError::NoContainer(_) => assert!(refused.to_string().contains("make it"), "{refused}"),
         // Whoever may not list the buckets is not told which there are.
@@ -229,7 +210,6 @@ async fn a_store_that_is_not_there_is_refused(place: &str) {
     }
     // Without its bucket, a store has none of the objects. None of them is missing because of that.
     let key = StorageKey::upload(ImageId::generate());
-    let storage = Storage::open(&nowhere).unwrap();
     let error = storage.read(&key).await.unwrap_err();
     assert!(!error.is_lost(), "{error:?}");
     let error = storage.write(&key, "content").await.unwrap_err();

@@ -27,6 +27,8 @@ pub struct NewJob<'a> {
     /// Estimated seconds of work: [`crate::domain::job::cost::estimate`].
     pub cost: f64,
     pub schedule: Schedule,
+    /// Whether it is a sample of an evaluation: these let all others go first.
+    pub is_of_evaluation: bool,
     /// The number of jobs that have to end before a worker takes this one; see [`crate::db::evaluation`].
     pub waits_for: usize,
     /// Whose it is. So far all are the same project's.
@@ -42,6 +44,7 @@ impl<'a> NewJob<'a> {
             batch_elements,
             cost,
             schedule: Schedule::default(),
+            is_of_evaluation: false,
             waits_for: 0,
             project_id: Uuid::nil(),
         }
@@ -50,46 +53,65 @@ impl<'a> NewJob<'a> {
 
 /// Appends a job to the queue. [`announce`] tells idle workers, once the transaction has committed.
 pub async fn enqueue(db: impl PgExecutor<'_>, job: NewJob<'_>) -> sqlx::Result<()> {
-    let schedule = job.schedule;
+    enqueue_all(db, &[job]).await
+}
+
+/// Appends jobs at places that follow each other. They are of one kind, base model, project and schedule: those of the first
+/// count.
+pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::Result<()> {
+    let Some(first) = jobs.first() else { return Ok(()) };
+    let NewJob { schedule, task, project_id, .. } = *first;
+    let rank = match first.is_of_evaluation {
+        true => schedule.priority.rank_of_samples(),
+        false => schedule.priority.rank(),
+    };
     let seconds =
         |within: Option<u64>| within.map(|seconds| Duration::from_secs(seconds).as_secs_f64());
+    let ids: Vec<Uuid> = jobs.iter().map(|job| job.job_id.0).collect();
+    let tasks: Vec<Json<&Task>> = jobs.iter().map(|job| Json(job.task)).collect();
+    let rows = jobs.iter().map(|job| i32::try_from(job.batch_elements).unwrap_or(i32::MAX));
+    let costs: Vec<f64> = jobs.iter().map(|job| job.cost).collect();
     sqlx::query!(
-        "
+        r#"
         with place as (
             select coalesce(
                 (select virtual_finish from job
-                where state = 'queued' and kind = $2 and needs_base = $3 and waits_for = 0 and priority = $4
+                where state = 'queued' and kind = $1 and needs_base = $2 and waits_for = 0 and priority = $3
                     and run_at <= now()
                 order by virtual_finish limit 1),
-                (select max(virtual_finish) from project_queue where kind = $2),
+                (select max(virtual_finish) from project_queue where kind = $1),
                 0
             ) as virtual_time
         ), project as (
             insert into project_queue (project_id, kind, virtual_finish)
-            select $5::uuid, $2, virtual_time + $6::float8 from place
+            select $4::uuid, $1, virtual_time + $5::float8 from place
             on conflict (project_id, kind) do update
-            set virtual_finish = greatest(project_queue.virtual_finish, excluded.virtual_finish - $6)
-                + $6 / project_queue.weight
-            returning virtual_finish
+            set virtual_finish = greatest(project_queue.virtual_finish, excluded.virtual_finish - $5)
+                + $5 / project_queue.weight
+            returning virtual_finish, weight
         )
-        insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, start_before, finish_before,
-            waits_for, progress)
-        select $1, $2, $7, $8, $4, $5, virtual_finish,
-            now() + make_interval(secs => $9), now() + make_interval(secs => $10), $11::integer,
-            case when $11 > 0 then jsonb_build_object('step', 0, 'total_steps', $11) end
-        from project
-        ",
-        job.job_id.0,
-        job.task.kind().as_str(),
-        job.task.base_digest().as_str(),
-        schedule.priority.rank(),
-        job.project_id,
-        job.cost,
-        Json(job.task) as Json<&Task>,
-        i32::try_from(job.batch_elements).unwrap_or(i32::MAX),
+        insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
+            finish_before, waits_for, progress)
+        select given.job_id, $1, given.task, given.rows, $3, $4,
+            virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
+            now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end
+        from project, unnest($10::uuid[], $11::jsonb[], $12::integer[], $13::float8[])
+            with ordinality as given (job_id, task, rows, cost, number)
+        "#,
+        task.kind().as_str(),
+        task.base_digest().as_str(),
+        rank,
+        project_id,
+        costs.iter().sum::<f64>(),
+        task.kind().max_attempts(),
         seconds(schedule.start_within_seconds),
         seconds(schedule.finish_within_seconds),
-        i32::try_from(job.waits_for).unwrap_or(i32::MAX),
+        i32::try_from(first.waits_for).unwrap_or(i32::MAX),
+        &ids,
+        &tasks as &[Json<&Task>],
+        &rows.collect::<Vec<_>>(),
+        &costs,
     )
     .execute(db)
     .await?;

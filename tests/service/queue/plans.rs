@@ -103,17 +103,19 @@ async fn a_new_job_reads_the_head_of_the_queue(db: PgPool) {
     fill(&mut db).await;
     let enqueue = statement(include_str!("../../../src/db/job/enqueue.rs"), "with place as (");
     let query = sqlx::query(sqlx::AssertSqlSafe(enqueue))
-        .bind(Uuid::now_v7())
         .bind("merge")
         .bind(DIGEST)
         .bind(0_i16)
         .bind(Uuid::nil())
         .bind(1.0_f64)
-        .bind(Json(any_task()))
-        .bind(1_i32)
+        .bind(3_i32)
         .bind(None::<f64>)
         .bind(None::<f64>)
-        .bind(0_i32);
+        .bind(0_i32)
+        .bind(vec![Uuid::now_v7()])
+        .bind(vec![Json(any_task())])
+        .bind(vec![1_i32])
+        .bind(vec![1.0_f64]);
 
     let explained = explain(&mut db, query).await;
 
