@@ -24,8 +24,8 @@ pub use deadline::{OverdueJob, fail_overdue, overdue};
 pub use ended::has_succeeded;
 pub use enqueue::{NewJob, announce, count_queued, enqueue, enqueue_all, rate, take_turn};
 pub use lease::{
-    Capacity, fail, hand_back, hold, lease_next, note_advance, note_first_step,
-    record_merge_report, renew_lease, report, retry, rewrite_task, stop, succeed,
+    Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report, renew_lease,
+    report, retry, rewrite_task, stop, succeed,
 };
 pub use recovery::{
     ExpiredJob, TakenBack, expire_leases, lock_expired, server_is_up_for, take_back,

@@ -4,20 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chrono::Utc;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::NewJob;
 use vstar::domain::checkpoint::Checkpoint;
 use vstar::domain::id::{JobId, TrainingId};
-use vstar::domain::storage_key::StorageKey;
-use vstar::engine::VERSION;
 use vstar::reaper::take_back_expired;
 use vstar::worker::{DeviceFaults, WorkerConfig};
 
 use crate::end_to_end::Whole;
-use crate::harness::{Answer, Service, any_task, lease};
+use crate::harness::{Answer, Service, any_checkpoint, any_task, lease};
 
 const STEPS: usize = 40;
 const EVERY: usize = 6;
@@ -301,15 +298,7 @@ async fn a_checkpoint_counts_with_the_lease_it_was_written_under_and_the_newest_
     let job_id = JobId::generate();
     db::job::enqueue(&service.db, NewJob::new(job_id, &any_task(), 1, 1.0)).await.unwrap();
     let leased = lease(&service.db, "late", Duration::from_secs(60)).await.unwrap();
-    let checkpoint = |step: i32| Checkpoint {
-        step,
-        storage_key: StorageKey::checkpoint(job_id, leased.fence, step as usize),
-        size_bytes: 1,
-        sha256: "a".into(),
-        input_digest: "b".into(),
-        engine_version: VERSION.to_owned(),
-        created_at: Utc::now(),
-    };
+    let checkpoint = |step| any_checkpoint(job_id, leased.fence, step);
     let record = async |fence, step| {
         let recorded = db::checkpoint::record(&service.db, job_id, fence, &checkpoint(step)).await;
         recorded

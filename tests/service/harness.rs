@@ -19,17 +19,19 @@ use vstar::db;
 use vstar::db::job::Capacity;
 use vstar::delta_store::{BaseModelRef, DeltaStore};
 use vstar::domain::base_model::SamplingDefaults;
+use vstar::domain::checkpoint::Checkpoint;
 use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{DEFAULT_QUEUE_LIMIT, JobKind, LeasedJob, Task};
 use vstar::domain::model_info::ModelInfo;
 use vstar::domain::training::TrainingRecipe;
+use vstar::engine::VERSION;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
 use vstar::evaluator::Evaluator;
 use vstar::http::router;
 use vstar::model_folder::ModelFolder;
-use vstar::storage::Storage;
+use vstar::storage::{Storage, StorageKey};
 
 use crate::faulty_store::FaultyStore;
 
@@ -410,4 +412,23 @@ pub(crate) fn any_task() -> Task {
         json!({ "kind": "merge", "base_digest": DIGEST, "deltas": [], "concepts": [] }),
     )
     .unwrap()
+}
+
+/// A checkpoint that has no object.
+pub(crate) fn any_checkpoint(job_id: JobId, fence: i64, step: i32) -> Checkpoint {
+    Checkpoint {
+        step,
+        storage_key: StorageKey::checkpoint(job_id, fence, step as usize),
+        size_bytes: 1,
+        sha256: "a".into(),
+        input_digest: "b".into(),
+        engine_version: VERSION.to_owned(),
+        created_at: chrono::Utc::now(),
+    }
+}
+
+/// Records that a job got further, under this fence; returns whether that counted.
+pub(crate) async fn advance(db: &PgPool, job_id: JobId, fence: i64, step: i32) -> bool {
+    let checkpoint = any_checkpoint(job_id, fence, step);
+    db::checkpoint::record(db, job_id, fence, &checkpoint).await.unwrap().is_some()
 }

@@ -19,7 +19,7 @@ use vstar::domain::id::JobId;
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
 use vstar::reaper::take_back_expired;
 
-use crate::harness::{DIGEST, any_task, lease};
+use crate::harness::{DIGEST, advance, any_task, lease};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -111,7 +111,7 @@ async fn a_job_of_a_dead_worker_is_leased_again_and_the_dead_one_changes_nothing
     assert!(!db::job::succeed(&db, job_id, dead.fence).await.unwrap());
     assert!(!db::job::fail(&db, job_id, dead.fence, &failure()).await.unwrap());
     assert!(!db::job::hand_back(&db, job_id, dead.fence, &failure()).await.unwrap());
-    assert!(!db::job::note_advance(&db, job_id, dead.fence).await.unwrap());
+    assert!(!advance(&db, job_id, dead.fence, 1).await);
     let retried =
         db::job::retry(&db, job_id, dead.fence, &failure(), Duration::ZERO).await.unwrap();
     assert_eq!(retried, None);

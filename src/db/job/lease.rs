@@ -319,20 +319,3 @@ pub async fn hand_back(
     .await?;
     Ok(done.rows_affected() == 1)
 }
-
-/// Notes that the attempt got further than those before it, so that none of them counts against the limit any more. Returns
-/// whether the lease still held.
-pub async fn note_advance(
-    db: impl PgExecutor<'_>,
-    job_id: JobId,
-    fence: i64,
-) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
-        "update job set barren_attempts = 0 where job_id = $1 and fence = $2 and state = 'running'",
-        job_id.0,
-        fence,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected() == 1)
-}

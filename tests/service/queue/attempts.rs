@@ -12,7 +12,7 @@ use vstar::domain::job::{Failure, Job, JobKind, JobState, LeasedJob, Metric, Pha
 use vstar::reaper::take_back_expired;
 
 use super::{MINUTE, enqueue, failure};
-use crate::harness::{Service, lease};
+use crate::harness::{Service, advance, lease};
 
 /// Leases the job now, whatever it waits for.
 async fn lease_at_once(db: &PgPool, worker: &str, duration: Duration) -> Option<LeasedJob> {
@@ -134,9 +134,9 @@ async fn a_job_that_workers_hand_back_is_never_given_up(db: PgPool) {
 async fn a_job_that_gets_further_each_time_is_never_given_up(db: PgPool) {
     let job_id = enqueue(&db).await;
 
-    for _ in 0..10 {
+    for step in 1..=10 {
         let leased = lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
-        assert!(db::job::note_advance(&db, job_id, leased.fence).await.unwrap());
+        assert!(advance(&db, job_id, leased.fence, step).await);
         assert_eq!(take_back_expired(&db).await.unwrap(), [(job_id, JobState::Queued)]);
     }
     for last in [false, false, true] {

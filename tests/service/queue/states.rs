@@ -18,7 +18,7 @@ use vstar::reaper::{fail_overdue, take_back_expired};
 
 use self::model::{End, Model};
 use super::{MINUTE, failure};
-use crate::harness::any_task;
+use crate::harness::{advance, any_task};
 
 /// Jobs of a case.
 const JOBS: usize = 4;
@@ -128,8 +128,7 @@ impl Case {
             }
             Op::Checkpoint(choice) => {
                 let Some(held) = self.holder(choice) else { return Ok(()) };
-                let told =
-                    db::job::note_advance(db, self.jobs[held.job], held.fence).await.unwrap();
+                let told = advance(db, self.jobs[held.job], held.fence, 1).await;
                 same("checkpoint", &told, &self.model.checkpoint(held.job, held.fence))?;
             }
             Op::Finish(choice) => {
