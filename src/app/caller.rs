@@ -1,15 +1,21 @@
 //! The sender of a request.
 
-/// The sender of a request.
-///
-/// Today every request may do everything. Every verb takes its caller all the same: projects and scopes will be fields
-/// here and rules in the verbs, without a change of signatures.
+use crate::domain::id::ProjectId;
+
+/// The sender of a request. A verb shows and changes only what belongs to its caller's project.
 #[derive(Clone, Copy, Debug)]
-pub struct Caller(());
+pub struct Caller {
+    project_id: ProjectId,
+}
 
 impl Caller {
-    /// A caller about whom nothing is known.
+    /// A caller without a key, on a service that asks for none.
     pub fn anonymous() -> Self {
-        Self(())
+        Self { project_id: ProjectId::DEFAULT }
+    }
+
+    /// Whose concepts, images and jobs the caller works with.
+    pub fn project_id(&self) -> ProjectId {
+        self.project_id
     }
 }

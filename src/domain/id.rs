@@ -69,6 +69,8 @@ macro_rules! ids {
 }
 
 ids! {
+    /// A project: whose concepts, images and jobs something is.
+    ProjectId, "prj", "^prj_[0-9a-hjkmnp-tv-z]{26}$";
     /// A thing that a user teaches.
     ConceptId, "cpt", "^cpt_[0-9a-hjkmnp-tv-z]{26}$";
     /// An uploaded or generated image.
@@ -91,6 +93,11 @@ ids! {
     StudyId, "pst", "^pst_[0-9a-hjkmnp-tv-z]{26}$";
     /// The result of a training, a merge or a compression.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";
+}
+
+impl ProjectId {
+    /// The project of a service without projects: everything that was made before there were any, and what is made without a key.
+    pub const DEFAULT: Self = Self(Uuid::nil());
 }
 
 macro_rules! ids_of_jobs {
