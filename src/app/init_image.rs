@@ -93,6 +93,7 @@ mod tests {
             count_tokens: Box::new(|_, _| 0),
             check_steps: Box::new(|_, _| Ok(())),
             has_token: Box::new(|_| false),
+            training_memory: Box::new(|_| 0),
         };
         for (size, fitting) in [
             ((512, 768), (512, 768)),

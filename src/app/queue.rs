@@ -10,9 +10,9 @@ use super::{App, Refusal};
 use crate::db;
 use crate::db::job::NewJob;
 use crate::domain::id::JobId;
-use crate::domain::job::JobKind;
 use crate::domain::job::cost::estimate;
 use crate::domain::job::schedule::{LAST_RANK, Schedule};
+use crate::domain::job::{JobKind, Task};
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
 const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
@@ -51,7 +51,11 @@ impl App {
         let native_size = self.model.native_size;
         let elements = task.batch_elements(native_size);
         let new = NewJob::new(job_id, &task, elements, estimate(&task, native_size));
-        db::job::enqueue(&mut *tx, NewJob { schedule, waits_for, ..new }).await?;
+        let memory_bytes = match &task {
+            Task::Training(training) => (self.model.training_memory)(&training.recipe),
+            Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => 0,
+        };
+        db::job::enqueue(&mut *tx, NewJob { schedule, waits_for, memory_bytes, ..new }).await?;
         Ok(job_id.into())
     }
 

@@ -184,6 +184,28 @@ async fn jobs_are_leased_until_they_fill_the_batch_and_for_one_base_model(db: Pg
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_job_is_left_to_workers_that_have_the_memory(db: PgPool) {
+    let task = any_task();
+    let job = NewJob::new(JobId::generate(), &task, 1, 1.0);
+    db::job::enqueue(&db, NewJob { memory_bytes: 8 << 30, ..job }).await.unwrap();
+    let leased_with = async |memory_mib| {
+        let capacity = Capacity {
+            worker: "gpu",
+            kinds: &[task.kind()],
+            base_digest: DIGEST,
+            evaluator_digest: None,
+            memory_mib: Some(memory_mib),
+            batch_elements: 1,
+            lease: MINUTE,
+        };
+        db::job::lease_next(&db, capacity).await.unwrap().len()
+    };
+
+    assert_eq!(leased_with(8191).await, 0);
+    assert_eq!(leased_with(8192).await, 1);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_batch_whose_worker_died_is_tried_again_one_by_one(db: PgPool) {
     let mut queued = Vec::new();
     for _ in 0..3 {

@@ -31,6 +31,8 @@ pub struct NewJob<'a> {
     pub is_of_evaluation: bool,
     /// The number of jobs that have to end before a worker takes this one; see [`crate::db::evaluation`].
     pub waits_for: usize,
+    /// What a worker needs at least for it, beside the base model's weights.
+    pub memory_bytes: u64,
     /// Whose it is. So far all are the same project's.
     pub project_id: Uuid,
 }
@@ -46,10 +48,13 @@ impl<'a> NewJob<'a> {
             schedule: Schedule::default(),
             is_of_evaluation: false,
             waits_for: 0,
+            memory_bytes: 0,
             project_id: Uuid::nil(),
         }
     }
 }
+
+const MIB: u64 = 1024 * 1024;
 
 /// Appends a job to the queue. [`announce`] tells idle workers, once the transaction has committed.
 pub async fn enqueue(db: impl PgExecutor<'_>, job: NewJob<'_>) -> sqlx::Result<()> {
@@ -91,12 +96,12 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
             returning virtual_finish, weight
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
-            finish_before, waits_for, progress)
+            finish_before, waits_for, progress, needs_memory_mib)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
-            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end
-        from project, unnest($10::uuid[], $11::jsonb[], $12::integer[], $13::float8[])
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10
+        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[])
             with ordinality as given (job_id, task, rows, cost, number)
         "#,
         task.kind().as_str(),
@@ -108,6 +113,7 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         seconds(schedule.start_within_seconds),
         seconds(schedule.finish_within_seconds),
         i32::try_from(first.waits_for).unwrap_or(i32::MAX),
+        i32::try_from(first.memory_bytes.div_ceil(MIB)).unwrap_or(i32::MAX),
         &ids,
         &tasks as &[Json<&Task>],
         &rows.collect::<Vec<_>>(),
