@@ -39,8 +39,8 @@ struct Args {
     /// Connections that they share.
     #[arg(long, default_value_t = 20)]
     connections: u32,
-    /// How long each part runs, in seconds.
-    #[arg(long, default_value_t = 20)]
+    /// How long each part runs, in seconds. Claims take jobs for good, so the queue has to last.
+    #[arg(long, default_value_t = 5)]
     seconds: u64,
     /// Given by cargo.
     #[arg(long, hide = true)]
