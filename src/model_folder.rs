@@ -63,6 +63,7 @@ impl ModelFolder {
             }),
             check_steps: check_steps(&config.scheduler),
             has_token: Box::new(move |token| vocabulary.has_token(token)),
+            training_memory: Box::new(move |recipe| config.least_training_memory(recipe)),
         };
         let (info, class_images) = (Arc::new(info), Arc::new(class_images));
         Ok(Self { dir: dir.to_owned(), info, class_images })

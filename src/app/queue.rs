@@ -6,13 +6,13 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::job::JobNoun;
-use super::{App, Refusal};
+use super::{App, Caller, Refusal};
 use crate::db;
 use crate::db::job::NewJob;
 use crate::domain::id::JobId;
-use crate::domain::job::JobKind;
 use crate::domain::job::cost::estimate;
 use crate::domain::job::schedule::{LAST_RANK, Schedule};
+use crate::domain::job::{JobKind, Task};
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
 const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
@@ -28,10 +28,11 @@ impl App {
     pub(super) async fn enqueue<N: JobNoun>(
         &self,
         tx: &mut PgConnection,
+        caller: &Caller,
         task: N,
         schedule: Schedule,
     ) -> Result<N::Id, Refusal> {
-        self.enqueue_waiting(tx, task, schedule, 0).await
+        self.enqueue_waiting(tx, caller, task, schedule, 0).await
     }
 
     /// Appends a task that waits for other jobs, which the caller queues in the same transaction.
@@ -41,6 +42,7 @@ impl App {
     pub(super) async fn enqueue_waiting<N: JobNoun>(
         &self,
         tx: &mut PgConnection,
+        caller: &Caller,
         task: N,
         schedule: Schedule,
         waits_for: usize,
@@ -51,7 +53,13 @@ impl App {
         let native_size = self.model.native_size;
         let elements = task.batch_elements(native_size);
         let new = NewJob::new(job_id, &task, elements, estimate(&task, native_size));
-        db::job::enqueue(&mut *tx, NewJob { schedule, waits_for, ..new }).await?;
+        let memory_bytes = match &task {
+            Task::Training(training) => (self.model.training_memory)(&training.recipe),
+            Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => 0,
+        };
+        let project_id = caller.project_id();
+        let new = NewJob { schedule, waits_for, memory_bytes, project_id, ..new };
+        db::job::enqueue(&mut *tx, new).await?;
         Ok(job_id.into())
     }
 

@@ -17,6 +17,9 @@ pub type CheckSteps = Box<dyn Fn(SchedulerName, usize) -> Result<(), String> + S
 /// Returns whether the vocabulary has a token, as it is written there.
 pub type HasToken = Box<dyn Fn(&str) -> bool + Send + Sync>;
 
+/// Returns the bytes that a training of a recipe needs at least, beside the base model's weights.
+pub type TrainingMemory = Box<dyn Fn(&TrainingRecipe) -> u64 + Send + Sync>;
+
 /// A scheduler that the base model can be sampled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerLimit {
@@ -52,6 +55,7 @@ pub struct ModelInfo {
     pub count_tokens: CountTokens,
     pub check_steps: CheckSteps,
     pub has_token: HasToken,
+    pub training_memory: TrainingMemory,
 }
 
 impl ModelInfo {

@@ -8,16 +8,18 @@ use candle_core::{DType, Device};
 use sha2::{Digest, Sha256};
 
 use super::{
-    clip::ClipTokenizer,
+    clip::{ClipTextConfig, ClipTokenizer},
     device::{arithmetic, compute_dtype},
     error::{EngineError, Result},
     ops::Precision,
     prompt::PromptEncoder,
     schedulers::SchedulerConfig,
-    unet::{UNet2DConditionConfig, UNet2DConditionModel},
+    training::StepMemory,
+    unet::{CallSize, UNet2DConditionConfig, UNet2DConditionModel},
     vae::{AutoencoderKl, AutoencoderKlConfig},
-    weights::WeightFiles,
+    weights::{WeightFiles, read_json},
 };
+use crate::domain::training::TrainingRecipe;
 
 /// Files whose bytes the model's answers depend on, beside the weights.
 const DIGESTED: [&str; 9] = [
@@ -125,6 +127,8 @@ pub struct BaseModelConfig {
     /// Pixels a side that become one latent cell.
     pub factor: usize,
     pub scheduler: SchedulerConfig,
+    pub unet: UNet2DConditionConfig,
+    pub text_encoder: ClipTextConfig,
 }
 
 impl BaseModelConfig {
@@ -134,7 +138,25 @@ impl BaseModelConfig {
         let unet = UNet2DConditionConfig::read(&dir.join("unet/config.json"))?;
         let factor = AutoencoderKlConfig::read(&dir.join("vae/config.json"))?.factor();
         let scheduler = SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?;
-        Ok(Self { resolution: unet.sample_size.unwrap_or(64) * factor, factor, scheduler })
+        let text_encoder = read_json(&dir.join("text_encoder/config.json"))?;
+        let resolution = unet.sample_size.unwrap_or(64) * factor;
+        Ok(Self { resolution, factor, scheduler, unet, text_encoder })
+    }
+
+    /// The bytes that a training step needs at least, beside the base model's weights: with activations in 16 bits that are computed
+    /// again in the backward pass, as a GPU does it if it has to.
+    pub fn least_training_memory(&self, recipe: &TrainingRecipe) -> u64 {
+        let batch = recipe.instance_batch_size + recipe.class_batch_size;
+        let side = self.resolution / self.factor;
+        let call = CallSize { batch, height: side, width: side, dtype: DType::BF16, on_cpu: false };
+        let columns = self.unet.cross_attention_dim();
+        let columns = recipe.rank.map_or(columns, |rank| rank.min(columns)) as u64;
+        let learned = u64::from(recipe.learn.key) + u64::from(recipe.learn.value);
+        let trained = self.unet.projected() * columns * learned / 2;
+        let prompts = (recipe.instance_batch_size, self.text_encoder.max_position_embeddings);
+        let recomputed = self.unet.recompute_all(true);
+        StepMemory::of(trained, &self.unet, &self.text_encoder, &call, prompts, &recomputed)
+            .beside_weights()
     }
 }
 

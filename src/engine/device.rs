@@ -55,6 +55,16 @@ pub fn free_bytes(device: &Device) -> Option<usize> {
     cuda::free_bytes(device)
 }
 
+/// Memory that jobs can have: what is free on a GPU, or what the machine of a CPU has; `None` if neither is known.
+pub fn usable_bytes(device: &Device) -> Option<usize> {
+    if !device.is_cpu() {
+        return free_bytes(device);
+    }
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    Some(1024 * total.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()?)
+}
+
 /// What the last bits of a result depend on, apart from the model and the request, such as `f32, cpu avx512, winograd`.
 pub fn arithmetic(device: &Device, dtype: DType, precision: Precision) -> String {
     let dtype = dtype.as_str();

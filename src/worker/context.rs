@@ -33,6 +33,8 @@ pub(crate) struct Context {
     pub(crate) class_images: Arc<ClassImageSet>,
     /// Without one, evaluations are left to other workers.
     pub(crate) evaluator: Option<Evaluator>,
+    /// Memory that jobs can have. Those that need more are left to other workers.
+    pub(crate) memory_mib: Option<i32>,
 }
 
 impl Context {
@@ -58,6 +60,7 @@ impl Context {
             evaluator = evaluator_name,
             "the worker begins"
         );
+        let memory_mib = engine.memory_mib();
         let settings = DeviceSettings {
             max_batch_size,
             training_share: config.training_share,
@@ -75,6 +78,7 @@ impl Context {
             model: folder.info,
             class_images: folder.class_images,
             evaluator,
+            memory_mib,
         })
     }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::engine::BaseModel;
 use crate::engine::Result;
-use crate::engine::device::{compute_dtype, device_named, free_bytes};
+use crate::engine::device::{compute_dtype, device_named, free_bytes, usable_bytes};
 use crate::evaluator::Evaluator;
 use crate::model_folder::ModelFolder;
 
@@ -70,6 +70,13 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// Memory that jobs can have, beside the weights, in MiB; `None` if it is not known.
+    pub(crate) fn memory_mib(&self) -> Option<i32> {
+        const MIB: usize = 1024 * 1024;
+        let bytes = usable_bytes(&self.base.device)?;
+        Some(i32::try_from(bytes / MIB).unwrap_or(i32::MAX))
+    }
+
     /// Elements of one call of the UNet that the device has memory for, or beyond which more of them do not help.
     pub(crate) fn max_batch_size(&self) -> usize {
         let Some(free) = free_bytes(&self.base.device) else { return CPU_BATCH_SIZE };

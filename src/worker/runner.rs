@@ -150,7 +150,7 @@ impl Worker {
             kinds: &[kind],
             base_digest: &self.context.model.digest,
             evaluator_digest: self.context.evaluator_digest(),
-            memory_mib: None,
+            memory_mib: self.context.memory_mib,
             batch_elements,
             lease: self.context.config.lease,
         };

@@ -159,6 +159,7 @@ impl Service {
             }),
             check_steps: check_steps(&scheduler),
             has_token: Box::new(move |token| vocabulary.has_token(token)),
+            training_memory: Box::new(|_| 0),
         }
     }
 

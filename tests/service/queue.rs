@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::{Capacity, NewJob};
 use vstar::domain::code::Code;
-use vstar::domain::id::JobId;
+use vstar::domain::id::{JobId, ProjectId};
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
 use vstar::reaper::take_back_expired;
 
@@ -30,7 +30,7 @@ async fn enqueue(db: &PgPool) -> JobId {
 }
 
 async fn state(db: &PgPool, job_id: JobId) -> JobState {
-    db::job::find(db, job_id, JobKind::Merge).await.unwrap().unwrap().state
+    db::job::find(db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap().unwrap().state
 }
 
 fn failure() -> Failure {
@@ -135,7 +135,7 @@ async fn a_canceled_job_of_a_dead_worker_is_not_run_again(db: PgPool) {
     let job_id = enqueue(&db).await;
     lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
 
-    let status = db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+    let status = db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap();
     take_back_expired(&db).await.unwrap();
 
     assert_eq!(status, Some(JobStatus::Canceling));
@@ -147,14 +147,15 @@ async fn canceling_twice_changes_nothing_the_second_time(db: PgPool) {
     let job_id = enqueue(&db).await;
 
     for _ in 0..2 {
-        let status = db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+        let status =
+            db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap();
         assert_eq!(status, Some(JobStatus::Canceled));
     }
 
     let events = db::event::after(&db, job_id, 0, 10).await.unwrap();
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(
-        db::job::cancel(&db, job_id, JobKind::Sample).await.unwrap(),
+        db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Sample).await.unwrap(),
         None,
         "of another kind"
     );
@@ -181,6 +182,28 @@ async fn jobs_are_leased_until_they_fill_the_batch_and_for_one_base_model(db: Pg
     assert_eq!(lease_samples(&db, 1, MINUTE).await, [queued[3]]);
     assert_eq!(lease_samples(&db, 100, MINUTE).await, [queued[4]]);
     assert_eq!(lease_samples(&db, 100, MINUTE).await, []);
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_job_is_left_to_workers_that_have_the_memory(db: PgPool) {
+    let task = any_task();
+    let job = NewJob::new(JobId::generate(), &task, 1, 1.0);
+    db::job::enqueue(&db, NewJob { memory_bytes: 8 << 30, ..job }).await.unwrap();
+    let leased_with = async |memory_mib| {
+        let capacity = Capacity {
+            worker: "gpu",
+            kinds: &[task.kind()],
+            base_digest: DIGEST,
+            evaluator_digest: None,
+            memory_mib: Some(memory_mib),
+            batch_elements: 1,
+            lease: MINUTE,
+        };
+        db::job::lease_next(&db, capacity).await.unwrap().len()
+    };
+
+    assert_eq!(leased_with(8191).await, 0);
+    assert_eq!(leased_with(8192).await, 1);
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]

@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::QUEUED_CHANNEL;
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 
@@ -31,12 +31,14 @@ pub struct NewJob<'a> {
     pub is_of_evaluation: bool,
     /// The number of jobs that have to end before a worker takes this one; see [`crate::db::evaluation`].
     pub waits_for: usize,
-    /// Whose it is. So far all are the same project's.
-    pub project_id: Uuid,
+    /// What a worker needs at least for it, beside the base model's weights.
+    pub memory_bytes: u64,
+    /// Whose it is.
+    pub project_id: ProjectId,
 }
 
 impl<'a> NewJob<'a> {
-    /// A job of no special schedule.
+    /// A job of the default project and of no special schedule.
     pub fn new(job_id: JobId, task: &'a Task, batch_elements: usize, cost: f64) -> Self {
         Self {
             job_id,
@@ -46,10 +48,13 @@ impl<'a> NewJob<'a> {
             schedule: Schedule::default(),
             is_of_evaluation: false,
             waits_for: 0,
-            project_id: Uuid::nil(),
+            memory_bytes: 0,
+            project_id: ProjectId::DEFAULT,
         }
     }
 }
+
+const MIB: u64 = 1024 * 1024;
 
 /// Appends a job to the queue. [`announce`] tells idle workers, once the transaction has committed.
 pub async fn enqueue(db: impl PgExecutor<'_>, job: NewJob<'_>) -> sqlx::Result<()> {
@@ -91,23 +96,24 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
             returning virtual_finish, weight
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
-            finish_before, waits_for, progress)
+            finish_before, waits_for, progress, needs_memory_mib)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
-            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end
-        from project, unnest($10::uuid[], $11::jsonb[], $12::integer[], $13::float8[])
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10
+        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[])
             with ordinality as given (job_id, task, rows, cost, number)
         "#,
         task.kind().as_str(),
         task.base_digest().as_str(),
         rank,
-        project_id,
+        project_id.0,
         costs.iter().sum::<f64>(),
         task.kind().max_attempts(),
         seconds(schedule.start_within_seconds),
         seconds(schedule.finish_within_seconds),
         i32::try_from(first.waits_for).unwrap_or(i32::MAX),
+        i32::try_from(first.memory_bytes.div_ceil(MIB)).unwrap_or(i32::MAX),
         &ids,
         &tasks as &[Json<&Task>],
         &rows.collect::<Vec<_>>(),
