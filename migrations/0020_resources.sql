@@ -141,3 +141,15 @@ $$;
 
 -- Lists by status, in the order of their pages.
 create index job_list_by_state on job (project_id, kind, state, job_id);
+
+-- A study is shown with its links and the results of its votes.
+create function touch_study() returns trigger language plpgsql as $$
+begin
+    update preference_study set updated_at = clock_timestamp()
+    where study_id = case when tg_table_name = 'preference_link' then (to_jsonb(new) ->> 'study_id')::uuid
+        else (select study_id from preference_link where token = new.token) end;
+    return null;
+end
+$$;
+create trigger touch_study_of_link after insert on preference_link for each row execute function touch_study();
+create trigger touch_study_of_vote after insert on preference_vote for each row execute function touch_study();

@@ -128,7 +128,8 @@ mod tests {
         assert_eq!((page.above(), page.below()), (Uuid::nil(), id));
         let page = Page { order: Order::Asc, ..page };
         assert_eq!((page.above(), page.below()), (id, Uuid::max()));
-        let page = Page { after: None, created_after: Some(now), created_before: Some(now), ..page };
+        let page =
+            Page { after: None, created_after: Some(now), created_before: Some(now), ..page };
         assert!(page.above() > older && page.above() < id && page.below() > id);
     }
 }

@@ -66,7 +66,9 @@ pub struct ExternalId(String);
 
 /// A text that cannot be an external id.
 #[derive(Debug, thiserror::Error)]
-#[error("an external id has 1 to {MAX_EXTERNAL_ID} characters, and no control characters: choose another")]
+#[error(
+    "an external id has 1 to {MAX_EXTERNAL_ID} characters, and no control characters: choose another"
+)]
 pub struct InvalidExternalId;
 
 impl ExternalId {
@@ -80,7 +82,11 @@ impl TryFrom<String> for ExternalId {
 
     fn try_from(text: String) -> Result<Self, InvalidExternalId> {
         let fits = (1..=MAX_EXTERNAL_ID).contains(&text.chars().count());
-        if fits && !text.chars().any(char::is_control) { Ok(Self(text)) } else { Err(InvalidExternalId) }
+        if fits && !text.chars().any(char::is_control) {
+            Ok(Self(text))
+        } else {
+            Err(InvalidExternalId)
+        }
     }
 }
 
@@ -194,7 +200,9 @@ mod tests {
         };
         assert!(one(64, 512).is_ok());
         assert!(one(65, 1).is_err() && one(0, 1).is_err() && one(1, 513).is_err());
-        for (text, fits) in [("é".repeat(255), true), ("e".repeat(256), false), (String::new(), false)] {
+        for (text, fits) in
+            [("é".repeat(255), true), ("e".repeat(256), false), (String::new(), false)]
+        {
             assert_eq!(ExternalId::try_from(text).is_ok(), fits);
         }
         assert!(ExternalId::try_from("a\nb".to_owned()).is_err());
