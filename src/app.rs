@@ -21,6 +21,7 @@ pub mod job;
 mod manifest;
 pub mod merge;
 pub mod photo;
+mod precondition;
 pub mod preference;
 mod queue;
 mod refusal;
@@ -53,6 +54,7 @@ use self::upload_memory::{UploadLimits, UploadMemory};
 pub use caller::Caller;
 pub use health::Readiness;
 pub use init_image::DEFAULT_NOISE_STRENGTH;
+pub use precondition::Precondition;
 pub use refusal::{Dependency, Refusal};
 
 /// The service: what every verb works with. A clone is a handle to the same service.

@@ -8,7 +8,7 @@ use futures::stream::{self, BoxStream, StreamExt};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
-use super::{App, Caller, Refusal};
+use super::{App, Caller, Precondition, Refusal};
 use crate::db;
 use crate::domain::checkpoint::Resumption;
 use crate::domain::evaluation::EvaluationTask;
@@ -242,13 +242,19 @@ impl App {
     /// it is.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`] if there is none of this kind and id.
+    /// [`Refusal::NotFound`] if there is none of this kind and id, [`Refusal::PreconditionFailed`]
     pub async fn cancel<N: JobNoun>(
         &self,
         caller: &Caller,
         id: N::Id,
+        precondition: &Precondition,
     ) -> Result<Tracked<N>, Refusal> {
         let mut tx = self.db.begin().await?;
+        if *precondition != Precondition::Any {
+            let revision = db::job::lock_revision(&mut *tx, id.into(), N::KIND).await?;
+            let revision = revision.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))?;
+            precondition.check(revision)?;
+        }
         if N::KIND == JobKind::Evaluation {
             db::evaluation::cancel_samples(&mut *tx, id.into()).await?;
         }

@@ -30,6 +30,11 @@ pub enum Refusal {
     /// The request contradicts what is stored.
     #[error("{}", .0.detail)]
     Conflict(FieldError),
+    /// The request was made for another state of the resource than the one that it has now.
+    #[error(
+        "the resource has changed: its ETag is \"{revision}\" now; read it again and repeat the request with its new ETag"
+    )]
+    PreconditionFailed { revision: i64 },
     /// The queue of this kind of job is full.
     #[error("{limit} {}s are waiting already and no more are accepted: send it again in {} s",
         .kind.as_str(), .retry_after.as_secs())]
@@ -81,6 +86,7 @@ impl Refusal {
             Self::Invalid(invalid) => invalid.code(),
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict(error) => error.code,
+            Self::PreconditionFailed { .. } => Code::PreconditionFailed,
             Self::QueueFull { .. } => Code::QueueFull,
             Self::NotReady { .. } => Code::ImageSetNotIndexed,
             Self::Overloaded => Code::Overloaded,
@@ -101,6 +107,7 @@ impl Refusal {
             Self::Invalid(invalid) => &invalid.0,
             Self::Conflict(error) => std::slice::from_ref(error),
             Self::NotFound { .. }
+            | Self::PreconditionFailed { .. }
             | Self::QueueFull { .. }
             | Self::NotReady { .. }
             | Self::Overloaded
@@ -122,6 +129,7 @@ impl Refusal {
             Self::Invalid(_)
             | Self::NotFound { .. }
             | Self::Conflict(_)
+            | Self::PreconditionFailed { .. }
             | Self::ObjectLost { .. }
             | Self::Internal(_) => None,
         }

@@ -46,6 +46,10 @@ codes! {
     NoSuchPath = "no_such_path",
     /// The path exists, but not with this method: use one of the documented methods.
     MethodNotAllowed = "method_not_allowed",
+    /// A header of the request cannot be read: see `detail` for its form.
+    MalformedHeader = "malformed_header",
+    /// The resource has another revision than those of `If-Match`: read it again, and repeat the request with its new `ETag`.
+    PreconditionFailed = "precondition_failed",
     /// The requested byte range lies beyond the end: ask for a range within the size.
     RangeNotSatisfiable = "range_not_satisfiable",
     /// The rest of the body did not come in time: send the request again, without pauses.

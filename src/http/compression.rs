@@ -9,8 +9,9 @@ use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobAnswer, JobBody, JobResource};
+use super::precondition::IfMatch;
 use crate::app::compression::{Compression, NewCompression};
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::compression::{CompressionReport, CompressionTask};
 use crate::domain::id::{CompressionId, ConceptId, DeltaId};
 use crate::domain::job::schedule::{Priority, Schedule};
@@ -165,17 +166,20 @@ pub(crate) async fn list_compressions(
 
 /// Cancels a compression, as for a training.
 #[utoipa::path(post, path = "/v1/compressions/{compression_id}/cancel", tag = "compressions",
-    params(("compression_id" = CompressionId, Path)),
+    params(("compression_id" = CompressionId, Path), IfMatch),
     responses(
         (status = 200, body = CompressionBody, description = "The job has ended"),
         (status = 202, body = CompressionBody, description = "The job stops at its next step"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn cancel_compression(
     State(app): State<App>,
     caller: Caller,
     Path(compression_id): Path<CompressionId>,
+    precondition: Precondition,
 ) -> Result<(StatusCode, axum::Json<CompressionBody>), ApiError> {
-    job::cancel::<CompressionTask>(&app, &caller, compression_id).await
+    job::cancel::<CompressionTask>(&app, &caller, compression_id, &precondition).await
 }

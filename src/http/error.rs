@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -21,6 +21,8 @@ pub(crate) enum ApiError {
     /// The body is not of the form that its content type promises.
     #[error("{0}")]
     Malformed(String),
+    #[error("the header {name} cannot be read: {detail}")]
+    MalformedHeader { name: HeaderName, detail: String },
     #[error("no such path: {0}")]
     NoRoute(String),
     #[error("the path does not support this method")]
@@ -64,6 +66,7 @@ impl ApiError {
                 Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
                 Refusal::Conflict(_) => StatusCode::CONFLICT,
+                Refusal::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }
                 | Refusal::Overloaded
@@ -73,7 +76,7 @@ impl ApiError {
                     StatusCode::INTERNAL_SERVER_ERROR
                 }
             },
-            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::MalformedHeader { .. } => StatusCode::BAD_REQUEST,
             Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -89,6 +92,7 @@ impl ApiError {
         match self {
             Self::Refused(refusal) => refusal.code(),
             Self::Malformed(_) => Code::MalformedBody,
+            Self::MalformedHeader { .. } => Code::MalformedHeader,
             Self::NoRoute(_) => Code::NoSuchPath,
             Self::MethodNotAllowed => Code::MethodNotAllowed,
             Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
@@ -105,6 +109,7 @@ impl ApiError {
         match self {
             Self::Refused(refusal) => refusal.errors(),
             Self::Malformed(_)
+            | Self::MalformedHeader { .. }
             | Self::NoRoute(_)
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType(_)
@@ -225,6 +230,7 @@ impl IntoResponse for ApiError {
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Malformed(_)
+            | Self::MalformedHeader { .. }
             | Self::NoRoute(_)
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType(_)

@@ -17,7 +17,8 @@ use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobAnswer};
-use crate::app::{App, Caller};
+use super::precondition::IfMatch;
+use crate::app::{App, Caller, Precondition};
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::id::EvaluationId;
 
@@ -80,17 +81,20 @@ pub(crate) async fn list_evaluations(
 
 /// Cancels an evaluation and those of its samples that have not ended, as for a training.
 #[utoipa::path(post, path = "/v1/evaluations/{evaluation_id}/cancel", tag = "evaluations",
-    params(("evaluation_id" = EvaluationId, Path)),
+    params(("evaluation_id" = EvaluationId, Path), IfMatch),
     responses(
         (status = 200, body = EvaluationBody, description = "The job has ended"),
         (status = 202, body = EvaluationBody, description = "The job stops at its next step"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn cancel_evaluation(
     State(app): State<App>,
     caller: Caller,
     Path(evaluation_id): Path<EvaluationId>,
+    precondition: Precondition,
 ) -> Result<(StatusCode, axum::Json<EvaluationBody>), ApiError> {
-    job::cancel::<EvaluationTask>(&app, &caller, evaluation_id).await
+    job::cancel::<EvaluationTask>(&app, &caller, evaluation_id, &precondition).await
 }

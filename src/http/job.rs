@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::body::{ListBody, ListQuery, Timestamp};
 use super::error::{ApiError, problem_type};
 use crate::app::job::{JobNoun, Tracked};
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::id::JobId;
 use crate::domain::job::attempt::Attempt;
 use crate::domain::job::schedule::Priority;
@@ -206,8 +206,9 @@ pub(crate) async fn cancel<N: JobResource>(
     app: &App,
     caller: &Caller,
     id: N::Id,
+    precondition: &Precondition,
 ) -> Result<(StatusCode, Json<N::Body>), ApiError> {
-    let tracked = app.cancel::<N>(caller, id).await?;
+    let tracked = app.cancel::<N>(caller, id, precondition).await?;
     let has_ended = tracked.job.status().is_terminal();
     let status = if has_ended { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok((status, Json(N::body(tracked))))

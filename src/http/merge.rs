@@ -13,10 +13,11 @@ use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobAnswer, JobBody, JobResource};
+use super::precondition::IfMatch;
 use super::sample::DeltaUseBody;
 use crate::app::job::Merge;
 use crate::app::merge::NewMerge;
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{ConceptId, DeltaId, MergeId};
 use crate::domain::job::schedule::{Priority, Schedule};
@@ -167,17 +168,20 @@ pub(crate) async fn list_merges(
 }
 
 /// Cancels a merge, as for a training.
-#[utoipa::path(post, path = "/v1/merges/{merge_id}/cancel", tag = "merges", params(("merge_id" = MergeId, Path)),
+#[utoipa::path(post, path = "/v1/merges/{merge_id}/cancel", tag = "merges", params(("merge_id" = MergeId, Path), IfMatch),
     responses(
         (status = 200, body = MergeBody, description = "The job has ended"),
         (status = 202, body = MergeBody, description = "The job stops at its next step"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn cancel_merge(
     State(app): State<App>,
     caller: Caller,
     Path(merge_id): Path<MergeId>,
+    precondition: Precondition,
 ) -> Result<(StatusCode, axum::Json<MergeBody>), ApiError> {
-    job::cancel::<MergeTask>(&app, &caller, merge_id).await
+    job::cancel::<MergeTask>(&app, &caller, merge_id, &precondition).await
 }

@@ -12,6 +12,7 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
@@ -42,7 +43,8 @@ pub fn router(app: App) -> Router {
                 .layer(TraceLayer::new_for_http())
                 .layer(from_fn(write_problem))
                 .layer(CatchPanicLayer::custom(from_panic))
-                .layer(from_fn_with_state(app.clone(), with_patience)),
+                .layer(from_fn_with_state(app.clone(), with_patience))
+                .layer(from_fn(with_entity_tag)),
         )
         .with_state(app)
 }

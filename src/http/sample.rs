@@ -10,9 +10,10 @@ use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::image::ImageBody;
 use super::job::{self, JobAnswer, JobBody, JobResource};
+use super::precondition::IfMatch;
 use crate::app::job::Sample;
 use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
 use crate::domain::composition::Composition;
 use crate::domain::composition::options::CompositionOptions;
@@ -330,17 +331,20 @@ pub(crate) async fn list_samples(
 
 /// Cancels a sample, as for a training.
 #[utoipa::path(post, path = "/v1/samples/{sample_id}/cancel", tag = "samples",
-    params(("sample_id" = SampleId, Path)),
+    params(("sample_id" = SampleId, Path), IfMatch),
     responses(
         (status = 200, body = SampleBody, description = "The job has ended"),
         (status = 202, body = SampleBody, description = "The job stops at its next step"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn cancel_sample(
     State(app): State<App>,
     caller: Caller,
     Path(sample_id): Path<SampleId>,
+    precondition: Precondition,
 ) -> Result<(StatusCode, axum::Json<SampleBody>), ApiError> {
-    job::cancel::<SampleTask>(&app, &caller, sample_id).await
+    job::cancel::<SampleTask>(&app, &caller, sample_id, &precondition).await
 }

@@ -10,11 +10,12 @@ use super::body::{ListBody, ListQuery};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobAnswer, JobBody, JobResource};
+use super::precondition::IfMatch;
 use super::regularization::{RegularizationBody, RegularizationForm};
 use crate::app::job::Training;
 use crate::app::regularization::{NewRegularization, RegularizationChoice};
 use crate::app::training::NewTraining;
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::concept::{ConceptRef, ConceptWords, Handle};
 use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::invalid::Checks;
@@ -243,19 +244,22 @@ pub(crate) async fn list_trainings(
 /// A queued training is canceled at once, and the response is 200. A running one stops at its next step: the response is
 /// 202, with the status `canceling`. A training that has ended stays as it is, and the response is 200.
 #[utoipa::path(post, path = "/v1/trainings/{training_id}/cancel", tag = "trainings",
-    params(("training_id" = TrainingId, Path)),
+    params(("training_id" = TrainingId, Path), IfMatch),
     responses(
         (status = 200, body = TrainingBody, description = "The job has ended"),
         (status = 202, body = TrainingBody, description = "The job stops at its next step"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn cancel_training(
     State(app): State<App>,
     caller: Caller,
     Path(training_id): Path<TrainingId>,
+    precondition: Precondition,
 ) -> Result<(StatusCode, axum::Json<TrainingBody>), ApiError> {
-    job::cancel::<TrainingTask>(&app, &caller, training_id).await
+    job::cancel::<TrainingTask>(&app, &caller, training_id, &precondition).await
 }
 
 /// Which part of a loss curve to return.

@@ -149,6 +149,7 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         Refusal::Invalid(invalid) => Refusal::Invalid(moved_below(pointer, invalid)),
         other @ (Refusal::NotFound { .. }
         | Refusal::Conflict(_)
+        | Refusal::PreconditionFailed { .. }
         | Refusal::QueueFull { .. }
         | Refusal::NotReady { .. }
         | Refusal::Overloaded

@@ -34,3 +34,18 @@ pub async fn standing(
         revision: row.revision,
     }))
 }
+
+/// Returns the revision of the job of this id, if it is of this kind. It stays as it is until the transaction ends.
+pub async fn lock_revision(
+    db: impl PgExecutor<'_>,
+    job_id: JobId,
+    kind: JobKind,
+) -> sqlx::Result<Option<i64>> {
+    sqlx::query_scalar!(
+        "select revision from job where job_id = $1 and kind = $2 for update",
+        job_id.0,
+        kind as JobKind,
+    )
+    .fetch_optional(db)
+    .await
+}
