@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 use vstar::db;
 use vstar::db::job::{Capacity, NewJob};
-use vstar::domain::id::JobId;
+use vstar::domain::id::{JobId, ProjectId};
 use vstar::domain::job::{JobKind, LeasedJob, Phase, Progress, Task};
 
 const DIGEST: &str = "base";
@@ -228,7 +228,7 @@ async fn measure(db: &PgPool, args: &Args, work: Work) -> Result<()> {
                 let began = Instant::now();
                 match work {
                     Work::Enqueue => {
-                        let project_id = Uuid::from_u128(worker as u128);
+                        let project_id = ProjectId(Uuid::from_u128(worker as u128));
                         let job = NewJob::new(JobId::generate(), &task, 2, 2.5);
                         db::job::enqueue(&mut *connection, NewJob { project_id, ..job }).await?;
                         jobs.fetch_add(1, Ordering::Relaxed);
@@ -310,7 +310,7 @@ async fn fairness(db: &PgPool, batch: usize) -> Result<()> {
     for (project, count) in std::iter::once((1, 8000)).chain((2..22).map(|small| (small, 20))) {
         for _ in 0..count {
             let job = NewJob::new(JobId::generate(), &task, 2, 2.5);
-            let project_id = Uuid::from_u128(project);
+            let project_id = ProjectId(Uuid::from_u128(project));
             db::job::enqueue(db, NewJob { project_id, ..job }).await?;
         }
     }

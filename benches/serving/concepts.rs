@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::{Capacity, NewJob};
 use vstar::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
-use vstar::domain::id::{ConceptId, DeltaId, JobId};
+use vstar::domain::id::{ConceptId, DeltaId, JobId, ProjectId};
 use vstar::domain::job::{JobKind, Task};
 use vstar::domain::merge::{MergeRecipe, MergeTask};
 use vstar::domain::version::TaskVersion;
@@ -96,7 +96,7 @@ impl Concepts {
         let handle = Handle::try_from(format!("c-{number}"))?;
         let mut tx = self.db.begin().await?;
         let words = ConceptWords { modifier_token: Some(token.clone()), class_noun: noun };
-        db::concept::create(&mut *tx, concept_id, &handle, &words).await?;
+        db::concept::create(&mut *tx, ProjectId::DEFAULT, concept_id, &handle, &words).await?;
         anyhow::ensure!(db::job::succeed(&mut *tx, job_id, fence).await?, "the lease is lost");
         db::delta::record(&mut *tx, row).await?;
         db::delta::record_concepts(&mut *tx, delta_id, &[concept_id]).await?;

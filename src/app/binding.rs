@@ -14,7 +14,7 @@ use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef, ModifierToken, modifier_tokens_in};
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::delta_use::{ConceptUse, DeltaUse, MAX_DELTAS, STRENGTHS};
-use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::id::{ConceptId, DeltaId, ProjectId};
 use crate::domain::invalid::{FieldError, all_or_errors};
 use crate::domain::model_info::{ModelInfo, check_text};
 use crate::domain::number::decimal;
@@ -59,6 +59,7 @@ impl Binding {
     async fn bind_uses(
         &mut self,
         db: &mut PgConnection,
+        project_id: ProjectId,
         model: &ModelInfo,
         uses: &[ConceptUse],
     ) -> Result<(), Refusal> {
@@ -70,10 +71,11 @@ impl Binding {
             return Err(FieldError::new("/concepts", Code::TooManyDeltas, detail).into());
         }
         let named = uses.iter().filter_map(|one| one.concept.as_ref());
-        let concepts = named_concepts(db, named).await?;
+        let concepts = named_concepts(db, project_id, named).await?;
         let wanted = uses.iter().enumerate().map(|(index, one)| resolve(index, one, &concepts));
         let wanted: Vec<Wanted> = all_or_errors(wanted)?;
-        let loaded = Loaded::read(db, wanted.iter().map(|wanted| wanted.delta_id)).await?;
+        let loaded =
+            Loaded::read(db, project_id, wanted.iter().map(|wanted| wanted.delta_id)).await?;
         for wanted in &wanted {
             let delta = loaded.delta_of(wanted)?;
             self.add(delta, wanted.strength, &loaded.contents, model, &wanted.pointer)?;
@@ -85,6 +87,7 @@ impl Binding {
     async fn bind_tokens(
         &mut self,
         db: &mut PgConnection,
+        project_id: ProjectId,
         model: &ModelInfo,
         tokens: &[NamedToken],
     ) -> Result<(), Refusal> {
@@ -94,9 +97,9 @@ impl Binding {
         let open: Vec<&NamedToken> =
             open.into_iter().filter(|named| !(model.has_token)(named.token.as_str())).collect();
         let names: Vec<ModifierToken> = open.iter().map(|named| named.token.clone()).collect();
-        let concepts = db::concept::find(&mut *db, &[], &[], &names).await?;
+        let concepts = db::concept::find(&mut *db, project_id, &[], &[], &names).await?;
         let current = all_or_errors(open.iter().map(|named| resolve_token(named, &concepts)))?;
-        let loaded = Loaded::read(db, current.iter().copied()).await?;
+        let loaded = Loaded::read(db, project_id, current.iter().copied()).await?;
         for (named, delta_id) in open.iter().zip(&current) {
             if self.covers(&named.token) {
                 continue; // by the delta of a token before it: they were trained jointly
@@ -184,19 +187,21 @@ fn same_word(a: &DeltaConcept, b: &DeltaConcept) -> bool {
 /// Resolves a `concepts` list, then the tokens that it does not cover.
 pub(super) async fn bind(
     db: &mut PgConnection,
+    project_id: ProjectId,
     model: &ModelInfo,
     uses: &[ConceptUse],
     tokens: &[NamedToken],
 ) -> Result<Binding, Refusal> {
     let mut binding = Binding::default();
-    binding.bind_uses(db, model, uses).await?;
-    binding.bind_tokens(db, model, tokens).await?;
+    binding.bind_uses(db, project_id, model, uses).await?;
+    binding.bind_tokens(db, project_id, model, tokens).await?;
     Ok(binding)
 }
 
-/// Finds the concepts that are named by id or by handle.
+/// Finds the project's concepts that are named by id or by handle.
 pub(super) async fn named_concepts(
     db: &mut PgConnection,
+    project_id: ProjectId,
     names: impl Iterator<Item = &ConceptRef>,
 ) -> sqlx::Result<Vec<Concept>> {
     let (mut ids, mut handles) = (Vec::new(), Vec::new());
@@ -209,7 +214,7 @@ pub(super) async fn named_concepts(
     if ids.is_empty() && handles.is_empty() {
         return Ok(Vec::new()); // most requests name their concepts by tokens alone
     }
-    db::concept::find(db, &ids, &handles, &[]).await
+    db::concept::find(db, project_id, &ids, &handles, &[]).await
 }
 
 /// Finds one of them, or returns the error of the field that names nothing.
@@ -291,13 +296,14 @@ struct Loaded {
 impl Loaded {
     async fn read(
         db: &mut PgConnection,
+        project_id: ProjectId,
         deltas: impl Iterator<Item = DeltaId>,
     ) -> sqlx::Result<Self> {
         let ids: Vec<DeltaId> = deltas.collect();
         if ids.is_empty() {
             return Ok(Self::default());
         }
-        let deltas = db::delta::find(&mut *db, &ids).await?;
+        let deltas = db::delta::find(&mut *db, project_id, &ids).await?;
         let deltas = deltas.into_iter().map(|delta| (delta.delta_id, delta)).collect();
         Ok(Self { deltas, contents: db::delta::concepts_of(&mut *db, &ids).await? })
     }

@@ -76,7 +76,7 @@ impl App {
         schedule.check()?;
         let keep = Keep::new(new.rank, new.energy)?;
         let mut tx = self.db.begin().await?;
-        let found = db::delta::find(&mut *tx, &[delta_id]).await?;
+        let found = db::delta::find(&mut *tx, caller.project_id(), &[delta_id]).await?;
         let delta = found.into_iter().next();
         let delta = delta.ok_or_else(|| Refusal::not_found("delta", delta_id))?;
         check_base_model(&delta, &self.model, "delta_id")?;
@@ -90,7 +90,7 @@ impl App {
             keep,
             make_current: new.make_current,
         };
-        let id = self.enqueue(&mut tx, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
         tx.commit().await?;
         self.announce(JobKind::Compression);
         self.job(caller, id).await

@@ -28,16 +28,18 @@ impl App {
     /// Creates a concept that has no images yet.
     ///
     /// # Errors
-    /// [`Refusal::Conflict`] if another concept has its handle or its modifier token; [`Refusal::Invalid`] if the base
+    /// [`Refusal::Conflict`] if another concept of the project has its handle or its modifier token; [`Refusal::Invalid`] if the base
     /// model's vocabulary has the token.
     pub async fn create_concept(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         new: NewConcept,
     ) -> Result<CountedConcept, Refusal> {
         self.model.check_modifier_token(new.words.modifier_token.as_ref(), "/modifier_token")?;
         let concept_id = ConceptId::generate();
-        let created = db::concept::create(&self.db, concept_id, &new.handle, &new.words).await;
+        let project_id = caller.project_id();
+        let created =
+            db::concept::create(&self.db, project_id, concept_id, &new.handle, &new.words).await;
         let concept = created.map_err(|error| refuse_taken_name(error, &new))?;
         Ok(CountedConcept { concept, image_count: 0 })
     }
@@ -56,10 +58,12 @@ impl App {
     /// Lists concepts, newest first.
     pub async fn concepts(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         page: Page,
     ) -> Result<PageOf<CountedConcept>, Refusal> {
-        let found = page.cut(db::concept::list(&self.db, page.with_one_more()).await?);
+        let project_id = caller.project_id();
+        let found = db::concept::list(&self.db, project_id, page.with_one_more()).await?;
+        let found = page.cut(found);
         let ids: Vec<ConceptId> = found.items.iter().map(|concept| concept.concept_id).collect();
         let counts = db::image::count_of_concepts(&self.db, &ids).await?;
         let counts: HashMap<ConceptId, i64> = counts.into_iter().collect();
@@ -70,13 +74,15 @@ impl App {
     }
 
     /// Finds a concept by the name in a path: its id or its handle.
-    pub async fn find_concept(&self, _caller: &Caller, name: &str) -> Result<Concept, Refusal> {
+    pub async fn find_concept(&self, caller: &Caller, name: &str) -> Result<Concept, Refusal> {
         let missing = || Refusal::not_found("concept", name);
         let wanted = ConceptRef::try_from(name.to_owned()).map_err(|_| missing())?;
+        let project_id = caller.project_id();
         let found = match wanted {
-            ConceptRef::Id(id) => db::concept::find(&self.db, &[id], &[], &[]).await?,
+            ConceptRef::Id(id) => db::concept::find(&self.db, project_id, &[id], &[], &[]).await?,
             ConceptRef::Handle(handle) => {
-                db::concept::find(&self.db, &[], &[handle.as_str().to_owned()], &[]).await?
+                let handle = handle.as_str().to_owned();
+                db::concept::find(&self.db, project_id, &[], &[handle], &[]).await?
             }
         };
         found.into_iter().next().ok_or_else(missing)

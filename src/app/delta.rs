@@ -22,8 +22,8 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is none of this id.
-    pub async fn delta(&self, _caller: &Caller, id: DeltaId) -> Result<DeltaContents, Refusal> {
-        let found = db::delta::find(&self.db, &[id]).await?;
+    pub async fn delta(&self, caller: &Caller, id: DeltaId) -> Result<DeltaContents, Refusal> {
+        let found = db::delta::find(&self.db, caller.project_id(), &[id]).await?;
         let delta = found.into_iter().next().ok_or_else(|| Refusal::not_found("delta", id))?;
         let concepts = db::delta::concepts_of(&self.db, &[id]).await?;
         Ok(DeltaContents { delta, concepts })
@@ -39,13 +39,13 @@ impl App {
         concept: Option<&str>,
         page: Page,
     ) -> Result<PageOf<DeltaContents>, Refusal> {
-        let more = page.with_one_more();
+        let (project_id, more) = (caller.project_id(), page.with_one_more());
         let found = match concept {
             Some(name) => {
                 let concept_id = self.find_concept(caller, name).await?.concept_id;
-                db::delta::list_of_concept(&self.db, concept_id, more).await?
+                db::delta::list_of_concept(&self.db, project_id, concept_id, more).await?
             }
-            None => db::delta::list(&self.db, more).await?,
+            None => db::delta::list(&self.db, project_id, more).await?,
         };
         let found = page.cut(found);
         let ids: Vec<DeltaId> = found.items.iter().map(|delta| delta.delta_id).collect();

@@ -102,9 +102,10 @@ impl App {
         let evaluator = self.evaluator.as_ref().ok_or_else(no_evaluator)?;
         let settings = self.settings(&new, evaluator)?;
         let mut tx = self.db.begin().await?;
-        let mut subjects = bind_subjects(&mut tx, &self.model, &new.subjects).await?;
+        let mut subjects =
+            bind_subjects(&mut tx, caller.project_id(), &self.model, &new.subjects).await?;
         let (concepts, photos) =
-            self.concepts_with_photos(&mut tx, &new, &subjects, evaluator).await?;
+            self.concepts_with_photos(&mut tx, caller, &new, &subjects, evaluator).await?;
         let prompts = resolve_prompts(&new, &concepts)?;
         check_prompts(&self.model, evaluator, &prompts, &subjects, &concepts)?;
         check::check_parts(evaluator, &prompts, &settings)?;
@@ -123,10 +124,11 @@ impl App {
             settings,
             held_out: None,
         };
-        let task = EvaluationTask { held_out: self.held_out(&mut tx, &new, &task).await?, ..task };
+        let task =
+            EvaluationTask { held_out: self.held_out(&mut tx, caller, &new, &task).await?, ..task };
         check_size(&task)?;
         check::check_captions(&task)?;
-        let id = self.enqueue_with_samples(&mut tx, task, schedule).await?;
+        let id = self.enqueue_with_samples(&mut tx, caller, task, schedule).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await
@@ -159,6 +161,7 @@ impl App {
     async fn concepts_with_photos(
         &self,
         db: &mut PgConnection,
+        caller: &Caller,
         new: &NewEvaluation,
         subjects: &[BoundSubject],
         evaluator: &Evaluator,
@@ -171,7 +174,7 @@ impl App {
             let detail = "the base model alone has no concept: name those whose photos the images are compared with";
             return Err(FieldError::new("/concepts", Code::MissingField, detail).into());
         }
-        let found = named_concepts(db, names.iter()).await?;
+        let found = named_concepts(db, caller.project_id(), names.iter()).await?;
         let named = names.iter().enumerate();
         let chosen: Vec<&Concept> = all_or_errors(
             named.map(|(index, name)| concept_named(name, &found, &format!("/concepts/{index}"))),
@@ -189,17 +192,19 @@ impl App {
     async fn held_out(
         &self,
         db: &mut PgConnection,
+        caller: &Caller,
         new: &NewEvaluation,
         task: &EvaluationTask,
     ) -> Result<Option<HeldOut>, Refusal> {
         let Some(held_out) = &new.held_out else { return Ok(None) };
-        let set = find_image_set(db, &held_out.set).await?.ok_or_else(|| {
-            let detail = format!(
-                "no image set `{}`: GET /v1/image-sets lists those that exist",
-                held_out.set
-            );
-            FieldError::new("/held_out/set", Code::UnknownImageSet, detail)
-        })?;
+        let set =
+            find_image_set(db, caller.project_id(), &held_out.set).await?.ok_or_else(|| {
+                let detail = format!(
+                    "no image set `{}`: GET /v1/image-sets lists those that exist",
+                    held_out.set
+                );
+                FieldError::new("/held_out/set", Code::UnknownImageSet, detail)
+            })?;
         let set = set.reference();
         check::check_subsets(task, set.count, held_out.subset_size)?;
         Ok(Some(HeldOut { set, subset_size: held_out.subset_size }))
@@ -209,6 +214,7 @@ impl App {
     async fn enqueue_with_samples(
         &self,
         tx: &mut PgConnection,
+        caller: &Caller,
         task: EvaluationTask,
         schedule: Schedule,
     ) -> Result<crate::domain::id::EvaluationId, Refusal> {
@@ -219,14 +225,15 @@ impl App {
             places.push((job_id, sample.subject, sample.prompt));
             tasks.push((job_id, Task::Sample(sample.task)));
         }
-        let id = self.enqueue_waiting(tx, task, schedule, tasks.len()).await?;
+        let id = self.enqueue_waiting(tx, caller, task, schedule, tasks.len()).await?;
         // Samples of other evaluations get their places in the same way.
         db::job::take_turn(&mut *tx, JobKind::Sample).await?;
         let of_evaluation = Schedule { priority: schedule.priority, ..Schedule::default() };
         let jobs = tasks.iter().map(|(job_id, task)| {
             let elements = task.batch_elements(native_size);
             let job = NewJob::new(*job_id, task, elements, estimate(task, native_size));
-            NewJob { schedule: of_evaluation, is_of_evaluation: true, ..job }
+            let project_id = caller.project_id();
+            NewJob { schedule: of_evaluation, is_of_evaluation: true, project_id, ..job }
         });
         db::job::enqueue_all(&mut *tx, &jobs.collect::<Vec<_>>()).await?;
         db::evaluation::link_samples(tx, id.into(), &places).await?;

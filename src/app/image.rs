@@ -87,7 +87,7 @@ impl App {
                     Err(error)
                 }
                 None => {
-                    db::image::record(&mut *tx, &image).await?;
+                    db::image::record(&mut *tx, caller.project_id(), &image).await?;
                     digests.insert(image.sha256.clone());
                     Ok(image)
                 }
@@ -111,14 +111,14 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if the file is not a usable image.
-    pub async fn add_upload(&self, _caller: &Caller, file: UploadedFile) -> Result<Image, Refusal> {
+    pub async fn add_upload(&self, caller: &Caller, file: UploadedFile) -> Result<Image, Refusal> {
         let photo = self.decode(file.content).await?;
         let photo =
             photo.map_err(|error| FieldError::new("/file", error.code(), error.to_string()))?;
         let image_id = ImageId::generate();
         let source = ImageSource::Upload { file_name: file.file_name };
         let image = self.store(image_id, source, &StorageKey::upload(image_id), photo).await?;
-        db::image::record(&self.db, &image).await?;
+        db::image::record(&self.db, caller.project_id(), &image).await?;
         Ok(image)
     }
 
@@ -126,8 +126,8 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is none of this id.
-    pub async fn image(&self, _caller: &Caller, id: ImageId) -> Result<Image, Refusal> {
-        let image = db::image::find(&self.db, id).await?;
+    pub async fn image(&self, caller: &Caller, id: ImageId) -> Result<Image, Refusal> {
+        let image = db::image::find(&self.db, caller.project_id(), id).await?;
         image.ok_or_else(|| Refusal::not_found("image", id))
     }
 
@@ -155,11 +155,11 @@ impl App {
     /// [`Refusal::NotFound`] if there is no such sample, or no preview of this image now.
     pub async fn preview(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         sample_id: SampleId,
         index: i32,
     ) -> Result<Preview, Refusal> {
-        self.standing::<SampleTask>(sample_id).await?;
+        self.standing::<SampleTask>(caller, sample_id).await?;
         let preview = db::preview::find(&self.db, JobId::from(sample_id), index).await?;
         preview.ok_or_else(|| Refusal::not_found("preview of image", index))
     }

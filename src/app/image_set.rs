@@ -11,7 +11,7 @@ use super::{App, Caller, Refusal};
 use crate::class_images::{ClassImageSet, PackedSet};
 use crate::db;
 use crate::domain::code::Code;
-use crate::domain::id::ImageSetId;
+use crate::domain::id::{ImageSetId, ProjectId};
 use crate::domain::image_set::{ImageSet, ImageSetSource, MAX_SET_NAME, SetImage, Verdicts};
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::page::{Page, PageOf};
@@ -31,7 +31,7 @@ impl App {
     /// [`Refusal::Invalid`] if the archive has no image, or anything that would change a caption unseen.
     pub async fn add_image_set(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         name: Option<String>,
         archive: File,
     ) -> Result<ImageSet, Refusal> {
@@ -47,18 +47,18 @@ impl App {
         self.storage.write(&packed.reference.storage_key, packed.bytes.clone()).await?;
         drop(permit);
         let set = packed.row(name, ImageSetSource::Uploaded, verdicts);
-        self.record_set(&set, &packed).await?;
+        self.record_set(caller.project_id(), &set, &packed).await?;
         self.index_ahead(&set, packed.images.into_iter().map(|image| image.caption).collect());
         Ok(set)
     }
 
-    /// Lists the class images of a base model as a set, unless they are listed.
+    /// Lists the class images of a base model as a set of all projects, unless they are listed.
     ///
     /// # Errors
     /// If the set cannot be read, or the database cannot be reached.
     pub async fn list_class_images(&self, class_images: &ClassImageSet) -> Result<(), Refusal> {
         let Some(reference) = &self.model.class_image_set else { return Ok(()) };
-        if db::image_set::find_by_digest(&self.db, &reference.digest)
+        if db::image_set::find_by_digest(&self.db, ProjectId::DEFAULT, &reference.digest)
             .await?
             .is_some_and(|set| set.source == ImageSetSource::BaseModel)
         {
@@ -69,14 +69,19 @@ impl App {
         let packed = packed.await.map_err(Refusal::internal)?.map_err(Refusal::internal)?;
         let name = format!("class images of {}", self.model.name);
         let set = packed.row(name, ImageSetSource::BaseModel, Verdicts::default());
-        self.record_set(&set, &packed).await
+        self.record_set(ProjectId::DEFAULT, &set, &packed).await
     }
 
     /// Records a set and its images, unless it is of a kind that is recorded once and it is there.
-    async fn record_set(&self, set: &ImageSet, packed: &PackedSet) -> Result<(), Refusal> {
+    async fn record_set(
+        &self,
+        project_id: ProjectId,
+        set: &ImageSet,
+        packed: &PackedSet,
+    ) -> Result<(), Refusal> {
         let mut tx = self.db.begin().await?;
         db::image_set::lock_object(&mut *tx, &set.digest).await?;
-        if db::image_set::record(&mut *tx, set).await? {
+        if db::image_set::record(&mut *tx, project_id, set).await? {
             db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;
             // It was there, or was written just now. If it was an old one of a deleted set, it may have been collected.
             let key = &packed.reference.storage_key;
@@ -91,18 +96,20 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is none.
-    pub async fn image_set(&self, _caller: &Caller, name: &str) -> Result<ImageSet, Refusal> {
-        let set = find_image_set(&self.db, name).await?;
+    pub async fn image_set(&self, caller: &Caller, name: &str) -> Result<ImageSet, Refusal> {
+        let set = find_image_set(&self.db, caller.project_id(), name).await?;
         set.ok_or_else(|| Refusal::not_found("image set", name))
     }
 
     /// Lists sets, newest first.
     pub async fn image_sets(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         page: Page,
     ) -> Result<PageOf<ImageSet>, Refusal> {
-        Ok(page.cut(db::image_set::list(&self.db, page.with_one_more()).await?))
+        let project_id = caller.project_id();
+        let found = db::image_set::list(&self.db, project_id, page.with_one_more()).await?;
+        Ok(page.cut(found))
     }
 
     /// Lists the images of a set after a place, in their order, and whether there are more.
@@ -149,9 +156,11 @@ impl App {
     /// Removes a set from the catalog. Its object stays while a job that has not ended names it; then `vstar gc` takes it.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`]; [`Refusal::Conflict`] for the class images of the base model that is served.
-    pub async fn delete_image_set(&self, _caller: &Caller, id: ImageSetId) -> Result<(), Refusal> {
-        let set = db::image_set::find(&self.db, id).await?;
+    /// [`Refusal::NotFound`]; [`Refusal::Conflict`] for the class images of the base model that is served, and of any base model
+    /// unless the caller's project is the default one, which has them.
+    pub async fn delete_image_set(&self, caller: &Caller, id: ImageSetId) -> Result<(), Refusal> {
+        let project_id = caller.project_id();
+        let set = db::image_set::find(&self.db, project_id, id).await?;
         let set = set.ok_or_else(|| Refusal::not_found("image set", id))?;
         let served = self.model.class_image_set.as_ref();
         if set.source == ImageSetSource::BaseModel
@@ -160,20 +169,27 @@ impl App {
             let detail = "these are the class images of the base model that is served: they stay";
             return Err(Refusal::Conflict(FieldError::new("", Code::ImageSetInUse, detail)));
         }
-        db::image_set::delete(&self.db, id).await?;
+        if !db::image_set::delete(&self.db, project_id, id).await?
+            && set.source == ImageSetSource::BaseModel
+        {
+            let detail =
+                "these are the class images of a base model, which all projects can use: they stay";
+            return Err(Refusal::Conflict(FieldError::new("", Code::ImageSetInUse, detail)));
+        }
         Ok(())
     }
 }
 
-/// Finds a set by its id or digest.
+/// Finds a set that a project can use, by its id or digest.
 pub(super) async fn find_image_set(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     name: &str,
 ) -> sqlx::Result<Option<ImageSet>> {
     match name.parse::<ImageSetId>() {
-        Ok(id) => db::image_set::find(db, id).await,
+        Ok(id) => db::image_set::find(db, project_id, id).await,
         Err(_) if name.contains('\0') => Ok(None), // Postgres takes no U+0000
-        Err(_) => db::image_set::find_by_digest(db, name).await,
+        Err(_) => db::image_set::find_by_digest(db, project_id, name).await,
     }
 }
 

@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 use super::Refusal;
 use crate::db;
 use crate::domain::code::Code;
-use crate::domain::id::ImageId;
+use crate::domain::id::{ImageId, ProjectId};
 use crate::domain::image::Image;
 use crate::domain::invalid::FieldError;
 use crate::domain::model_info::ModelInfo;
@@ -24,6 +24,7 @@ pub const DEFAULT_NOISE_STRENGTH: f64 = 0.8;
 /// Finds the image that a request starts from.
 pub(super) async fn choose_init(
     db: &mut PgConnection,
+    project_id: ProjectId,
     model: &ModelInfo,
     image: Option<ImageId>,
     noise_strength: Option<f64>,
@@ -36,7 +37,7 @@ pub(super) async fn choose_init(
         return Ok(None);
     };
     let noise_strength = decimal(noise_strength.unwrap_or(DEFAULT_NOISE_STRENGTH));
-    let image = db::image::find(db, image_id).await?.ok_or_else(|| {
+    let image = db::image::find(db, project_id, image_id).await?.ok_or_else(|| {
         let detail = format!("no image `{image_id}`: upload one with POST /v1/images");
         FieldError::new("/init_image", Code::UnknownImage, detail)
     })?;

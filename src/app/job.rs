@@ -217,22 +217,19 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is none of this kind and id.
-    pub async fn job<N: JobNoun>(
-        &self,
-        _caller: &Caller,
-        id: N::Id,
-    ) -> Result<Tracked<N>, Refusal> {
-        let job = self.find_job::<N>(id).await?;
+    pub async fn job<N: JobNoun>(&self, caller: &Caller, id: N::Id) -> Result<Tracked<N>, Refusal> {
+        let job = self.find_job::<N>(caller, id).await?;
         Ok(self.track(vec![job]).await?.remove(0))
     }
 
     /// Lists the jobs of one kind, newest first.
     pub async fn jobs<N: JobNoun>(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         page: Page,
     ) -> Result<PageOf<Tracked<N>>, Refusal> {
-        let found = db::job::list(&self.db, N::KIND, page.with_one_more()).await?;
+        let project_id = caller.project_id();
+        let found = db::job::list(&self.db, project_id, N::KIND, page.with_one_more()).await?;
         let PageOf { items, has_more } = page.cut(found);
         let jobs = items.into_iter().map(narrow::<N>).collect::<Result<_, _>>()?;
         Ok(PageOf { items: self.track(jobs).await?, has_more })
@@ -256,9 +253,10 @@ impl App {
             precondition.check(revision)?;
         }
         if N::KIND == JobKind::Evaluation {
+            self.standing::<N>(caller, id).await?; // before its samples are asked for anything
             db::evaluation::cancel_samples(&mut *tx, id.into()).await?;
         }
-        db::job::cancel(&mut *tx, id.into(), N::KIND).await?;
+        db::job::cancel(&mut *tx, caller.project_id(), id.into(), N::KIND).await?;
         tx.commit().await?;
         self.job(caller, id).await
     }
@@ -285,7 +283,7 @@ impl App {
                 () = self.shutdown.draining() => {}
             }
             // The state alone: a task may be large, and does not change.
-            has_ended = self.standing::<N>(tracked.id()).await?.status.is_terminal();
+            has_ended = self.standing::<N>(caller, tracked.id()).await?.status.is_terminal();
             has_waited = true;
         }
         if has_waited { self.job(caller, tracked.id()).await } else { Ok(tracked) }
@@ -301,11 +299,11 @@ impl App {
     /// [`Refusal::NotFound`] if there is no job of this kind and id.
     pub async fn events<N: JobNoun>(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         id: N::Id,
         last_seen: i64,
     ) -> Result<Option<BoxStream<'static, JobEvent>>, Refusal> {
-        let job = self.standing::<N>(id).await?;
+        let job = self.standing::<N>(caller, id).await?;
         if job.status.is_terminal() && last_seen >= job.revision {
             return Ok(None);
         }
@@ -348,14 +346,21 @@ impl App {
     /// Where a job is, without its task.
     pub(super) async fn standing<N: JobNoun>(
         &self,
+        caller: &Caller,
         id: N::Id,
     ) -> Result<db::job::Standing, Refusal> {
-        let found = db::job::standing(&self.db, id.into(), N::KIND).await?;
+        let project_id = caller.project_id();
+        let found = db::job::standing(&self.db, project_id, id.into(), N::KIND).await?;
         found.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))
     }
 
-    pub(super) async fn find_job<N: JobNoun>(&self, id: N::Id) -> Result<Job<N>, Refusal> {
-        let job = db::job::find(&self.db, id.into(), N::KIND).await?;
+    pub(super) async fn find_job<N: JobNoun>(
+        &self,
+        caller: &Caller,
+        id: N::Id,
+    ) -> Result<Job<N>, Refusal> {
+        let project_id = caller.project_id();
+        let job = db::job::find(&self.db, project_id, id.into(), N::KIND).await?;
         narrow(job.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))?)
     }
 

@@ -12,7 +12,7 @@ use crate::domain::concept::ModifierToken;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::delta_use::{DeltaUse, MAX_DELTAS, STRENGTHS};
 use crate::domain::digest::Digest;
-use crate::domain::id::{DeltaId, ImageId};
+use crate::domain::id::{DeltaId, ImageId, ProjectId};
 use crate::domain::image::ImageSource;
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
 use crate::domain::manifest::{Manifest, ManifestComposition};
@@ -58,6 +58,7 @@ impl App {
 /// the same image, and the new image has its own manifest.
 pub(super) async fn task_again(
     db: &mut PgConnection,
+    project_id: ProjectId,
     model: &ModelInfo,
     manifest: Manifest,
 ) -> Result<SampleTask, Refusal> {
@@ -74,14 +75,15 @@ pub(super) async fn task_again(
     settings.check(model).map_err(|Invalid(errors)| {
         Invalid(errors.into_iter().map(|error| below(error, "/from_manifest")).collect())
     })?;
-    let deltas = find_deltas(db, model, &manifest).await?;
+    let deltas = find_deltas(db, project_id, model, &manifest).await?;
     let contents = check_prompts(db, model, &manifest, &deltas).await?;
     let composition = composition_of(&manifest, &deltas, &contents)?;
     let merge = merge_recipe(model, &manifest)?;
     let init = match &manifest.init_image {
         None => None,
         Some(init) => {
-            let image = db::image::find_by_digest(db, &init.sha256).await?.ok_or_else(|| {
+            let image = db::image::find_by_digest(db, project_id, &init.sha256).await?;
+            let image = image.ok_or_else(|| {
                 let detail = format!("no image here has the digest {}", init.sha256);
                 FieldError::new("/from_manifest/init_image/sha256", Code::UnknownImage, detail)
             })?;
@@ -240,11 +242,12 @@ fn composition_of(
 
 async fn find_deltas(
     db: &mut PgConnection,
+    project_id: ProjectId,
     model: &ModelInfo,
     manifest: &Manifest,
 ) -> Result<Vec<DeltaUse>, Refusal> {
     let digests: Vec<Digest> = manifest.deltas.iter().map(|delta| delta.sha256.clone()).collect();
-    let found = db::delta::find_by_digest(db, &digests).await?;
+    let found = db::delta::find_by_digest(db, project_id, &digests).await?;
     let uses = manifest.deltas.iter().enumerate().map(|(index, wanted)| {
         let known = found
             .iter()

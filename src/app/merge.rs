@@ -44,7 +44,7 @@ impl App {
     ) -> Result<Merge, Refusal> {
         schedule.check()?;
         let mut tx = self.db.begin().await?;
-        let BoundMerge { binding, recipe } = self.bind_merge(&mut tx, new).await?;
+        let BoundMerge { binding, recipe } = self.bind_merge(&mut tx, caller, new).await?;
         let task = MergeTask {
             version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),
@@ -52,7 +52,7 @@ impl App {
             concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
             recipe,
         };
-        let id = self.enqueue(&mut tx, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
         tx.commit().await?;
         self.announce(JobKind::Merge);
         self.job(caller, id).await
@@ -61,10 +61,11 @@ impl App {
     async fn bind_merge(
         &self,
         db: &mut PgConnection,
+        caller: &Caller,
         new: NewMerge,
     ) -> Result<BoundMerge, Refusal> {
         let recipe = new.options.recipe(&self.model, "")?;
-        let binding = bind(db, &self.model, &new.concepts, &[]).await?;
+        let binding = bind(db, caller.project_id(), &self.model, &new.concepts, &[]).await?;
         if binding.deltas.len() < 2 {
             let detail = "a merge needs at least two different deltas";
             return Err(FieldError::new("/concepts", Code::TooFewDeltas, detail).into());

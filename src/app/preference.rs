@@ -97,8 +97,8 @@ impl App {
         checks.in_range(pairs, PAIRS, "/pairs");
         checks.in_range(links, LINKS, "/links");
         checks.finish()?;
-        let first = self.side(&new.sides[0], "/first").await?;
-        let second = self.side(&new.sides[1], "/second").await?;
+        let first = self.side(caller, &new.sides[0], "/first").await?;
+        let second = self.side(caller, &new.sides[1], "/second").await?;
         if first.side == second.side {
             let detail = "this is the first subject again: name two that differ";
             return Err(FieldError::new("/second", Code::InvalidValue, detail).into());
@@ -112,7 +112,7 @@ impl App {
         };
         let study_id = StudyId::generate();
         let mut tx = self.db.begin().await?;
-        db::preference::create(&mut *tx, study_id, &definition).await?;
+        db::preference::create(&mut *tx, caller.project_id(), study_id, &definition).await?;
         db::preference::add_links(&mut *tx, study_id, &new_tokens(links)).await?;
         tx.commit().await?;
         self.study(caller, study_id).await
@@ -122,15 +122,16 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is none of this id.
-    pub async fn study(&self, _caller: &Caller, id: StudyId) -> Result<Study, Refusal> {
-        let row = db::preference::find(&self.db, id).await?;
+    pub async fn study(&self, caller: &Caller, id: StudyId) -> Result<Study, Refusal> {
+        let row = db::preference::find(&self.db, caller.project_id(), id).await?;
         self.with_results(row.ok_or_else(|| Refusal::not_found("preference study", id))?).await
     }
 
     /// Lists studies, newest first.
-    pub async fn studies(&self, _caller: &Caller, page: Page) -> Result<PageOf<Study>, Refusal> {
-        let PageOf { items, has_more } =
-            page.cut(db::preference::list(&self.db, page.with_one_more()).await?);
+    pub async fn studies(&self, caller: &Caller, page: Page) -> Result<PageOf<Study>, Refusal> {
+        let project_id = caller.project_id();
+        let found = db::preference::list(&self.db, project_id, page.with_one_more()).await?;
+        let PageOf { items, has_more } = page.cut(found);
         let mut studies = Vec::new();
         for row in items {
             studies.push(self.with_results(row).await?);
@@ -241,8 +242,13 @@ impl App {
     }
 
     /// Finds a subject and its images.
-    async fn side(&self, new: &NewSide, pointer: &str) -> Result<FoundSide, Refusal> {
-        let found = self.find_job::<EvaluationTask>(new.evaluation).await;
+    async fn side(
+        &self,
+        caller: &Caller,
+        new: &NewSide,
+        pointer: &str,
+    ) -> Result<FoundSide, Refusal> {
+        let found = self.find_job::<EvaluationTask>(caller, new.evaluation).await;
         let job = match found {
             Ok(job) if job.status() == JobStatus::Succeeded => job,
             Ok(_) | Err(Refusal::NotFound { .. }) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::job::JobNoun;
-use super::{App, Refusal};
+use super::{App, Caller, Refusal};
 use crate::db;
 use crate::db::job::NewJob;
 use crate::domain::id::JobId;
@@ -28,10 +28,11 @@ impl App {
     pub(super) async fn enqueue<N: JobNoun>(
         &self,
         tx: &mut PgConnection,
+        caller: &Caller,
         task: N,
         schedule: Schedule,
     ) -> Result<N::Id, Refusal> {
-        self.enqueue_waiting(tx, task, schedule, 0).await
+        self.enqueue_waiting(tx, caller, task, schedule, 0).await
     }
 
     /// Appends a task that waits for other jobs, which the caller queues in the same transaction.
@@ -41,6 +42,7 @@ impl App {
     pub(super) async fn enqueue_waiting<N: JobNoun>(
         &self,
         tx: &mut PgConnection,
+        caller: &Caller,
         task: N,
         schedule: Schedule,
         waits_for: usize,
@@ -55,7 +57,9 @@ impl App {
             Task::Training(training) => (self.model.training_memory)(&training.recipe),
             Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => 0,
         };
-        db::job::enqueue(&mut *tx, NewJob { schedule, waits_for, memory_bytes, ..new }).await?;
+        let project_id = caller.project_id();
+        let new = NewJob { schedule, waits_for, memory_bytes, project_id, ..new };
+        db::job::enqueue(&mut *tx, new).await?;
         Ok(job_id.into())
     }
 

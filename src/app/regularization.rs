@@ -1,7 +1,7 @@
 //! Regularization of a training: from what a request says to sets by their digests.
 
 use super::image_set::{find_image_set, retrieval::check_threshold};
-use super::{App, Refusal};
+use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{ClassNoun, modifier_tokens_in};
@@ -170,6 +170,7 @@ impl App {
     /// [`Refusal::Invalid`] for a set that does not exist, or a prompt that finds nothing; [`Refusal::NotReady`].
     pub(super) async fn resolve_regularization(
         &self,
+        caller: &Caller,
         new: &NewRegularization,
         recipe: &TrainingRecipe,
         nouns: &[&ClassNoun],
@@ -183,29 +184,38 @@ impl App {
         };
         match choice.source {
             RegularizationSource::None => Ok(Regularization::None),
-            RegularizationSource::Set => self.resolve_set(choice).await,
-            RegularizationSource::Retrieved => self.resolve_retrieved(choice, recipe, nouns).await,
-            RegularizationSource::Generated => self.resolve_generated(choice, recipe, nouns).await,
+            RegularizationSource::Set => self.resolve_set(caller, choice).await,
+            RegularizationSource::Retrieved => {
+                self.resolve_retrieved(caller, choice, recipe, nouns).await
+            }
+            RegularizationSource::Generated => {
+                self.resolve_generated(caller, choice, recipe, nouns).await
+            }
         }
     }
 
-    async fn resolve_set(&self, choice: &RegularizationChoice) -> Result<Regularization, Refusal> {
+    async fn resolve_set(
+        &self,
+        caller: &Caller,
+        choice: &RegularizationChoice,
+    ) -> Result<Regularization, Refusal> {
         // The base model's set has images of many classes, a set that a user names is probably meant as a whole.
         let default = match &choice.set {
             Some(_) => Selection::All,
             None => Selection::ClassNoun,
         };
-        let set = Some(self.named_set(choice).await?.reference());
+        let set = Some(self.named_set(caller, choice).await?.reference());
         Ok(Regularization::Set { set, select: choice.select.unwrap_or(default) })
     }
 
     async fn resolve_retrieved(
         &self,
+        caller: &Caller,
         choice: &RegularizationChoice,
         recipe: &TrainingRecipe,
         nouns: &[&ClassNoun],
     ) -> Result<Regularization, Refusal> {
-        let set = self.named_set(choice).await?;
+        let set = self.named_set(caller, choice).await?;
         let threshold = match choice.threshold {
             Some(threshold) => decimal(threshold),
             None => self.retrieval_threshold("/regularization/source").await?,
@@ -228,6 +238,7 @@ impl App {
 
     async fn resolve_generated(
         &self,
+        caller: &Caller,
         choice: &RegularizationChoice,
         recipe: &TrainingRecipe,
         nouns: &[&ClassNoun],
@@ -235,14 +246,19 @@ impl App {
         let mut concepts = Vec::new();
         for noun in nouns {
             let generation = choice.generation(noun, recipe, &self.model)?;
-            let made = db::image_set::find_generated(&self.db, &generation.digest()).await?;
+            let (project_id, digest) = (caller.project_id(), generation.digest());
+            let made = db::image_set::find_generated(&self.db, project_id, &digest).await?;
             concepts.push(Generated { generation, set: made.map(|set| set.reference()) });
         }
         Ok(Regularization::Generated { concepts })
     }
 
     /// The set that a request names, or the base model's.
-    async fn named_set(&self, choice: &RegularizationChoice) -> Result<ImageSet, Refusal> {
+    async fn named_set(
+        &self,
+        caller: &Caller,
+        choice: &RegularizationChoice,
+    ) -> Result<ImageSet, Refusal> {
         let pointer = "/regularization/set";
         let name = match (&choice.set, &self.model.class_image_set) {
             (Some(name), _) => name.as_str(),
@@ -252,7 +268,7 @@ impl App {
                 return Err(FieldError::new(pointer, Code::MissingField, detail).into());
             }
         };
-        let set = find_image_set(&self.db, name).await?;
+        let set = find_image_set(&self.db, caller.project_id(), name).await?;
         set.ok_or_else(|| {
             let detail = format!("there is no image set `{name}`: see GET /v1/image-sets");
             FieldError::new(pointer, Code::UnknownImageSet, detail).into()

@@ -13,7 +13,7 @@ use crate::domain::composition::Composition;
 use crate::domain::composition::options::{Composed, CompositionOptions};
 use crate::domain::concept::ModifierToken;
 use crate::domain::delta_use::ConceptUse;
-use crate::domain::id::ImageId;
+use crate::domain::id::{ImageId, ProjectId};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::job::JobKind;
 use crate::domain::job::schedule::Schedule;
@@ -81,13 +81,16 @@ impl App {
         schedule.check()?;
         new.check_texts()?;
         let mut tx = self.db.begin().await?;
+        let (project_id, model) = (caller.project_id(), &self.model);
         let mut task = match new {
-            NewSample::Prompt(sample) => sample.into_task(&mut tx, &self.model).await?,
-            NewSample::Manifest(manifest) => task_again(&mut tx, &self.model, *manifest).await?,
+            NewSample::Prompt(sample) => sample.into_task(&mut tx, project_id, model).await?,
+            NewSample::Manifest(manifest) => {
+                task_again(&mut tx, project_id, model, *manifest).await?
+            }
         };
         let of_merge = self.merge_warnings(&task).await;
         task.warnings.extend(of_merge);
-        let id = self.enqueue(&mut tx, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await
@@ -116,9 +119,10 @@ impl PromptedSample {
     async fn into_task(
         self,
         db: &mut PgConnection,
+        project_id: ProjectId,
         model: &ModelInfo,
     ) -> Result<SampleTask, Refusal> {
-        let init = choose_init(db, model, self.init_image, self.noise_strength).await?;
+        let init = choose_init(db, project_id, model, self.init_image, self.noise_strength).await?;
         let settings = self.options.resolve(model, init.as_ref());
         settings.check(model)?;
         let init = init.map(|chosen| chosen.init);
@@ -131,7 +135,7 @@ impl PromptedSample {
         })?;
         let negative_prompt = self.negative_prompt.unwrap_or_default();
         let tokens = named_tokens(&prompt, &negative_prompt, &settings)?;
-        let binding = bind(db, model, &self.concepts, &tokens).await?;
+        let binding = bind(db, project_id, model, &self.concepts, &tokens).await?;
         check_prompts(model, &prompt, &negative_prompt, &binding.modifier_tokens())?;
         let participants = binding.participants();
         let composed = Composed {

@@ -53,14 +53,17 @@ impl App {
         let recipe = new.resolve_recipe(&self.model)?;
 
         let mut db = self.db.acquire().await?;
-        let concepts = named_concepts(&mut db, new.concepts.iter()).await?;
+        let concepts = named_concepts(&mut db, caller.project_id(), new.concepts.iter()).await?;
         let chosen = choose_concepts(&new.concepts, &concepts)?;
         let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
         let images = db::image::of_concepts(&mut *db, &ids).await?;
         let concepts = with_photos(&chosen, &images, MIN_IMAGES)?;
         let start_from = match new.start_from {
             Some(delta_id) => {
-                Some(start_from::resolve(&mut db, &self.model, delta_id, &chosen).await?)
+                let project_id = caller.project_id();
+                let resolved =
+                    start_from::resolve(&mut db, project_id, &self.model, delta_id, &chosen);
+                Some(resolved.await?)
             }
             None => None,
         };
@@ -69,7 +72,7 @@ impl App {
         let nouns: Vec<&ClassNoun> =
             chosen.iter().map(|concept| &concept.words.class_noun).collect();
         let regularization =
-            self.resolve_regularization(&new.regularization, &recipe, &nouns).await?;
+            self.resolve_regularization(caller, &new.regularization, &recipe, &nouns).await?;
         let task = TrainingTask {
             version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),
@@ -83,7 +86,7 @@ impl App {
         check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
         let mut tx = self.db.begin().await?;
-        let id = self.enqueue(&mut tx, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
         tx.commit().await?;
         self.announce(JobKind::Training);
         self.job(caller, id).await
@@ -95,12 +98,12 @@ impl App {
     /// [`Refusal::NotFound`] if there is no training of this id.
     pub async fn training_metrics(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         id: TrainingId,
         since_step: i32,
         limit: i64,
     ) -> Result<Vec<Metric>, Refusal> {
-        self.standing::<TrainingTask>(id).await?;
+        self.standing::<TrainingTask>(caller, id).await?;
         Ok(db::metric::after(&self.db, id.into(), since_step, limit).await?)
     }
 }

@@ -5,11 +5,11 @@ use sqlx::PgExecutor;
 
 use super::Page;
 use crate::domain::concept::{ClassNoun, Concept, ConceptWords, Handle, ModifierToken};
-use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::id::{ConceptId, DeltaId, ProjectId};
 
-/// Constraint that a second concept of the same handle breaks.
+/// Constraint that a second concept of the same handle in a project breaks.
 pub const HANDLE_IS_UNIQUE: &str = "concept_handle_is_unique";
-/// Constraint that a second concept of the same modifier token breaks.
+/// Constraint that a second concept of the same modifier token in a project breaks.
 pub const MODIFIER_TOKEN_IS_UNIQUE: &str = "concept_modifier_token_is_unique";
 
 struct ConceptRow {
@@ -38,6 +38,7 @@ impl From<ConceptRow> for Concept {
 /// Adds a concept that has no images and no delta yet.
 pub async fn create(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     concept_id: ConceptId,
     handle: &Handle,
     words: &ConceptWords,
@@ -45,7 +46,7 @@ pub async fn create(
     let row = sqlx::query_as!(
         ConceptRow,
         r#"
-        insert into concept (concept_id, handle, modifier_token, class_noun) values ($1, $2, $3, $4)
+        insert into concept (concept_id, handle, modifier_token, class_noun, project_id) values ($1, $2, $3, $4, $5)
         returning concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
             current_delta_id as "current_delta: DeltaId", created_at, updated_at
@@ -54,15 +55,17 @@ pub async fn create(
         handle.as_str(),
         words.modifier_token.as_ref().map(ModifierToken::as_str),
         words.class_noun.as_str(),
+        project_id.0,
     )
     .fetch_one(db)
     .await?;
     Ok(row.into())
 }
 
-/// Finds concepts by id, by handle or by modifier token, in no particular order.
+/// Finds concepts of a project by id, by handle or by modifier token, in no particular order.
 pub async fn find(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     ids: &[ConceptId],
     handles: &[String],
     modifier_tokens: &[ModifierToken],
@@ -74,19 +77,24 @@ pub async fn find(
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
             current_delta_id as "current_delta: DeltaId", created_at, updated_at
         from concept
-        where concept_id = any($1) or handle = any($2) or modifier_token = any($3)
+        where project_id = $4 and (concept_id = any($1) or handle = any($2) or modifier_token = any($3))
         "#,
         &ids.iter().map(|id| id.0).collect::<Vec<_>>(),
         handles,
         &modifier_tokens.iter().map(|token| token.as_str().to_owned()).collect::<Vec<_>>(),
+        project_id.0,
     )
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(Concept::from).collect())
 }
 
-/// Lists concepts, newest first.
-pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Concept>> {
+/// Lists the concepts of a project, newest first.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    page: Page,
+) -> sqlx::Result<Vec<Concept>> {
     let rows = sqlx::query_as!(
         ConceptRow,
         r#"
@@ -94,10 +102,11 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Conce
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
             current_delta_id as "current_delta: DeltaId", created_at, updated_at
         from concept
-        where concept_id < $1
+        where project_id = $1 and concept_id < $2
         order by concept_id desc
-        limit $2
+        limit $3
         "#,
+        project_id.0,
         page.below(),
         page.limit,
     )

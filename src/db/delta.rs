@@ -8,7 +8,7 @@ use super::Page;
 use crate::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::digest::Digest;
-use crate::domain::id::{ConceptId, DeltaId, JobId};
+use crate::domain::id::{ConceptId, DeltaId, JobId, ProjectId};
 use crate::domain::job::JobKind;
 use crate::domain::storage_key::StorageKey;
 
@@ -23,7 +23,7 @@ pub struct NewDelta<'a> {
     pub sha256: &'a str,
 }
 
-/// Records a delta whose object is already stored. Its merge pack comes later.
+/// Records a delta whose object is already stored, for its job's project. Its merge pack comes later.
 pub async fn record(db: impl PgExecutor<'_>, delta: NewDelta<'_>) -> sqlx::Result<()> {
     sqlx::query!(
         "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256)
@@ -87,8 +87,33 @@ impl From<DeltaRow> for Delta {
     }
 }
 
-/// Finds deltas by id, in no particular order.
-pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<Vec<Delta>> {
+/// Finds deltas of a project by id, in no particular order.
+pub async fn find(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    deltas: &[DeltaId],
+) -> sqlx::Result<Vec<Delta>> {
+    let rows = sqlx::query_as!(
+        DeltaRow,
+        r#"
+        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
+        from delta join job using (job_id)
+        where delta_id = any($1) and delta.project_id = $2
+        "#,
+        &deltas.iter().map(|id| id.0).collect::<Vec<_>>(),
+        project_id.0,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Delta::from).collect())
+}
+
+/// Finds deltas by id for a worker, which works for all projects.
+pub async fn find_for_worker(
+    db: impl PgExecutor<'_>,
+    deltas: &[DeltaId],
+) -> sqlx::Result<Vec<Delta>> {
     let rows = sqlx::query_as!(
         DeltaRow,
         r#"
@@ -104,9 +129,10 @@ pub async fn find(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<V
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
-/// Finds deltas by the digests of their objects, oldest first: several deltas can have one.
+/// Finds deltas of a project by the digests of their objects, oldest first: several deltas can have one.
 pub async fn find_by_digest(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     sha256: &[Digest],
 ) -> sqlx::Result<Vec<Delta>> {
     let rows = sqlx::query_as!(
@@ -115,28 +141,34 @@ pub async fn find_by_digest(
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
             storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
-        where sha256 = any($1)
+        where sha256 = any($1) and delta.project_id = $2
         order by delta_id
         "#,
         &sha256.iter().map(|digest| digest.as_str().to_owned()).collect::<Vec<_>>(),
+        project_id.0,
     )
     .fetch_all(db)
     .await?;
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
-/// Lists deltas, newest first.
-pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Delta>> {
+/// Lists the deltas of a project, newest first.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    page: Page,
+) -> sqlx::Result<Vec<Delta>> {
     let rows = sqlx::query_as!(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
             storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta join job using (job_id)
-        where delta_id < $1
+        where delta.project_id = $1 and delta_id < $2
         order by delta_id desc
-        limit $2
+        limit $3
         "#,
+        project_id.0,
         page.below(),
         page.limit,
     )
@@ -145,9 +177,10 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Delta
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
-/// Lists the deltas that contain a concept, newest first.
+/// Lists the deltas of a project that contain a concept, newest first.
 pub async fn list_of_concept(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     concept_id: ConceptId,
     page: Page,
 ) -> sqlx::Result<Vec<Delta>> {
@@ -157,13 +190,14 @@ pub async fn list_of_concept(
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
             storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
         from delta_concept join delta using (delta_id) join job using (job_id)
-        where concept_id = $1 and delta_id < $2
+        where concept_id = $1 and delta_id < $2 and delta.project_id = $4
         order by delta_concept.delta_id desc
         limit $3
         "#,
         concept_id.0,
         page.below(),
         page.limit,
+        project_id.0,
     )
     .fetch_all(db)
     .await?;

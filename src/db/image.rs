@@ -6,7 +6,7 @@ use sqlx::types::Json;
 
 use super::Page;
 use crate::domain::composition::UsedRegion;
-use crate::domain::id::{ConceptId, ImageId, SampleId};
+use crate::domain::id::{ConceptId, ImageId, ProjectId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 
 /// Constraint that is broken if a concept gets the same photo twice.
@@ -50,7 +50,13 @@ impl From<ImageRow> for Image {
 }
 
 /// Records an image whose object is already stored.
-pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> {
+///
+/// - `project_id`: whose it is; the schema takes that of the concept or the sample where the image belongs to one
+pub async fn record(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    image: &Image,
+) -> sqlx::Result<()> {
     let (concept_id, file_name, sample_id, index) = match &image.source {
         ImageSource::Photo { concept_id, file_name } => {
             (Some(concept_id.0), file_name.as_deref(), None, None)
@@ -61,8 +67,8 @@ pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> 
     let regions = (!image.regions.is_empty()).then_some(Json(&image.regions));
     sqlx::query!(
         "insert into image (image_id, concept_id, file_name, sample_id, index, width, height, size_bytes, sha256,
-            storage_key, created_at, regions)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            storage_key, created_at, regions, project_id)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         image.image_id.0,
         concept_id,
         file_name,
@@ -75,41 +81,52 @@ pub async fn record(db: impl PgExecutor<'_>, image: &Image) -> sqlx::Result<()> 
         image.storage_key.as_str(),
         image.created_at,
         regions as _,
+        project_id.0,
     )
     .execute(db)
     .await?;
     Ok(())
 }
 
-/// Returns one image.
-pub async fn find(db: impl PgExecutor<'_>, image_id: ImageId) -> sqlx::Result<Option<Image>> {
+/// Returns one image of a project.
+pub async fn find(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    image_id: ImageId,
+) -> sqlx::Result<Option<Image>> {
     let row = sqlx::query_as!(
         ImageRow,
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
             sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
             regions as "regions: Json<Vec<UsedRegion>>"
-        from image where image_id = $1
+        from image where image_id = $1 and project_id = $2
         "#,
         image_id.0,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;
     Ok(row.map(Image::from))
 }
 
-/// Finds an image by the digest of its PNG: the oldest of those that have it.
-pub async fn find_by_digest(db: impl PgExecutor<'_>, sha256: &str) -> sqlx::Result<Option<Image>> {
+/// Finds an image of a project by the digest of its PNG: the oldest of those that have it.
+pub async fn find_by_digest(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    sha256: &str,
+) -> sqlx::Result<Option<Image>> {
     let row = sqlx::query_as!(
         ImageRow,
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
             sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
             regions as "regions: Json<Vec<UsedRegion>>"
-        from image where sha256 = $1
+        from image where sha256 = $1 and project_id = $2
         order by image_id limit 1
         "#,
         sha256,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;

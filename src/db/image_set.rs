@@ -1,11 +1,13 @@
 //! Tables `image_set` and `image_set_image`: captioned images, whose files are one object per set.
+//!
+//! The class images of a base model are everybody's: each project finds them beside its own sets.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::Page;
-use crate::domain::id::ImageSetId;
+use crate::domain::id::{ImageSetId, ProjectId};
 use crate::domain::image_set::{Generation, ImageSet, ImageSetSource, SetImage, Verdicts};
 
 struct ImageSetRow {
@@ -39,13 +41,17 @@ impl From<ImageSetRow> for ImageSet {
 }
 
 /// Records a set whose object is already stored. Returns whether it was recorded: the set of a base model, or of a
-/// generation, is recorded once.
-pub async fn record(db: impl PgExecutor<'_>, set: &ImageSet) -> sqlx::Result<bool> {
+/// project's generation, is recorded once.
+pub async fn record(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    set: &ImageSet,
+) -> sqlx::Result<bool> {
     let generation_digest = set.generation.as_ref().map(Generation::digest);
     let done = sqlx::query!(
         "insert into image_set (image_set_id, name, source, digest, size_bytes, image_count, caption_count, verdicts,
-            generation, generation_digest, created_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+            generation, generation_digest, created_at, project_id)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         on conflict do nothing",
         set.image_set_id.0,
         set.name,
@@ -58,6 +64,7 @@ pub async fn record(db: impl PgExecutor<'_>, set: &ImageSet) -> sqlx::Result<boo
         set.generation.as_ref().map(Json) as Option<Json<&Generation>>,
         generation_digest.as_deref(),
         set.created_at,
+        project_id.0,
     )
     .execute(db)
     .await?;
@@ -106,9 +113,10 @@ pub async fn record_images(
     Ok(())
 }
 
-/// Returns one set.
+/// Returns one set that a project can use.
 pub async fn find(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     image_set_id: ImageSetId,
 ) -> sqlx::Result<Option<ImageSet>> {
     let row = sqlx::query_as!(
@@ -117,18 +125,20 @@ pub async fn find(
         select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest, size_bytes,
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
             generation as "generation: Json<Generation>", created_at
-        from image_set where image_set_id = $1
+        from image_set where image_set_id = $1 and (project_id = $2 or source = 'base_model')
         "#,
         image_set_id.0,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;
     Ok(row.map(ImageSet::from))
 }
 
-/// Finds a set by the digest of its object: the oldest of those that have it.
+/// Finds a set that a project can use by the digest of its object: the oldest of those that have it.
 pub async fn find_by_digest(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     digest: &str,
 ) -> sqlx::Result<Option<ImageSet>> {
     let row = sqlx::query_as!(
@@ -137,19 +147,21 @@ pub async fn find_by_digest(
         select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest, size_bytes,
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
             generation as "generation: Json<Generation>", created_at
-        from image_set where digest = $1
+        from image_set where digest = $1 and (project_id = $2 or source = 'base_model')
         order by image_set_id limit 1
         "#,
         digest,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;
     Ok(row.map(ImageSet::from))
 }
 
-/// Finds the set that a generation has made, by the digest of the generation.
+/// Finds the set that a generation has made for a project, by the digest of the generation.
 pub async fn find_generated(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     generation_digest: &str,
 ) -> sqlx::Result<Option<ImageSet>> {
     let row = sqlx::query_as!(
@@ -158,17 +170,22 @@ pub async fn find_generated(
         select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest, size_bytes,
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
             generation as "generation: Json<Generation>", created_at
-        from image_set where generation_digest = $1
+        from image_set where generation_digest = $1 and project_id = $2
         "#,
         generation_digest,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;
     Ok(row.map(ImageSet::from))
 }
 
-/// Lists sets, newest first.
-pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<ImageSet>> {
+/// Lists the sets that a project can use, newest first.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    page: Page,
+) -> sqlx::Result<Vec<ImageSet>> {
     let rows = sqlx::query_as!(
         ImageSetRow,
         r#"
@@ -176,12 +193,13 @@ pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<Image
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
             generation as "generation: Json<Generation>", created_at
         from image_set
-        where image_set_id < $1
+        where image_set_id < $1 and (project_id = $3 or source = 'base_model')
         order by image_set_id desc
         limit $2
         "#,
         page.below(),
         page.limit,
+        project_id.0,
     )
     .fetch_all(db)
     .await?;
@@ -244,10 +262,18 @@ pub async fn captions(
     .await
 }
 
-/// Removes a set and its images from the catalog. Returns whether it was there.
-pub async fn delete(db: impl PgExecutor<'_>, image_set_id: ImageSetId) -> sqlx::Result<bool> {
-    let done = sqlx::query!("delete from image_set where image_set_id = $1", image_set_id.0)
-        .execute(db)
-        .await?;
+/// Removes a project's set and its images from the catalog. Returns whether it was there.
+pub async fn delete(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    image_set_id: ImageSetId,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query!(
+        "delete from image_set where image_set_id = $1 and project_id = $2",
+        image_set_id.0,
+        project_id.0,
+    )
+    .execute(db)
+    .await?;
     Ok(done.rows_affected() == 1)
 }

@@ -15,7 +15,7 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::Page;
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
@@ -86,9 +86,10 @@ impl From<JobRow> for Job {
     }
 }
 
-/// Returns the job of this id if it is of this kind.
+/// Returns the job of this id if it is of this project and kind.
 pub async fn find(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     job_id: JobId,
     kind: JobKind,
 ) -> sqlx::Result<Option<Job>> {
@@ -106,18 +107,24 @@ pub async fn find(
                         < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
-        where job_id = $1 and kind = $2
+        where job_id = $1 and kind = $2 and project_id = $3
         "#,
         job_id.0,
         kind as JobKind,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;
     Ok(row.map(Job::from))
 }
 
-/// Lists the jobs of one kind, newest first.
-pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::Result<Vec<Job>> {
+/// Lists a project's jobs of one kind, newest first.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    kind: JobKind,
+    page: Page,
+) -> sqlx::Result<Vec<Job>> {
     let rows = sqlx::query_as!(
         JobRow,
         r#"
@@ -132,13 +139,14 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
                         < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
-        where kind = $1 and job_id < $2
+        where kind = $1 and job_id < $2 and project_id = $4
         order by job_id desc
         limit $3
         "#,
         kind as JobKind,
         page.below(),
         page.limit,
+        project_id.0,
     )
     .fetch_all(db)
     .await?;
@@ -146,9 +154,10 @@ pub async fn list(db: impl PgExecutor<'_>, kind: JobKind, page: Page) -> sqlx::R
 }
 
 /// Asks a job to stop. A queued job ends at once, a running one at its next step. Returns its status, or `None` if
-/// there is no such job of this kind.
+/// the project has no such job of this kind.
 pub async fn cancel(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     job_id: JobId,
     kind: JobKind,
 ) -> sqlx::Result<Option<JobStatus>> {
@@ -163,11 +172,12 @@ pub async fn cancel(
         set cancel_requested = cancel_requested or state in ('queued', 'running'),
             state = case when state = 'queued' then 'canceled' else state end,
             finished_at = case when state = 'queued' then now() else finished_at end
-        where job_id = $1 and kind = $2
+        where job_id = $1 and kind = $2 and project_id = $3
         returning state as "state: JobState", cancel_requested
         "#,
         job_id.0,
         kind as JobKind,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;

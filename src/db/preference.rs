@@ -5,7 +5,7 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::Page;
-use crate::domain::id::StudyId;
+use crate::domain::id::{ProjectId, StudyId};
 use crate::domain::preference::{Choice, Criterion, StudyDefinition};
 
 /// A study as the catalog has it.
@@ -32,13 +32,15 @@ impl From<Row> for StudyRow {
 /// Records a study.
 pub async fn create(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     study_id: StudyId,
     definition: &StudyDefinition,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into preference_study (study_id, definition) values ($1, $2)",
+        "insert into preference_study (study_id, definition, project_id) values ($1, $2, $3)",
         study_id.0,
         Json(definition) as Json<&StudyDefinition>,
+        project_id.0,
     )
     .execute(db)
     .await?;
@@ -61,15 +63,20 @@ pub async fn add_links(
     Ok(())
 }
 
-/// Returns one study.
-pub async fn find(db: impl PgExecutor<'_>, study_id: StudyId) -> sqlx::Result<Option<StudyRow>> {
+/// Returns one study of a project.
+pub async fn find(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    study_id: StudyId,
+) -> sqlx::Result<Option<StudyRow>> {
     let row = sqlx::query_as!(
         Row,
         r#"
         select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>", created_at
-        from preference_study where study_id = $1
+        from preference_study where study_id = $1 and project_id = $2
         "#,
         study_id.0,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;
@@ -92,15 +99,20 @@ pub async fn find_by_token(db: impl PgExecutor<'_>, token: &str) -> sqlx::Result
     Ok(row.map(StudyRow::from))
 }
 
-/// Lists studies, newest first.
-pub async fn list(db: impl PgExecutor<'_>, page: Page) -> sqlx::Result<Vec<StudyRow>> {
+/// Lists the studies of a project, newest first.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    page: Page,
+) -> sqlx::Result<Vec<StudyRow>> {
     let rows = sqlx::query_as!(
         Row,
         r#"
         select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>", created_at
-        from preference_study where study_id < $1
-        order by study_id desc limit $2
+        from preference_study where project_id = $1 and study_id < $2
+        order by study_id desc limit $3
         "#,
+        project_id.0,
         page.below(),
         page.limit,
     )

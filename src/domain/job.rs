@@ -16,7 +16,7 @@ use super::code::Code;
 use super::compression::CompressionTask;
 use super::digest::Digest;
 use super::evaluation::EvaluationTask;
-use super::id::{CompressionId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
+use super::id::{CompressionId, EvaluationId, JobId, MergeId, ProjectId, SampleId, TrainingId};
 use super::merge::{MergeReport, MergeTask};
 use super::sample::SampleTask;
 use super::training::TrainingTask;
@@ -326,6 +326,8 @@ impl<T> Job<T> {
 #[derive(Clone, Debug)]
 pub struct LeasedJob {
     pub job_id: JobId,
+    /// Whose job it is, and so whose its results are.
+    pub project_id: ProjectId,
     pub task: Task,
     /// What it costs of a worker's batch: [`Task::batch_elements`], or all of it if the job has to run alone.
     pub batch_elements: usize,

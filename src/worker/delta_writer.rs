@@ -91,7 +91,7 @@ pub(crate) async fn recorded(job: &Job) -> Result<Option<Delta>, JobError> {
     let db = &job.context.db;
     let made = db::delta::of_jobs(db, &[job.lease.job_id]).await?;
     let ids: Vec<DeltaId> = made.into_iter().map(|(_, delta_id)| delta_id).collect();
-    Ok(db::delta::find(db, &ids).await?.into_iter().next())
+    Ok(db::delta::find_for_worker(db, &ids).await?.into_iter().next())
 }
 
 /// The same, while the database may be away.

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 
 use super::progress::{News, Progress};
 use crate::db;
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::{LeasedJob, Preview};
 use crate::image_file;
 
@@ -18,6 +18,7 @@ use crate::image_file;
 #[derive(Clone)]
 pub(crate) struct Lease {
     pub(crate) job_id: JobId,
+    pub(crate) project_id: ProjectId,
     /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub(crate) fence: i64,
     pub(crate) attempts: i32,
@@ -34,6 +35,7 @@ impl Lease {
     pub(crate) fn new(db: PgPool, leased: &LeasedJob, duration: Duration) -> Self {
         Self {
             job_id: leased.job_id,
+            project_id: leased.project_id,
             fence: leased.fence,
             attempts: leased.attempts,
             barren_attempts: leased.barren_attempts,

@@ -37,7 +37,7 @@ impl Context {
 
     /// The pack of a delta that a task names without one.
     async fn missing_pack(&self, used: &DeltaUse) -> Result<MergePack, JobError> {
-        match db::delta::find(&self.db, &[used.delta_id]).await?.first() {
+        match db::delta::find_for_worker(&self.db, &[used.delta_id]).await?.first() {
             Some(delta) if delta.pack_key.is_none() => self.make_pack(delta).await,
             Some(_) | None => self.build_pack(used, 1.0).await,
         }

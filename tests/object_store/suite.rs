@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use sqlx::PgPool;
 use vstar::db;
 use vstar::domain::digest::Digest;
-use vstar::domain::id::{ConceptId, ImageId, JobId};
+use vstar::domain::id::{ConceptId, ImageId, JobId, ProjectId};
 use vstar::domain::image::{Image, ImageSource};
 use vstar::gc::{GcOptions, collect};
 use vstar::storage::{Storage, StorageError, StorageKey, StoreError};
@@ -176,7 +176,7 @@ async fn gc_collects(storage: &Storage) {
     let mut lost = image(StorageKey::stored(""));
     lost.storage_key = StorageKey::upload(lost.image_id);
     for image in [&kept, &lost] {
-        db::image::record(&db, image).await.unwrap();
+        db::image::record(&db, ProjectId::DEFAULT, image).await.unwrap();
     }
     storage.write(&kept.storage_key, "content").await.unwrap();
     let strays: Vec<_> = (0..1100).map(|_| StorageKey::upload(ImageId::generate())).collect();

@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::NewJob;
 use vstar::domain::digest::Digest;
-use vstar::domain::id::{ConceptId, ImageId, JobId};
+use vstar::domain::id::{ConceptId, ImageId, JobId, ProjectId};
 use vstar::gc::{GcOptions, GcReport, collect};
 use vstar::storage::StorageKey;
 
@@ -151,14 +151,15 @@ async fn a_set_that_is_recorded_again_keeps_its_old_object(db: PgPool) {
     let service = Service::start(db.clone()).await;
     let set = uploaded(&service, &["a dog"]).await;
     let digest = set.text("digest");
-    let row = db::image_set::find_by_digest(&db, &digest).await.unwrap().unwrap();
-    db::image_set::delete(&db, row.image_set_id).await.unwrap();
+    let row =
+        db::image_set::find_by_digest(&db, ProjectId::DEFAULT, &digest).await.unwrap().unwrap();
+    db::image_set::delete(&db, ProjectId::DEFAULT, row.image_set_id).await.unwrap();
     tokio::time::sleep(OLD_ENOUGH).await;
 
     // The row comes back while gc is at work, in a transaction that has not ended when gc looks for it.
     let mut tx = db.begin().await.unwrap();
     db::image_set::lock_object(&mut *tx, &digest).await.unwrap();
-    db::image_set::record(&mut *tx, &row).await.unwrap();
+    db::image_set::record(&mut *tx, ProjectId::DEFAULT, &row).await.unwrap();
     let collecting = gc(&service, Duration::ZERO, false);
     let commit = async {
         tokio::time::sleep(Duration::from_millis(500)).await;

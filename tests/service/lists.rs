@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
 use vstar::db::{self, Page};
-use vstar::domain::id::ConceptId;
+use vstar::domain::id::{ConceptId, ProjectId};
 use vstar::domain::job::JobKind;
 
 /// Rows of each table.
@@ -65,10 +65,11 @@ async fn a_deep_page_reads_its_own_rows(db: PgPool) {
         let tables = [("concept", 100), ("delta", 100), ("image_set", 100), ("job", 200)];
         let before = read_all(&mut tx, tables.map(|(table, _)| table)).await;
 
-        let concepts = db::concept::list(&mut *tx, page).await.unwrap().len();
-        let deltas = db::delta::list(&mut *tx, page).await.unwrap().len();
-        let sets = db::image_set::list(&mut *tx, page).await.unwrap().len();
-        let jobs = db::job::list(&mut *tx, JobKind::Merge, page).await.unwrap().len();
+        let concepts = db::concept::list(&mut *tx, ProjectId::DEFAULT, page).await.unwrap().len();
+        let deltas = db::delta::list(&mut *tx, ProjectId::DEFAULT, page).await.unwrap().len();
+        let sets = db::image_set::list(&mut *tx, ProjectId::DEFAULT, page).await.unwrap().len();
+        let jobs =
+            db::job::list(&mut *tx, ProjectId::DEFAULT, JobKind::Merge, page).await.unwrap().len();
 
         assert_eq!([concepts, deltas, sets, jobs], [20; 4], "{mode}");
         for ((table, most), before) in tables.into_iter().zip(before) {
@@ -91,8 +92,12 @@ async fn the_deltas_of_a_concept_are_found_without_reading_those_of_others(db: P
         let tables = ["delta", "delta_concept", "job"];
         let before = read_all(&mut tx, tables).await;
 
-        let all = db::delta::list_of_concept(&mut *tx, of, page(None)).await.unwrap();
-        let older = db::delta::list_of_concept(&mut *tx, of, page(Some(id(9999)))).await.unwrap();
+        let all =
+            db::delta::list_of_concept(&mut *tx, ProjectId::DEFAULT, of, page(None)).await.unwrap();
+        let older =
+            db::delta::list_of_concept(&mut *tx, ProjectId::DEFAULT, of, page(Some(id(9999))))
+                .await
+                .unwrap();
 
         let ids = |deltas: &[vstar::domain::delta::Delta]| -> Vec<Uuid> {
             deltas.iter().map(|delta| delta.delta_id.0).collect()

@@ -15,7 +15,7 @@ use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::{Capacity, NewJob};
 use vstar::domain::code::Code;
-use vstar::domain::id::JobId;
+use vstar::domain::id::{JobId, ProjectId};
 use vstar::domain::job::{Failure, JobKind, JobState, JobStatus, Phase, Task};
 use vstar::reaper::take_back_expired;
 
@@ -30,7 +30,7 @@ async fn enqueue(db: &PgPool) -> JobId {
 }
 
 async fn state(db: &PgPool, job_id: JobId) -> JobState {
-    db::job::find(db, job_id, JobKind::Merge).await.unwrap().unwrap().state
+    db::job::find(db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap().unwrap().state
 }
 
 fn failure() -> Failure {
@@ -135,7 +135,7 @@ async fn a_canceled_job_of_a_dead_worker_is_not_run_again(db: PgPool) {
     let job_id = enqueue(&db).await;
     lease(&db, "gpu-0", Duration::ZERO).await.unwrap();
 
-    let status = db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+    let status = db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap();
     take_back_expired(&db).await.unwrap();
 
     assert_eq!(status, Some(JobStatus::Canceling));
@@ -147,14 +147,15 @@ async fn canceling_twice_changes_nothing_the_second_time(db: PgPool) {
     let job_id = enqueue(&db).await;
 
     for _ in 0..2 {
-        let status = db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+        let status =
+            db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap();
         assert_eq!(status, Some(JobStatus::Canceled));
     }
 
     let events = db::event::after(&db, job_id, 0, 10).await.unwrap();
     assert_eq!(events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(
-        db::job::cancel(&db, job_id, JobKind::Sample).await.unwrap(),
+        db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Sample).await.unwrap(),
         None,
         "of another kind"
     );

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 use vstar::db;
-use vstar::domain::id::{DeltaId, JobId, MergeId, SampleId};
+use vstar::domain::id::{DeltaId, JobId, MergeId, ProjectId, SampleId};
 use vstar::domain::job::JobKind;
 use vstar::worker::WorkerConfig;
 
@@ -95,7 +95,9 @@ async fn merges_of_older_deltas_can_be_checked_once_a_worker_has_started(db: PgP
     assert_eq!(merge.text("status"), "succeeded", "{merge:?}");
     // What the worker measured is kept with the job, and is what the check has foretold.
     let merge_id: MergeId = merge.text("id").parse().unwrap();
-    let job = db::job::find(&whole.service.db, merge_id.into(), JobKind::Merge).await.unwrap();
+    let job = db::job::find(&whole.service.db, ProjectId::DEFAULT, merge_id.into(), JobKind::Merge)
+        .await
+        .unwrap();
     let report = job.unwrap().merge_report.unwrap();
     assert_eq!(
         json!([report.constraint_error, report.drift, report.condition]),

@@ -20,10 +20,10 @@ impl App {
     /// [`Refusal::NotFound`] if there is no evaluation of this id, or it has not succeeded.
     pub async fn evaluation_sheet(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         id: EvaluationId,
     ) -> Result<Bytes, Refusal> {
-        self.standing::<EvaluationTask>(id).await?;
+        self.standing::<EvaluationTask>(caller, id).await?;
         let key = db::report::sheet_of(&self.db, id.into()).await?;
         let key = key.ok_or_else(|| Refusal::not_found("sheet of evaluation", id))?;
         let read = self.storage.read(&key).await;
@@ -51,20 +51,24 @@ impl App {
     /// [`Refusal::NotFound`] if there is no evaluation of this id.
     pub async fn evaluation_losses(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         id: EvaluationId,
     ) -> Result<String, Refusal> {
-        let job = self.find_job::<EvaluationTask>(id).await?;
-        Ok(plot::loss(&self.loss_curves(&job).await?))
+        let job = self.find_job::<EvaluationTask>(caller, id).await?;
+        Ok(plot::loss(&self.loss_curves(caller, &job).await?))
     }
 
-    async fn loss_curves(&self, job: &Job<EvaluationTask>) -> Result<Vec<LossCurve>, Refusal> {
+    async fn loss_curves(
+        &self,
+        caller: &Caller,
+        job: &Job<EvaluationTask>,
+    ) -> Result<Vec<LossCurve>, Refusal> {
         let uses = job.task.subjects.iter().flat_map(|subject| &subject.deltas);
         let mut ids: Vec<DeltaId> = uses.map(|used| used.delta_id).collect();
         ids.sort_unstable();
         ids.dedup();
         let mut curves = Vec::new();
-        for delta in db::delta::find(&self.db, &ids).await? {
+        for delta in db::delta::find(&self.db, caller.project_id(), &ids).await? {
             if delta.made_by != JobKind::Training {
                 continue;
             }

@@ -28,11 +28,11 @@ impl App {
     /// [`Refusal::NotFound`] if there is no evaluation of this id.
     pub async fn evaluation_samples(
         &self,
-        _caller: &Caller,
+        caller: &Caller,
         id: EvaluationId,
         page: Page,
     ) -> Result<PageOf<EvaluatedSample>, Refusal> {
-        let job = self.find_job::<EvaluationTask>(id).await?;
+        let job = self.find_job::<EvaluationTask>(caller, id).await?;
         let task = job.task;
         let samples = db::evaluation::samples_of(&self.db, job.job_id).await?;
         let wanted = page.with_one_more();

@@ -16,6 +16,7 @@ use crate::domain::concept::ConceptRef;
 use crate::domain::delta::DeltaConcept;
 use crate::domain::evaluation::prompt::EvaluationPrompt;
 use crate::domain::evaluation::{MAX_NAME_CHARS, Subject};
+use crate::domain::id::ProjectId;
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::SampleSettings;
@@ -30,13 +31,14 @@ pub(super) struct BoundSubject {
 /// Resolves all subjects and gives each a name of its own.
 pub(super) async fn bind_subjects(
     db: &mut PgConnection,
+    project_id: ProjectId,
     model: &ModelInfo,
     subjects: &[NewSubject],
 ) -> Result<Vec<BoundSubject>, Refusal> {
     let mut bound = Vec::new();
     for (index, new) in subjects.iter().enumerate() {
         let pointer = format!("/subjects/{index}");
-        bound.push(bind_subject(db, model, new, &pointer).await?);
+        bound.push(bind_subject(db, project_id, model, new, &pointer).await?);
     }
     name_subjects(subjects, &mut bound)?;
     Ok(bound)
@@ -44,6 +46,7 @@ pub(super) async fn bind_subjects(
 
 async fn bind_subject(
     db: &mut PgConnection,
+    project_id: ProjectId,
     model: &ModelInfo,
     new: &NewSubject,
     pointer: &str,
@@ -58,7 +61,7 @@ async fn bind_subject(
         };
         return Err(FieldError::new(pointer, code, detail).into());
     }
-    let binding = bind(db, model, &new.concepts, &[]).await;
+    let binding = bind(db, project_id, model, &new.concepts, &[]).await;
     let binding = binding.map_err(|refusal| below(pointer, refusal))?;
     let deltas = binding.deltas.len();
     let default = default_method(new.merge.is_some(), deltas);

@@ -44,19 +44,15 @@ impl App {
     /// # Errors
     /// [`Refusal::Invalid`] if a name does not resolve or the deltas cannot be merged at all; [`Refusal::Conflict`] if
     /// the answer needs something that no worker has computed yet; [`Refusal::Overloaded`].
-    pub async fn check_merge(
-        &self,
-        _caller: &Caller,
-        new: NewMerge,
-    ) -> Result<MergeCheck, Refusal> {
+    pub async fn check_merge(&self, caller: &Caller, new: NewMerge) -> Result<MergeCheck, Refusal> {
         let mut db = self.db.acquire().await?;
-        let BoundMerge { binding, recipe } = self.bind_merge(&mut db, new).await?;
+        let BoundMerge { binding, recipe } = self.bind_merge(&mut db, caller, new).await?;
         drop(db);
         let permit = self.computation().await?;
         let report = match self.deltas.check(&binding.deltas, &recipe).await {
             Ok(report) => report,
             Err(DeltaStoreError::PackMissing(delta)) => {
-                return Err(self.pack_missing(delta).await?);
+                return Err(self.pack_missing(caller, delta).await?);
             }
             Err(error) => return Err(refusal(error)),
         };
@@ -75,8 +71,9 @@ impl App {
     }
 
     /// Says why a delta has no merge pack, as far as that is known.
-    async fn pack_missing(&self, delta_id: DeltaId) -> Result<Refusal, Refusal> {
-        let delta = db::delta::find(&self.db, &[delta_id]).await?.into_iter().next();
+    async fn pack_missing(&self, caller: &Caller, delta_id: DeltaId) -> Result<Refusal, Refusal> {
+        let found = db::delta::find(&self.db, caller.project_id(), &[delta_id]).await?;
+        let delta = found.into_iter().next();
         let detail = match delta.and_then(|delta| delta.pack_error) {
             Some(reason) => format!(
                 "the merge pack of `{delta_id}` could not be made ({reason}): a worker for its base model tries again at \

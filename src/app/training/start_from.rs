@@ -8,7 +8,7 @@ use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptWords};
 use crate::domain::delta::DeltaConcept;
-use crate::domain::id::DeltaId;
+use crate::domain::id::{DeltaId, ProjectId};
 use crate::domain::invalid::FieldError;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::training::StartFrom;
@@ -18,11 +18,12 @@ const POINTER: &str = "/start_from";
 /// Resolves the delta, for a training of these concepts.
 pub(super) async fn resolve(
     db: &mut PgConnection,
+    project_id: ProjectId,
     model: &ModelInfo,
     delta_id: DeltaId,
     taught: &[&Concept],
 ) -> Result<StartFrom, Refusal> {
-    let found = db::delta::find(&mut *db, &[delta_id]).await?;
+    let found = db::delta::find(&mut *db, project_id, &[delta_id]).await?;
     let delta = found.into_iter().next().ok_or_else(|| {
         let detail = format!("no delta `{delta_id}`: GET /v1/deltas lists those that exist");
         FieldError::new(POINTER, Code::UnknownDelta, detail)

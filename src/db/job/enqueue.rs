@@ -13,7 +13,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::QUEUED_CHANNEL;
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 
@@ -33,12 +33,12 @@ pub struct NewJob<'a> {
     pub waits_for: usize,
     /// What a worker needs at least for it, beside the base model's weights.
     pub memory_bytes: u64,
-    /// Whose it is. So far all are the same project's.
-    pub project_id: Uuid,
+    /// Whose it is.
+    pub project_id: ProjectId,
 }
 
 impl<'a> NewJob<'a> {
-    /// A job of no special schedule.
+    /// A job of the default project and of no special schedule.
     pub fn new(job_id: JobId, task: &'a Task, batch_elements: usize, cost: f64) -> Self {
         Self {
             job_id,
@@ -49,7 +49,7 @@ impl<'a> NewJob<'a> {
             is_of_evaluation: false,
             waits_for: 0,
             memory_bytes: 0,
-            project_id: Uuid::nil(),
+            project_id: ProjectId::DEFAULT,
         }
     }
 }
@@ -107,7 +107,7 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         task.kind().as_str(),
         task.base_digest().as_str(),
         rank,
-        project_id,
+        project_id.0,
         costs.iter().sum::<f64>(),
         task.kind().max_attempts(),
         seconds(schedule.start_within_seconds),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::{Failure, JobKind, JobState, LeasedJob, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
 use crate::domain::version::TaskVersion;
@@ -40,6 +40,7 @@ pub async fn lease_next(
 ) -> sqlx::Result<Vec<LeasedJob>> {
     struct LeasedRow {
         job_id: JobId,
+        project_id: ProjectId,
         task: Json<Task>,
         batch_elements: i32,
         attempts: i32,
@@ -77,8 +78,8 @@ pub async fn lease_next(
             started_at = coalesce(started_at, now()), attempt_started_at = now(), attempt_error = null,
             resumed_from_step = null, started_over = null
         where job_id in (select job_id from summed where elements_before < $5)
-        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows as batch_elements, attempts,
-            barren_attempts, fence, priority, virtual_finish
+        returning job_id as "job_id: JobId", project_id as "project_id: ProjectId", task as "task: Json<Task>",
+            rows as batch_elements, attempts, barren_attempts, fence, priority, virtual_finish
         "#,
         capacity.worker,
         &capacity.kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
@@ -97,6 +98,7 @@ pub async fn lease_next(
     });
     let leased = leased.into_iter().map(|row| LeasedJob {
         job_id: row.job_id,
+        project_id: row.project_id,
         task: row.task.0,
         batch_elements: usize::try_from(row.batch_elements).unwrap_or(1),
         attempts: row.attempts,

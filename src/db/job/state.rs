@@ -2,7 +2,7 @@
 
 use sqlx::PgExecutor;
 
-use crate::domain::id::JobId;
+use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::{JobKind, JobState, JobStatus};
 
 /// Where a job is.
@@ -13,19 +13,21 @@ pub struct Standing {
     pub revision: i64,
 }
 
-/// Returns where the job of this id is, if it is of this kind.
+/// Returns where the job of this id is, if it is of this project and kind.
 pub async fn standing(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     job_id: JobId,
     kind: JobKind,
 ) -> sqlx::Result<Option<Standing>> {
     let row = sqlx::query!(
         r#"
         select state as "state: JobState", cancel_requested, revision
-        from job where job_id = $1 and kind = $2
+        from job where job_id = $1 and kind = $2 and project_id = $3
         "#,
         job_id.0,
         kind as JobKind,
+        project_id.0,
     )
     .fetch_optional(db)
     .await?;

@@ -80,7 +80,7 @@ async fn record(job: &Job, images: &[Image]) -> Result<(), JobError> {
         return job.expect_success().await;
     }
     for image in images {
-        db::image::record(&mut *tx, image).await?;
+        db::image::record(&mut *tx, lease.project_id, image).await?;
     }
     tx.commit().await?;
     Ok(())

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::db;
 use vstar::domain::code::Code;
-use vstar::domain::id::{JobId, MergeId};
+use vstar::domain::id::{JobId, MergeId, ProjectId};
 use vstar::domain::job::attempt::Attempt;
 use vstar::domain::job::{Failure, Job, JobKind, JobState, LeasedJob, Metric, Phase};
 use vstar::reaper::take_back_expired;
@@ -21,7 +21,7 @@ async fn lease_at_once(db: &PgPool, worker: &str, duration: Duration) -> Option<
 }
 
 async fn job(db: &PgPool, job_id: JobId) -> Job {
-    db::job::find(db, job_id, JobKind::Merge).await.unwrap().unwrap()
+    db::job::find(db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap().unwrap()
 }
 
 async fn attempts(db: &PgPool, job_id: JobId) -> Vec<Attempt> {
@@ -105,7 +105,7 @@ async fn a_canceled_job_that_fails_with_an_error_that_may_pass_is_canceled(db: P
     }
     let last = lease_at_once(&db, "gpu-0", MINUTE).await.unwrap();
 
-    db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+    db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap();
     let state = db::job::retry(&db, job_id, last.fence, &failure(), MINUTE).await.unwrap();
 
     assert_eq!(state, Some(JobState::Canceled));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::db;
 use vstar::domain::code::Code;
-use vstar::domain::id::JobId;
+use vstar::domain::id::{JobId, ProjectId};
 use vstar::domain::job::{Job, JobKind, JobState, Phase};
 use vstar::reaper::fail_overdue;
 
@@ -16,7 +16,7 @@ use crate::harness::{DIGEST, Service, lease};
 const YEAR: u64 = 31_536_000;
 
 async fn job(db: &PgPool, job_id: JobId) -> Job {
-    db::job::find(db, job_id, JobKind::Merge).await.unwrap().unwrap()
+    db::job::find(db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap().unwrap()
 }
 
 /// Lets a deadline of all jobs pass.
@@ -136,7 +136,7 @@ async fn a_running_job_that_does_not_end_in_time_fails_and_its_worker_is_fenced_
 async fn a_job_that_is_to_stop_and_misses_its_deadline_is_canceled(db: PgPool) {
     let job_id = enqueue(&db).await;
     lease(&db, "gpu-0", MINUTE).await.unwrap();
-    db::job::cancel(&db, job_id, JobKind::Merge).await.unwrap();
+    db::job::cancel(&db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap();
     miss(&db, "finish_before").await;
 
     assert_eq!(fail_overdue(&db).await.unwrap(), [(job_id, JobState::Canceled)]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::{ConnectOptions, PgPool};
 use vstar::db;
-use vstar::domain::id::{JobId, MergeId};
+use vstar::domain::id::{JobId, MergeId, ProjectId};
 use vstar::domain::job::JobKind;
 
 use super::{MINUTE, enqueue};
@@ -143,6 +143,7 @@ async fn a_worker_of_the_same_name_is_another_worker(db: PgPool) {
 
     assert_eq!(db::job::renew_lease(&db, job_id, old.fence, MINUTE).await.unwrap(), None);
     assert_eq!((new.attempts, new.fence), (2, old.fence + 1));
-    let job = db::job::find(&db, job_id, JobKind::Merge).await.unwrap().unwrap();
+    let job =
+        db::job::find(&db, ProjectId::DEFAULT, job_id, JobKind::Merge).await.unwrap().unwrap();
     assert_eq!(job.attempts, 2);
 }

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 use vstar::db;
 use vstar::db::job::NewJob;
-use vstar::domain::id::JobId;
+use vstar::domain::id::{JobId, ProjectId};
 use vstar::domain::job::schedule::{Priority, Schedule};
 
 use super::MINUTE;
@@ -14,8 +14,10 @@ use crate::harness::{DIGEST, Service, any_task, lease};
 /// Queues a job of a project.
 async fn enqueue(db: &PgPool, project: u128, cost: f64) -> JobId {
     let (job_id, task) = (JobId::generate(), any_task());
-    let job =
-        NewJob { project_id: Uuid::from_u128(project), ..NewJob::new(job_id, &task, 1, cost) };
+    let job = NewJob {
+        project_id: ProjectId(Uuid::from_u128(project)),
+        ..NewJob::new(job_id, &task, 1, cost)
+    };
     db::job::enqueue(db, job).await.unwrap();
     job_id
 }

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use vstar::db;
 use vstar::db::job::NewJob;
 use vstar::domain::code::Code;
-use vstar::domain::id::JobId;
+use vstar::domain::id::{JobId, ProjectId};
 use vstar::domain::job::schedule::Schedule;
 use vstar::domain::job::{Failure, JobKind};
 use vstar::reaper::{fail_overdue, take_back_expired};
@@ -178,7 +178,9 @@ impl Case {
             }
             Op::Cancel(choice) => {
                 let job = choice % JOBS;
-                db::job::cancel(db, self.jobs[job], JobKind::Merge).await.unwrap();
+                db::job::cancel(db, ProjectId::DEFAULT, self.jobs[job], JobKind::Merge)
+                    .await
+                    .unwrap();
                 self.model.cancel(job);
             }
             Op::MissDeadline(choice) => {
@@ -200,7 +202,8 @@ impl Case {
     /// Compares the catalog with the model.
     async fn compare(&self) -> Result<(), String> {
         for (index, job_id) in self.jobs.iter().enumerate() {
-            let job = db::job::find(&self.db, *job_id, JobKind::Merge).await.unwrap();
+            let job =
+                db::job::find(&self.db, ProjectId::DEFAULT, *job_id, JobKind::Merge).await.unwrap();
             let job = job.ok_or("a job is lost")?;
             let attempts = db::attempt::of_jobs(&self.db, &[*job_id]).await.unwrap();
             let attempts: Vec<(i32, Code)> = attempts

@@ -24,8 +24,8 @@ pub(super) async fn find_or_generate(
     job: &Job,
     generation: &Generation,
 ) -> Result<ImageSetRef, JobError> {
-    let (db, digest) = (&job.context.db, generation.digest());
-    let find = || async { Ok(db::image_set::find_generated(db, &digest).await?) };
+    let (db, project_id, digest) = (&job.context.db, job.lease.project_id, generation.digest());
+    let find = || async { Ok(db::image_set::find_generated(db, project_id, &digest).await?) };
     if let Some(set) = job.patiently("looking for generated class images", find).await? {
         return Ok(set.reference());
     }
@@ -45,9 +45,10 @@ async fn record(
     let name = format!("{} images of \"{}\"", generation.num_images, generation.prompt);
     let row = packed.row(name, ImageSetSource::Generated, Verdicts::default());
     let row = ImageSet { generation: Some(generation.clone()), ..row };
+    let project_id = job.lease.project_id;
     let mut tx = job.context.db.begin().await?;
     db::image_set::lock_object(&mut *tx, &row.digest).await?;
-    if db::image_set::record(&mut *tx, &row).await? {
+    if db::image_set::record(&mut *tx, project_id, &row).await? {
         db::image_set::record_images(&mut *tx, row.image_set_id, &packed.images).await?;
         // An old object of a deleted set may have been collected since it was found.
         let (storage, key) = (&job.context.storage, &packed.reference.storage_key);
@@ -55,7 +56,8 @@ async fn record(
             storage.write(key, packed.bytes.clone()).await?;
         }
     }
-    let recorded = db::image_set::find_generated(&mut *tx, &generation.digest()).await?;
+    let digest = generation.digest();
+    let recorded = db::image_set::find_generated(&mut *tx, project_id, &digest).await?;
     tx.commit().await?;
     // `None` if it was deleted in this moment; its object is there all the same.
     Ok(recorded.map_or_else(|| packed.reference.clone(), |set| set.reference()))
