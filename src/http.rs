@@ -21,6 +21,7 @@ mod image_set;
 mod job;
 mod manifest;
 mod merge;
+mod parameters;
 mod patience;
 mod precondition;
 mod preference;

@@ -16,6 +16,7 @@ use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
+use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
     capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
@@ -28,10 +29,12 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The whole service as one tower service.
 pub fn router(app: App) -> Router {
     let (routes, document) = documented_routes().split_for_parts();
+    let parameters = Parameters::of(&document);
     // Compiled in and constant: write it once.
     let document = bytes::Bytes::from(document.to_json().unwrap_or_default());
     let json = [("content-type", "application/json")];
     routes
+        .route_layer(from_fn_with_state(parameters, refuse_unknown_parameters))
         .route("/openapi.json", axum::routing::get(async move || (json, document)))
         .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
