@@ -25,6 +25,8 @@ pub mod model_info;
 pub mod number;
 pub mod page;
 pub mod preference;
+pub mod promotion;
+pub mod record;
 pub mod regularization;
 pub mod sample;
 pub mod scheduler;

@@ -26,6 +26,8 @@ mod patience;
 mod precondition;
 mod preference;
 mod preview;
+mod promotion;
+mod record;
 mod regularization;
 mod router;
 mod sample;

@@ -17,6 +17,7 @@ use crate::domain::image::{Image, ImageSource, MAX_PHOTOS};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::Preview;
 use crate::domain::page::{Page, PageOf};
+use crate::domain::record::{ExternalId, Labels, Record};
 use crate::domain::sample::SampleTask;
 use crate::domain::storage_key::StorageKey;
 
@@ -131,22 +132,43 @@ impl App {
         image.ok_or_else(|| Refusal::not_found("image", id))
     }
 
+    /// Returns what is known about a photo of a concept.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such concept, or if it has no such photo.
+    pub async fn photo(
+        &self,
+        caller: &Caller,
+        concept: &str,
+        id: ImageId,
+    ) -> Result<Image, Refusal> {
+        let concept_id = self.find_concept(caller, concept).await?.concept_id;
+        let image = self.image(caller, id).await?;
+        match image.source {
+            ImageSource::Photo { concept_id: of, .. } if of == concept_id => Ok(image),
+            ImageSource::Photo { .. } | ImageSource::Upload { .. } | ImageSource::Sample { .. } => {
+                Err(Refusal::not_found("photo", id))
+            }
+        }
+    }
+
     /// An image's PNG.
     pub fn image_file(&self, _caller: &Caller, image: &Image) -> Downloadable {
         let of = Owner::new("image", image.image_id);
         self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
     }
 
-    /// Lists the images that were uploaded for a concept, newest first.
+    /// Lists the images that were uploaded for a concept: all, or the one with this external id.
     pub async fn images_of_concept(
         &self,
         caller: &Caller,
         concept: &str,
+        external_id: Option<&ExternalId>,
         page: Page,
     ) -> Result<PageOf<Image>, Refusal> {
         let concept_id = self.find_concept(caller, concept).await?.concept_id;
-        let page_and_one = page.with_one_more();
-        Ok(page.cut(db::image::list_of_concept(&self.db, concept_id, page_and_one).await?))
+        let more = page.with_one_more();
+        Ok(page.cut(db::image::list_of_concept(&self.db, concept_id, external_id, more).await?))
     }
 
     /// Returns the newest preview of one image of a running sample.
@@ -184,6 +206,7 @@ impl App {
         key: &StorageKey,
         Decoded { photo, _permit: permit }: Decoded,
     ) -> Result<Image, Refusal> {
+        let created_at = Utc::now();
         let image = Image {
             image_id,
             source,
@@ -193,7 +216,8 @@ impl App {
             sha256: photo.sha256,
             storage_key: key.clone(),
             regions: Vec::new(),
-            created_at: Utc::now(),
+            created_at,
+            record: Record::new(created_at, Labels::default()),
         };
         let written = self.storage.write(key, photo.png).await;
         drop(permit); // not before: the PNG is in memory until a slow store has it

@@ -104,6 +104,24 @@ codes! {
     HandleTaken = "handle_taken",
     /// Another concept has this modifier token: choose another.
     ModifierTokenTaken = "modifier_token_taken",
+    /// Another object of this kind has this external id: use the object that `detail` names, or choose another.
+    ExternalIdTaken = "external_id_taken",
+    /// No earlier delta of the concept is there to go back to: promote one that exists.
+    NoEarlierDelta = "no_earlier_delta",
+
+    // Deletions.
+    /// Something depends on the concept: delete what `errors` names first, or all of it with `cascade=true`.
+    ConceptInUse = "concept_in_use",
+    /// The delta is the current one of a concept: promote another first, or go back to the one before with `cascade=true`.
+    DeltaInUse = "delta_in_use",
+    /// An evaluation that has not ended or a preference study shows the image: delete that first.
+    ImageInUse = "image_in_use",
+    /// What the job has made, or what it was made for, is still there: delete what `errors` names first, or use `cascade=true`.
+    JobInUse = "job_in_use",
+    /// The job has not ended: cancel it and wait until it has.
+    JobNotEnded = "job_not_ended",
+    /// Something that the request names was deleted in this moment: read what there is, and send it again without.
+    DeletedMeanwhile = "deleted_meanwhile",
 
     // Uploaded files.
     /// The file is not a readable PNG, JPEG or WebP image: convert or re-export it.

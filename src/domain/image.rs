@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::composition::UsedRegion;
 use super::digest::Digest;
 use super::id::{ConceptId, ImageId, SampleId};
+use super::record::Record;
 use super::storage_key::StorageKey;
 
 /// Photos that one concept can have.
@@ -36,6 +37,7 @@ pub struct Image {
     /// Where concepts were drawn; none unless the image was composed by regions.
     pub regions: Vec<UsedRegion>,
     pub created_at: DateTime<Utc>,
+    pub record: Record,
 }
 
 /// Where an image comes from.

@@ -68,7 +68,7 @@ impl ApiError {
             Self::Refused(refusal) => match refusal {
                 Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
-                Refusal::Conflict(_) => StatusCode::CONFLICT,
+                Refusal::Conflict(_) | Refusal::InUse(_) => StatusCode::CONFLICT,
                 Refusal::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }

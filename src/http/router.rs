@@ -12,15 +12,17 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::body::with_next_page;
 use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
+use super::job::edit;
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
     capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
-    manifest, merge, preference, preview, sample, training, upload,
+    manifest, merge, preference, preview, promotion, sample, training, upload,
 };
 use crate::app::App;
 
@@ -47,7 +49,8 @@ pub fn router(app: App) -> Router {
                 .layer(from_fn(write_problem))
                 .layer(CatchPanicLayer::custom(from_panic))
                 .layer(from_fn_with_state(app.clone(), with_patience))
-                .layer(from_fn(with_entity_tag)),
+                .layer(from_fn(with_entity_tag))
+                .layer(from_fn(with_next_page)),
         )
         .with_state(app)
 }
@@ -63,8 +66,8 @@ fn documented_routes() -> OpenApiRouter<App> {
         .version(env!("CARGO_PKG_VERSION"))
         .description(Some(
             "Teaches a text-to-image model your own concepts and generates images of them.\n\n\
-             Errors are RFC 9457 problems with a `code`. Lists are sorted from newest to oldest and paged: send the \
-             `next_cursor` of one page as `after` to get the next. Trainings, merges, samples, evaluations and compressions are jobs: the response \
+             Errors are RFC 9457 problems with a `code`. Lists are paged, the newest first unless `order` is `asc`: send the \
+             `next_cursor` of one page as `after` to get the next, or follow the `Link` header. Trainings, merges, samples, evaluations and compressions are jobs: the response \
              to the request that starts one is sent before the job has run. A response of 503 has the header \
              `Retry-After`, in seconds.",
         ));
@@ -75,40 +78,56 @@ fn documented_routes() -> OpenApiRouter<App> {
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
         .routes(routes!(concept::create_concept, concept::list_concepts))
-        .routes(routes!(concept::get_concept))
+        .routes(routes!(concept::get_concept, concept::patch_concept, concept::delete_concept))
+        .routes(routes!(promotion::promote))
+        .routes(routes!(promotion::roll_back))
+        .routes(routes!(promotion::list_promotions))
+        .routes(routes!(image::delete_concept_image))
         .merge(uploads)
-        .routes(routes!(image::get_image))
+        .routes(routes!(image::get_image, image::patch_image, image::delete_image))
         .routes(routes!(image::get_image_content))
         .routes(routes!(manifest::get_manifest))
-        .routes(routes!(image_set::get_image_set, image_set::delete_image_set))
+        .routes(routes!(
+            image_set::get_image_set,
+            image_set::patch_image_set,
+            image_set::delete_image_set
+        ))
         .routes(routes!(image_set::list_set_images))
         .routes(routes!(image_set::get_set_image_content))
         .routes(routes!(image_set::retrieve))
         .routes(routes!(training::start_training, training::list_trainings))
-        .routes(routes!(training::get_training))
+        .routes(routes!(training::get_training, edit::patch_training, edit::delete_training))
         .routes(routes!(training::cancel_training))
         .routes(routes!(training::get_training_metrics))
         .routes(routes!(event::stream_training_events))
         .routes(routes!(delta::list_deltas))
-        .routes(routes!(delta::get_delta))
+        .routes(routes!(delta::get_delta, delta::patch_delta, delta::delete_delta))
         .routes(routes!(delta::get_delta_content))
         .routes(routes!(compression::compress_delta))
         .routes(routes!(compression::list_compressions))
-        .routes(routes!(compression::get_compression))
+        .routes(routes!(
+            compression::get_compression,
+            edit::patch_compression,
+            edit::delete_compression
+        ))
         .routes(routes!(compression::cancel_compression))
         .routes(routes!(event::stream_compression_events))
         .routes(routes!(merge::start_merge, merge::list_merges))
         .routes(routes!(merge::check::check_merge))
-        .routes(routes!(merge::get_merge))
+        .routes(routes!(merge::get_merge, edit::patch_merge, edit::delete_merge))
         .routes(routes!(merge::cancel_merge))
         .routes(routes!(event::stream_merge_events))
         .routes(routes!(sample::start_sample, sample::list_samples))
-        .routes(routes!(sample::get_sample))
+        .routes(routes!(sample::get_sample, edit::patch_sample, edit::delete_sample))
         .routes(routes!(sample::cancel_sample))
         .routes(routes!(event::stream_sample_events))
         .routes(routes!(preview::get_preview))
         .routes(routes!(evaluation::start_evaluation, evaluation::list_evaluations))
-        .routes(routes!(evaluation::get_evaluation))
+        .routes(routes!(
+            evaluation::get_evaluation,
+            edit::patch_evaluation,
+            edit::delete_evaluation
+        ))
         .routes(routes!(evaluation::cancel_evaluation))
         .routes(routes!(event::stream_evaluation_events))
         .routes(routes!(evaluation::list_evaluation_samples))
@@ -116,7 +135,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(evaluation::get_evaluation_alignment))
         .routes(routes!(evaluation::get_evaluation_losses))
         .routes(routes!(preference::start_study, preference::list_studies))
-        .routes(routes!(preference::get_study))
+        .routes(routes!(preference::get_study, preference::patch_study, preference::delete_study))
         .routes(routes!(preference::add_study_links))
         .routes(routes!(preference::get_ballot, preference::vote))
         .routes(routes!(capabilities::get_capabilities))

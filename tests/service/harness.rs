@@ -315,7 +315,8 @@ impl Service {
         };
         db::delta::record(&self.db, row).await.unwrap();
         db::delta::record_concepts(&self.db, delta_id, &[concept_id]).await.unwrap();
-        db::concept::set_current_delta(&self.db, &[concept_id], delta_id).await.unwrap();
+        let by = vstar::domain::promotion::Promoter::Job;
+        db::promotion::promote(&self.db, &[concept_id], delta_id, by, false).await.unwrap();
         delta_id
     }
 
