@@ -38,7 +38,9 @@ impl PhotoError {
     /// The code that clients get.
     pub fn code(&self) -> Code {
         match self {
-            Self::File(PhotoFileError::TooLarge { .. }) | Self::TooManyBytes => Code::ImageTooLarge,
+            Self::File(PhotoFileError::TooLarge { .. } | PhotoFileError::TooCostly { .. })
+            | Self::TooManyBytes => Code::ImageTooLarge,
+            Self::File(PhotoFileError::Unsupported { .. }) => Code::UnsupportedImage,
             Self::File(
                 PhotoFileError::Empty
                 | PhotoFileError::GitLfsPointer
