@@ -45,6 +45,8 @@ pub enum PhotoFileError {
         decoder_bytes >> 20, MAX_DECODER_BYTES >> 20
     )]
     TooCostly { width: u32, height: u32, decoder_bytes: u64 },
+    #[error("the file is an image and also {0}: save the image again and send that alone")]
+    Polyglot(&'static str),
     #[error("the image is damaged or ends early: {0}")]
     Damaged(String),
 }
@@ -76,7 +78,59 @@ pub struct Pixels {
     pub ignored_profile: Option<IgnoredProfile>,
 }
 
+/// Rows that are turned at a time.
+const BAND: usize = 64;
+
 impl Pixels {
+    /// Width and height of the upright image.
+    pub fn upright_dimensions(&self) -> (u32, u32) {
+        let (width, height) = self.image.dimensions();
+        match self.orientation {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => (height, width),
+            _ => (width, height),
+        }
+    }
+
+    /// Gives the upright image from top to bottom, some rows at a time: a copy of all of it would take as much memory again.
+    ///
+    /// # Errors
+    /// The first of `take`.
+    pub fn for_each_upright_band<E>(
+        &self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (width, height) = self.upright_dimensions();
+        let (last_x, last_y) = (self.image.width() - 1, self.image.height() - 1);
+        // The place in the file of the pixel at `x`, `y`.
+        let stored = |x: u32, y: u32| match self.orientation {
+            Orientation::NoTransforms => (x, y),
+            Orientation::FlipHorizontal => (last_x - x, y),
+            Orientation::Rotate180 => (last_x - x, last_y - y),
+            Orientation::FlipVertical => (x, last_y - y),
+            Orientation::Rotate90FlipH => (y, x),
+            Orientation::Rotate90 => (y, last_y - x),
+            Orientation::Rotate270FlipH => (last_x - y, last_y - x),
+            Orientation::Rotate270 => (last_x - y, x),
+        };
+        let mut band = vec![0; 3 * width as usize * BAND];
+        for top in (0..height).step_by(BAND) {
+            let rows = (height - top).min(BAND as u32);
+            // Column by column: a quarter turn then reads rows of the file.
+            for x in 0..width {
+                for row in 0..rows {
+                    let (from_x, from_y) = stored(x, top + row);
+                    let at = 3 * (row as usize * width as usize + x as usize);
+                    band[at..at + 3].copy_from_slice(&self.image.get_pixel(from_x, from_y).0);
+                }
+            }
+            take(&band[..3 * rows as usize * width as usize])?;
+        }
+        Ok(())
+    }
+
     /// The image, upright.
     pub fn into_upright(self) -> RgbImage {
         let Self { mut image, orientation, .. } = self;
@@ -119,7 +173,9 @@ pub const BEGINNING: usize = 64;
 /// # Errors
 /// [`PhotoFileError`], also if it has more pixels or costs more than is allowed.
 pub fn header(file: &[u8]) -> Result<Header, PhotoFileError> {
-    let header = match Format::of(file)? {
+    let format = Format::of(file)?;
+    format::check_single(file, format)?;
+    let header = match format {
         Format::Png => png::header(file)?,
         Format::Jpeg => jpeg::header(file)?,
         Format::WebP => webp::header(file)?,

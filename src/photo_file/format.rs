@@ -56,6 +56,59 @@ impl Format {
     }
 }
 
+/// Where the file of a PNG or WebP ends by its own account.
+fn end_of(file: &[u8], format: Format) -> Option<usize> {
+    match format {
+        Format::WebP => {
+            let size = u32::from_le_bytes(file.get(4..8)?.try_into().ok()?);
+            (size as usize).checked_add(8)
+        }
+        Format::Png => {
+            let mut at: usize = 8; // behind the signature
+            loop {
+                let size = u32::from_be_bytes(file.get(at..at + 4)?.try_into().ok()?);
+                let is_last = file.get(at + 4..at + 8)? == b"IEND";
+                at = at.checked_add(12)?.checked_add(size as usize)?;
+                if is_last {
+                    return Some(at);
+                }
+            }
+        }
+        // Phones append films to their photos, and cameras previews.
+        Format::Jpeg => None,
+    }
+}
+
+/// Refuses a file that is an image and something else as well: what follows the image, or what a reader from the end finds.
+///
+/// Nothing of it would be stored. But whoever sends such a file means something else by it than a photo.
+pub(super) fn check_single(file: &[u8], format: Format) -> Result<(), PhotoFileError> {
+    const DIRECTORY: &[u8] = b"PK\x05\x06"; // the end of a zip archive's directory
+    const LAST: usize = 22 + 0xffff; // with the longest comment
+    let contains = |bytes: &[u8], name: &[u8]| bytes.windows(name.len()).any(|it| it == name);
+    let last = &file[file.len().saturating_sub(LAST)..];
+    let behind = end_of(file, format).and_then(|end| file.get(end..)).unwrap_or_default();
+    let what = if contains(last, DIRECTORY) && is_directory_end(last) {
+        "a zip archive"
+    } else if contains(&file[..file.len().min(1024)], b"%PDF-") {
+        "a PDF"
+    } else if behind.iter().any(|byte| !matches!(byte, 0 | b'\n' | b'\r' | b' ')) {
+        "something that follows the image"
+    } else {
+        return Ok(());
+    };
+    Err(PhotoFileError::Polyglot(what))
+}
+
+/// Whether a zip archive ends with the file, so that programs open it as one.
+fn is_directory_end(last: &[u8]) -> bool {
+    let mut places = last.windows(22).enumerate().filter(|(_, it)| it.starts_with(b"PK\x05\x06"));
+    places.any(|(at, it)| {
+        let comment = usize::from(u16::from_le_bytes([it[20], it[21]]));
+        at + 22 + comment == last.len()
+    })
+}
+
 /// Photos and films of the family of MPEG-4.
 fn of_brand(brand: &[u8]) -> PhotoFileError {
     let (name, remedy) = match brand {
@@ -86,6 +139,23 @@ mod tests {
             assert!(text.starts_with("unsupported image"), "{text}");
             assert!(text.contains(name) && text.contains(remedy), "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_two_things_is_refused() {
+        let png = b"\x89PNG\r\n\x1a\n\0\0\0\0IEND\xae\x42\x60\x82".to_vec();
+        let zip = [b"PK\x05\x06".as_slice(), &[0; 18]].concat();
+        let single = |file: &[u8]| check_single(file, Format::of(file).unwrap());
+
+        assert!(single(&png).is_ok());
+        assert!(single(&[png.as_slice(), b"\0\0\n"].concat()).is_ok());
+        for more in [zip.as_slice(), b"<script>alert(1)</script>", b"\0\0x"] {
+            assert!(single(&[&png, more].concat()).is_err(), "{more:?}");
+        }
+        let jpeg = b"\xff\xd8\xff\xd9";
+        assert!(single(&[jpeg, &b"\0\0\0\x18ftypmp42"[..]].concat()).is_ok(), "a moving photo");
+        assert!(single(&[jpeg, zip.as_slice()].concat()).is_err());
+        assert!(single(&[&jpeg[..3], b"\xfe%PDF-1.7"].concat()).is_err());
     }
 
     #[test]
