@@ -126,6 +126,8 @@ codes! {
     // Uploaded files.
     /// The file is not a readable PNG, JPEG or WebP image: convert or re-export it.
     ImageUnreadable = "image_unreadable",
+    /// The file is an image or a film of another format, such as HEIC or AVIF: convert it to PNG, JPEG or WebP.
+    UnsupportedImage = "unsupported_image",
     /// The file or its dimensions exceed the limits: shrink the image.
     ImageTooLarge = "image_too_large",
     /// A side of the image is below the minimum: use a larger image.
