@@ -18,6 +18,9 @@ pub mod object;
 pub mod preference;
 pub mod preview;
 pub mod report;
+pub mod webhook_delivery;
+pub mod webhook_endpoint;
+pub mod webhook_outbox;
 
 pub use crate::domain::page::Page;
 
