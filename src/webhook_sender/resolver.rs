@@ -64,4 +64,26 @@ mod tests {
         assert_eq!(any, found);
         assert!(none.unwrap_err().to_string().starts_with("example.com has no public address"));
     }
+
+    /// What a name means is looked at where the connection is made, so it cannot mean something else by then.
+    #[tokio::test]
+    async fn a_client_does_not_connect_to_a_name_that_leads_to_this_machine() {
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://localhost:{}/", listener.local_addr().unwrap().port());
+        let client = |receivers| {
+            let builder =
+                reqwest::Client::builder().dns_resolver(GuardedResolver(receivers)).no_proxy();
+            builder.timeout(std::time::Duration::from_millis(300)).build().unwrap()
+        };
+
+        let refused = client(Receivers::Public).get(&url).send().await.unwrap_err();
+        let connected =
+            tokio::time::timeout(std::time::Duration::from_millis(200), listener.accept()).await;
+        assert!(format!("{refused:?}").contains("NotPublic"), "{refused:?}");
+        assert!(connected.is_err(), "nothing has connected");
+
+        let (answer, connected) =
+            tokio::join!(client(Receivers::Any).get(&url).send(), listener.accept());
+        assert!(answer.is_err() && connected.is_ok(), "the same without the guard does");
+    }
 }
