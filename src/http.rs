@@ -33,6 +33,7 @@ mod router;
 mod sample;
 mod training;
 mod upload;
+mod webhook;
 
 pub use patience::CLOSING_LIMIT;
 pub use router::{openapi, router};

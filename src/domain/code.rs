@@ -141,6 +141,14 @@ codes! {
     /// No evaluation of this id has succeeded: start one, or wait until it has.
     UnknownEvaluation = "unknown_evaluation",
 
+    // Webhooks.
+    /// Webhooks are not sent to this URL: use https on port 443 or 8443, and a host with a public address.
+    WebhookUrlRefused = "webhook_url_refused",
+    /// The project has as many webhook endpoints as it may: delete one.
+    TooManyWebhookEndpoints = "too_many_webhook_endpoints",
+    /// Nothing is sent to the webhook endpoint while it is disabled: enable it with PATCH first.
+    WebhookEndpointDisabled = "webhook_endpoint_disabled",
+
     // Image sets.
     /// The file is not a zip archive of images, or it has unsafe paths: see `detail` and pack the folder again.
     ImageSetUnreadable = "image_set_unreadable",

@@ -22,7 +22,7 @@ use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
     capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
-    manifest, merge, preference, preview, promotion, sample, training, upload,
+    manifest, merge, preference, preview, promotion, sample, training, upload, webhook,
 };
 use crate::app::App;
 
@@ -138,6 +138,17 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(preference::get_study, preference::patch_study, preference::delete_study))
         .routes(routes!(preference::add_study_links))
         .routes(routes!(preference::get_ballot, preference::vote))
+        .routes(routes!(webhook::create_webhook_endpoint, webhook::list_webhook_endpoints))
+        .routes(routes!(
+            webhook::get_webhook_endpoint,
+            webhook::change_webhook_endpoint,
+            webhook::delete_webhook_endpoint
+        ))
+        .routes(routes!(webhook::rotate_webhook_secret))
+        .routes(routes!(webhook::delivery::test_webhook))
+        .routes(routes!(webhook::delivery::list_webhook_deliveries))
+        .routes(routes!(webhook::delivery::get_webhook_delivery))
+        .routes(routes!(webhook::delivery::redeliver_webhook))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

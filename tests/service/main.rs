@@ -40,3 +40,4 @@ mod supervision;
 mod synthetic;
 mod trainings;
 mod upgrade;
+mod webhooks;
