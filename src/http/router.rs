@@ -1,5 +1,7 @@
 //! Paths to handlers, and what surrounds every handler.
 
+use std::sync::LazyLock;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Uri};
@@ -8,7 +10,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -16,9 +18,10 @@ use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
+use super::openapi::Document;
 use super::patience::with_patience;
 use super::{
-    capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
+    capabilities, compression, concept, delta, docs, evaluation, event, health, image, image_set,
     manifest, merge, preference, preview, sample, training, upload,
 };
 use crate::app::App;
@@ -27,12 +30,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The whole service as one tower service.
 pub fn router(app: App) -> Router {
-    let (routes, document) = documented_routes().split_for_parts();
-    // Compiled in and constant: write it once.
-    let document = bytes::Bytes::from(document.to_json().unwrap_or_default());
-    let json = [("content-type", "application/json")];
+    let (routes, _) = documented_routes().split_for_parts();
     routes
-        .route("/openapi.json", axum::routing::get(async move || (json, document)))
+        .merge(docs::routes())
         .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
@@ -50,8 +50,10 @@ pub fn router(app: App) -> Router {
 }
 
 /// The published description of every path.
-pub fn openapi() -> OpenApi {
-    documented_routes().into_openapi()
+pub fn openapi() -> &'static Document {
+    static DOCUMENT: LazyLock<Document> =
+        LazyLock::new(|| Document::of(&documented_routes().into_openapi()));
+    &DOCUMENT
 }
 
 fn documented_routes() -> OpenApiRouter<App> {
