@@ -8,7 +8,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{ListBody, ListQuery, Timestamp, location};
+use super::body::{List, ListBody, PageQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use crate::app::webhook::{EndpointChange, NewEndpoint};
@@ -174,7 +174,7 @@ pub(crate) async fn create_webhook_endpoint(
 }
 
 /// Lists webhook endpoints, newest first.
-#[utoipa::path(get, path = "/v1/webhook-endpoints", tag = "webhooks", params(ListQuery),
+#[utoipa::path(get, path = "/v1/webhook-endpoints", tag = "webhooks", params(PageQuery),
     responses(
         (status = 200, body = ListBody<WebhookEndpointBody>, description = "OK"),
         (status = 422, body = Problem, content_type = "application/problem+json",
@@ -183,11 +183,11 @@ pub(crate) async fn create_webhook_endpoint(
 pub(crate) async fn list_webhook_endpoints(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<WebhookEndpointBody>>, ApiError> {
+    Query(query): Query<PageQuery>,
+) -> Result<List<WebhookEndpointBody>, ApiError> {
     let page = app.webhook_endpoints(&caller, query.page()?).await?;
     let id = |endpoint: &WebhookEndpoint| endpoint.endpoint_id.0;
-    Ok(axum::Json(ListBody::new(page, id, WebhookEndpointBody::from)))
+    Ok(List::new(page, id, WebhookEndpointBody::from))
 }
 
 /// Returns a webhook endpoint.

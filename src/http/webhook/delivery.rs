@@ -6,7 +6,7 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::super::body::{ListBody, Timestamp, default_limit, location, page};
+use super::super::body::{List, ListBody, Timestamp, location, page};
 use super::super::error::{ApiError, Problem};
 use super::super::extract::{Path, Query};
 use crate::app::{App, Caller};
@@ -93,9 +93,8 @@ impl From<WebhookDelivery> for WebhookDeliveryBody {
 #[into_params(parameter_in = Query)]
 pub(crate) struct DeliveryQuery {
     /// The maximum number of items to return, from 1 to 100. Defaults to 20.
-    #[serde(default = "default_limit")]
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: i64,
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<i64>,
     /// The `next_cursor` of the previous page. Without it, the list starts with the newest item.
     after: Option<String>,
     /// Only deliveries of this status.
@@ -144,11 +143,11 @@ pub(crate) async fn list_webhook_deliveries(
     caller: Caller,
     Path(id): Path<WebhookEndpointId>,
     Query(query): Query<DeliveryQuery>,
-) -> Result<axum::Json<ListBody<WebhookDeliveryBody>>, ApiError> {
+) -> Result<List<WebhookDeliveryBody>, ApiError> {
     let page = page(query.limit, query.after.as_deref())?;
     let page = app.webhook_deliveries(&caller, id, query.status, page).await?;
     let id = |delivery: &WebhookDelivery| delivery.delivery_id.0;
-    Ok(axum::Json(ListBody::new(page, id, WebhookDeliveryBody::from)))
+    Ok(List::new(page, id, WebhookDeliveryBody::from))
 }
 
 /// Returns a delivery to a webhook endpoint with its attempts.
