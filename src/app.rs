@@ -33,6 +33,7 @@ pub mod sample;
 mod tidying;
 pub mod training;
 pub mod upload_memory;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,7 @@ use crate::domain::evaluator_info::EvaluatorInfo;
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
+use crate::domain::webhook::url::Receivers;
 use crate::evaluator::Evaluator;
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
@@ -76,6 +78,8 @@ pub struct App {
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
     announcer: Announcer,
+    /// Which receivers webhooks may be sent to.
+    receivers: Receivers,
     /// Memory for uploads.
     uploads: UploadMemory,
     /// Permits to solve a merge or to compute whole matrices for a request: as many as there are cores.
@@ -108,6 +112,7 @@ impl App {
             health: Arc::default(),
             queue_limit,
             announcer,
+            receivers: Receivers::Public,
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,
             archives,

@@ -21,6 +21,9 @@ pub mod preview;
 pub mod promotion;
 pub mod removal;
 pub mod report;
+pub mod webhook_delivery;
+pub mod webhook_endpoint;
+pub mod webhook_outbox;
 
 use chrono::{DateTime, Utc};
 use sqlx::types::Json;

@@ -35,3 +35,4 @@ pub mod training;
 pub mod training_report;
 pub mod version;
 pub mod warning;
+pub mod webhook;

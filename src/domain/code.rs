@@ -126,6 +126,8 @@ codes! {
     // Uploaded files.
     /// The file is not a readable PNG, JPEG or WebP image: convert or re-export it.
     ImageUnreadable = "image_unreadable",
+    /// The file is an image or a film of another format, such as HEIC or AVIF: convert it to PNG, JPEG or WebP.
+    UnsupportedImage = "unsupported_image",
     /// The file or its dimensions exceed the limits: shrink the image.
     ImageTooLarge = "image_too_large",
     /// A side of the image is below the minimum: use a larger image.
@@ -138,6 +140,14 @@ codes! {
     // Evaluations.
     /// No evaluation of this id has succeeded: start one, or wait until it has.
     UnknownEvaluation = "unknown_evaluation",
+
+    // Webhooks.
+    /// Webhooks are not sent to this URL: use https on port 443 or 8443, and a host with a public address.
+    WebhookUrlRefused = "webhook_url_refused",
+    /// The project has as many webhook endpoints as it may: delete one.
+    TooManyWebhookEndpoints = "too_many_webhook_endpoints",
+    /// Nothing is sent to the webhook endpoint while it is disabled: enable it with PATCH first.
+    WebhookEndpointDisabled = "webhook_endpoint_disabled",
 
     // Image sets.
     /// The file is not a zip archive of images, or it has unsafe paths: see `detail` and pack the folder again.

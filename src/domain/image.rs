@@ -50,3 +50,47 @@ pub enum ImageSource {
     /// Image `index` of a sample.
     Sample { sample_id: SampleId, index: i32 },
 }
+
+/// The longest file name that is kept, in characters.
+const MAX_NAME_CHARS: usize = 200;
+
+/// The name of a file as it is stored and shown: without its folders, and without characters that are invisible or turn the writing
+/// around. Nothing is ever opened by this name.
+pub fn readable_name(name: &str) -> String {
+    let name = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    let is_seen = |c: &char| {
+        !c.is_control()
+            && !matches!(
+                *c,
+                '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+            )
+    };
+    let name: String = name.chars().filter(is_seen).take(MAX_NAME_CHARS).collect();
+    match name.trim() {
+        "" | "." | ".." => "unnamed".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_people_see_of_it() {
+        for (raw, readable) in [
+            ("../../../etc/passwd", "passwd"),
+            ("..\\..\\boot.ini", "boot.ini"),
+            ("photo\u{202e}gnp.exe", "photognp.exe"),
+            ("a\u{0}b\r\nc\u{7f}.png", "abc.png"),
+            ("  rex.png ", "rex.png"),
+            ("/", "unnamed"),
+            ("..", "unnamed"),
+            ("süß 犬 🐶.png", "süß 犬 🐶.png"),
+        ] {
+            assert_eq!(readable_name(raw), readable, "{raw:?}");
+        }
+        assert_eq!(readable_name(&"a".repeat(10_000)).len(), MAX_NAME_CHARS);
+    }
+}

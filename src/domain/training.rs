@@ -94,7 +94,7 @@ pub struct TrainingRecipe {
 }
 
 /// Further names of recipe fields in requests, with the names that answers use.
-const FIELD_ALIASES: [(&str, &str); 3] = [
+pub const FIELD_ALIASES: [(&str, &str); 3] = [
     ("learning_rate_schedule", "lr_scheduler"),
     ("learning_rate_warmup_steps", "lr_warmup_steps"),
     ("adam_weight_decay", "weight_decay"),

@@ -130,7 +130,8 @@ impl PageQuery {
     }
 }
 
-fn page(limit: Option<i64>, after: Option<&str>) -> Result<Page, FieldError> {
+/// The page of a list with parameters of its own.
+pub(crate) fn page(limit: Option<i64>, after: Option<&str>) -> Result<Page, FieldError> {
     let limit = limit.unwrap_or(20);
     if !(1..=100).contains(&limit) {
         return Err(FieldError::new("limit", Code::OutOfRange, "limit is 1 to 100"));

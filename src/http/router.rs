@@ -1,5 +1,7 @@
 //! Paths to handlers, and what surrounds every handler.
 
+use std::sync::LazyLock;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderName, Uri};
@@ -8,7 +10,7 @@ use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
 use tower_http::trace::TraceLayer;
-use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -18,10 +20,12 @@ use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
 use super::job::edit;
+use super::openapi::Document;
+use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
-    capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
-    manifest, merge, preference, preview, promotion, sample, training, upload,
+    capabilities, compression, concept, delta, docs, evaluation, event, health, image, image_set,
+    manifest, merge, preference, preview, promotion, sample, training, upload, webhook,
 };
 use crate::app::App;
 
@@ -30,11 +34,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The whole service as one tower service.
 pub fn router(app: App) -> Router {
     let (routes, document) = documented_routes().split_for_parts();
-    // Compiled in and constant: write it once.
-    let document = bytes::Bytes::from(document.to_json().unwrap_or_default());
-    let json = [("content-type", "application/json")];
+    let parameters = Parameters::of(&document);
     routes
-        .route("/openapi.json", axum::routing::get(async move || (json, document)))
+        .route_layer(from_fn_with_state(parameters, refuse_unknown_parameters))
+        .merge(docs::routes())
         .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
@@ -53,8 +56,10 @@ pub fn router(app: App) -> Router {
 }
 
 /// The published description of every path.
-pub fn openapi() -> OpenApi {
-    documented_routes().into_openapi()
+pub fn openapi() -> &'static Document {
+    static DOCUMENT: LazyLock<Document> =
+        LazyLock::new(|| Document::of(&documented_routes().into_openapi()));
+    &DOCUMENT
 }
 
 fn documented_routes() -> OpenApiRouter<App> {
@@ -135,6 +140,17 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(preference::get_study, preference::patch_study, preference::delete_study))
         .routes(routes!(preference::add_study_links))
         .routes(routes!(preference::get_ballot, preference::vote))
+        .routes(routes!(webhook::create_webhook_endpoint, webhook::list_webhook_endpoints))
+        .routes(routes!(
+            webhook::get_webhook_endpoint,
+            webhook::change_webhook_endpoint,
+            webhook::delete_webhook_endpoint
+        ))
+        .routes(routes!(webhook::rotate_webhook_secret))
+        .routes(routes!(webhook::delivery::test_webhook))
+        .routes(routes!(webhook::delivery::list_webhook_deliveries))
+        .routes(routes!(webhook::delivery::get_webhook_delivery))
+        .routes(routes!(webhook::delivery::redeliver_webhook))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))

@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::{Deprecated, ObjectBuilder, RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::body::{JobQuery, List, ListBody};
@@ -24,7 +24,9 @@ use crate::domain::job::Metric;
 use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::promotion::Promote;
 use crate::domain::record::{ExternalId, Labels, Metadata};
-use crate::domain::training::{ClassImages, Preset, TaskConcept, TrainingRecipe, TrainingTask};
+use crate::domain::training::{
+    ClassImages, FIELD_ALIASES, Preset, TaskConcept, TrainingRecipe, TrainingTask,
+};
 use crate::domain::training_report::TrainingReport;
 
 /// A training to start.
@@ -99,6 +101,14 @@ fn partial_recipe() -> RefOr<Schema> {
     let mut schema = TrainingRecipe::schema();
     if let RefOr::T(Schema::Object(object)) = &mut schema {
         object.required.clear();
+        for (alias, field) in FIELD_ALIASES {
+            let text = format!("Another name of `{field}`. Give one of the two.");
+            if let Some(RefOr::T(Schema::Object(field))) = object.properties.get(field) {
+                let field = ObjectBuilder::from(field.clone());
+                let field = field.description(Some(text)).deprecated(Some(Deprecated::True));
+                object.properties.insert(alias.to_owned(), field.build().into());
+            }
+        }
         object.description = Some("Fields of the recipe that differ from the preset.".to_owned());
     }
     schema

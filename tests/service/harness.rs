@@ -24,6 +24,7 @@ use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{DEFAULT_QUEUE_LIMIT, JobKind, LeasedJob, Task};
 use vstar::domain::model_info::ModelInfo;
 use vstar::domain::training::TrainingRecipe;
+use vstar::domain::webhook::url::Receivers;
 use vstar::engine::VERSION;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
@@ -128,6 +129,13 @@ impl Service {
     /// Serves it with other limits of uploads, on another port.
     pub(crate) async fn limiting_uploads(mut self, limits: UploadLimits) -> Self {
         self.app = self.app.clone().with_upload_limits(limits);
+        self.address = serve(&self.app).await;
+        self
+    }
+
+    /// Serves it with private receivers of webhooks allowed, on another port.
+    pub(crate) async fn allowing_private_webhooks(mut self) -> Self {
+        self.app = self.app.clone().with_receivers(Receivers::Any);
         self.address = serve(&self.app).await;
         self
     }

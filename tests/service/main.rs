@@ -43,3 +43,4 @@ mod supervision;
 mod synthetic;
 mod trainings;
 mod upgrade;
+mod webhooks;
