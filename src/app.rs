@@ -30,6 +30,7 @@ pub mod sample;
 mod tidying;
 pub mod training;
 pub mod upload_memory;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,7 @@ use crate::text_index::TextIndexes;
 use self::announcer::Announcer;
 use self::health::Health;
 use self::upload_memory::{UploadLimits, UploadMemory};
+use self::watch::Watches;
 
 pub use caller::Caller;
 pub use health::Readiness;
@@ -73,6 +75,7 @@ pub struct App {
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
     announcer: Announcer,
+    watches: Watches,
     /// Memory for uploads.
     uploads: UploadMemory,
     /// Permits to solve a merge or to compute whole matrices for a request: as many as there are cores.
@@ -94,6 +97,7 @@ impl App {
         let queue_limit = DEFAULT_QUEUE_LIMIT;
         let archives = Arc::new(Semaphore::new(1));
         let announcer = Announcer::new(db.clone());
+        let watches = Watches::new(db.clone());
         Self {
             db,
             storage,
@@ -105,6 +109,7 @@ impl App {
             health: Arc::default(),
             queue_limit,
             announcer,
+            watches,
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,
             archives,
