@@ -14,6 +14,7 @@ pub mod delta;
 pub mod download;
 pub mod evaluation;
 mod health;
+pub mod idempotency;
 pub mod image;
 pub mod image_set;
 mod init_image;

@@ -38,9 +38,12 @@ impl App {
         self.model.check_modifier_token(new.words.modifier_token.as_ref(), "/modifier_token")?;
         let concept_id = ConceptId::generate();
         let project_id = caller.project_id();
+        let mut tx = self.db.begin().await?;
+        self.claim_key(&mut tx, concept_id).await?;
         let created =
-            db::concept::create(&self.db, project_id, concept_id, &new.handle, &new.words).await;
+            db::concept::create(&mut *tx, project_id, concept_id, &new.handle, &new.words).await;
         let concept = created.map_err(|error| refuse_taken_name(error, &new))?;
+        tx.commit().await?;
         Ok(CountedConcept { concept, image_count: 0 })
     }
 

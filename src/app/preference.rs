@@ -112,6 +112,7 @@ impl App {
         };
         let study_id = StudyId::generate();
         let mut tx = self.db.begin().await?;
+        self.claim_key(&mut tx, study_id).await?;
         db::preference::create(&mut *tx, caller.project_id(), study_id, &definition).await?;
         db::preference::add_links(&mut *tx, study_id, &new_tokens(links)).await?;
         tx.commit().await?;

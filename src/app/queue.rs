@@ -47,8 +47,9 @@ impl App {
         schedule: Schedule,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
-        self.take_place(tx, N::KIND).await?;
         let job_id = JobId::generate();
+        self.claim_key(tx, N::Id::from(job_id)).await?;
+        self.take_place(tx, N::KIND).await?;
         let task = task.into_task();
         let native_size = self.model.native_size;
         let elements = task.batch_elements(native_size);

@@ -16,6 +16,9 @@ const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// About as long as somebody takes to make room.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// About as long as a request takes.
+const IN_FLIGHT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a request was refused: one variant per kind of answer.
@@ -35,6 +38,14 @@ pub enum Refusal {
         "the resource has changed: its ETag is \"{revision}\" now; read it again and repeat the request with its new ETag"
     )]
     PreconditionFailed { revision: i64 },
+    /// A request with this key is being served.
+    #[error("a request with this Idempotency-Key is being served: send it again in {} s", IN_FLIGHT_RETRY_AFTER.as_secs())]
+    KeyInFlight,
+    /// The key came with another request.
+    #[error(
+        "this Idempotency-Key came with another request before: choose a new key for every new request"
+    )]
+    KeyReused,
     /// The queue of this kind of job is full.
     #[error("{limit} {}s are waiting already and no more are accepted: send it again in {} s",
         .kind.as_str(), .retry_after.as_secs())]
@@ -87,6 +98,8 @@ impl Refusal {
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict(error) => error.code,
             Self::PreconditionFailed { .. } => Code::PreconditionFailed,
+            Self::KeyInFlight => Code::IdempotencyInFlight,
+            Self::KeyReused => Code::IdempotencyKeyReused,
             Self::QueueFull { .. } => Code::QueueFull,
             Self::NotReady { .. } => Code::ImageSetNotIndexed,
             Self::Overloaded => Code::Overloaded,
@@ -108,6 +121,8 @@ impl Refusal {
             Self::Conflict(error) => std::slice::from_ref(error),
             Self::NotFound { .. }
             | Self::PreconditionFailed { .. }
+            | Self::KeyInFlight
+            | Self::KeyReused
             | Self::QueueFull { .. }
             | Self::NotReady { .. }
             | Self::Overloaded
@@ -124,12 +139,14 @@ impl Refusal {
             Self::QueueFull { retry_after, .. } | Self::NotReady { retry_after, .. } => {
                 Some(*retry_after)
             }
+            Self::KeyInFlight => Some(IN_FLIGHT_RETRY_AFTER),
             Self::Overloaded | Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
             Self::StoreFull { .. } => Some(FULL_RETRY_AFTER),
             Self::Invalid(_)
             | Self::NotFound { .. }
             | Self::Conflict(_)
             | Self::PreconditionFailed { .. }
+            | Self::KeyReused
             | Self::ObjectLost { .. }
             | Self::Internal(_) => None,
         }

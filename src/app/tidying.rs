@@ -9,21 +9,25 @@ use crate::db;
 const EVERY: Duration = Duration::from_secs(60);
 
 impl App {
-    /// Deletes old events that only report progress, until the service shuts down.
+    /// Deletes old events that only report progress, and old answers to requests with a key, until the service shuts down.
     pub async fn tidy(self) {
         while !self.shutdown.is_closing() {
-            match db::event::forget(&self.db).await {
+            match self.forget().await {
                 Ok(0) => {}
-                Ok(events) => {
-                    tracing::debug!(events, "deleted old reports of progress");
+                Ok(rows) => {
+                    tracing::debug!(rows, "deleted old reports of progress and old answers");
                     continue; // there may be more
                 }
-                Err(error) => tracing::warn!(%error, "old events cannot be deleted"),
+                Err(error) => tracing::warn!(%error, "old events and answers cannot be deleted"),
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
                 () = self.shutdown.closing() => {}
             }
         }
+    }
+    async fn forget(&self) -> sqlx::Result<u64> {
+        let events = db::event::forget(&self.db).await?;
+        Ok(events + db::idempotency::forget(&self.db).await?)
     }
 }

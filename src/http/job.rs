@@ -189,7 +189,7 @@ pub(crate) async fn started<N: JobResource>(
 }
 
 /// How long to wait for a job to change.
-#[derive(Debug, Deserialize, IntoParams)]
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct WaitQuery {

@@ -16,11 +16,12 @@ use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
+use super::idempotency::{Creating, at_most_once};
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
-    capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
-    manifest, merge, preference, preview, sample, training, upload,
+    capabilities, compression, concept, delta, evaluation, event, health, idempotency, image,
+    image_set, manifest, merge, preference, preview, sample, training, upload,
 };
 use crate::app::App;
 
@@ -28,12 +29,15 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The whole service as one tower service.
 pub fn router(app: App) -> Router {
-    let (routes, document) = documented_routes().split_for_parts();
+    let (routes, mut document) = documented_routes().split_for_parts();
+    idempotency::describe(&mut document);
+    let creating = Creating::of(&document, app.clone());
     let parameters = Parameters::of(&document);
     // Compiled in and constant: write it once.
     let document = bytes::Bytes::from(document.to_json().unwrap_or_default());
     let json = [("content-type", "application/json")];
     routes
+        .route_layer(from_fn_with_state(creating, at_most_once))
         .route_layer(from_fn_with_state(parameters, refuse_unknown_parameters))
         .route("/openapi.json", axum::routing::get(async move || (json, document)))
         .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
@@ -54,7 +58,9 @@ pub fn router(app: App) -> Router {
 
 /// The published description of every path.
 pub fn openapi() -> OpenApi {
-    documented_routes().into_openapi()
+    let mut document = documented_routes().into_openapi();
+    idempotency::describe(&mut document);
+    document
 }
 
 fn documented_routes() -> OpenApiRouter<App> {

@@ -153,6 +153,8 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         other @ (Refusal::NotFound { .. }
         | Refusal::Conflict(_)
         | Refusal::PreconditionFailed { .. }
+        | Refusal::KeyInFlight
+        | Refusal::KeyReused
         | Refusal::QueueFull { .. }
         | Refusal::NotReady { .. }
         | Refusal::Overloaded
