@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use super::binding::check_base_model;
 use super::job::{JobNoun, Tracked, deltas_of, reports_of};
+use super::queue::JobOptions;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::compression::{CompressionReport, CompressionTask, Keep};
 use crate::domain::id::{CompressionId, DeltaId, JobId};
-use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 use crate::domain::version::TaskVersion;
 
@@ -71,9 +71,9 @@ impl App {
         caller: &Caller,
         delta_id: DeltaId,
         new: NewCompression,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Compression, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let keep = Keep::new(new.rank, new.energy)?;
         let mut tx = self.db.begin().await?;
         let found = db::delta::find(&mut *tx, caller.project_id(), &[delta_id]).await?;
@@ -90,7 +90,7 @@ impl App {
             keep,
             make_current: new.make_current,
         };
-        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Compression);
         self.job(caller, id).await

@@ -15,6 +15,7 @@ use self::subject::{BoundSubject, bind_subjects, compose_subjects};
 use super::binding::{concept_named, named_concepts};
 use super::image_set::find_image_set;
 use super::job::Evaluation;
+use super::queue::JobOptions;
 use super::sample::SampleOptions;
 use super::training::with_photos;
 use super::{App, Caller, Refusal};
@@ -96,9 +97,9 @@ impl App {
         &self,
         caller: &Caller,
         new: NewEvaluation,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Evaluation, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let evaluator = self.evaluator.as_ref().ok_or_else(no_evaluator)?;
         let settings = self.settings(&new, evaluator)?;
         let mut tx = self.db.begin().await?;
@@ -128,7 +129,7 @@ impl App {
             EvaluationTask { held_out: self.held_out(&mut tx, caller, &new, &task).await?, ..task };
         check_size(&task)?;
         check::check_captions(&task)?;
-        let id = self.enqueue_with_samples(&mut tx, caller, task, schedule).await?;
+        let id = self.enqueue_with_samples(&mut tx, caller, task, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await
@@ -216,7 +217,7 @@ impl App {
         tx: &mut PgConnection,
         caller: &Caller,
         task: EvaluationTask,
-        schedule: Schedule,
+        options: &JobOptions,
     ) -> Result<crate::domain::id::EvaluationId, Refusal> {
         let native_size = self.model.native_size;
         let (mut tasks, mut places) = (Vec::new(), Vec::new());
@@ -225,10 +226,10 @@ impl App {
             places.push((job_id, sample.subject, sample.prompt));
             tasks.push((job_id, Task::Sample(sample.task)));
         }
-        let id = self.enqueue_waiting(tx, caller, task, schedule, tasks.len()).await?;
+        let id = self.enqueue_waiting(tx, caller, task, options, tasks.len()).await?;
         // Samples of other evaluations get their places in the same way.
         db::job::take_turn(&mut *tx, JobKind::Sample).await?;
-        let of_evaluation = Schedule { priority: schedule.priority, ..Schedule::default() };
+        let of_evaluation = Schedule { priority: options.schedule.priority, ..Schedule::default() };
         let jobs = tasks.iter().map(|(job_id, task)| {
             let elements = task.batch_elements(native_size);
             let job = NewJob::new(*job_id, task, elements, estimate(task, native_size));

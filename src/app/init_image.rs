@@ -74,6 +74,7 @@ mod tests {
     use crate::domain::base_model::SamplingDefaults;
     use crate::domain::digest::Digest;
     use crate::domain::image::ImageSource;
+    use crate::domain::record::Record;
     use crate::domain::storage_key::StorageKey;
     use crate::domain::training::TrainingRecipe;
 
@@ -112,6 +113,7 @@ mod tests {
                 storage_key: StorageKey::upload(ImageId::generate()),
                 regions: Vec::new(),
                 created_at: Utc::now(),
+                record: Record::new(Utc::now(), Default::default()),
             };
             assert_eq!(fitting_size(&image, &model), fitting, "{size:?}");
         }

@@ -7,12 +7,12 @@ use sqlx::PgConnection;
 
 use super::binding::{Binding, bind};
 use super::job::Merge;
+use super::queue::JobOptions;
 use super::{App, Caller, Refusal};
 use crate::domain::code::Code;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::invalid::FieldError;
 use crate::domain::job::JobKind;
-use crate::domain::job::schedule::Schedule;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::merge::{MergeRecipe, MergeTask};
 use crate::domain::version::TaskVersion;
@@ -40,9 +40,9 @@ impl App {
         &self,
         caller: &Caller,
         new: NewMerge,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Merge, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let mut tx = self.db.begin().await?;
         let BoundMerge { binding, recipe } = self.bind_merge(&mut tx, caller, new).await?;
         let task = MergeTask {
@@ -52,7 +52,7 @@ impl App {
             concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
             recipe,
         };
-        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Merge);
         self.job(caller, id).await

@@ -46,6 +46,9 @@ pub enum Refusal {
         "this Idempotency-Key came with another request before: choose a new key for every new request"
     )]
     KeyReused,
+    /// Others depend on what is to be deleted; each of them is named.
+    #[error("others depend on it: delete them first, or use cascade=true")]
+    InUse(Vec<FieldError>),
     /// The queue of this kind of job is full.
     #[error("{limit} {}s are waiting already and no more are accepted: send it again in {} s",
         .kind.as_str(), .retry_after.as_secs())]
@@ -97,6 +100,7 @@ impl Refusal {
             Self::Invalid(invalid) => invalid.code(),
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict(error) => error.code,
+            Self::InUse(errors) => errors.first().map_or(Code::JobInUse, |error| error.code),
             Self::PreconditionFailed { .. } => Code::PreconditionFailed,
             Self::KeyInFlight => Code::IdempotencyInFlight,
             Self::KeyReused => Code::IdempotencyKeyReused,
@@ -119,6 +123,7 @@ impl Refusal {
         match self {
             Self::Invalid(invalid) => &invalid.0,
             Self::Conflict(error) => std::slice::from_ref(error),
+            Self::InUse(errors) => errors,
             Self::NotFound { .. }
             | Self::PreconditionFailed { .. }
             | Self::KeyInFlight
@@ -145,6 +150,7 @@ impl Refusal {
             Self::Invalid(_)
             | Self::NotFound { .. }
             | Self::Conflict(_)
+            | Self::InUse(_)
             | Self::PreconditionFailed { .. }
             | Self::KeyReused
             | Self::ObjectLost { .. }

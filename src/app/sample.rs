@@ -7,6 +7,7 @@ use super::composition::{compose, unnamed};
 use super::init_image::{ChosenInit, choose_init};
 use super::job::Sample;
 use super::manifest::task_again;
+use super::queue::JobOptions;
 use super::{App, Caller, Refusal, random_seed};
 use crate::domain::code::Code;
 use crate::domain::composition::Composition;
@@ -16,7 +17,6 @@ use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{ImageId, ProjectId};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::job::JobKind;
-use crate::domain::job::schedule::Schedule;
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
@@ -76,9 +76,9 @@ impl App {
         &self,
         caller: &Caller,
         new: NewSample,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Sample, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         new.check_texts()?;
         let mut tx = self.db.begin().await?;
         let (project_id, model) = (caller.project_id(), &self.model);
@@ -90,7 +90,7 @@ impl App {
         };
         let of_merge = self.merge_warnings(&task).await;
         task.warnings.extend(of_merge);
-        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await

@@ -9,16 +9,21 @@ use crate::db;
 const EVERY: Duration = Duration::from_secs(60);
 
 impl App {
-    /// Deletes old events that only report progress, and old answers to requests with a key, until the service shuts down.
+    /// Deletes old events that only report progress, old answers to requests with a key and old deliveries of webhooks, until the service shuts down.
     pub async fn tidy(self) {
         while !self.shutdown.is_closing() {
             match self.forget().await {
                 Ok(0) => {}
                 Ok(rows) => {
-                    tracing::debug!(rows, "deleted old reports of progress and old answers");
+                    tracing::debug!(
+                        rows,
+                        "deleted old reports of progress, answers and deliveries"
+                    );
                     continue; // there may be more
                 }
-                Err(error) => tracing::warn!(%error, "old events and answers cannot be deleted"),
+                Err(error) => {
+                    tracing::warn!(%error, "old events, answers and deliveries cannot be deleted")
+                }
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
@@ -28,6 +33,7 @@ impl App {
     }
     async fn forget(&self) -> sqlx::Result<u64> {
         let events = db::event::forget(&self.db).await?;
-        Ok(events + db::idempotency::forget(&self.db).await?)
+        let answers = db::idempotency::forget(&self.db).await?;
+        Ok(events + answers + db::webhook_delivery::forget(&self.db).await?)
     }
 }

@@ -4,6 +4,7 @@ mod start_from;
 
 use super::binding::{concept_named, named_concepts};
 use super::job::Training;
+use super::queue::JobOptions;
 use super::regularization::NewRegularization;
 use super::{App, Caller, Refusal, random_seed};
 use crate::db;
@@ -12,9 +13,9 @@ use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
-use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Metric};
 use crate::domain::model_info::ModelInfo;
+use crate::domain::promotion::Promote;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
     MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe, TrainingTask,
@@ -34,6 +35,7 @@ pub struct NewTraining {
     pub start_from: Option<DeltaId>,
     /// Random if `None`.
     pub seed: Option<u64>,
+    pub promote: Promote,
 }
 
 impl App {
@@ -46,9 +48,9 @@ impl App {
         &self,
         caller: &Caller,
         new: NewTraining,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Training, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         new.check()?;
         let recipe = new.resolve_recipe(&self.model)?;
 
@@ -82,11 +84,12 @@ impl App {
             regularization,
             start_from,
             seed: new.seed.unwrap_or_else(random_seed),
+            promote: new.promote,
         };
         check_tokens(&task, &self.model)?;
         check_captions(&task, &self.model)?;
         let mut tx = self.db.begin().await?;
-        let id = self.enqueue(&mut tx, caller, task, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, task, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Training);
         self.job(caller, id).await

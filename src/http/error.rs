@@ -68,7 +68,9 @@ impl ApiError {
             Self::Refused(refusal) => match refusal {
                 Refusal::Invalid(_) | Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
-                Refusal::Conflict(_) | Refusal::KeyInFlight => StatusCode::CONFLICT,
+                Refusal::Conflict(_) | Refusal::InUse(_) | Refusal::KeyInFlight => {
+                    StatusCode::CONFLICT
+                }
                 Refusal::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::report::MergeReportBody;
-use super::body::{ListBody, ListQuery};
+use super::body::{JobQuery, List, ListBody};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobAnswer, JobBody, JobResource, WaitQuery};
@@ -17,12 +17,14 @@ use super::precondition::IfMatch;
 use super::sample::DeltaUseBody;
 use crate::app::job::Merge;
 use crate::app::merge::NewMerge;
+use crate::app::queue::JobOptions;
 use crate::app::{App, Caller, Precondition};
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{ConceptId, DeltaId, MergeId};
 use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::merge::options::{MergeMethod, MergeOptions};
 use crate::domain::merge::{MergeRecipe, MergeTask, Protected};
+use crate::domain::record::{ExternalId, Labels, Metadata};
 
 /// A merge to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -52,9 +54,21 @@ pub(crate) struct StartMerge {
     /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
     #[schema(minimum = 1, maximum = 31_536_000)]
     finish_within_seconds: Option<u64>,
+    /// Texts of your own, to be returned with the job and never interpreted: at most 16, with keys of up to 64 and values of up to
+    /// 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the job, of up to 255 characters. A second job of this kind with the same one is refused with
+    /// `external_id_taken`, which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 impl StartMerge {
+    fn options(&self) -> JobOptions {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        let labels = Labels { metadata, external_id: self.external_id.clone() };
+        JobOptions { schedule: self.schedule(), labels }
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule {
             priority: self.priority.unwrap_or_default(),
@@ -121,8 +135,10 @@ impl JobResource for MergeTask {
 #[utoipa::path(post, path = "/v1/merges", tag = "merges", request_body = StartMerge,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
+        (status = 200, body = MergeBody, headers(("location" = String)),
+            description = "The request asked to wait with `Prefer: wait=N`, and the merge has failed or was canceled: see `error`"),
         (status = 201, body = MergeBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the merge has ended"),
+            description = "The request asked to wait with `Prefer: wait=N`, and the merge has succeeded"),
         (status = 202, body = MergeBody, headers(("location" = String)),
             description = "The merge is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
@@ -136,8 +152,8 @@ pub(crate) async fn start_merge(
     headers: HeaderMap,
     Json(body): Json<StartMerge>,
 ) -> Result<JobAnswer<MergeTask>, ApiError> {
-    let schedule = body.schedule();
-    let merge = app.start_merge(&caller, body.into(), schedule).await?;
+    let options = body.options();
+    let merge = app.start_merge(&caller, body.into(), options).await?;
     job::started(&app, &caller, &headers, merge).await
 }
 
@@ -159,13 +175,17 @@ pub(crate) async fn get_merge(
 }
 
 /// Lists merges, newest first.
-#[utoipa::path(get, path = "/v1/merges", tag = "merges", params(ListQuery),
-    responses((status = 200, body = ListBody<MergeBody>, description = "OK")))]
+#[utoipa::path(get, path = "/v1/merges", tag = "merges", params(JobQuery),
+    responses(
+        (status = 200, body = ListBody<MergeBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`: there is no such `concept`"),
+    ))]
 pub(crate) async fn list_merges(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<MergeBody>>, ApiError> {
+    Query(query): Query<JobQuery>,
+) -> Result<List<MergeBody>, ApiError> {
     job::list::<MergeTask>(&app, &caller, &query).await
 }
 

@@ -44,3 +44,4 @@ mod synthetic;
 mod trainings;
 mod upgrade;
 mod waiting;
+mod webhooks;

@@ -1,8 +1,9 @@
 //! The tables, brought up to date by whoever comes first.
 
 use anyhow::{Context, Result, anyhow};
-use sqlx::PgPool;
 use sqlx::migrate::{Migrate, MigrateError, Migration};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions, PgPool};
 
 use crate::db::MIGRATOR;
 
@@ -20,7 +21,9 @@ pub(crate) struct Migrated {
 /// # Errors
 /// If the database is newer than the program, or a migration fails; that migration is undone.
 pub(crate) async fn migrate(pool: &PgPool) -> Result<Migrated> {
-    let mut connection = pool.acquire().await.context("the database cannot be reached")?;
+    // A connection of its own, which logs no statements: a migration that takes a while would be printed whole.
+    let options = PgConnectOptions::clone(&pool.connect_options()).disable_statement_logging();
+    let mut connection = options.connect().await.context("the database cannot be reached")?;
     // The migrator takes the same lock, which a session may hold several times. Taken here as well, what is there before
     // and what it adds are seen as one.
     connection.lock().await?;
