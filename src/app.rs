@@ -14,6 +14,7 @@ pub mod delta;
 pub mod download;
 pub mod evaluation;
 mod health;
+pub mod idempotency;
 pub mod image;
 pub mod image_set;
 mod init_image;
@@ -33,6 +34,7 @@ pub mod sample;
 mod tidying;
 pub mod training;
 pub mod upload_memory;
+mod watch;
 pub mod webhook;
 
 use std::sync::Arc;
@@ -55,6 +57,7 @@ use crate::text_index::TextIndexes;
 use self::announcer::Announcer;
 use self::health::Health;
 use self::upload_memory::{UploadLimits, UploadMemory};
+use self::watch::Watches;
 
 pub use caller::Caller;
 pub use health::Readiness;
@@ -78,6 +81,7 @@ pub struct App {
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
     announcer: Announcer,
+    watches: Watches,
     /// Which receivers webhooks may be sent to.
     receivers: Receivers,
     /// Memory for uploads.
@@ -101,6 +105,7 @@ impl App {
         let queue_limit = DEFAULT_QUEUE_LIMIT;
         let archives = Arc::new(Semaphore::new(1));
         let announcer = Announcer::new(db.clone());
+        let watches = Watches::new(db.clone());
         Self {
             db,
             storage,
@@ -112,6 +117,7 @@ impl App {
             health: Arc::default(),
             queue_limit,
             announcer,
+            watches,
             receivers: Receivers::Public,
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,

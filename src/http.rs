@@ -17,6 +17,7 @@ mod event;
 mod extract;
 mod form;
 mod health;
+mod idempotency;
 mod image;
 mod image_set;
 mod job;

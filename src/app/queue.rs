@@ -60,8 +60,9 @@ impl App {
         options: &JobOptions,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
-        self.take_place(tx, N::KIND).await?;
         let job_id = JobId::generate();
+        self.claim_key(tx, N::Id::from(job_id)).await?;
+        self.take_place(tx, N::KIND).await?;
         let task = task.into_task();
         hold_named(tx, &task).await?;
         let native_size = self.model.native_size;

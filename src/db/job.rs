@@ -34,7 +34,7 @@ pub use recovery::{
     take_reapers_turn,
 };
 
-pub use state::{Standing, lock_revision, standing};
+pub use state::{Standing, lock_revision, standing, standings};
 
 /// The channel that notifies idle workers of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";

@@ -19,13 +19,14 @@ use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
+use super::idempotency::{Creating, at_most_once};
 use super::job::edit;
 use super::openapi::Document;
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
-    capabilities, compression, concept, delta, docs, evaluation, event, health, image, image_set,
-    manifest, merge, preference, preview, promotion, sample, training, upload, webhook,
+    capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image,
+    image_set, manifest, merge, preference, preview, promotion, sample, training, upload, webhook,
 };
 use crate::app::App;
 
@@ -34,8 +35,10 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The whole service as one tower service.
 pub fn router(app: App) -> Router {
     let (routes, document) = documented_routes().split_for_parts();
+    let creating = Creating::of(&document, app.clone());
     let parameters = Parameters::of(&document);
     routes
+        .route_layer(from_fn_with_state(creating, at_most_once))
         .route_layer(from_fn_with_state(parameters, refuse_unknown_parameters))
         .merge(docs::routes())
         .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
@@ -57,8 +60,11 @@ pub fn router(app: App) -> Router {
 
 /// The published description of every path.
 pub fn openapi() -> &'static Document {
-    static DOCUMENT: LazyLock<Document> =
-        LazyLock::new(|| Document::of(&documented_routes().into_openapi()));
+    static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
+        let mut document = documented_routes().into_openapi();
+        idempotency::describe(&mut document);
+        Document::of(&document)
+    });
     &DOCUMENT
 }
 
