@@ -164,6 +164,7 @@ impl Running {
             },
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             queue_limit: 100,
+            ready_queue_depth: None,
             public_url: None,
             allow_private_webhooks: false,
             no_worker: false,

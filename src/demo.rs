@@ -115,6 +115,7 @@ pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeS
         idle_timeout: DEFAULT_IDLE_TIMEOUT,
         queue_limit: DEFAULT_QUEUE_LIMIT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        ready_queue_depth: None,
         public_url: None,
         allow_private_webhooks: false,
         no_worker: false,

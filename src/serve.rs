@@ -82,6 +82,7 @@ impl Service {
         let (db, store) = (database.pool.clone(), storage.clone());
         let app = App::new(db, store, info, deltas.clone(), shutdown.clone())
             .with_queue_limit(settings.queue_limit)
+            .with_ready_queue_depth(settings.ready_queue_depth)
             .with_receivers(settings.receivers())
             .with_evaluator(evaluator.clone());
         let listed = app.list_class_images(&folder.class_images).await;
