@@ -92,8 +92,9 @@ mod tests {
     fn only_one_plain_id_is_taken() {
         let sent = |ids: &[&'static str]| {
             let mut headers = HeaderMap::new();
-            ids.iter()
-                .for_each(|id| drop(headers.append(REQUEST_ID, HeaderValue::from_static(id))));
+            ids.iter().for_each(|id| {
+                headers.append(REQUEST_ID, HeaderValue::from_static(id));
+            });
             sent_id(&headers).map(|id| id.to_str().unwrap().to_owned())
         };
 
