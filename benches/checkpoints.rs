@@ -160,6 +160,7 @@ impl Running {
                 device: "cpu".to_owned(),
                 threads: None,
                 worker: WorkerSettings { checkpoint_every, ..WorkerSettings::default() },
+                metrics_listen: None,
                 ending: EndingSettings::default(),
             },
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),

@@ -41,6 +41,9 @@ pub struct Settings {
     /// CPU threads of the engine; one per core if this is not set.
     #[arg(long, env = "VSTAR_THREADS")]
     pub threads: Option<usize>,
+    /// Address for /metrics alone, such as 127.0.0.1:9100: for `vstar work`, which answers nothing else.
+    #[arg(long, env = "VSTAR_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub ending: EndingSettings,
 }

@@ -109,6 +109,7 @@ pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeS
             device: "cpu".to_owned(),
             threads: None,
             worker: WorkerSettings::default(),
+            metrics_listen: None,
             ending: EndingSettings::default(),
         },
         max_connections: DEFAULT_MAX_CONNECTIONS,

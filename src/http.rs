@@ -39,6 +39,7 @@ mod training;
 mod upload;
 mod webhook;
 
+pub use metrics::metrics_router;
 pub use openapi::Document;
 pub use patience::CLOSING_LIMIT;
 pub use router::{openapi, router};

@@ -65,7 +65,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "text_index",
         ],
     ),
-    ("http", &["app", "counters", "domain", "request_context", "shutdown"]),
+    ("http", &["app", "counters", "domain", "metrics", "request_context", "shutdown"]),
     (
         "worker",
         &[

@@ -74,6 +74,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
             device: "cpu".to_owned(),
             threads: None,
             worker,
+            metrics_listen: None,
             ending: EndingSettings::default(),
         },
         max_connections: DEFAULT_MAX_CONNECTIONS,

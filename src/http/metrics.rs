@@ -1,11 +1,19 @@
 //! Metrics, for Prometheus.
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 
 use crate::app::App;
+use crate::metrics::Metrics;
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// The metrics alone, for a process that answers nothing else.
+pub fn metrics_router(metrics: Metrics) -> Router {
+    let render = async move || ([(header::CONTENT_TYPE, TEXT)], metrics.render().await);
+    Router::new().route("/metrics", axum::routing::get(render))
+}
 
 /// Returns the metrics of this process and of the queue, in the text format of Prometheus.
 ///
