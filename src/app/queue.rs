@@ -18,6 +18,7 @@ use crate::domain::job::named::Named;
 use crate::domain::job::schedule::{LAST_RANK, Schedule};
 use crate::domain::job::{JobKind, Task};
 use crate::domain::record::Labels;
+use crate::request_context::RequestContext;
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
 const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
@@ -74,7 +75,17 @@ impl App {
         };
         let project_id = caller.project_id();
         let (schedule, labels) = (options.schedule, Some(&options.labels));
-        let new = NewJob { schedule, waits_for, memory_bytes, project_id, labels, ..new };
+        let request = RequestContext::current();
+        let new = NewJob {
+            schedule,
+            waits_for,
+            memory_bytes,
+            project_id,
+            labels,
+            request_id: request.as_ref().map(|request| &*request.request_id),
+            traceparent: request.as_ref().and_then(|request| request.traceparent.as_deref()),
+            ..new
+        };
         match db::job::enqueue(&mut *tx, new).await {
             Ok(()) => Ok(job_id.into()),
             Err(error) => {

@@ -8,6 +8,7 @@ mod ended;
 mod enqueue;
 mod lease;
 mod list;
+mod load;
 mod recovery;
 mod state;
 
@@ -29,6 +30,7 @@ pub use lease::{
     report, retry, rewrite_task, stop, succeed,
 };
 pub use list::{JobFilter, list};
+pub use load::{Load, loads};
 pub use recovery::{
     ExpiredJob, TakenBack, expire_leases, lock_expired, server_is_up_for, take_back,
     take_reapers_turn,

@@ -4,16 +4,15 @@ use std::sync::LazyLock;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, Uri};
+use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
-use tower_http::trace::TraceLayer;
 use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::access::observe;
 use super::body::with_next_page;
 use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
@@ -26,11 +25,10 @@ use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
     capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image,
-    image_set, manifest, merge, preference, preview, promotion, sample, training, upload, webhook,
+    image_set, manifest, merge, metrics, preference, preview, promotion, sample, training, upload,
+    webhook,
 };
 use crate::app::App;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The whole service as one tower service.
 pub fn router(app: App) -> Router {
@@ -46,9 +44,7 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(
             ServiceBuilder::new()
-                .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-                .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-                .layer(TraceLayer::new_for_http())
+                .layer(from_fn(observe))
                 .layer(from_fn(write_problem))
                 .layer(CatchPanicLayer::custom(from_panic))
                 .layer(from_fn_with_state(app.clone(), with_patience))
@@ -158,6 +154,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(webhook::delivery::get_webhook_delivery))
         .routes(routes!(webhook::delivery::redeliver_webhook))
         .routes(routes!(capabilities::get_capabilities))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
 }

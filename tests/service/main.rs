@@ -28,6 +28,7 @@ mod lists;
 mod lost_objects;
 mod merges;
 mod methods;
+mod observability;
 mod openapi;
 mod outages;
 mod overload;

@@ -38,6 +38,10 @@ pub struct NewJob<'a> {
     pub project_id: ProjectId,
     /// What the client has attached to it; `None` for nothing.
     pub labels: Option<&'a Labels>,
+    /// The id of the request that asked for it.
+    pub request_id: Option<&'a str>,
+    /// The trace that the request was part of, as W3C's `traceparent`.
+    pub traceparent: Option<&'a str>,
 }
 
 impl<'a> NewJob<'a> {
@@ -54,6 +58,8 @@ impl<'a> NewJob<'a> {
             memory_bytes: 0,
             project_id: ProjectId::DEFAULT,
             labels: None,
+            request_id: None,
+            traceparent: None,
         }
     }
 }
@@ -100,11 +106,12 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
             returning virtual_finish, weight
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
-            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id)
+            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id,
+            request_id, traceparent)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
-            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16, $17, $18
         from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[])
             with ordinality as given (job_id, task, rows, cost, number)
         "#,
@@ -124,6 +131,8 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         &costs,
         first.labels.map(|labels| Json(&labels.metadata)) as Option<Json<&Metadata>>,
         first.labels.and_then(|labels| labels.external_id.as_ref()).map(ExternalId::as_str),
+        first.request_id,
+        first.traceparent,
     )
     .execute(db)
     .await?;
