@@ -12,6 +12,7 @@ pub mod compression;
 pub mod concept;
 pub mod delta;
 pub mod download;
+pub mod dry_run;
 pub mod evaluation;
 mod health;
 pub mod image;
@@ -30,6 +31,7 @@ pub mod sample;
 mod tidying;
 pub mod training;
 pub mod upload_memory;
+mod warnings;
 
 use std::sync::Arc;
 use std::time::Duration;

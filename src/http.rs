@@ -9,6 +9,7 @@ mod compression;
 mod concept;
 mod content;
 mod delta;
+mod dry_run;
 mod entity_tag;
 mod error;
 mod evaluation;

@@ -13,12 +13,20 @@ use crate::domain::id::JobId;
 use crate::domain::job::cost::estimate;
 use crate::domain::job::schedule::{LAST_RANK, Schedule};
 use crate::domain::job::{JobKind, Task};
+use crate::domain::warning::Warning;
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
 const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
 
 /// The same before the first job of a kind has ended, when the rate is not known.
 const UNKNOWN_RETRY_AFTER_SECS: u64 = 30;
+
+/// What a request asks for, resolved, with what it is accepted with.
+#[derive(Clone, Debug)]
+pub(super) struct Asked<N> {
+    pub(super) task: N,
+    pub(super) warnings: Vec<Warning>,
+}
 
 impl App {
     /// Appends a task to its queue. The caller announces it when the transaction has committed: [`App::announce`].
@@ -29,10 +37,10 @@ impl App {
         &self,
         tx: &mut PgConnection,
         caller: &Caller,
-        task: N,
+        asked: Asked<N>,
         schedule: Schedule,
     ) -> Result<N::Id, Refusal> {
-        self.enqueue_waiting(tx, caller, task, schedule, 0).await
+        self.enqueue_waiting(tx, caller, asked, schedule, 0).await
     }
 
     /// Appends a task that waits for other jobs, which the caller queues in the same transaction.
@@ -43,12 +51,13 @@ impl App {
         &self,
         tx: &mut PgConnection,
         caller: &Caller,
-        task: N,
+        asked: Asked<N>,
         schedule: Schedule,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
         self.take_place(tx, N::KIND).await?;
         let job_id = JobId::generate();
+        let Asked { task, warnings } = asked;
         let task = task.into_task();
         let native_size = self.model.native_size;
         let elements = task.batch_elements(native_size);
@@ -58,7 +67,8 @@ impl App {
             Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => 0,
         };
         let project_id = caller.project_id();
-        let new = NewJob { schedule, waits_for, memory_bytes, project_id, ..new };
+        let new =
+            NewJob { schedule, waits_for, memory_bytes, project_id, warnings: &warnings, ..new };
         db::job::enqueue(&mut *tx, new).await?;
         Ok(job_id.into())
     }

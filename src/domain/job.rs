@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod cost;
+pub mod forecast;
 pub mod schedule;
 
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::id::{CompressionId, EvaluationId, JobId, MergeId, ProjectId, SampleId
 use super::merge::{MergeReport, MergeTask};
 use super::sample::SampleTask;
 use super::training::TrainingTask;
+use super::warning::Warning;
 
 /// The default limit of queued jobs of one kind.
 pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
@@ -274,6 +276,8 @@ pub struct Job<T = Task> {
     pub error: Option<Failure>,
     /// How well a merge went; merges that have succeeded only.
     pub merge_report: Option<MergeReport>,
+    /// What the request was accepted with.
+    pub warnings: Vec<Warning>,
     /// The attempts that ended without ending the job as succeeded or canceled; empty if they were not looked up.
     pub previous_attempts: Vec<Attempt>,
     /// The number of jobs of its kind before it, while it is queued.
@@ -317,6 +321,7 @@ impl<T> Job<T> {
             first_step_at: self.first_step_at,
             finished_at: self.finished_at,
             merge_report: self.merge_report,
+            warnings: self.warnings,
             previous_attempts: self.previous_attempts,
         })
     }

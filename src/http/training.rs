@@ -2,14 +2,16 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::body::{ListBody, ListQuery};
+use super::dry_run::{self, DryRunBody};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobAnswer, JobBody, JobResource};
+use super::job::{self, JobBody, JobResource};
 use super::precondition::IfMatch;
 use super::regularization::{RegularizationBody, RegularizationForm};
 use crate::app::job::Training;
@@ -54,6 +56,9 @@ pub(crate) struct StartTraining {
     /// delta.
     #[schema(maximum = 9007199254740991_u64)]
     seed: Option<u64>,
+    /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
+    /// warning. Nothing is made. Defaults to false.
+    dry_run: Option<bool>,
     /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
     #[schema(default = "normal")]
     priority: Option<Priority>,
@@ -109,19 +114,8 @@ pub(crate) struct TrainingBody {
     id: TrainingId,
     #[schema(value_type = String, examples("training"))]
     object: &'static str,
-    /// The concepts that the training teaches.
-    concepts: Vec<TrainedConcept>,
-    preset: Preset,
-    /// The complete recipe, with every default filled in.
-    recipe: TrainingRecipe,
-    /// Which class images the training uses.
-    regularization: RegularizationBody,
-    /// `none` without class images, otherwise `auto`. `regularization` says more.
-    class_images: ClassImages,
-    /// The delta that the training went on from. Null for the base model.
-    start_from: Option<DeltaId>,
-    /// The random seed.
-    seed: u64,
+    #[serde(flatten)]
+    resolved: ResolvedTraining,
     /// The resulting delta, once the training has succeeded.
     delta: Option<DeltaId>,
     /// What the training has changed, once it has succeeded. Null for trainings of version 0.1.0.
@@ -136,6 +130,24 @@ pub(crate) struct TrainingBody {
     checkpoint_step: Option<i32>,
     #[serde(flatten)]
     job: JobBody,
+}
+
+/// What a training does, with every default filled in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResolvedTraining {
+    /// The concepts that the training teaches.
+    concepts: Vec<TrainedConcept>,
+    preset: Preset,
+    /// The complete recipe, with every default filled in.
+    recipe: TrainingRecipe,
+    /// Which class images the training uses.
+    regularization: RegularizationBody,
+    /// `none` without class images, otherwise `auto`. `regularization` says more.
+    class_images: ClassImages,
+    /// The delta that the training went on from. Null for the base model.
+    start_from: Option<DeltaId>,
+    /// The random seed.
+    seed: u64,
 }
 
 /// A concept as it was when its training was requested.
@@ -162,6 +174,7 @@ impl From<TaskConcept> for TrainedConcept {
 
 impl JobResource for TrainingTask {
     type Body = TrainingBody;
+    type Resolved = ResolvedTraining;
 
     fn body(Training { job, outcome, resumption }: Training) -> TrainingBody {
         TrainingBody {
@@ -173,13 +186,25 @@ impl JobResource for TrainingTask {
             started_over: resumption.started_over,
             checkpoint_step: resumption.checkpoint_step,
             job: JobBody::from(&job),
-            concepts: job.task.concepts.into_iter().map(TrainedConcept::from).collect(),
-            preset: job.task.preset,
-            recipe: job.task.recipe,
-            class_images: job.task.regularization.as_class_images(),
-            regularization: job.task.regularization.into(),
-            start_from: job.task.start_from.map(|start| start.delta.delta_id),
-            seed: job.task.seed,
+            resolved: job.task.into(),
+        }
+    }
+
+    fn resolved(task: Self) -> ResolvedTraining {
+        task.into()
+    }
+}
+
+impl From<TrainingTask> for ResolvedTraining {
+    fn from(task: TrainingTask) -> Self {
+        Self {
+            concepts: task.concepts.into_iter().map(TrainedConcept::from).collect(),
+            preset: task.preset,
+            recipe: task.recipe,
+            class_images: task.regularization.as_class_images(),
+            regularization: task.regularization.into(),
+            start_from: task.start_from.map(|start| start.delta.delta_id),
+            seed: task.seed,
         }
     }
 }
@@ -192,6 +217,7 @@ impl JobResource for TrainingTask {
 #[utoipa::path(post, path = "/v1/trainings", tag = "trainings", request_body = StartTraining,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
+        (status = 200, body = DryRunBody<ResolvedTraining>, description = "The request was a dry run, and nothing has been made"),
         (status = 201, body = TrainingBody, headers(("location" = String)),
             description = "The request asked to wait with `Prefer: wait=N`, and the training has ended"),
         (status = 202, body = TrainingBody, headers(("location" = String)),
@@ -206,10 +232,14 @@ pub(crate) async fn start_training(
     caller: Caller,
     headers: HeaderMap,
     Json(body): Json<StartTraining>,
-) -> Result<JobAnswer<TrainingTask>, ApiError> {
+) -> Result<Response, ApiError> {
     let schedule = body.schedule();
+    if body.dry_run.unwrap_or_default() {
+        let dry_run = app.try_training(&caller, body.into(), schedule).await?;
+        return Ok(dry_run::answer(dry_run));
+    }
     let training = app.start_training(&caller, body.into(), schedule).await?;
-    job::started(&app, &caller, &headers, training).await
+    Ok(job::started(&app, &caller, &headers, training).await?.into_response())
 }
 
 /// Returns a training and its state.
