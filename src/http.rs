@@ -22,6 +22,7 @@ mod image_set;
 mod job;
 mod manifest;
 mod merge;
+mod openai;
 mod patience;
 mod precondition;
 mod preference;

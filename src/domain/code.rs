@@ -84,6 +84,8 @@ codes! {
     ConceptNotTrained = "concept_not_trained",
     /// No delta has this id or digest: list the deltas that exist.
     UnknownDelta = "unknown_delta",
+    /// No model of the OpenAI door has this name: list those that there are.
+    UnknownModel = "unknown_model",
     /// No image has this id or digest: upload it, or correct the id.
     UnknownImage = "unknown_image",
     /// The delta does not contain the concept it is given for: choose another delta.

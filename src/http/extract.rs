@@ -91,7 +91,7 @@ fn refuse_nul(bytes: &[u8]) -> Result<(), FieldError> {
     }
 }
 
-fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     use serde_json::error::Category;
 
     refuse_nul(bytes)?;

@@ -16,10 +16,11 @@ use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
+use super::openai::write_openai_error;
 use super::patience::with_patience;
 use super::{
     capabilities, compression, concept, delta, evaluation, event, health, image, image_set,
-    manifest, merge, preference, preview, sample, training, upload,
+    manifest, merge, openai, preference, preview, sample, training, upload,
 };
 use crate::app::App;
 
@@ -42,12 +43,16 @@ pub fn router(app: App) -> Router {
                 .layer(PropagateRequestIdLayer::new(REQUEST_ID))
                 .layer(TraceLayer::new_for_http())
                 .layer(from_fn(write_problem))
+                .layer(from_fn(write_openai_error))
                 .layer(CatchPanicLayer::custom(from_panic))
                 .layer(from_fn_with_state(app.clone(), with_patience))
                 .layer(from_fn(with_entity_tag)),
         )
         .with_state(app)
 }
+
+/// The largest form of an edit: one image with some room for the other fields.
+const MAX_EDIT_BYTES: usize = 24 * 1024 * 1024;
 
 /// The published description of every path.
 pub fn openapi() -> OpenApi {
@@ -70,10 +75,17 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(upload::upload_image))
         .routes(routes!(image_set::upload_image_set, image_set::list_image_sets))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
+    let edits = OpenApiRouter::new()
+        .routes(routes!(openai::edit_images))
+        .layer(DefaultBodyLimit::max(MAX_EDIT_BYTES));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
         .routes(routes!(concept::create_concept, concept::list_concepts))
         .routes(routes!(concept::get_concept))
         .merge(uploads)
+        .merge(edits)
+        .routes(routes!(openai::generate_images))
+        .routes(routes!(openai::list_models))
+        .routes(routes!(openai::get_model))
         .routes(routes!(image::get_image))
         .routes(routes!(image::get_image_content))
         .routes(routes!(manifest::get_manifest))

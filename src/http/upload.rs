@@ -273,7 +273,7 @@ fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>)
 }
 
 /// Reads one file; the rest of one that is too large is skipped.
-async fn read_file(app: &App, mut part: Part<'_>) -> Result<UploadedFile, ApiError> {
+pub(super) async fn read_file(app: &App, mut part: Part<'_>) -> Result<UploadedFile, ApiError> {
     let file_name = part.file_name().map(short_file_name);
     let mut content = Some(app.receive());
     let mut size_bytes = 0;
