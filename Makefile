@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores
+.PHONY: demo demo-quick tables test test-stores test-faults mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -19,7 +19,7 @@ tables: build
 	./target/release/vstar tables --out tables-out $(TABLES_ARGS)
 
 ## Every test, on a private Postgres that is thrown away afterwards.
-test: build object-stores
+test: build object-stores webhook-libraries
 	./target/release/vstar with-postgres -- $(CARGO) test --release --no-fail-fast
 
 ## The object store alone, on a folder, SeaweedFS, moto and azurite, with connections that fail.
@@ -58,6 +58,10 @@ s3-server:
 ## Installs the servers of object stores that the tests run against, where they are not there.
 object-stores:
 	@.ci/object-stores
+
+## Installs the libraries that the tests verify webhooks with, where they are not there.
+webhook-libraries:
+	@.ci/webhook-libraries
 
 fmt:
 	$(CARGO) fmt

@@ -164,6 +164,8 @@ impl Running {
             },
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             queue_limit: 100,
+            public_url: None,
+            allow_private_webhooks: false,
             no_worker: false,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,

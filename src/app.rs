@@ -19,19 +19,23 @@ pub mod image;
 pub mod image_set;
 mod init_image;
 pub mod job;
+mod label;
 mod manifest;
 pub mod merge;
 pub mod photo;
 mod precondition;
 pub mod preference;
-mod queue;
+mod promotion;
+pub mod queue;
 mod refusal;
 pub mod regularization;
+pub mod removal;
 pub mod sample;
 mod tidying;
 pub mod training;
 pub mod upload_memory;
 mod warnings;
+pub mod webhook;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +48,7 @@ use crate::domain::evaluator_info::EvaluatorInfo;
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
+use crate::domain::webhook::url::Receivers;
 use crate::evaluator::Evaluator;
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
@@ -75,6 +80,8 @@ pub struct App {
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
     announcer: Announcer,
+    /// Which receivers webhooks may be sent to.
+    receivers: Receivers,
     /// Memory for uploads.
     uploads: UploadMemory,
     /// Permits to solve a merge or to compute whole matrices for a request: as many as there are cores.
@@ -107,6 +114,7 @@ impl App {
             health: Arc::default(),
             queue_limit,
             announcer,
+            receivers: Receivers::Public,
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,
             archives,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
+use crate::domain::webhook::url::Receivers;
 
 /// Settings of the service and its workers.
 #[derive(Clone, Debug, Args)]
@@ -177,9 +178,27 @@ pub struct ServeSettings {
     /// the idle timeout of a load balancer in front, so that it is never this side that closes first.
     #[arg(long, env = "VSTAR_IDLE_TIMEOUT", value_name = "SECONDS", value_parser = parse_idle, default_value = "75")]
     pub idle_timeout: Duration,
+    /// Where clients reach the service, such as https://images.example: webhooks give addresses below it. They give paths
+    /// alone if this is not set.
+    #[arg(long, env = "VSTAR_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
+    pub public_url: Option<String>,
+    /// Let webhooks be sent to private addresses, any port, and by http: for tests, and where every user may reach the
+    /// private network.
+    #[arg(long, env = "VSTAR_ALLOW_PRIVATE_WEBHOOKS")]
+    pub allow_private_webhooks: bool,
     /// Serve only. `vstar work` runs the jobs.
     #[arg(long, env = "VSTAR_NO_WORKER")]
     pub no_worker: bool,
+}
+
+impl ServeSettings {
+    /// Which receivers webhooks may be sent to.
+    pub fn receivers(&self) -> Receivers {
+        match self.allow_private_webhooks {
+            true => Receivers::Any,
+            false => Receivers::Public,
+        }
+    }
 }
 
 impl Settings {
@@ -217,6 +236,15 @@ impl Settings {
         let base_model = base_model.canonicalize().unwrap_or(base_model);
         let beside = base_model.parent().map(|parent| parent.join("clip"));
         Ok(beside.filter(|dir| dir.join("config.json").is_file()))
+    }
+}
+
+fn parse_public_url(text: &str) -> Result<String, String> {
+    let is_plain = ["http://", "https://"].iter().any(|scheme| text.starts_with(scheme))
+        && !text.contains(['?', '#', ' ']);
+    match is_plain {
+        true => Ok(text.trim_end_matches('/').to_owned()),
+        false => Err(format!("`{text}` is not a URL like https://images.example")),
     }
 }
 

@@ -13,20 +13,46 @@ pub mod event;
 pub mod image;
 pub mod image_set;
 pub mod job;
+pub mod label;
 pub mod metric;
 pub mod object;
 pub mod preference;
 pub mod preview;
+pub mod promotion;
+pub mod removal;
 pub mod report;
+pub mod webhook_delivery;
+pub mod webhook_endpoint;
+pub mod webhook_outbox;
+
+use chrono::{DateTime, Utc};
+use sqlx::types::Json;
+
+use crate::domain::record::{ExternalId, Labels, Metadata, Record};
 
 pub use crate::domain::page::Page;
 
 /// The schema, embedded; run at start under the migrator's own lock.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
+/// What every table of objects has.
+fn record_of(
+    revision: i64,
+    updated_at: DateTime<Utc>,
+    Json(metadata): Json<Metadata>,
+    external_id: Option<ExternalId>,
+) -> Record {
+    Record { revision, updated_at, labels: Labels { metadata, external_id } }
+}
+
 /// The constraint that a statement broke, if it broke one.
 pub fn broken_constraint(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error().and_then(|error| error.constraint())
+}
+
+/// Whether a transaction was given up because it and another one waited for each other.
+pub fn is_deadlock(error: &sqlx::Error) -> bool {
+    error.as_database_error().and_then(|error| error.code()).is_some_and(|state| state == "40P01")
 }
 
 /// Whether a statement failed because the database cannot be reached or refuses clients, and not because of the

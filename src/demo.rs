@@ -115,6 +115,8 @@ pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeS
         idle_timeout: DEFAULT_IDLE_TIMEOUT,
         queue_limit: DEFAULT_QUEUE_LIMIT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        public_url: None,
+        allow_private_webhooks: false,
         no_worker: false,
     }
 }

@@ -14,6 +14,7 @@
 //! What they keep, and where:
 //!
 //! - [`db`]: the catalog and the queue in Postgres, the only place with SQL.
+//! - [`webhook_sender`]: tells receivers of what has happened, beside the API.
 //! - [`reaper`]: takes back the jobs of workers that were lost, in every process.
 //! - [`storage`]: photos, class images, deltas and generated images in an object store.
 //! - [`delta_store`]: deltas, merge packs and regularization statistics, cached by `byte_cache`. API and worker share it.
@@ -75,4 +76,5 @@ pub mod shutdown;
 pub mod storage;
 pub mod tables;
 pub mod text_index;
+pub mod webhook_sender;
 pub mod worker;

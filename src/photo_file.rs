@@ -1,25 +1,27 @@
 //! An image file as pixels: upright, 8-bit sRGB, on white.
 //!
 //! Everything that users bring is read here, photos of concepts as well as class images, so that a file is the same image
-//! wherever it comes in. The dimensions are checked before anything is decoded. The bytes say what a file is, not its name.
+//! wherever it comes in. The bytes say what a file is, not its name. The header says what decoding will cost, so that a small file
+//! of many pixels is refused, or waits for its turn, before anything is unpacked.
 
 mod color;
+mod format;
 mod jpeg;
+mod png;
+mod webp;
 
-use std::borrow::Cow;
-use std::io::Cursor;
-
+use image::imageops;
 use image::metadata::Orientation;
-use image::{
-    DynamicImage, GrayAlphaImage, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader,
-    Limits, RgbImage, RgbaImage,
-};
+use image::{DynamicImage, ImageError, RgbImage};
 
 use crate::domain::git_lfs;
 use crate::domain::image::{MAX_PHOTO_PIXELS, MAX_PHOTO_SIDE};
 
-/// What decoding one file may allocate.
-const MAX_DECODER_BYTES: u64 = 512 * 1024 * 1024;
+pub use self::color::IgnoredProfile;
+use self::format::Format;
+
+/// The most that decoding one file may allocate, the result included: the largest photo that comes row by row.
+pub const MAX_DECODER_BYTES: u64 = 192 << 20;
 
 /// Why a file is not an image that can be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,10 +32,21 @@ pub enum PhotoFileError {
     GitLfsPointer,
     #[error("the file is not a PNG, JPEG or WebP image")]
     UnknownFormat,
+    /// An image of another format.
+    #[error("unsupported image: this is {name}; {remedy}")]
+    Unsupported { name: &'static str, remedy: &'static str },
     #[error(
         "the image has {width}x{height} pixels; at most {MAX_PHOTO_SIDE} a side and {MAX_PHOTO_PIXELS} in all are taken"
     )]
     TooLarge { width: u32, height: u32 },
+    #[error(
+        "decoding {width}x{height} pixels of this kind takes {} MiB of memory, at most {} are allowed: save the image smaller, or as \
+         an ordinary (baseline) JPEG",
+        decoder_bytes >> 20, MAX_DECODER_BYTES >> 20
+    )]
+    TooCostly { width: u32, height: u32, decoder_bytes: u64 },
+    #[error("the file is an image and also {0}: save the image again and send that alone")]
+    Polyglot(&'static str),
     #[error("the image is damaged or ends early: {0}")]
     Damaged(String),
 }
@@ -44,97 +57,167 @@ impl From<ImageError> for PhotoFileError {
     }
 }
 
-/// Decodes a file to the pixels that a colour-managed viewer shows on a white page.
-///
-/// - rotated as its EXIF orientation says
-/// - its colours converted to sRGB, relative colorimetric, from its ICC profile or the colour chunks of a PNG
-/// - of 16 bits, the high byte
-/// - on white where it is transparent
+/// What a file says about itself before it is decoded.
+#[derive(Clone, Copy, Debug)]
+pub struct Header {
+    /// Width and height as stored, before the image is turned upright.
+    pub width: u32,
+    pub height: u32,
+    /// The most that [`read`] allocates for it at a time.
+    pub decoder_bytes: u64,
+}
+
+/// A decoded file.
+#[derive(Debug)]
+pub struct Pixels {
+    /// In sRGB, as the file has it: not yet upright.
+    pub image: RgbImage,
+    /// How it has to be turned.
+    pub orientation: Orientation,
+    /// Why its ICC profile is not used, if it has one that is not.
+    pub ignored_profile: Option<IgnoredProfile>,
+}
+
+/// Rows that are turned at a time.
+const BAND: usize = 64;
+
+impl Pixels {
+    /// Width and height of the upright image.
+    pub fn upright_dimensions(&self) -> (u32, u32) {
+        let (width, height) = self.image.dimensions();
+        match self.orientation {
+            Orientation::Rotate90
+            | Orientation::Rotate270
+            | Orientation::Rotate90FlipH
+            | Orientation::Rotate270FlipH => (height, width),
+            _ => (width, height),
+        }
+    }
+
+    /// Gives the upright image from top to bottom, some rows at a time: a copy of all of it would take as much memory again.
+    ///
+    /// # Errors
+    /// The first of `take`.
+    pub fn for_each_upright_band<E>(
+        &self,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (width, height) = self.upright_dimensions();
+        let (last_x, last_y) = (self.image.width() - 1, self.image.height() - 1);
+        // The place in the file of the pixel at `x`, `y`.
+        let stored = |x: u32, y: u32| match self.orientation {
+            Orientation::NoTransforms => (x, y),
+            Orientation::FlipHorizontal => (last_x - x, y),
+            Orientation::Rotate180 => (last_x - x, last_y - y),
+            Orientation::FlipVertical => (x, last_y - y),
+            Orientation::Rotate90FlipH => (y, x),
+            Orientation::Rotate90 => (y, last_y - x),
+            Orientation::Rotate270FlipH => (last_x - y, last_y - x),
+            Orientation::Rotate270 => (last_x - y, x),
+        };
+        let mut band = vec![0; 3 * width as usize * BAND];
+        for top in (0..height).step_by(BAND) {
+            let rows = (height - top).min(BAND as u32);
+            // Column by column: a quarter turn then reads rows of the file.
+            for x in 0..width {
+                for row in 0..rows {
+                    let (from_x, from_y) = stored(x, top + row);
+                    let at = 3 * (row as usize * width as usize + x as usize);
+                    band[at..at + 3].copy_from_slice(&self.image.get_pixel(from_x, from_y).0);
+                }
+            }
+            take(&band[..3 * rows as usize * width as usize])?;
+        }
+        Ok(())
+    }
+
+    /// The image, upright.
+    pub fn into_upright(self) -> RgbImage {
+        let Self { mut image, orientation, .. } = self;
+        match orientation {
+            Orientation::NoTransforms => image,
+            Orientation::Rotate180 => {
+                imageops::rotate180_in_place(&mut image);
+                image
+            }
+            Orientation::FlipHorizontal => {
+                imageops::flip_horizontal_in_place(&mut image);
+                image
+            }
+            Orientation::FlipVertical => {
+                imageops::flip_vertical_in_place(&mut image);
+                image
+            }
+            quarter => {
+                let mut image = DynamicImage::from(image);
+                image.apply_orientation(quarter);
+                image.into_rgb8()
+            }
+        }
+    }
+}
+
+/// Whether a file may be an image that is taken, by its first bytes; nothing is decoded.
 ///
 /// # Errors
-/// [`PhotoFileError`]
-pub fn decode(file: &[u8]) -> Result<RgbImage, PhotoFileError> {
-    let format = format_of(file)?;
-    let (width, height) = open(file, format)?.dimensions();
+/// [`PhotoFileError::UnknownFormat`] and the like.
+pub fn check_beginning(file: &[u8]) -> Result<(), PhotoFileError> {
+    Format::of(file).map(drop)
+}
+
+/// The first bytes that [`check_beginning`] looks at.
+pub const BEGINNING: usize = 64;
+
+/// Reads the size of an image and what decoding it costs.
+///
+/// # Errors
+/// [`PhotoFileError`], also if it has more pixels or costs more than is allowed.
+pub fn header(file: &[u8]) -> Result<Header, PhotoFileError> {
+    let format = Format::of(file)?;
+    format::check_single(file, format)?;
+    let header = match format {
+        Format::Png => png::header(file)?,
+        Format::Jpeg => jpeg::header(file)?,
+        Format::WebP => webp::header(file)?,
+    };
+    let Header { width, height, decoder_bytes } = header;
     let pixels = u64::from(width) * u64::from(height);
     if width > MAX_PHOTO_SIDE || height > MAX_PHOTO_SIDE || pixels > MAX_PHOTO_PIXELS {
         return Err(PhotoFileError::TooLarge { width, height });
     }
-    let file = match format {
-        // The decoder fills up what is missing at the end of a JPEG with grey.
-        ImageFormat::Jpeg => jpeg::with_end_of_image(file)
-            .ok_or_else(|| PhotoFileError::Damaged("no end of image".to_owned()))?,
-        _ => Cow::Borrowed(file),
-    };
-    let mut decoder = open(&file, format)?;
-    // What cannot be read of the metadata is no reason to refuse the pixels.
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let icc_profile = decoder.icc_profile().ok().flatten();
-    let profile = color::source_profile(&file, format, icc_profile.as_deref());
-    let mut image = high_bytes(DynamicImage::from_decoder(decoder)?);
-    if let Some(profile) = profile {
-        image = color::to_srgb(image, &profile);
+    if pixels == 0 {
+        return Err(PhotoFileError::Damaged("it has no pixels".to_owned()));
     }
-    image.apply_orientation(orientation);
-    Ok(on_white(image))
+    if decoder_bytes > MAX_DECODER_BYTES {
+        return Err(PhotoFileError::TooCostly { width, height, decoder_bytes });
+    }
+    Ok(header)
 }
 
-fn format_of(file: &[u8]) -> Result<ImageFormat, PhotoFileError> {
-    if file.is_empty() {
-        return Err(PhotoFileError::Empty);
-    }
-    if git_lfs::is_pointer(file) {
-        return Err(PhotoFileError::GitLfsPointer);
-    }
-    match image::guess_format(file) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg | ImageFormat::WebP)) => Ok(format),
-        Ok(_) | Err(_) => Err(PhotoFileError::UnknownFormat),
+/// Decodes a file to the pixels that a colour-managed viewer shows on a white page.
+///
+/// - its colours converted to sRGB, relative colorimetric, from its ICC profile or the colour chunks of a PNG
+/// - of 16 bits, the high byte
+/// - on white where it is transparent
+/// - of an animation, the first frame
+///
+/// # Errors
+/// As for [`header`], and if it is damaged.
+pub fn read(file: &[u8]) -> Result<Pixels, PhotoFileError> {
+    header(file)?;
+    match Format::of(file)? {
+        Format::Png => png::read(file),
+        Format::Jpeg => jpeg::read(file),
+        Format::WebP => webp::read(file),
     }
 }
 
-fn open(file: &[u8], format: ImageFormat) -> Result<impl ImageDecoder, PhotoFileError> {
-    let mut reader = ImageReader::with_format(Cursor::new(file), format);
-    let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_DECODER_BYTES);
-    reader.limits(limits);
-    Ok(reader.into_decoder()?)
-}
-
-/// An image of 16 bits a channel with the high byte of each, as libpng does it; others as they are.
-fn high_bytes(image: DynamicImage) -> DynamicImage {
-    fn high(wide: &[u16]) -> Vec<u8> {
-        wide.iter().map(|value| (value >> 8) as u8).collect()
-    }
-    let (width, height) = (image.width(), image.height());
-    // `from_raw` has nothing to refuse: the number of values is that of the image.
-    let narrow = match &image {
-        DynamicImage::ImageLuma16(wide) => {
-            GrayImage::from_raw(width, height, high(wide)).map(DynamicImage::from)
-        }
-        DynamicImage::ImageLumaA16(wide) => {
-            GrayAlphaImage::from_raw(width, height, high(wide)).map(DynamicImage::from)
-        }
-        DynamicImage::ImageRgb16(wide) => {
-            RgbImage::from_raw(width, height, high(wide)).map(DynamicImage::from)
-        }
-        DynamicImage::ImageRgba16(wide) => {
-            RgbaImage::from_raw(width, height, high(wide)).map(DynamicImage::from)
-        }
-        _ => None,
-    };
-    narrow.unwrap_or(image)
-}
-
-/// Puts what is transparent on white: the colours that files hide below full transparency are arbitrary.
-fn on_white(image: DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.into_rgb8();
-    }
-    let rgba = image.into_rgba8();
-    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
-        let [r, g, b, alpha] = rgba.get_pixel(x, y).0.map(u16::from);
-        image::Rgb([r, g, b].map(|value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8))
-    })
+/// The pixels of a file, upright: rotated as its EXIF orientation says.
+///
+/// # Errors
+/// As for [`read`].
+pub fn decode(file: &[u8]) -> Result<RgbImage, PhotoFileError> {
+    read(file).map(Pixels::into_upright)
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use crate::http::router;
 use crate::reaper::{self, Reaper};
 use crate::shutdown::{Shutdown, exit_at_once};
 use crate::storage::Storage;
+use crate::webhook_sender::{Sender, SenderOptions};
 use crate::worker::{Worker, WorkerConfig};
 
 pub use self::database::connect;
@@ -81,6 +82,7 @@ impl Service {
         let (db, store) = (database.pool.clone(), storage.clone());
         let app = App::new(db, store, info, deltas.clone(), shutdown.clone())
             .with_queue_limit(settings.queue_limit)
+            .with_receivers(settings.receivers())
             .with_evaluator(evaluator.clone());
         let listed = app.list_class_images(&folder.class_images).await;
         listed.context("the base model's class images cannot be listed")?;
@@ -91,6 +93,12 @@ impl Service {
         tasks.spawn("the deletion of old events", app.clone().tidy());
         let served = connections::serve(listener, router(app), shutdown.clone(), limits);
         tasks.spawn("the HTTP server", served);
+        let options = SenderOptions {
+            receivers: settings.receivers(),
+            public_url: settings.public_url.clone().unwrap_or_default(),
+        };
+        let sender = Sender::new(database.pool.clone(), options)?;
+        tasks.spawn("the sender of webhooks", sender.run(shutdown.clone()));
         let reaper = Reaper::new(database.pool.clone(), LEASE);
         tasks.spawn("the reaper", reaper.run(|| (), shutdown.closing_token().clone()));
         if let Model::Loaded(model) = model {

@@ -41,6 +41,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
     ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
     ("reaper", &["counters", "db", "domain"]),
+    ("webhook_sender", &["db", "domain", "shutdown"]),
     // What the service can do, and who asks it to.
     (
         "app",
@@ -154,9 +155,9 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "gc", "reaper", "serve", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    ("sqlx", &["app", "db", "domain", "gc", "reaper", "serve", "webhook_sender", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
-    ("reqwest", &["client"]),
+    ("reqwest", &["client", "webhook_sender"]),
     (
         "tokio",
         &[
@@ -175,6 +176,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "storage",
             "tables",
             "text_index",
+            "webhook_sender",
             "worker",
         ],
     ),

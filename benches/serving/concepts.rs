@@ -12,6 +12,8 @@ use vstar::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use vstar::domain::id::{ConceptId, DeltaId, JobId, ProjectId};
 use vstar::domain::job::{JobKind, Task};
 use vstar::domain::merge::{MergeRecipe, MergeTask};
+use vstar::domain::promotion::Promoter;
+use vstar::domain::record::Labels;
 use vstar::domain::version::TaskVersion;
 use vstar::engine::random::{Purpose, Random};
 use vstar::engine::{BaseModel, Delta, DeltaConcept, DeltaWeights};
@@ -96,11 +98,13 @@ impl Concepts {
         let handle = Handle::try_from(format!("c-{number}"))?;
         let mut tx = self.db.begin().await?;
         let words = ConceptWords { modifier_token: Some(token.clone()), class_noun: noun };
-        db::concept::create(&mut *tx, ProjectId::DEFAULT, concept_id, &handle, &words).await?;
+        let labels = Labels::default();
+        db::concept::create(&mut *tx, ProjectId::DEFAULT, concept_id, &handle, &words, &labels)
+            .await?;
         anyhow::ensure!(db::job::succeed(&mut *tx, job_id, fence).await?, "the lease is lost");
         db::delta::record(&mut *tx, row).await?;
         db::delta::record_concepts(&mut *tx, delta_id, &[concept_id]).await?;
-        db::concept::set_current_delta(&mut *tx, &[concept_id], delta_id).await?;
+        db::promotion::promote(&mut *tx, &[concept_id], delta_id, Promoter::Job, false).await?;
         tx.commit().await?;
         Ok(Concept { token: token.as_str().to_owned(), delta_key })
     }

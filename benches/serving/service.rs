@@ -80,6 +80,8 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
         idle_timeout: DEFAULT_IDLE_TIMEOUT,
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         queue_limit,
+        public_url: None,
+        allow_private_webhooks: false,
         no_worker: false,
     };
     let service = Service::start(&settings).await?;

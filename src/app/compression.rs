@@ -7,13 +7,12 @@ use sqlx::PgConnection;
 use super::binding::check_base_model;
 use super::dry_run::DryRun;
 use super::job::{JobNoun, Tracked, deltas_of, reports_of};
-use super::queue::Asked;
+use super::queue::{Asked, JobOptions};
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::compression::{CompressionReport, CompressionTask, Keep};
 use crate::domain::id::{CompressionId, DeltaId, JobId};
-use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 use crate::domain::version::TaskVersion;
 use crate::domain::warning::Warning;
@@ -77,12 +76,12 @@ impl App {
         caller: &Caller,
         delta_id: DeltaId,
         new: NewCompression,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Compression, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let mut tx = self.db.begin().await?;
         let asked = self.resolve_compression(&mut tx, caller, delta_id, new).await?;
-        let id = self.enqueue(&mut tx, caller, asked, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Compression);
         self.job(caller, id).await
@@ -97,12 +96,12 @@ impl App {
         caller: &Caller,
         delta_id: DeltaId,
         new: NewCompression,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<DryRun<CompressionTask>, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let mut db = self.db.acquire().await?;
         let asked = self.resolve_compression(&mut db, caller, delta_id, new).await?;
-        self.dry_run(&mut db, asked, schedule).await
+        self.dry_run(&mut db, asked, options.schedule).await
     }
 
     async fn resolve_compression(

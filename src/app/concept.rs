@@ -2,19 +2,29 @@
 
 use std::collections::HashMap;
 
-use super::{App, Caller, Refusal};
+use super::{App, Caller, Precondition, Refusal};
 use crate::db;
+use crate::db::label::Labelled;
 use crate::domain::code::Code;
-use crate::domain::concept::{Concept, ConceptRef, ConceptWords, Handle};
+use crate::domain::concept::{Concept, ConceptRef, ConceptWords, Handle, ModifierToken};
 use crate::domain::id::ConceptId;
 use crate::domain::invalid::FieldError;
 use crate::domain::page::{Page, PageOf};
+use crate::domain::record::{ExternalId, Labels, LabelsPatch};
 
 /// A concept to create.
 #[derive(Clone, Debug)]
 pub struct NewConcept {
     pub handle: Handle,
     pub words: ConceptWords,
+    pub labels: Labels,
+}
+
+/// Changes of a concept; what is `None` stays as it is.
+#[derive(Clone, Debug, Default)]
+pub struct ConceptChanges {
+    pub handle: Option<Handle>,
+    pub labels: LabelsPatch,
 }
 
 /// A concept and the number of its images.
@@ -37,11 +47,15 @@ impl App {
     ) -> Result<CountedConcept, Refusal> {
         self.model.check_modifier_token(new.words.modifier_token.as_ref(), "/modifier_token")?;
         let concept_id = ConceptId::generate();
-        let project_id = caller.project_id();
-        let created =
-            db::concept::create(&self.db, project_id, concept_id, &new.handle, &new.words).await;
-        let concept = created.map_err(|error| refuse_taken_name(error, &new))?;
-        Ok(CountedConcept { concept, image_count: 0 })
+        let NewConcept { handle, words, labels } = &new;
+        let (db, project_id) = (&self.db, caller.project_id());
+        match db::concept::create(db, project_id, concept_id, handle, words, labels).await {
+            Ok(concept) => Ok(CountedConcept { concept, image_count: 0 }),
+            Err(error) => {
+                let token = words.modifier_token.as_ref();
+                Err(self.refuse_taken_name(caller, error, handle, token, labels).await)
+            }
+        }
     }
 
     /// Returns a concept by its id or handle.
@@ -55,14 +69,41 @@ impl App {
         Ok(CountedConcept { concept, image_count })
     }
 
-    /// Lists concepts, newest first.
+    /// Changes a concept's handle or labels.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`]; [`Refusal::Conflict`] if another concept has the handle or the external id; [`Refusal::Invalid`] if
+    /// the metadata would not fit; [`Refusal::PreconditionFailed`].
+    pub async fn update_concept(
+        &self,
+        caller: &Caller,
+        name: &str,
+        changes: ConceptChanges,
+        precondition: &Precondition,
+    ) -> Result<CountedConcept, Refusal> {
+        let concept_id = self.find_concept(caller, name).await?.concept_id;
+        let object = Labelled::Concept(concept_id);
+        let mut tx = self.db.begin().await?;
+        self.relabel_in(&mut tx, caller, object, changes.labels, precondition).await?;
+        if let Some(handle) = &changes.handle
+            && let Err(error) = db::concept::rename(&mut *tx, concept_id, handle).await
+        {
+            let labels = Labels::default();
+            return Err(self.refuse_taken_name(caller, error, handle, None, &labels).await);
+        }
+        tx.commit().await?;
+        self.concept(caller, &concept_id.to_string()).await
+    }
+
+    /// Lists concepts: all, or the one with this external id.
     pub async fn concepts(
         &self,
         caller: &Caller,
+        external_id: Option<&ExternalId>,
         page: Page,
     ) -> Result<PageOf<CountedConcept>, Refusal> {
-        let project_id = caller.project_id();
-        let found = db::concept::list(&self.db, project_id, page.with_one_more()).await?;
+        let (project_id, more) = (caller.project_id(), page.with_one_more());
+        let found = db::concept::list(&self.db, project_id, external_id, more).await?;
         let found = page.cut(found);
         let ids: Vec<ConceptId> = found.items.iter().map(|concept| concept.concept_id).collect();
         let counts = db::image::count_of_concepts(&self.db, &ids).await?;
@@ -87,22 +128,32 @@ impl App {
         };
         found.into_iter().next().ok_or_else(missing)
     }
-}
 
-fn refuse_taken_name(error: sqlx::Error, new: &NewConcept) -> Refusal {
-    let conflict =
-        |pointer, code, detail| Refusal::Conflict(FieldError::new(pointer, code, detail));
-    match (db::broken_constraint(&error), &new.words.modifier_token) {
-        (Some(db::concept::HANDLE_IS_UNIQUE), _) => conflict(
-            "/handle",
-            Code::HandleTaken,
-            format!("`{}` is taken: choose another handle", new.handle),
-        ),
-        (Some(db::concept::MODIFIER_TOKEN_IS_UNIQUE), Some(token)) => conflict(
-            "/modifier_token",
-            Code::ModifierTokenTaken,
-            format!("`{token}` stands for another concept: choose another word"),
-        ),
-        _ => error.into(),
+    async fn refuse_taken_name(
+        &self,
+        caller: &Caller,
+        error: sqlx::Error,
+        handle: &Handle,
+        modifier_token: Option<&ModifierToken>,
+        labels: &Labels,
+    ) -> Refusal {
+        let conflict =
+            |pointer, code, detail| Refusal::Conflict(FieldError::new(pointer, code, detail));
+        match (db::broken_constraint(&error), modifier_token) {
+            (Some(db::concept::HANDLE_IS_UNIQUE), _) => conflict(
+                "/handle",
+                Code::HandleTaken,
+                format!("`{handle}` is taken: choose another handle"),
+            ),
+            (Some(db::concept::MODIFIER_TOKEN_IS_UNIQUE), Some(token)) => conflict(
+                "/modifier_token",
+                Code::ModifierTokenTaken,
+                format!("`{token}` stands for another concept: choose another word"),
+            ),
+            _ => {
+                let like = Labelled::Concept(ConceptId::generate());
+                self.refuse_taken_id(caller, like, labels, error).await
+            }
+        }
     }
 }

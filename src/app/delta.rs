@@ -9,6 +9,7 @@ use crate::domain::delta::{Delta, DeltaConcept, DeltaFormat};
 use crate::domain::id::DeltaId;
 use crate::domain::invalid::FieldError;
 use crate::domain::page::{Page, PageOf};
+use crate::domain::record::ExternalId;
 
 /// A delta and the concepts that it contains, in their order.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ impl App {
         Ok(DeltaContents { delta, concepts })
     }
 
-    /// Lists deltas, newest first: those of one concept, named by id or handle, or all.
+    /// Lists deltas: all, those of one concept, named by id or handle, or the one with this external id.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is no such concept.
@@ -37,16 +38,15 @@ impl App {
         &self,
         caller: &Caller,
         concept: Option<&str>,
+        external_id: Option<&ExternalId>,
         page: Page,
     ) -> Result<PageOf<DeltaContents>, Refusal> {
-        let (project_id, more) = (caller.project_id(), page.with_one_more());
-        let found = match concept {
-            Some(name) => {
-                let concept_id = self.find_concept(caller, name).await?.concept_id;
-                db::delta::list_of_concept(&self.db, project_id, concept_id, more).await?
-            }
-            None => db::delta::list(&self.db, project_id, more).await?,
+        let concept_id = match concept {
+            Some(name) => Some(self.find_concept(caller, name).await?.concept_id),
+            None => None,
         };
+        let (project_id, more) = (caller.project_id(), page.with_one_more());
+        let found = db::delta::list(&self.db, project_id, concept_id, external_id, more).await?;
         let found = page.cut(found);
         let ids: Vec<DeltaId> = found.items.iter().map(|delta| delta.delta_id).collect();
         let contents = db::delta::concepts_of(&self.db, &ids).await?;

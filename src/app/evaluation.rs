@@ -16,7 +16,7 @@ use super::binding::{concept_named, named_concepts};
 use super::dry_run::DryRun;
 use super::image_set::find_image_set;
 use super::job::Evaluation;
-use super::queue::Asked;
+use super::queue::{Asked, JobOptions};
 use super::sample::SampleOptions;
 use super::training::with_photos;
 use super::warnings::{not_read, of_repeated, of_settings};
@@ -101,12 +101,12 @@ impl App {
         &self,
         caller: &Caller,
         new: NewEvaluation,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Evaluation, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let mut tx = self.db.begin().await?;
         let asked = self.resolve_evaluation(&mut tx, caller, new).await?;
-        let id = self.enqueue_with_samples(&mut tx, caller, asked, schedule).await?;
+        let id = self.enqueue_with_samples(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await
@@ -120,12 +120,12 @@ impl App {
         &self,
         caller: &Caller,
         new: NewEvaluation,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<DryRun<EvaluationTask>, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let mut db = self.db.acquire().await?;
         let asked = self.resolve_evaluation(&mut db, caller, new).await?;
-        self.dry_run(&mut db, asked, schedule).await
+        self.dry_run(&mut db, asked, options.schedule).await
     }
 
     async fn resolve_evaluation(
@@ -248,7 +248,7 @@ impl App {
         tx: &mut PgConnection,
         caller: &Caller,
         asked: Asked<EvaluationTask>,
-        schedule: Schedule,
+        options: &JobOptions,
     ) -> Result<crate::domain::id::EvaluationId, Refusal> {
         let native_size = self.model.native_size;
         let (mut tasks, mut places) = (Vec::new(), Vec::new());
@@ -257,10 +257,10 @@ impl App {
             places.push((job_id, sample.subject, sample.prompt));
             tasks.push((job_id, Task::Sample(sample.task)));
         }
-        let id = self.enqueue_waiting(tx, caller, asked, schedule, tasks.len()).await?;
+        let id = self.enqueue_waiting(tx, caller, asked, options, tasks.len()).await?;
         // Samples of other evaluations get their places in the same way.
         db::job::take_turn(&mut *tx, JobKind::Sample).await?;
-        let of_evaluation = Schedule { priority: schedule.priority, ..Schedule::default() };
+        let of_evaluation = Schedule { priority: options.schedule.priority, ..Schedule::default() };
         let jobs = tasks.iter().map(|(job_id, task)| {
             let elements = task.batch_elements(native_size);
             let job = NewJob::new(*job_id, task, elements, estimate(task, native_size));

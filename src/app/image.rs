@@ -1,9 +1,7 @@
 //! Images: those that users upload, and those that samples have generated.
 
 use std::collections::HashSet;
-
-use chrono::Utc;
-use tokio::sync::OwnedSemaphorePermit;
+use std::io::Seek;
 
 use super::download::{Downloadable, Owner};
 use super::photo::{self, Photo, PhotoError};
@@ -17,22 +15,19 @@ use crate::domain::image::{Image, ImageSource, MAX_PHOTOS};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::Preview;
 use crate::domain::page::{Page, PageOf};
+use crate::domain::record::{ExternalId, Labels, Record};
 use crate::domain::sample::SampleTask;
 use crate::domain::storage_key::StorageKey;
+use chrono::Utc;
+
+/// What storing a PNG takes in memory: two parts of a large one.
+const STORED_AT_ONCE: u64 = 16 << 20;
 
 /// A file that a client has sent.
 #[derive(Debug)]
 pub struct UploadedFile {
     pub file_name: Option<String>,
-    /// `None` if the file is larger than [`MAX_PHOTO_BYTES`](crate::domain::image::MAX_PHOTO_BYTES): then it need not
-    /// be kept in memory.
-    pub content: Option<ReceivedFile>,
-}
-
-/// A photo on its way to the store, with its share of the memory.
-struct Decoded {
-    photo: Photo,
-    _permit: OwnedSemaphorePermit,
+    pub content: ReceivedFile,
 }
 
 impl App {
@@ -131,22 +126,43 @@ impl App {
         image.ok_or_else(|| Refusal::not_found("image", id))
     }
 
+    /// Returns what is known about a photo of a concept.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such concept, or if it has no such photo.
+    pub async fn photo(
+        &self,
+        caller: &Caller,
+        concept: &str,
+        id: ImageId,
+    ) -> Result<Image, Refusal> {
+        let concept_id = self.find_concept(caller, concept).await?.concept_id;
+        let image = self.image(caller, id).await?;
+        match image.source {
+            ImageSource::Photo { concept_id: of, .. } if of == concept_id => Ok(image),
+            ImageSource::Photo { .. } | ImageSource::Upload { .. } | ImageSource::Sample { .. } => {
+                Err(Refusal::not_found("photo", id))
+            }
+        }
+    }
+
     /// An image's PNG.
     pub fn image_file(&self, _caller: &Caller, image: &Image) -> Downloadable {
         let of = Owner::new("image", image.image_id);
         self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
     }
 
-    /// Lists the images that were uploaded for a concept, newest first.
+    /// Lists the images that were uploaded for a concept: all, or the one with this external id.
     pub async fn images_of_concept(
         &self,
         caller: &Caller,
         concept: &str,
+        external_id: Option<&ExternalId>,
         page: Page,
     ) -> Result<PageOf<Image>, Refusal> {
         let concept_id = self.find_concept(caller, concept).await?.concept_id;
-        let page_and_one = page.with_one_more();
-        Ok(page.cut(db::image::list_of_concept(&self.db, concept_id, page_and_one).await?))
+        let more = page.with_one_more();
+        Ok(page.cut(db::image::list_of_concept(&self.db, concept_id, external_id, more).await?))
     }
 
     /// Returns the newest preview of one image of a running sample.
@@ -164,16 +180,29 @@ impl App {
         preview.ok_or_else(|| Refusal::not_found("preview of image", index))
     }
 
-    /// Decodes a file on a thread of its own.
-    async fn decode(
-        &self,
-        file: Option<ReceivedFile>,
-    ) -> Result<Result<Decoded, PhotoError>, Refusal> {
-        let Some(file) = file else { return Ok(Err(PhotoError::TooManyBytes)) };
-        let permit = self.uploads.decoder().await?;
-        let decoded = tokio::task::spawn_blocking(move || photo::normalize(file.as_bytes()));
-        let decoded = decoded.await.map_err(Refusal::internal)?;
-        Ok(decoded.map(|photo| Decoded { photo, _permit: permit }))
+    /// Decodes a file on a thread of its own, once there is memory for what its header says.
+    async fn decode(&self, mut file: ReceivedFile) -> Result<Result<Photo, PhotoError>, Refusal> {
+        let turn = self.uploads.header().await?;
+        let read = tokio::task::spawn_blocking(move || {
+            let cost = file.read().map(|bytes| bytes.and_then(|bytes| photo::cost(&bytes)));
+            (cost, file)
+        });
+        let (cost, mut file) = read.await.map_err(Refusal::internal)?;
+        drop(turn);
+        let cost = match cost.map_err(Refusal::internal)? {
+            Ok(cost) => cost,
+            Err(error) => return Ok(Err(error)),
+        };
+        let room = self.uploads.room(cost).await?;
+        let decoded = tokio::task::spawn_blocking(move || {
+            let photo = file.read().map(|bytes| bytes.and_then(|bytes| photo::normalize(&bytes)));
+            drop(room);
+            photo
+        });
+        match decoded.await.map_err(Refusal::internal)?.map_err(Refusal::internal)? {
+            Err(PhotoError::Disk(error)) => Err(Refusal::internal(error)),
+            photo => Ok(photo),
+        }
     }
 
     /// Writes an uploaded image's object and returns its row, for the caller to record.
@@ -182,22 +211,25 @@ impl App {
         image_id: ImageId,
         source: ImageSource,
         key: &StorageKey,
-        Decoded { photo, _permit: permit }: Decoded,
+        mut photo: Photo,
     ) -> Result<Image, Refusal> {
+        let created_at = Utc::now();
         let image = Image {
             image_id,
             source,
             width: photo.width as i32,
             height: photo.height as i32,
-            size_bytes: photo.png.len() as i64,
+            size_bytes: photo.size_bytes as i64,
             sha256: photo.sha256,
             storage_key: key.clone(),
             regions: Vec::new(),
-            created_at: Utc::now(),
+            created_at,
+            record: Record::new(created_at, Labels::default()),
         };
-        let written = self.storage.write(key, photo.png).await;
-        drop(permit); // not before: the PNG is in memory until a slow store has it
-        written?;
+        photo.png.rewind().map_err(Refusal::internal)?;
+        // Held until a slow store has it.
+        let _room = self.uploads.room(photo.size_bytes.min(STORED_AT_ONCE)).await?;
+        self.storage.write_from(key, photo.png, photo.size_bytes).await?;
         Ok(image)
     }
 }

@@ -15,6 +15,7 @@ use crate::domain::id::{ImageSetId, ProjectId};
 use crate::domain::image_set::{ImageSet, ImageSetSource, MAX_SET_NAME, SetImage, Verdicts};
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::page::{Page, PageOf};
+use crate::domain::record::ExternalId;
 use crate::image_archive::ImageArchive;
 
 pub use retrieval::{Retrieval, Retrieve, RetrievedCaption};
@@ -101,15 +102,15 @@ impl App {
         set.ok_or_else(|| Refusal::not_found("image set", name))
     }
 
-    /// Lists sets, newest first.
+    /// Lists the sets that a project can use: all, or the one with this external id.
     pub async fn image_sets(
         &self,
         caller: &Caller,
+        external_id: Option<&ExternalId>,
         page: Page,
     ) -> Result<PageOf<ImageSet>, Refusal> {
-        let project_id = caller.project_id();
-        let found = db::image_set::list(&self.db, project_id, page.with_one_more()).await?;
-        Ok(page.cut(found))
+        let (project_id, more) = (caller.project_id(), page.with_one_more());
+        Ok(page.cut(db::image_set::list(&self.db, project_id, external_id, more).await?))
     }
 
     /// Lists the images of a set after a place, in their order, and whether there are more.
@@ -124,7 +125,7 @@ impl App {
         limit: i64,
     ) -> Result<PageOf<SetImage>, Refusal> {
         let set = self.image_set(caller, name).await?;
-        let page = Page { before: None, limit };
+        let page = Page::newest(limit);
         let images = db::image_set::list_images(&self.db, set.image_set_id, after, limit + 1);
         Ok(page.cut(images.await?))
     }

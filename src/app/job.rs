@@ -18,6 +18,7 @@ use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::{Job, JobEvent, JobKind, JobState, JobStatus, Task};
 use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
+use crate::domain::record::ExternalId;
 use crate::domain::sample::SampleTask;
 use crate::domain::training::TrainingTask;
 use crate::domain::training_report::TrainingReport;
@@ -55,6 +56,15 @@ impl<N: JobNoun> Tracked<N> {
     pub fn id(&self) -> N::Id {
         self.job.job_id.into()
     }
+}
+
+/// Which jobs of a list are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct WantedJobs<'a> {
+    pub status: Option<JobStatus>,
+    /// The id or handle of a concept that they use.
+    pub concept: Option<&'a str>,
+    pub external_id: Option<ExternalId>,
 }
 
 /// What a training has made.
@@ -222,14 +232,24 @@ impl App {
         Ok(self.track(vec![job]).await?.remove(0))
     }
 
-    /// Lists the jobs of one kind, newest first.
+    /// Lists the jobs of one kind.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such concept.
     pub async fn jobs<N: JobNoun>(
         &self,
         caller: &Caller,
+        wanted: WantedJobs<'_>,
         page: Page,
     ) -> Result<PageOf<Tracked<N>>, Refusal> {
-        let project_id = caller.project_id();
-        let found = db::job::list(&self.db, project_id, N::KIND, page.with_one_more()).await?;
+        let concept = match wanted.concept {
+            Some(name) => Some(self.find_concept(caller, name).await?.concept_id),
+            None => None,
+        };
+        let WantedJobs { status, external_id, .. } = wanted;
+        let filter = db::job::JobFilter { status, concept, external_id };
+        let (project_id, more) = (caller.project_id(), page.with_one_more());
+        let found = db::job::list(&self.db, project_id, N::KIND, &filter, more).await?;
         let PageOf { items, has_more } = page.cut(found);
         let jobs = items.into_iter().map(narrow::<N>).collect::<Result<_, _>>()?;
         Ok(PageOf { items: self.track(jobs).await?, has_more })

@@ -37,7 +37,7 @@ impl App {
                 return Err(Refusal::not_found("manifest of the uploaded image", image_id));
             }
         }
-        let permit = self.uploads.decoder().await?;
+        let permit = self.uploads.room(2 * image.size_bytes.unsigned_abs()).await?;
         let png = self.storage.read_checked(&image.storage_key, &image.sha256).await;
         let png = png.map_err(|error| Refusal::of_object("image", image_id, error))?;
         let read = tokio::task::spawn_blocking(move || image_file::manifest_of(&png)).await;

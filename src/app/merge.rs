@@ -8,13 +8,12 @@ use sqlx::PgConnection;
 use super::binding::{Binding, bind};
 use super::dry_run::DryRun;
 use super::job::Merge;
-use super::queue::Asked;
+use super::queue::{Asked, JobOptions};
 use super::{App, Caller, Refusal, warnings};
 use crate::domain::code::Code;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::invalid::FieldError;
 use crate::domain::job::JobKind;
-use crate::domain::job::schedule::Schedule;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::merge::{MergeRecipe, MergeTask};
 use crate::domain::version::TaskVersion;
@@ -42,12 +41,12 @@ impl App {
         &self,
         caller: &Caller,
         new: NewMerge,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Merge, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let mut tx = self.db.begin().await?;
         let asked = self.resolve_merge(&mut tx, caller, new).await?;
-        let id = self.enqueue(&mut tx, caller, asked, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Merge);
         self.job(caller, id).await
@@ -61,12 +60,12 @@ impl App {
         &self,
         caller: &Caller,
         new: NewMerge,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<DryRun<MergeTask>, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let mut db = self.db.acquire().await?;
         let asked = self.resolve_merge(&mut db, caller, new).await?;
-        self.dry_run(&mut db, asked, schedule).await
+        self.dry_run(&mut db, asked, options.schedule).await
     }
 
     async fn resolve_merge(

@@ -2,21 +2,35 @@
 //!
 //! Files come from strangers. Only the pixels are kept: no place of capture, no camera, no data behind the image.
 
+use std::io::{BufWriter, Write};
+
 use image::codecs::png::PngEncoder;
+use sha2::{Digest as _, Sha256};
+use tempfile::SpooledTempFile;
 
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
 use crate::domain::image::{MAX_PHOTO_BYTES, MAX_PHOTOS, MIN_PHOTO_SIDE};
-use crate::photo_file::{self, PhotoFileError};
+use crate::photo_file::{self, IgnoredProfile, PhotoFileError, Pixels};
+
+/// The most pixels, in bytes, that are encoded by the encoder that keeps the PNG in memory.
+const ENCODED_WHOLE: u64 = 48 << 20;
+
+/// The most of a PNG that is in memory until it is stored. The rest is on the disk.
+const IN_MEMORY: usize = 1 << 20;
 
 /// A photo as it is stored.
 #[derive(Debug)]
 pub(super) struct Photo {
-    pub(super) png: Vec<u8>,
+    /// The PNG, written to its end.
+    pub(super) png: SpooledTempFile,
+    pub(super) size_bytes: u64,
     pub(super) width: u32,
     pub(super) height: u32,
     /// The digest of the PNG.
     pub(super) sha256: Digest,
+    /// Why the ICC profile of the file was not used, if it had one that was not.
+    pub(super) ignored_profile: Option<IgnoredProfile>,
 }
 
 /// Why a file cannot be a photo of a concept.
@@ -32,39 +46,102 @@ pub enum PhotoError {
     TooMany,
     #[error(transparent)]
     File(#[from] PhotoFileError),
+    /// The machine failed, not the file.
+    #[error("the photo cannot be written to a temporary file: {0}")]
+    Disk(String),
 }
 
 impl PhotoError {
     /// The code that clients get.
     pub fn code(&self) -> Code {
         match self {
-            Self::File(PhotoFileError::TooLarge { .. }) | Self::TooManyBytes => Code::ImageTooLarge,
+            Self::File(PhotoFileError::TooLarge { .. } | PhotoFileError::TooCostly { .. })
+            | Self::TooManyBytes => Code::ImageTooLarge,
+            Self::File(PhotoFileError::Unsupported { .. }) => Code::UnsupportedImage,
             Self::File(
                 PhotoFileError::Empty
                 | PhotoFileError::GitLfsPointer
                 | PhotoFileError::UnknownFormat
+                | PhotoFileError::Polyglot(_)
                 | PhotoFileError::Damaged(_),
             ) => Code::ImageUnreadable,
             Self::TooSmall { .. } => Code::ImageTooSmall,
             Self::Duplicate => Code::DuplicateImage,
             Self::TooMany => Code::TooManyImages,
+            Self::Disk(_) => Code::InternalError,
         }
     }
 }
 
+/// What decoding a file and encoding it again takes in memory.
+///
+/// # Errors
+/// [`PhotoError`] if its header says that it cannot be a photo.
+pub(super) fn cost(file: &[u8]) -> Result<u64, PhotoError> {
+    let header = photo_file::header(file)?;
+    if header.width < MIN_PHOTO_SIDE || header.height < MIN_PHOTO_SIDE {
+        return Err(PhotoError::TooSmall { width: header.width, height: header.height });
+    }
+    let rgb = 3 * u64::from(header.width) * u64::from(header.height);
+    let encoding = if rgb <= ENCODED_WHOLE { 3 * rgb } else { rgb + rgb / 16 };
+    Ok(file.len() as u64 + header.decoder_bytes.max(encoding))
+}
+
 /// Decodes a file to upright sRGB pixels, and encodes them alone.
 pub(super) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
-    let image = photo_file::decode(file)?;
-    let (width, height) = image.dimensions();
+    let pixels = photo_file::read(file)?;
+    let ignored_profile = pixels.ignored_profile;
+    let (width, height) = pixels.upright_dimensions();
     if width < MIN_PHOTO_SIDE || height < MIN_PHOTO_SIDE {
         return Err(PhotoError::TooSmall { width, height });
     }
-    let mut png = Vec::new();
-    image
-        .write_with_encoder(PngEncoder::new(&mut png))
-        .map_err(|error| PhotoFileError::Damaged(error.to_string()))?;
-    let sha256 = Digest::of(&png);
-    Ok(Photo { png, width, height, sha256 })
+    let spool = SpooledTempFile::new(IN_MEMORY);
+    let mut sink = Hashing { sink: BufWriter::new(spool), hash: Sha256::new(), size_bytes: 0 };
+    encode(pixels, &mut sink).map_err(|error| PhotoError::Disk(error.to_string()))?;
+    let Hashing { sink, hash, size_bytes } = sink;
+    let png = sink.into_inner().map_err(|error| PhotoError::Disk(error.to_string()))?;
+    let sha256 = Digest::from(data_encoding::HEXLOWER.encode(&hash.finalize()));
+    Ok(Photo { png, size_bytes, width, height, sha256, ignored_profile })
+}
+
+/// Writes a PNG of the upright pixels.
+///
+/// The encoder that has always been used keeps the PNG in memory, and equal pixels give equal files. Only what is larger than
+/// any camera of a phone takes is written row by row.
+fn encode(pixels: Pixels, sink: &mut impl Write) -> std::io::Result<()> {
+    let (width, height) = pixels.upright_dimensions();
+    if pixels.image.as_raw().len() as u64 <= ENCODED_WHOLE {
+        let image = pixels.into_upright();
+        return image.write_with_encoder(PngEncoder::new(sink)).map_err(std::io::Error::other);
+    }
+    let mut encoder = png::Encoder::new(sink, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_compression(png::Compression::Fast);
+    encoder.set_filter(png::Filter::Adaptive);
+    let mut writer = encoder.write_header().map_err(std::io::Error::other)?;
+    let mut stream = writer.stream_writer().map_err(std::io::Error::other)?;
+    pixels.for_each_upright_band(|rows| stream.write_all(rows))?;
+    stream.finish().map_err(std::io::Error::other)
+}
+
+/// Counts and hashes what passes through.
+struct Hashing<W> {
+    sink: W,
+    hash: Sha256,
+    size_bytes: u64,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.sink.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        self.size_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.sink.flush()
+    }
 }
 
 #[cfg(test)]

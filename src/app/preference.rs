@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::{App, Caller, Refusal};
 use crate::db;
+use crate::db::label::Labelled;
 use crate::db::preference::StudyRow;
 use crate::domain::code::Code;
 use crate::domain::evaluation::EvaluationTask;
@@ -16,6 +17,7 @@ use crate::domain::page::{Page, PageOf};
 use crate::domain::preference::{
     Choice, Criterion, DEFAULT_PAIRS, LINKS, PAIRS, StudyDefinition, StudyPair, StudySide, left_of,
 };
+use crate::domain::record::{ExternalId, Labels, Record};
 use crate::scoring::wilson;
 
 /// Photos that a page shows.
@@ -27,6 +29,7 @@ pub struct NewStudy {
     pub sides: [NewSide; 2],
     pub pairs: Option<usize>,
     pub links: Option<usize>,
+    pub labels: Labels,
 }
 
 /// A subject of an evaluation.
@@ -43,6 +46,7 @@ pub struct Study {
     pub study_id: StudyId,
     pub definition: StudyDefinition,
     pub created_at: chrono::DateTime<chrono::Utc>,
+    pub record: Record,
     pub tokens: Vec<String>,
     pub results: Vec<StudyResult>,
 }
@@ -112,7 +116,13 @@ impl App {
         };
         let study_id = StudyId::generate();
         let mut tx = self.db.begin().await?;
-        db::preference::create(&mut *tx, caller.project_id(), study_id, &definition).await?;
+        let (project_id, labels) = (caller.project_id(), &new.labels);
+        if let Err(error) =
+            db::preference::create(&mut *tx, project_id, study_id, &definition, labels).await
+        {
+            let like = Labelled::Study(study_id);
+            return Err(self.refuse_taken_id(caller, like, labels, error).await);
+        }
         db::preference::add_links(&mut *tx, study_id, &new_tokens(links)).await?;
         tx.commit().await?;
         self.study(caller, study_id).await
@@ -127,10 +137,15 @@ impl App {
         self.with_results(row.ok_or_else(|| Refusal::not_found("preference study", id))?).await
     }
 
-    /// Lists studies, newest first.
-    pub async fn studies(&self, caller: &Caller, page: Page) -> Result<PageOf<Study>, Refusal> {
-        let project_id = caller.project_id();
-        let found = db::preference::list(&self.db, project_id, page.with_one_more()).await?;
+    /// Lists studies: all, or the one with this external id.
+    pub async fn studies(
+        &self,
+        caller: &Caller,
+        external_id: Option<&ExternalId>,
+        page: Page,
+    ) -> Result<PageOf<Study>, Refusal> {
+        let (project_id, more) = (caller.project_id(), page.with_one_more());
+        let found = db::preference::list(&self.db, project_id, external_id, more).await?;
         let PageOf { items, has_more } = page.cut(found);
         let mut studies = Vec::new();
         for row in items {
@@ -236,6 +251,7 @@ impl App {
             study_id: row.study_id,
             definition: row.definition,
             created_at: row.created_at,
+            record: row.record,
             tokens,
             results: Criterion::ALL.map(result).to_vec(),
         })

@@ -9,10 +9,15 @@ use super::job::JobNoun;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::db::job::NewJob;
+use crate::db::label::Labelled;
+use crate::domain::code::Code;
 use crate::domain::id::JobId;
+use crate::domain::invalid::FieldError;
 use crate::domain::job::cost::estimate;
+use crate::domain::job::named::Named;
 use crate::domain::job::schedule::{LAST_RANK, Schedule};
 use crate::domain::job::{JobKind, Task};
+use crate::domain::record::Labels;
 use crate::domain::warning::Warning;
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
@@ -28,19 +33,27 @@ pub(super) struct Asked<N> {
     pub(super) warnings: Vec<Warning>,
 }
 
+/// What a request says about a job beside its task.
+#[derive(Clone, Debug, Default)]
+pub struct JobOptions {
+    pub schedule: Schedule,
+    pub labels: Labels,
+}
+
 impl App {
     /// Appends a task to its queue. The caller announces it when the transaction has committed: [`App::announce`].
     ///
     /// # Errors
-    /// [`Refusal::QueueFull`] if the queue of this kind is full, with the time in which a tenth of it will be done.
+    /// [`Refusal::QueueFull`] if the queue of this kind is full, with the time in which a tenth of it will be done;
+    /// [`Refusal::Conflict`] if the external id is taken, or if something that the task names has just been deleted.
     pub(super) async fn enqueue<N: JobNoun>(
         &self,
         tx: &mut PgConnection,
         caller: &Caller,
         asked: Asked<N>,
-        schedule: Schedule,
+        options: &JobOptions,
     ) -> Result<N::Id, Refusal> {
-        self.enqueue_waiting(tx, caller, asked, schedule, 0).await
+        self.enqueue_waiting(tx, caller, asked, options, 0).await
     }
 
     /// Appends a task that waits for other jobs, which the caller queues in the same transaction.
@@ -52,13 +65,14 @@ impl App {
         tx: &mut PgConnection,
         caller: &Caller,
         asked: Asked<N>,
-        schedule: Schedule,
+        options: &JobOptions,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
         self.take_place(tx, N::KIND).await?;
         let job_id = JobId::generate();
         let Asked { task, warnings } = asked;
         let task = task.into_task();
+        hold_named(tx, &task).await?;
         let native_size = self.model.native_size;
         let elements = task.batch_elements(native_size);
         let new = NewJob::new(job_id, &task, elements, estimate(&task, native_size));
@@ -67,10 +81,23 @@ impl App {
             Task::Merge(_) | Task::Sample(_) | Task::Evaluation(_) | Task::Compression(_) => 0,
         };
         let project_id = caller.project_id();
-        let new =
-            NewJob { schedule, waits_for, memory_bytes, project_id, warnings: &warnings, ..new };
-        db::job::enqueue(&mut *tx, new).await?;
-        Ok(job_id.into())
+        let (schedule, labels) = (options.schedule, Some(&options.labels));
+        let new = NewJob {
+            schedule,
+            waits_for,
+            memory_bytes,
+            project_id,
+            labels,
+            warnings: &warnings,
+            ..new
+        };
+        match db::job::enqueue(&mut *tx, new).await {
+            Ok(()) => Ok(job_id.into()),
+            Err(error) => {
+                let like = Labelled::Job(job_id, N::KIND);
+                Err(self.refuse_taken_id(caller, like, &options.labels, error).await)
+            }
+        }
     }
 
     /// Tells idle workers of jobs that have been committed.
@@ -98,4 +125,16 @@ impl App {
         let seconds = seconds.clamp(*RETRY_AFTER_SECS.start(), *RETRY_AFTER_SECS.end());
         Ok(Refusal::QueueFull { kind, limit, retry_after: Duration::from_secs(seconds) })
     }
+}
+
+/// Keeps what a task names from being deleted until its job is there. Then its objects stay until the job has ended.
+async fn hold_named(tx: &mut PgConnection, task: &Task) -> Result<(), Refusal> {
+    let Named { concepts, deltas, images } = Named::in_task(task);
+    let count = concepts.len() + deltas.len() + images.len();
+    let held = db::removal::hold(&mut *tx, &concepts, &deltas, &images).await?;
+    if usize::try_from(held).is_ok_and(|held| held == count) {
+        return Ok(());
+    }
+    let detail = "a concept, delta or image that the request names was deleted in this moment: send it without";
+    Err(Refusal::Conflict(FieldError::new("", Code::DeletedMeanwhile, detail)))
 }

@@ -35,6 +35,9 @@ pub enum Refusal {
         "the resource has changed: its ETag is \"{revision}\" now; read it again and repeat the request with its new ETag"
     )]
     PreconditionFailed { revision: i64 },
+    /// Others depend on what is to be deleted; each of them is named.
+    #[error("others depend on it: delete them first, or use cascade=true")]
+    InUse(Vec<FieldError>),
     /// The queue of this kind of job is full.
     #[error("{limit} {}s are waiting already and no more are accepted: send it again in {} s",
         .kind.as_str(), .retry_after.as_secs())]
@@ -86,6 +89,7 @@ impl Refusal {
             Self::Invalid(invalid) => invalid.code(),
             Self::NotFound { .. } => Code::NotFound,
             Self::Conflict(error) => error.code,
+            Self::InUse(errors) => errors.first().map_or(Code::JobInUse, |error| error.code),
             Self::PreconditionFailed { .. } => Code::PreconditionFailed,
             Self::QueueFull { .. } => Code::QueueFull,
             Self::NotReady { .. } => Code::ImageSetNotIndexed,
@@ -106,6 +110,7 @@ impl Refusal {
         match self {
             Self::Invalid(invalid) => &invalid.0,
             Self::Conflict(error) => std::slice::from_ref(error),
+            Self::InUse(errors) => errors,
             Self::NotFound { .. }
             | Self::PreconditionFailed { .. }
             | Self::QueueFull { .. }
@@ -129,6 +134,7 @@ impl Refusal {
             Self::Invalid(_)
             | Self::NotFound { .. }
             | Self::Conflict(_)
+            | Self::InUse(_)
             | Self::PreconditionFailed { .. }
             | Self::ObjectLost { .. }
             | Self::Internal(_) => None,

@@ -8,7 +8,7 @@ use super::dry_run::DryRun;
 use super::init_image::{ChosenInit, choose_init};
 use super::job::Sample;
 use super::manifest::task_again;
-use super::queue::Asked;
+use super::queue::{Asked, JobOptions};
 use super::warnings::{not_applied, not_read, of_settings, of_uses};
 use super::{App, Caller, Refusal, random_seed};
 use crate::domain::code::Code;
@@ -19,7 +19,6 @@ use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{ConceptId, ImageId, ProjectId};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::job::JobKind;
-use crate::domain::job::schedule::Schedule;
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
@@ -80,13 +79,13 @@ impl App {
         &self,
         caller: &Caller,
         new: NewSample,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Sample, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         new.check_texts()?;
         let mut tx = self.db.begin().await?;
         let asked = self.resolve_sample(&mut tx, caller, new).await?;
-        let id = self.enqueue(&mut tx, caller, asked, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await
@@ -100,13 +99,13 @@ impl App {
         &self,
         caller: &Caller,
         new: NewSample,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<DryRun<SampleTask>, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         new.check_texts()?;
         let mut db = self.db.acquire().await?;
         let asked = self.resolve_sample(&mut db, caller, new).await?;
-        self.dry_run(&mut db, asked, schedule).await
+        self.dry_run(&mut db, asked, options.schedule).await
     }
 
     async fn resolve_sample(

@@ -9,9 +9,19 @@ use crate::db;
 const EVERY: Duration = Duration::from_secs(60);
 
 impl App {
-    /// Deletes old events that only report progress, until the service shuts down.
+    /// Deletes old events that only report progress, and old deliveries of webhooks, until the service shuts down.
     pub async fn tidy(self) {
         while !self.shutdown.is_closing() {
+            match db::webhook_delivery::forget(&self.db).await {
+                Ok(0) => {}
+                Ok(deliveries) => {
+                    tracing::debug!(deliveries, "deleted old deliveries of webhooks");
+                    continue; // there may be more
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "old deliveries of webhooks cannot be deleted")
+                }
+            }
             match db::event::forget(&self.db).await {
                 Ok(0) => {}
                 Ok(events) => {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::binding::{concept_named, named_concepts};
 use super::dry_run::{Dataset, DryRun};
 use super::job::Training;
-use super::queue::Asked;
+use super::queue::{Asked, JobOptions};
 use super::regularization::NewRegularization;
 use super::warnings::of_training;
 use super::{App, Caller, Refusal, random_seed};
@@ -17,9 +17,9 @@ use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
-use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Metric};
 use crate::domain::model_info::ModelInfo;
+use crate::domain::promotion::Promote;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
     MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe, TrainingTask,
@@ -39,6 +39,7 @@ pub struct NewTraining {
     pub start_from: Option<DeltaId>,
     /// Random if `None`.
     pub seed: Option<u64>,
+    pub promote: Promote,
 }
 
 impl App {
@@ -51,12 +52,12 @@ impl App {
         &self,
         caller: &Caller,
         new: NewTraining,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<Training, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let (asked, _) = self.resolve_training(caller, new).await?;
         let mut tx = self.db.begin().await?;
-        let id = self.enqueue(&mut tx, caller, asked, schedule).await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Training);
         self.job(caller, id).await
@@ -70,13 +71,13 @@ impl App {
         &self,
         caller: &Caller,
         new: NewTraining,
-        schedule: Schedule,
+        options: JobOptions,
     ) -> Result<DryRun<TrainingTask>, Refusal> {
-        schedule.check()?;
+        options.schedule.check()?;
         let (asked, photos) = self.resolve_training(caller, new).await?;
         let dataset = Some(Dataset::new(&asked.task, &photos));
         let mut db = self.db.acquire().await?;
-        Ok(DryRun { dataset, ..self.dry_run(&mut db, asked, schedule).await? })
+        Ok(DryRun { dataset, ..self.dry_run(&mut db, asked, options.schedule).await? })
     }
 
     /// What a request asks for, and the photos of its concepts.
@@ -119,6 +120,7 @@ impl App {
             regularization,
             start_from,
             seed: new.seed.unwrap_or_else(random_seed),
+            promote: new.promote,
         };
         check_tokens(&task, &new.recipe, &self.model)?;
         check_captions(&task, &self.model)?;

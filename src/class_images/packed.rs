@@ -10,6 +10,7 @@ use super::{ClassImageSet, Entry};
 use crate::domain::digest::Digest;
 use crate::domain::id::ImageSetId;
 use crate::domain::image_set::{ImageSet, ImageSetSource, SetImage, Verdicts};
+use crate::domain::record::{Labels, Record};
 use crate::domain::training::ImageSetRef;
 
 /// A set as it is stored.
@@ -24,6 +25,7 @@ impl PackedSet {
     /// The set's row in the catalog.
     pub fn row(&self, name: String, source: ImageSetSource, verdicts: Verdicts) -> ImageSet {
         let captions = self.images.iter().filter(|image| !image.caption.is_empty()).count();
+        let created_at = Utc::now();
         ImageSet {
             image_set_id: ImageSetId::generate(),
             name,
@@ -34,7 +36,8 @@ impl PackedSet {
             caption_count: captions as i32,
             verdicts,
             generation: None,
-            created_at: Utc::now(),
+            created_at,
+            record: Record::new(created_at, Labels::default()),
         }
     }
 }

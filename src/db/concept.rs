@@ -2,10 +2,13 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use sqlx::types::Json;
 
-use super::Page;
+use super::{Page, record_of};
 use crate::domain::concept::{ClassNoun, Concept, ConceptWords, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId, ProjectId};
+use crate::domain::page::Order;
+use crate::domain::record::{ExternalId, Labels, Metadata};
 
 /// Constraint that a second concept of the same handle in a project breaks.
 pub const HANDLE_IS_UNIQUE: &str = "concept_handle_is_unique";
@@ -19,7 +22,10 @@ struct ConceptRow {
     class_noun: ClassNoun,
     current_delta: Option<DeltaId>,
     created_at: DateTime<Utc>,
+    revision: i64,
     updated_at: DateTime<Utc>,
+    metadata: Json<Metadata>,
+    external_id: Option<ExternalId>,
 }
 
 impl From<ConceptRow> for Concept {
@@ -30,7 +36,7 @@ impl From<ConceptRow> for Concept {
             words: ConceptWords { modifier_token: row.modifier_token, class_noun: row.class_noun },
             current_delta: row.current_delta,
             created_at: row.created_at,
-            updated_at: row.updated_at,
+            record: record_of(row.revision, row.updated_at, row.metadata, row.external_id),
         }
     }
 }
@@ -42,20 +48,25 @@ pub async fn create(
     concept_id: ConceptId,
     handle: &Handle,
     words: &ConceptWords,
+    labels: &Labels,
 ) -> sqlx::Result<Concept> {
     let row = sqlx::query_as!(
         ConceptRow,
         r#"
-        insert into concept (concept_id, handle, modifier_token, class_noun, project_id) values ($1, $2, $3, $4, $5)
+        insert into concept (concept_id, handle, modifier_token, class_noun, project_id, metadata, external_id)
+        values ($1, $2, $3, $4, $5, $6, $7)
         returning concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
-            current_delta_id as "current_delta: DeltaId", created_at, updated_at
+            current_delta_id as "current_delta: DeltaId", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         "#,
         concept_id.0,
         handle.as_str(),
         words.modifier_token.as_ref().map(ModifierToken::as_str),
         words.class_noun.as_str(),
         project_id.0,
+        Json(&labels.metadata) as Json<&Metadata>,
+        labels.external_id.as_ref().map(ExternalId::as_str),
     )
     .fetch_one(db)
     .await?;
@@ -75,7 +86,8 @@ pub async fn find(
         r#"
         select concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
-            current_delta_id as "current_delta: DeltaId", created_at, updated_at
+            current_delta_id as "current_delta: DeltaId", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from concept
         where project_id = $4 and (concept_id = any($1) or handle = any($2) or modifier_token = any($3))
         "#,
@@ -105,7 +117,8 @@ pub async fn trained_of_names(
         r#"
         select concept_id as "concept_id: ConceptId", handle as "handle: Handle",
             modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
-            current_delta_id as "current_delta: DeltaId", created_at, updated_at
+            current_delta_id as "current_delta: DeltaId", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from concept
         where project_id = $4 and current_delta_id is not null
             and (handle = any($1) or modifier_token = any($2) or lower(class_noun) = any($1))
@@ -122,30 +135,60 @@ pub async fn trained_of_names(
     Ok(rows.into_iter().map(Concept::from).collect())
 }
 
-/// Lists the concepts of a project, newest first.
+/// Lists the concepts of a project: all, or the one with this external id.
 pub async fn list(
     db: impl PgExecutor<'_>,
     project_id: ProjectId,
+    external_id: Option<&ExternalId>,
     page: Page,
 ) -> sqlx::Result<Vec<Concept>> {
-    let rows = sqlx::query_as!(
-        ConceptRow,
-        r#"
-        select concept_id as "concept_id: ConceptId", handle as "handle: Handle",
-            modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
-            current_delta_id as "current_delta: DeltaId", created_at, updated_at
-        from concept
-        where project_id = $1 and concept_id < $2
-        order by concept_id desc
-        limit $3
-        "#,
-        project_id.0,
-        page.below(),
-        page.limit,
-    )
-    .fetch_all(db)
-    .await?;
+    macro_rules! listed {
+        ($filter:tt, $direction:tt) => {
+            sqlx::query_as!(
+                ConceptRow,
+                r#"
+                select concept_id as "concept_id: ConceptId", handle as "handle: Handle",
+                    modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
+                    current_delta_id as "current_delta: DeltaId", created_at, revision, updated_at,
+                    metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
+                from concept
+                where project_id = $1 and concept_id > $2 and concept_id < $3 and created_at > $4 and created_at < $5
+                    and "# + $filter + " order by concept_id " + $direction + " limit $7",
+                project_id.0,
+                page.above(),
+                page.below(),
+                page.created_after(),
+                page.created_before(),
+                external_id.map(ExternalId::as_str),
+                page.limit,
+            )
+            .fetch_all(db)
+            .await?
+        };
+    }
+    let rows = match (external_id, page.order) {
+        (Some(_), Order::Desc) => listed!("external_id = $6", "desc"),
+        (Some(_), Order::Asc) => listed!("external_id = $6", "asc"),
+        (None, Order::Desc) => listed!("$6::text is null", "desc"),
+        (None, Order::Asc) => listed!("$6::text is null", "asc"),
+    };
     Ok(rows.into_iter().map(Concept::from).collect())
+}
+
+/// Gives a concept another handle.
+pub async fn rename(
+    db: impl PgExecutor<'_>,
+    concept_id: ConceptId,
+    handle: &Handle,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update concept set handle = $2 where concept_id = $1",
+        concept_id.0,
+        handle.as_str(),
+    )
+    .execute(db)
+    .await?;
+    Ok(())
 }
 
 /// Locks a concept until the transaction ends, so that two uploads cannot both take its last place for a photo.
@@ -157,20 +200,4 @@ pub async fn lock(db: impl PgExecutor<'_>, concept_id: ConceptId) -> sqlx::Resul
     .fetch_optional(db)
     .await?;
     Ok(found.is_some())
-}
-
-/// Makes a delta the current one of these concepts.
-pub async fn set_current_delta(
-    db: impl PgExecutor<'_>,
-    concepts: &[ConceptId],
-    delta_id: DeltaId,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "update concept set current_delta_id = $2, updated_at = now() where concept_id = any($1)",
-        &concepts.iter().map(|id| id.0).collect::<Vec<_>>(),
-        delta_id.0,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
 }

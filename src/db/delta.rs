@@ -3,13 +3,16 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use sqlx::types::Json;
 
-use super::Page;
+use super::{Page, record_of};
 use crate::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use crate::domain::delta::{Delta, DeltaConcept};
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId, JobId, ProjectId};
 use crate::domain::job::JobKind;
+use crate::domain::page::Order;
+use crate::domain::record::{ExternalId, Metadata};
 use crate::domain::storage_key::StorageKey;
 
 /// A delta that has just been stored.
@@ -68,6 +71,10 @@ struct DeltaRow {
     pack_key: Option<String>,
     pack_error: Option<String>,
     created_at: DateTime<Utc>,
+    revision: i64,
+    updated_at: DateTime<Utc>,
+    metadata: Json<Metadata>,
+    external_id: Option<ExternalId>,
 }
 
 impl From<DeltaRow> for Delta {
@@ -83,6 +90,7 @@ impl From<DeltaRow> for Delta {
             pack_key: row.pack_key.map(StorageKey::from),
             pack_error: row.pack_error,
             created_at: row.created_at,
+            record: record_of(row.revision, row.updated_at, row.metadata, row.external_id),
         }
     }
 }
@@ -97,7 +105,8 @@ pub async fn find(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
-            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at, delta.revision, delta.updated_at,
+            delta.metadata as "metadata: Json<Metadata>", delta.external_id as "external_id: ExternalId"
         from delta join job using (job_id)
         where delta_id = any($1) and delta.project_id = $2
         "#,
@@ -118,7 +127,8 @@ pub async fn find_for_worker(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
-            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at, delta.revision, delta.updated_at,
+            delta.metadata as "metadata: Json<Metadata>", delta.external_id as "external_id: ExternalId"
         from delta join job using (job_id)
         where delta_id = any($1)
         "#,
@@ -139,7 +149,8 @@ pub async fn find_by_digest(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
-            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at, delta.revision, delta.updated_at,
+            delta.metadata as "metadata: Json<Metadata>", delta.external_id as "external_id: ExternalId"
         from delta join job using (job_id)
         where sha256 = any($1) and delta.project_id = $2
         order by delta_id
@@ -152,55 +163,71 @@ pub async fn find_by_digest(
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
-/// Lists the deltas of a project, newest first.
+/// Lists the deltas of a project: all, those that contain a concept, or the one with this external id.
 pub async fn list(
     db: impl PgExecutor<'_>,
     project_id: ProjectId,
+    concept_id: Option<ConceptId>,
+    external_id: Option<&ExternalId>,
     page: Page,
 ) -> sqlx::Result<Vec<Delta>> {
-    let rows = sqlx::query_as!(
-        DeltaRow,
-        r#"
-        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
-            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
-        from delta join job using (job_id)
-        where delta.project_id = $1 and delta_id < $2
-        order by delta_id desc
-        limit $3
-        "#,
-        project_id.0,
-        page.below(),
-        page.limit,
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(Delta::from).collect())
-}
-
-/// Lists the deltas of a project that contain a concept, newest first.
-pub async fn list_of_concept(
-    db: impl PgExecutor<'_>,
-    project_id: ProjectId,
-    concept_id: ConceptId,
-    page: Page,
-) -> sqlx::Result<Vec<Delta>> {
-    let rows = sqlx::query_as!(
-        DeltaRow,
-        r#"
-        select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
-            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
-        from delta_concept join delta using (delta_id) join job using (job_id)
-        where concept_id = $1 and delta_id < $2 and delta.project_id = $4
-        order by delta_concept.delta_id desc
-        limit $3
-        "#,
-        concept_id.0,
-        page.below(),
-        page.limit,
-        project_id.0,
-    )
-    .fetch_all(db)
-    .await?;
+    macro_rules! listed {
+        ($from:tt, $id:tt, $direction:tt) => {
+            sqlx::query_as!(
+                DeltaRow,
+                r#"
+                select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind",
+                    delta.base_digest, storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at,
+                    delta.revision, delta.updated_at, delta.metadata as "metadata: Json<Metadata>",
+                    delta.external_id as "external_id: ExternalId"
+                from "# + $from + " and " + $id + " > $2 and " + $id + " < $3 and delta.created_at > $4
+                    and delta.created_at < $5 order by " + $id + " " + $direction + " limit $8",
+                project_id.0,
+                page.above(),
+                page.below(),
+                page.created_after(),
+                page.created_before(),
+                concept_id.map(|id| id.0),
+                external_id.map(ExternalId::as_str),
+                page.limit,
+            )
+            .fetch_all(db)
+            .await?
+        };
+        (all, $direction:tt) => {
+            listed!(
+                "delta join job using (job_id) where delta.project_id = $1 and $6::uuid is null and $7::text is null",
+                "delta_id",
+                $direction
+            )
+        };
+        (named, $direction:tt) => {
+            listed!(
+                "delta join job using (job_id) where delta.project_id = $1 and delta.external_id = $7
+                    and ($6::uuid is null or exists (
+                        select from delta_concept as its where its.delta_id = delta.delta_id and concept_id = $6
+                    ))",
+                "delta_id",
+                $direction
+            )
+        };
+        (concept, $direction:tt) => {
+            listed!(
+                "delta_concept join delta using (delta_id) join job using (job_id)
+                where concept_id = $6 and delta.project_id = $1 and $7::text is null",
+                "delta_concept.delta_id",
+                $direction
+            )
+        };
+    }
+    let rows = match (external_id, concept_id, page.order) {
+        (Some(_), _, Order::Desc) => listed!(named, "desc"),
+        (Some(_), _, Order::Asc) => listed!(named, "asc"),
+        (None, Some(_), Order::Desc) => listed!(concept, "desc"),
+        (None, Some(_), Order::Asc) => listed!(concept, "asc"),
+        (None, None, Order::Desc) => listed!(all, "desc"),
+        (None, None, Order::Asc) => listed!(all, "asc"),
+    };
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
@@ -214,7 +241,8 @@ pub async fn list_without_pack(
         DeltaRow,
         r#"
         select delta_id as "delta_id: DeltaId", job_id as "job_id: JobId", kind as "made_by: JobKind", delta.base_digest,
-            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at
+            storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at, delta.revision, delta.updated_at,
+            delta.metadata as "metadata: Json<Metadata>", delta.external_id as "external_id: ExternalId"
         from delta join job using (job_id)
         where pack_key is null and delta.base_digest = $1 and delta_id < $2
         order by delta_id desc

@@ -4,10 +4,12 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 
-use super::Page;
+use super::{Page, record_of};
 use crate::domain::composition::UsedRegion;
 use crate::domain::id::{ConceptId, ImageId, ProjectId, SampleId};
 use crate::domain::image::{Image, ImageSource};
+use crate::domain::page::Order;
+use crate::domain::record::{ExternalId, Metadata};
 
 /// Constraint that is broken if a concept gets the same photo twice.
 pub const PHOTO_IS_UNIQUE: &str = "photo_of_a_concept_is_unique";
@@ -25,6 +27,10 @@ struct ImageRow {
     storage_key: String,
     created_at: DateTime<Utc>,
     regions: Option<Json<Vec<UsedRegion>>>,
+    revision: i64,
+    updated_at: DateTime<Utc>,
+    metadata: Json<Metadata>,
+    external_id: Option<ExternalId>,
 }
 
 impl From<ImageRow> for Image {
@@ -45,6 +51,7 @@ impl From<ImageRow> for Image {
             storage_key: row.storage_key.into(),
             created_at: row.created_at,
             regions: row.regions.map_or_else(Vec::new, |Json(regions)| regions),
+            record: record_of(row.revision, row.updated_at, row.metadata, row.external_id),
         }
     }
 }
@@ -99,7 +106,8 @@ pub async fn find(
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
             sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
-            regions as "regions: Json<Vec<UsedRegion>>"
+            regions as "regions: Json<Vec<UsedRegion>>", revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from image where image_id = $1 and project_id = $2
         "#,
         image_id.0,
@@ -121,7 +129,8 @@ pub async fn find_by_digest(
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
             sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
-            regions as "regions: Json<Vec<UsedRegion>>"
+            regions as "regions: Json<Vec<UsedRegion>>", revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from image where sha256 = $1 and project_id = $2
         order by image_id limit 1
         "#,
@@ -133,29 +142,42 @@ pub async fn find_by_digest(
     Ok(row.map(Image::from))
 }
 
-/// Lists the photos of a concept, newest first.
+/// Lists the photos of a concept: all, or the one with this external id.
 pub async fn list_of_concept(
     db: impl PgExecutor<'_>,
     concept_id: ConceptId,
+    external_id: Option<&ExternalId>,
     page: Page,
 ) -> sqlx::Result<Vec<Image>> {
-    let rows = sqlx::query_as!(
-        ImageRow,
-        r#"
-        select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
-            sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
-            regions as "regions: Json<Vec<UsedRegion>>"
-        from image
-        where concept_id = $1 and image_id < $2
-        order by image_id desc
-        limit $3
-        "#,
-        concept_id.0,
-        page.below(),
-        page.limit,
-    )
-    .fetch_all(db)
-    .await?;
+    macro_rules! listed {
+        ($direction:tt) => {
+            sqlx::query_as!(
+                ImageRow,
+                r#"
+                select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
+                    sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
+                    regions as "regions: Json<Vec<UsedRegion>>", revision, updated_at,
+                    metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
+                from image
+                where concept_id = $1 and image_id > $2 and image_id < $3 and created_at > $4 and created_at < $5
+                    and ($6::text is null or external_id = $6)
+                order by image_id "# + $direction + " limit $7",
+                concept_id.0,
+                page.above(),
+                page.below(),
+                page.created_after(),
+                page.created_before(),
+                external_id.map(ExternalId::as_str),
+                page.limit,
+            )
+            .fetch_all(db)
+            .await?
+        };
+    }
+    let rows = match page.order {
+        Order::Desc => listed!("desc"),
+        Order::Asc => listed!("asc"),
+    };
     Ok(rows.into_iter().map(Image::from).collect())
 }
 
@@ -169,7 +191,8 @@ pub async fn of_concepts(
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
             sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
-            regions as "regions: Json<Vec<UsedRegion>>"
+            regions as "regions: Json<Vec<UsedRegion>>", revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from image
         where concept_id = any($1)
         order by image_id
@@ -188,7 +211,8 @@ pub async fn of_samples(db: impl PgExecutor<'_>, samples: &[SampleId]) -> sqlx::
         r#"
         select image_id as "image_id: ImageId", concept_id as "concept_id: ConceptId", file_name,
             sample_id as "sample_id: SampleId", index, width, height, size_bytes, sha256, storage_key, created_at,
-            regions as "regions: Json<Vec<UsedRegion>>"
+            regions as "regions: Json<Vec<UsedRegion>>", revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from image
         where sample_id = any($1)
         order by sample_id, index

@@ -6,9 +6,11 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 
-use super::Page;
+use super::{Page, record_of};
 use crate::domain::id::{ImageSetId, ProjectId};
 use crate::domain::image_set::{Generation, ImageSet, ImageSetSource, SetImage, Verdicts};
+use crate::domain::page::Order;
+use crate::domain::record::{ExternalId, Metadata};
 
 struct ImageSetRow {
     image_set_id: ImageSetId,
@@ -21,6 +23,10 @@ struct ImageSetRow {
     verdicts: Json<Verdicts>,
     generation: Option<Json<Generation>>,
     created_at: DateTime<Utc>,
+    revision: i64,
+    updated_at: DateTime<Utc>,
+    metadata: Json<Metadata>,
+    external_id: Option<ExternalId>,
 }
 
 impl From<ImageSetRow> for ImageSet {
@@ -36,6 +42,7 @@ impl From<ImageSetRow> for ImageSet {
             verdicts: row.verdicts.0,
             generation: row.generation.map(|generation| generation.0),
             created_at: row.created_at,
+            record: record_of(row.revision, row.updated_at, row.metadata, row.external_id),
         }
     }
 }
@@ -124,7 +131,8 @@ pub async fn find(
         r#"
         select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest, size_bytes,
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
-            generation as "generation: Json<Generation>", created_at
+            generation as "generation: Json<Generation>", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from image_set where image_set_id = $1 and (project_id = $2 or source = 'base_model')
         "#,
         image_set_id.0,
@@ -146,7 +154,8 @@ pub async fn find_by_digest(
         r#"
         select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest, size_bytes,
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
-            generation as "generation: Json<Generation>", created_at
+            generation as "generation: Json<Generation>", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from image_set where digest = $1 and (project_id = $2 or source = 'base_model')
         order by image_set_id limit 1
         "#,
@@ -169,7 +178,8 @@ pub async fn find_generated(
         r#"
         select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest, size_bytes,
             image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
-            generation as "generation: Json<Generation>", created_at
+            generation as "generation: Json<Generation>", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from image_set where generation_digest = $1 and project_id = $2
         "#,
         generation_digest,
@@ -180,29 +190,42 @@ pub async fn find_generated(
     Ok(row.map(ImageSet::from))
 }
 
-/// Lists the sets that a project can use, newest first.
+/// Lists the sets that a project can use: all, or the one with this external id.
 pub async fn list(
     db: impl PgExecutor<'_>,
     project_id: ProjectId,
+    external_id: Option<&ExternalId>,
     page: Page,
 ) -> sqlx::Result<Vec<ImageSet>> {
-    let rows = sqlx::query_as!(
-        ImageSetRow,
-        r#"
-        select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest, size_bytes,
-            image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
-            generation as "generation: Json<Generation>", created_at
-        from image_set
-        where image_set_id < $1 and (project_id = $3 or source = 'base_model')
-        order by image_set_id desc
-        limit $2
-        "#,
-        page.below(),
-        page.limit,
-        project_id.0,
-    )
-    .fetch_all(db)
-    .await?;
+    macro_rules! listed {
+        ($direction:tt) => {
+            sqlx::query_as!(
+                ImageSetRow,
+                r#"
+                select image_set_id as "image_set_id: ImageSetId", name, source as "source: ImageSetSource", digest,
+                    size_bytes, image_count, caption_count, verdicts as "verdicts: Json<Verdicts>",
+                    generation as "generation: Json<Generation>", created_at, revision, updated_at,
+                    metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
+                from image_set
+                where (project_id = $1 or source = 'base_model') and image_set_id > $2 and image_set_id < $3
+                    and created_at > $4 and created_at < $5 and ($6::text is null or external_id = $6)
+                order by image_set_id "# + $direction + " limit $7",
+                project_id.0,
+                page.above(),
+                page.below(),
+                page.created_after(),
+                page.created_before(),
+                external_id.map(ExternalId::as_str),
+                page.limit,
+            )
+            .fetch_all(db)
+            .await?
+        };
+    }
+    let rows = match page.order {
+        Order::Desc => listed!("desc"),
+        Order::Asc => listed!("asc"),
+    };
     Ok(rows.into_iter().map(ImageSet::from).collect())
 }
 

@@ -8,6 +8,7 @@ mod ended;
 mod enqueue;
 mod forecast;
 mod lease;
+mod list;
 mod recovery;
 mod state;
 
@@ -15,11 +16,11 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 
-use super::Page;
 use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
+use crate::domain::record::{ExternalId, Labels, Metadata};
 use crate::domain::warning::Warning;
 
 pub use deadline::{OverdueJob, fail_overdue, overdue};
@@ -30,6 +31,7 @@ pub use lease::{
     Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report, renew_lease,
     report, retry, rewrite_task, stop, succeed,
 };
+pub use list::{JobFilter, list};
 pub use recovery::{
     ExpiredJob, TakenBack, expire_leases, lock_expired, server_is_up_for, take_back,
     take_reapers_turn,
@@ -61,6 +63,8 @@ struct JobRow {
     finish_before: Option<DateTime<Utc>>,
     first_step_at: Option<DateTime<Utc>>,
     finished_at: Option<DateTime<Utc>>,
+    metadata: Json<Metadata>,
+    external_id: Option<ExternalId>,
 }
 
 impl From<JobRow> for Job {
@@ -91,6 +95,7 @@ impl From<JobRow> for Job {
             finish_before: row.finish_before,
             first_step_at: row.first_step_at,
             finished_at: row.finished_at,
+            labels: Labels { metadata: row.metadata.0, external_id: row.external_id },
         }
     }
 }
@@ -110,6 +115,7 @@ pub async fn find(
             error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>",
             warnings as "warnings: Json<Vec<Warning>>", revision, created_at, updated_at, started_at,
             start_before, finish_before, first_step_at, finished_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId",
             case when state = 'queued' then (
                 select count(*) from job as ahead
                 where ahead.state = 'queued' and ahead.kind = job.kind
@@ -126,42 +132,6 @@ pub async fn find(
     .fetch_optional(db)
     .await?;
     Ok(row.map(Job::from))
-}
-
-/// Lists a project's jobs of one kind, newest first.
-pub async fn list(
-    db: impl PgExecutor<'_>,
-    project_id: ProjectId,
-    kind: JobKind,
-    page: Page,
-) -> sqlx::Result<Vec<Job>> {
-    let rows = sqlx::query_as!(
-        JobRow,
-        r#"
-        select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
-            priority, attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>",
-            warnings as "warnings: Json<Vec<Warning>>", revision, created_at, updated_at, started_at,
-            start_before, finish_before, first_step_at, finished_at,
-            case when state = 'queued' then (
-                select count(*) from job as ahead
-                where ahead.state = 'queued' and ahead.kind = job.kind
-                    and (ahead.priority, ahead.virtual_finish, ahead.job_id)
-                        < (job.priority, job.virtual_finish, job.job_id)
-            ) end as queue_position
-        from job
-        where kind = $1 and job_id < $2 and project_id = $4
-        order by job_id desc
-        limit $3
-        "#,
-        kind as JobKind,
-        page.below(),
-        page.limit,
-        project_id.0,
-    )
-    .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(Job::from).collect())
 }
 
 /// Asks a job to stop. A queued job ends at once, a running one at its next step. Returns its status, or `None` if

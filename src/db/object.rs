@@ -92,6 +92,7 @@ pub async fn keys_of_tasks(
             select task from job where state = 'queued' union all select task from job where state = 'running'
         ) as live, lateral (
             select jsonb_path_query(task, '$.**.storage_key') #>> '{}' as key
+            union all select jsonb_path_query(task, '$.**.pack_key') #>> '{}'
         ) as named
         where named.key = any($1)
         "#,

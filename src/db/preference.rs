@@ -4,9 +4,11 @@ use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use sqlx::types::Json;
 
-use super::Page;
+use super::{Page, record_of};
 use crate::domain::id::{ProjectId, StudyId};
+use crate::domain::page::Order;
 use crate::domain::preference::{Choice, Criterion, StudyDefinition};
+use crate::domain::record::{ExternalId, Labels, Metadata, Record};
 
 /// A study as the catalog has it.
 #[derive(Clone, Debug)]
@@ -14,18 +16,27 @@ pub struct StudyRow {
     pub study_id: StudyId,
     pub definition: StudyDefinition,
     pub created_at: DateTime<Utc>,
+    pub record: Record,
 }
 
 struct Row {
     study_id: StudyId,
     definition: Json<StudyDefinition>,
     created_at: DateTime<Utc>,
+    revision: i64,
+    updated_at: DateTime<Utc>,
+    metadata: Json<Metadata>,
+    external_id: Option<ExternalId>,
 }
 
 impl From<Row> for StudyRow {
     fn from(row: Row) -> Self {
-        let Row { study_id, definition, created_at } = row;
-        Self { study_id, definition: definition.0, created_at }
+        Self {
+            study_id: row.study_id,
+            definition: row.definition.0,
+            created_at: row.created_at,
+            record: record_of(row.revision, row.updated_at, row.metadata, row.external_id),
+        }
     }
 }
 
@@ -35,12 +46,16 @@ pub async fn create(
     project_id: ProjectId,
     study_id: StudyId,
     definition: &StudyDefinition,
+    labels: &Labels,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "insert into preference_study (study_id, definition, project_id) values ($1, $2, $3)",
+        "insert into preference_study (study_id, definition, project_id, metadata, external_id)
+        values ($1, $2, $3, $4, $5)",
         study_id.0,
         Json(definition) as Json<&StudyDefinition>,
         project_id.0,
+        Json(&labels.metadata) as Json<&Metadata>,
+        labels.external_id.as_ref().map(ExternalId::as_str),
     )
     .execute(db)
     .await?;
@@ -72,7 +87,8 @@ pub async fn find(
     let row = sqlx::query_as!(
         Row,
         r#"
-        select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>", created_at
+        select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from preference_study where study_id = $1 and project_id = $2
         "#,
         study_id.0,
@@ -89,7 +105,8 @@ pub async fn find_by_token(db: impl PgExecutor<'_>, token: &str) -> sqlx::Result
         Row,
         r#"
         select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>",
-            preference_study.created_at
+            preference_study.created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
         from preference_link join preference_study using (study_id) where token = $1
         "#,
         token,
@@ -99,25 +116,42 @@ pub async fn find_by_token(db: impl PgExecutor<'_>, token: &str) -> sqlx::Result
     Ok(row.map(StudyRow::from))
 }
 
-/// Lists the studies of a project, newest first.
+/// Lists the studies of a project: all, or the one with this external id.
 pub async fn list(
     db: impl PgExecutor<'_>,
     project_id: ProjectId,
+    external_id: Option<&ExternalId>,
     page: Page,
 ) -> sqlx::Result<Vec<StudyRow>> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"
-        select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>", created_at
-        from preference_study where project_id = $1 and study_id < $2
-        order by study_id desc limit $3
-        "#,
-        project_id.0,
-        page.below(),
-        page.limit,
-    )
-    .fetch_all(db)
-    .await?;
+    macro_rules! listed {
+        ($filter:tt, $direction:tt) => {
+            sqlx::query_as!(
+                Row,
+                r#"
+                select study_id as "study_id: StudyId", definition as "definition: Json<StudyDefinition>", created_at,
+                    revision, updated_at, metadata as "metadata: Json<Metadata>",
+                    external_id as "external_id: ExternalId"
+                from preference_study
+                where project_id = $1 and study_id > $2 and study_id < $3 and created_at > $4 and created_at < $5
+                    and "# + $filter + " order by study_id " + $direction + " limit $7",
+                project_id.0,
+                page.above(),
+                page.below(),
+                page.created_after(),
+                page.created_before(),
+                external_id.map(ExternalId::as_str),
+                page.limit,
+            )
+            .fetch_all(db)
+            .await?
+        };
+    }
+    let rows = match (external_id, page.order) {
+        (Some(_), Order::Desc) => listed!("external_id = $6", "desc"),
+        (Some(_), Order::Asc) => listed!("external_id = $6", "asc"),
+        (None, Order::Desc) => listed!("$6::text is null", "desc"),
+        (None, Order::Asc) => listed!("$6::text is null", "asc"),
+    };
     Ok(rows.into_iter().map(StudyRow::from).collect())
 }
 

@@ -106,10 +106,30 @@ codes! {
     HandleTaken = "handle_taken",
     /// Another concept has this modifier token: choose another.
     ModifierTokenTaken = "modifier_token_taken",
+    /// Another object of this kind has this external id: use the object that `detail` names, or choose another.
+    ExternalIdTaken = "external_id_taken",
+    /// No earlier delta of the concept is there to go back to: promote one that exists.
+    NoEarlierDelta = "no_earlier_delta",
+
+    // Deletions.
+    /// Something depends on the concept: delete what `errors` names first, or all of it with `cascade=true`.
+    ConceptInUse = "concept_in_use",
+    /// The delta is the current one of a concept: promote another first, or go back to the one before with `cascade=true`.
+    DeltaInUse = "delta_in_use",
+    /// An evaluation that has not ended or a preference study shows the image: delete that first.
+    ImageInUse = "image_in_use",
+    /// What the job has made, or what it was made for, is still there: delete what `errors` names first, or use `cascade=true`.
+    JobInUse = "job_in_use",
+    /// The job has not ended: cancel it and wait until it has.
+    JobNotEnded = "job_not_ended",
+    /// Something that the request names was deleted in this moment: read what there is, and send it again without.
+    DeletedMeanwhile = "deleted_meanwhile",
 
     // Uploaded files.
     /// The file is not a readable PNG, JPEG or WebP image: convert or re-export it.
     ImageUnreadable = "image_unreadable",
+    /// The file is an image or a film of another format, such as HEIC or AVIF: convert it to PNG, JPEG or WebP.
+    UnsupportedImage = "unsupported_image",
     /// The file or its dimensions exceed the limits: shrink the image.
     ImageTooLarge = "image_too_large",
     /// A side of the image is below the minimum: use a larger image.
@@ -122,6 +142,14 @@ codes! {
     // Evaluations.
     /// No evaluation of this id has succeeded: start one, or wait until it has.
     UnknownEvaluation = "unknown_evaluation",
+
+    // Webhooks.
+    /// Webhooks are not sent to this URL: use https on port 443 or 8443, and a host with a public address.
+    WebhookUrlRefused = "webhook_url_refused",
+    /// The project has as many webhook endpoints as it may: delete one.
+    TooManyWebhookEndpoints = "too_many_webhook_endpoints",
+    /// Nothing is sent to the webhook endpoint while it is disabled: enable it with PATCH first.
+    WebhookEndpointDisabled = "webhook_endpoint_disabled",
 
     // Image sets.
     /// The file is not a zip archive of images, or it has unsafe paths: see `detail` and pack the folder again.

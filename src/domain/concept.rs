@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::id::{ConceptId, DeltaId};
+use super::record::Record;
 
 /// The word that stands for a concept in prompts, such as `<new1>`.
 ///
@@ -264,7 +265,7 @@ pub struct Concept {
     /// The delta that a prompt uses if it names the concept and no delta.
     pub current_delta: Option<DeltaId>,
     pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
+    pub record: Record,
 }
 
 fn is_short_lowercase_word(word: &str) -> bool {

@@ -9,6 +9,7 @@ use super::delta_use::DeltaUse;
 use super::digest::Digest;
 use super::id::{ConceptId, DeltaId, JobId};
 use super::job::JobKind;
+use super::record::Record;
 use super::storage_key::StorageKey;
 
 /// A delta as the catalog has it; its weights are an object in the store.
@@ -29,6 +30,7 @@ pub struct Delta {
     /// Why it could not be made.
     pub pack_error: Option<String>,
     pub created_at: DateTime<Utc>,
+    pub record: Record,
 }
 
 impl Delta {

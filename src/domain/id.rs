@@ -93,6 +93,10 @@ ids! {
     StudyId, "pst", "^pst_[0-9a-hjkmnp-tv-z]{26}$";
     /// The result of a training, a merge or a compression.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A place that is told of events.
+    WebhookEndpointId, "whe", "^whe_[0-9a-hjkmnp-tv-z]{26}$";
+    /// An event on its way to such a place.
+    WebhookDeliveryId, "whd", "^whd_[0-9a-hjkmnp-tv-z]{26}$";
 }
 
 impl ProjectId {

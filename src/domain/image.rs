@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use super::composition::UsedRegion;
 use super::digest::Digest;
 use super::id::{ConceptId, ImageId, SampleId};
+use super::record::Record;
 use super::storage_key::StorageKey;
 
 /// Photos that one concept can have.
@@ -36,6 +37,7 @@ pub struct Image {
     /// Where concepts were drawn; none unless the image was composed by regions.
     pub regions: Vec<UsedRegion>,
     pub created_at: DateTime<Utc>,
+    pub record: Record,
 }
 
 /// Where an image comes from.
@@ -47,4 +49,48 @@ pub enum ImageSource {
     Upload { file_name: Option<String> },
     /// Image `index` of a sample.
     Sample { sample_id: SampleId, index: i32 },
+}
+
+/// The longest file name that is kept, in characters.
+const MAX_NAME_CHARS: usize = 200;
+
+/// The name of a file as it is stored and shown: without its folders, and without characters that are invisible or turn the writing
+/// around. Nothing is ever opened by this name.
+pub fn readable_name(name: &str) -> String {
+    let name = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    let is_seen = |c: &char| {
+        !c.is_control()
+            && !matches!(
+                *c,
+                '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+                    | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+            )
+    };
+    let name: String = name.chars().filter(is_seen).take(MAX_NAME_CHARS).collect();
+    match name.trim() {
+        "" | "." | ".." => "unnamed".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_what_people_see_of_it() {
+        for (raw, readable) in [
+            ("../../../etc/passwd", "passwd"),
+            ("..\\..\\boot.ini", "boot.ini"),
+            ("photo\u{202e}gnp.exe", "photognp.exe"),
+            ("a\u{0}b\r\nc\u{7f}.png", "abc.png"),
+            ("  rex.png ", "rex.png"),
+            ("/", "unnamed"),
+            ("..", "unnamed"),
+            ("süß 犬 🐶.png", "süß 犬 🐶.png"),
+        ] {
+            assert_eq!(readable_name(raw), readable, "{raw:?}");
+        }
+        assert_eq!(readable_name(&"a".repeat(10_000)).len(), MAX_NAME_CHARS);
+    }
 }

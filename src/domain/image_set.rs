@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
 use super::id::ImageSetId;
+use super::record::Record;
 use super::scheduler::SchedulerName;
 use super::storage_key::StorageKey;
 
@@ -58,6 +59,7 @@ pub struct ImageSet {
     /// How it was generated; generated sets only.
     pub generation: Option<Generation>,
     pub created_at: DateTime<Utc>,
+    pub record: Record,
 }
 
 impl ImageSet {

@@ -7,7 +7,7 @@ pub const MAX_ERRORS: usize = 100;
 
 /// The most characters of a pointer and of a detail: both can repeat what the request says.
 const MAX_POINTER_CHARS: usize = 200;
-const MAX_DETAIL_CHARS: usize = 1000;
+pub const MAX_DETAIL_CHARS: usize = 1000;
 
 /// One rule that one field of a request breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod cost;
 pub mod forecast;
+pub mod named;
 pub mod schedule;
 
 use std::time::Duration;
@@ -19,6 +20,7 @@ use super::digest::Digest;
 use super::evaluation::EvaluationTask;
 use super::id::{CompressionId, EvaluationId, JobId, MergeId, ProjectId, SampleId, TrainingId};
 use super::merge::{MergeReport, MergeTask};
+use super::record::Labels;
 use super::sample::SampleTask;
 use super::training::TrainingTask;
 use super::warning::Warning;
@@ -292,6 +294,8 @@ pub struct Job<T = Task> {
     /// When the last attempt took its first denoising step; samples that have succeeded only.
     pub first_step_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
+    /// What the client has attached to it.
+    pub labels: Labels,
 }
 
 impl<T> Job<T> {
@@ -320,6 +324,7 @@ impl<T> Job<T> {
             finish_before: self.finish_before,
             first_step_at: self.first_step_at,
             finished_at: self.finished_at,
+            labels: self.labels,
             merge_report: self.merge_report,
             warnings: self.warnings,
             previous_attempts: self.previous_attempts,
@@ -450,10 +455,10 @@ mod tests {
     #[test]
     fn a_task_of_a_newer_program_says_which_program_is_needed() {
         let mut task = early_training();
-        task["version"] = json!(5);
+        task["version"] = json!(6);
 
         let error = serde_json::from_value::<Task>(task).unwrap_err().to_string();
 
-        assert!(error.contains("version 5 is unknown") && error.contains("newer"), "{error}");
+        assert!(error.contains("version 6 is unknown") && error.contains("newer"), "{error}");
     }
 }

@@ -12,6 +12,7 @@ use super::concept::{ConceptWords, Handle};
 use super::digest::Digest;
 use super::id::{ConceptId, ImageId};
 use super::invalid::{Checks, FieldError, Invalid};
+use super::promotion::Promote;
 use super::regularization::Regularization;
 use super::storage_key::StorageKey;
 use super::version::TaskVersion;
@@ -93,7 +94,7 @@ pub struct TrainingRecipe {
 }
 
 /// Further names of recipe fields in requests, with the names that answers use.
-const FIELD_ALIASES: [(&str, &str); 3] = [
+pub const FIELD_ALIASES: [(&str, &str); 3] = [
     ("learning_rate_schedule", "lr_scheduler"),
     ("learning_rate_warmup_steps", "lr_warmup_steps"),
     ("adam_weight_decay", "weight_decay"),
@@ -289,6 +290,8 @@ pub struct TrainingTask {
     /// What the training goes on from; `None` for the base model.
     pub start_from: Option<StartFrom>,
     pub seed: u64,
+    /// Whether the delta becomes the current one of the concepts.
+    pub promote: Promote,
 }
 
 /// A task as any version has written it.
@@ -310,6 +313,9 @@ struct StoredTrainingTask {
     #[serde(default)]
     start_from: Option<StartFrom>,
     seed: u64,
+    /// Since version 5.
+    #[serde(default = "Promote::before_there_was_a_choice")]
+    promote: Promote,
 }
 
 impl From<StoredTrainingTask> for TrainingTask {
@@ -326,6 +332,7 @@ impl From<StoredTrainingTask> for TrainingTask {
             regularization,
             start_from: stored.start_from,
             seed: stored.seed,
+            promote: stored.promote,
         }
     }
 }

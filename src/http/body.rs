@@ -1,15 +1,21 @@
 //! What several resources have in common: times, lists and their cursors.
 
+use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat, Utc};
 use data_encoding::BASE64URL_NOPAD;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
-use crate::domain::page::{Page, PageOf};
+use crate::domain::job::JobStatus;
+use crate::domain::page::{Order, Page, PageOf};
+use crate::domain::record::ExternalId;
 
 /// A time in UTC, to the millisecond.
 #[derive(Clone, Copy, Debug, ToSchema)]
@@ -28,39 +34,112 @@ impl From<DateTime<Utc>> for Timestamp {
     }
 }
 
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time = DateTime::parse_from_rfc3339(&text).map_err(|_| {
+            D::Error::custom("not a time: write it as in RFC 3339, such as 2026-11-23T12:00:00Z")
+        })?;
+        Ok(Self(time.to_utc()))
+    }
+}
+
+/// Declares the parameters of lists: those that all have, and further ones.
+macro_rules! list_queries {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Deserialize, IntoParams)]
+        #[serde(deny_unknown_fields)]
+        #[into_params(parameter_in = Query)]
+        pub(crate) struct $name {
+            /// The maximum number of items to return, from 1 to 100. Defaults to 20.
+            #[param(minimum = 1, maximum = 100)]
+            limit: Option<i64>,
+            /// The `next_cursor` of the previous page. Without it, the list starts at its beginning.
+            after: Option<String>,
+            /// `desc` lists the newest first, `asc` the oldest. Defaults to `desc`.
+            #[param(inline)]
+            order: Option<Order>,
+            /// Return only what was created after this time.
+            #[param(value_type = Option<String>, format = DateTime)]
+            created_after: Option<Timestamp>,
+            /// Return only what was created before this time.
+            #[param(value_type = Option<String>, format = DateTime)]
+            created_before: Option<Timestamp>,
+            $($(#[$field_doc])* pub(crate) $field: $type,)*
+        }
+
+        impl $name {
+            /// The page that is asked for.
+            pub(crate) fn page(&self) -> Result<Page, FieldError> {
+                let page = page(self.limit, self.after.as_deref())?;
+                Ok(Page {
+                    order: self.order.unwrap_or_default(),
+                    created_after: self.created_after.map(|time| time.0),
+                    created_before: self.created_before.map(|time| time.0),
+                    ..page
+                })
+            }
+        }
+    )*};
+}
+
+list_queries! {
+    /// Which items of a list to return.
+    ListQuery {
+        /// Return only the one with this id of your own.
+        external_id: Option<ExternalId>,
+    }
+
+    /// Which deltas to return.
+    DeltaQuery {
+        /// Return only deltas that contain this concept, given by id or handle.
+        concept: Option<String>,
+        /// Return only the one with this id of your own.
+        external_id: Option<ExternalId>,
+    }
+
+    /// Which jobs to return.
+    JobQuery {
+        /// Return only jobs with this status.
+        #[param(inline)]
+        status: Option<JobStatus>,
+        /// Return only jobs that learn this concept or use a delta that contains it. The concept is given by id or handle.
+        concept: Option<String>,
+        /// Return only the one with this id of your own.
+        external_id: Option<ExternalId>,
+    }
+}
+
 /// Which page of a list to return.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(crate) struct ListQuery {
+pub(crate) struct PageQuery {
     /// The maximum number of items to return, from 1 to 100. Defaults to 20.
-    #[serde(default = "default_limit")]
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: i64,
-    /// The `next_cursor` of the previous page. Without it, the list starts with the newest item.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<i64>,
+    /// The `next_cursor` of the previous page. Without it, the list starts at its beginning.
     after: Option<String>,
 }
 
-pub(crate) fn default_limit() -> i64 {
-    20
-}
-
-impl ListQuery {
+impl PageQuery {
     /// The page that is asked for.
     pub(crate) fn page(&self) -> Result<Page, FieldError> {
         page(self.limit, self.after.as_deref())
     }
 }
 
-/// The page of a resource whose query has further parameters.
-pub(crate) fn page(limit: i64, after: Option<&str>) -> Result<Page, FieldError> {
+/// The page of a list with parameters of its own.
+pub(crate) fn page(limit: Option<i64>, after: Option<&str>) -> Result<Page, FieldError> {
+    let limit = limit.unwrap_or(20);
     if !(1..=100).contains(&limit) {
         return Err(FieldError::new("limit", Code::OutOfRange, "limit is 1 to 100"));
     }
-    Ok(Page { before: after.map(decode_cursor).transpose()?, limit })
+    Ok(Page { after: after.map(decode_cursor).transpose()?, ..Page::newest(limit) })
 }
 
-/// One page of a list, newest first.
+/// One page of a list.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ListBody<T> {
     #[schema(value_type = String, examples("list"))]
@@ -73,7 +152,12 @@ pub(crate) struct ListBody<T> {
     next_cursor: Option<String>,
 }
 
-impl<T> ListBody<T> {
+/// The answer that is a page of a list. On its way out it gets the header `Link`, with the address of the next page.
+#[derive(Debug)]
+pub(crate) struct List<T>(ListBody<T>);
+
+impl<T> List<T> {
+    /// - `id`: what cursors are made of
     pub(crate) fn new<U>(
         page: PageOf<U>,
         id: impl Fn(&U) -> Uuid,
@@ -83,8 +167,40 @@ impl<T> ListBody<T> {
         let next_cursor =
             if has_more { items.last().map(|item| encode_cursor(id(item))) } else { None };
         let data = items.into_iter().map(body).collect();
-        Self { object: "list", data, has_more, next_cursor }
+        Self(ListBody { object: "list", data, has_more, next_cursor })
     }
+}
+
+/// The cursor of the next page, in the extensions of a response.
+#[derive(Clone, Debug)]
+struct NextCursor(String);
+
+impl<T: Serialize> IntoResponse for List<T> {
+    fn into_response(self) -> Response {
+        let next = self.0.next_cursor.clone();
+        let mut response = axum::Json(self.0).into_response();
+        if let Some(cursor) = next {
+            response.extensions_mut().insert(NextCursor(cursor));
+        }
+        response
+    }
+}
+
+/// Adds the address of the next page to lists: the same query with another `after`.
+pub(crate) async fn with_next_page(request: Request, next: Next) -> Response {
+    let uri = request.uri().clone();
+    let mut response = next.run(request).await;
+    if let Some(NextCursor(cursor)) = response.extensions_mut().remove() {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        let given = url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        query.extend_pairs(given.filter(|(name, _)| name != "after"));
+        query.append_pair("after", &cursor);
+        let link = format!("<{}?{}>; rel=\"next\"", uri.path(), query.finish());
+        if let Ok(link) = HeaderValue::try_from(link) {
+            response.headers_mut().append(header::LINK, link);
+        }
+    }
+    response
 }
 
 /// The first byte of cursors, so that a later format can be distinguished.

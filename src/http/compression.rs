@@ -6,17 +6,19 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{ListBody, ListQuery};
-use super::dry_run::{self, DryRunBody};
+use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobBody, JobResource};
 use super::precondition::IfMatch;
 use crate::app::compression::{Compression, NewCompression};
+use crate::app::queue::JobOptions;
 use crate::app::{App, Caller, Precondition};
 use crate::domain::compression::{CompressionReport, CompressionTask};
 use crate::domain::id::{CompressionId, ConceptId, DeltaId};
 use crate::domain::job::schedule::{Priority, Schedule};
+use crate::domain::record::{ExternalId, Labels, Metadata};
 
 /// How to compress a delta: either `rank` or `energy`.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -46,9 +48,21 @@ pub(crate) struct StartCompression {
     /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
     #[schema(minimum = 1, maximum = 31_536_000)]
     finish_within_seconds: Option<u64>,
+    /// Texts of your own, to be returned with the job and never interpreted: at most 16, with keys of up to 64 and values of up to
+    /// 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the job, of up to 255 characters. A second job of this kind with the same one is refused with
+    /// `external_id_taken`, which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 impl StartCompression {
+    fn options(&self) -> JobOptions {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        let labels = Labels { metadata, external_id: self.external_id.clone() };
+        JobOptions { schedule: self.schedule(), labels }
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule {
             priority: self.priority.unwrap_or_default(),
@@ -139,9 +153,10 @@ impl From<CompressionTask> for ResolvedCompression {
         ("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end"),
     ),
     responses(
-        (status = 200, body = DryRunBody<ResolvedCompression>, description = "The request was a dry run, and nothing has been made"),
+        (status = 200, body = DryRunOrJob<CompressionBody, ResolvedCompression>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the compression has failed or was canceled: see `error`"),
         (status = 201, body = CompressionBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the compression has ended"),
+            description = "The request asked to wait with `Prefer: wait=N`, and the compression has succeeded"),
         (status = 202, body = CompressionBody, headers(("location" = String)),
             description = "The compression is queued"),
         (status = 404, body = Problem, content_type = "application/problem+json",
@@ -158,12 +173,12 @@ pub(crate) async fn compress_delta(
     headers: HeaderMap,
     Json(body): Json<StartCompression>,
 ) -> Result<Response, ApiError> {
-    let schedule = body.schedule();
+    let options = body.options();
     if body.dry_run.unwrap_or_default() {
-        let dry_run = app.try_compression(&caller, delta_id, body.into(), schedule).await?;
+        let dry_run = app.try_compression(&caller, delta_id, body.into(), options).await?;
         return Ok(dry_run::answer(dry_run));
     }
-    let compression = app.start_compression(&caller, delta_id, body.into(), schedule).await?;
+    let compression = app.start_compression(&caller, delta_id, body.into(), options).await?;
     Ok(job::started(&app, &caller, &headers, compression).await?.into_response())
 }
 
@@ -184,13 +199,17 @@ pub(crate) async fn get_compression(
 }
 
 /// Lists compressions, newest first.
-#[utoipa::path(get, path = "/v1/compressions", tag = "compressions", params(ListQuery),
-    responses((status = 200, body = ListBody<CompressionBody>, description = "OK")))]
+#[utoipa::path(get, path = "/v1/compressions", tag = "compressions", params(JobQuery),
+    responses(
+        (status = 200, body = ListBody<CompressionBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`: there is no such `concept`"),
+    ))]
 pub(crate) async fn list_compressions(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<CompressionBody>>, ApiError> {
+    Query(query): Query<JobQuery>,
+) -> Result<List<CompressionBody>, ApiError> {
     job::list::<CompressionTask>(&app, &caller, &query).await
 }
 

@@ -1,18 +1,23 @@
 //! Concepts: what users teach.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{ListBody, ListQuery, Timestamp, location};
+use super::body::{List, ListBody, ListQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use crate::app::concept::{CountedConcept, NewConcept};
-use crate::app::{App, Caller};
+use super::precondition::IfMatch;
+use super::record::{DeletionBody, DeletionQuery, MergePatch, RecordBody, present};
+use crate::app::concept::{ConceptChanges, CountedConcept, NewConcept};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::concept::{ClassNoun, ConceptWords, Handle, ModifierToken};
 use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::record::{ExternalId, Labels, LabelsPatch, Metadata};
 
 /// A concept to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -25,12 +30,19 @@ pub(crate) struct CreateConcept {
     modifier_token: Option<ModifierToken>,
     /// The ordinary word for what the concept is.
     class_noun: ClassNoun,
+    /// Texts of your own, to be returned with the concept and never interpreted: at most 16, with keys of up to 64 and values of
+    /// up to 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the concept, of up to 255 characters. A second concept with the same one is refused with
+    /// `external_id_taken`, which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 impl From<CreateConcept> for NewConcept {
     fn from(body: CreateConcept) -> Self {
-        let CreateConcept { handle, modifier_token, class_noun } = body;
-        Self { handle, words: ConceptWords { modifier_token, class_noun } }
+        let CreateConcept { handle, modifier_token, class_noun, metadata, external_id } = body;
+        let labels = Labels { metadata: metadata.unwrap_or_default(), external_id };
+        Self { handle, words: ConceptWords { modifier_token, class_noun }, labels }
     }
 }
 
@@ -45,11 +57,12 @@ pub(crate) struct ConceptBody {
     words: ConceptWords,
     /// The number of photos.
     image_count: i64,
-    /// The delta that a prompt uses when it names the concept: the result of the newest training that has succeeded. Null
-    /// before the first.
+    /// The delta that a prompt uses when it names the concept: the result of its first training, or the one that was promoted
+    /// last. Null before the first.
     current_delta: Option<DeltaId>,
     created_at: Timestamp,
-    updated_at: Timestamp,
+    #[serde(flatten)]
+    record: RecordBody,
 }
 
 impl From<CountedConcept> for ConceptBody {
@@ -62,7 +75,7 @@ impl From<CountedConcept> for ConceptBody {
             image_count,
             current_delta: concept.current_delta,
             created_at: concept.created_at.into(),
-            updated_at: concept.updated_at.into(),
+            record: concept.record.into(),
         }
     }
 }
@@ -74,7 +87,7 @@ impl From<CountedConcept> for ConceptBody {
     responses(
         (status = 201, body = ConceptBody, headers(("location" = String)), description = "Created"),
         (status = 409, body = Problem, content_type = "application/problem+json",
-            description = "`handle_taken`, `modifier_token_taken`"),
+            description = "`handle_taken`, `modifier_token_taken`, `external_id_taken`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`missing_field`, `unknown_field`, `invalid_value`, `out_of_range`, …"),
     ))]
@@ -114,8 +127,79 @@ pub(crate) async fn list_concepts(
     State(app): State<App>,
     caller: Caller,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<ConceptBody>>, ApiError> {
-    let page = app.concepts(&caller, query.page()?).await?;
-    let id = |counted: &CountedConcept| counted.concept.concept_id.0;
-    Ok(axum::Json(ListBody::new(page, id, ConceptBody::from)))
+) -> Result<List<ConceptBody>, ApiError> {
+    let page = app.concepts(&caller, query.external_id.as_ref(), query.page()?).await?;
+    Ok(List::new(page, |counted| counted.concept.concept_id.0, ConceptBody::from))
+}
+
+/// Changes of a concept, as a JSON merge patch (RFC 7396): fields that are absent stay as they are.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PatchConcept {
+    /// Another name in requests, unique among all concepts.
+    handle: Option<Handle>,
+    /// Entries to add or to replace; an entry that is null is removed. Null removes all entries. At most 16 remain, with keys of
+    /// up to 64 and values of up to 512 characters.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<std::collections::HashMap<String, Option<String>>>)]
+    metadata: Option<Option<BTreeMap<String, Option<String>>>>,
+    /// Another id of your own, of up to 255 characters. Null removes it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    external_id: Option<Option<ExternalId>>,
+}
+
+/// Changes a concept's handle, or what you have attached to it.
+///
+/// Its words cannot be changed: deltas have learned them. To use others, create another concept.
+#[utoipa::path(patch, path = "/v1/concepts/{concept}", tag = "concepts", request_body = PatchConcept,
+    params(("concept" = String, Path, description = "Id or handle"), IfMatch),
+    responses(
+        (status = 200, body = ConceptBody, description = "As it is after the change"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`handle_taken`, `external_id_taken`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`unknown_field`, `invalid_value`"),
+    ))]
+pub(crate) async fn patch_concept(
+    State(app): State<App>,
+    caller: Caller,
+    Path(concept): Path<String>,
+    precondition: Precondition,
+    MergePatch(body): MergePatch<PatchConcept>,
+) -> Result<axum::Json<ConceptBody>, ApiError> {
+    let PatchConcept { handle, metadata, external_id } = body;
+    let changes = ConceptChanges { handle, labels: LabelsPatch { metadata, external_id } };
+    Ok(axum::Json(app.update_concept(&caller, &concept, changes, &precondition).await?.into()))
+}
+
+/// Deletes a concept with its photos, and with the trainings, deltas, samples, evaluations and images that were made of it alone.
+///
+/// What another concept is part of as well, such as a merge or a joint training, and jobs that have not ended, depend on it: the
+/// response is 409 and names them, unless `cascade=true` deletes them too. A worker that is busy with one of these jobs stops at
+/// its next step. Files are deleted from the object store at once.
+#[utoipa::path(delete, path = "/v1/concepts/{concept}", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle"), DeletionQuery, IfMatch),
+    responses(
+        (status = 200, body = DeletionBody, description = "Deleted, with what belonged to it"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`concept_in_use`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+    ))]
+pub(crate) async fn delete_concept(
+    State(app): State<App>,
+    caller: Caller,
+    Path(concept): Path<String>,
+    Query(query): Query<DeletionQuery>,
+    precondition: Precondition,
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_concept(&caller, &concept, query.cascade, &precondition).await?;
+    Ok(DeletionBody::new(concept, removed))
 }

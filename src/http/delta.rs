@@ -6,13 +6,16 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::body::{ListBody, Timestamp, default_limit, page};
+use super::body::{DeltaQuery, List, ListBody, Timestamp};
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
 use super::job::job_path;
+use super::precondition::IfMatch;
+use super::record::{DeletionBody, DeletionQuery, MergePatch, PatchLabels, RecordBody};
 use crate::app::delta::DeltaContents;
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
+use crate::db::label::Labelled;
 use crate::domain::concept::{ConceptWords, Handle};
 use crate::domain::delta::{DeltaConcept, DeltaFormat};
 use crate::domain::digest::Digest;
@@ -38,6 +41,8 @@ pub(crate) struct DeltaBody {
     /// starts. Samples of this delta alone do not need it.
     merge_error: Option<String>,
     created_at: Timestamp,
+    #[serde(flatten)]
+    record: RecordBody,
     /// Path of the file.
     url: String,
 }
@@ -69,23 +74,10 @@ impl From<DeltaContents> for DeltaBody {
             sha256: delta.sha256,
             merge_error: delta.pack_error,
             created_at: delta.created_at.into(),
+            record: delta.record.into(),
             url: format!("/v1/deltas/{}/content", delta.delta_id),
         }
     }
-}
-
-/// Which deltas to return.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct DeltaQuery {
-    /// The maximum number of items to return, from 1 to 100. Defaults to 20.
-    #[param(minimum = 1, maximum = 100, default = 20)]
-    limit: Option<i64>,
-    /// The `next_cursor` of the previous page. Without it, the list starts with the newest item.
-    after: Option<String>,
-    /// Return only deltas that contain this concept, given by id or handle.
-    concept: Option<String>,
 }
 
 /// Lists deltas, newest first.
@@ -99,10 +91,10 @@ pub(crate) async fn list_deltas(
     State(app): State<App>,
     caller: Caller,
     Query(query): Query<DeltaQuery>,
-) -> Result<axum::Json<ListBody<DeltaBody>>, ApiError> {
-    let page = page(query.limit.unwrap_or_else(default_limit), query.after.as_deref())?;
-    let deltas = app.deltas(&caller, query.concept.as_deref(), page).await?;
-    Ok(axum::Json(ListBody::new(deltas, |one| one.delta.delta_id.0, DeltaBody::from)))
+) -> Result<List<DeltaBody>, ApiError> {
+    let (concept, external_id) = (query.concept.as_deref(), query.external_id.as_ref());
+    let deltas = app.deltas(&caller, concept, external_id, query.page()?).await?;
+    Ok(List::new(deltas, |one| one.delta.delta_id.0, DeltaBody::from))
 }
 
 /// Returns what is known about a delta.
@@ -118,6 +110,60 @@ pub(crate) async fn get_delta(
     Path(delta_id): Path<DeltaId>,
 ) -> Result<axum::Json<DeltaBody>, ApiError> {
     Ok(axum::Json(app.delta(&caller, delta_id).await?.into()))
+}
+
+/// Changes what you have attached to a delta.
+///
+/// Its weights never change.
+#[utoipa::path(patch, path = "/v1/deltas/{delta_id}", tag = "deltas", request_body = PatchLabels,
+    params(("delta_id" = DeltaId, Path), IfMatch),
+    responses(
+        (status = 200, body = DeltaBody, description = "As it is after the change"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`external_id_taken`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`unknown_field`, `invalid_value`"),
+    ))]
+pub(crate) async fn patch_delta(
+    State(app): State<App>,
+    caller: Caller,
+    Path(delta_id): Path<DeltaId>,
+    precondition: Precondition,
+    MergePatch(body): MergePatch<PatchLabels>,
+) -> Result<axum::Json<DeltaBody>, ApiError> {
+    app.relabel(&caller, Labelled::Delta(delta_id), body.into(), &precondition).await?;
+    Ok(axum::Json(app.delta(&caller, delta_id).await?.into()))
+}
+
+/// Deletes a delta.
+///
+/// If it is the current delta of a concept, the response is 409, unless `cascade=true`: then the concept goes back to the delta
+/// that was the current one before. The job that made it stays, and so do samples and merges that have used it. Jobs that have
+/// not ended and need it keep its file until they have.
+#[utoipa::path(delete, path = "/v1/deltas/{delta_id}", tag = "deltas",
+    params(("delta_id" = DeltaId, Path), DeletionQuery, IfMatch),
+    responses(
+        (status = 200, body = DeletionBody, description = "Deleted"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`delta_in_use`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+    ))]
+pub(crate) async fn delete_delta(
+    State(app): State<App>,
+    caller: Caller,
+    Path(delta_id): Path<DeltaId>,
+    Query(query): Query<DeletionQuery>,
+    precondition: Precondition,
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_delta(&caller, delta_id, query.cascade, &precondition).await?;
+    Ok(DeletionBody::new(delta_id, removed))
 }
 
 /// Which file of a delta to return.

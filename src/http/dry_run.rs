@@ -29,6 +29,15 @@ pub(crate) struct DryRunBody<T> {
     warnings: Vec<Warning>,
 }
 
+/// A dry run, or a job that has ended without success while its request waited.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes answers; the handlers write either")]
+pub(crate) enum DryRunOrJob<B, T> {
+    DryRun(DryRunBody<T>),
+    Job(B),
+}
+
 /// How long a job would wait and run.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct EstimateBody {

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use crate::app::Refusal;
 use crate::domain::code::Code;
-use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::invalid::{FieldError, Invalid, MAX_DETAIL_CHARS, shortened};
 
 /// Why a request failed: refused by a verb, or not a valid request.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +23,9 @@ pub(crate) enum ApiError {
     Malformed(String),
     #[error("the header {name} cannot be read: {detail}")]
     MalformedHeader { name: HeaderName, detail: String },
+    /// What stands in the path cannot be the name of anything.
+    #[error("{0}")]
+    NotFound(String),
     #[error("no such path: {0}")]
     NoRoute(String),
     #[error("the path does not support this method")]
@@ -68,7 +71,7 @@ impl ApiError {
             Self::Refused(refusal) => match refusal {
                 Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
-                Refusal::Conflict(_) => StatusCode::CONFLICT,
+                Refusal::Conflict(_) | Refusal::InUse(_) => StatusCode::CONFLICT,
                 Refusal::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }
@@ -80,7 +83,7 @@ impl ApiError {
                 }
             },
             Self::Malformed(_) | Self::MalformedHeader { .. } => StatusCode::BAD_REQUEST,
-            Self::NoRoute(_) => StatusCode::NOT_FOUND,
+            Self::NotFound(_) | Self::NoRoute(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::UnsupportedMediaType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -98,6 +101,7 @@ impl ApiError {
             Self::Refused(refusal) => refusal.code(),
             Self::Malformed(_) => Code::MalformedBody,
             Self::MalformedHeader { .. } => Code::MalformedHeader,
+            Self::NotFound(_) => Code::NotFound,
             Self::NoRoute(_) => Code::NoSuchPath,
             Self::MethodNotAllowed => Code::MethodNotAllowed,
             Self::UnsupportedMediaType(_) => Code::UnsupportedMediaType,
@@ -116,6 +120,7 @@ impl ApiError {
             Self::Refused(refusal) => refusal.errors(),
             Self::Malformed(_)
             | Self::MalformedHeader { .. }
+            | Self::NotFound(_)
             | Self::NoRoute(_)
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType(_)
@@ -138,6 +143,7 @@ impl ApiError {
                 errors.iter().map(|error| error.detail.as_str()).collect::<Vec<_>>().join("; ")
             }
         };
+        let detail = shortened(detail, MAX_DETAIL_CHARS);
         Problem {
             r#type: problem_type(self.code()),
             title: title(status).to_owned(),
@@ -258,6 +264,7 @@ impl IntoResponse for ApiError {
             }
             Self::Malformed(_)
             | Self::MalformedHeader { .. }
+            | Self::NotFound(_)
             | Self::NoRoute(_)
             | Self::MethodNotAllowed
             | Self::UnsupportedMediaType(_)

@@ -14,8 +14,8 @@ pub(crate) use self::file::{
     get_evaluation_alignment, get_evaluation_losses, get_evaluation_sheet,
 };
 pub(crate) use self::sample::{__path_list_evaluation_samples, list_evaluation_samples};
-use super::body::{ListBody, ListQuery};
-use super::dry_run::{self, DryRunBody};
+use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job;
@@ -33,9 +33,10 @@ use crate::domain::id::EvaluationId;
 #[utoipa::path(post, path = "/v1/evaluations", tag = "evaluations", request_body = StartEvaluation,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = DryRunBody<ResolvedEvaluation>, description = "The request was a dry run, and nothing has been made"),
+        (status = 200, body = DryRunOrJob<EvaluationBody, ResolvedEvaluation>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the evaluation has failed or was canceled: see `error`"),
         (status = 201, body = EvaluationBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the evaluation has ended"),
+            description = "The request asked to wait with `Prefer: wait=N`, and the evaluation has succeeded"),
         (status = 202, body = EvaluationBody, headers(("location" = String)),
             description = "The evaluation is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
@@ -50,12 +51,12 @@ pub(crate) async fn start_evaluation(
     headers: HeaderMap,
     Json(body): Json<StartEvaluation>,
 ) -> Result<Response, ApiError> {
-    let schedule = body.schedule();
+    let options = body.options();
     if body.dry_run.unwrap_or_default() {
-        let dry_run = app.try_evaluation(&caller, body.into(), schedule).await?;
+        let dry_run = app.try_evaluation(&caller, body.into(), options).await?;
         return Ok(dry_run::answer(dry_run));
     }
-    let evaluation = app.start_evaluation(&caller, body.into(), schedule).await?;
+    let evaluation = app.start_evaluation(&caller, body.into(), options).await?;
     Ok(job::started(&app, &caller, &headers, evaluation).await?.into_response())
 }
 
@@ -76,13 +77,17 @@ pub(crate) async fn get_evaluation(
 }
 
 /// Lists evaluations, newest first.
-#[utoipa::path(get, path = "/v1/evaluations", tag = "evaluations", params(ListQuery),
-    responses((status = 200, body = ListBody<EvaluationBody>, description = "OK")))]
+#[utoipa::path(get, path = "/v1/evaluations", tag = "evaluations", params(JobQuery),
+    responses(
+        (status = 200, body = ListBody<EvaluationBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`: there is no such `concept`"),
+    ))]
 pub(crate) async fn list_evaluations(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<EvaluationBody>>, ApiError> {
+    Query(query): Query<JobQuery>,
+) -> Result<List<EvaluationBody>, ApiError> {
     job::list::<EvaluationTask>(&app, &caller, &query).await
 }
 

@@ -6,11 +6,14 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::body::{ListBody, ListQuery, Timestamp};
+use super::body::{List, ListBody, ListQuery, Timestamp};
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
-use crate::app::{App, Caller};
+use super::precondition::IfMatch;
+use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
+use crate::app::{App, Caller, Precondition};
+use crate::db::label::Labelled;
 use crate::domain::composition::UsedRegion;
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
@@ -42,6 +45,8 @@ pub(crate) struct ImageBody {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     regions: Vec<UsedRegion>,
     created_at: Timestamp,
+    #[serde(flatten)]
+    record: RecordBody,
     /// Path of the PNG.
     #[schema(examples("/v1/images/img_01jd8q2m5xet8v3k9c0r4n7w6a/content"))]
     url: String,
@@ -69,6 +74,7 @@ impl From<Image> for ImageBody {
             sha256: image.sha256,
             regions: image.regions,
             created_at: image.created_at.into(),
+            record: image.record.into(),
             url: format!("/v1/images/{}/content", image.image_id),
         }
     }
@@ -87,9 +93,10 @@ pub(crate) async fn list_concept_images(
     caller: Caller,
     Path(concept): Path<String>,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<ImageBody>>, ApiError> {
-    let images = app.images_of_concept(&caller, &concept, query.page()?).await?;
-    Ok(axum::Json(ListBody::new(images, |image| image.image_id.0, ImageBody::from)))
+) -> Result<List<ImageBody>, ApiError> {
+    let external_id = query.external_id.as_ref();
+    let images = app.images_of_concept(&caller, &concept, external_id, query.page()?).await?;
+    Ok(List::new(images, |image| image.image_id.0, ImageBody::from))
 }
 
 /// Returns what is known about an image.
@@ -106,6 +113,82 @@ pub(crate) async fn get_image(
     Path(image_id): Path<ImageId>,
 ) -> Result<axum::Json<ImageBody>, ApiError> {
     Ok(axum::Json(app.image(&caller, image_id).await?.into()))
+}
+
+/// Changes what you have attached to an image.
+///
+/// The image itself never changes.
+#[utoipa::path(patch, path = "/v1/images/{image_id}", tag = "images", request_body = PatchLabels,
+    params(("image_id" = ImageId, Path), IfMatch),
+    responses(
+        (status = 200, body = ImageBody, description = "As it is after the change"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`external_id_taken`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`unknown_field`, `invalid_value`"),
+    ))]
+pub(crate) async fn patch_image(
+    State(app): State<App>,
+    caller: Caller,
+    Path(image_id): Path<ImageId>,
+    precondition: Precondition,
+    MergePatch(body): MergePatch<PatchLabels>,
+) -> Result<axum::Json<ImageBody>, ApiError> {
+    app.relabel(&caller, Labelled::Image(image_id), body.into(), &precondition).await?;
+    Ok(axum::Json(app.image(&caller, image_id).await?.into()))
+}
+
+/// Deletes an image: a photo of a concept, an upload to start samples from, or an image of a sample.
+///
+/// A job that has not ended and needs it keeps its file until it has.
+#[utoipa::path(delete, path = "/v1/images/{image_id}", tag = "images", params(("image_id" = ImageId, Path), IfMatch),
+    responses(
+        (status = 200, body = DeletionBody, description = "Deleted"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`image_in_use`: an evaluation that has not ended or a preference study shows it"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+    ))]
+pub(crate) async fn delete_image(
+    State(app): State<App>,
+    caller: Caller,
+    Path(image_id): Path<ImageId>,
+    precondition: Precondition,
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_image(&caller, None, image_id, &precondition).await?;
+    Ok(DeletionBody::new(image_id, removed))
+}
+
+/// Deletes a photo of a concept.
+///
+/// Deltas that were trained on it stay as they are. A job that has not ended and needs it keeps its file until it has.
+#[utoipa::path(delete, path = "/v1/concepts/{concept}/images/{image_id}", tag = "concepts",
+    params(
+        ("concept" = String, Path, description = "Id or handle"),
+        ("image_id" = ImageId, Path),
+        IfMatch,
+    ),
+    responses(
+        (status = 200, body = DeletionBody, description = "Deleted"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+    ))]
+pub(crate) async fn delete_concept_image(
+    State(app): State<App>,
+    caller: Caller,
+    Path((concept, image_id)): Path<(String, ImageId)>,
+    precondition: Precondition,
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_image(&caller, Some(&concept), image_id, &precondition).await?;
+    Ok(DeletionBody::new(image_id, removed))
 }
 
 /// Returns the image itself, as PNG.

@@ -10,11 +10,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::body::{ListBody, ListQuery, Timestamp};
+use super::body::{List, ListBody, ListQuery, PageQuery, Timestamp};
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
-use crate::app::{App, Caller};
+use super::precondition::IfMatch;
+use super::record::{MergePatch, PatchLabels, RecordBody};
+use crate::app::{App, Caller, Precondition};
+use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
 use crate::domain::id::ImageSetId;
@@ -46,6 +49,8 @@ pub(crate) struct ImageSetBody {
     /// How the set was generated. Generated sets only.
     generation: Option<Generation>,
     created_at: Timestamp,
+    #[serde(flatten)]
+    record: RecordBody,
     /// Path of the list of images.
     images_url: String,
 }
@@ -64,6 +69,7 @@ impl From<ImageSet> for ImageSetBody {
             verdicts: set.verdicts,
             generation: set.generation,
             created_at: set.created_at.into(),
+            record: set.record.into(),
             images_url: format!("/v1/image-sets/{}/images", set.image_set_id),
         }
     }
@@ -106,13 +112,13 @@ pub(crate) async fn list_image_sets(
     State(app): State<App>,
     caller: Caller,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<ImageSetBody>>, ApiError> {
-    let page = app.image_sets(&caller, query.page()?).await?;
+) -> Result<List<ImageSetBody>, ApiError> {
+    let page = app.image_sets(&caller, query.external_id.as_ref(), query.page()?).await?;
     let body = |mut set: ImageSet| {
         set.verdicts.files.clear();
         ImageSetBody::from(set)
     };
-    Ok(axum::Json(ListBody::new(page, |set| set.image_set_id.0, body)))
+    Ok(List::new(page, |set| set.image_set_id.0, body))
 }
 
 /// Returns an image set.
@@ -129,6 +135,33 @@ pub(crate) async fn get_image_set(
     Path(set): Path<String>,
 ) -> Result<axum::Json<ImageSetBody>, ApiError> {
     Ok(axum::Json(app.image_set(&caller, &set).await?.into()))
+}
+
+/// Changes what you have attached to an image set.
+///
+/// Its images never change.
+#[utoipa::path(patch, path = "/v1/image-sets/{set}", tag = "image sets", request_body = PatchLabels,
+    params(("set" = ImageSetId, Path), IfMatch),
+    responses(
+        (status = 200, body = ImageSetBody, description = "As it is after the change"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`external_id_taken`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`unknown_field`, `invalid_value`"),
+    ))]
+pub(crate) async fn patch_image_set(
+    State(app): State<App>,
+    caller: Caller,
+    Path(set): Path<ImageSetId>,
+    precondition: Precondition,
+    MergePatch(body): MergePatch<PatchLabels>,
+) -> Result<axum::Json<ImageSetBody>, ApiError> {
+    app.relabel(&caller, Labelled::ImageSet(set), body.into(), &precondition).await?;
+    Ok(axum::Json(app.image_set(&caller, &set.to_string()).await?.into()))
 }
 
 /// Deletes an image set.
@@ -155,7 +188,7 @@ pub(crate) async fn delete_image_set(
 
 /// Lists the images of a set, in the order of their paths.
 #[utoipa::path(get, path = "/v1/image-sets/{set}/images", tag = "image sets",
-    params(("set" = String, Path, description = "Id or digest"), ListQuery),
+    params(("set" = String, Path, description = "Id or digest"), PageQuery),
     responses(
         (status = 200, body = ListBody<SetImageBody>, description = "OK"),
         (status = 404, body = Problem, content_type = "application/problem+json",
@@ -165,14 +198,14 @@ pub(crate) async fn list_set_images(
     State(app): State<App>,
     caller: Caller,
     Path(set): Path<String>,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<SetImageBody>>, ApiError> {
+    Query(query): Query<PageQuery>,
+) -> Result<List<SetImageBody>, ApiError> {
     let page = query.page()?;
     let set = app.image_set(&caller, &set).await?.image_set_id;
-    let after = page.before.map_or(Ok(-1), place_of)?;
+    let after = page.after.map_or(Ok(-1), place_of)?;
     let images = app.images_of_set(&caller, &set.to_string(), after, page.limit).await?;
     let body = |image| SetImageBody::new(set, image);
-    Ok(axum::Json(ListBody::new(images, |image| cursor_of(image.index), body)))
+    Ok(List::new(images, |image| cursor_of(image.index), body))
 }
 
 /// The cursor of a place: lists have UUIDs as cursors.

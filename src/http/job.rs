@@ -1,5 +1,7 @@
 //! Jobs as a resource: one implementation for trainings, merges, samples, evaluations and compressions.
 
+pub(crate) mod edit;
+
 use std::time::Duration;
 
 use axum::Json;
@@ -7,14 +9,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::body::{ListBody, ListQuery, Timestamp};
+use super::body::{JobQuery, List, Timestamp};
 use super::error::{ApiError, problem_type};
-use crate::app::job::{JobNoun, Tracked};
+use crate::app::job::{JobNoun, Tracked, WantedJobs};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::id::JobId;
 use crate::domain::job::attempt::Attempt;
 use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
+use crate::domain::record::{ExternalId, Metadata};
 use crate::domain::warning::Warning;
 
 /// A kind of job as a resource: what its body is.
@@ -62,6 +65,10 @@ pub(crate) struct JobBody {
     finished_at: Option<Timestamp>,
     /// What the result may suffer from, as far as the request could tell. It was accepted all the same.
     warnings: Vec<Warning>,
+    /// Your own texts, as they were given.
+    metadata: Metadata,
+    /// Your own id for the job. Null if none was given.
+    external_id: Option<ExternalId>,
     urls: JobUrls,
 }
 
@@ -148,6 +155,8 @@ impl<N: JobNoun> From<&Job<N>> for JobBody {
             first_step_at: job.first_step_at.map(Timestamp::from),
             finished_at: job.finished_at.map(Timestamp::from),
             warnings: job.warnings.clone(),
+            metadata: job.labels.metadata.clone(),
+            external_id: job.labels.external_id.clone(),
             urls: JobUrls {
                 cancel: format!("{this}/cancel"),
                 events: format!("{this}/events"),
@@ -172,7 +181,8 @@ pub(crate) fn job_path(job_id: JobId, kind: JobKind) -> String {
 /// A job and how its state is answered.
 pub(crate) type JobAnswer<N> = (StatusCode, HeaderMap, Json<<N as JobResource>::Body>);
 
-/// The answer to a request that has queued a job: 202, or 201 if the client was willing to wait and the job has ended.
+/// The answer to a request that has queued a job: 202, or if the client was willing to wait and the job has ended, 201 with what
+/// it has made, or 200 if it has made nothing.
 pub(crate) async fn started<N: JobResource>(
     app: &App,
     caller: &Caller,
@@ -203,10 +213,15 @@ pub(crate) async fn get<N: JobResource>(
 pub(crate) async fn list<N: JobResource>(
     app: &App,
     caller: &Caller,
-    query: &ListQuery,
-) -> Result<Json<ListBody<N::Body>>, ApiError> {
-    let page = app.jobs::<N>(caller, query.page()?).await?;
-    Ok(Json(ListBody::new(page, |tracked| tracked.job.job_id.0, N::body)))
+    query: &JobQuery,
+) -> Result<List<N::Body>, ApiError> {
+    let wanted = WantedJobs {
+        status: query.status,
+        concept: query.concept.as_deref(),
+        external_id: query.external_id.clone(),
+    };
+    let page = app.jobs::<N>(caller, wanted, query.page()?).await?;
+    Ok(List::new(page, |tracked| tracked.job.job_id.0, N::body))
 }
 
 /// 202 while the request to stop takes effect, 200 once the job has ended, in whatever way.
@@ -228,7 +243,8 @@ const MAX_WAIT: Duration = Duration::from_secs(55);
 /// A client that did not ask to wait gets the same status however fast its job was.
 fn started_status(wait: Option<Duration>, job: JobStatus) -> StatusCode {
     match wait {
-        Some(_) if job.is_terminal() => StatusCode::CREATED,
+        Some(_) if job == JobStatus::Succeeded => StatusCode::CREATED,
+        Some(_) if job.is_terminal() => StatusCode::OK,
         Some(_) | None => StatusCode::ACCEPTED,
     }
 }
@@ -253,7 +269,8 @@ mod tests {
             (None, JobStatus::Queued, StatusCode::ACCEPTED),
             (Some(Duration::ZERO), JobStatus::Running, StatusCode::ACCEPTED),
             (Some(Duration::ZERO), JobStatus::Succeeded, StatusCode::CREATED),
-            (Some(MAX_WAIT), JobStatus::Failed, StatusCode::CREATED),
+            (Some(MAX_WAIT), JobStatus::Failed, StatusCode::OK),
+            (Some(MAX_WAIT), JobStatus::Canceled, StatusCode::OK),
         ] {
             assert_eq!(started_status(wait, job), status, "{wait:?}, {job:?}");
         }

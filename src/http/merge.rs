@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::report::MergeReportBody;
-use super::body::{ListBody, ListQuery};
-use super::dry_run::{self, DryRunBody};
+use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobBody, JobResource};
@@ -19,12 +19,14 @@ use super::precondition::IfMatch;
 use super::sample::DeltaUseBody;
 use crate::app::job::Merge;
 use crate::app::merge::NewMerge;
+use crate::app::queue::JobOptions;
 use crate::app::{App, Caller, Precondition};
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::{ConceptId, DeltaId, MergeId};
 use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::merge::options::{MergeMethod, MergeOptions};
 use crate::domain::merge::{MergeRecipe, MergeTask, Protected};
+use crate::domain::record::{ExternalId, Labels, Metadata};
 
 /// A merge to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -57,9 +59,21 @@ pub(crate) struct StartMerge {
     /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
     #[schema(minimum = 1, maximum = 31_536_000)]
     finish_within_seconds: Option<u64>,
+    /// Texts of your own, to be returned with the job and never interpreted: at most 16, with keys of up to 64 and values of up to
+    /// 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the job, of up to 255 characters. A second job of this kind with the same one is refused with
+    /// `external_id_taken`, which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 impl StartMerge {
+    fn options(&self) -> JobOptions {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        let labels = Labels { metadata, external_id: self.external_id.clone() };
+        JobOptions { schedule: self.schedule(), labels }
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule {
             priority: self.priority.unwrap_or_default(),
@@ -146,9 +160,10 @@ impl From<MergeTask> for ResolvedMerge {
 #[utoipa::path(post, path = "/v1/merges", tag = "merges", request_body = StartMerge,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = DryRunBody<ResolvedMerge>, description = "The request was a dry run, and nothing has been made"),
+        (status = 200, body = DryRunOrJob<MergeBody, ResolvedMerge>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the merge has failed or was canceled: see `error`"),
         (status = 201, body = MergeBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the merge has ended"),
+            description = "The request asked to wait with `Prefer: wait=N`, and the merge has succeeded"),
         (status = 202, body = MergeBody, headers(("location" = String)),
             description = "The merge is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
@@ -162,12 +177,12 @@ pub(crate) async fn start_merge(
     headers: HeaderMap,
     Json(body): Json<StartMerge>,
 ) -> Result<Response, ApiError> {
-    let schedule = body.schedule();
+    let options = body.options();
     if body.dry_run.unwrap_or_default() {
-        let dry_run = app.try_merge(&caller, body.into(), schedule).await?;
+        let dry_run = app.try_merge(&caller, body.into(), options).await?;
         return Ok(dry_run::answer(dry_run));
     }
-    let merge = app.start_merge(&caller, body.into(), schedule).await?;
+    let merge = app.start_merge(&caller, body.into(), options).await?;
     Ok(job::started(&app, &caller, &headers, merge).await?.into_response())
 }
 
@@ -187,13 +202,17 @@ pub(crate) async fn get_merge(
 }
 
 /// Lists merges, newest first.
-#[utoipa::path(get, path = "/v1/merges", tag = "merges", params(ListQuery),
-    responses((status = 200, body = ListBody<MergeBody>, description = "OK")))]
+#[utoipa::path(get, path = "/v1/merges", tag = "merges", params(JobQuery),
+    responses(
+        (status = 200, body = ListBody<MergeBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`: there is no such `concept`"),
+    ))]
 pub(crate) async fn list_merges(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<MergeBody>>, ApiError> {
+    Query(query): Query<JobQuery>,
+) -> Result<List<MergeBody>, ApiError> {
     job::list::<MergeTask>(&app, &caller, &query).await
 }
 

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use crate::app::queue::JobOptions;
 use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
@@ -232,7 +233,8 @@ async fn draw(
 ) -> Result<ImagesBody, ApiError> {
     let schedule =
         Schedule { finish_within_seconds: Some(WITHIN.as_secs()), ..Schedule::default() };
-    let queued = app.start_sample(caller, new, schedule).await?;
+    let options = JobOptions { schedule, ..JobOptions::default() };
+    let queued = app.start_sample(caller, new, options).await?;
     let guard = CancelOnDrop { app: app.clone(), caller: *caller, sample: Some(queued.id()) };
     // A little longer, so that a deadline that is missed is told as the job tells it.
     let sample = app.wait(caller, queued, WITHIN + Duration::from_secs(10)).await?;

@@ -10,16 +10,20 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{ListBody, ListQuery, Timestamp, location};
+use super::body::{List, ListBody, ListQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query, from_bytes_rejection};
+use super::precondition::IfMatch;
+use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
 use crate::app::preference::{NewSide, NewStudy, Side, Study, StudyResult};
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
+use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::evaluation::report::Estimate;
 use crate::domain::id::{EvaluationId, StudyId};
 use crate::domain::invalid::FieldError;
 use crate::domain::preference::{Criterion, StudySide};
+use crate::domain::record::{ExternalId, Labels, Metadata};
 
 /// A preference study to start.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -35,6 +39,12 @@ pub(crate) struct StartStudy {
     /// The number of links to make, one for each person, from 1 to 1000. Defaults to 1.
     #[schema(minimum = 1, maximum = 1000, default = 1)]
     links: Option<usize>,
+    /// Texts of your own, to be returned with the study and never interpreted: at most 16, with keys of up to 64 and values of up
+    /// to 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the study, of up to 255 characters. A second study with the same one is refused with `external_id_taken`,
+    /// which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 /// A subject of an evaluation.
@@ -77,6 +87,8 @@ pub(crate) struct StudyBody {
     /// The results so far, one for each criterion.
     results: Vec<StudyResultBody>,
     created_at: Timestamp,
+    #[serde(flatten)]
+    record: RecordBody,
 }
 
 /// How often the first of the two was preferred.
@@ -110,6 +122,7 @@ impl From<Study> for StudyBody {
             links: study.tokens.iter().map(|token| page::path(token)).collect(),
             results: study.results.into_iter().map(StudyResultBody::from).collect(),
             created_at: study.created_at.into(),
+            record: study.record.into(),
         }
     }
 }
@@ -122,6 +135,8 @@ impl From<Study> for StudyBody {
 #[utoipa::path(post, path = "/v1/preference-studies", tag = "preference studies", request_body = StartStudy,
     responses(
         (status = 201, body = StudyBody, headers(("location" = String)), description = "Created"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`external_id_taken`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`unknown_evaluation`, `missing_field`, `invalid_value`, `out_of_range`"),
     ))]
@@ -130,8 +145,9 @@ pub(crate) async fn start_study(
     caller: Caller,
     Json(body): Json<StartStudy>,
 ) -> Result<(StatusCode, [(header::HeaderName, HeaderValue); 1], axum::Json<StudyBody>), ApiError> {
-    let StartStudy { first, second, pairs, links } = body;
-    let new = NewStudy { sides: [first.into(), second.into()], pairs, links };
+    let StartStudy { first, second, pairs, links, metadata, external_id } = body;
+    let labels = Labels { metadata: metadata.unwrap_or_default(), external_id };
+    let new = NewStudy { sides: [first.into(), second.into()], pairs, links, labels };
     let study = app.start_study(&caller, new).await?;
     let path = format!("/v1/preference-studies/{}", study.study_id);
     Ok((StatusCode::CREATED, location(&path), axum::Json(study.into())))
@@ -160,9 +176,56 @@ pub(crate) async fn list_studies(
     State(app): State<App>,
     caller: Caller,
     Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<StudyBody>>, ApiError> {
-    let page = app.studies(&caller, query.page()?).await?;
-    Ok(axum::Json(ListBody::new(page, |study| study.study_id.0, StudyBody::from)))
+) -> Result<List<StudyBody>, ApiError> {
+    let page = app.studies(&caller, query.external_id.as_ref(), query.page()?).await?;
+    Ok(List::new(page, |study| study.study_id.0, StudyBody::from))
+}
+
+/// Changes what you have attached to a preference study.
+///
+/// What it compares cannot be changed.
+#[utoipa::path(patch, path = "/v1/preference-studies/{study_id}", tag = "preference studies",
+    request_body = PatchLabels, params(("study_id" = StudyId, Path), IfMatch),
+    responses(
+        (status = 200, body = StudyBody, description = "As it is after the change"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`external_id_taken`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`unknown_field`, `invalid_value`"),
+    ))]
+pub(crate) async fn patch_study(
+    State(app): State<App>,
+    caller: Caller,
+    Path(study_id): Path<StudyId>,
+    precondition: Precondition,
+    MergePatch(body): MergePatch<PatchLabels>,
+) -> Result<axum::Json<StudyBody>, ApiError> {
+    app.relabel(&caller, Labelled::Study(study_id), body.into(), &precondition).await?;
+    Ok(axum::Json(app.study(&caller, study_id).await?.into()))
+}
+
+/// Deletes a preference study with its links and votes.
+#[utoipa::path(delete, path = "/v1/preference-studies/{study_id}", tag = "preference studies",
+    params(("study_id" = StudyId, Path), IfMatch),
+    responses(
+        (status = 200, body = DeletionBody, description = "Deleted"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
+    ))]
+pub(crate) async fn delete_study(
+    State(app): State<App>,
+    caller: Caller,
+    Path(study_id): Path<StudyId>,
+    precondition: Precondition,
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_study(&caller, study_id, &precondition).await?;
+    Ok(DeletionBody::new(study_id, removed))
 }
 
 /// Makes further links to a preference study.

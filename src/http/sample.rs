@@ -6,14 +6,15 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{ListBody, ListQuery};
-use super::dry_run::{self, DryRunBody};
+use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::image::ImageBody;
 use super::job::{self, JobBody, JobResource};
 use super::precondition::IfMatch;
 use crate::app::job::Sample;
+use crate::app::queue::JobOptions;
 use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
@@ -26,6 +27,7 @@ use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
+use crate::domain::record::{ExternalId, Labels, Metadata};
 use crate::domain::sample::{DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName};
 
 /// Images to generate.
@@ -99,7 +101,8 @@ pub(crate) struct StartSample {
     /// How several concepts come into one picture. Defaults to `regional` for two or more deltas: the base model lays the
     /// picture out with plain nouns, then each concept's region is generated again with that concept alone.
     composition: Option<CompositionOptions>,
-    /// The manifest of a generated image, to generate that image again. Beside it, only `priority` and the deadlines may be given.
+    /// The manifest of a generated image, to generate that image again. Beside it, only `priority`, the deadlines, `metadata` and
+    /// `external_id` may be given.
     from_manifest: Option<Manifest>,
     /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
     /// warning. Nothing is made. Defaults to false.
@@ -113,9 +116,21 @@ pub(crate) struct StartSample {
     /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
     #[schema(minimum = 1, maximum = 31_536_000)]
     finish_within_seconds: Option<u64>,
+    /// Texts of your own, to be returned with the job and never interpreted: at most 16, with keys of up to 64 and values of up to
+    /// 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the job, of up to 255 characters. A second job of this kind with the same one is refused with
+    /// `external_id_taken`, which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 impl StartSample {
+    fn options(&self) -> JobOptions {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        let labels = Labels { metadata, external_id: self.external_id.clone() };
+        JobOptions { schedule: self.schedule(), labels }
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule {
             priority: self.priority.unwrap_or_default(),
@@ -301,9 +316,10 @@ impl From<SampleTask> for ResolvedSample {
 #[utoipa::path(post, path = "/v1/samples", tag = "samples", request_body = StartSample,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = DryRunBody<ResolvedSample>, description = "The request was a dry run, and nothing has been made"),
+        (status = 200, body = DryRunOrJob<SampleBody, ResolvedSample>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the sample has failed or was canceled: see `error`"),
         (status = 201, body = SampleBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the sample has ended"),
+            description = "The request asked to wait with `Prefer: wait=N`, and the sample has succeeded"),
         (status = 202, body = SampleBody, headers(("location" = String)),
             description = "The sample is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
@@ -318,12 +334,12 @@ pub(crate) async fn start_sample(
     headers: HeaderMap,
     Json(body): Json<StartSample>,
 ) -> Result<Response, ApiError> {
-    let schedule = body.schedule();
+    let options = body.options();
     if body.dry_run.unwrap_or_default() {
-        let dry_run = app.try_sample(&caller, body.try_into()?, schedule).await?;
+        let dry_run = app.try_sample(&caller, body.try_into()?, options).await?;
         return Ok(dry_run::answer(dry_run));
     }
-    let sample = app.start_sample(&caller, body.try_into()?, schedule).await?;
+    let sample = app.start_sample(&caller, body.try_into()?, options).await?;
     Ok(job::started(&app, &caller, &headers, sample).await?.into_response())
 }
 
@@ -343,13 +359,17 @@ pub(crate) async fn get_sample(
 }
 
 /// Lists samples, newest first.
-#[utoipa::path(get, path = "/v1/samples", tag = "samples", params(ListQuery),
-    responses((status = 200, body = ListBody<SampleBody>, description = "OK")))]
+#[utoipa::path(get, path = "/v1/samples", tag = "samples", params(JobQuery),
+    responses(
+        (status = 200, body = ListBody<SampleBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`: there is no such `concept`"),
+    ))]
 pub(crate) async fn list_samples(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<SampleBody>>, ApiError> {
+    Query(query): Query<JobQuery>,
+) -> Result<List<SampleBody>, ApiError> {
     job::list::<SampleTask>(&app, &caller, &query).await
 }
 

@@ -4,17 +4,18 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use utoipa::openapi::{RefOr, Schema};
+use utoipa::openapi::{Deprecated, ObjectBuilder, RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::body::{ListBody, ListQuery};
-use super::dry_run::{self, DryRunBody};
+use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::job::{self, JobBody, JobResource};
 use super::precondition::IfMatch;
 use super::regularization::{RegularizationBody, RegularizationForm};
 use crate::app::job::Training;
+use crate::app::queue::JobOptions;
 use crate::app::regularization::{NewRegularization, RegularizationChoice};
 use crate::app::training::NewTraining;
 use crate::app::{App, Caller, Precondition};
@@ -23,7 +24,11 @@ use crate::domain::id::{ConceptId, DeltaId, TrainingId};
 use crate::domain::invalid::Checks;
 use crate::domain::job::Metric;
 use crate::domain::job::schedule::{Priority, Schedule};
-use crate::domain::training::{ClassImages, Preset, TaskConcept, TrainingRecipe, TrainingTask};
+use crate::domain::promotion::Promote;
+use crate::domain::record::{ExternalId, Labels, Metadata};
+use crate::domain::training::{
+    ClassImages, FIELD_ALIASES, Preset, TaskConcept, TrainingRecipe, TrainingTask,
+};
 use crate::domain::training_report::TrainingReport;
 
 /// A training to start.
@@ -50,12 +55,16 @@ pub(crate) struct StartTraining {
     class_images: Option<ClassImages>,
     /// The delta to go on from instead of the base model, for example to teach a second concept on top of a first. The result
     /// contains that delta's concepts too, with the embedding rows of those that the training does not teach as they were. It
-    /// becomes the current delta only of the concepts that the training teaches.
+    /// can become the current delta only of the concepts that the training teaches.
     start_from: Option<DeltaId>,
     /// Random seed, from 0 to 2⁵³ − 1. The server chooses one if omitted. The same seed, photos and recipe give the same
     /// delta.
     #[schema(maximum = 9007199254740991_u64)]
     seed: Option<u64>,
+    /// Whether the resulting delta becomes the current delta of the concepts that the training teaches: `auto` if a concept has
+    /// none yet, `always`, or `never`. Defaults to `auto`. Any delta can be promoted later.
+    #[schema(value_type = Option<Promote>)]
+    promote: Option<Promote>,
     /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
     /// warning. Nothing is made. Defaults to false.
     dry_run: Option<bool>,
@@ -68,9 +77,21 @@ pub(crate) struct StartTraining {
     /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
     #[schema(minimum = 1, maximum = 31_536_000)]
     finish_within_seconds: Option<u64>,
+    /// Texts of your own, to be returned with the job and never interpreted: at most 16, with keys of up to 64 and values of up to
+    /// 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the job, of up to 255 characters. A second job of this kind with the same one is refused with
+    /// `external_id_taken`, which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 impl StartTraining {
+    fn options(&self) -> JobOptions {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        let labels = Labels { metadata, external_id: self.external_id.clone() };
+        JobOptions { schedule: self.schedule(), labels }
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule {
             priority: self.priority.unwrap_or_default(),
@@ -85,6 +106,14 @@ fn partial_recipe() -> RefOr<Schema> {
     let mut schema = TrainingRecipe::schema();
     if let RefOr::T(Schema::Object(object)) = &mut schema {
         object.required.clear();
+        for (alias, field) in FIELD_ALIASES {
+            let text = format!("Another name of `{field}`. Give one of the two.");
+            if let Some(RefOr::T(Schema::Object(field))) = object.properties.get(field) {
+                let field = ObjectBuilder::from(field.clone());
+                let field = field.description(Some(text)).deprecated(Some(Deprecated::True));
+                object.properties.insert(alias.to_owned(), field.build().into());
+            }
+        }
         object.description = Some("Fields of the recipe that differ from the preset.".to_owned());
     }
     schema
@@ -100,11 +129,13 @@ impl From<StartTraining> for NewTraining {
             class_images,
             start_from,
             seed,
+            promote,
             ..
         } = body;
+        let promote = promote.unwrap_or_default();
         let regularization = regularization.map(RegularizationChoice::from);
         let regularization = NewRegularization { class_images, regularization };
-        Self { concepts, preset, recipe, regularization, start_from, seed }
+        Self { concepts, preset, recipe, regularization, start_from, seed, promote }
     }
 }
 
@@ -148,6 +179,8 @@ pub(crate) struct ResolvedTraining {
     start_from: Option<DeltaId>,
     /// The random seed.
     seed: u64,
+    /// Whether the delta becomes the current one of the concepts that the training teaches.
+    promote: Promote,
 }
 
 /// A concept as it was when its training was requested.
@@ -205,6 +238,7 @@ impl From<TrainingTask> for ResolvedTraining {
             regularization: task.regularization.into(),
             start_from: task.start_from.map(|start| start.delta.delta_id),
             seed: task.seed,
+            promote: task.promote,
         }
     }
 }
@@ -212,14 +246,15 @@ impl From<TrainingTask> for ResolvedTraining {
 /// Starts a training on the photos that its concepts have now.
 ///
 /// The response is sent as soon as the job is queued. Follow its progress at `GET /v1/trainings/{training_id}` or
-/// `GET /v1/trainings/{training_id}/events`. When the training succeeds, its delta becomes the current delta of each of its
-/// concepts.
+/// `GET /v1/trainings/{training_id}/events`. When the training succeeds, its delta becomes the current delta of those of
+/// its concepts that have none yet; `promote` says otherwise.
 #[utoipa::path(post, path = "/v1/trainings", tag = "trainings", request_body = StartTraining,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = DryRunBody<ResolvedTraining>, description = "The request was a dry run, and nothing has been made"),
+        (status = 200, body = DryRunOrJob<TrainingBody, ResolvedTraining>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the training has failed or was canceled: see `error`"),
         (status = 201, body = TrainingBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the training has ended"),
+            description = "The request asked to wait with `Prefer: wait=N`, and the training has succeeded"),
         (status = 202, body = TrainingBody, headers(("location" = String)),
             description = "The training is queued"),
         (status = 422, body = Problem, content_type = "application/problem+json",
@@ -233,12 +268,12 @@ pub(crate) async fn start_training(
     headers: HeaderMap,
     Json(body): Json<StartTraining>,
 ) -> Result<Response, ApiError> {
-    let schedule = body.schedule();
+    let options = body.options();
     if body.dry_run.unwrap_or_default() {
-        let dry_run = app.try_training(&caller, body.into(), schedule).await?;
+        let dry_run = app.try_training(&caller, body.into(), options).await?;
         return Ok(dry_run::answer(dry_run));
     }
-    let training = app.start_training(&caller, body.into(), schedule).await?;
+    let training = app.start_training(&caller, body.into(), options).await?;
     Ok(job::started(&app, &caller, &headers, training).await?.into_response())
 }
 
@@ -259,13 +294,17 @@ pub(crate) async fn get_training(
 }
 
 /// Lists trainings, newest first.
-#[utoipa::path(get, path = "/v1/trainings", tag = "trainings", params(ListQuery),
-    responses((status = 200, body = ListBody<TrainingBody>, description = "OK")))]
+#[utoipa::path(get, path = "/v1/trainings", tag = "trainings", params(JobQuery),
+    responses(
+        (status = 200, body = ListBody<TrainingBody>, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`: there is no such `concept`"),
+    ))]
 pub(crate) async fn list_trainings(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<TrainingBody>>, ApiError> {
+    Query(query): Query<JobQuery>,
+) -> Result<List<TrainingBody>, ApiError> {
     job::list::<TrainingTask>(&app, &caller, &query).await
 }
 

@@ -15,7 +15,7 @@ use crate::app::photo::PhotoError;
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
 use crate::domain::concept::Concept;
-use crate::domain::image::{Image, MAX_PHOTO_BYTES, MAX_PHOTOS};
+use crate::domain::image::{Image, MAX_PHOTOS, readable_name};
 use crate::domain::invalid::{FieldError, Invalid};
 
 /// Photos to add.
@@ -272,21 +272,12 @@ fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>)
     Ok((StatusCode::CREATED, axum::Json(body)))
 }
 
-/// Reads one file; the rest of one that is too large is skipped.
+/// Reads one file. Of one that cannot be a photo, the rest is skipped.
 pub(super) async fn read_file(app: &App, mut part: Part<'_>) -> Result<UploadedFile, ApiError> {
-    let file_name = part.file_name().map(short_file_name);
-    let mut content = Some(app.receive());
-    let mut size_bytes = 0;
+    let file_name = part.file_name().map(readable_name);
+    let mut content = app.receive();
     while let Some(chunk) = part.chunk().await? {
-        size_bytes += chunk.len();
-        match &mut content {
-            Some(received) if size_bytes <= MAX_PHOTO_BYTES => received.push(&chunk).await?,
-            Some(_) | None => content = None,
-        }
+        content.push(&chunk).await?;
     }
     Ok(UploadedFile { file_name, content })
-}
-
-fn short_file_name(name: &str) -> String {
-    name.chars().filter(|c| !c.is_control()).take(200).collect()
 }

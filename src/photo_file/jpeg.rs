@@ -1,107 +1,164 @@
-//! Whether a JPEG is whole. Decoders fill up what is missing with grey, which no training should see.
+//! JPEG, also progressive and of four inks.
 
-use std::borrow::Cow;
+mod segments;
 
-use image::{ImageFormat, RgbImage};
+use image::RgbImage;
+use image::metadata::Orientation;
+use zune_jpeg::JpegDecoder;
+use zune_jpeg::errors::DecodeErrors;
+use zune_jpeg::zune_core::bytestream::ZCursor;
+use zune_jpeg::zune_core::colorspace::ColorSpace;
+use zune_jpeg::zune_core::options::DecoderOptions;
 
-const END_OF_IMAGE: u8 = 0xd9;
+use super::color::{self, Channels, IgnoredProfile, ToSrgb};
+use super::{Header, PhotoFileError, Pixels};
+use crate::domain::digest::Digest;
+use crate::domain::image::MAX_PHOTO_SIDE;
 
-/// The file with an end of image, or `None` if part of the image is missing.
-///
-/// Some cameras and cut transfers leave the last two bytes out. Then the image is whole if it does not depend on what
-/// follows.
-pub(super) fn with_end_of_image(file: &[u8]) -> Option<Cow<'_, [u8]>> {
-    if has_end_of_image(file) {
-        return Some(Cow::Borrowed(file));
+use self::segments::Segments;
+
+/// Each scan of a progressive JPEG goes over the whole image. Encoders write about ten.
+const MAX_SCANS: usize = 100;
+
+impl From<DecodeErrors> for PhotoFileError {
+    fn from(error: DecodeErrors) -> Self {
+        Self::Damaged(error.to_string())
     }
+}
+
+type Decoder<'a> = JpegDecoder<ZCursor<&'a [u8]>>;
+
+/// A decoder that has read the headers.
+fn open(file: &[u8]) -> Result<Decoder<'_>, PhotoFileError> {
+    let options = DecoderOptions::default()
+        .set_strict_mode(false)
+        .set_max_width(MAX_PHOTO_SIDE as usize)
+        .set_max_height(MAX_PHOTO_SIDE as usize);
+    let mut decoder = JpegDecoder::new_with_options(ZCursor::new(file), options);
+    decoder.decode_headers()?;
+    Ok(decoder)
+}
+
+pub(super) fn header(file: &[u8]) -> Result<Header, PhotoFileError> {
+    let segments = Segments::of(file);
+    let Some(frame) = &segments.frame else {
+        return Err(PhotoFileError::Damaged("it has no frame header".to_owned()));
+    };
+    if segments.scans > MAX_SCANS {
+        let scans = segments.scans;
+        let text = format!("it has {scans} scans, at most {MAX_SCANS} are taken");
+        return Err(PhotoFileError::Damaged(text));
+    }
+    let (width, height) = (u32::from(frame.width), u32::from(frame.height));
+    let pixels = u64::from(width) * u64::from(height);
+    // Gray becomes RGB in a copy; four inks become three colours in place.
+    let channels = if frame.components == 3 { 3 } else { 4 };
+    let coefficients = if frame.is_kept_whole { frame.coefficient_bytes() } else { 0 };
+    let rows = 64 * 16 * u64::from(width); // some rows of every component
+    let copies = if segments.reaches_end { 0 } else { 2 * file.len() as u64 };
+    Ok(Header {
+        width,
+        height,
+        decoder_bytes: channels * pixels
+            + coefficients
+            + rows
+            + copies
+            + 3 * segments.profile_bytes,
+    })
+}
+
+pub(super) fn read(file: &[u8]) -> Result<Pixels, PhotoFileError> {
+    let segments = Segments::of(file);
+    if segments.reaches_end {
+        return decode(file, &segments);
+    }
+    // Some cameras and cut transfers leave the last two bytes out. Decoders fill up what is missing with grey, which no training
+    // should see. The image is whole if it does not depend on what follows.
     let data = &file[..file.len() - file.iter().rev().take_while(|&&byte| byte == 0xff).count()];
-    let continued = |filler: &[u8]| [data, filler, &[0xff, END_OF_IMAGE]].concat();
-    let (one, other) = (continued(&[0x00; 64]), continued(&[0x6a; 64]));
-    (pixels(&one)? == pixels(&other)?).then(|| Cow::Owned(continued(&[])))
-}
-
-fn pixels(file: &[u8]) -> Option<RgbImage> {
-    let image = image::load_from_memory_with_format(file, ImageFormat::Jpeg).ok()?;
-    Some(image.into_rgb8())
-}
-
-/// Walks a JPEG from marker to marker and returns whether it reaches the end of the image.
-///
-/// Stray bytes before a marker are skipped, as libjpeg skips them.
-fn has_end_of_image(file: &[u8]) -> bool {
-    let mut at = 2; // behind the start of image
-    while let Some((marker, content)) = next_marker(file, at) {
-        at = match marker {
-            END_OF_IMAGE => return true,
-            0x01 | 0xd0..=0xd8 => content, // no content
-            _ => {
-                let Some(&[high, low]) = file.get(content..content + 2) else { return false };
-                content + usize::from(u16::from_be_bytes([high, low]))
-            }
-        };
+    let continued = |filler: &[u8]| [data, filler, &[0xff, segments::END_OF_IMAGE]].concat();
+    let digest = |filler: u8| {
+        let pixels = decode(&continued(&[filler; 64]), &segments);
+        pixels.map(|pixels| Digest::of(pixels.image.as_raw()))
+    };
+    match (digest(0x00), digest(0x6a)) {
+        (Ok(one), Ok(other)) if one == other => decode(&continued(&[]), &segments),
+        _ => Err(PhotoFileError::Damaged("no end of image".to_owned())),
     }
-    false
 }
 
-/// The next marker and where its content begins. Stuffed bytes of entropy-coded data are none.
-fn next_marker(file: &[u8], mut at: usize) -> Option<(u8, usize)> {
-    loop {
-        at += file.get(at..)?.iter().position(|&byte| byte == 0xff)?;
-        at += file.get(at..)?.iter().position(|&byte| byte != 0xff)?;
-        if file[at] != 0x00 {
-            return Some((file[at], at + 1));
+fn decode(file: &[u8], segments: &Segments) -> Result<Pixels, PhotoFileError> {
+    let mut decoder = open(file)?;
+    // What cannot be read of the metadata is no reason to refuse the pixels.
+    let exif = decoder.exif().map(Vec::as_slice);
+    let orientation = exif.and_then(Orientation::from_exif_chunk);
+    let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+    let (stored, channels) = match decoder.input_colorspace() {
+        Some(ColorSpace::Luma) => (ColorSpace::Luma, Channels::Gray),
+        Some(inks @ (ColorSpace::CMYK | ColorSpace::YCCK)) => (inks, Channels::Cmyk),
+        _ => (ColorSpace::RGB, Channels::Rgb),
+    };
+    let profile = match decoder.icc_profile() {
+        Some(profile) => color::fitting(&profile, channels),
+        None if segments.profile_bytes > 0 => Err(IgnoredProfile::Unreadable),
+        None => Ok(None),
+    };
+    let (profile, ignored_profile) = match profile {
+        Ok(profile) => (profile, None),
+        Err(reason) => (None, Some(reason)),
+    };
+    // Without a profile, the decoder's own conversion of inks is as good as any.
+    let (stored, channels) = match channels {
+        Channels::Cmyk if profile.is_none() => (ColorSpace::RGB, Channels::Rgb),
+        channels => (stored, channels),
+    };
+    decoder.set_options(decoder.options().jpeg_set_out_colorspace(stored));
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let mut image = vec![0; channels.count() * width * height];
+    decoder.decode_into(&mut image)?;
+
+    let mut to_srgb = ToSrgb::new(channels, profile.as_ref());
+    let (stride, rgb_stride) = (channels.count() * width, 3 * width);
+    if channels == Channels::Gray {
+        let mut rgb = vec![0; rgb_stride * height];
+        for (row, place) in image.chunks_exact(stride).zip(rgb.chunks_exact_mut(rgb_stride)) {
+            to_srgb.convert(row, place);
+        }
+        image = rgb;
+    } else if profile.is_some() {
+        let mut rgb = vec![0; rgb_stride];
+        for line in 0..height {
+            let row = &mut image[line * stride..][..stride];
+            if channels == Channels::Cmyk {
+                to_ink(row, stored, segments.is_adobe);
+            }
+            to_srgb.convert(row, &mut rgb);
+            // Three bytes a pixel never reach the line that is read next.
+            image[line * rgb_stride..][..rgb_stride].copy_from_slice(&rgb);
+        }
+        image.truncate(rgb_stride * height);
+    }
+    let image = RgbImage::from_raw(width as u32, height as u32, image).unwrap_or_default();
+    Ok(Pixels { image, orientation, ignored_profile })
+}
+
+/// Pixels of four inks as amounts of ink.
+///
+/// - `inverted`: whether the file has what is left of the paper's white instead, as Adobe's programs write it
+fn to_ink(row: &mut [u8], space: ColorSpace, inverted: bool) {
+    for pixel in row.chunks_exact_mut(4) {
+        if space == ColorSpace::YCCK {
+            let [y, cb, cr] = [pixel[0], pixel[1], pixel[2]].map(f32::from);
+            let (cb, cr) = (cb - 128.0, cr - 128.0);
+            let rgb = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
+            for (to, value) in pixel.iter_mut().zip(rgb) {
+                *to = 255 - value.round().clamp(0.0, 255.0) as u8;
+            }
+        }
+        if inverted {
+            pixel.iter_mut().for_each(|value| *value = 255 - *value);
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use image::codecs::jpeg::JpegEncoder;
-
-    use super::*;
-
-    fn jpeg() -> Vec<u8> {
-        let image =
-            RgbImage::from_fn(96, 64, |x, y| image::Rgb([2 * x as u8, 3 * y as u8, (x * y) as u8]));
-        let mut file = Vec::new();
-        JpegEncoder::new_with_quality(&mut file, 90).encode_image(&image).unwrap();
-        file
-    }
-
-    #[test]
-    fn stray_bytes_before_any_segment_are_skipped() {
-        let whole = jpeg();
-        let mut at = 2;
-        while let Some((marker, content)) = next_marker(&whole, at) {
-            for stray in [&[0, 0][..], &[0; 40], &[0x12, 0x34, 0x56], &[0xff, 0xff]] {
-                let mut file = whole.clone();
-                file.splice(content - 2..content - 2, stray.iter().copied());
-
-                assert!(with_end_of_image(&file).is_some(), "{stray:?} before {marker:x}");
-                assert_eq!(pixels(&file), pixels(&whole), "{stray:?} before {marker:x}");
-            }
-            if marker == END_OF_IMAGE {
-                break;
-            }
-            at = content + usize::from(u16::from_be_bytes([whole[content], whole[content + 1]]));
-        }
-    }
-
-    #[test]
-    fn a_whole_image_may_lack_its_end_marker() {
-        let whole = jpeg();
-        for missing in [1, 2] {
-            let file = with_end_of_image(&whole[..whole.len() - missing]).unwrap();
-
-            assert_eq!(pixels(&file), pixels(&whole), "{missing} bytes missing");
-        }
-    }
-
-    #[test]
-    fn an_image_with_missing_data_is_not_whole() {
-        let whole = jpeg();
-        for missing in [5, 20, 300] {
-            assert!(with_end_of_image(&whole[..whole.len() - missing]).is_none(), "{missing}");
-        }
-    }
-}
+mod tests;

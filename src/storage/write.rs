@@ -1,5 +1,6 @@
 //! Writing: whole, in parts, and again after an answer was lost.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,6 +42,44 @@ impl Storage {
         }
         let limit = self.limit_of(content.len());
         self.within(key, limit, self.create(key, &content)).await
+    }
+
+    /// Creates an object from a file, of which a few parts are in memory at a time.
+    ///
+    /// - `file`: read from where it stands
+    ///
+    /// # Errors
+    /// As for [`Self::write`]; [`StorageError::Unreachable`] if the file cannot be read.
+    pub async fn write_from(
+        &self,
+        key: &StorageKey,
+        mut file: impl std::io::Read + Send + 'static,
+        size_bytes: u64,
+    ) -> std::result::Result<(), StorageError> {
+        if size_bytes <= WHOLE_BYTES as u64 {
+            let (content, _) = read_part(file, WHOLE_BYTES).await;
+            let content = content.map_err(|source| StorageError::new(key, unreadable(source)))?;
+            return self.write(key, content).await;
+        }
+        let failed = |source| StorageError::new(key, source);
+        let begun = async { self.store.put_multipart(&path_of(key)).await.map_err(failed) };
+        let mut upload = Upload(Some(self.within(key, self.limit_of(0), begun).await?));
+        let limit = self.limit_of(PART_BYTES);
+        let mut on_its_way: Option<object_store::UploadPart> = None;
+        loop {
+            let (part, rest) = read_part(file, PART_BYTES).await;
+            let part = part.map_err(|source| failed(unreadable(source)))?;
+            if let Some(before) = on_its_way.take() {
+                self.within(key, limit, async { before.await.map_err(failed) }).await?;
+            }
+            if part.is_empty() {
+                break;
+            }
+            on_its_way = Some(upload.part(part.into()));
+            file = rest;
+        }
+        let complete = async { upload.complete().await.map_err(failed) };
+        self.within(key, self.limit_of(size_bytes as usize), complete).await
     }
 
     /// Writes an object whether or not there is one: for what follows from something else and may be made again.
@@ -124,6 +163,26 @@ impl Storage {
         }
         upload.complete().await
     }
+}
+
+/// Reads up to `most` bytes, fewer only at the end, on a thread of its own.
+async fn read_part<R: std::io::Read + Send + 'static>(
+    mut file: R,
+    most: usize,
+) -> (std::io::Result<Bytes>, R) {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut part = Vec::new();
+        let read = std::io::Read::take(&mut file, most as u64).read_to_end(&mut part);
+        (read.map(|_| Bytes::from(part)), file)
+    });
+    match read.await {
+        Ok(read) => read,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+fn unreadable(source: std::io::Error) -> Error {
+    Error::Generic { store: "a temporary file", source: source.into() }
 }
 
 /// An upload in parts, whose parts are removed unless it is completed.

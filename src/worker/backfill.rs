@@ -20,7 +20,7 @@ pub(super) async fn run(context: &Context, shutdown: &CancellationToken) {
     }
     let mut before = None;
     while !shutdown.is_cancelled() {
-        let page = Page { before, limit: PAGE };
+        let page = Page { after: before, ..Page::newest(PAGE) };
         let deltas = db::delta::list_without_pack(&context.db, &context.model.digest, page).await;
         let deltas = deltas.unwrap_or_else(|error| {
             tracing::warn!(%error, "deltas without a merge pack cannot be looked for");

@@ -14,6 +14,7 @@ use crate::db::delta::NewDelta;
 use crate::domain::delta::Delta;
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::promotion::{Promote, Promoter};
 
 /// A new delta, and what is recorded with it.
 pub(crate) struct Product<'a, R> {
@@ -21,8 +22,9 @@ pub(crate) struct Product<'a, R> {
     pub(crate) base_digest: &'a Digest,
     /// What the delta contains.
     pub(crate) concepts: &'a [ConceptId],
-    /// The concepts whose current delta it becomes.
+    /// The concepts whose current delta it becomes, and when.
     pub(crate) current_of: &'a [ConceptId],
+    pub(crate) promote: Promote,
     /// What the job has found out.
     pub(crate) report: Option<&'a R>,
 }
@@ -76,8 +78,10 @@ async fn record<R: Serialize + Sync>(
     }
     db::delta::record(&mut *tx, row).await?;
     db::delta::record_concepts(&mut *tx, delta_id, product.concepts).await?;
-    if !product.current_of.is_empty() {
-        db::concept::set_current_delta(&mut *tx, product.current_of, delta_id).await?;
+    if product.promote != Promote::Never && !product.current_of.is_empty() {
+        let only_first = product.promote == Promote::Auto;
+        let (concepts, promoter) = (product.current_of, Promoter::Job);
+        db::promotion::promote(&mut *tx, concepts, delta_id, promoter, only_first).await?;
     }
     if let Some(report) = product.report {
         db::report::record(&mut *tx, lease.job_id, report, None).await?;

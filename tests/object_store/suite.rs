@@ -170,6 +170,7 @@ async fn gc_collects(storage: &Storage) {
         storage_key: key,
         regions: Vec::new(),
         created_at: chrono::Utc::now(),
+        record: vstar::domain::record::Record::new(chrono::Utc::now(), Default::default()),
     };
     let mut kept = image(StorageKey::stored(""));
     kept.storage_key = StorageKey::upload(kept.image_id);

@@ -255,7 +255,7 @@ async fn a_text_with_u_0000_is_the_clients_error_wherever_it_stands(db: PgPool) 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn uploads_that_a_slow_store_holds_up_do_not_pile_up(db: PgPool) {
     let limits = UploadLimits {
-        at_once: 2,
+        decoding_bytes: 2 << 20,
         patience: Duration::from_millis(300),
         ..UploadLimits::default()
     };

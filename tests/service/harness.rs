@@ -24,6 +24,7 @@ use vstar::domain::id::{ConceptId, DeltaId, JobId};
 use vstar::domain::job::{DEFAULT_QUEUE_LIMIT, JobKind, LeasedJob, Task};
 use vstar::domain::model_info::ModelInfo;
 use vstar::domain::training::TrainingRecipe;
+use vstar::domain::webhook::url::Receivers;
 use vstar::engine::VERSION;
 use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
@@ -128,6 +129,13 @@ impl Service {
     /// Serves it with other limits of uploads, on another port.
     pub(crate) async fn limiting_uploads(mut self, limits: UploadLimits) -> Self {
         self.app = self.app.clone().with_upload_limits(limits);
+        self.address = serve(&self.app).await;
+        self
+    }
+
+    /// Serves it with private receivers of webhooks allowed, on another port.
+    pub(crate) async fn allowing_private_webhooks(mut self) -> Self {
+        self.app = self.app.clone().with_receivers(Receivers::Any);
         self.address = serve(&self.app).await;
         self
     }
@@ -315,7 +323,8 @@ impl Service {
         };
         db::delta::record(&self.db, row).await.unwrap();
         db::delta::record_concepts(&self.db, delta_id, &[concept_id]).await.unwrap();
-        db::concept::set_current_delta(&self.db, &[concept_id], delta_id).await.unwrap();
+        let by = vstar::domain::promotion::Promoter::Job;
+        db::promotion::promote(&self.db, &[concept_id], delta_id, by, false).await.unwrap();
         delta_id
     }
 

@@ -42,3 +42,4 @@ mod synthetic;
 mod trainings;
 mod upgrade;
 mod warnings;
+mod webhooks;

@@ -2,6 +2,7 @@
 
 mod database;
 mod drain;
+mod hostile;
 mod limits;
 mod start;
 

@@ -37,7 +37,7 @@ impl App {
         let samples = db::evaluation::samples_of(&self.db, job.job_id).await?;
         let wanted = page.with_one_more();
         let older = samples.into_iter().rev();
-        let older = older.filter(|one| wanted.before.is_none_or(|id| one.sample_id.0 < id));
+        let older = older.filter(|one| wanted.after.is_none_or(|id| one.sample_id.0 < id));
         let limit = usize::try_from(wanted.limit).unwrap_or(usize::MAX);
         let page = page.cut(older.take(limit).collect());
         let ids: Vec<SampleId> = page.items.iter().map(|sample| sample.sample_id).collect();

@@ -152,6 +152,7 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         Refusal::Invalid(invalid) => Refusal::Invalid(moved_below(pointer, invalid)),
         other @ (Refusal::NotFound { .. }
         | Refusal::Conflict(_)
+        | Refusal::InUse(_)
         | Refusal::PreconditionFailed { .. }
         | Refusal::QueueFull { .. }
         | Refusal::NotReady { .. }

@@ -203,6 +203,7 @@ mod tests {
     use crate::domain::concept::Handle;
     use crate::domain::concept::tests::words;
     use crate::domain::id::DeltaId;
+    use crate::domain::record::Record;
 
     fn concept(handle: &str, token: Option<&str>, noun: &str) -> Concept {
         Concept {
@@ -211,7 +212,7 @@ mod tests {
             words: words(token, noun),
             current_delta: Some(DeltaId::generate()),
             created_at: Utc::now(),
-            updated_at: Utc::now(),
+            record: Record::new(Utc::now(), Default::default()),
         }
     }
 

@@ -16,6 +16,7 @@ use super::QUEUED_CHANNEL;
 use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
+use crate::domain::record::{ExternalId, Labels, Metadata};
 use crate::domain::warning::Warning;
 
 /// A job to queue.
@@ -38,6 +39,8 @@ pub struct NewJob<'a> {
     pub warnings: &'a [Warning],
     /// Whose it is.
     pub project_id: ProjectId,
+    /// What the client has attached to it; `None` for nothing.
+    pub labels: Option<&'a Labels>,
 }
 
 impl<'a> NewJob<'a> {
@@ -54,6 +57,7 @@ impl<'a> NewJob<'a> {
             memory_bytes: 0,
             warnings: &[],
             project_id: ProjectId::DEFAULT,
+            labels: None,
         }
     }
 }
@@ -65,8 +69,8 @@ pub async fn enqueue(db: impl PgExecutor<'_>, job: NewJob<'_>) -> sqlx::Result<(
     enqueue_all(db, &[job]).await
 }
 
-/// Appends jobs at places that follow each other. They are of one kind, base model, project and schedule: those of the first
-/// count.
+/// Appends jobs at places that follow each other. They are of one kind, base model, project and schedule, and have the same
+/// labels: those of the first count.
 pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::Result<()> {
     let Some(first) = jobs.first() else { return Ok(()) };
     let NewJob { schedule, task, project_id, .. } = *first;
@@ -101,13 +105,13 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
             returning virtual_finish, weight
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
-            finish_before, waits_for, progress, needs_memory_mib, cost, warnings)
+            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id, cost, warnings)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
-            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10,
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16,
             given.cost, given.warnings
-        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $15::jsonb[])
+        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $17::jsonb[])
             with ordinality as given (job_id, task, rows, cost, warnings, number)
         "#,
         task.kind().as_str(),
@@ -124,6 +128,8 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         &tasks as &[Json<&Task>],
         &rows.collect::<Vec<_>>(),
         &costs,
+        first.labels.map(|labels| Json(&labels.metadata)) as Option<Json<&Metadata>>,
+        first.labels.and_then(|labels| labels.external_id.as_ref()).map(ExternalId::as_str),
         &warnings as &[Json<&[Warning]>],
     )
     .execute(db)

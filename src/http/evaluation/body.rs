@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::app::evaluation::{NewEvaluation, NewHeldOut, NewPrompt, NewSubject};
 use crate::app::job::Evaluation;
+use crate::app::queue::JobOptions;
 use crate::app::sample::SampleOptions;
 use crate::domain::composition::Composition;
 use crate::domain::composition::options::{CompositionMethod, CompositionOptions};
@@ -20,6 +21,7 @@ use crate::domain::id::{ConceptId, EvaluationId};
 use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
+use crate::domain::record::{ExternalId, Labels, Metadata};
 use crate::domain::sample::{Determinism, SampleSettings, SchedulerName};
 use crate::domain::training::TaskConcept;
 use crate::http::job::{JobBody, JobResource};
@@ -90,10 +92,22 @@ pub(crate) struct StartEvaluation {
     /// The job fails with `deadline_exceeded` if it has not ended within so many seconds, 1 to 31536000 (a year).
     #[schema(minimum = 1, maximum = 31_536_000)]
     finish_within_seconds: Option<u64>,
+    /// Texts of your own, to be returned with the job and never interpreted: at most 16, with keys of up to 64 and values of up to
+    /// 512 characters. Defaults to none.
+    metadata: Option<Metadata>,
+    /// Your own id for the job, of up to 255 characters. A second job of this kind with the same one is refused with
+    /// `external_id_taken`, which names the first. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 impl StartEvaluation {
-    pub(super) fn schedule(&self) -> Schedule {
+    pub(super) fn options(&self) -> JobOptions {
+        let metadata = self.metadata.clone().unwrap_or_default();
+        let labels = Labels { metadata, external_id: self.external_id.clone() };
+        JobOptions { schedule: self.schedule(), labels }
+    }
+
+    fn schedule(&self) -> Schedule {
         Schedule {
             priority: self.priority.unwrap_or_default(),
             start_within_seconds: self.start_within_seconds,

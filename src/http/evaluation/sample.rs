@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::app::evaluation::EvaluatedSample;
 use crate::app::{App, Caller};
 use crate::domain::id::{EvaluationId, SampleId};
-use crate::http::body::{ListBody, ListQuery};
+use crate::http::body::{List, ListBody, PageQuery};
 use crate::http::error::{ApiError, Problem};
 use crate::http::extract::{Path, Query};
 use crate::http::image::ImageBody;
@@ -38,7 +38,7 @@ impl From<EvaluatedSample> for EvaluatedSampleBody {
 
 /// Lists the samples of an evaluation with their images, newest first.
 #[utoipa::path(get, path = "/v1/evaluations/{evaluation_id}/samples", tag = "evaluations",
-    params(("evaluation_id" = EvaluationId, Path), ListQuery),
+    params(("evaluation_id" = EvaluationId, Path), PageQuery),
     responses(
         (status = 200, body = ListBody<EvaluatedSampleBody>, description = "OK"),
         (status = 404, body = Problem, content_type = "application/problem+json",
@@ -48,9 +48,9 @@ pub(crate) async fn list_evaluation_samples(
     State(app): State<App>,
     caller: Caller,
     Path(evaluation_id): Path<EvaluationId>,
-    Query(query): Query<ListQuery>,
-) -> Result<axum::Json<ListBody<EvaluatedSampleBody>>, ApiError> {
+    Query(query): Query<PageQuery>,
+) -> Result<List<EvaluatedSampleBody>, ApiError> {
     let page = app.evaluation_samples(&caller, evaluation_id, query.page()?).await?;
     let id = |sample: &EvaluatedSample| sample.sample_id.0;
-    Ok(axum::Json(ListBody::new(page, id, EvaluatedSampleBody::from)))
+    Ok(List::new(page, id, EvaluatedSampleBody::from))
 }

@@ -118,9 +118,9 @@ pub(crate) async fn list_models(
     State(app): State<App>,
     caller: Caller,
 ) -> Result<axum::Json<ModelList>, ApiError> {
-    let page = Page { before: None, limit: MOST_LISTED };
-    let concepts = app.concepts(&caller, page).await?;
-    let deltas = app.deltas(&caller, None, page).await?;
+    let page = Page::newest(MOST_LISTED);
+    let concepts = app.concepts(&caller, None, page).await?;
+    let deltas = app.deltas(&caller, None, None, page).await?;
     let trained = concepts.items.iter().filter(|one| one.concept.current_delta.is_some());
     let of_base = std::iter::once(ModelBody::of_base(&app));
     let data = of_base

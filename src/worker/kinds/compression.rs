@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use crate::domain::compression::{CompressionReport, CompressionTask};
 use crate::domain::delta::Delta as StoredDelta;
 use crate::domain::job::Phase;
+use crate::domain::promotion::Promote;
 use crate::engine::{EngineError, compress};
 use crate::worker::delta_writer::{self, Product};
 use crate::worker::error::JobError;
@@ -63,7 +64,8 @@ async fn decompose(job: &Job, task: CompressionTask) -> Result<StoredDelta, JobE
         file: file.into(),
         base_digest: &task.base_digest,
         concepts: &task.concepts,
-        current_of: if task.make_current { &task.concepts } else { &[] },
+        current_of: &task.concepts,
+        promote: if task.make_current { Promote::Always } else { Promote::Never },
         report: Some(&report),
     };
     delta_writer::store(job, product).await

@@ -4,6 +4,7 @@ use crate::db;
 use crate::domain::delta::Delta;
 use crate::domain::job::Phase;
 use crate::domain::merge::{MergeRecipe, MergeReport, MergeTask};
+use crate::domain::promotion::Promote;
 use crate::engine::PackUse;
 use crate::engine::RegularizationStatistics;
 use crate::worker::delta_writer::{self, Product};
@@ -55,6 +56,7 @@ async fn solve(job: &Job, task: MergeTask) -> Result<Delta, JobError> {
         base_digest: &task.base_digest,
         concepts: &task.concepts,
         current_of: &[],
+        promote: Promote::Never,
         report: None::<&MergeReport>,
     };
     delta_writer::store(job, product).await

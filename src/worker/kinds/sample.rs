@@ -21,6 +21,7 @@ use crate::domain::id::{ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::job::Phase;
 use crate::domain::manifest::{Manifest, ManifestComposition};
+use crate::domain::record::{Labels, Record};
 use crate::domain::sample::SampleTask;
 use crate::engine::ConceptUse;
 use crate::image_file;
@@ -177,6 +178,7 @@ async fn store(job: Job, finished: Finished, manifest: Manifest) -> Result<Image
         encoded.await.unwrap_or_else(|panic| Err(Box::from(panic))).map_err(JobError::Encoding)?;
     let job_id = job.lease.job_id;
     let key = StorageKey::sample(job_id, job.lease.fence, index);
+    let created_at = Utc::now();
     let image = Image {
         image_id: ImageId::generate(),
         source: ImageSource::Sample { sample_id: SampleId::from(job_id), index: index as i32 },
@@ -186,7 +188,8 @@ async fn store(job: Job, finished: Finished, manifest: Manifest) -> Result<Image
         sha256,
         storage_key: key.clone(),
         regions,
-        created_at: Utc::now(),
+        created_at,
+        record: Record::new(created_at, Labels::default()),
     };
     job.write(&key, png).await?;
     Ok(image)

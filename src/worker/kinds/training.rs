@@ -94,6 +94,7 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<StoredDelta, JobError> {
         base_digest: &task.base_digest,
         concepts: &contents,
         current_of: &taught,
+        promote: task.promote,
         report: Some(&report),
     };
     delta_writer::store(job, product).await

@@ -1,0 +1,132 @@
+//! Lists of jobs, each filter with an index for its order.
+
+use sqlx::PgExecutor;
+use sqlx::types::Json;
+
+use super::JobRow;
+use crate::db::Page;
+use crate::domain::id::{ConceptId, JobId, ProjectId};
+use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
+use crate::domain::merge::MergeReport;
+use crate::domain::page::Order;
+use crate::domain::record::{ExternalId, Metadata};
+use crate::domain::warning::Warning;
+
+/// Which jobs of a list are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct JobFilter {
+    pub status: Option<JobStatus>,
+    /// Those that learn the concept, or use a delta that contains it.
+    pub concept: Option<ConceptId>,
+    pub external_id: Option<ExternalId>,
+}
+
+impl JobFilter {
+    /// The state of a status, and whether the job has been asked to stop if that matters.
+    fn state(&self) -> (Option<JobState>, Option<bool>) {
+        match self.status {
+            None => (None, None),
+            Some(JobStatus::Queued) => (Some(JobState::Queued), None),
+            Some(JobStatus::Running) => (Some(JobState::Running), Some(false)),
+            Some(JobStatus::Canceling) => (Some(JobState::Running), Some(true)),
+            Some(JobStatus::Succeeded) => (Some(JobState::Succeeded), None),
+            Some(JobStatus::Failed) => (Some(JobState::Failed), None),
+            Some(JobStatus::Canceled) => (Some(JobState::Canceled), None),
+        }
+    }
+}
+
+/// Lists a project's jobs of one kind.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    kind: JobKind,
+    filter: &JobFilter,
+    page: Page,
+) -> sqlx::Result<Vec<Job>> {
+    let (state, cancel_requested) = filter.state();
+    macro_rules! listed {
+        ($from:tt, $id:tt, $direction:tt) => {
+            sqlx::query_as!(
+                JobRow,
+                r#"
+                select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState",
+                    cancel_requested, priority, attempts, phase as "phase: Phase",
+                    progress as "progress: Json<Progress>", error as "error: Json<Failure>",
+                    merge_report as "merge_report: Json<MergeReport>",
+                    warnings as "warnings: Json<Vec<Warning>>", revision, created_at, updated_at, started_at,
+                    start_before, finish_before, first_step_at, finished_at,
+                    metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId",
+                    case when state = 'queued' then (
+                        select count(*) from job as ahead
+                        where ahead.state = 'queued' and ahead.kind = job.kind
+                            and (ahead.priority, ahead.virtual_finish, ahead.job_id)
+                                < (job.priority, job.virtual_finish, job.job_id)
+                    ) end as queue_position
+                from "# + $from + " and " + $id + " > $3 and " + $id + " < $4 and created_at > $5 and created_at < $6
+                    and ($8::boolean is null or cancel_requested = $8)
+                order by " + $id + " " + $direction + " limit $11",
+                project_id.0,
+                kind as JobKind,
+                page.above(),
+                page.below(),
+                page.created_after(),
+                page.created_before(),
+                state as Option<JobState>,
+                cancel_requested,
+                filter.concept.map(|id| id.0),
+                filter.external_id.as_ref().map(ExternalId::as_str),
+                page.limit,
+            )
+            .fetch_all(db)
+            .await?
+        };
+        (all, $direction:tt) => {
+            listed!(
+                "job where project_id = $1 and job.kind = $2
+                    and $7::text is null and $9::uuid is null and $10::text is null",
+                "job_id",
+                $direction
+            )
+        };
+        (state, $direction:tt) => {
+            listed!(
+                "job where project_id = $1 and job.kind = $2 and state = $7
+                    and $9::uuid is null and $10::text is null",
+                "job_id",
+                $direction
+            )
+        };
+        (concept, $direction:tt) => {
+            listed!(
+                "job_use join job using (job_id)
+                where used = $9 and job_use.kind = $2 and project_id = $1
+                    and ($7::text is null or state = $7) and $10::text is null",
+                "job_use.job_id",
+                $direction
+            )
+        };
+        (named, $direction:tt) => {
+            listed!(
+                "job where project_id = $1 and job.kind = $2 and external_id = $10
+                    and ($7::text is null or state = $7)
+                    and ($9::uuid is null or exists (
+                        select from job_use where used = $9 and job_use.kind = $2 and job_use.job_id = job.job_id
+                    ))",
+                "job_id",
+                $direction
+            )
+        };
+    }
+    let rows = match (&filter.external_id, filter.concept, state, page.order) {
+        (Some(_), _, _, Order::Desc) => listed!(named, "desc"),
+        (Some(_), _, _, Order::Asc) => listed!(named, "asc"),
+        (None, Some(_), _, Order::Desc) => listed!(concept, "desc"),
+        (None, Some(_), _, Order::Asc) => listed!(concept, "asc"),
+        (None, None, Some(_), Order::Desc) => listed!(state, "desc"),
+        (None, None, Some(_), Order::Asc) => listed!(state, "asc"),
+        (None, None, None, Order::Desc) => listed!(all, "desc"),
+        (None, None, None, Order::Asc) => listed!(all, "asc"),
+    };
+    Ok(rows.into_iter().map(Job::from).collect())
+}

@@ -1,0 +1,321 @@
+//! What every operation can answer beside what its handler documents: broken requests, a busy service, a bug.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Map, Value, json};
+
+use super::operations_mut;
+use crate::domain::code::Code;
+
+type Operation = Map<String, Value>;
+
+/// An answer that many operations have in common.
+struct Common {
+    status: &'static str,
+    /// Its name among the components.
+    name: &'static str,
+    description: &'static str,
+    codes: &'static [Code],
+    applies: fn(&Operation) -> bool,
+}
+
+const COMMON: &[Common] = &[
+    Common {
+        status: "400",
+        name: "Malformed",
+        description: "The body is not what its content type promises.",
+        codes: &[Code::MalformedBody],
+        applies: has_body,
+    },
+    Common {
+        status: "404",
+        name: "NotFound",
+        description: "Nothing has this id.",
+        codes: &[Code::NotFound, Code::NoSuchPath],
+        applies: |operation| has_parameter(operation, "path", |_| true),
+    },
+    Common {
+        status: "408",
+        name: "TimedOut",
+        description: "The rest of the body did not come in time.",
+        codes: &[Code::RequestTimeout],
+        applies: has_body,
+    },
+    Common {
+        status: "413",
+        name: "TooLarge",
+        description: "The body is too large: 1 MiB of JSON, 512 MiB of a form.",
+        codes: &[Code::BodyTooLarge],
+        applies: has_body,
+    },
+    Common {
+        status: "415",
+        name: "UnsupportedMediaType",
+        description: "The body has another content type than the documented one.",
+        codes: &[Code::UnsupportedMediaType],
+        applies: has_body,
+    },
+    Common {
+        status: "416",
+        name: "RangeNotSatisfiable",
+        description: "The range lies outside of the file. `content-range` has the size.",
+        codes: &[Code::RangeNotSatisfiable],
+        applies: is_download,
+    },
+    Common {
+        status: "422",
+        name: "Invalid",
+        description: "Something in the request is wrong; `errors` says what and where.",
+        codes: &[
+            Code::ValidationFailed,
+            Code::UnknownField,
+            Code::MissingField,
+            Code::InvalidValue,
+            Code::OutOfRange,
+        ],
+        applies: has_body,
+    },
+    Common {
+        status: "422",
+        name: "InvalidPage",
+        description: "A query parameter is wrong; `errors` says which and why.",
+        codes: &[
+            Code::ValidationFailed,
+            Code::UnknownField,
+            Code::InvalidValue,
+            Code::OutOfRange,
+            Code::InvalidCursor,
+        ],
+        applies: |operation| {
+            !has_body(operation) && has_parameter(operation, "query", |name| name == "after")
+        },
+    },
+    Common {
+        status: "422",
+        name: "InvalidParameter",
+        description: "A parameter is wrong; `errors` says which and why.",
+        codes: &[Code::ValidationFailed, Code::UnknownField, Code::InvalidValue, Code::OutOfRange],
+        applies: |operation| {
+            !has_body(operation) && !has_parameter(operation, "query", |name| name == "after")
+        },
+    },
+    Common {
+        status: "500",
+        name: "InternalError",
+        description: "A bug, or a file that is gone: report it with the `request_id`.",
+        codes: &[Code::ObjectMissing, Code::InternalError],
+        applies: |_| true,
+    },
+    Common {
+        status: "503",
+        name: "Unavailable",
+        description: "The service cannot answer now: send the request again after `Retry-After` seconds.",
+        codes: &[
+            Code::ShuttingDown,
+            Code::Overloaded,
+            Code::DatabaseUnavailable,
+            Code::StorageUnavailable,
+        ],
+        applies: |_| true,
+    },
+];
+
+/// Adds the answers and headers that follow from the kind of operation.
+pub(super) fn complete(document: &mut Value) {
+    let mut used = BTreeSet::new();
+    for (_, operation) in operations_mut(document) {
+        if is_download(operation) {
+            describe_download(operation);
+        }
+        let applying: Vec<&Common> =
+            COMMON.iter().filter(|common| (common.applies)(operation)).collect();
+        for common in applying {
+            if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
+                match responses.get_mut(common.status) {
+                    Some(own) => join_codes(own, common),
+                    None => {
+                        used.insert(common.name);
+                        let shared = format!("#/components/responses/{}", common.name);
+                        responses.insert(common.status.to_owned(), json!({ "$ref": shared }));
+                    }
+                }
+            }
+        }
+        for response in
+            operation.get_mut("responses").and_then(Value::as_object_mut).into_iter().flatten()
+        {
+            complete_response(response.0, response.1);
+        }
+    }
+    let shared = COMMON.iter().filter(|common| used.contains(common.name));
+    let shared: Map<String, Value> =
+        shared.map(|common| (common.name.to_owned(), response(common))).collect();
+    document["components"]["responses"] = Value::Object(shared);
+    document["components"]["headers"] = json!({
+        "RequestId": {
+            "description": "The id of the request in the server's log. That of the request, if it has one.",
+            "schema": { "type": "string" },
+        },
+        "RetryAfter": {
+            "description": "After how many seconds the same request may succeed.",
+            "schema": { "type": "integer", "minimum": 0 },
+        },
+        "Location": {
+            "description": "Path of what was made.",
+            "schema": { "type": "string" },
+        },
+        "ETag": {
+            "description": "The entity tag, for `If-None-Match`.",
+            "schema": { "type": "string" },
+        },
+        "ContentRange": {
+            "description": "Which bytes of how many, or only how many if the range lies outside of them.",
+            "schema": { "type": "string" },
+        },
+    });
+}
+
+fn response(common: &Common) -> Value {
+    let mut response = json!({
+        "description": common.description,
+        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
+    });
+    list_codes(&mut response, common.description, common.codes.to_vec());
+    complete_response(common.status, &mut response);
+    response
+}
+
+/// Adds to an answer that an operation documents what all operations of its kind can answer with that status.
+fn join_codes(own: &mut Value, common: &Common) {
+    if own.get("$ref").is_some()
+        || own
+            .get("content")
+            .is_none_or(|content| content.get("application/problem+json").is_none())
+    {
+        return;
+    }
+    let text = own["description"].as_str().unwrap_or_default().to_owned();
+    let mut codes = codes_in(&text);
+    let text = if is_only_codes(&text) { common.description.to_owned() } else { text };
+    codes.extend(common.codes);
+    list_codes(own, &text, codes);
+}
+
+fn list_codes(response: &mut Value, text: &str, mut codes: Vec<Code>) {
+    codes.sort_by_key(|code| Code::ALL.iter().position(|other| other == code));
+    codes.dedup();
+    let names: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
+    let missing: Vec<&str> =
+        names.iter().filter(|name| !text.contains(&format!("`{name}`"))).copied().collect();
+    if !missing.is_empty() {
+        let text = text.trim_end_matches(['.', ' ', ',', '…']);
+        response["description"] = format!("{text}. Codes: `{}`.", missing.join("`, `")).into();
+    }
+    response["x-codes"] = json!(names);
+}
+
+/// The codes that a description names.
+fn codes_in(text: &str) -> Vec<Code> {
+    let quoted: Vec<&str> = text.split('`').skip(1).step_by(2).collect();
+    Code::ALL.iter().copied().filter(|code| quoted.contains(&code.as_str())).collect()
+}
+
+fn is_only_codes(text: &str) -> bool {
+    let around: String = text.split('`').step_by(2).collect();
+    around.chars().all(|c| matches!(c, ',' | ' ' | '…' | '.'))
+}
+
+/// Headers, and the list of codes where only the handler documents the status.
+fn complete_response(status: &str, response: &mut Value) {
+    if response.get("$ref").is_some() {
+        return;
+    }
+    if status >= "400" && response.get("x-codes").is_none() {
+        let text = response["description"].as_str().unwrap_or_default().to_owned();
+        let codes = codes_in(&text);
+        let text = if is_only_codes(&text) { what_it_says(status).to_owned() } else { text };
+        list_codes(response, &text, codes);
+    }
+    let mut headers = response["headers"].as_object().cloned().unwrap_or_default();
+    headers.retain(|name, _| !matches!(name.as_str(), "location" | "retry-after"));
+    let own = |name: &str| response["headers"].get(name).is_some();
+    let mut add = |name: &str, component: &str| {
+        let shared = json!({ "$ref": format!("#/components/headers/{component}") });
+        headers.insert(name.to_owned(), shared);
+    };
+    add("x-request-id", "RequestId");
+    if own("location") {
+        add("location", "Location");
+    }
+    if own("retry-after") || matches!(status, "429" | "503") {
+        add("retry-after", "RetryAfter");
+    }
+    if matches!(status, "206" | "416") {
+        add("content-range", "ContentRange");
+    }
+    if status == "304" {
+        add("etag", "ETag");
+    }
+    response["headers"] = Value::Object(headers);
+}
+
+fn what_it_says(status: &str) -> &'static str {
+    match status {
+        "403" => "The key does not allow it.",
+        "404" => "There is no such thing.",
+        "409" => "The request contradicts what exists.",
+        "410" => "It existed and is gone.",
+        "412" => "What the request wants to change has changed since.",
+        _ => "The request is refused.",
+    }
+}
+
+/// The whole, a part or nothing of a file that never changes.
+fn describe_download(operation: &mut Operation) {
+    for (name, description) in [
+        (
+            "If-None-Match",
+            "The entity tag of the file that the client has. If it is current, the answer is 304.",
+        ),
+        (
+            "Range",
+            "A single range of bytes, such as `bytes=0-1023`. Anything else means the whole file.",
+        ),
+    ] {
+        if !has_parameter(operation, "header", |other| other.eq_ignore_ascii_case(name)) {
+            let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+            if let Some(parameters) = parameters.as_array_mut() {
+                parameters.push(json!({
+                    "name": name, "in": "header", "required": false, "description": description,
+                    "schema": { "type": "string" },
+                }));
+            }
+        }
+    }
+    let responses = &mut operation["responses"];
+    let whole = responses["200"]["content"].clone();
+    responses["206"] = json!({ "description": "The range that was asked for", "content": whole });
+    responses["304"] = json!({ "description": "The client has the current file" });
+}
+
+fn has_body(operation: &Operation) -> bool {
+    operation.contains_key("requestBody")
+}
+
+/// Whether the operation returns a file that never changes.
+fn is_download(operation: &Operation) -> bool {
+    let responses = operation.get("responses");
+    responses.is_some_and(|responses| {
+        responses.get("304").is_some() && {
+            let content = responses["200"]["content"].as_object();
+            content.is_some_and(|content| !content.keys().any(|kind| kind.contains("json")))
+        }
+    })
+}
+
+fn has_parameter(operation: &Operation, place: &str, is_meant: impl Fn(&str) -> bool) -> bool {
+    let parameters = operation.get("parameters").and_then(Value::as_array).into_iter().flatten();
+    parameters
+        .filter(|parameter| parameter["in"] == place)
+        .any(|parameter| parameter["name"].as_str().is_some_and(&is_meant))
+}
