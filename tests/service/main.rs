@@ -25,6 +25,7 @@ mod lists;
 mod lost_objects;
 mod merges;
 mod methods;
+mod openai;
 mod openapi;
 mod outages;
 mod overload;
