@@ -77,8 +77,10 @@ pub(crate) struct ImagesRequest {
     /// Accepted and without effect, from 0 to 100: PNG has no lossy compression.
     #[schema(maximum = 100)]
     output_compression: Option<u32>,
-    /// Accepted and without effect: `standard`, `hd`, `low`, `medium`, `high` or `auto`.
+    /// Accepted and without effect: `standard`, `hd`, `low`, `medium`, `high`, `xhigh`, `max` or `auto`.
     quality: Option<String>,
+    /// Accepted and without effect: `low`, `medium` or `high`.
+    complexity: Option<String>,
     /// Accepted and without effect: `vivid` or `natural`.
     style: Option<String>,
     /// `opaque` or `auto`: images have no transparency.
@@ -89,6 +91,8 @@ pub(crate) struct ImagesRequest {
     input_fidelity: Option<String>,
     /// Accepted and without effect. At most 512 bytes.
     user: Option<String>,
+    /// Accepted and without effect. At most 512 bytes.
+    safety_identifier: Option<String>,
     /// Only false: images are not streamed here.
     stream: Option<bool>,
     /// Only 0: images are not streamed here.
@@ -146,7 +150,12 @@ impl ImagesRequest {
         let mut checks = Checks::default();
         for (value, known, pointer) in [
             (&self.output_format, &["png"][..], "/output_format"),
-            (&self.quality, &["standard", "hd", "low", "medium", "high", "auto"], "/quality"),
+            (
+                &self.quality,
+                &["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"],
+                "/quality",
+            ),
+            (&self.complexity, &["low", "medium", "high"], "/complexity"),
             (&self.style, &["vivid", "natural"], "/style"),
             (&self.background, &["opaque", "auto"], "/background"),
             (&self.moderation, &["auto", "low"], "/moderation"),
@@ -161,8 +170,12 @@ impl ImagesRequest {
         if let Some(quality) = self.output_compression {
             checks.in_range(quality, 0..=100, "/output_compression");
         }
-        let user = self.user.as_deref().map_or(0, str::len);
-        checks.in_range(user, 0..=MAX_USER_BYTES, "/user");
+        for (name, pointer) in
+            [(&self.user, "/user"), (&self.safety_identifier, "/safety_identifier")]
+        {
+            let bytes = name.as_deref().map_or(0, str::len);
+            checks.in_range(bytes, 0..=MAX_USER_BYTES, pointer);
+        }
         let streams = self.stream == Some(true) || self.partial_images.is_some_and(|n| n > 0);
         checks.require(!streams, "/stream", Code::NotApplicable, || {
             "images are not streamed here: leave it out, or follow the events of a sample at /v1/samples".to_owned()

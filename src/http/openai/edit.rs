@@ -55,8 +55,10 @@ pub(crate) struct EditForm {
     /// Accepted and without effect, from 0 to 100.
     #[schema(maximum = 100)]
     output_compression: Option<u32>,
-    /// Accepted and without effect: `standard`, `hd`, `low`, `medium`, `high` or `auto`.
+    /// Accepted and without effect: `standard`, `hd`, `low`, `medium`, `high`, `xhigh`, `max` or `auto`.
     quality: Option<String>,
+    /// Accepted and without effect: `low`, `medium` or `high`.
+    complexity: Option<String>,
     /// Accepted and without effect: `vivid` or `natural`.
     style: Option<String>,
     /// `opaque` or `auto`: images have no transparency.
@@ -67,6 +69,8 @@ pub(crate) struct EditForm {
     input_fidelity: Option<String>,
     /// Accepted and without effect. At most 512 bytes.
     user: Option<String>,
+    /// Accepted and without effect. At most 512 bytes.
+    safety_identifier: Option<String>,
     /// Only false: images are not streamed here.
     stream: Option<bool>,
     /// Only 0: images are not streamed here.
