@@ -3,6 +3,7 @@
 //! A handler parses the request, calls one verb of [`App`](crate::app::App) and writes the response. It decides nothing
 //! by itself: the rules are in `app` and `domain`. Its doc comment is the published text of the operation.
 
+mod access;
 mod body;
 mod capabilities;
 mod compression;
@@ -10,6 +11,7 @@ mod concept;
 mod content;
 mod delta;
 mod docs;
+mod dry_run;
 mod entity_tag;
 mod error;
 mod evaluation;
@@ -17,11 +19,14 @@ mod event;
 mod extract;
 mod form;
 mod health;
+mod idempotency;
 mod image;
 mod image_set;
 mod job;
 mod manifest;
 mod merge;
+mod metrics;
+mod openai;
 mod openapi;
 mod parameters;
 mod patience;
@@ -37,6 +42,7 @@ mod training;
 mod upload;
 mod webhook;
 
+pub use metrics::metrics_router;
 pub use openapi::Document;
 pub use patience::CLOSING_LIMIT;
 pub use router::{openapi, router};
