@@ -5,46 +5,8 @@ use sqlx::types::Json;
 
 use super::record_of;
 use crate::domain::id::{ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId};
-use crate::domain::job::{JobKind, published_id};
+use crate::domain::labelled::Labelled;
 use crate::domain::record::{ExternalId, Labels, Metadata, Record};
-
-/// An object that has labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Labelled {
-    Concept(ConceptId),
-    Job(JobId, JobKind),
-    Image(ImageId),
-    ImageSet(ImageSetId),
-    Delta(DeltaId),
-    Study(StudyId),
-}
-
-impl Labelled {
-    /// What the object is, as clients know it.
-    pub fn noun(self) -> &'static str {
-        match self {
-            Self::Concept(_) => "concept",
-            Self::Job(_, kind) => kind.as_str(),
-            Self::Image(_) => "image",
-            Self::ImageSet(_) => "image set",
-            Self::Delta(_) => "delta",
-            Self::Study(_) => "preference study",
-        }
-    }
-}
-
-impl std::fmt::Display for Labelled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Concept(id) => id.fmt(f),
-            Self::Job(id, kind) => published_id(*id, *kind).fmt(f),
-            Self::Image(id) => id.fmt(f),
-            Self::ImageSet(id) => id.fmt(f),
-            Self::Delta(id) => id.fmt(f),
-            Self::Study(id) => id.fmt(f),
-        }
-    }
-}
 
 /// Whether a statement failed because an external id is taken.
 pub fn is_taken_external_id(error: &sqlx::Error) -> bool {
