@@ -10,6 +10,7 @@ mod caller;
 mod composition;
 pub mod compression;
 pub mod concept;
+pub mod concept_photo;
 pub mod delta;
 pub mod download;
 pub mod evaluation;

@@ -17,6 +17,7 @@ pub mod job;
 pub mod label;
 pub mod metric;
 pub mod object;
+pub mod photo;
 pub mod preference;
 pub mod preview;
 pub mod promotion;

@@ -146,6 +146,7 @@ async fn referenced(
     let live = object::live_jobs(db, jobs).await?;
     let mut keys: HashSet<StorageKey> = object::keys_of_jobs(db, jobs).await?.into_iter().collect();
     keys.extend(object::keys_of_images(db, images).await?);
+    keys.extend(object::keys_of_masks(db, images).await?);
     *jobs = live;
     Ok(keys)
 }

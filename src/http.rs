@@ -28,6 +28,7 @@ mod metrics;
 mod openapi;
 mod parameters;
 mod patience;
+mod photo;
 mod precondition;
 mod preference;
 mod preview;

@@ -2,6 +2,8 @@
 
 mod start_from;
 
+use std::collections::HashMap;
+
 use super::binding::{concept_named, named_concepts};
 use super::job::Training;
 use super::queue::JobOptions;
@@ -10,15 +12,17 @@ use super::{App, Caller, Refusal, random_seed};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
-use crate::domain::id::{ConceptId, DeltaId, TrainingId};
+use crate::domain::id::{ConceptId, DeltaId, ImageId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
 use crate::domain::job::{JobKind, Metric};
 use crate::domain::model_info::ModelInfo;
+use crate::domain::photo::{PhotoNotes, training_caption};
 use crate::domain::promotion::Promote;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
-    MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe, TrainingTask,
+    MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TaskMask, TrainingRecipe,
+    TrainingTask,
 };
 use crate::domain::version::TaskVersion;
 
@@ -59,7 +63,10 @@ impl App {
         let chosen = choose_concepts(&new.concepts, &concepts)?;
         let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
         let images = db::image::of_concepts(&mut *db, &ids).await?;
-        let concepts = with_photos(&chosen, &images, MIN_IMAGES)?;
+        let mut concepts = with_photos(&chosen, &images, MIN_IMAGES)?;
+        let ids: Vec<ImageId> = images.iter().map(|image| image.image_id).collect();
+        let notes = db::photo::of_images(&mut *db, caller.project_id(), &ids).await?;
+        with_notes(&mut concepts, &notes);
         let start_from = match new.start_from {
             Some(delta_id) => {
                 let project_id = caller.project_id();
@@ -176,6 +183,8 @@ fn with_its_photos(
             image_id: image.image_id,
             storage_key: image.storage_key.clone(),
             sha256: Some(image.sha256.clone()),
+            caption: None,
+            mask: None,
         })
         .collect();
     if images.len() < fewest {
@@ -193,6 +202,21 @@ fn with_its_photos(
         words: concept.words.clone(),
         images,
     })
+}
+
+/// Adds the captions and masks that the photos have now.
+pub(super) fn with_notes(concepts: &mut [TaskConcept], notes: &HashMap<ImageId, PhotoNotes>) {
+    for concept in concepts {
+        for image in &mut concept.images {
+            let Some(notes) = notes.get(&image.image_id) else { continue };
+            let caption = notes.caption.as_ref();
+            image.caption = caption.map(|caption| training_caption(caption, &concept.words));
+            image.mask = notes.mask.as_ref().map(|mask| TaskMask {
+                storage_key: mask.storage_key(concept.concept_id),
+                sha256: mask.sha256.clone(),
+            });
+        }
+    }
 }
 
 /// Refuses modifier tokens that are not free, and what they cannot start from.
@@ -260,6 +284,22 @@ fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid>
                 |prefix: &str| model.check_prompt(&format!("{prefix}{caption}"), &tokens, &pointer);
             if let Some(error) = prefixes(&task.recipe).find_map(|prefix| check(prefix).err()) {
                 checks.push(error);
+            }
+        }
+    }
+    for (index, concept) in task.concepts.iter().enumerate() {
+        let captions =
+            concept.images.iter().filter_map(|image| Some((image, image.caption.as_ref()?)));
+        for (image, caption) in captions {
+            let pointer = format!("/concepts/{index}");
+            let check =
+                |prefix: &str| model.check_prompt(&format!("{prefix}{caption}"), &tokens, &pointer);
+            if let Some(error) = prefixes(&task.recipe).find_map(|prefix| check(prefix).err()) {
+                let detail = format!(
+                    "the caption `{caption}` of photo `{}`: {}; change it with PATCH /v1/concepts/{}/images/{}",
+                    image.image_id, error.detail, concept.concept_id, image.image_id
+                );
+                checks.push(FieldError::new(error.pointer, error.code, detail));
             }
         }
     }

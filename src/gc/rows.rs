@@ -34,6 +34,7 @@ pub(super) async fn look_for_objects(
     }
     all_pages!(
         object::of_images,
+        object::of_masks,
         object::of_deltas,
         object::of_image_sets,
         object::of_reports,

@@ -32,6 +32,7 @@ mod observability;
 mod openapi;
 mod outages;
 mod overload;
+mod photo_checks;
 mod photos;
 mod preferences;
 mod processes;
