@@ -34,6 +34,7 @@ pub mod removal;
 pub mod sample;
 mod tidying;
 pub mod training;
+pub mod upload;
 pub mod upload_memory;
 mod watch;
 pub mod webhook;

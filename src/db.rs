@@ -23,6 +23,7 @@ pub mod preview;
 pub mod promotion;
 pub mod removal;
 pub mod report;
+pub mod upload;
 pub mod webhook_delivery;
 pub mod webhook_endpoint;
 pub mod webhook_outbox;

@@ -35,6 +35,7 @@ pub mod scheduler;
 pub mod storage_key;
 pub mod training;
 pub mod training_report;
+pub mod upload;
 pub mod version;
 pub mod warning;
 pub mod webhook;

@@ -31,6 +31,7 @@ mod patience;
 mod photo;
 mod precondition;
 mod preference;
+mod presigned_upload;
 mod preview;
 mod promotion;
 mod record;

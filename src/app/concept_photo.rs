@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::Arc;
 
+use sqlx::PgConnection;
+
 use super::download::{Downloadable, Owner};
 use super::image::UploadedFile;
 use super::photo::PhotoError;
@@ -248,6 +250,20 @@ impl App {
         staged: Vec<StagedPhoto>,
     ) -> Result<Vec<Result<DescribedPhoto, PhotoError>>, Refusal> {
         let mut tx = self.db.begin().await?;
+        let (verdicts, left_out) = self.add_photos_in(&mut tx, caller, concept, staged).await?;
+        tx.commit().await?;
+        self.discard_photos(caller, concept, left_out).await;
+        Ok(verdicts)
+    }
+
+    /// The same in a transaction that does more. The second list has those that were not added, whose objects are left.
+    pub(super) async fn add_photos_in(
+        &self,
+        tx: &mut PgConnection,
+        caller: &Caller,
+        concept: &Concept,
+        staged: Vec<StagedPhoto>,
+    ) -> Result<(Vec<Result<DescribedPhoto, PhotoError>>, Vec<StagedPhoto>), Refusal> {
         db::concept::lock(&mut *tx, concept.concept_id).await?;
         let photos = db::image::of_concepts(&mut *tx, &[concept.concept_id]).await?;
         let mut digests: HashSet<Digest> = photos.iter().map(|it| it.sha256.clone()).collect();
@@ -267,6 +283,7 @@ impl App {
                     Err(error)
                 }
                 None => {
+                    self.claim_key(&mut *tx, photo.image.image_id).await?;
                     db::image::record(&mut *tx, caller.project_id(), &photo.image).await?;
                     db::photo::record(&mut *tx, photo.image.image_id, &photo.notes).await?;
                     digests.insert(photo.image.sha256.clone());
@@ -276,8 +293,6 @@ impl App {
         }
         let all = db::image::of_concepts(&mut *tx, &[concept.concept_id]).await?;
         let notes = db::photo::of_images(&mut *tx, caller.project_id(), &ids(&all)).await?;
-        tx.commit().await?;
-        self.discard_photos(caller, concept, left_out).await;
         let mut described: HashMap<ImageId, DescribedPhoto> = self
             .describe(concept, all, notes)
             .into_iter()
@@ -293,7 +308,7 @@ impl App {
                 })
             })
         };
-        Ok(verdicts.into_iter().map(describe).collect())
+        Ok((verdicts.into_iter().map(describe).collect(), left_out))
     }
 
     /// Deletes the objects of photos that were staged and are not added. What cannot be deleted only wastes space.

@@ -35,17 +35,35 @@ impl App {
     /// # Errors
     /// [`Refusal::Invalid`] if the file is not a usable image.
     pub async fn add_upload(&self, caller: &Caller, file: UploadedFile) -> Result<Image, Refusal> {
-        let photo = self.decode(file.content).await?;
-        let photo =
-            photo.map_err(|error| FieldError::new("/file", error.code(), error.to_string()))?;
-        let image_id = ImageId::generate();
-        let source = ImageSource::Upload { file_name: file.file_name };
-        let image = self.store(image_id, source, &StorageKey::upload(image_id), photo).await?;
+        let image = self.stage_image(file, "/file").await?;
         let mut tx = self.db.begin().await?;
-        self.claim_key(&mut tx, image_id).await?;
+        self.claim_key(&mut tx, image.image_id).await?;
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         tx.commit().await?;
         Ok(image)
+    }
+
+    /// Decodes a file and writes its object, as an image to start samples from that has no row yet.
+    ///
+    /// - `pointer`: to the file in the request
+    pub(super) async fn stage_image(
+        &self,
+        file: UploadedFile,
+        pointer: &str,
+    ) -> Result<Image, Refusal> {
+        let photo = self.decode(file.content).await?;
+        let photo =
+            photo.map_err(|error| FieldError::new(pointer, error.code(), error.to_string()))?;
+        let image_id = ImageId::generate();
+        let source = ImageSource::Upload { file_name: file.file_name };
+        self.store(image_id, source, &StorageKey::upload(image_id), photo).await
+    }
+
+    /// Deletes the object of an image that has no row. What cannot be deleted only wastes space.
+    pub(super) async fn discard_image(&self, image: Image) {
+        if let Err(error) = self.storage.delete(&image.storage_key).await {
+            tracing::warn!(%error, "the object of an image that was not added stays");
+        }
     }
 
     /// Returns what is known about an image.

@@ -158,6 +158,12 @@ codes! {
     UnmatchedFile = "unmatched_file",
     /// The mask has another shape than its photo, or keeps nothing of it: paint white where the subject is, at the photo's size.
     MaskUnusable = "mask_unusable",
+    /// The file of the upload has not arrived: send it with PUT to the upload's URL, then complete the upload.
+    UploadIncomplete = "upload_incomplete",
+    /// The file of the upload has another size or digest than was announced: send the announced one again, or announce this one.
+    DigestMismatch = "digest_mismatch",
+    /// The upload's URL has expired, or the upload is completed: announce a new one.
+    UploadClosed = "upload_closed",
     /// The concept has this image already: nothing needs to be done.
     DuplicateImage = "duplicate_image",
     /// More images than a concept or an upload can have: send fewer.

@@ -283,6 +283,11 @@ impl Served<'_> {
                 let path = Path(id.parse().ok()?);
                 ("images", image::get_image(app(), caller, path).await.into_response())
             }
+            "upl" => {
+                let path = Path(id.parse().ok()?);
+                let upload = presigned_upload::get_upload(app(), caller, path).await;
+                ("uploads", upload.into_response())
+            }
             "set" => {
                 let set = image_set::get_image_set(app(), caller, Path(id.to_owned())).await;
                 ("image-sets", set.into_response())

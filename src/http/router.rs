@@ -24,7 +24,7 @@ use super::openapi::Document;
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
-    capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image, image_set, manifest, merge, metrics, photo, preference, preview, promotion, sample, training, upload, webhook,
+    capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image, image_set, manifest, merge, metrics, photo, preference, presigned_upload, preview, promotion, sample, training, upload, webhook,
 };
 use crate::app::App;
 
@@ -76,6 +76,7 @@ fn documented_routes() -> OpenApiRouter<App> {
     let uploads = OpenApiRouter::new()
         .routes(routes!(upload::upload_images, image::list_concept_images))
         .routes(routes!(upload::upload_image))
+        .routes(routes!(presigned_upload::put_upload))
         .routes(routes!(photo::set_mask, photo::delete_mask, photo::get_mask))
         .routes(routes!(image_set::upload_image_set, image_set::list_image_sets))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
@@ -87,6 +88,9 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(promotion::list_promotions))
         .routes(routes!(photo::change_photo, image::delete_concept_image))
         .merge(uploads)
+        .routes(routes!(presigned_upload::announce_upload))
+        .routes(routes!(presigned_upload::get_upload))
+        .routes(routes!(presigned_upload::complete_upload))
         .routes(routes!(photo::check_photos, photo::get_photo_check))
         .routes(routes!(image::get_image, image::patch_image, image::delete_image))
         .routes(routes!(image::get_image_content))

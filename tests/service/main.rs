@@ -35,6 +35,7 @@ mod overload;
 mod photo_checks;
 mod photos;
 mod preferences;
+mod presigned_uploads;
 mod processes;
 mod promotions;
 mod queue;
