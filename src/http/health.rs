@@ -13,6 +13,7 @@ use crate::app::{App, Readiness, Refusal};
 /// The state of the service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HealthBody {
+    /// Always `ok`; what is not is a problem.
     #[schema(value_type = String, examples("ok"))]
     status: &'static str,
 }

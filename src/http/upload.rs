@@ -42,6 +42,7 @@ pub(crate) struct UploadBody {
 
 /// What became of one file.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UploadVerdict)]
 pub(crate) struct Verdict {
     /// The name of the uploaded file.
     file_name: Option<String>,
