@@ -73,8 +73,20 @@ def main(photos, ids):
     first, second = ({"evaluation": evaluation["id"], "subject": name} for name in ("whole", "half"))
     study = call("POST", "/v1/preference-studies", json={"first": first, "second": second, "pairs": 2})
 
+    # What may be deleted: nothing depends on it.
+    expendable = {"ConceptId": [], "ImageSetId": [], "ImageId": []}
+    for number in range(30):
+        spare = {"handle": f"spare{number}", "modifier_token": f"<spare{number}>", "class_noun": "dog"}
+        expendable["ConceptId"].append(call("POST", "/v1/concepts", json=spare)["id"])
+    start = {"file": ("start.jpg", image.read_bytes(), "image/jpeg")}
+    for _ in range(5):
+        expendable["ImageId"].append(call("POST", "/v1/images", files=start)["id"])
+        other = {"file": ("cats.zip", archive(photos / "cat"), "application/zip")}
+        expendable["ImageSetId"].append(call("POST", "/v1/image-sets", files=other)["id"])
+
     listed = lambda path: [item["id"] for item in call("GET", path)["data"]]
     Path(ids).write_text(json.dumps({
+        "expendable": expendable,
         "handles": ["rex", "tom"] + [one["id"] for one in made],
         "prompts": prompts,
         "tokens": [link.rsplit("/", 1)[-1] for link in study["links"]],
