@@ -4,6 +4,7 @@
 //! broken requests, codes, headers, tags. Types that only Rust puts together, such as flattened structs, become plain objects, which
 //! generators of clients understand.
 
+mod codes;
 mod operation;
 mod schema;
 mod words;

@@ -10,6 +10,7 @@ mod checkpoints;
 mod class_image_sets;
 mod compositions;
 mod concepts;
+mod described;
 mod docs;
 mod downloads;
 mod end_to_end;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::codes::OF_OPERATIONS;
 use super::operations_mut;
 use crate::domain::code::Code;
 
@@ -86,6 +87,8 @@ const COMMON: &[Common] = &[
             Code::MissingField,
             Code::InvalidValue,
             Code::OutOfRange,
+            Code::NotApplicable,
+            Code::ConflictingFields,
         ],
         applies: has_body,
     },
@@ -146,6 +149,7 @@ pub(super) fn complete(document: &mut Value) {
         }
         let applying: Vec<&Common> =
             COMMON.iter().filter(|common| (common.applies)(operation)).collect();
+        let operation_id = operation["operationId"].as_str().unwrap_or_default().to_owned();
         let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
             continue;
         };
@@ -153,6 +157,12 @@ pub(super) fn complete(document: &mut Value) {
             match responses.get_mut(common.status) {
                 Some(own) => join(own, common),
                 None => drop(responses.insert(common.status.to_owned(), reference(common))),
+            }
+        }
+        let further = OF_OPERATIONS.iter().filter(|(id, ..)| operation_id == *id);
+        for (_, status, codes) in further {
+            if let Some(response) = responses.get_mut(*status) {
+                add_codes(response, &codes.concat());
             }
         }
         for (status, response) in responses {
@@ -205,6 +215,19 @@ fn path(common: &Common) -> String {
 
 fn reference(common: &Common) -> Value {
     json!({ "$ref": path(common) })
+}
+
+/// Adds codes to an answer that has some.
+fn add_codes(response: &mut Value, codes: &[Code]) {
+    if let Some(shared) = COMMON.iter().find(|shared| response["$ref"] == path(shared)) {
+        *response = self::response(shared);
+    }
+    let listed = response["x-codes"].as_array().cloned().unwrap_or_default();
+    let listed = Code::ALL.iter().filter(|code| listed.iter().any(|one| one == code.as_str()));
+    let codes = [codes, &listed.copied().collect::<Vec<_>>()].concat();
+    let text = response["description"].as_str().unwrap_or_default();
+    let text = text.split(" Codes: ").next().unwrap_or_default().to_owned();
+    list_codes(response, &text, codes);
 }
 
 /// Adds to an answer of an operation what all operations of its kind can answer with that status.
