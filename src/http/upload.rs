@@ -74,6 +74,7 @@ pub(crate) struct IgnoredFile {
 
 /// What became of one file.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UploadVerdict)]
 pub(crate) struct Verdict {
     /// The name of the uploaded file, without folders and invisible characters; of a file in an archive, its path.
     file_name: Option<String>,

@@ -11,6 +11,8 @@ mod class_image_sets;
 mod compositions;
 mod concepts;
 mod deletions;
+mod described;
+mod docs;
 mod downloads;
 mod dry_runs;
 mod end_to_end;
