@@ -5,6 +5,7 @@ use std::io::Seek;
 
 use super::download::{Downloadable, Owner};
 use super::photo::{self, Photo, PhotoError};
+use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
 use crate::db;
@@ -63,6 +64,12 @@ impl App {
         staged: Vec<Image>,
     ) -> Result<Vec<Result<Image, PhotoError>>, Refusal> {
         let mut tx = self.db.begin().await?;
+        let bytes = staged.iter().map(|image| image.size_bytes).sum();
+        if let Err(refusal) = self.reserve(&mut tx, caller, Need::Bytes(bytes)).await {
+            drop(tx);
+            self.discard_photos(caller, staged).await;
+            return Err(refusal);
+        }
         db::concept::lock(&mut *tx, concept.concept_id).await?;
         let photos = db::image::of_concepts(&mut *tx, &[concept.concept_id]).await?;
         let mut digests: HashSet<Digest> = photos.into_iter().map(|image| image.sha256).collect();
@@ -114,6 +121,11 @@ impl App {
         let source = ImageSource::Upload { file_name: file.file_name };
         let image = self.store(image_id, source, &StorageKey::upload(image_id), photo).await?;
         let mut tx = self.db.begin().await?;
+        if let Err(refusal) = self.reserve(&mut tx, caller, Need::Bytes(image.size_bytes)).await {
+            drop(tx);
+            self.discard_photos(caller, vec![image]).await;
+            return Err(refusal);
+        }
         self.claim_key(&mut tx, image_id).await?;
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         tx.commit().await?;
