@@ -12,6 +12,7 @@ pub mod compression;
 pub mod concept;
 pub mod delta;
 pub mod download;
+pub mod dry_run;
 pub mod evaluation;
 mod health;
 pub mod idempotency;
@@ -34,6 +35,7 @@ pub mod sample;
 mod tidying;
 pub mod training;
 pub mod upload_memory;
+mod warnings;
 mod watch;
 pub mod webhook;
 

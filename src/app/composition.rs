@@ -107,7 +107,10 @@ pub(super) fn unnamed(composition: &Composition, composed: Composed<'_>) -> Vec<
     let words: Vec<&ConceptWords> = composed.participants.iter().map(|one| &one.words).collect();
     let mentions = mentions(composed.prompt, &words);
     let is_drawn = |index: usize, one: &Participant| match composition {
-        Composition::Merge => true, // its weights take part whatever the prompt says
+        // Its weights take part whatever the prompt says. A delta of several concepts is there by one of them.
+        Composition::Merge => mentions.iter().any(|mention| {
+            composed.participants.get(mention.concept).is_some_and(|it| it.delta == one.delta)
+        }),
         Composition::Tokens => mentions.iter().any(|mention| mention.concept == index),
         Composition::Regional(regional) => {
             regional.regions.iter().any(|region| region.concept == one.handle)
@@ -115,14 +118,17 @@ pub(super) fn unnamed(composition: &Composition, composed: Composed<'_>) -> Vec<
     };
     let lost =
         composed.participants.iter().enumerate().filter(|(index, one)| !is_drawn(*index, one));
-    let warning = |(_, one): (usize, &Participant)| Warning {
-        code: Code::ConceptNotNamed,
-        detail: format!(
-            "concept `{}` is not drawn: name it in the prompt as `{}`, or give it a region with a box",
-            one.handle,
-            one.words.in_prompt()
-        ),
-        pointer: "/prompt".to_owned(),
+    let warning = |(_, one): (usize, &Participant)| {
+        let (handle, name) = (&one.handle, one.words.in_prompt());
+        let detail = match composition {
+            Composition::Merge | Composition::Tokens => format!(
+                "concept `{handle}` takes part, and the prompt does not ask for it: name it as `{name}`"
+            ),
+            Composition::Regional(_) => format!(
+                "concept `{handle}` is not drawn: name it in the prompt as `{name}`, or give it a region with a box"
+            ),
+        };
+        Warning::new(Code::ConceptNotNamed, "/prompt", detail)
     };
     lost.map(warning).collect()
 }

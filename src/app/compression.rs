@@ -2,15 +2,20 @@
 
 use std::collections::HashMap;
 
+use sqlx::PgConnection;
+
 use super::binding::check_base_model;
+use super::dry_run::DryRun;
 use super::job::{JobNoun, Tracked, deltas_of, reports_of};
-use super::queue::JobOptions;
+use super::queue::{Asked, JobOptions};
 use super::{App, Caller, Refusal};
 use crate::db;
+use crate::domain::code::Code;
 use crate::domain::compression::{CompressionReport, CompressionTask, Keep};
 use crate::domain::id::{CompressionId, DeltaId, JobId};
 use crate::domain::job::{JobKind, Task};
 use crate::domain::version::TaskVersion;
+use crate::domain::warning::Warning;
 
 /// A compression to start.
 #[derive(Clone, Copy, Debug)]
@@ -74,8 +79,39 @@ impl App {
         options: JobOptions,
     ) -> Result<Compression, Refusal> {
         options.schedule.check()?;
-        let keep = Keep::new(new.rank, new.energy)?;
         let mut tx = self.db.begin().await?;
+        let asked = self.resolve_compression(&mut tx, caller, delta_id, new).await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
+        tx.commit().await?;
+        self.announce(JobKind::Compression);
+        self.job(caller, id).await
+    }
+
+    /// Answers what [`Self::start_compression`] would queue.
+    ///
+    /// # Errors
+    /// The same, without [`Refusal::QueueFull`].
+    pub async fn try_compression(
+        &self,
+        caller: &Caller,
+        delta_id: DeltaId,
+        new: NewCompression,
+        options: JobOptions,
+    ) -> Result<DryRun<CompressionTask>, Refusal> {
+        options.schedule.check()?;
+        let mut db = self.db.acquire().await?;
+        let asked = self.resolve_compression(&mut db, caller, delta_id, new).await?;
+        self.dry_run(&mut db, asked, options.schedule).await
+    }
+
+    async fn resolve_compression(
+        &self,
+        tx: &mut PgConnection,
+        caller: &Caller,
+        delta_id: DeltaId,
+        new: NewCompression,
+    ) -> Result<Asked<CompressionTask>, Refusal> {
+        let keep = Keep::new(new.rank, new.energy)?;
         let found = db::delta::find(&mut *tx, caller.project_id(), &[delta_id]).await?;
         let delta = found.into_iter().next();
         let delta = delta.ok_or_else(|| Refusal::not_found("delta", delta_id))?;
@@ -90,9 +126,27 @@ impl App {
             keep,
             make_current: new.make_current,
         };
-        let id = self.enqueue(&mut tx, caller, task, &options).await?;
-        tx.commit().await?;
-        self.announce(JobKind::Compression);
-        self.job(caller, id).await
+        Ok(Asked { task, warnings: of_keep(keep) })
     }
+}
+
+/// Shares of singular values below this leave little of a concept. The paper keeps 0.6.
+const LITTLE_ENERGY: f64 = 0.3;
+
+/// Warns of a compression that keeps everything, or next to nothing.
+fn of_keep(keep: Keep) -> Vec<Warning> {
+    let (code, pointer, detail) = match keep {
+        Keep::Energy(energy) if energy >= 1.0 => (
+            Code::FieldIgnored,
+            "/energy",
+            "at an energy of 1 all singular values are kept, so the file hardly shrinks: the paper keeps 0.6",
+        ),
+        Keep::Energy(energy) if energy < LITTLE_ENERGY => (
+            Code::ValueUnusual,
+            "/energy",
+            "so little leaves hardly anything of a concept: the paper keeps 0.6",
+        ),
+        Keep::Energy(_) | Keep::Rank(_) => return Vec::new(),
+    };
+    vec![Warning::new(code, pointer, detail)]
 }

@@ -13,11 +13,13 @@ use self::check::{check_evaluator, check_numbers, check_prompts};
 pub use self::samples::EvaluatedSample;
 use self::subject::{BoundSubject, bind_subjects, compose_subjects};
 use super::binding::{concept_named, named_concepts};
+use super::dry_run::DryRun;
 use super::image_set::find_image_set;
 use super::job::Evaluation;
-use super::queue::JobOptions;
+use super::queue::{Asked, JobOptions};
 use super::sample::SampleOptions;
 use super::training::with_photos;
+use super::warnings::{not_read, of_repeated, of_settings};
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::db::job::NewJob;
@@ -37,9 +39,11 @@ use crate::domain::job::cost::estimate;
 use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 use crate::domain::merge::options::MergeOptions;
+use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{SampleSettings, SchedulerName};
 use crate::domain::training::TaskConcept;
 use crate::domain::version::TaskVersion;
+use crate::domain::warning::Warning;
 use crate::evaluator::Evaluator;
 use crate::request_context::RequestContext;
 
@@ -101,13 +105,42 @@ impl App {
         options: JobOptions,
     ) -> Result<Evaluation, Refusal> {
         options.schedule.check()?;
+        let mut tx = self.db.begin().await?;
+        let asked = self.resolve_evaluation(&mut tx, caller, new).await?;
+        let id = self.enqueue_with_samples(&mut tx, caller, asked, &options).await?;
+        tx.commit().await?;
+        self.announce(JobKind::Sample);
+        self.job(caller, id).await
+    }
+
+    /// Answers what [`Self::start_evaluation`] would queue.
+    ///
+    /// # Errors
+    /// The same, without [`Refusal::QueueFull`].
+    pub async fn try_evaluation(
+        &self,
+        caller: &Caller,
+        new: NewEvaluation,
+        options: JobOptions,
+    ) -> Result<DryRun<EvaluationTask>, Refusal> {
+        options.schedule.check()?;
+        let mut db = self.db.acquire().await?;
+        let asked = self.resolve_evaluation(&mut db, caller, new).await?;
+        self.dry_run(&mut db, asked, options.schedule).await
+    }
+
+    async fn resolve_evaluation(
+        &self,
+        db: &mut PgConnection,
+        caller: &Caller,
+        new: NewEvaluation,
+    ) -> Result<Asked<EvaluationTask>, Refusal> {
         let evaluator = self.evaluator.as_ref().ok_or_else(no_evaluator)?;
         let settings = self.settings(&new, evaluator)?;
-        let mut tx = self.db.begin().await?;
         let mut subjects =
-            bind_subjects(&mut tx, caller.project_id(), &self.model, &new.subjects).await?;
+            bind_subjects(db, caller.project_id(), &self.model, &new.subjects).await?;
         let (concepts, photos) =
-            self.concepts_with_photos(&mut tx, caller, &new, &subjects, evaluator).await?;
+            self.concepts_with_photos(db, caller, &new, &subjects, evaluator).await?;
         let prompts = resolve_prompts(&new, &concepts)?;
         check_prompts(&self.model, evaluator, &prompts, &subjects, &concepts)?;
         check::check_parts(evaluator, &prompts, &settings)?;
@@ -127,13 +160,11 @@ impl App {
             held_out: None,
         };
         let task =
-            EvaluationTask { held_out: self.held_out(&mut tx, caller, &new, &task).await?, ..task };
+            EvaluationTask { held_out: self.held_out(db, caller, &new, &task).await?, ..task };
         check_size(&task)?;
         check::check_captions(&task)?;
-        let id = self.enqueue_with_samples(&mut tx, caller, task, &options).await?;
-        tx.commit().await?;
-        self.announce(JobKind::Sample);
-        self.job(caller, id).await
+        let warnings = of_evaluation(&new, &task, &self.model);
+        Ok(Asked { task, warnings })
     }
 
     /// The request's settings, the paper's where it has none; `n` is the number of images of a prompt.
@@ -217,17 +248,17 @@ impl App {
         &self,
         tx: &mut PgConnection,
         caller: &Caller,
-        task: EvaluationTask,
+        asked: Asked<EvaluationTask>,
         options: &JobOptions,
     ) -> Result<crate::domain::id::EvaluationId, Refusal> {
         let native_size = self.model.native_size;
         let (mut tasks, mut places) = (Vec::new(), Vec::new());
-        for sample in task.samples() {
+        for sample in asked.task.samples() {
             let job_id = JobId::generate();
             places.push((job_id, sample.subject, sample.prompt));
             tasks.push((job_id, Task::Sample(sample.task)));
         }
-        let id = self.enqueue_waiting(tx, caller, task, options, tasks.len()).await?;
+        let id = self.enqueue_waiting(tx, caller, asked, options, tasks.len()).await?;
         // Samples of other evaluations get their places in the same way.
         db::job::take_turn(&mut *tx, JobKind::Sample).await?;
         let of_evaluation = Schedule { priority: options.schedule.priority, ..Schedule::default() };
@@ -251,6 +282,28 @@ impl App {
         db::evaluation::link_samples(tx, id.into(), &places).await?;
         Ok(id)
     }
+}
+
+/// Fewer images of a prompt than this give figures with wide intervals.
+const FEW_IMAGES: usize = 8;
+
+/// Warns of settings that are unusual, and of prompts that say less than they seem to.
+fn of_evaluation(new: &NewEvaluation, task: &EvaluationTask, model: &ModelInfo) -> Vec<Warning> {
+    let negative_prompt = &task.negative_prompt;
+    let mut warnings = of_settings(&new.options, &task.settings, negative_prompt, model);
+    let texts: Vec<&str> = new.prompts.iter().map(|prompt| prompt.text.as_str()).collect();
+    warnings.extend(of_repeated(&texts, "/prompts"));
+    for (index, text) in texts.iter().enumerate() {
+        warnings.extend(not_read(text, &format!("/prompts/{index}")));
+    }
+    if task.settings.n < FEW_IMAGES {
+        let detail = format!(
+            "{} images of a prompt give figures with wide intervals: the paper takes {DEFAULT_IMAGES_PER_PROMPT}",
+            task.settings.n
+        );
+        warnings.push(Warning::new(Code::ValueUnusual, "/images_per_prompt", detail));
+    }
+    warnings
 }
 
 fn no_evaluator() -> FieldError {

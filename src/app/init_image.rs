@@ -3,17 +3,22 @@
 use sqlx::PgConnection;
 
 use super::Refusal;
+use super::sample::SampleOptions;
+use super::warnings::is_usual_size;
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::id::{ImageId, ProjectId};
 use crate::domain::image::Image;
 use crate::domain::invalid::FieldError;
 use crate::domain::model_info::ModelInfo;
-use crate::domain::sample::{InitImage, decimal};
+use crate::domain::sample::{InitImage, SampleSettings, decimal};
+use crate::domain::warning::Warning;
 
 /// The image that a request names to start from, with the size of the generated images unless the request gives one.
 pub(super) struct ChosenInit {
     pub(super) init: InitImage,
+    /// Of the image itself, in pixels.
+    own_size: (usize, usize),
     pub(super) width: usize,
     pub(super) height: usize,
 }
@@ -41,8 +46,32 @@ pub(super) async fn choose_init(
         let detail = format!("no image `{image_id}`: upload one with POST /v1/images");
         FieldError::new("/init_image", Code::UnknownImage, detail)
     })?;
-    let (width, height) = fitting_size(&image, model);
-    Ok(Some(ChosenInit { init: init_of(image, noise_strength), width, height }))
+    let pixels = |side: i32| usize::try_from(side).unwrap_or(0);
+    let own_size = (pixels(image.width), pixels(image.height));
+    let (width, height) = fitting_size(own_size, model);
+    Ok(Some(ChosenInit { init: init_of(image, noise_strength), own_size, width, height }))
+}
+
+impl ChosenInit {
+    /// Warns of a size that is not the image's own, though the request asks for none.
+    pub(super) fn of_size(
+        &self,
+        asked: &SampleOptions,
+        settings: &SampleSettings,
+    ) -> Option<Warning> {
+        let (width, height) = (settings.width, settings.height);
+        let is_near = |own: usize, side: usize| own.abs_diff(side) * 20 <= own;
+        let is_own = is_near(self.own_size.0, width) && is_near(self.own_size.1, height);
+        if is_own || asked.width.is_some() || asked.height.is_some() {
+            return None;
+        }
+        let detail = format!(
+            "init_image has {}×{} pixels, and {width}×{height} are drawn, which the base model does well: give width and \
+             height for another size",
+            self.own_size.0, self.own_size.1
+        );
+        Some(Warning::new(Code::InitImageResized, "/init_image", detail))
+    }
 }
 
 pub(super) fn init_of(image: Image, noise_strength: f64) -> InitImage {
@@ -54,32 +83,33 @@ pub(super) fn init_of(image: Image, noise_strength: f64) -> InitImage {
     }
 }
 
-/// The image's own size, reduced to the largest that can be generated and rounded to the model's multiple.
-fn fitting_size(image: &Image, model: &ModelInfo) -> (usize, usize) {
-    let longest = image.width.max(image.height) as f64;
-    let scale = (model.max_size() as f64 / longest).min(1.0);
+/// The image's own size if the base model draws that well, or else the one of the same proportions with as many pixels as the
+/// model's own; rounded to the model's multiple.
+fn fitting_size(own: (usize, usize), model: &ModelInfo) -> (usize, usize) {
     let multiple = model.size_multiple;
-    let side = |pixels: i32| {
-        let cells = f64::from(pixels) * scale / multiple as f64;
-        (cells.round() as usize).max(1) * multiple
+    let scaled = |scale: f64| {
+        let side = |pixels: usize| {
+            let cells = (pixels as f64 * scale / multiple as f64).round() as usize;
+            (cells.max(1) * multiple).min(model.max_size() / multiple * multiple)
+        };
+        (side(own.0), side(own.1))
     };
-    (side(image.width), side(image.height))
+    if is_usual_size(own, model) {
+        return scaled(1.0);
+    }
+    let pixels = (own.0 * own.1).max(1) as f64;
+    scaled(model.native_size as f64 / pixels.sqrt())
 }
 
 #[cfg(test)]
 mod tests {
-    use chrono::Utc;
-
     use super::*;
     use crate::domain::base_model::SamplingDefaults;
     use crate::domain::digest::Digest;
-    use crate::domain::image::ImageSource;
-    use crate::domain::record::Record;
-    use crate::domain::storage_key::StorageKey;
     use crate::domain::training::TrainingRecipe;
 
     #[test]
-    fn a_size_is_the_images_own_as_far_as_it_can_be_generated() {
+    fn a_size_is_the_images_own_as_far_as_it_is_drawn_well() {
         let model = ModelInfo {
             name: String::new(),
             digest: Digest::default(),
@@ -99,23 +129,12 @@ mod tests {
         };
         for (size, fitting) in [
             ((512, 768), (512, 768)),
-            ((515, 770), (512, 768)),
-            ((4096, 2048), (2048, 1024)),
-            ((8192, 32), (2048, 8)),
+            ((515, 760), (512, 760)),
+            ((256, 256), (512, 512)),
+            ((4096, 2048), (728, 360)),
+            ((8192, 32), (2048, 32)),
         ] {
-            let image = Image {
-                image_id: ImageId::generate(),
-                source: ImageSource::Upload { file_name: None },
-                width: size.0,
-                height: size.1,
-                size_bytes: 0,
-                sha256: Digest::default(),
-                storage_key: StorageKey::upload(ImageId::generate()),
-                regions: Vec::new(),
-                created_at: Utc::now(),
-                record: Record::new(Utc::now(), Default::default()),
-            };
-            assert_eq!(fitting_size(&image, &model), fitting, "{size:?}");
+            assert_eq!(fitting_size(size, &model), fitting, "{size:?}");
         }
     }
 }

@@ -1,14 +1,15 @@
 //! Merges: several deltas become one.
 
 pub mod check;
-mod warnings;
+mod forecast;
 
 use sqlx::PgConnection;
 
 use super::binding::{Binding, bind};
+use super::dry_run::DryRun;
 use super::job::Merge;
-use super::queue::JobOptions;
-use super::{App, Caller, Refusal};
+use super::queue::{Asked, JobOptions};
+use super::{App, Caller, Refusal, warnings};
 use crate::domain::code::Code;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::invalid::FieldError;
@@ -44,7 +45,40 @@ impl App {
     ) -> Result<Merge, Refusal> {
         options.schedule.check()?;
         let mut tx = self.db.begin().await?;
-        let BoundMerge { binding, recipe } = self.bind_merge(&mut tx, caller, new).await?;
+        let asked = self.resolve_merge(&mut tx, caller, new).await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
+        tx.commit().await?;
+        self.announce(JobKind::Merge);
+        self.job(caller, id).await
+    }
+
+    /// Answers what [`Self::start_merge`] would queue.
+    ///
+    /// # Errors
+    /// The same, without [`Refusal::QueueFull`].
+    pub async fn try_merge(
+        &self,
+        caller: &Caller,
+        new: NewMerge,
+        options: JobOptions,
+    ) -> Result<DryRun<MergeTask>, Refusal> {
+        options.schedule.check()?;
+        let mut db = self.db.acquire().await?;
+        let asked = self.resolve_merge(&mut db, caller, new).await?;
+        self.dry_run(&mut db, asked, options.schedule).await
+    }
+
+    async fn resolve_merge(
+        &self,
+        db: &mut PgConnection,
+        caller: &Caller,
+        new: NewMerge,
+    ) -> Result<Asked<MergeTask>, Refusal> {
+        let mut warnings = warnings::of_uses(&new.concepts);
+        let captions = new.options.captions.as_deref().unwrap_or_default();
+        warnings.extend(warnings::of_repeated(captions, "/captions"));
+        let BoundMerge { binding, recipe } = self.bind_merge(db, caller, new).await?;
+        warnings.extend(self.forecast_of_merge(&binding.deltas, &recipe, "/concepts").await);
         let task = MergeTask {
             version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),
@@ -52,10 +86,7 @@ impl App {
             concepts: binding.concepts.iter().map(|concept| concept.concept_id).collect(),
             recipe,
         };
-        let id = self.enqueue(&mut tx, caller, task, &options).await?;
-        tx.commit().await?;
-        self.announce(JobKind::Merge);
-        self.job(caller, id).await
+        Ok(Asked { task, warnings })
     }
 
     async fn bind_merge(

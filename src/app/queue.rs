@@ -18,6 +18,7 @@ use crate::domain::job::named::Named;
 use crate::domain::job::schedule::{LAST_RANK, Schedule};
 use crate::domain::job::{JobKind, Task};
 use crate::domain::record::Labels;
+use crate::domain::warning::Warning;
 use crate::request_context::RequestContext;
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
@@ -25,6 +26,13 @@ const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
 
 /// The same before the first job of a kind has ended, when the rate is not known.
 const UNKNOWN_RETRY_AFTER_SECS: u64 = 30;
+
+/// What a request asks for, resolved, with what it is accepted with.
+#[derive(Clone, Debug)]
+pub(super) struct Asked<N> {
+    pub(super) task: N,
+    pub(super) warnings: Vec<Warning>,
+}
 
 /// What a request says about a job beside its task.
 #[derive(Clone, Debug, Default)]
@@ -43,10 +51,10 @@ impl App {
         &self,
         tx: &mut PgConnection,
         caller: &Caller,
-        task: N,
+        asked: Asked<N>,
         options: &JobOptions,
     ) -> Result<N::Id, Refusal> {
-        self.enqueue_waiting(tx, caller, task, options, 0).await
+        self.enqueue_waiting(tx, caller, asked, options, 0).await
     }
 
     /// Appends a task that waits for other jobs, which the caller queues in the same transaction.
@@ -57,11 +65,12 @@ impl App {
         &self,
         tx: &mut PgConnection,
         caller: &Caller,
-        task: N,
+        asked: Asked<N>,
         options: &JobOptions,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
         let job_id = JobId::generate();
+        let Asked { task, warnings } = asked;
         self.claim_key(tx, N::Id::from(job_id)).await?;
         self.take_place(tx, N::KIND).await?;
         let task = task.into_task();
@@ -84,6 +93,7 @@ impl App {
             labels,
             request_id: request.as_ref().map(|request| &*request.request_id),
             traceparent: request.as_ref().and_then(|request| request.traceparent.as_deref()),
+            warnings: &warnings,
             ..new
         };
         match db::job::enqueue(&mut *tx, new).await {

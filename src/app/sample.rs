@@ -4,17 +4,19 @@ use sqlx::PgConnection;
 
 use super::binding::{NamedToken, bind, tokens_of};
 use super::composition::{compose, unnamed};
+use super::dry_run::DryRun;
 use super::init_image::{ChosenInit, choose_init};
 use super::job::Sample;
 use super::manifest::task_again;
-use super::queue::JobOptions;
+use super::queue::{Asked, JobOptions};
+use super::warnings::{not_applied, not_read, of_settings, of_uses};
 use super::{App, Caller, Refusal, random_seed};
 use crate::domain::code::Code;
 use crate::domain::composition::Composition;
 use crate::domain::composition::options::{Composed, CompositionOptions};
-use crate::domain::concept::ModifierToken;
+use crate::domain::concept::{ConceptWords, ModifierToken};
 use crate::domain::delta_use::ConceptUse;
-use crate::domain::id::{ImageId, ProjectId};
+use crate::domain::id::{ConceptId, ImageId, ProjectId};
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::job::JobKind;
 use crate::domain::manifest::Manifest;
@@ -23,6 +25,7 @@ use crate::domain::merge::options::MergeOptions;
 use crate::domain::model_info::{ModelInfo, check_text};
 use crate::domain::sample::{Determinism, SampleSettings, SampleTask, SchedulerName, decimal};
 use crate::domain::version::TaskVersion;
+use crate::domain::warning::Warning;
 
 /// A sample to start.
 #[derive(Clone, Debug)]
@@ -81,19 +84,46 @@ impl App {
         options.schedule.check()?;
         new.check_texts()?;
         let mut tx = self.db.begin().await?;
-        let (project_id, model) = (caller.project_id(), &self.model);
-        let mut task = match new {
-            NewSample::Prompt(sample) => sample.into_task(&mut tx, project_id, model).await?,
-            NewSample::Manifest(manifest) => {
-                task_again(&mut tx, project_id, model, *manifest).await?
-            }
-        };
-        let of_merge = self.merge_warnings(&task).await;
-        task.warnings.extend(of_merge);
-        let id = self.enqueue(&mut tx, caller, task, &options).await?;
+        let asked = self.resolve_sample(&mut tx, caller, new).await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
         self.job(caller, id).await
+    }
+
+    /// Answers what [`Self::start_sample`] would queue.
+    ///
+    /// # Errors
+    /// The same, without [`Refusal::QueueFull`].
+    pub async fn try_sample(
+        &self,
+        caller: &Caller,
+        new: NewSample,
+        options: JobOptions,
+    ) -> Result<DryRun<SampleTask>, Refusal> {
+        options.schedule.check()?;
+        new.check_texts()?;
+        let mut db = self.db.acquire().await?;
+        let asked = self.resolve_sample(&mut db, caller, new).await?;
+        self.dry_run(&mut db, asked, options.schedule).await
+    }
+
+    async fn resolve_sample(
+        &self,
+        db: &mut PgConnection,
+        caller: &Caller,
+        new: NewSample,
+    ) -> Result<Asked<SampleTask>, Refusal> {
+        let (project_id, model) = (caller.project_id(), &self.model);
+        let mut asked = match new {
+            NewSample::Prompt(sample) => sample.resolve(db, project_id, model).await?,
+            NewSample::Manifest(manifest) => {
+                let task = task_again(db, project_id, model, *manifest).await?;
+                Asked { task, warnings: Vec::new() }
+            }
+        };
+        asked.warnings.extend(self.merge_warnings(&asked.task).await);
+        Ok(asked)
     }
 }
 
@@ -116,15 +146,17 @@ impl NewSample {
 
 impl PromptedSample {
     /// What the request asks for, its names resolved and its defaults filled in.
-    async fn into_task(
+    async fn resolve(
         self,
         db: &mut PgConnection,
         project_id: ProjectId,
         model: &ModelInfo,
-    ) -> Result<SampleTask, Refusal> {
+    ) -> Result<Asked<SampleTask>, Refusal> {
         let init = choose_init(db, project_id, model, self.init_image, self.noise_strength).await?;
         let settings = self.options.resolve(model, init.as_ref());
         settings.check(model)?;
+        let mut warnings: Vec<Warning> =
+            init.iter().filter_map(|chosen| chosen.of_size(&self.options, &settings)).collect();
         let init = init.map(|chosen| chosen.init);
         if let Some(init) = &init {
             init.check(&settings)?;
@@ -147,9 +179,17 @@ impl PromptedSample {
             num_inference_steps: settings.num_inference_steps,
         };
         let composition = compose(self.composition, self.merge.is_some(), composed, model)?;
-        let warnings = unnamed(&composition, composed);
+        warnings.extend(unnamed(&composition, composed));
+        warnings.extend(of_settings(&self.options, &settings, &negative_prompt, model));
+        warnings.extend(of_uses(&self.concepts));
+        for (text, pointer) in [(&prompt, "/prompt"), (&negative_prompt, "/negative_prompt")] {
+            warnings.extend(not_read(text, pointer));
+        }
+        let named: Vec<(ConceptId, &ConceptWords)> =
+            binding.concepts.iter().map(|one| (one.concept_id, &one.words)).collect();
+        warnings.extend(not_applied(db, project_id, &prompt, "/prompt", &named).await?);
         let merged = if composition == Composition::Merge { binding.deltas.len() } else { 0 };
-        Ok(SampleTask {
+        let task = SampleTask {
             version: TaskVersion::NEWEST,
             base_digest: model.digest.clone(),
             prompt,
@@ -159,13 +199,14 @@ impl PromptedSample {
             deltas: binding.deltas,
             composition,
             init,
-            warnings,
-        })
+            warnings: Vec::new(), // with the job
+        };
+        Ok(Asked { task, warnings })
     }
 }
 
 impl SampleOptions {
-    /// Fills in the defaults: those of the base model, and the size of the initial image if there is one.
+    /// Fills in the defaults: those of the base model, and the size that fits the initial image if there is one.
     pub(super) fn resolve(&self, model: &ModelInfo, init: Option<&ChosenInit>) -> SampleSettings {
         let defaults = &model.sampling;
         let native = (model.native_size, model.native_size);

@@ -2,10 +2,14 @@
 
 mod start_from;
 
+use serde_json::{Map, Value};
+
 use super::binding::{concept_named, named_concepts};
+use super::dry_run::{Dataset, DryRun};
 use super::job::Training;
-use super::queue::JobOptions;
+use super::queue::{Asked, JobOptions};
 use super::regularization::NewRegularization;
+use super::warnings::of_training;
 use super::{App, Caller, Refusal, random_seed};
 use crate::db;
 use crate::domain::code::Code;
@@ -29,7 +33,7 @@ pub struct NewTraining {
     pub concepts: Vec<ConceptRef>,
     pub preset: Preset,
     /// Fields of the recipe that differ from the preset.
-    pub recipe: serde_json::Map<String, serde_json::Value>,
+    pub recipe: Map<String, Value>,
     pub regularization: NewRegularization,
     /// What to go on from; `None` for the base model.
     pub start_from: Option<DeltaId>,
@@ -51,7 +55,39 @@ impl App {
         options: JobOptions,
     ) -> Result<Training, Refusal> {
         options.schedule.check()?;
+        let (asked, _) = self.resolve_training(caller, new).await?;
+        let mut tx = self.db.begin().await?;
+        let id = self.enqueue(&mut tx, caller, asked, &options).await?;
+        tx.commit().await?;
+        self.announce(JobKind::Training);
+        self.job(caller, id).await
+    }
+
+    /// Answers what [`Self::start_training`] would queue.
+    ///
+    /// # Errors
+    /// The same, without [`Refusal::QueueFull`].
+    pub async fn try_training(
+        &self,
+        caller: &Caller,
+        new: NewTraining,
+        options: JobOptions,
+    ) -> Result<DryRun<TrainingTask>, Refusal> {
+        options.schedule.check()?;
+        let (asked, photos) = self.resolve_training(caller, new).await?;
+        let dataset = Some(Dataset::new(&asked.task, &photos));
+        let mut db = self.db.acquire().await?;
+        Ok(DryRun { dataset, ..self.dry_run(&mut db, asked, options.schedule).await? })
+    }
+
+    /// What a request asks for, and the photos of its concepts.
+    async fn resolve_training(
+        &self,
+        caller: &Caller,
+        new: NewTraining,
+    ) -> Result<(Asked<TrainingTask>, Vec<Image>), Refusal> {
         new.check()?;
+        let usual = new.preset(&self.model);
         let recipe = new.resolve_recipe(&self.model)?;
 
         let mut db = self.db.acquire().await?;
@@ -86,13 +122,11 @@ impl App {
             seed: new.seed.unwrap_or_else(random_seed),
             promote: new.promote,
         };
-        check_tokens(&task, &self.model)?;
+        check_tokens(&task, &new.recipe, &self.model)?;
         check_captions(&task, &self.model)?;
-        let mut tx = self.db.begin().await?;
-        let id = self.enqueue(&mut tx, caller, task, &options).await?;
-        tx.commit().await?;
-        self.announce(JobKind::Training);
-        self.job(caller, id).await
+        check_names(&task)?;
+        let warnings = of_training(&task, &new.recipe, &usual);
+        Ok((Asked { task, warnings }, images))
     }
 
     /// Returns up to `limit` points of a training's loss curve after a step, in order.
@@ -112,13 +146,18 @@ impl App {
 }
 
 impl NewTraining {
-    /// The preset for this number of concepts, with the request's changes.
-    fn resolve_recipe(&self, model: &ModelInfo) -> Result<TrainingRecipe, Invalid> {
+    /// The preset for this number of concepts.
+    fn preset(&self, model: &ModelInfo) -> TrainingRecipe {
         let preset = match self.preset {
             Preset::Default => model.recipe.clone(),
             Preset::Paper => TrainingRecipe::paper(),
         };
-        let recipe = preset.for_concepts(self.concepts.len()).with_overrides(&self.recipe)?;
+        preset.for_concepts(self.concepts.len())
+    }
+
+    /// The preset for this number of concepts, with the request's changes.
+    fn resolve_recipe(&self, model: &ModelInfo) -> Result<TrainingRecipe, Invalid> {
+        let recipe = self.preset(model).with_overrides(&self.recipe)?;
         self.regularization.resolve_recipe(recipe, &self.recipe, model)
     }
 
@@ -196,7 +235,13 @@ fn with_its_photos(
 }
 
 /// Refuses modifier tokens that are not free, and what they cannot start from.
-fn check_tokens(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
+///
+/// - `asked`: the fields of the recipe that the request gives
+fn check_tokens(
+    task: &TrainingTask,
+    asked: &Map<String, Value>,
+    model: &ModelInfo,
+) -> Result<(), Invalid> {
     let mut checks = Checks::default();
     let recipe = &task.recipe;
     for (index, concept) in task.concepts.iter().enumerate() {
@@ -224,12 +269,16 @@ fn check_tokens(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
         Code::InvalidValue,
         || "name at least one entry of the vocabulary for the modifier tokens to start from".into(),
     );
-    // Initializers are taken in turn, and any of the candidates may be.
-    let candidates = if modifiers == 0 { 0 } else { recipe.initializer_candidates.len() };
+    // Of the preset's, initializers are taken in turn. What the request itself names has to be there.
     for (field, names, used) in [
         ("initializer_tokens", &recipe.initializer_tokens, modifiers),
-        ("initializer_candidates", &recipe.initializer_candidates, candidates),
+        (
+            "initializer_candidates",
+            &recipe.initializer_candidates,
+            recipe.initializer_candidates.len(),
+        ),
     ] {
+        let used = if asked.contains_key(field) { names.len() } else { used };
         for (index, name) in names.iter().enumerate().take(used) {
             let pointer = format!("/recipe/{field}/{index}");
             checks.require(model.has_initializer(name), &pointer, Code::InvalidValue, || {
@@ -240,28 +289,73 @@ fn check_tokens(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
     checks.finish()
 }
 
-/// What captions may begin with; nothing, for one.
-fn prefixes(recipe: &TrainingRecipe) -> impl Iterator<Item = &str> {
-    let of_sizes = recipe.small_prefixes.iter().chain(&recipe.large_prefixes);
-    let of_sizes = of_sizes.filter(|_| recipe.size_augmentation).map(String::as_str);
-    std::iter::once("").chain(of_sizes)
-}
-
-/// Refuses templates whose captions would be cut, for any of the concepts.
-fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
+/// Refuses concepts that no prompt could tell apart.
+fn check_names(task: &TrainingTask) -> Result<(), Invalid> {
     let mut checks = Checks::default();
-    let tokens: Vec<ModifierToken> =
-        task.concepts.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect();
-    for concept in &task.concepts {
-        for (index, template) in task.recipe.instance_templates.iter().enumerate() {
-            let caption = template.replace("{}", &concept.words.in_prompt());
-            let pointer = format!("/recipe/instance_templates/{index}");
-            let check =
-                |prefix: &str| model.check_prompt(&format!("{prefix}{caption}"), &tokens, &pointer);
-            if let Some(error) = prefixes(&task.recipe).find_map(|prefix| check(prefix).err()) {
-                checks.push(error);
-            }
+    for (index, concept) in task.concepts.iter().enumerate() {
+        let twin = task.concepts[..index].iter().find(|other| {
+            other.words.modifier_token.is_none()
+                && concept.words.modifier_token.is_none()
+                && other.words.class_noun == concept.words.class_noun
+        });
+        if let Some(twin) = twin {
+            let detail = format!(
+                "`{}` and `{}` both teach the bare noun `{}`, so their captions are the same: give one a modifier token",
+                twin.handle, concept.handle, concept.words.class_noun
+            );
+            checks.push(FieldError::new(
+                format!("/concepts/{index}"),
+                Code::AmbiguousConcept,
+                detail,
+            ));
         }
     }
     checks.finish()
+}
+
+/// What captions may begin with, and the field that says so; nothing, for one.
+fn prefixes(recipe: &TrainingRecipe) -> Vec<(&str, Option<String>)> {
+    let mut prefixes = vec![("", None)];
+    if recipe.size_augmentation {
+        for (field, texts) in
+            [("small_prefixes", &recipe.small_prefixes), ("large_prefixes", &recipe.large_prefixes)]
+        {
+            let of_field = texts.iter().enumerate();
+            prefixes
+                .extend(of_field.map(|(index, text)| {
+                    (text.as_str(), Some(format!("/recipe/{field}/{index}")))
+                }));
+        }
+    }
+    prefixes
+}
+
+/// Refuses templates and prefixes whose captions would be cut, for any of the concepts.
+fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
+    let tokens: Vec<ModifierToken> =
+        task.concepts.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect();
+    let prefixes = prefixes(&task.recipe);
+    let mut errors: Vec<FieldError> = Vec::new();
+    for concept in &task.concepts {
+        for (index, template) in task.recipe.instance_templates.iter().enumerate() {
+            let caption = template.replace("{}", &concept.words.in_prompt());
+            for (prefix, field) in &prefixes {
+                let own = format!("/recipe/instance_templates/{index}");
+                let pointer = field.as_ref().unwrap_or(&own);
+                let checked = model.check_prompt(&format!("{prefix}{caption}"), &tokens, pointer);
+                // A template that is too long by itself is not the prefixes' fault.
+                let is_known =
+                    |known: &FieldError| known.pointer == *pointer || known.pointer == own;
+                if let Err(error) = checked
+                    && !errors.iter().any(is_known)
+                {
+                    errors.push(error);
+                }
+            }
+        }
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Invalid(errors)),
+    }
 }

@@ -101,6 +101,40 @@ pub async fn find(
     Ok(rows.into_iter().map(Concept::from).collect())
 }
 
+/// The most concepts that a prompt's words are compared with.
+const MAX_NAMESAKES: i64 = 20;
+
+/// Finds trained concepts of a project that have one of these names, in lower case, as their handle, as the word of their modifier token or
+/// as their class noun; newest first.
+pub async fn trained_of_names(
+    db: impl PgExecutor<'_>,
+    project_id: ProjectId,
+    names: &[String],
+) -> sqlx::Result<Vec<Concept>> {
+    let tokens: Vec<String> = names.iter().map(|name| format!("<{name}>")).collect();
+    let rows = sqlx::query_as!(
+        ConceptRow,
+        r#"
+        select concept_id as "concept_id: ConceptId", handle as "handle: Handle",
+            modifier_token as "modifier_token: ModifierToken", class_noun as "class_noun: ClassNoun",
+            current_delta_id as "current_delta: DeltaId", created_at, revision, updated_at,
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
+        from concept
+        where project_id = $4 and current_delta_id is not null
+            and (handle = any($1) or modifier_token = any($2) or lower(class_noun) = any($1))
+        order by concept_id desc
+        limit $3
+        "#,
+        names,
+        &tokens,
+        MAX_NAMESAKES,
+        project_id.0,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows.into_iter().map(Concept::from).collect())
+}
+
 /// Lists the concepts of a project: all, or the one with this external id.
 pub async fn list(
     db: impl PgExecutor<'_>,

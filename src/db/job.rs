@@ -6,6 +6,7 @@
 mod deadline;
 mod ended;
 mod enqueue;
+mod forecast;
 mod lease;
 mod list;
 mod load;
@@ -21,10 +22,12 @@ use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Progress, Task};
 use crate::domain::merge::MergeReport;
 use crate::domain::record::{ExternalId, Labels, Metadata};
+use crate::domain::warning::Warning;
 
 pub use deadline::{OverdueJob, fail_overdue, overdue};
 pub use ended::has_succeeded;
 pub use enqueue::{NewJob, announce, count_queued, enqueue, enqueue_all, rate, take_turn};
+pub use forecast::load;
 pub use lease::{
     Capacity, fail, hand_back, hold, lease_next, note_first_step, record_merge_report, renew_lease,
     report, retry, rewrite_task, stop, succeed,
@@ -52,6 +55,7 @@ struct JobRow {
     progress: Option<Json<Progress>>,
     error: Option<Json<Failure>>,
     merge_report: Option<Json<MergeReport>>,
+    warnings: Json<Vec<Warning>>,
     queue_position: Option<i64>,
     revision: i64,
     created_at: DateTime<Utc>,
@@ -66,7 +70,11 @@ struct JobRow {
 }
 
 impl From<JobRow> for Job {
-    fn from(row: JobRow) -> Self {
+    fn from(mut row: JobRow) -> Self {
+        let mut warnings = row.warnings.0;
+        if let Task::Sample(task) = &mut row.task.0 {
+            warnings.append(&mut task.warnings); // where earlier versions kept them
+        }
         Self {
             job_id: row.job_id,
             task: row.task.0,
@@ -78,6 +86,7 @@ impl From<JobRow> for Job {
             progress: row.progress.map(|progress| progress.0),
             error: row.error.map(|error| error.0),
             merge_report: row.merge_report.map(|report| report.0),
+            warnings,
             previous_attempts: Vec::new(),
             queue_position: row.queue_position,
             revision: row.revision,
@@ -105,7 +114,8 @@ pub async fn find(
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
             priority, attempts, phase as "phase: Phase", progress as "progress: Json<Progress>",
-            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at,
+            error as "error: Json<Failure>", merge_report as "merge_report: Json<MergeReport>",
+            warnings as "warnings: Json<Vec<Warning>>", revision, created_at, updated_at, started_at,
             start_before, finish_before, first_step_at, finished_at,
             metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId",
             case when state = 'queued' then (

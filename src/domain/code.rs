@@ -88,6 +88,8 @@ codes! {
     ConceptNotTrained = "concept_not_trained",
     /// No delta has this id or digest: list the deltas that exist.
     UnknownDelta = "unknown_delta",
+    /// No model of the OpenAI door has this name: list those that there are.
+    UnknownModel = "unknown_model",
     /// No image has this id or digest: upload it, or correct the id.
     UnknownImage = "unknown_image",
     /// The delta does not contain the concept it is given for: choose another delta.
@@ -184,6 +186,28 @@ codes! {
     CaptionsNotEncoded = "captions_not_encoded",
     /// The deltas cannot be merged with this recipe: see `detail`.
     MergeRefused = "merge_refused",
+
+    // Warnings about requests that are accepted.
+    /// A word of the prompt is the name of a concept that takes no part: write its modifier token, or list it in `concepts`.
+    ConceptNotApplied = "concept_not_applied",
+    /// A text in angle brackets is read as ordinary words: write a modifier token without blanks.
+    UnknownToken = "unknown_token",
+    /// The prompt has weights in the notation of other programs, which are read as ordinary text: leave them out.
+    WeightsIgnored = "weights_ignored",
+    /// The field changes nothing together with the rest of the request: leave it out, or change what the detail names.
+    FieldIgnored = "field_ignored",
+    /// The image is far from the size that the base model was trained on: see `detail` for a better one.
+    SizeUnusual = "size_unusual",
+    /// The start image is resized to what the base model draws well: give `width` and `height` for another size.
+    InitImageResized = "init_image_resized",
+    /// The value is far from those that give good results: see `detail` for the usual one.
+    ValueUnusual = "value_unusual",
+    /// The concept has few photos, so the result may repeat them: add more.
+    FewPhotos = "few_photos",
+    /// A photo may spoil the result: see `detail`, and replace it if you agree.
+    PhotoDoubtful = "photo_doubtful",
+    /// A text is given twice and adds nothing: leave one out.
+    IdenticalTexts = "identical_texts",
 
     // The state of the service.
     /// The queue for this kind of job is full: send the request again after `Retry-After` seconds.

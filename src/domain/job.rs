@@ -2,6 +2,7 @@
 
 pub mod attempt;
 pub mod cost;
+pub mod forecast;
 pub mod named;
 pub mod schedule;
 
@@ -22,6 +23,7 @@ use super::merge::{MergeReport, MergeTask};
 use super::record::Labels;
 use super::sample::SampleTask;
 use super::training::TrainingTask;
+use super::warning::Warning;
 
 /// The default limit of queued jobs of one kind.
 pub const DEFAULT_QUEUE_LIMIT: usize = 1000;
@@ -276,6 +278,8 @@ pub struct Job<T = Task> {
     pub error: Option<Failure>,
     /// How well a merge went; merges that have succeeded only.
     pub merge_report: Option<MergeReport>,
+    /// What the request was accepted with.
+    pub warnings: Vec<Warning>,
     /// The attempts that ended without ending the job as succeeded or canceled; empty if they were not looked up.
     pub previous_attempts: Vec<Attempt>,
     /// The number of jobs of its kind before it, while it is queued.
@@ -322,6 +326,7 @@ impl<T> Job<T> {
             finished_at: self.finished_at,
             labels: self.labels,
             merge_report: self.merge_report,
+            warnings: self.warnings,
             previous_attempts: self.previous_attempts,
         })
     }

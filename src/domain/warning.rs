@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::code::Code;
+use super::invalid::FieldError;
 use super::merge::{MergeReport, Reason, Verdict};
 
 /// Something that a request is accepted with, although its result may suffer from it.
@@ -13,12 +14,20 @@ pub struct Warning {
     /// For people: what to expect, and what helps.
     pub detail: String,
     /// JSON pointer to the field of the request that would change it, such as `/composition`.
+    #[schema(examples("/prompt"))]
     pub pointer: String,
 }
 
 impl Warning {
+    pub fn new(code: Code, pointer: impl Into<String>, detail: impl Into<String>) -> Self {
+        let FieldError { pointer, code, detail } = FieldError::new(pointer, code, detail);
+        Self { code, detail, pointer }
+    }
+
     /// What a report on merged deltas gives reason to warn of.
-    pub fn of_merge(report: &MergeReport) -> Option<Self> {
+    ///
+    /// - `pointer`: the field that would change it
+    pub fn of_merge(report: &MergeReport, pointer: &str) -> Option<Self> {
         let code = match report.verdict() {
             Verdict::Ok => return None,
             Verdict::Risky => Code::MergeRisky,
@@ -34,7 +43,7 @@ impl Warning {
         let detail = format!(
             "{what}: ask for the composition `regional`, or read POST /v1/merges/check for how they go together"
         );
-        Some(Self { code, detail, pointer: "/composition".to_owned() })
+        Some(Self { code, detail, pointer: pointer.to_owned() })
     }
 }
 
@@ -69,11 +78,11 @@ mod tests {
             (report(0.12, 2.0, 0.95), Code::MergeConflict, "noise"),
             (report(0.5, 0.3, 0.95), Code::MergeConflict, "same words"),
         ] {
-            let warning = Warning::of_merge(&report).unwrap();
+            let warning = Warning::of_merge(&report, "/composition").unwrap();
 
             assert_eq!(warning.code, code);
             assert!(warning.detail.contains(word), "{}", warning.detail);
         }
-        assert_eq!(Warning::of_merge(&report(0.12, 0.3, 0.95)), None);
+        assert_eq!(Warning::of_merge(&report(0.12, 0.3, 0.95), "/composition"), None);
     }
 }

@@ -2,13 +2,15 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobAnswer, JobBody, JobResource, WaitQuery};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use crate::app::compression::{Compression, NewCompression};
 use crate::app::queue::JobOptions;
@@ -34,6 +36,9 @@ pub(crate) struct StartCompression {
     #[serde(default)]
     #[schema(default = false)]
     make_current: bool,
+    /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
+    /// warning. Nothing is made. Defaults to false.
+    dry_run: Option<bool>,
     /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
     #[schema(default = "normal")]
     priority: Option<Priority>,
@@ -80,6 +85,19 @@ pub(crate) struct CompressionBody {
     id: CompressionId,
     #[schema(value_type = String, examples("compression"))]
     object: &'static str,
+    #[serde(flatten)]
+    resolved: ResolvedCompression,
+    /// The resulting delta, once the compression has succeeded.
+    delta: Option<DeltaId>,
+    /// What was kept of each matrix, once the compression has succeeded.
+    report: Option<CompressionReport>,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+/// What a compression does, with every default filled in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResolvedCompression {
     /// The delta that is compressed.
     source: DeltaId,
     /// The concepts that both deltas contain.
@@ -90,16 +108,11 @@ pub(crate) struct CompressionBody {
     energy: Option<f64>,
     /// Whether the resulting delta becomes the current delta of its concepts.
     make_current: bool,
-    /// The resulting delta, once the compression has succeeded.
-    delta: Option<DeltaId>,
-    /// What was kept of each matrix, once the compression has succeeded.
-    report: Option<CompressionReport>,
-    #[serde(flatten)]
-    job: JobBody,
 }
 
 impl JobResource for CompressionTask {
     type Body = CompressionBody;
+    type Resolved = ResolvedCompression;
 
     fn body(Compression { job, outcome, .. }: Compression) -> CompressionBody {
         CompressionBody {
@@ -108,11 +121,23 @@ impl JobResource for CompressionTask {
             delta: outcome.delta,
             report: outcome.report,
             job: JobBody::from(&job),
-            source: job.task.delta.delta_id,
-            concepts: job.task.concepts,
-            rank: job.task.keep.rank(),
-            energy: job.task.keep.energy(),
-            make_current: job.task.make_current,
+            resolved: job.task.into(),
+        }
+    }
+
+    fn resolved(task: Self) -> ResolvedCompression {
+        task.into()
+    }
+}
+
+impl From<CompressionTask> for ResolvedCompression {
+    fn from(task: CompressionTask) -> Self {
+        Self {
+            source: task.delta.delta_id,
+            concepts: task.concepts,
+            rank: task.keep.rank(),
+            energy: task.keep.energy(),
+            make_current: task.make_current,
         }
     }
 }
@@ -128,8 +153,8 @@ impl JobResource for CompressionTask {
         ("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end"),
     ),
     responses(
-        (status = 200, body = CompressionBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the compression has failed or was canceled: see `error`"),
+        (status = 200, body = DryRunOrJob<CompressionBody, ResolvedCompression>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the compression has failed or was canceled: see `error`"),
         (status = 201, body = CompressionBody, headers(("location" = String)),
             description = "The request asked to wait with `Prefer: wait=N`, and the compression has succeeded"),
         (status = 202, body = CompressionBody, headers(("location" = String)),
@@ -147,10 +172,14 @@ pub(crate) async fn compress_delta(
     Path(delta_id): Path<DeltaId>,
     headers: HeaderMap,
     Json(body): Json<StartCompression>,
-) -> Result<JobAnswer<CompressionTask>, ApiError> {
+) -> Result<Response, ApiError> {
     let options = body.options();
+    if body.dry_run.unwrap_or_default() {
+        let dry_run = app.try_compression(&caller, delta_id, body.into(), options).await?;
+        return Ok(dry_run::answer(dry_run));
+    }
     let compression = app.start_compression(&caller, delta_id, body.into(), options).await?;
-    job::started(&app, &caller, &headers, compression).await
+    Ok(job::started(&app, &caller, &headers, compression).await?.into_response())
 }
 
 /// Returns a compression and its state.

@@ -39,6 +39,9 @@ pub(crate) enum ApiError {
     /// The client owes a part of the body, and nothing has come for a while or the process closes.
     #[error("the body did not come in time: send the request again, without pauses")]
     BodyTimedOut,
+    /// The images that the request waited for could not be made.
+    #[error("{detail}")]
+    NotMade { code: Code, detail: String },
     /// The process has been asked to end.
     #[error("the process ends: send the request to another one")]
     ShuttingDown,
@@ -89,7 +92,9 @@ impl ApiError {
             Self::RangeNotSatisfiable { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::BodyTimedOut => StatusCode::REQUEST_TIMEOUT,
             Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Panicked(_) | Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Panicked(_) | Self::Internal(_) | Self::NotMade { .. } => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 
@@ -105,6 +110,7 @@ impl ApiError {
             Self::BodyTooLarge { .. } => Code::BodyTooLarge,
             Self::RangeNotSatisfiable { .. } => Code::RangeNotSatisfiable,
             Self::BodyTimedOut => Code::RequestTimeout,
+            Self::NotMade { code, .. } => *code,
             Self::ShuttingDown => Code::ShuttingDown,
             Self::Panicked(_) | Self::Internal(_) => Code::InternalError,
         }
@@ -124,6 +130,7 @@ impl ApiError {
             | Self::RangeNotSatisfiable { .. }
             | Self::BodyTimedOut
             | Self::ShuttingDown
+            | Self::NotMade { .. }
             | Self::Panicked(_)
             | Self::Internal(_) => &[],
         }
@@ -157,6 +164,7 @@ impl ApiError {
     /// Logs what an operator must see, once.
     fn log(&self) {
         if self.status().is_server_error()
+            && !matches!(self, Self::NotMade { .. }) // which the worker has logged
             && !matches!(
                 self.code(),
                 Code::QueueFull | Code::ImageSetNotIndexed | Code::ShuttingDown | Code::Overloaded
@@ -182,7 +190,7 @@ pub(crate) struct Problem {
     title: String,
     /// The HTTP status.
     status: u16,
-    code: Code,
+    pub(crate) code: Code,
     /// What is wrong and, where the client can correct it, how.
     detail: String,
     /// The errors field by field; empty if no field of the request is at fault.
@@ -191,6 +199,25 @@ pub(crate) struct Problem {
     request_id: Option<String>,
     /// Whether the same request may succeed later.
     retryable: bool,
+}
+
+impl Problem {
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    pub(crate) fn is_retryable(&self) -> bool {
+        self.retryable
+    }
+
+    /// The fields that are wrong.
+    pub(crate) fn pointers(&self) -> impl Iterator<Item = &str> {
+        self.errors.iter().map(|error| error.pointer.as_str())
+    }
 }
 
 /// What is wrong with one field.
@@ -251,6 +278,7 @@ impl IntoResponse for ApiError {
             | Self::UnsupportedMediaType(_)
             | Self::BodyTooLarge { .. }
             | Self::BodyTimedOut
+            | Self::NotMade { .. }
             | Self::Panicked(_)
             | Self::Internal(_) => {}
         }

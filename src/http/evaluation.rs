@@ -6,17 +6,19 @@ mod sample;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 
-pub(crate) use self::body::{EvaluationBody, StartEvaluation};
+pub(crate) use self::body::{EvaluationBody, ResolvedEvaluation, StartEvaluation};
 pub(crate) use self::file::{
     __path_get_evaluation_alignment, __path_get_evaluation_losses, __path_get_evaluation_sheet,
     get_evaluation_alignment, get_evaluation_losses, get_evaluation_sheet,
 };
 pub(crate) use self::sample::{__path_list_evaluation_samples, list_evaluation_samples};
 use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobAnswer, WaitQuery};
+use super::job::{self, WaitQuery};
 use super::precondition::IfMatch;
 use crate::app::{App, Caller, Precondition};
 use crate::domain::evaluation::EvaluationTask;
@@ -31,8 +33,8 @@ use crate::domain::id::EvaluationId;
 #[utoipa::path(post, path = "/v1/evaluations", tag = "evaluations", request_body = StartEvaluation,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = EvaluationBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the evaluation has failed or was canceled: see `error`"),
+        (status = 200, body = DryRunOrJob<EvaluationBody, ResolvedEvaluation>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the evaluation has failed or was canceled: see `error`"),
         (status = 201, body = EvaluationBody, headers(("location" = String)),
             description = "The request asked to wait with `Prefer: wait=N`, and the evaluation has succeeded"),
         (status = 202, body = EvaluationBody, headers(("location" = String)),
@@ -48,10 +50,14 @@ pub(crate) async fn start_evaluation(
     caller: Caller,
     headers: HeaderMap,
     Json(body): Json<StartEvaluation>,
-) -> Result<JobAnswer<EvaluationTask>, ApiError> {
+) -> Result<Response, ApiError> {
     let options = body.options();
+    if body.dry_run.unwrap_or_default() {
+        let dry_run = app.try_evaluation(&caller, body.into(), options).await?;
+        return Ok(dry_run::answer(dry_run));
+    }
     let evaluation = app.start_evaluation(&caller, body.into(), options).await?;
-    job::started(&app, &caller, &headers, evaluation).await
+    Ok(job::started(&app, &caller, &headers, evaluation).await?.into_response())
 }
 
 /// Returns an evaluation, its state and, once it has succeeded, its report.

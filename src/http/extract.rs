@@ -71,7 +71,9 @@ pub(super) fn from_bytes_rejection(rejection: BytesRejection) -> ApiError {
 }
 
 /// Reads a body: its text, its form, and then what it means.
-fn from_json<T: DeserializeOwned + ToSchema + 'static>(bytes: &[u8]) -> Result<T, ApiError> {
+pub(super) fn from_json<T: DeserializeOwned + ToSchema + 'static>(
+    bytes: &[u8],
+) -> Result<T, ApiError> {
     let mut value = read_json(bytes)?;
     let mut checks = Checks::default();
     shape::of_body::<T>().check(&mut value, &mut Pointer::default(), &mut checks);

@@ -19,12 +19,17 @@ use crate::domain::job::attempt::Attempt;
 use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
 use crate::domain::record::{ExternalId, Metadata};
+use crate::domain::warning::Warning;
 
 /// A kind of job as a resource: what its body is.
 pub(crate) trait JobResource: JobNoun {
     type Body: Serialize;
+    /// What the job does, without its state and its results.
+    type Resolved: Serialize;
 
     fn body(tracked: Tracked<Self>) -> Self::Body;
+
+    fn resolved(task: Self) -> Self::Resolved;
 }
 
 /// The state of a job.
@@ -59,6 +64,8 @@ pub(crate) struct JobBody {
     /// When a sample that has succeeded took its first denoising step.
     first_step_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
+    /// What the result may suffer from, as far as the request could tell. It was accepted all the same.
+    warnings: Vec<Warning>,
     /// Your own texts, as they were given.
     metadata: Metadata,
     /// Your own id for the job. Null if none was given.
@@ -148,6 +155,7 @@ impl<N: JobNoun> From<&Job<N>> for JobBody {
             finish_before: job.finish_before.map(Timestamp::from),
             first_step_at: job.first_step_at.map(Timestamp::from),
             finished_at: job.finished_at.map(Timestamp::from),
+            warnings: job.warnings.clone(),
             metadata: job.labels.metadata.clone(),
             external_id: job.labels.external_id.clone(),
             urls: JobUrls {

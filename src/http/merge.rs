@@ -5,14 +5,16 @@ mod report;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use self::report::MergeReportBody;
 use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobAnswer, JobBody, JobResource, WaitQuery};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use super::sample::DeltaUseBody;
 use crate::app::job::Merge;
@@ -45,6 +47,9 @@ pub(crate) struct StartMerge {
     captions: Option<Vec<String>>,
     /// Which texts keep exactly the keys and values of the base model. Defaults to all kinds.
     protect: Option<Vec<Protected>>,
+    /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
+    /// warning. Nothing is made. Defaults to false.
+    dry_run: Option<bool>,
     /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
     #[schema(default = "normal")]
     priority: Option<Priority>,
@@ -92,13 +97,8 @@ pub(crate) struct MergeBody {
     id: MergeId,
     #[schema(value_type = String, examples("merge"))]
     object: &'static str,
-    /// The deltas that are merged.
-    deltas: Vec<DeltaUseBody>,
-    /// The concepts that the resulting delta contains.
-    concepts: Vec<ConceptId>,
-    /// The complete recipe, with every default filled in.
     #[serde(flatten)]
-    recipe: MergeRecipe,
+    resolved: ResolvedMerge,
     /// The resulting delta, once the merge has succeeded.
     delta: Option<DeltaId>,
     /// How well the merge preserves what it merges, once it has succeeded. Null for merges of version 0.1.0.
@@ -107,8 +107,21 @@ pub(crate) struct MergeBody {
     job: JobBody,
 }
 
+/// What a merge does, with every default filled in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResolvedMerge {
+    /// The deltas that are merged.
+    deltas: Vec<DeltaUseBody>,
+    /// The concepts that the resulting delta contains.
+    concepts: Vec<ConceptId>,
+    /// The complete recipe, with every default filled in.
+    #[serde(flatten)]
+    recipe: MergeRecipe,
+}
+
 impl JobResource for MergeTask {
     type Body = MergeBody;
+    type Resolved = ResolvedMerge;
 
     fn body(Merge { job, outcome, .. }: Merge) -> MergeBody {
         MergeBody {
@@ -120,9 +133,21 @@ impl JobResource for MergeTask {
                 .merge_report
                 .as_ref()
                 .map(|report| MergeReportBody::new(report, &job.task.deltas)),
-            deltas: job.task.deltas.into_iter().map(DeltaUseBody::from).collect(),
-            concepts: job.task.concepts,
-            recipe: job.task.recipe,
+            resolved: job.task.into(),
+        }
+    }
+
+    fn resolved(task: Self) -> ResolvedMerge {
+        task.into()
+    }
+}
+
+impl From<MergeTask> for ResolvedMerge {
+    fn from(task: MergeTask) -> Self {
+        Self {
+            deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
+            concepts: task.concepts,
+            recipe: task.recipe,
         }
     }
 }
@@ -135,8 +160,8 @@ impl JobResource for MergeTask {
 #[utoipa::path(post, path = "/v1/merges", tag = "merges", request_body = StartMerge,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = MergeBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the merge has failed or was canceled: see `error`"),
+        (status = 200, body = DryRunOrJob<MergeBody, ResolvedMerge>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the merge has failed or was canceled: see `error`"),
         (status = 201, body = MergeBody, headers(("location" = String)),
             description = "The request asked to wait with `Prefer: wait=N`, and the merge has succeeded"),
         (status = 202, body = MergeBody, headers(("location" = String)),
@@ -151,10 +176,14 @@ pub(crate) async fn start_merge(
     caller: Caller,
     headers: HeaderMap,
     Json(body): Json<StartMerge>,
-) -> Result<JobAnswer<MergeTask>, ApiError> {
+) -> Result<Response, ApiError> {
     let options = body.options();
+    if body.dry_run.unwrap_or_default() {
+        let dry_run = app.try_merge(&caller, body.into(), options).await?;
+        return Ok(dry_run::answer(dry_run));
+    }
     let merge = app.start_merge(&caller, body.into(), options).await?;
-    job::started(&app, &caller, &headers, merge).await
+    Ok(job::started(&app, &caller, &headers, merge).await?.into_response())
 }
 
 /// Returns a merge and its state.

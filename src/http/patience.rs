@@ -31,7 +31,8 @@ pub(crate) async fn with_patience(
     next: Next,
 ) -> Response {
     let gave_up = Arc::new(AtomicBool::new(false));
-    let needs_database = request.uri().path().starts_with("/v1/");
+    let needs_database =
+        ["/v1/", "/openai/"].iter().any(|root| request.uri().path().starts_with(root));
     let watched = gave_up.clone();
     let shutdown = app.shutdown().clone();
     let request = request.map(|body| {

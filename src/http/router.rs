@@ -20,13 +20,14 @@ use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
 use super::idempotency::{Creating, at_most_once};
 use super::job::edit;
+use super::openai::write_openai_error;
 use super::openapi::Document;
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
     capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image,
-    image_set, manifest, merge, metrics, preference, preview, promotion, sample, training, upload,
-    webhook,
+    image_set, manifest, merge, metrics, openai, preference, preview, promotion, sample, training,
+    upload, webhook,
 };
 use crate::app::App;
 
@@ -46,6 +47,7 @@ pub fn router(app: App) -> Router {
             ServiceBuilder::new()
                 .layer(from_fn(observe))
                 .layer(from_fn(write_problem))
+                .layer(from_fn(write_openai_error))
                 .layer(CatchPanicLayer::custom(from_panic))
                 .layer(from_fn_with_state(app.clone(), with_patience))
                 .layer(from_fn(with_entity_tag))
@@ -53,6 +55,9 @@ pub fn router(app: App) -> Router {
         )
         .with_state(app)
 }
+
+/// The largest form of an edit: one image with some room for the other fields.
+const MAX_EDIT_BYTES: usize = 24 * 1024 * 1024;
 
 /// The published description of every path.
 pub fn openapi() -> &'static Document {
@@ -80,6 +85,9 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(upload::upload_image))
         .routes(routes!(image_set::upload_image_set, image_set::list_image_sets))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
+    let edits = OpenApiRouter::new()
+        .routes(routes!(openai::edit_images))
+        .layer(DefaultBodyLimit::max(MAX_EDIT_BYTES));
     OpenApiRouter::with_openapi(OpenApiBuilder::new().info(info).build())
         .routes(routes!(concept::create_concept, concept::list_concepts))
         .routes(routes!(concept::get_concept, concept::patch_concept, concept::delete_concept))
@@ -88,6 +96,10 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(promotion::list_promotions))
         .routes(routes!(image::delete_concept_image))
         .merge(uploads)
+        .merge(edits)
+        .routes(routes!(openai::generate_images))
+        .routes(routes!(openai::list_models))
+        .routes(routes!(openai::get_model))
         .routes(routes!(image::get_image, image::patch_image, image::delete_image))
         .routes(routes!(image::get_image_content))
         .routes(routes!(manifest::get_manifest))

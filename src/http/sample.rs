@@ -2,14 +2,16 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::image::ImageBody;
-use super::job::{self, JobAnswer, JobBody, JobResource, WaitQuery};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use crate::app::job::Sample;
 use crate::app::queue::JobOptions;
@@ -27,7 +29,6 @@ use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::record::{ExternalId, Labels, Metadata};
 use crate::domain::sample::{DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName};
-use crate::domain::warning::Warning;
 
 /// Images to generate.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -103,6 +104,9 @@ pub(crate) struct StartSample {
     /// The manifest of a generated image, to generate that image again. Beside it, only `priority`, the deadlines, `metadata` and
     /// `external_id` may be given.
     from_manifest: Option<Manifest>,
+    /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
+    /// warning. Nothing is made. Defaults to false.
+    dry_run: Option<bool>,
     /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
     #[schema(default = "normal")]
     priority: Option<Priority>,
@@ -220,6 +224,17 @@ pub(crate) struct SampleBody {
     id: SampleId,
     #[schema(value_type = String, examples("sample"))]
     object: &'static str,
+    #[serde(flatten)]
+    resolved: ResolvedSample,
+    /// The images, once the sample has succeeded.
+    images: Vec<ImageBody>,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+/// What a sample generates, with every default filled in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResolvedSample {
     /// What is generated.
     prompt: String,
     /// What the images should not show.
@@ -239,12 +254,6 @@ pub(crate) struct SampleBody {
     composition: Option<Composition>,
     /// How often each image is denoised, which is what it costs: once, or once for the layout and once for each region.
     denoisings_per_image: usize,
-    /// What the images may suffer from. The request is accepted all the same.
-    warnings: Vec<Warning>,
-    /// The images, once the sample has succeeded.
-    images: Vec<ImageBody>,
-    #[serde(flatten)]
-    job: JobBody,
 }
 
 /// A delta that takes part in a sample or a merge.
@@ -263,14 +272,27 @@ impl From<DeltaUse> for DeltaUseBody {
 
 impl JobResource for SampleTask {
     type Body = SampleBody;
+    type Resolved = ResolvedSample;
 
     fn body(Sample { job, outcome, .. }: Sample) -> SampleBody {
-        let state = JobBody::from(&job);
-        let task = job.task;
-        let is_merge = task.composition == Composition::Merge;
         SampleBody {
             id: job.job_id.into(),
             object: "sample",
+            job: JobBody::from(&job),
+            resolved: job.task.into(),
+            images: outcome.into_iter().map(ImageBody::from).collect(),
+        }
+    }
+
+    fn resolved(task: Self) -> ResolvedSample {
+        task.into()
+    }
+}
+
+impl From<SampleTask> for ResolvedSample {
+    fn from(task: SampleTask) -> Self {
+        let is_merge = task.composition == Composition::Merge;
+        Self {
             prompt: task.prompt,
             negative_prompt: task.negative_prompt,
             settings: task.settings,
@@ -280,9 +302,6 @@ impl JobResource for SampleTask {
             denoisings_per_image: task.composition.denoisings(),
             composition: (!is_merge || task.deltas.len() > 1).then_some(task.composition),
             deltas: task.deltas.into_iter().map(DeltaUseBody::from).collect(),
-            warnings: task.warnings,
-            images: outcome.into_iter().map(ImageBody::from).collect(),
-            job: state,
         }
     }
 }
@@ -297,8 +316,8 @@ impl JobResource for SampleTask {
 #[utoipa::path(post, path = "/v1/samples", tag = "samples", request_body = StartSample,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = SampleBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the sample has failed or was canceled: see `error`"),
+        (status = 200, body = DryRunOrJob<SampleBody, ResolvedSample>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the sample has failed or was canceled: see `error`"),
         (status = 201, body = SampleBody, headers(("location" = String)),
             description = "The request asked to wait with `Prefer: wait=N`, and the sample has succeeded"),
         (status = 202, body = SampleBody, headers(("location" = String)),
@@ -314,10 +333,14 @@ pub(crate) async fn start_sample(
     caller: Caller,
     headers: HeaderMap,
     Json(body): Json<StartSample>,
-) -> Result<JobAnswer<SampleTask>, ApiError> {
+) -> Result<Response, ApiError> {
     let options = body.options();
+    if body.dry_run.unwrap_or_default() {
+        let dry_run = app.try_sample(&caller, body.try_into()?, options).await?;
+        return Ok(dry_run::answer(dry_run));
+    }
     let sample = app.start_sample(&caller, body.try_into()?, options).await?;
-    job::started(&app, &caller, &headers, sample).await
+    Ok(job::started(&app, &caller, &headers, sample).await?.into_response())
 }
 
 /// Returns a sample, its state and its images.

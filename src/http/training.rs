@@ -2,14 +2,16 @@
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::openapi::{Deprecated, ObjectBuilder, RefOr, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::body::{JobQuery, List, ListBody};
+use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobAnswer, JobBody, JobResource, WaitQuery};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use super::regularization::{RegularizationBody, RegularizationForm};
 use crate::app::job::Training;
@@ -63,6 +65,9 @@ pub(crate) struct StartTraining {
     /// none yet, `always`, or `never`. Defaults to `auto`. Any delta can be promoted later.
     #[schema(value_type = Option<Promote>)]
     promote: Option<Promote>,
+    /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
+    /// warning. Nothing is made. Defaults to false.
+    dry_run: Option<bool>,
     /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
     #[schema(default = "normal")]
     priority: Option<Priority>,
@@ -140,6 +145,27 @@ pub(crate) struct TrainingBody {
     id: TrainingId,
     #[schema(value_type = String, examples("training"))]
     object: &'static str,
+    #[serde(flatten)]
+    resolved: ResolvedTraining,
+    /// The resulting delta, once the training has succeeded.
+    delta: Option<DeltaId>,
+    /// What the training has changed, once it has succeeded. Null for trainings of version 0.1.0.
+    report: Option<TrainingReport>,
+    /// The step of the checkpoint that the last attempt went on from. Null if it started from the beginning.
+    resumed_from_step: Option<i32>,
+    /// Why the last attempt started from the beginning although there were checkpoints: they were damaged, or of other settings
+    /// or another version of the engine, so that the result would have been another one.
+    started_over: Option<String>,
+    /// The step of the newest checkpoint. Another worker goes on from there if this one is lost. Null once the training has
+    /// ended.
+    checkpoint_step: Option<i32>,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+/// What a training does, with every default filled in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResolvedTraining {
     /// The concepts that the training teaches.
     concepts: Vec<TrainedConcept>,
     preset: Preset,
@@ -155,20 +181,6 @@ pub(crate) struct TrainingBody {
     seed: u64,
     /// Whether the delta becomes the current one of the concepts that the training teaches.
     promote: Promote,
-    /// The resulting delta, once the training has succeeded.
-    delta: Option<DeltaId>,
-    /// What the training has changed, once it has succeeded. Null for trainings of version 0.1.0.
-    report: Option<TrainingReport>,
-    /// The step of the checkpoint that the last attempt went on from. Null if it started from the beginning.
-    resumed_from_step: Option<i32>,
-    /// Why the last attempt started from the beginning although there were checkpoints: they were damaged, or of other settings
-    /// or another version of the engine, so that the result would have been another one.
-    started_over: Option<String>,
-    /// The step of the newest checkpoint. Another worker goes on from there if this one is lost. Null once the training has
-    /// ended.
-    checkpoint_step: Option<i32>,
-    #[serde(flatten)]
-    job: JobBody,
 }
 
 /// A concept as it was when its training was requested.
@@ -195,6 +207,7 @@ impl From<TaskConcept> for TrainedConcept {
 
 impl JobResource for TrainingTask {
     type Body = TrainingBody;
+    type Resolved = ResolvedTraining;
 
     fn body(Training { job, outcome, resumption }: Training) -> TrainingBody {
         TrainingBody {
@@ -206,14 +219,26 @@ impl JobResource for TrainingTask {
             started_over: resumption.started_over,
             checkpoint_step: resumption.checkpoint_step,
             job: JobBody::from(&job),
-            concepts: job.task.concepts.into_iter().map(TrainedConcept::from).collect(),
-            preset: job.task.preset,
-            recipe: job.task.recipe,
-            class_images: job.task.regularization.as_class_images(),
-            regularization: job.task.regularization.into(),
-            start_from: job.task.start_from.map(|start| start.delta.delta_id),
-            seed: job.task.seed,
-            promote: job.task.promote,
+            resolved: job.task.into(),
+        }
+    }
+
+    fn resolved(task: Self) -> ResolvedTraining {
+        task.into()
+    }
+}
+
+impl From<TrainingTask> for ResolvedTraining {
+    fn from(task: TrainingTask) -> Self {
+        Self {
+            concepts: task.concepts.into_iter().map(TrainedConcept::from).collect(),
+            preset: task.preset,
+            recipe: task.recipe,
+            class_images: task.regularization.as_class_images(),
+            regularization: task.regularization.into(),
+            start_from: task.start_from.map(|start| start.delta.delta_id),
+            seed: task.seed,
+            promote: task.promote,
         }
     }
 }
@@ -226,8 +251,8 @@ impl JobResource for TrainingTask {
 #[utoipa::path(post, path = "/v1/trainings", tag = "trainings", request_body = StartTraining,
     params(("prefer" = Option<String>, Header, description = "`wait=N` waits up to N seconds, at most 55, for the job to end")),
     responses(
-        (status = 200, body = TrainingBody, headers(("location" = String)),
-            description = "The request asked to wait with `Prefer: wait=N`, and the training has failed or was canceled: see `error`"),
+        (status = 200, body = DryRunOrJob<TrainingBody, ResolvedTraining>, headers(("location" = String)),
+            description = "The request was a dry run, and nothing has been made. Or it asked to wait with `Prefer: wait=N`, and the training has failed or was canceled: see `error`"),
         (status = 201, body = TrainingBody, headers(("location" = String)),
             description = "The request asked to wait with `Prefer: wait=N`, and the training has succeeded"),
         (status = 202, body = TrainingBody, headers(("location" = String)),
@@ -242,10 +267,14 @@ pub(crate) async fn start_training(
     caller: Caller,
     headers: HeaderMap,
     Json(body): Json<StartTraining>,
-) -> Result<JobAnswer<TrainingTask>, ApiError> {
+) -> Result<Response, ApiError> {
     let options = body.options();
+    if body.dry_run.unwrap_or_default() {
+        let dry_run = app.try_training(&caller, body.into(), options).await?;
+        return Ok(dry_run::answer(dry_run));
+    }
     let training = app.start_training(&caller, body.into(), options).await?;
-    job::started(&app, &caller, &headers, training).await
+    Ok(job::started(&app, &caller, &headers, training).await?.into_response())
 }
 
 /// Returns a training and its state.

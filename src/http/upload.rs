@@ -273,7 +273,7 @@ fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>)
 }
 
 /// Reads one file. Of one that cannot be a photo, the rest is skipped.
-async fn read_file(app: &App, mut part: Part<'_>) -> Result<UploadedFile, ApiError> {
+pub(super) async fn read_file(app: &App, mut part: Part<'_>) -> Result<UploadedFile, ApiError> {
     let file_name = part.file_name().map(readable_name);
     let mut content = app.receive();
     while let Some(chunk) = part.chunk().await? {

@@ -354,25 +354,10 @@ async fn deltas_are_checked_merged_and_downloaded_whole(db: PgPool) {
     let again = whole.service.get(&format!("/v1/samples/{}", sample.text("id"))).await;
     assert_eq!(&again.body["warnings"], warnings);
     let alone = json!({ "prompt": "a <rex> dog", "num_inference_steps": 1 });
-    assert_eq!(whole.run("/v1/samples", alone).await.body["warnings"], json!([]));
-    whole.end().await;
-}
-
-#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn captions_too_much_alike_fail_the_merge_with_the_remedy(db: PgPool) {
-    let whole = Whole::start(db).await;
-    whole.concept("dog", Some("<rex>")).await;
-    whole.concept("gate", None).await;
-    whole.train(json!(["dog"])).await;
-    whole.train(json!(["gate"])).await;
-
-    let body = json!({ "concepts": [{ "concept": "dog" }, { "concept": "gate" }], "captions": vec!["a dog"; 50] });
-    let merge = whole.run("/v1/merges", body).await;
-
-    assert_eq!(merge.text("status"), "failed", "{merge:?}");
-    assert_eq!(merge.body["error"]["code"], "invalid_input");
-    let detail = merge.body["error"]["detail"].as_str().unwrap();
-    assert!(detail.contains("do not span"), "{detail}");
+    let alone = whole.run("/v1/samples", alone).await;
+    let codes: Vec<&Value> =
+        alone.body["warnings"].as_array().unwrap().iter().map(|warning| &warning["code"]).collect();
+    assert_eq!(codes, [&json!("value_unusual")], "of its one step");
     whole.end().await;
 }
 

@@ -250,9 +250,9 @@ async fn numbers_are_taken_to_six_decimals_and_defaults_are_the_papers(db: PgPoo
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
-async fn a_sample_that_starts_from_an_image_has_its_size(db: PgPool) {
+async fn a_sample_that_starts_from_an_image_has_its_size_if_the_model_draws_that_well(db: PgPool) {
     let service = Service::start(db).await;
-    let upload = service.upload_image(png(99, 66, 1)).await;
+    let upload = service.upload_image(png(90, 66, 1)).await;
     let large = service.upload_image(png(1024, 512, 1)).await;
     assert_eq!(upload.status, 201, "{upload:?}");
     assert_eq!(
@@ -268,7 +268,7 @@ async fn a_sample_that_starts_from_an_image_has_its_size(db: PgPool) {
     let shrunk = service.post("/v1/samples", shrunk).await;
 
     let size = |sample: &Answer| (sample.body["width"].clone(), sample.body["height"].clone());
-    assert_eq!(size(&own), (json!(100), json!(68)), "{own:?}");
+    assert_eq!(size(&own), (json!(88), json!(68)), "{own:?}");
     assert_eq!(
         (&own.body["noise_strength"], &own.body["init_image"]),
         (&json!(0.8), &upload.body["id"])
@@ -277,7 +277,14 @@ async fn a_sample_that_starts_from_an_image_has_its_size(db: PgPool) {
         (size(&asked), &asked.body["noise_strength"]),
         ((json!(40), json!(68)), &json!(0.5))
     );
-    assert_eq!(size(&shrunk), (json!(256), json!(128)), "at most four times the model's own");
+    assert_eq!(own.body["warnings"], json!([]));
+    assert_eq!(size(&shrunk), (json!(92), json!(44)), "as many pixels as the model's own images");
+    let warning = &shrunk.body["warnings"][0];
+    assert_eq!(
+        (&warning["code"], &warning["pointer"]),
+        (&json!("init_image_resized"), &json!("/init_image"))
+    );
+    assert!(warning["detail"].as_str().unwrap().contains("1024×512"), "{warning}");
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]

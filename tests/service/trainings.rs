@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use vstar::db;
 use vstar::domain::job::{Metric, Phase, Progress};
 
-use crate::harness::{Service, lease};
+use crate::harness::{Service, lease, png};
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_training_is_queued_with_every_number_filled_in(db: PgPool) {
@@ -53,6 +53,11 @@ async fn a_training_that_makes_no_sense_changes_nothing(db: PgPool) {
     let service = Service::start(db).await;
     service.concept_with_photos("rex", 4).await;
     service.concept_with_photos("few", 3).await;
+    for handle in ["gate", "arch"] {
+        let id = service.concept(handle, None, "gate").await;
+        let files = (0..4).map(|shade| ("photo.png", png(64, 48, shade))).collect();
+        service.upload(&format!("/v1/concepts/{id}/images"), files).await;
+    }
     let before = service.contents().await;
 
     let long = format!("photo of a {{}} {}", "in the snow ".repeat(14));
@@ -86,7 +91,7 @@ async fn a_training_that_makes_no_sense_changes_nothing(db: PgPool) {
         (
             json!({ "concepts": ["rex"], "recipe": { "small_prefixes": ["far ".repeat(28)] } }),
             "prompt_too_long",
-            "/recipe/instance_templates/0",
+            "/recipe/small_prefixes/0",
         ),
         (
             json!({ "concepts": ["rex"], "recipe": { "initializer_tokens": [] } }),
@@ -100,6 +105,17 @@ async fn a_training_that_makes_no_sense_changes_nothing(db: PgPool) {
         ),
         (
             json!({ "concepts": ["rex"], "recipe": { "initializer_candidates": ["nosuchword"] } }),
+            "invalid_value",
+            "/recipe/initializer_candidates/0",
+        ),
+        (
+            json!({ "concepts": ["rex"], "recipe": { "initializer_tokens": ["ktn", "nosuchword"] } }),
+            "invalid_value",
+            "/recipe/initializer_tokens/1",
+        ),
+        (json!({ "concepts": ["gate", "arch"] }), "ambiguous_concept", "/concepts/1"),
+        (
+            json!({ "concepts": ["gate"], "recipe": { "initializer_candidates": ["nosuchword"] } }),
             "invalid_value",
             "/recipe/initializer_candidates/0",
         ),

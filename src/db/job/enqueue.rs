@@ -17,6 +17,7 @@ use crate::domain::id::{JobId, ProjectId};
 use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 use crate::domain::record::{ExternalId, Labels, Metadata};
+use crate::domain::warning::Warning;
 
 /// A job to queue.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +35,8 @@ pub struct NewJob<'a> {
     pub waits_for: usize,
     /// What a worker needs at least for it, beside the base model's weights.
     pub memory_bytes: u64,
+    /// What its request is accepted with.
+    pub warnings: &'a [Warning],
     /// Whose it is.
     pub project_id: ProjectId,
     /// What the client has attached to it; `None` for nothing.
@@ -56,6 +59,7 @@ impl<'a> NewJob<'a> {
             is_of_evaluation: false,
             waits_for: 0,
             memory_bytes: 0,
+            warnings: &[],
             project_id: ProjectId::DEFAULT,
             labels: None,
             request_id: None,
@@ -85,6 +89,7 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
     let ids: Vec<Uuid> = jobs.iter().map(|job| job.job_id.0).collect();
     let tasks: Vec<Json<&Task>> = jobs.iter().map(|job| Json(job.task)).collect();
     let rows = jobs.iter().map(|job| i32::try_from(job.batch_elements).unwrap_or(i32::MAX));
+    let warnings: Vec<Json<&[Warning]>> = jobs.iter().map(|job| Json(job.warnings)).collect();
     let costs: Vec<f64> = jobs.iter().map(|job| job.cost).collect();
     sqlx::query!(
         r#"
@@ -106,14 +111,15 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
             returning virtual_finish, weight
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
-            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id,
+            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id, cost, warnings,
             request_id, traceparent)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
-            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16, $17, $18
-        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[])
-            with ordinality as given (job_id, task, rows, cost, number)
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16,
+            given.cost, given.warnings, $18, $19
+        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $17::jsonb[])
+            with ordinality as given (job_id, task, rows, cost, warnings, number)
         "#,
         task.kind().as_str(),
         task.base_digest().as_str(),
@@ -131,6 +137,7 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         &costs,
         first.labels.map(|labels| Json(&labels.metadata)) as Option<Json<&Metadata>>,
         first.labels.and_then(|labels| labels.external_id.as_ref()).map(ExternalId::as_str),
+        &warnings as &[Json<&[Warning]>],
         first.request_id,
         first.traceparent,
     )

@@ -10,6 +10,7 @@ use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Prog
 use crate::domain::merge::MergeReport;
 use crate::domain::page::Order;
 use crate::domain::record::{ExternalId, Metadata};
+use crate::domain::warning::Warning;
 
 /// Which jobs of a list are wanted.
 #[derive(Clone, Debug, Default)]
@@ -52,7 +53,8 @@ pub async fn list(
                 select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState",
                     cancel_requested, priority, attempts, phase as "phase: Phase",
                     progress as "progress: Json<Progress>", error as "error: Json<Failure>",
-                    merge_report as "merge_report: Json<MergeReport>", revision, created_at, updated_at, started_at,
+                    merge_report as "merge_report: Json<MergeReport>",
+                    warnings as "warnings: Json<Vec<Warning>>", revision, created_at, updated_at, started_at,
                     start_before, finish_before, first_step_at, finished_at,
                     metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId",
                     case when state = 'queued' then (

@@ -1,5 +1,7 @@
 //! How a request wants its deltas merged: parsed once, for samples, merges and checks.
 
+use std::collections::HashSet;
+
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -130,6 +132,18 @@ fn check_captions(model: &ModelInfo, captions: &[String], pointer: &str, checks:
             return checks.push(error); // one is telling enough
         }
     }
+    let mut different: HashSet<String> = HashSet::new();
+    let is_new = |caption: &&String| {
+        let words: Vec<String> = caption.split_whitespace().map(str::to_lowercase).collect();
+        different.insert(words.join(" "))
+    };
+    let count = captions.iter().filter(is_new).count();
+    checks.require(count >= *CAPTIONS.start(), pointer, Code::InvalidValue, || {
+        format!(
+            "only {count} of the captions are different, and a merge needs {}: write more different ones",
+            CAPTIONS.start()
+        )
+    });
 }
 
 fn check_caption(model: &ModelInfo, caption: &str, pointer: &str) -> Result<(), FieldError> {

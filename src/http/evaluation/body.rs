@@ -80,6 +80,9 @@ pub(crate) struct StartEvaluation {
     determinism: Option<Determinism>,
     /// Real images of the concept's class, to measure the kernel inception distance from.
     held_out: Option<StartHeldOut>,
+    /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
+    /// warning. Nothing is made. Defaults to false.
+    pub(super) dry_run: Option<bool>,
     /// How urgent it is. Within one kind of job, all jobs of a higher priority run first. Defaults to `normal`.
     #[schema(default = "normal")]
     priority: Option<Priority>,
@@ -214,6 +217,19 @@ pub(crate) struct EvaluationBody {
     id: EvaluationId,
     #[schema(value_type = String, examples("evaluation"))]
     object: &'static str,
+    #[serde(flatten)]
+    resolved: ResolvedEvaluation,
+    /// What the evaluation has found, once it has succeeded.
+    report: Option<EvaluationReport>,
+    /// Its files.
+    files: EvaluationFiles,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+/// What an evaluation compares, with every default filled in.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ResolvedEvaluation {
     /// What is evaluated.
     subjects: Vec<SubjectBody>,
     /// Whose photos the images are compared with.
@@ -228,12 +244,6 @@ pub(crate) struct EvaluationBody {
     held_out: Option<HeldOutBody>,
     /// The model that the features come from.
     evaluator: EvaluatorInfo,
-    /// What the evaluation has found, once it has succeeded.
-    report: Option<EvaluationReport>,
-    /// Its files.
-    files: EvaluationFiles,
-    #[serde(flatten)]
-    job: JobBody,
 }
 
 /// What is evaluated.
@@ -311,13 +321,28 @@ impl EvaluationFiles {
 
 impl JobResource for EvaluationTask {
     type Body = EvaluationBody;
+    type Resolved = ResolvedEvaluation;
 
     fn body(Evaluation { job, outcome, .. }: Evaluation) -> EvaluationBody {
-        let state = JobBody::from(&job);
-        let (id, task) = (EvaluationId::from(job.job_id), job.task);
+        let id = EvaluationId::from(job.job_id);
         EvaluationBody {
             id,
             object: "evaluation",
+            files: EvaluationFiles::new(id, outcome.is_some()),
+            report: outcome,
+            job: JobBody::from(&job),
+            resolved: job.task.into(),
+        }
+    }
+
+    fn resolved(task: Self) -> ResolvedEvaluation {
+        task.into()
+    }
+}
+
+impl From<EvaluationTask> for ResolvedEvaluation {
+    fn from(task: EvaluationTask) -> Self {
+        Self {
             subjects: task.subjects.into_iter().map(SubjectBody::from).collect(),
             concepts: task.concepts.into_iter().map(EvaluatedConcept::from).collect(),
             prompts: task.prompts,
@@ -329,9 +354,6 @@ impl JobResource for EvaluationTask {
                 subset_size: held_out.subset_size,
             }),
             evaluator: task.evaluator,
-            files: EvaluationFiles::new(id, outcome.is_some()),
-            report: outcome,
-            job: state,
         }
     }
 }

@@ -1,0 +1,206 @@
+//! The door for frontends that speak OpenAI's images API.
+
+use std::time::Duration;
+
+use data_encoding::BASE64;
+use reqwest::multipart::{Form, Part};
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use crate::end_to_end::Whole;
+use crate::harness::{Answer, DIGEST, Service, png};
+
+/// The status, the type, the field and the code of an error in that API's form.
+fn error(answer: &Answer) -> (u16, &str, Option<&str>, &str) {
+    assert_eq!(answer.header("content-type"), "application/json", "{answer:?}");
+    let error = &answer.body["error"];
+    assert!(!error["message"].as_str().unwrap_or_default().is_empty(), "{answer:?}");
+    assert_eq!(answer.body.as_object().unwrap().len(), 1, "{answer:?}");
+    (
+        answer.status,
+        error["type"].as_str().unwrap(),
+        error["param"].as_str(),
+        error["code"].as_str().unwrap(),
+    )
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn images_are_generated_and_edited_as_samples(db: PgPool) {
+    let whole = Whole::start(db).await;
+    let service = &whole.service;
+    let body = json!({
+        "prompt": "photo of a dog", "n": 2, "size": "64x64", "user": "somebody", "quality": "hd", "style": "vivid",
+        "seed": 3, "num_inference_steps": 2,
+    });
+
+    let bytes = service.post("/openai/v1/images/generations", body.clone()).await;
+
+    assert_eq!(bytes.status, 200, "{bytes:?}");
+    assert_eq!(
+        (&bytes.body["size"], &bytes.body["output_format"]),
+        (&json!("64x64"), &json!("png"))
+    );
+    let data = bytes.body["data"].as_array().unwrap();
+    let pngs: Vec<Vec<u8>> = data
+        .iter()
+        .map(|image| BASE64.decode(image["b64_json"].as_str().unwrap().as_bytes()).unwrap())
+        .collect();
+    assert_eq!(pngs.len(), 2);
+    assert!(pngs.iter().all(|png| png.starts_with(b"\x89PNG")));
+    // The same sample as any other.
+    let sample = service.get(&format!("/v1/samples/{}", bytes.text("sample"))).await;
+    assert_eq!((sample.text("status").as_str(), &sample.body["n"]), ("succeeded", &json!(2)));
+    assert_eq!(sample.body["warnings"], bytes.body["warnings"]);
+
+    let mut by_url = body;
+    by_url["response_format"] = json!("url");
+    let urls = service.post("/openai/v1/images/generations", by_url).await;
+    let url = urls.body["data"][0]["url"].as_str().unwrap();
+    assert!(url.starts_with(service.address()), "{url}");
+    let image = reqwest::get(url).await.unwrap();
+    assert_eq!(image.bytes().await.unwrap(), pngs[0], "the same seed gives the same image");
+
+    let form = Form::new()
+        .part("image[]", Part::bytes(png(64, 64, 7)).file_name("a.png"))
+        .text("prompt", "photo of a dog")
+        .text("n", "1")
+        .text("num_inference_steps", "4")
+        .text("noise_strength", "0.5")
+        .text("response_format", "b64_json");
+    let edit = service.request(reqwest::Method::POST, "/openai/v1/images/edits").multipart(form);
+    let edit = service.send(edit).await;
+    assert_eq!(edit.status, 200, "{edit:?}");
+    let sample = service.get(&format!("/v1/samples/{}", edit.text("sample"))).await;
+    assert_eq!(sample.body["noise_strength"], 0.5);
+    assert!(sample.body["init_image"].is_string(), "{sample:?}");
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn every_refusal_has_that_apis_form(db: PgPool) {
+    let service = Service::start(db).await;
+    service.concept_with_photos("rex", 4).await;
+    let generate = async |body: Value| service.post("/openai/v1/images/generations", body).await;
+    let before = service.contents().await;
+
+    for (body, status, param, code) in [
+        (json!({}), 400, Some("prompt"), "missing_field"),
+        (json!({ "prompt": "a <nobody> dog" }), 400, Some("prompt"), "unknown_concept"),
+        (json!({ "prompt": "a <rex> dog" }), 400, Some("prompt"), "concept_not_trained"),
+        (json!({ "prompt": "a dog", "size": "large" }), 400, Some("size"), "invalid_value"),
+        (json!({ "prompt": "a dog", "size": "63x64" }), 400, Some("size"), "not_a_multiple"),
+        (json!({ "prompt": "a dog", "n": 17 }), 400, Some("n"), "out_of_range"),
+        (json!({ "prompt": "a dog", "model": "dall-e-3" }), 404, Some("model"), "model_not_found"),
+        (json!({ "prompt": "a dog", "stream": true }), 400, Some("stream"), "not_applicable"),
+        (
+            json!({ "prompt": "a dog", "output_format": "webp" }),
+            400,
+            Some("output_format"),
+            "invalid_value",
+        ),
+        (
+            json!({ "prompt": "a dog", "background": "transparent" }),
+            400,
+            Some("background"),
+            "invalid_value",
+        ),
+        (json!({ "prompt": "a dog", "cfg": 7 }), 400, Some("cfg"), "unknown_field"),
+        (
+            json!({ "prompt": "a dog", "noise_strength": 0.5 }),
+            400,
+            Some("noise_strength"),
+            "not_applicable",
+        ),
+    ] {
+        let answer = generate(body.clone()).await;
+        assert_eq!(error(&answer), (status, "invalid_request_error", param, code), "{body}");
+        assert_eq!(answer.header("x-should-retry"), "false", "{body}");
+    }
+    let malformed = service.request(reqwest::Method::POST, "/openai/v1/images/generations");
+    let malformed =
+        service.send(malformed.header("content-type", "application/json").body("{")).await;
+    assert_eq!(error(&malformed), (400, "invalid_request_error", None, "malformed_body"));
+    let variations = service.post("/openai/v1/images/variations", json!({})).await;
+    assert_eq!(error(&variations), (404, "invalid_request_error", None, "no_such_path"));
+    let method = service.get("/openai/v1/images/generations").await;
+    assert_eq!(error(&method), (405, "invalid_request_error", None, "method_not_allowed"));
+    let model = service.get("/openai/v1/models/dlt_00000000000000000000000000").await;
+    assert_eq!(error(&model), (404, "invalid_request_error", Some("model"), "model_not_found"));
+
+    let image = || Part::bytes(png(64, 64, 7)).file_name("a.png");
+    for (form, param, code) in [
+        (Form::new().text("prompt", "a dog"), "image", "missing_field"),
+        (Form::new().part("image", image()), "prompt", "missing_field"),
+        (
+            Form::new().text("prompt", "a dog").part("image", image()).part("mask", image()),
+            "mask",
+            "not_applicable",
+        ),
+        (
+            Form::new().text("prompt", "a dog").part("image", image()).part("image", image()),
+            "image",
+            "too_many_images",
+        ),
+        (
+            Form::new().text("prompt", "a dog").part("image", image()).text("n", "two"),
+            "n",
+            "invalid_value",
+        ),
+        (
+            Form::new()
+                .text("prompt", "a dog")
+                .part("image", Part::bytes(b"no".to_vec()).file_name("a.png")),
+            "image",
+            "image_unreadable",
+        ),
+    ] {
+        let request = service.request(reqwest::Method::POST, "/openai/v1/images/edits");
+        let answer = service.send(request.multipart(form)).await;
+        assert_eq!(error(&answer), (400, "invalid_request_error", Some(param), code), "{answer:?}");
+    }
+    assert_eq!(service.contents().await, before, "nothing was made");
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn models_are_the_base_model_the_trained_concepts_and_the_deltas(db: PgPool) {
+    let service = Service::start(db).await;
+    let (id, delta) = service.trained_concept("rex", DIGEST).await;
+    service.concept_with_photos("max", 4).await;
+
+    let list = service.get("/openai/v1/models").await;
+
+    let ids: Vec<&str> = list.body["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|model| model["id"].as_str().unwrap())
+        .collect();
+    let base = service.get("/v1/capabilities").await.body["base_model"]["name"].clone();
+    assert_eq!(ids, [base.as_str().unwrap_or("tiny"), "rex", &delta], "{list:?}");
+    assert_eq!(list.body["data"][2]["names"], json!(["<rex> dog"]));
+    for name in ["rex", &id, &delta] {
+        let model = service.get(&format!("/openai/v1/models/{name}")).await;
+        assert_eq!((model.status, &model.body["object"]), (200, &json!("model")), "{name}");
+    }
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_client_that_hangs_up_cancels_its_sample(db: PgPool) {
+    let service = Service::start(db).await; // without a worker: it would wait for long
+    let request = service
+        .request(reqwest::Method::POST, "/openai/v1/images/generations")
+        .json(&json!({ "prompt": "a dog", "model": null }))
+        .timeout(Duration::from_millis(500));
+
+    assert!(request.send().await.unwrap_err().is_timeout());
+
+    let began = std::time::Instant::now();
+    loop {
+        let list = service.get("/v1/samples").await;
+        if list.body["data"][0]["status"] == "canceled" {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{list:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
