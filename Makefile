@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
+.PHONY: demo demo-quick tables test test-stores test-faults test-clients test-schema mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -31,6 +31,14 @@ test-stores: build object-stores
 test-faults: build object-stores
 	VSTAR_FAULT_ROUNDS=all VSTAR_FAULT_RESUME=1 $(CARGO) test --release --test faults -- $(FAULTS)
 	@cat target/faults/table.md
+
+## Makes clients of the API with other people's tools, and does the main job with them. It needs Node.
+test-clients: build
+	tests/clients/run
+
+## Sends the API what its description allows, and what it forbids: 20,000 calls and more. SCHEMA_EXAMPLES=10 is a short round.
+test-schema: build
+	tests/clients/schema/run
 
 ## Breaks the program in ways that have gone unnoticed before, one at a time: each must fail the test that is named for it.
 mutants: build object-stores
