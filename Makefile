@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
+.PHONY: demo demo-quick tables test test-stores test-faults test-load mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -31,6 +31,13 @@ test-stores: build object-stores
 test-faults: build object-stores
 	VSTAR_FAULT_ROUNDS=all VSTAR_FAULT_RESUME=1 $(CARGO) test --release --test faults -- $(FAULTS)
 	@cat target/faults/table.md
+
+LOAD ?= polling uploads streams
+
+## Many clients, uploads and listeners at once, against a server of its own. LOAD="polling uploads" chooses some by name.
+test-load: build
+	$(CARGO) test --release --test load -- $(LOAD)
+	@cat target/load/table.md
 
 ## Breaks the program in ways that have gone unnoticed before, one at a time: each must fail the test that is named for it.
 mutants: build object-stores
