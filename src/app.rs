@@ -15,6 +15,7 @@ pub mod download;
 pub mod dry_run;
 pub mod evaluation;
 mod health;
+pub mod idempotency;
 pub mod image;
 pub mod image_set;
 mod init_image;
@@ -35,6 +36,7 @@ mod tidying;
 pub mod training;
 pub mod upload_memory;
 mod warnings;
+mod watch;
 pub mod webhook;
 
 use std::sync::Arc;
@@ -50,6 +52,7 @@ use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::webhook::url::Receivers;
 use crate::evaluator::Evaluator;
+use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
@@ -57,6 +60,7 @@ use crate::text_index::TextIndexes;
 use self::announcer::Announcer;
 use self::health::Health;
 use self::upload_memory::{UploadLimits, UploadMemory};
+use self::watch::Watches;
 
 pub use caller::Caller;
 pub use health::Readiness;
@@ -77,9 +81,13 @@ pub struct App {
     text_indexes: Option<TextIndexes>,
     shutdown: Shutdown,
     health: Arc<Health>,
+    metrics: Metrics,
     /// The limit of queued jobs of one kind; further ones are refused.
     queue_limit: usize,
+    /// Above so many queued jobs of one kind, the process says that it is not ready.
+    ready_queue_depth: Option<usize>,
     announcer: Announcer,
+    watches: Watches,
     /// Which receivers webhooks may be sent to.
     receivers: Receivers,
     /// Memory for uploads.
@@ -103,6 +111,8 @@ impl App {
         let queue_limit = DEFAULT_QUEUE_LIMIT;
         let archives = Arc::new(Semaphore::new(1));
         let announcer = Announcer::new(db.clone());
+        let watches = Watches::new(db.clone());
+        let metrics = Metrics::new(db.clone());
         Self {
             db,
             storage,
@@ -112,8 +122,11 @@ impl App {
             text_indexes: None,
             shutdown: shutdown.into(),
             health: Arc::default(),
+            metrics,
             queue_limit,
+            ready_queue_depth: None,
             announcer,
+            watches,
             receivers: Receivers::Public,
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,
@@ -124,6 +137,11 @@ impl App {
     /// Sets the limit of queued jobs of one kind.
     pub fn with_queue_limit(self, queue_limit: usize) -> Self {
         Self { queue_limit, ..self }
+    }
+
+    /// Sets the number of queued jobs of one kind above which the process says that it is not ready.
+    pub fn with_ready_queue_depth(self, ready_queue_depth: Option<usize>) -> Self {
+        Self { ready_queue_depth, ..self }
     }
 
     /// Sets the evaluator.
@@ -143,6 +161,11 @@ impl App {
     /// The base model that is served, with its limits and defaults.
     pub fn model(&self) -> &ModelInfo {
         &self.model
+    }
+
+    /// Metrics of this process and of the queue, in the text format of Prometheus.
+    pub async fn metrics(&self) -> String {
+        self.metrics.render().await
     }
 
     /// The phases in which the process ends.

@@ -5,12 +5,15 @@ use std::hash::Hash;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
+use crate::counters::CacheCounters;
+
 /// The number of entries that a cache is laid out for. Another number costs a little speed and nothing else.
 const EXPECTED_ENTRIES: usize = 1024;
 
 /// A map that evicts what was not used for the longest time once its values exceed the budget.
 pub(crate) struct ByteCache<K, V> {
     cache: Cache<K, Entry<V>, BySize>,
+    counters: &'static CacheCounters,
 }
 
 #[derive(Clone)]
@@ -29,7 +32,8 @@ impl<K, V> Weighter<K, Entry<V>> for BySize {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> ByteCache<K, V> {
-    pub(crate) fn new(budget_bytes: usize) -> Self {
+    /// - `counters`: where its lookups are counted
+    pub(crate) fn new(budget_bytes: usize, counters: &'static CacheCounters) -> Self {
         let mut options = OptionsBuilder::new();
         options.estimated_items_capacity(EXPECTED_ENTRIES).weight_capacity(budget_bytes as u64);
         // One shard: each has its part of the budget, and a large value has to fit into it.
@@ -43,11 +47,13 @@ impl<K: Clone + Eq + Hash, V: Clone> ByteCache<K, V> {
             DefaultHashBuilder::default(),
             DefaultLifecycle::default(),
         );
-        Self { cache }
+        Self { cache, counters }
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<V> {
-        self.cache.get(key).map(|entry| entry.value)
+        let found = self.cache.get(key).map(|entry| entry.value);
+        self.counters.note(found.is_some());
+        found
     }
 
     /// Keeps a value; one that is larger than nearly the whole budget is not kept.
@@ -64,11 +70,15 @@ impl<K: Clone + Eq + Hash, V: Clone> ByteCache<K, V> {
         key: K,
         make: impl AsyncFnOnce() -> Result<(V, usize), E>,
     ) -> Result<V, E> {
+        let mut is_hit = true;
         let entry = async {
+            is_hit = false;
             let (value, size_bytes) = make().await?;
             Ok(Entry { value, size_bytes })
         };
-        Ok(self.cache.get_or_insert_async(&key, entry).await?.value)
+        let found = self.cache.get_or_insert_async(&key, entry).await;
+        self.counters.note(is_hit);
+        Ok(found?.value)
     }
 
     pub(crate) fn used_bytes(&self) -> usize {
@@ -79,10 +89,11 @@ impl<K: Clone + Eq + Hash, V: Clone> ByteCache<K, V> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counters::DELTAS;
 
     #[test]
     fn the_budget_holds_whatever_comes() {
-        let cache = ByteCache::new(100);
+        let cache = ByteCache::new(100, &DELTAS);
         let mut hits = 0;
         for n in 0..1000_usize {
             hits += usize::from(cache.get(&(n % 37)).is_some());
@@ -95,7 +106,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_kept_and_moves_nothing_out() {
-        let cache = ByteCache::new(100);
+        let cache = ByteCache::new(100, &DELTAS);
         cache.put("a", 1, 80);
 
         cache.put("b", 2, 101);
@@ -105,7 +116,7 @@ mod tests {
 
     #[test]
     fn what_is_used_stays() {
-        let cache = ByteCache::new(100);
+        let cache = ByteCache::new(100, &DELTAS);
         cache.put(0, 0, 10);
         for n in 1..100 {
             assert_eq!(cache.get(&0), Some(0), "after {n} others");
@@ -115,7 +126,7 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_ask_together_make_it_once() {
-        let cache = ByteCache::new(100);
+        let cache = ByteCache::new(100, &DELTAS);
         let made = std::sync::atomic::AtomicUsize::new(0);
         let ask = || {
             cache.get_or_make("a", async || {
@@ -133,7 +144,7 @@ mod tests {
 
     #[tokio::test]
     async fn after_a_failure_the_next_one_tries() {
-        let cache = ByteCache::new(100);
+        let cache = ByteCache::new(100, &DELTAS);
 
         let failed = cache.get_or_make("a", async || Err::<(i32, usize), _>("no")).await;
         let made = cache.get_or_make("a", async || Ok::<_, &str>((7, 1))).await;

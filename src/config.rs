@@ -41,6 +41,9 @@ pub struct Settings {
     /// CPU threads of the engine; one per core if this is not set.
     #[arg(long, env = "VSTAR_THREADS")]
     pub threads: Option<usize>,
+    /// Address for /metrics alone, such as 127.0.0.1:9100: for `vstar work`, which answers nothing else.
+    #[arg(long, env = "VSTAR_METRICS_LISTEN", value_name = "ADDRESS")]
+    pub metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub ending: EndingSettings,
 }
@@ -171,6 +174,10 @@ pub struct ServeSettings {
     /// The number of jobs of each kind that may be queued. Above it, requests get 503 with Retry-After.
     #[arg(long, env = "VSTAR_QUEUE_LIMIT", default_value_t = DEFAULT_QUEUE_LIMIT)]
     pub queue_limit: usize,
+    /// The number of queued jobs of one kind above which /readyz answers 503, so that a load balancer asks another process. There
+    /// is no such number if this is not set.
+    #[arg(long, env = "VSTAR_READY_QUEUE_DEPTH", value_name = "JOBS")]
+    pub ready_queue_depth: Option<usize>,
     /// Connections at a time. A further one is answered 503.
     #[arg(long, env = "VSTAR_MAX_CONNECTIONS", default_value_t = DEFAULT_MAX_CONNECTIONS, value_parser = parse_connections)]
     pub max_connections: usize,

@@ -10,6 +10,7 @@ pub mod concept;
 pub mod delta;
 pub mod evaluation;
 pub mod event;
+pub mod idempotency;
 pub mod image;
 pub mod image_set;
 pub mod job;

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::byte_cache::ByteCache;
+use crate::counters::{DELTAS, MERGE_PACKS, MERGE_REPORTS, STATISTICS};
 use crate::domain::delta_use::DeltaUse;
 use crate::domain::digest::Digest;
 use crate::domain::id::{DeltaId, JobId};
@@ -77,10 +78,10 @@ impl DeltaStore {
         Self {
             storage,
             base: Arc::new(base),
-            deltas: Arc::new(ByteCache::new(delta_bytes)),
-            packs: Arc::new(ByteCache::new(PACK_BYTES)),
-            statistics: Arc::new(ByteCache::new(STATISTICS_BYTES)),
-            reports: Arc::new(ByteCache::new(REPORT_BYTES)),
+            deltas: Arc::new(ByteCache::new(delta_bytes, &DELTAS)),
+            packs: Arc::new(ByteCache::new(PACK_BYTES, &MERGE_PACKS)),
+            statistics: Arc::new(ByteCache::new(STATISTICS_BYTES, &STATISTICS)),
+            reports: Arc::new(ByteCache::new(REPORT_BYTES, &MERGE_REPORTS)),
         }
     }
 

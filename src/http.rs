@@ -3,6 +3,7 @@
 //! A handler parses the request, calls one verb of [`App`](crate::app::App) and writes the response. It decides nothing
 //! by itself: the rules are in `app` and `domain`. Its doc comment is the published text of the operation.
 
+mod access;
 mod body;
 mod capabilities;
 mod compression;
@@ -18,11 +19,13 @@ mod event;
 mod extract;
 mod form;
 mod health;
+mod idempotency;
 mod image;
 mod image_set;
 mod job;
 mod manifest;
 mod merge;
+mod metrics;
 mod openai;
 mod openapi;
 mod parameters;
@@ -39,6 +42,7 @@ mod training;
 mod upload;
 mod webhook;
 
+pub use metrics::metrics_router;
 pub use openapi::Document;
 pub use patience::CLOSING_LIMIT;
 pub use router::{openapi, router};

@@ -35,7 +35,8 @@
 //! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
-//! - [`counters`]: what this process has counted since it began.
+//! - [`counters`]: what this process has counted since it began. [`metrics`]: the same and the queue, as Prometheus reads it.
+//! - [`request_context`]: the request that a task serves.
 //! - [`allocator`]: how long freed memory is kept.
 //!
 //! `docs/architecture.md` says which module may use which others, and where to find what.
@@ -63,6 +64,7 @@ pub mod gc;
 pub mod http;
 mod image_archive;
 pub mod image_file;
+pub mod metrics;
 pub mod model_folder;
 pub mod photo_file;
 pub mod plot;
@@ -70,6 +72,7 @@ pub mod plot;
 pub mod postgres;
 pub mod reaper;
 pub mod replay;
+pub mod request_context;
 pub mod scoring;
 pub mod serve;
 pub mod shutdown;

@@ -12,7 +12,7 @@ use crate::db;
 use crate::db::job::{ExpiredJob, TakenBack};
 use crate::domain::id::JobId;
 use crate::domain::job::attempt::{Attempt, backoff_of_lost, random};
-use crate::domain::job::{Failure, JobKind, JobState};
+use crate::domain::job::{Failure, JobKind, JobState, published_id};
 
 /// How often it looks.
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -134,7 +134,14 @@ pub async fn take_back_expired(db: &PgPool) -> sqlx::Result<Vec<(JobId, JobState
         let taken_back = QUEUE.jobs_taken_back.count();
         let job = expired.iter().find(|job| job.job_id == *job_id);
         let worker = job.and_then(|job| job.worker.as_deref());
-        tracing::warn!(job.id = %job_id, worker, ?state, taken_back, "took back a job of a worker that stopped answering");
+        let id = job.map(|job| published_id(job.job_id, job.kind));
+        tracing::warn!(
+            id,
+            worker,
+            ?state,
+            taken_back,
+            "took back a job of a worker that stopped answering"
+        );
         if *state == JobState::Failed && job.is_some_and(|job| job.kind == JobKind::Sample) {
             db::evaluation::cancel_siblings(db, *job_id).await?;
         }
@@ -172,7 +179,8 @@ pub async fn fail_overdue(db: &PgPool) -> sqlx::Result<Vec<(JobId, JobState)>> {
         };
         tx.commit().await?;
         QUEUE.deadlines_missed.count();
-        tracing::info!(job.id = %job.job_id, ?state, detail = failure.detail, "missed its deadline");
+        let id = published_id(job.job_id, job.kind);
+        tracing::info!(id, ?state, detail = failure.detail, "missed its deadline");
         ended.push((job.job_id, state));
     }
     Ok(ended)

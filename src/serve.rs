@@ -24,11 +24,12 @@ use self::database::Database;
 use self::model::{CPU, Model, delta_store, load_evaluator, load_model, publish};
 use self::supervision::Tasks;
 use crate::app::App;
-use crate::config::{EndingSettings, ServeSettings, Settings};
+use crate::config::{DEFAULT_IDLE_TIMEOUT, EndingSettings, ServeSettings, Settings};
 use crate::delta_store::DeltaStore;
 use crate::domain::job::LEASE;
 use crate::gc::{self, GcOptions, GcReport};
-use crate::http::router;
+use crate::http::{metrics_router, router};
+use crate::metrics::Metrics;
 use crate::reaper::{self, Reaper};
 use crate::shutdown::{Shutdown, exit_at_once};
 use crate::storage::Storage;
@@ -63,6 +64,7 @@ impl Service {
             format!("--listen {}: choose another address, or end who has it", settings.listen)
         })?;
         let address = listener.local_addr()?;
+        let metrics_listener = listen_for_metrics(common).await?;
         checks::check(common, Use::Api { worker: !settings.no_worker }).await?;
 
         let database = Database::open(common, &format!("http://{address}")).await?;
@@ -82,6 +84,7 @@ impl Service {
         let (db, store) = (database.pool.clone(), storage.clone());
         let app = App::new(db, store, info, deltas.clone(), shutdown.clone())
             .with_queue_limit(settings.queue_limit)
+            .with_ready_queue_depth(settings.ready_queue_depth)
             .with_receivers(settings.receivers())
             .with_evaluator(evaluator.clone());
         let listed = app.list_class_images(&folder.class_images).await;
@@ -93,6 +96,11 @@ impl Service {
         tasks.spawn("the deletion of old events", app.clone().tidy());
         let served = connections::serve(listener, router(app), shutdown.clone(), limits);
         tasks.spawn("the HTTP server", served);
+        if let Some(listener) = metrics_listener {
+            let router = metrics_router(Metrics::new(database.pool.clone()));
+            let served = connections::serve(listener, router, shutdown.clone(), FOR_METRICS);
+            tasks.spawn("the metrics", served);
+        }
         let options = SenderOptions {
             receivers: settings.receivers(),
             public_url: settings.public_url.clone().unwrap_or_default(),
@@ -146,11 +154,28 @@ pub async fn serve(settings: &ServeSettings) -> Result<()> {
 /// As for [`serve()`].
 pub async fn work(settings: &Settings) -> Result<()> {
     let mut signals = Signals::listen()?;
+    let metrics_listener = listen_for_metrics(settings).await?;
     let (worker, database) = signals.or_end_at_once(start_worker(settings)).await?;
     let shutdown = Shutdown::default();
     let mut tasks = Tasks::default();
+    if let Some(listener) = metrics_listener {
+        let router = metrics_router(Metrics::new(database.pool.clone()));
+        let served = connections::serve(listener, router, shutdown.clone(), FOR_METRICS);
+        tasks.spawn("the metrics", served);
+    }
     tasks.spawn("the worker", worker.run(shutdown.clone()));
     run_to_end(signals, tasks, shutdown, &settings.ending, database, Duration::ZERO).await
+}
+
+/// For a program that scrapes, and perhaps another.
+const FOR_METRICS: Limits = Limits { connections: 16, idle: DEFAULT_IDLE_TIMEOUT };
+
+async fn listen_for_metrics(settings: &Settings) -> Result<Option<TcpListener>> {
+    let Some(address) = settings.metrics_listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("--metrics-listen {address}: choose another address, or end who has it")
+    })?;
+    Ok(Some(listener))
 }
 
 async fn start_worker(settings: &Settings) -> Result<(Worker, Database)> {

@@ -12,6 +12,7 @@ use chrono::Utc;
 use sqlx::PgPool;
 use tokio::task::JoinSet;
 
+use crate::counters::WEBHOOKS;
 use crate::db;
 use crate::db::webhook_outbox::{LeasedDelivery, Next, Share};
 use crate::domain::webhook::delivery::WebhookAttempt;
@@ -111,6 +112,8 @@ impl Sender {
                 return;
             }
         };
+        WEBHOOKS.attempts.observe(began.elapsed());
+        if answer.error.is_none() { &WEBHOOKS.delivered } else { &WEBHOOKS.failed }.count();
         let attempt = WebhookAttempt {
             attempt: delivery.attempt,
             started_at,
@@ -170,6 +173,7 @@ impl Sender {
         let endpoint = delivery.endpoint_id;
         let mut tx = self.db.begin().await?;
         if db::webhook_outbox::disable(&mut *tx, endpoint, reason).await? {
+            WEBHOOKS.endpoints_disabled.count();
             tracing::warn!(%endpoint, project = %delivery.event.project_id, reason, "a webhook endpoint is disabled");
             let reason = format!("the endpoint was disabled: {reason}");
             db::webhook_delivery::cancel_pending(&mut *tx, endpoint, &reason).await?;

@@ -30,7 +30,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("db", &["domain"]),
     ("storage", &["domain"]),
     ("engine", &["domain"]),
-    ("byte_cache", &[]),
+    ("byte_cache", &["counters"]),
     ("class_images", &["domain", "engine", "photo_file", "storage"]),
     ("model_folder", &["class_images", "domain", "engine", "storage"]),
     ("evaluator", &["domain", "engine"]),
@@ -38,10 +38,12 @@ const MODULES: &[(&str, &[&str])] = &[
     ("plot", &["domain"]),
     ("contact_sheet", &[]),
     ("image_archive", &["class_images", "domain", "photo_file"]),
-    ("text_index", &["byte_cache", "domain", "engine", "evaluator", "storage"]),
-    ("delta_store", &["byte_cache", "domain", "engine", "model_folder", "storage"]),
+    ("text_index", &["byte_cache", "counters", "domain", "engine", "evaluator", "storage"]),
+    ("delta_store", &["byte_cache", "counters", "domain", "engine", "model_folder", "storage"]),
     ("reaper", &["counters", "db", "domain"]),
-    ("webhook_sender", &["db", "domain", "shutdown"]),
+    ("webhook_sender", &["counters", "db", "domain", "shutdown"]),
+    ("request_context", &[]),
+    ("metrics", &["counters", "db", "domain"]),
     // What the service can do, and who asks it to.
     (
         "app",
@@ -53,15 +55,17 @@ const MODULES: &[(&str, &[&str])] = &[
             "evaluator",
             "image_archive",
             "image_file",
+            "metrics",
             "photo_file",
             "plot",
+            "request_context",
             "scoring",
             "shutdown",
             "storage",
             "text_index",
         ],
     ),
-    ("http", &["app", "domain", "shutdown"]),
+    ("http", &["app", "counters", "domain", "metrics", "request_context", "shutdown"]),
     (
         "worker",
         &[
@@ -78,6 +82,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "image_file",
             "model_folder",
             "reaper",
+            "request_context",
             "scoring",
             "shutdown",
             "storage",
@@ -155,7 +160,10 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tower_http", &["http"]),
     ("utoipa", &["domain", "http"]), // the domain derives `ToSchema`
     ("utoipa_axum", &["http"]),
-    ("sqlx", &["app", "db", "domain", "gc", "reaper", "serve", "webhook_sender", "worker"]), // the domain derives `sqlx::Type`; the others hold the pool
+    (
+        "sqlx",
+        &["app", "db", "domain", "gc", "metrics", "reaper", "serve", "webhook_sender", "worker"],
+    ), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
     ("reqwest", &["client", "webhook_sender"]),
     (
@@ -170,8 +178,10 @@ const CRATES: &[(&str, &[&str])] = &[
             "demo",
             "http",
             "main",
+            "metrics",
             "reaper",
             "replay",
+            "request_context",
             "serve",
             "storage",
             "tables",

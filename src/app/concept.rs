@@ -48,9 +48,14 @@ impl App {
         self.model.check_modifier_token(new.words.modifier_token.as_ref(), "/modifier_token")?;
         let concept_id = ConceptId::generate();
         let NewConcept { handle, words, labels } = &new;
-        let (db, project_id) = (&self.db, caller.project_id());
-        match db::concept::create(db, project_id, concept_id, handle, words, labels).await {
-            Ok(concept) => Ok(CountedConcept { concept, image_count: 0 }),
+        let project_id = caller.project_id();
+        let mut tx = self.db.begin().await?;
+        self.claim_key(&mut tx, concept_id).await?;
+        match db::concept::create(&mut *tx, project_id, concept_id, handle, words, labels).await {
+            Ok(concept) => {
+                tx.commit().await?;
+                Ok(CountedConcept { concept, image_count: 0 })
+            }
             Err(error) => {
                 let token = words.modifier_token.as_ref();
                 Err(self.refuse_taken_name(caller, error, handle, token, labels).await)

@@ -45,6 +45,7 @@ use crate::domain::training::TaskConcept;
 use crate::domain::version::TaskVersion;
 use crate::domain::warning::Warning;
 use crate::evaluator::Evaluator;
+use crate::request_context::RequestContext;
 
 /// The paper's sampler settings.
 const SCHEDULER: SchedulerName = SchedulerName::Ddpm;
@@ -261,11 +262,21 @@ impl App {
         // Samples of other evaluations get their places in the same way.
         db::job::take_turn(&mut *tx, JobKind::Sample).await?;
         let of_evaluation = Schedule { priority: options.schedule.priority, ..Schedule::default() };
+        let request = RequestContext::current();
+        let request_id = request.as_ref().map(|request| &*request.request_id);
+        let traceparent = request.as_ref().and_then(|request| request.traceparent.as_deref());
         let jobs = tasks.iter().map(|(job_id, task)| {
             let elements = task.batch_elements(native_size);
             let job = NewJob::new(*job_id, task, elements, estimate(task, native_size));
             let project_id = caller.project_id();
-            NewJob { schedule: of_evaluation, is_of_evaluation: true, project_id, ..job }
+            NewJob {
+                schedule: of_evaluation,
+                is_of_evaluation: true,
+                project_id,
+                request_id,
+                traceparent,
+                ..job
+            }
         });
         db::job::enqueue_all(&mut *tx, &jobs.collect::<Vec<_>>()).await?;
         db::evaluation::link_samples(tx, id.into(), &places).await?;

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use super::{App, Dependency, Refusal};
+use crate::domain::job::JobKind;
 
 /// The longest that a readiness check waits for the database.
 const DATABASE_LIMIT: Duration = Duration::from_secs(1);
@@ -30,6 +31,11 @@ pub enum Readiness {
     /// The process has been asked to end.
     ShuttingDown,
     Unavailable(Dependency),
+    /// So many jobs of a kind wait that others should be asked: another process with a queue of its own.
+    QueueDeep {
+        kind: JobKind,
+        queued: usize,
+    },
 }
 
 /// What is known of the service's dependencies.
@@ -42,8 +48,8 @@ pub(super) struct Health {
 }
 
 impl App {
-    /// Returns whether requests can be served: the database and the object store answer, and the process has not been
-    /// asked to end.
+    /// Returns whether requests can be served: the database and the object store answer, the process has not been asked to
+    /// end, and no more jobs wait than it was set up for.
     pub async fn readiness(&self) -> Readiness {
         if self.shutdown.is_draining() {
             return Readiness::ShuttingDown;
@@ -53,10 +59,21 @@ impl App {
             Ok(Ok(())) => {}
             Ok(Err(_)) | Err(_) => return Readiness::Unavailable(Dependency::Database),
         }
-        match self.store_answers().await {
-            true => Readiness::Ready,
-            false => Readiness::Unavailable(Dependency::ObjectStore),
+        if !self.store_answers().await {
+            return Readiness::Unavailable(Dependency::ObjectStore);
         }
+        match self.deep_queue().await {
+            Some((kind, queued)) => Readiness::QueueDeep { kind, queued },
+            None => Readiness::Ready,
+        }
+    }
+
+    /// The kind of which more jobs wait than [`App::with_ready_queue_depth`] allows, and how many.
+    async fn deep_queue(&self) -> Option<(JobKind, usize)> {
+        let most = self.ready_queue_depth?;
+        let (kind, queued) = self.metrics.queue().await?.deepest()?;
+        let queued = usize::try_from(queued).unwrap_or(0);
+        (queued > most).then_some((kind, queued))
     }
 
     async fn store_answers(&self) -> bool {

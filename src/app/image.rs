@@ -113,7 +113,10 @@ impl App {
         let image_id = ImageId::generate();
         let source = ImageSource::Upload { file_name: file.file_name };
         let image = self.store(image_id, source, &StorageKey::upload(image_id), photo).await?;
-        db::image::record(&self.db, caller.project_id(), &image).await?;
+        let mut tx = self.db.begin().await?;
+        self.claim_key(&mut tx, image_id).await?;
+        db::image::record(&mut *tx, caller.project_id(), &image).await?;
+        tx.commit().await?;
         Ok(image)
     }
 

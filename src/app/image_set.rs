@@ -81,6 +81,7 @@ impl App {
         packed: &PackedSet,
     ) -> Result<(), Refusal> {
         let mut tx = self.db.begin().await?;
+        self.claim_key(&mut tx, set.image_set_id).await?;
         db::image_set::lock_object(&mut *tx, &set.digest).await?;
         if db::image_set::record(&mut *tx, project_id, set).await? {
             db::image_set::record_images(&mut *tx, set.image_set_id, &packed.images).await?;

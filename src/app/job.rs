@@ -1,12 +1,11 @@
 //! What trainings, merges, samples, evaluations and compressions have in common as jobs: find, list, cancel, wait, follow.
 
+mod waiting;
+
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::time::Duration;
 
-use futures::stream::{self, BoxStream, StreamExt};
 use serde::de::DeserializeOwned;
-use tokio::time::Instant;
 
 use super::{App, Caller, Precondition, Refusal};
 use crate::db;
@@ -15,7 +14,7 @@ use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::report::EvaluationReport;
 use crate::domain::id::{DeltaId, EvaluationId, JobId, MergeId, SampleId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
-use crate::domain::job::{Job, JobEvent, JobKind, JobState, JobStatus, Task};
+use crate::domain::job::{Job, JobKind, JobState, JobStatus, Task};
 use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::record::ExternalId;
@@ -213,15 +212,6 @@ pub(super) async fn deltas_of(
     Ok(made.into_iter().map(|(job_id, delta_id)| (job_id, Some(delta_id))).collect())
 }
 
-/// How often a waiting request polls: at first at this interval, later after a tenth of the time that it has waited.
-const WAIT_POLL: Duration = Duration::from_millis(10);
-
-/// How often a stream of events polls for new ones. Workers write progress twice a second.
-const EVENT_POLL: Duration = Duration::from_millis(250);
-
-/// Events per query.
-const EVENT_BATCH: i64 = 200;
-
 impl App {
     /// Returns a job of one kind.
     ///
@@ -268,7 +258,8 @@ impl App {
     ) -> Result<Tracked<N>, Refusal> {
         let mut tx = self.db.begin().await?;
         if *precondition != Precondition::Any {
-            let revision = db::job::lock_revision(&mut *tx, id.into(), N::KIND).await?;
+            let project_id = caller.project_id();
+            let revision = db::job::lock_revision(&mut *tx, project_id, id.into(), N::KIND).await?;
             let revision = revision.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))?;
             precondition.check(revision)?;
         }
@@ -279,88 +270,6 @@ impl App {
         db::job::cancel(&mut *tx, caller.project_id(), id.into(), N::KIND).await?;
         tx.commit().await?;
         self.job(caller, id).await
-    }
-
-    /// Waits until a job ends, but no longer than `within`, and not while the service shuts down.
-    pub async fn wait<N: JobNoun>(
-        &self,
-        caller: &Caller,
-        tracked: Tracked<N>,
-        within: Duration,
-    ) -> Result<Tracked<N>, Refusal> {
-        let began = Instant::now();
-        let deadline = began + within;
-        let mut has_ended = tracked.job.status().is_terminal();
-        let mut has_waited = false;
-        loop {
-            let now = Instant::now();
-            if has_ended || now >= deadline || self.shutdown.is_draining() {
-                break;
-            }
-            let next = now + WAIT_POLL.max(now.duration_since(began) / 10);
-            tokio::select! {
-                () = tokio::time::sleep_until(next.min(deadline)) => {}
-                () = self.shutdown.draining() => {}
-            }
-            // The state alone: a task may be large, and does not change.
-            has_ended = self.standing::<N>(caller, tracked.id()).await?.status.is_terminal();
-            has_waited = true;
-        }
-        if has_waited { self.job(caller, tracked.id()).await } else { Ok(tracked) }
-    }
-
-    /// Returns the events of a job after the one that was seen last, as they happen, up to the job's last one; `None` if
-    /// that has been seen.
-    ///
-    /// A stream ends before its job if the database is lost or the service shuts down. The client connects again and
-    /// misses nothing.
-    ///
-    /// # Errors
-    /// [`Refusal::NotFound`] if there is no job of this kind and id.
-    pub async fn events<N: JobNoun>(
-        &self,
-        caller: &Caller,
-        id: N::Id,
-        last_seen: i64,
-    ) -> Result<Option<BoxStream<'static, JobEvent>>, Refusal> {
-        let job = self.standing::<N>(caller, id).await?;
-        if job.status.is_terminal() && last_seen >= job.revision {
-            return Ok(None);
-        }
-        // A number that no event has yet would leave out all that are to come. The client has it from another catalog.
-        let last_seen = last_seen.min(job.revision);
-        Ok(Some(self.clone().follow(id.into(), last_seen)))
-    }
-
-    fn follow(self, job_id: JobId, last_seen: i64) -> BoxStream<'static, JobEvent> {
-        let batches = stream::unfold(Some(last_seen), move |state| {
-            let app = self.clone();
-            async move {
-                let events = app.next_events(job_id, state?).await?;
-                let last = events.last()?;
-                let next = (!last.status.is_terminal()).then_some(last.seq);
-                Some((stream::iter(events), next))
-            }
-        });
-        batches.flatten().boxed()
-    }
-
-    /// Waits for events after `seq`; `None` if the service shuts down or its database cannot be reached.
-    async fn next_events(&self, job_id: JobId, seq: i64) -> Option<Vec<JobEvent>> {
-        loop {
-            match db::event::after(&self.db, job_id, seq, EVENT_BATCH).await {
-                Ok(events) if !events.is_empty() => return Some(events),
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, job.id = %job_id, "event stream broke off");
-                    return None;
-                }
-            }
-            tokio::select! {
-                () = tokio::time::sleep(EVENT_POLL) => {}
-                () = self.shutdown.draining() => return None,
-            }
-        }
     }
 
     /// Where a job is, without its task.

@@ -116,6 +116,7 @@ impl App {
         };
         let study_id = StudyId::generate();
         let mut tx = self.db.begin().await?;
+        self.claim_key(&mut tx, study_id).await?;
         let (project_id, labels) = (caller.project_id(), &new.labels);
         if let Err(error) =
             db::preference::create(&mut *tx, project_id, study_id, &definition, labels).await

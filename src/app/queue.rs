@@ -19,6 +19,7 @@ use crate::domain::job::schedule::{LAST_RANK, Schedule};
 use crate::domain::job::{JobKind, Task};
 use crate::domain::record::Labels;
 use crate::domain::warning::Warning;
+use crate::request_context::RequestContext;
 
 /// The shortest and the longest time after which a refused client is asked to send its request again, in seconds.
 const RETRY_AFTER_SECS: RangeInclusive<u64> = 1..=300;
@@ -68,8 +69,9 @@ impl App {
         options: &JobOptions,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
-        self.take_place(tx, N::KIND).await?;
         let job_id = JobId::generate();
+        self.claim_key(tx, N::Id::from(job_id)).await?;
+        self.take_place(tx, N::KIND).await?;
         let Asked { task, warnings } = asked;
         let task = task.into_task();
         hold_named(tx, &task).await?;
@@ -82,6 +84,7 @@ impl App {
         };
         let project_id = caller.project_id();
         let (schedule, labels) = (options.schedule, Some(&options.labels));
+        let request = RequestContext::current();
         let new = NewJob {
             schedule,
             waits_for,
@@ -89,6 +92,8 @@ impl App {
             project_id,
             labels,
             warnings: &warnings,
+            request_id: request.as_ref().map(|request| &*request.request_id),
+            traceparent: request.as_ref().and_then(|request| request.traceparent.as_deref()),
             ..new
         };
         match db::job::enqueue(&mut *tx, new).await {

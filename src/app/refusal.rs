@@ -16,6 +16,9 @@ const UNAVAILABLE_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// About as long as somebody takes to make room.
 const FULL_RETRY_AFTER: Duration = Duration::from_secs(60);
 
+/// About as long as a request takes.
+const IN_FLIGHT_RETRY_AFTER: Duration = Duration::from_secs(1);
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a request was refused: one variant per kind of answer.
@@ -35,6 +38,14 @@ pub enum Refusal {
         "the resource has changed: its ETag is \"{revision}\" now; read it again and repeat the request with its new ETag"
     )]
     PreconditionFailed { revision: i64 },
+    /// A request with this key is being served.
+    #[error("a request with this Idempotency-Key is being served: send it again in {} s", IN_FLIGHT_RETRY_AFTER.as_secs())]
+    KeyInFlight,
+    /// The key came with another request.
+    #[error(
+        "this Idempotency-Key came with another request before: choose a new key for every new request"
+    )]
+    KeyReused,
     /// Others depend on what is to be deleted; each of them is named.
     #[error("others depend on it: delete them first, or use cascade=true")]
     InUse(Vec<FieldError>),
@@ -91,6 +102,8 @@ impl Refusal {
             Self::Conflict(error) => error.code,
             Self::InUse(errors) => errors.first().map_or(Code::JobInUse, |error| error.code),
             Self::PreconditionFailed { .. } => Code::PreconditionFailed,
+            Self::KeyInFlight => Code::IdempotencyInFlight,
+            Self::KeyReused => Code::IdempotencyKeyReused,
             Self::QueueFull { .. } => Code::QueueFull,
             Self::NotReady { .. } => Code::ImageSetNotIndexed,
             Self::Overloaded => Code::Overloaded,
@@ -113,6 +126,8 @@ impl Refusal {
             Self::InUse(errors) => errors,
             Self::NotFound { .. }
             | Self::PreconditionFailed { .. }
+            | Self::KeyInFlight
+            | Self::KeyReused
             | Self::QueueFull { .. }
             | Self::NotReady { .. }
             | Self::Overloaded
@@ -129,6 +144,7 @@ impl Refusal {
             Self::QueueFull { retry_after, .. } | Self::NotReady { retry_after, .. } => {
                 Some(*retry_after)
             }
+            Self::KeyInFlight => Some(IN_FLIGHT_RETRY_AFTER),
             Self::Overloaded | Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
             Self::StoreFull { .. } => Some(FULL_RETRY_AFTER),
             Self::Invalid(_)
@@ -136,6 +152,7 @@ impl Refusal {
             | Self::Conflict(_)
             | Self::InUse(_)
             | Self::PreconditionFailed { .. }
+            | Self::KeyReused
             | Self::ObjectLost { .. }
             | Self::Internal(_) => None,
         }

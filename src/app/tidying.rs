@@ -9,31 +9,31 @@ use crate::db;
 const EVERY: Duration = Duration::from_secs(60);
 
 impl App {
-    /// Deletes old events that only report progress, and old deliveries of webhooks, until the service shuts down.
+    /// Deletes old events that only report progress, old answers to requests with a key and old deliveries of webhooks, until the service shuts down.
     pub async fn tidy(self) {
         while !self.shutdown.is_closing() {
-            match db::webhook_delivery::forget(&self.db).await {
+            match self.forget().await {
                 Ok(0) => {}
-                Ok(deliveries) => {
-                    tracing::debug!(deliveries, "deleted old deliveries of webhooks");
+                Ok(rows) => {
+                    tracing::debug!(
+                        rows,
+                        "deleted old reports of progress, answers and deliveries"
+                    );
                     continue; // there may be more
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "old deliveries of webhooks cannot be deleted")
+                    tracing::warn!(%error, "old events, answers and deliveries cannot be deleted")
                 }
-            }
-            match db::event::forget(&self.db).await {
-                Ok(0) => {}
-                Ok(events) => {
-                    tracing::debug!(events, "deleted old reports of progress");
-                    continue; // there may be more
-                }
-                Err(error) => tracing::warn!(%error, "old events cannot be deleted"),
             }
             tokio::select! {
                 () = tokio::time::sleep(EVERY) => {}
                 () = self.shutdown.closing() => {}
             }
         }
+    }
+    async fn forget(&self) -> sqlx::Result<u64> {
+        let events = db::event::forget(&self.db).await?;
+        let answers = db::idempotency::forget(&self.db).await?;
+        Ok(events + answers + db::webhook_delivery::forget(&self.db).await?)
     }
 }

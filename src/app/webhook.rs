@@ -4,7 +4,7 @@ mod delivery;
 
 use std::time::Duration;
 
-use super::{App, Caller, Refusal};
+use super::{App, Caller, Precondition, Refusal};
 use crate::db;
 use crate::db::webhook_endpoint::EndpointSettings;
 use crate::domain::code::Code;
@@ -111,11 +111,12 @@ impl App {
     /// Changes an endpoint. Disabling it ends what is still to be sent to it.
     ///
     /// # Errors
-    /// As for [`App::create_webhook_endpoint`]; [`Refusal::NotFound`].
+    /// As for [`App::create_webhook_endpoint`]; [`Refusal::NotFound`]; [`Refusal::PreconditionFailed`].
     pub async fn change_webhook_endpoint(
         &self,
         caller: &Caller,
         id: WebhookEndpointId,
+        precondition: &Precondition,
         change: EndpointChange,
     ) -> Result<WebhookEndpoint, Refusal> {
         // What does not exist is told first, so that a URL is not resolved for nothing.
@@ -126,6 +127,7 @@ impl App {
         let mut tx = self.db.begin().await?;
         let found = db::webhook_endpoint::lock(&mut *tx, caller.project_id(), id).await?;
         let before = found.ok_or_else(|| no_endpoint(id))?;
+        precondition.check(before.revision)?;
         let url = change.url.unwrap_or(before.url);
         let description = change.description.unwrap_or(before.description);
         let event_types = change.event_types.unwrap_or(before.event_types);
@@ -163,16 +165,19 @@ impl App {
     /// Deletes an endpoint, its log, and what is still to be sent to it.
     ///
     /// # Errors
-    /// [`Refusal::NotFound`]
+    /// [`Refusal::NotFound`]; [`Refusal::PreconditionFailed`].
     pub async fn delete_webhook_endpoint(
         &self,
         caller: &Caller,
         id: WebhookEndpointId,
+        precondition: &Precondition,
     ) -> Result<(), Refusal> {
-        match db::webhook_endpoint::delete(&self.db, caller.project_id(), id).await? {
-            true => Ok(()),
-            false => Err(no_endpoint(id)),
-        }
+        let mut tx = self.db.begin().await?;
+        let found = db::webhook_endpoint::lock(&mut *tx, caller.project_id(), id).await?;
+        precondition.check(found.ok_or_else(|| no_endpoint(id))?.revision)?;
+        db::webhook_endpoint::delete(&mut *tx, caller.project_id(), id).await?;
+        tx.commit().await?;
+        Ok(())
     }
 
     /// Refuses a URL that nothing is sent to: by what stands in it, and by what its name means now. It is looked at again at each

@@ -1,5 +1,6 @@
 //! Table `job_event`: what happened to a job, in order; written by the schema with every change of a job.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -39,6 +40,30 @@ pub async fn forget(db: impl PgExecutor<'_>) -> sqlx::Result<u64> {
     Ok(deleted.rows_affected())
 }
 
+struct EventRow {
+    job_id: JobId,
+    seq: i64,
+    state: JobState,
+    cancel_requested: bool,
+    phase: Option<Phase>,
+    progress: Option<Json<Progress>>,
+    error: Option<Json<Failure>>,
+    created_at: DateTime<Utc>,
+}
+
+impl From<EventRow> for JobEvent {
+    fn from(row: EventRow) -> Self {
+        Self {
+            seq: row.seq,
+            status: JobStatus::new(row.state, row.cancel_requested),
+            phase: row.phase,
+            progress: row.progress.map(|progress| progress.0),
+            error: row.error.map(|error| error.0),
+            created_at: row.created_at,
+        }
+    }
+}
+
 /// Lists up to `limit` events of a job after number `seq`, oldest first.
 pub async fn after(
     db: impl PgExecutor<'_>,
@@ -46,19 +71,10 @@ pub async fn after(
     seq: i64,
     limit: i64,
 ) -> sqlx::Result<Vec<JobEvent>> {
-    struct EventRow {
-        seq: i64,
-        state: JobState,
-        cancel_requested: bool,
-        phase: Option<Phase>,
-        progress: Option<Json<Progress>>,
-        error: Option<Json<Failure>>,
-        created_at: DateTime<Utc>,
-    }
     let rows = sqlx::query_as!(
         EventRow,
         r#"
-        select seq, state as "state: JobState", cancel_requested, phase as "phase: Phase",
+        select job_id as "job_id: JobId", seq, state as "state: JobState", cancel_requested, phase as "phase: Phase",
             progress as "progress: Json<Progress>", error as "error: Json<Failure>", created_at
         from job_event
         where job_id = $1 and seq > $2
@@ -71,13 +87,33 @@ pub async fn after(
     )
     .fetch_all(db)
     .await?;
-    let events = rows.into_iter().map(|row| JobEvent {
-        seq: row.seq,
-        status: JobStatus::new(row.state, row.cancel_requested),
-        phase: row.phase,
-        progress: row.progress.map(|progress| progress.0),
-        error: row.error.map(|error| error.0),
-        created_at: row.created_at,
-    });
-    Ok(events.collect())
+    Ok(rows.into_iter().map(JobEvent::from).collect())
+}
+
+/// Lists the events of several jobs, of each those after a number, oldest first.
+pub async fn after_each(
+    db: impl PgExecutor<'_>,
+    jobs: &[(JobId, i64)],
+) -> sqlx::Result<HashMap<JobId, Vec<JobEvent>>> {
+    let ids: Vec<JobId> = jobs.iter().map(|(job_id, _)| *job_id).collect();
+    let after: Vec<i64> = jobs.iter().map(|(_, seq)| *seq).collect();
+    let rows = sqlx::query_as!(
+        EventRow,
+        r#"
+        select job_id as "job_id: JobId", job_event.seq, state as "state: JobState", cancel_requested, phase as "phase: Phase",
+            progress as "progress: Json<Progress>", error as "error: Json<Failure>", created_at
+        from job_event join unnest($1::uuid[], $2::bigint[]) as known (job_id, seq) using (job_id)
+        where job_event.seq > known.seq
+        order by job_id, job_event.seq
+        "#,
+        &ids as &[JobId],
+        &after,
+    )
+    .fetch_all(db)
+    .await?;
+    let mut of_each: HashMap<JobId, Vec<JobEvent>> = HashMap::new();
+    for row in rows {
+        of_each.entry(row.job_id).or_default().push(row.into());
+    }
+    Ok(of_each)
 }

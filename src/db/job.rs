@@ -9,6 +9,7 @@ mod enqueue;
 mod forecast;
 mod lease;
 mod list;
+mod load;
 mod recovery;
 mod state;
 
@@ -32,12 +33,13 @@ pub use lease::{
     report, retry, rewrite_task, stop, succeed,
 };
 pub use list::{JobFilter, list};
+pub use load::{Load, loads};
 pub use recovery::{
     ExpiredJob, TakenBack, expire_leases, lock_expired, server_is_up_for, take_back,
     take_reapers_turn,
 };
 
-pub use state::{Standing, lock_revision, standing};
+pub use state::{Standing, lock_revision, standing, standings};
 
 /// The channel that notifies idle workers of new jobs, by kind.
 pub const QUEUED_CHANNEL: &str = "job_queued";

@@ -50,6 +50,10 @@ codes! {
     MalformedHeader = "malformed_header",
     /// The resource has another revision than those of `If-Match`: read it again, and repeat the request with its new `ETag`.
     PreconditionFailed = "precondition_failed",
+    /// A request with the same `Idempotency-Key` is being served: send it again after `Retry-After` seconds to get its answer.
+    IdempotencyInFlight = "idempotency_in_flight",
+    /// The `Idempotency-Key` came with another request before: choose a new key for every new request.
+    IdempotencyKeyReused = "idempotency_key_reused",
     /// The requested byte range lies beyond the end: ask for a range within the size.
     RangeNotSatisfiable = "range_not_satisfiable",
     /// The rest of the body did not come in time: send the request again, without pauses.

@@ -347,6 +347,10 @@ pub struct LeasedJob {
     pub barren_attempts: i32,
     /// The number of this lease. What an earlier holder still writes has a smaller number and is ignored.
     pub fence: i64,
+    /// The id of the request that asked for it.
+    pub request_id: Option<String>,
+    /// The trace that the request was part of, as W3C's `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// What happened to a job, as it is replayed to listeners.

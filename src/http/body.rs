@@ -130,7 +130,7 @@ impl PageQuery {
     }
 }
 
-/// The page of a list with parameters of its own.
+/// The page of a list with these parameters.
 pub(crate) fn page(limit: Option<i64>, after: Option<&str>) -> Result<Page, FieldError> {
     let limit = limit.unwrap_or(20);
     if !(1..=100).contains(&limit) {

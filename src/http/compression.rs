@@ -10,7 +10,7 @@ use super::body::{JobQuery, List, ListBody};
 use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobBody, JobResource};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use crate::app::compression::{Compression, NewCompression};
 use crate::app::queue::JobOptions;
@@ -184,9 +184,10 @@ pub(crate) async fn compress_delta(
 
 /// Returns a compression and its state.
 #[utoipa::path(get, path = "/v1/compressions/{compression_id}", tag = "compressions",
-    params(("compression_id" = CompressionId, Path)),
+    params(("compression_id" = CompressionId, Path), WaitQuery),
     responses(
-        (status = 200, body = CompressionBody, description = "OK"),
+        (status = 200, body = CompressionBody, description = "OK. It has `Retry-After` until the job has ended"),
+        (status = 304, description = "`If-None-Match` has the current `ETag`"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
     ))]
@@ -194,8 +195,9 @@ pub(crate) async fn get_compression(
     State(app): State<App>,
     caller: Caller,
     Path(compression_id): Path<CompressionId>,
-) -> Result<axum::Json<CompressionBody>, ApiError> {
-    job::get::<CompressionTask>(&app, &caller, compression_id).await
+    Query(query): Query<WaitQuery>,
+) -> Result<(HeaderMap, axum::Json<CompressionBody>), ApiError> {
+    job::get::<CompressionTask>(&app, &caller, compression_id, &query).await
 }
 
 /// Lists compressions, newest first.

@@ -69,9 +69,11 @@ impl ApiError {
     fn status(&self) -> StatusCode {
         match self {
             Self::Refused(refusal) => match refusal {
-                Refusal::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+                Refusal::Invalid(_) | Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
-                Refusal::Conflict(_) | Refusal::InUse(_) => StatusCode::CONFLICT,
+                Refusal::Conflict(_) | Refusal::InUse(_) | Refusal::KeyInFlight => {
+                    StatusCode::CONFLICT
+                }
                 Refusal::PreconditionFailed { .. } => StatusCode::PRECONDITION_FAILED,
                 Refusal::QueueFull { .. }
                 | Refusal::NotReady { .. }
@@ -155,7 +157,7 @@ impl ApiError {
             retryable: matches!(
                 status,
                 StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
-            ),
+            ) || self.code() == Code::IdempotencyInFlight,
         }
     }
 
@@ -227,6 +229,12 @@ pub(crate) struct ProblemField {
     code: Code,
     /// What is wrong and what would be right.
     detail: String,
+}
+
+impl Problem {
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
 }
 
 impl From<&FieldError> for ProblemField {

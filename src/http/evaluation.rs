@@ -18,7 +18,7 @@ use super::body::{JobQuery, List, ListBody};
 use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job;
+use super::job::{self, WaitQuery};
 use super::precondition::IfMatch;
 use crate::app::{App, Caller, Precondition};
 use crate::domain::evaluation::EvaluationTask;
@@ -62,9 +62,10 @@ pub(crate) async fn start_evaluation(
 
 /// Returns an evaluation, its state and, once it has succeeded, its report.
 #[utoipa::path(get, path = "/v1/evaluations/{evaluation_id}", tag = "evaluations",
-    params(("evaluation_id" = EvaluationId, Path)),
+    params(("evaluation_id" = EvaluationId, Path), WaitQuery),
     responses(
-        (status = 200, body = EvaluationBody, description = "OK"),
+        (status = 200, body = EvaluationBody, description = "OK. It has `Retry-After` until the job has ended"),
+        (status = 304, description = "`If-None-Match` has the current `ETag`"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
     ))]
@@ -72,8 +73,9 @@ pub(crate) async fn get_evaluation(
     State(app): State<App>,
     caller: Caller,
     Path(evaluation_id): Path<EvaluationId>,
-) -> Result<axum::Json<EvaluationBody>, ApiError> {
-    job::get::<EvaluationTask>(&app, &caller, evaluation_id).await
+    Query(query): Query<WaitQuery>,
+) -> Result<(HeaderMap, axum::Json<EvaluationBody>), ApiError> {
+    job::get::<EvaluationTask>(&app, &caller, evaluation_id, &query).await
 }
 
 /// Lists evaluations, newest first.

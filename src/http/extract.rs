@@ -21,6 +21,7 @@ use super::error::ApiError;
 use crate::app::Caller;
 use crate::domain::code::Code;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::request_context::RequestContext;
 
 /// The largest JSON body.
 pub(crate) const MAX_JSON_BYTES: usize = 1024 * 1024;
@@ -30,7 +31,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Response;
 
     async fn from_request_parts(_parts: &mut Parts, _state: &S) -> Result<Self, Response> {
-        Ok(Self::anonymous())
+        let caller = Self::anonymous();
+        if let Some(request) = RequestContext::current() {
+            request.note_caller(|| caller.project_id().to_string());
+        }
+        Ok(caller)
     }
 }
 

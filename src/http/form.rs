@@ -18,6 +18,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
 use super::error::ApiError;
+use crate::app::idempotency::KeyedRequest;
 use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
 
@@ -38,12 +39,14 @@ const MAX_NAME_CHARS: usize = 100;
 pub(crate) struct Form {
     parts: Multipart,
     progress: Arc<Progress>,
+    keyed: Option<KeyedRequest>,
 }
 
 /// A part of a form.
 pub(crate) struct Part<'a> {
     field: multipart::Field<'a>,
     progress: Arc<Progress>,
+    keyed: Option<&'a KeyedRequest>,
 }
 
 /// How many bytes the parser has been given since it last found something.
@@ -57,6 +60,7 @@ impl Form {
     /// - `what`: what the form is for, for the error
     pub(crate) async fn open(request: Request, what: &str) -> Result<Self, ApiError> {
         let progress = Arc::new(Progress::default());
+        let keyed = request.extensions().get::<KeyedRequest>().cloned();
         let counted = request.map(|body| {
             let bytes = body.into_data_stream();
             Body::from_stream(Counted { bytes, progress: progress.clone(), pauses: false })
@@ -67,7 +71,7 @@ impl Form {
                 rejection.body_text()
             ))
         })?;
-        Ok(Self { parts, progress })
+        Ok(Self { parts, progress, keyed })
     }
 
     /// Reads on for a moment after an error. A connection that is closed while its client still sends is reset, and the client may
@@ -93,7 +97,15 @@ impl Form {
         let next = self.parts.next_field().await;
         let next = next.map_err(|error| self.progress.refusal(&error))?;
         self.progress.note();
-        Ok(next.map(|field| Part { field, progress: self.progress.clone() }))
+        Ok(next.map(|field| {
+            let keyed = self.keyed.as_ref();
+            if let Some(keyed) = keyed {
+                for text in [field.name(), field.file_name()] {
+                    keyed.add(text.unwrap_or_default().as_bytes());
+                }
+            }
+            Part { field, progress: self.progress.clone(), keyed }
+        }))
     }
 }
 
@@ -111,6 +123,9 @@ impl Part<'_> {
     pub(crate) async fn chunk(&mut self) -> Result<Option<Bytes>, ApiError> {
         let chunk = self.field.chunk().await.map_err(|error| self.progress.refusal(&error))?;
         self.progress.note();
+        if let (Some(keyed), Some(chunk)) = (self.keyed, &chunk) {
+            keyed.add_more(chunk);
+        }
         Ok(chunk)
     }
 

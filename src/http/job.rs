@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::body::{JobQuery, List, Timestamp};
 use super::error::{ApiError, problem_type};
 use crate::app::job::{JobNoun, Tracked, WantedJobs};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::id::JobId;
+use crate::domain::invalid::{Checks, Invalid};
 use crate::domain::job::attempt::Attempt;
 use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
@@ -195,6 +196,9 @@ pub(crate) async fn started<N: JobResource>(
     if let Ok(path) = HeaderValue::try_from(job_path(tracked.job.job_id, N::KIND)) {
         headers.insert(header::LOCATION, path);
     }
+    if !tracked.job.status().is_terminal() {
+        headers.insert(header::RETRY_AFTER, ASK_AGAIN);
+    }
     if wait.is_some() {
         let applied = HeaderName::from_static("preference-applied");
         headers.insert(applied, HeaderValue::from_static("wait"));
@@ -202,12 +206,46 @@ pub(crate) async fn started<N: JobResource>(
     Ok((started_status(wait, tracked.job.status()), headers, Json(N::body(tracked))))
 }
 
+/// How long to wait for a job to change.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WaitQuery {
+    /// Wait up to so many seconds, from 0 to 55, for the job to change or to end. Defaults to 0, which answers at once.
+    #[param(minimum = 0, maximum = 55)]
+    wait: Option<u64>,
+    /// The revision that you know, 0 or more: `wait` ends as soon as the job has a later one, which may be at once. Defaults to the
+    /// revision that the job has when the request arrives.
+    #[param(minimum = 0)]
+    after_revision: Option<i64>,
+}
+
+impl WaitQuery {
+    fn wait(&self) -> Result<Duration, Invalid> {
+        let mut checks = Checks::default();
+        let wait = self.wait.unwrap_or(0);
+        checks.in_range(wait, 0..=MAX_WAIT.as_secs(), "wait");
+        checks.in_range(self.after_revision.unwrap_or(0), 0..=i64::MAX, "after_revision");
+        checks.finish()?;
+        Ok(Duration::from_secs(wait))
+    }
+}
+
+/// When to ask for a job again that has not ended.
+const ASK_AGAIN: HeaderValue = HeaderValue::from_static("1");
+
 pub(crate) async fn get<N: JobResource>(
     app: &App,
     caller: &Caller,
     id: N::Id,
-) -> Result<Json<N::Body>, ApiError> {
-    Ok(Json(N::body(app.job(caller, id).await?)))
+    query: &WaitQuery,
+) -> Result<(HeaderMap, Json<N::Body>), ApiError> {
+    let tracked = app.changed::<N>(caller, id, query.after_revision, query.wait()?).await?;
+    let mut headers = HeaderMap::new();
+    if !tracked.job.status().is_terminal() {
+        headers.insert(header::RETRY_AFTER, ASK_AGAIN);
+    }
+    Ok((headers, Json(N::body(tracked))))
 }
 
 pub(crate) async fn list<N: JobResource>(

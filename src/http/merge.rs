@@ -14,7 +14,7 @@ use super::body::{JobQuery, List, ListBody};
 use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobBody, JobResource};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use super::sample::DeltaUseBody;
 use crate::app::job::Merge;
@@ -187,9 +187,10 @@ pub(crate) async fn start_merge(
 }
 
 /// Returns a merge and its state.
-#[utoipa::path(get, path = "/v1/merges/{merge_id}", tag = "merges", params(("merge_id" = MergeId, Path)),
+#[utoipa::path(get, path = "/v1/merges/{merge_id}", tag = "merges", params(("merge_id" = MergeId, Path), WaitQuery),
     responses(
-        (status = 200, body = MergeBody, description = "OK"),
+        (status = 200, body = MergeBody, description = "OK. It has `Retry-After` until the job has ended"),
+        (status = 304, description = "`If-None-Match` has the current `ETag`"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
     ))]
@@ -197,8 +198,9 @@ pub(crate) async fn get_merge(
     State(app): State<App>,
     caller: Caller,
     Path(merge_id): Path<MergeId>,
-) -> Result<axum::Json<MergeBody>, ApiError> {
-    job::get::<MergeTask>(&app, &caller, merge_id).await
+    Query(query): Query<WaitQuery>,
+) -> Result<(HeaderMap, axum::Json<MergeBody>), ApiError> {
+    job::get::<MergeTask>(&app, &caller, merge_id, &query).await
 }
 
 /// Lists merges, newest first.

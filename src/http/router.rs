@@ -4,39 +4,40 @@ use std::sync::LazyLock;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, Uri};
+use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::request_id::{MakeRequestUuid, PropagateRequestIdLayer, SetRequestIdLayer};
-use tower_http::trace::TraceLayer;
 use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use super::access::observe;
 use super::body::with_next_page;
 use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
 use super::form::MAX_UPLOAD_BYTES;
+use super::idempotency::{Creating, at_most_once};
 use super::job::edit;
 use super::openai::write_openai_error;
 use super::openapi::Document;
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
-    capabilities, compression, concept, delta, docs, evaluation, event, health, image, image_set,
-    manifest, merge, openai, preference, preview, promotion, sample, training, upload, webhook,
+    capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image,
+    image_set, manifest, merge, metrics, openai, preference, preview, promotion, sample, training,
+    upload, webhook,
 };
 use crate::app::App;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The whole service as one tower service.
 pub fn router(app: App) -> Router {
     let (routes, document) = documented_routes().split_for_parts();
+    let creating = Creating::of(&document, app.clone());
     let parameters = Parameters::of(&document);
     routes
+        .route_layer(from_fn_with_state(creating, at_most_once))
         .route_layer(from_fn_with_state(parameters, refuse_unknown_parameters))
         .merge(docs::routes())
         .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
@@ -44,9 +45,7 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(
             ServiceBuilder::new()
-                .layer(SetRequestIdLayer::new(REQUEST_ID, MakeRequestUuid))
-                .layer(PropagateRequestIdLayer::new(REQUEST_ID))
-                .layer(TraceLayer::new_for_http())
+                .layer(from_fn(observe))
                 .layer(from_fn(write_problem))
                 .layer(from_fn(write_openai_error))
                 .layer(CatchPanicLayer::custom(from_panic))
@@ -62,8 +61,11 @@ const MAX_EDIT_BYTES: usize = 24 * 1024 * 1024;
 
 /// The published description of every path.
 pub fn openapi() -> &'static Document {
-    static DOCUMENT: LazyLock<Document> =
-        LazyLock::new(|| Document::of(&documented_routes().into_openapi()));
+    static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
+        let mut document = documented_routes().into_openapi();
+        idempotency::describe(&mut document);
+        Document::of(&document)
+    });
     &DOCUMENT
 }
 
@@ -164,6 +166,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(webhook::delivery::get_webhook_delivery))
         .routes(routes!(webhook::delivery::redeliver_webhook))
         .routes(routes!(capabilities::get_capabilities))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
 }

@@ -11,7 +11,7 @@ use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::image::ImageBody;
-use super::job::{self, JobBody, JobResource};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use crate::app::job::Sample;
 use crate::app::queue::JobOptions;
@@ -344,9 +344,10 @@ pub(crate) async fn start_sample(
 }
 
 /// Returns a sample, its state and its images.
-#[utoipa::path(get, path = "/v1/samples/{sample_id}", tag = "samples", params(("sample_id" = SampleId, Path)),
+#[utoipa::path(get, path = "/v1/samples/{sample_id}", tag = "samples", params(("sample_id" = SampleId, Path), WaitQuery),
     responses(
-        (status = 200, body = SampleBody, description = "OK"),
+        (status = 200, body = SampleBody, description = "OK. It has `Retry-After` until the job has ended"),
+        (status = 304, description = "`If-None-Match` has the current `ETag`"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
     ))]
@@ -354,8 +355,9 @@ pub(crate) async fn get_sample(
     State(app): State<App>,
     caller: Caller,
     Path(sample_id): Path<SampleId>,
-) -> Result<axum::Json<SampleBody>, ApiError> {
-    job::get::<SampleTask>(&app, &caller, sample_id).await
+    Query(query): Query<WaitQuery>,
+) -> Result<(HeaderMap, axum::Json<SampleBody>), ApiError> {
+    job::get::<SampleTask>(&app, &caller, sample_id, &query).await
 }
 
 /// Lists samples, newest first.

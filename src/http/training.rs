@@ -11,7 +11,7 @@ use super::body::{JobQuery, List, ListBody};
 use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
-use super::job::{self, JobBody, JobResource};
+use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use super::regularization::{RegularizationBody, RegularizationForm};
 use crate::app::job::Training;
@@ -279,9 +279,10 @@ pub(crate) async fn start_training(
 
 /// Returns a training and its state.
 #[utoipa::path(get, path = "/v1/trainings/{training_id}", tag = "trainings",
-    params(("training_id" = TrainingId, Path)),
+    params(("training_id" = TrainingId, Path), WaitQuery),
     responses(
-        (status = 200, body = TrainingBody, description = "OK"),
+        (status = 200, body = TrainingBody, description = "OK. It has `Retry-After` until the job has ended"),
+        (status = 304, description = "`If-None-Match` has the current `ETag`"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
     ))]
@@ -289,8 +290,9 @@ pub(crate) async fn get_training(
     State(app): State<App>,
     caller: Caller,
     Path(training_id): Path<TrainingId>,
-) -> Result<axum::Json<TrainingBody>, ApiError> {
-    job::get::<TrainingTask>(&app, &caller, training_id).await
+    Query(query): Query<WaitQuery>,
+) -> Result<(HeaderMap, axum::Json<TrainingBody>), ApiError> {
+    job::get::<TrainingTask>(&app, &caller, training_id, &query).await
 }
 
 /// Lists trainings, newest first.

@@ -5,14 +5,16 @@ pub(super) mod delivery;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::body::{List, ListBody, PageQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
+use super::precondition::IfMatch;
+use super::record::{MergePatch, present};
 use crate::app::webhook::{EndpointChange, NewEndpoint};
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
 use crate::domain::id::{ProjectId, WebhookEndpointId};
 use crate::domain::invalid::FieldError;
@@ -47,23 +49,16 @@ pub(crate) struct ChangeWebhookEndpoint {
     #[schema(max_length = 2048)]
     url: Option<String>,
     /// What the endpoint is for, at most 500 characters. Null removes it.
-    #[serde(default, deserialize_with = "even_null")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<String>, max_length = 500)]
     description: Option<Option<String>>,
     /// The types of events to send. Null means all.
-    #[serde(default, deserialize_with = "even_null")]
+    #[serde(default, deserialize_with = "present")]
     #[schema(value_type = Option<Vec<EventType>>, min_items = 1)]
     event_types: Option<Option<Vec<EventType>>>,
     /// Whether events are sent. While it is false, events are not kept for later, and what was still to be sent ends as
     /// `canceled`.
     enabled: Option<bool>,
-}
-
-/// Keeps apart a field that is null and one that is not there.
-fn even_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<T>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
 }
 
 impl TryFrom<CreateWebhookEndpoint> for NewEndpoint {
@@ -209,10 +204,12 @@ pub(crate) async fn get_webhook_endpoint(
 ///
 /// `"enabled": true` also makes an endpoint work again that the service has disabled.
 #[utoipa::path(patch, path = "/v1/webhook-endpoints/{endpoint_id}", tag = "webhooks",
-    params(("endpoint_id" = WebhookEndpointId, Path)), request_body = ChangeWebhookEndpoint,
+    params(("endpoint_id" = WebhookEndpointId, Path), IfMatch), request_body = ChangeWebhookEndpoint,
     responses(
         (status = 200, body = WebhookEndpointBody, description = "Changed"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`webhook_url_refused`, `unknown_field`, `invalid_value`, `out_of_range`"),
     ))]
@@ -220,24 +217,29 @@ pub(crate) async fn change_webhook_endpoint(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<WebhookEndpointId>,
-    Json(body): Json<ChangeWebhookEndpoint>,
+    precondition: Precondition,
+    MergePatch(body): MergePatch<ChangeWebhookEndpoint>,
 ) -> Result<axum::Json<WebhookEndpointBody>, ApiError> {
-    Ok(axum::Json(app.change_webhook_endpoint(&caller, id, body.into()).await?.into()))
+    let changed = app.change_webhook_endpoint(&caller, id, &precondition, body.into()).await?;
+    Ok(axum::Json(changed.into()))
 }
 
 /// Deletes a webhook endpoint with the log of its deliveries. What was still to be sent is not sent.
 #[utoipa::path(delete, path = "/v1/webhook-endpoints/{endpoint_id}", tag = "webhooks",
-    params(("endpoint_id" = WebhookEndpointId, Path)),
+    params(("endpoint_id" = WebhookEndpointId, Path), IfMatch),
     responses(
         (status = 204, description = "Deleted"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn delete_webhook_endpoint(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<WebhookEndpointId>,
+    precondition: Precondition,
 ) -> Result<StatusCode, ApiError> {
-    app.delete_webhook_endpoint(&caller, id).await?;
+    app.delete_webhook_endpoint(&caller, id, &precondition).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{TextIndex, calibration};
 use crate::byte_cache::ByteCache;
+use crate::counters::TEXT_INDEXES;
 use crate::domain::digest::Digest;
 use crate::domain::evaluator_info::EvaluatorInfo;
 use crate::engine::EngineError;
@@ -78,7 +79,7 @@ impl TextIndexes {
             storage,
             evaluator,
             shutdown,
-            cache: Arc::new(ByteCache::new(CACHE_BYTES)),
+            cache: Arc::new(ByteCache::new(CACHE_BYTES, &TEXT_INDEXES)),
             builds: Arc::default(),
             turn: Arc::new(Semaphore::new(1)),
             threshold: Arc::default(),

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use image::RgbImage;
 use tokio::sync::mpsc;
@@ -19,7 +20,8 @@ use super::error::JobError;
 use super::faults::DeviceFaults;
 use super::job_steps::JobSteps;
 use super::progress::Progress;
-use crate::domain::id::JobId;
+use crate::counters::WORK;
+use crate::domain::id::{JobId, SampleId};
 use crate::domain::sample::batch_elements;
 use crate::engine::{
     AttentionMaps, DenoisingState, RunningBatch, RunningImage, SampleRequest, images,
@@ -130,7 +132,9 @@ impl Owner {
                 preview.into_iter().for_each(|preview| progress.show(index, done, preview));
             }
             // The image itself may still succeed.
-            Err(error) => tracing::warn!(job.id = %self.job_id(), %error, "no preview"),
+            Err(error) => {
+                tracing::warn!(job.id = %SampleId::from(self.job_id()), %error, "no preview")
+            }
         }
     }
 
@@ -152,6 +156,7 @@ pub(crate) struct Batch {
 impl Batch {
     /// - `max_size`: elements of one call of the UNet, in images of the base model's own size
     pub(crate) fn new(max_size: usize, faults: Option<Arc<dyn DeviceFaults>>) -> Self {
+        WORK.max_batch_elements.set(max_size as u64);
         Self { pending: VecDeque::new(), running: RunningBatch::new(max_size), faults }
     }
 
@@ -230,10 +235,13 @@ impl Batch {
 
     /// One step of all images whose turn it is.
     fn denoise(&mut self, engine: &Engine) {
+        let mut elements = 0;
         for image in self.running.turn() {
+            elements += image.cost();
             image.owner.generation.request.progress.begin_first_step();
         }
         let faults = self.faults.as_deref();
+        let began = Instant::now();
         self.running.step(
             &engine.base,
             |owners, call| {
@@ -253,6 +261,10 @@ impl Batch {
                 Err(error) => image.owner.generation.end(error),
             },
         );
+        if elements > 0 {
+            WORK.denoising_steps.observe(began.elapsed());
+            WORK.denoised_elements.add(elements as u64);
+        }
         self.running.retain(|owner| !owner.generation.has_ended.get());
     }
 }

@@ -4,6 +4,7 @@ use super::concepts::{ConceptsKey, SampleConcepts};
 use super::engine::Engine;
 use super::progress::Progress;
 use crate::byte_cache::ByteCache;
+use crate::counters::KEY_VALUES;
 use crate::engine::Result;
 use crate::engine::{ConceptSet, DenoisingState, KeyValues, PromptKeyValues, SampleRequest};
 
@@ -19,7 +20,7 @@ pub(crate) struct Conditioner {
 
 impl Conditioner {
     pub(crate) fn new(budget_bytes: usize) -> Self {
-        Self { kept: ByteCache::new(budget_bytes), unconditional: None }
+        Self { kept: ByteCache::new(budget_bytes, &KEY_VALUES), unconditional: None }
     }
 
     /// An image at its first step.

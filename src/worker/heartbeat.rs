@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::lease::Lease;
 use super::progress::StopReason;
@@ -20,7 +21,9 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// - `shutdown`: asks the job to stop when the worker ends
     pub(crate) fn start(lease: Lease, shutdown: CancellationToken) -> Self {
-        Self { _task: AbortOnDropHandle::new(tokio::spawn(renew(lease, shutdown))) }
+        Self {
+            _task: AbortOnDropHandle::new(tokio::spawn(renew(lease, shutdown).in_current_span())),
+        }
     }
 }
 
@@ -46,11 +49,11 @@ async fn renew(lease: Lease, shutdown: CancellationToken) {
             Ok(Some(false)) => {}
             Ok(Some(true)) => lease.progress.stop(StopReason::Canceled),
             Ok(None) => {
-                tracing::warn!(job.id = %lease.job_id, "lost the lease");
+                tracing::warn!("lost the lease");
                 lease.progress.stop(StopReason::LeaseLost);
                 return;
             }
-            Err(error) => tracing::warn!(job.id = %lease.job_id, %error, "progress not written"),
+            Err(error) => tracing::warn!(%error, "progress not written"),
         }
     }
 }

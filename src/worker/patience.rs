@@ -130,7 +130,7 @@ async fn repeat<T, F: Future<Output = Result<T, JobError>>>(
         let error = match attempt().await {
             Ok(done) => {
                 if failures > 0 {
-                    tracing::info!(job.id = %progress.job_id(), failures, "{what} worked again");
+                    tracing::info!(failures, "{what} worked again");
                 }
                 return Ok(done);
             }
@@ -140,7 +140,7 @@ async fn repeat<T, F: Future<Output = Result<T, JobError>>>(
         if !error.is_transient() || began.elapsed() + pause > patience {
             return Err(error);
         }
-        tracing::warn!(job.id = %progress.job_id(), %error, failures, "{what} failed and is tried again");
+        tracing::warn!(%error, failures, "{what} failed and is tried again");
         let until = Instant::now() + jittered(pause);
         pause = (2 * pause).min(LONGEST_PAUSE);
         loop {

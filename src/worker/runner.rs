@@ -1,6 +1,7 @@
 //! Leases jobs and runs each to its end.
 
 use std::panic::AssertUnwindSafe;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::FutureExt;
 use futures::future::join_all;
@@ -8,6 +9,7 @@ use sqlx::PgPool;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::backfill;
 use super::checkpoints;
@@ -22,14 +24,15 @@ use super::lease::Lease;
 use super::permits::Permits;
 use super::progress::StopReason;
 use super::wakeups::Wakeups;
-use crate::counters::QUEUE;
+use crate::counters::{QUEUE, WORK};
 use crate::db;
 use crate::db::job::Capacity;
 use crate::delta_store::DeltaStore;
 use crate::domain::id::JobId;
 use crate::domain::job::attempt::{backoff, random};
-use crate::domain::job::{Failure, JobKind, JobState, LeasedJob};
+use crate::domain::job::{Failure, JobKind, JobState, LeasedJob, published_id};
 use crate::reaper::Reaper;
+use crate::request_context::trace_id;
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 
@@ -154,17 +157,40 @@ impl Worker {
             batch_elements,
             lease: self.context.config.lease,
         };
-        db::job::lease_next(&self.context.db, capacity).await.unwrap_or_else(|error| {
+        let began = Instant::now();
+        let leased = db::job::lease_next(&self.context.db, capacity).await;
+        WORK.claims.observe(began.elapsed());
+        let leased = leased.unwrap_or_else(|error| {
             tracing::warn!(%error, "the queue cannot be read");
             Vec::new()
-        })
+        });
+        if kind != JobKind::Evaluation {
+            let waited =
+                leased.iter().filter(|job| job.attempts == 1).map(|job| waited(job.job_id));
+            waited.for_each(|waited| WORK.waits.observe(waited));
+        }
+        leased
     }
 
     /// Runs one job to its end, or returns it to the queue.
     async fn execute(&self, leased: LeasedJob, permits: Permits, shutdown: &CancellationToken) {
+        let id = published_id(leased.job_id, leased.task.kind());
+        let request = leased.request_id.as_deref();
+        let trace = leased.traceparent.as_deref().map(trace_id);
+        // Whatever is logged for the job has these.
+        let span = tracing::info_span!("job", id, request, trace);
+        self.execute_here(leased, permits, shutdown).instrument(span).await;
+    }
+
+    async fn execute_here(
+        &self,
+        leased: LeasedJob,
+        permits: Permits,
+        shutdown: &CancellationToken,
+    ) {
         let lease = Lease::new(self.context.db.clone(), &leased, self.context.config.lease);
         let job_id = lease.job_id;
-        tracing::info!(job.id = %job_id, kind = leased.task.kind().as_str(), attempt = lease.attempts, "began");
+        tracing::info!(attempt = lease.attempts, "began");
         let heartbeat = Heartbeat::start(lease.clone(), shutdown.clone());
         let progress = lease.progress.clone();
         let job = Job { context: self.context.clone(), lease, progress };
@@ -182,7 +208,7 @@ impl Worker {
         drop(heartbeat);
         if let Err(error) = self.conclude(&job, result).await {
             // The lease will expire, and the job will be leased again.
-            tracing::error!(job.id = %job_id, %error, "the job's end was not written");
+            tracing::error!(%error, "the job's end was not written");
         }
     }
 
@@ -191,7 +217,8 @@ impl Worker {
         let (db, job_id, fence) = (&self.context.db, job.lease.job_id, job.lease.fence);
         let error = match result {
             Ok(()) => {
-                tracing::info!(job.id = %job_id, "succeeded");
+                WORK.jobs_succeeded.count();
+                tracing::info!("succeeded");
                 return Ok(());
             }
             Err(error) => error,
@@ -200,10 +227,10 @@ impl Worker {
         match (&error, stop_reason) {
             (JobError::LeaseLost, _) | (JobError::Stopped, Some(StopReason::LeaseLost)) => {
                 let leases_lost = QUEUE.leases_lost.count();
-                tracing::warn!(job.id = %job_id, leases_lost, "dropped: the lease is gone");
+                tracing::warn!(leases_lost, "dropped: the lease is gone");
                 // Otherwise the heartbeat has noticed before anything was written.
                 if stop_reason != Some(StopReason::LeaseLost) {
-                    note_fenced_off(job_id);
+                    note_fenced_off();
                 }
             }
             (JobError::Stopped, reason) => {
@@ -213,9 +240,10 @@ impl Worker {
                 let handed_back =
                     !canceled && db::job::hand_back(db, job_id, fence, &reason).await?;
                 if !handed_back && !db::job::stop(db, job_id, fence).await? {
-                    note_fenced_off(job_id);
+                    note_fenced_off();
                 }
-                tracing::info!(job.id = %job_id, canceled, "stopped");
+                WORK.jobs_stopped.count();
+                tracing::info!(canceled, "stopped");
             }
             _ => {
                 let sources = with_sources(&error);
@@ -229,17 +257,23 @@ impl Worker {
                 };
                 match ended {
                     Some(JobState::Failed) => {
-                        tracing::error!(job.id = %job_id, error = sources, "failed");
+                        WORK.jobs_failed.count();
+                        tracing::error!(error = sources, "failed");
                         // An evaluation fails with the first of its samples that does.
                         db::evaluation::cancel_siblings(db, job_id).await?;
                     }
                     Some(state) => {
-                        tracing::warn!(job.id = %job_id, error = sources, ?state, "failed, not for good");
+                        WORK.jobs_retried.count();
+                        tracing::warn!(error = sources, ?state, "failed, not for good");
                     }
                     None => {
                         let leases_lost = QUEUE.leases_lost.count();
-                        tracing::warn!(job.id = %job_id, error = sources, leases_lost, "failed after its lease was lost");
-                        note_fenced_off(job_id);
+                        tracing::warn!(
+                            error = sources,
+                            leases_lost,
+                            "failed after its lease was lost"
+                        );
+                        note_fenced_off();
                     }
                 }
             }
@@ -248,10 +282,18 @@ impl Worker {
     }
 }
 
+/// How long ago a job was made, by its id, which begins with the time.
+fn waited(job_id: JobId) -> Duration {
+    let made = job_id.0.get_timestamp().map_or((0, 0), |time| time.to_unix());
+    let made = UNIX_EPOCH + Duration::new(made.0, made.1);
+    // The clocks of two machines may differ.
+    SystemTime::now().duration_since(made).unwrap_or_default()
+}
+
 /// Counts an end of a job that was written after the lease was lost, and so not at all.
-fn note_fenced_off(job_id: JobId) {
+fn note_fenced_off() {
     let writes_fenced_off = QUEUE.writes_fenced_off.count();
-    tracing::warn!(job.id = %job_id, writes_fenced_off, "its end was not written: the fence kept it out");
+    tracing::warn!(writes_fenced_off, "its end was not written: the fence kept it out");
 }
 
 fn with_sources(error: &dyn std::error::Error) -> String {

@@ -140,6 +140,13 @@ impl Service {
         self
     }
 
+    /// Serves it as a process that is not ready while more jobs of a kind wait, on another port.
+    pub(crate) async fn ready_below(mut self, depth: usize) -> Self {
+        self.app = self.app.clone().with_ready_queue_depth(Some(depth));
+        self.address = serve(&self.app).await;
+        self
+    }
+
     /// Lists the model's class images, as a process that starts does.
     pub(crate) async fn list_class_images(&self, folder: &ModelFolder) {
         self.app.list_class_images(&folder.class_images).await.unwrap();

@@ -4,6 +4,7 @@ mod database;
 mod drain;
 mod hostile;
 mod limits;
+mod logs;
 mod start;
 
 use std::net::{SocketAddr, TcpListener};

@@ -154,6 +154,8 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         | Refusal::Conflict(_)
         | Refusal::InUse(_)
         | Refusal::PreconditionFailed { .. }
+        | Refusal::KeyInFlight
+        | Refusal::KeyReused
         | Refusal::QueueFull { .. }
         | Refusal::NotReady { .. }
         | Refusal::Overloaded

@@ -41,6 +41,10 @@ pub struct NewJob<'a> {
     pub project_id: ProjectId,
     /// What the client has attached to it; `None` for nothing.
     pub labels: Option<&'a Labels>,
+    /// The id of the request that asked for it.
+    pub request_id: Option<&'a str>,
+    /// The trace that the request was part of, as W3C's `traceparent`.
+    pub traceparent: Option<&'a str>,
 }
 
 impl<'a> NewJob<'a> {
@@ -58,6 +62,8 @@ impl<'a> NewJob<'a> {
             warnings: &[],
             project_id: ProjectId::DEFAULT,
             labels: None,
+            request_id: None,
+            traceparent: None,
         }
     }
 }
@@ -105,13 +111,14 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
             returning virtual_finish, weight
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
-            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id, cost, warnings)
+            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id,
+            request_id, traceparent, cost, warnings)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
-            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16,
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16, $17, $18,
             given.cost, given.warnings
-        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $17::jsonb[])
+        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $19::jsonb[])
             with ordinality as given (job_id, task, rows, cost, warnings, number)
         "#,
         task.kind().as_str(),
@@ -130,6 +137,8 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         &costs,
         first.labels.map(|labels| Json(&labels.metadata)) as Option<Json<&Metadata>>,
         first.labels.and_then(|labels| labels.external_id.as_ref()).map(ExternalId::as_str),
+        first.request_id,
+        first.traceparent,
         &warnings as &[Json<&[Warning]>],
     )
     .execute(db)

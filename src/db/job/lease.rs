@@ -46,6 +46,8 @@ pub async fn lease_next(
         attempts: i32,
         barren_attempts: i32,
         fence: i64,
+        request_id: Option<String>,
+        traceparent: Option<String>,
         priority: i16,
         virtual_finish: f64,
     }
@@ -79,7 +81,7 @@ pub async fn lease_next(
             resumed_from_step = null, started_over = null
         where job_id in (select job_id from summed where elements_before < $5)
         returning job_id as "job_id: JobId", project_id as "project_id: ProjectId", task as "task: Json<Task>",
-            rows as batch_elements, attempts, barren_attempts, fence, priority, virtual_finish
+            rows as batch_elements, attempts, barren_attempts, fence, request_id, traceparent, priority, virtual_finish
         "#,
         capacity.worker,
         &capacity.kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),
@@ -104,6 +106,8 @@ pub async fn lease_next(
         attempts: row.attempts,
         barren_attempts: row.barren_attempts,
         fence: row.fence,
+        request_id: row.request_id,
+        traceparent: row.traceparent,
     });
     Ok(leased.collect())
 }

@@ -37,16 +37,39 @@ pub async fn standing(
     }))
 }
 
-/// Returns the revision of the job of this id, if it is of this kind. It stays as it is until the transaction ends.
+/// Returns where these jobs are. Jobs that do not exist are omitted.
+pub async fn standings(
+    db: impl PgExecutor<'_>,
+    jobs: &[JobId],
+) -> sqlx::Result<Vec<(JobId, Standing)>> {
+    let rows = sqlx::query!(
+        r#"
+        select job_id as "job_id: JobId", state as "state: JobState", cancel_requested, revision
+        from job where job_id = any($1)
+        "#,
+        jobs as &[JobId],
+    )
+    .fetch_all(db)
+    .await?;
+    let standings = rows.into_iter().map(|row| {
+        let status = JobStatus::new(row.state, row.cancel_requested);
+        (row.job_id, Standing { status, revision: row.revision })
+    });
+    Ok(standings.collect())
+}
+
+/// Returns the revision of the job of this id, if it is of this project and kind. It stays as it is until the transaction ends.
 pub async fn lock_revision(
     db: impl PgExecutor<'_>,
+    project_id: ProjectId,
     job_id: JobId,
     kind: JobKind,
 ) -> sqlx::Result<Option<i64>> {
     sqlx::query_scalar!(
-        "select revision from job where job_id = $1 and kind = $2 for update",
+        "select revision from job where job_id = $1 and kind = $2 and project_id = $3 for update",
         job_id.0,
         kind as JobKind,
+        project_id.0,
     )
     .fetch_optional(db)
     .await

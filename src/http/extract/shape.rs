@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use serde_json::{Map, Value};
-use utoipa::openapi::path::Parameter;
+use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
@@ -30,7 +30,7 @@ pub(super) fn of_body<T: ToSchema + 'static>() -> Arc<Shape> {
 /// The shape of a query as an object. Parameters that `T` does not have are not its concern.
 pub(super) fn of_query<T: IntoParams + 'static>() -> Arc<Shape> {
     shape_of::<T>(|| {
-        let parameters = T::into_params(|| None);
+        let parameters = T::into_params(|| Some(ParameterIn::Query));
         let compiler = Compiler::new(Vec::new());
         let fields = parameters.iter().map(|parameter| {
             let is_required = parameter.required == utoipa::openapi::Required::True;

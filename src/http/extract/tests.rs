@@ -12,6 +12,7 @@ struct Outer {
     name: Option<String>,
     #[serde(default)]
     pace: Pace,
+    #[schema(min_items = 2, max_items = 2)]
     span: Option<[f64; 2]>,
     #[schema(value_type = Option<String>)]
     id: Option<crate::domain::id::ConceptId>,

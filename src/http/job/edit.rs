@@ -30,7 +30,7 @@ async fn patch<N: JobResource>(
 ) -> Result<axum::Json<N::Body>, ApiError> {
     let object = Labelled::Job(id.into(), N::KIND);
     app.relabel(caller, object, body.into(), precondition).await?;
-    super::get::<N>(app, caller, id).await
+    Ok(axum::Json(N::body(app.job(caller, id).await?)))
 }
 
 async fn delete<N: JobResource>(

@@ -95,9 +95,10 @@ pub(crate) struct DeliveryQuery {
     /// The maximum number of items to return, from 1 to 100. Defaults to 20.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<i64>,
-    /// The `next_cursor` of the previous page. Without it, the list starts with the newest item.
+    /// The `next_cursor` of the previous page. Without it, the list starts at its beginning.
     after: Option<String>,
-    /// Only deliveries of this status.
+    /// Return only deliveries with this status.
+    #[param(inline)]
     status: Option<DeliveryStatus>,
 }
 

@@ -19,7 +19,6 @@ impl Kind for Compression {
     const ADMISSION: Admission = Admission::Exclusive;
 
     /// Compresses the delta and records the result, with a report of what was kept.
-    #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: CompressionTask, _: Permits) -> Result<(), JobError> {
         let context = &job.context;
         let delta = match delta_writer::recorded_patiently(job).await? {

@@ -25,7 +25,6 @@ impl Kind for Evaluation {
     const ADMISSION: Admission = Admission::Exclusive;
 
     /// Scores the images, all of which are there by now, and records the report and its sheet.
-    #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: EvaluationTask, _: Permits) -> Result<(), JobError> {
         let Job { lease, progress, .. } = job;
         progress.enter(Phase::Fetching);

@@ -20,7 +20,6 @@ impl Kind for Merge {
     const ADMISSION: Admission = Admission::Exclusive;
 
     /// Merges the deltas and records the result, with a report of how well it went.
-    #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: MergeTask, _: Permits) -> Result<(), JobError> {
         let context = &job.context;
         let delta = match delta_writer::recorded_patiently(job).await? {

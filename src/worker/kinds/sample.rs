@@ -47,7 +47,6 @@ impl Kind for Sample {
     const ADMISSION: Admission = Admission::ByPermits;
 
     /// Generates the images in the running batch, stores each when it is finished, and records them all.
-    #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: SampleTask, permits: Permits) -> Result<(), JobError> {
         let progress = &job.progress;
         let read = || async { read_deltas(job, &task).await };

@@ -7,7 +7,9 @@ mod images;
 mod resume;
 
 use std::sync::Arc;
+use std::time::Instant;
 
+use crate::counters::WORK;
 use crate::domain::checkpoint::input_digest;
 use crate::domain::delta::Delta as StoredDelta;
 use crate::domain::id::ConceptId;
@@ -37,7 +39,6 @@ impl Kind for Training {
     /// A worker that takes the job over goes on from the last checkpoint. When the worker ends, that is where the job stops.
     ///
     /// From then on the delta is safe: a worker that takes the job over goes on behind it.
-    #[tracing::instrument(skip_all, fields(job.id = %job.lease.job_id))]
     async fn run(job: &Job, task: TrainingTask, _: Permits) -> Result<(), JobError> {
         let Job { context, lease, .. } = job;
         let delta = match delta_writer::recorded_patiently(job).await? {
@@ -153,7 +154,11 @@ async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
             fine_tuning.restore(state)?;
         }
         let mut broken = None;
+        let mut resumed = Instant::now();
         let ran = fine_tuning.run_observed(&mut |step, state| {
+            if matches!(step.phase, TrainingPhase::Optimizing) {
+                WORK.training_steps.observe(resumed.elapsed());
+            }
             if let Some(faults) = &faults {
                 faults.after_training_step(progress.job_id());
             }
@@ -162,6 +167,7 @@ async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
                 (Flow::Stop, _) | (_, Flow::Stop) => return Flow::Stop,
             };
             let taken = state.map_or(Ok(()), |state| taker.after_step(step.step, state));
+            resumed = Instant::now();
             match taken {
                 Ok(()) => flow,
                 Err(error) => {

@@ -126,3 +126,26 @@ async fn what_is_not_there_is_not_found(db: PgPool) {
         assert_eq!(answer.problem(), (404, "not_found", vec![]), "{path}");
     }
 }
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn of_many_changes_for_one_state_one_wins(db: PgPool) {
+    let service = Service::start(db).await;
+    let body = json!({ "url": "https://hooks.example/" });
+    let created = service.post("/v1/webhook-endpoints", body).await;
+    let path = created.header("location");
+    let tag = service.get(path).await.header("etag").to_owned();
+    let change = |index: usize| {
+        let body = json!({ "description": index.to_string() });
+        service.send(service.request(Method::PATCH, path).header("if-match", &tag).json(&body))
+    };
+
+    let answers = futures::future::join_all((0..16).map(change)).await;
+    let stale = service.request(Method::DELETE, path).header("if-match", &tag);
+    let stale = service.send(stale).await;
+
+    let mut statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    statuses.sort_unstable();
+    assert_eq!((statuses[0], &statuses[1..]), (200, &[412; 15][..]));
+    assert_eq!(stale.problem().1, "precondition_failed");
+    assert_eq!(service.get(path).await.body["revision"], 2);
+}

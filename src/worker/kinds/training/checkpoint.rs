@@ -87,8 +87,7 @@ impl Writer<'_> {
             let cost = match self.write(state).await {
                 Ok(serializing) => waited + serializing,
                 Err(error) => {
-                    let job_id = self.job.lease.job_id;
-                    tracing::warn!(job.id = %job_id, step, %error, "a checkpoint was not written");
+                    tracing::warn!(step, %error, "a checkpoint was not written");
                     waited
                 }
             };
@@ -102,8 +101,8 @@ impl Writer<'_> {
         let write = || async { self.write(state.clone()).await };
         let written = self.job.patiently_before_the_end("writing the last checkpoint", write).await;
         if let Err(error) = written {
-            let (job_id, step) = (self.job.lease.job_id, state.step);
-            tracing::warn!(job.id = %job_id, step, %error, "the last checkpoint was not written");
+            let step = state.step;
+            tracing::warn!(step, %error, "the last checkpoint was not written");
         }
     }
 
@@ -140,7 +139,7 @@ impl Writer<'_> {
         for key in forgotten {
             delete(context, &key).await;
         }
-        tracing::debug!(job.id = %lease.job_id, step, "wrote a checkpoint");
+        tracing::debug!(step, "wrote a checkpoint");
         Ok(cost)
     }
 }

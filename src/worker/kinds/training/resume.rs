@@ -34,7 +34,7 @@ pub(super) async fn find(
             }
             Err(reason) => {
                 let step = checkpoint.step;
-                tracing::warn!(job.id = %job_id, step, reason, "a checkpoint cannot be used");
+                tracing::warn!(step, reason, "a checkpoint cannot be used");
                 unusable.push(format!("the one of step {step} {reason}"));
             }
         }
@@ -53,7 +53,7 @@ pub(super) async fn find(
     }
     match (from, &started_over) {
         (Some(step), _) => continue_curve(job, step).await?,
-        (None, Some(reason)) => tracing::warn!(job.id = %job_id, reason, "starts over"),
+        (None, Some(reason)) => tracing::warn!(reason, "starts over"),
         (None, None) => {}
     }
     Ok(found)
@@ -97,6 +97,6 @@ async fn continue_curve(job: &Job, step: i32) -> Result<(), JobError> {
     let read = || async { Ok(db::metric::after(db, job_id, after, limit).await?) };
     let curve = job.patiently("reading the loss curve", read).await?;
     job.progress.resume_from(curve.into_iter().map(|point| point.loss));
-    tracing::info!(job.id = %job_id, step, "goes on from a checkpoint");
+    tracing::info!(step, "goes on from a checkpoint");
     Ok(())
 }
