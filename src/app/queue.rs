@@ -70,9 +70,9 @@ impl App {
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
         let job_id = JobId::generate();
+        let Asked { task, warnings } = asked;
         self.claim_key(tx, N::Id::from(job_id)).await?;
         self.take_place(tx, N::KIND).await?;
-        let Asked { task, warnings } = asked;
         let task = task.into_task();
         hold_named(tx, &task).await?;
         let native_size = self.model.native_size;
@@ -91,9 +91,9 @@ impl App {
             memory_bytes,
             project_id,
             labels,
-            warnings: &warnings,
             request_id: request.as_ref().map(|request| &*request.request_id),
             traceparent: request.as_ref().and_then(|request| request.traceparent.as_deref()),
+            warnings: &warnings,
             ..new
         };
         match db::job::enqueue(&mut *tx, new).await {

@@ -111,14 +111,14 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
             returning virtual_finish, weight
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
-            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id,
-            request_id, traceparent, cost, warnings)
+            finish_before, waits_for, progress, needs_memory_mib, metadata, external_id, cost, warnings,
+            request_id, traceparent)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
-            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16, $17, $18,
-            given.cost, given.warnings
-        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $19::jsonb[])
+            case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16,
+            given.cost, given.warnings, $18, $19
+        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $17::jsonb[])
             with ordinality as given (job_id, task, rows, cost, warnings, number)
         "#,
         task.kind().as_str(),
@@ -137,9 +137,9 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         &costs,
         first.labels.map(|labels| Json(&labels.metadata)) as Option<Json<&Metadata>>,
         first.labels.and_then(|labels| labels.external_id.as_ref()).map(ExternalId::as_str),
+        &warnings as &[Json<&[Warning]>],
         first.request_id,
         first.traceparent,
-        &warnings as &[Json<&[Warning]>],
     )
     .execute(db)
     .await?;
