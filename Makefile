@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults test-load mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
+.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -38,6 +38,13 @@ LOAD ?= polling uploads streams
 test-load: build
 	$(CARGO) test --release --test load -- $(LOAD)
 	@cat target/load/table.md
+## Makes clients of the API with other people's tools, and does the main job with them. It needs Node.
+test-clients: build
+	tests/clients/run
+
+## Sends the API what its description allows, and what it forbids: 20,000 calls and more. SCHEMA_EXAMPLES=10 is a short round.
+test-schema: build
+	tests/clients/schema/run
 
 ## Breaks the program in ways that have gone unnoticed before, one at a time: each must fail the test that is named for it.
 mutants: build object-stores

@@ -36,6 +36,7 @@ fn main() -> Result<()> {
                 class_noun: ClassNoun::try_from("dog".to_owned())?,
             },
             images: images_in(Path::new(photos))?,
+            guides: Vec::new(),
             class_images: Vec::new(),
         }],
         recipe,

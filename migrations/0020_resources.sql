@@ -120,10 +120,13 @@ end
 $$;
 create trigger conclude_progress before update on job for each row
     when (new.finished_at is not null and old.finished_at is null) execute function conclude_progress();
+-- What is there already is only written in another way: that is no change of a job.
+alter table job disable trigger user;
 update job set progress = case when state = 'succeeded' then
         progress || jsonb_build_object('step', progress -> 'total_steps', 'previews', '[]'::jsonb, 'eta_seconds', 0)
     end
 where finished_at is not null and progress is not null;
+alter table job enable trigger user;
 
 -- An event that only reports progress changes nothing else, metadata included.
 create or replace function record_job_change() returns trigger language plpgsql as $$

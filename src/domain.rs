@@ -3,6 +3,7 @@
 //! A request is parsed once, at the edge. From there on, the types here prove that it is valid.
 
 pub mod base_model;
+pub mod caption;
 pub mod checkpoint;
 pub mod code;
 pub mod composition;
@@ -24,6 +25,7 @@ pub mod merge;
 pub mod model_info;
 pub mod number;
 pub mod page;
+pub mod photo;
 pub mod preference;
 pub mod promotion;
 pub mod record;
@@ -33,6 +35,7 @@ pub mod scheduler;
 pub mod storage_key;
 pub mod training;
 pub mod training_report;
+pub mod upload;
 pub mod version;
 pub mod warning;
 pub mod webhook;

@@ -51,7 +51,7 @@ pub use self::sampler::{
     SampleRequest, cover, denoise, encode_init, images, sample, step,
 };
 pub use self::training::{
-    Batch, CaptionedImage, FrozenModel, LazyImage, LossGradient, Method, Objective, Observe,
+    Batch, CaptionedImage, FrozenModel, Guide, LazyImage, LossGradient, Method, Objective, Observe,
     Parameter, ParameterState, StepMemory, StepReport, Trainer, TrainerState, TrainingConcept,
     TrainingInput, TrainingPhase, TrainingProgress, loss_gradient,
 };

@@ -16,7 +16,7 @@ use clap::Args;
 use futures::{StreamExt, TryStreamExt, stream};
 use sqlx::PgPool;
 
-use crate::db::{image_set, object};
+use crate::db::{image_set, object, upload};
 use crate::domain::id::{ImageId, JobId};
 use crate::domain::storage_key::{KeyOwner, StorageKey};
 use crate::storage::{ObjectInfo, Storage};
@@ -104,22 +104,26 @@ async fn strays(db: &PgPool, objects: Vec<Owned>) -> Result<Vec<Owned>> {
     if objects.is_empty() {
         return Ok(objects);
     }
-    let (mut jobs, mut images, mut digests) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut jobs, mut images, mut digests, mut uploads) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (_, owner) in &objects {
         match owner {
             KeyOwner::Job(id) => jobs.push(*id),
             KeyOwner::Image(id) => images.push(*id),
             KeyOwner::ImageSet(digest) => digests.push(digest.as_str()),
+            KeyOwner::Incoming(id) => uploads.push(*id),
             KeyOwner::Probe | KeyOwner::BaseModel => {}
         }
     }
     let referenced = referenced(db, &mut jobs, &images).await?;
     let of_sets: HashSet<_> = object::digests_of_sets(db, &digests).await?.into_iter().collect();
+    let open: HashSet<_> = upload::open(db, &uploads).await?.into_iter().collect();
     let live: HashSet<JobId> = jobs.into_iter().collect();
     let is_stray = |(object, owner): &Owned| match owner {
         KeyOwner::Job(id) => !live.contains(id) && !referenced.contains(&object.key),
         KeyOwner::Image(_) => !referenced.contains(&object.key),
         KeyOwner::ImageSet(digest) => !of_sets.contains(digest),
+        KeyOwner::Incoming(id) => !open.contains(id),
         KeyOwner::Probe => true,
         KeyOwner::BaseModel => false,
     };
@@ -146,6 +150,7 @@ async fn referenced(
     let live = object::live_jobs(db, jobs).await?;
     let mut keys: HashSet<StorageKey> = object::keys_of_jobs(db, jobs).await?.into_iter().collect();
     keys.extend(object::keys_of_images(db, images).await?);
+    keys.extend(object::keys_of_masks(db, images).await?);
     *jobs = live;
     Ok(keys)
 }
@@ -156,7 +161,11 @@ async fn delete(db: &PgPool, storage: &Storage, batch: Vec<Owned>) -> Result<usi
     let deleted = stream::iter(batch.into_iter().map(|(object, owner)| async move {
         let deleted = match owner {
             KeyOwner::ImageSet(digest) => delete_of_set(db, storage, &object.key, &digest).await?,
-            KeyOwner::Image(_) | KeyOwner::Job(_) | KeyOwner::Probe | KeyOwner::BaseModel => {
+            KeyOwner::Image(_)
+            | KeyOwner::Job(_)
+            | KeyOwner::Incoming(_)
+            | KeyOwner::Probe
+            | KeyOwner::BaseModel => {
                 storage.delete(&object.key).await?;
                 true
             }

@@ -3,13 +3,14 @@
 //! Archives come from strangers and from every program there is. What is only rubbish, such as the shadow files of a Mac, is left
 //! out and listed. What would change a caption unseen refuses the whole archive, with the file and the line.
 
-mod caption;
 mod metadata;
+mod name;
 mod path;
+mod photos;
 mod side_files;
 mod unpack;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 
 use bytes::Bytes;
@@ -23,14 +24,18 @@ use crate::domain::image_set::{FileStatus, FileVerdict, MAX_SET_IMAGES, Verdicts
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::photo_file;
 
+pub(crate) use self::photos::PhotoArchive;
+use self::unpack::Contents;
+
 /// The form's field that has the archive.
 const POINTER: &str = "/file";
 
 /// The most errors that one answer lists.
 const MAX_ERRORS: usize = 50;
 
-/// Images that are decoded at once.
+/// Images that are decoded at once: no more of them, and no further one once these take so many bytes.
 const DECODED_AT_ONCE: usize = 32;
+const DECODED_BYTES: u64 = 64 << 20;
 
 /// What an archive has.
 #[derive(Debug)]
@@ -68,7 +73,7 @@ impl ImageArchive {
         side_files::add_captions(&contents, &mut captions, &mut findings);
         findings.finish_errors()?;
 
-        let images = readable(contents.images, &mut findings)?;
+        let images = readable(&contents, &mut findings)?;
         note_missing_captions(&images, &captions, &mut findings);
         note_duplicates(&images, &mut findings);
         let files = images.into_iter().map(|(path, bytes)| {
@@ -101,28 +106,33 @@ impl Findings {
 }
 
 /// The images that decode, by path. The others get a verdict.
-fn readable(
-    images: BTreeMap<String, Bytes>,
-    findings: &mut Findings,
-) -> Result<Vec<(String, Bytes)>, Invalid> {
-    if images.len() > MAX_SET_IMAGES {
+fn readable(contents: &Contents, findings: &mut Findings) -> Result<Vec<(String, Bytes)>, Invalid> {
+    let count = contents.images.len();
+    if count > MAX_SET_IMAGES {
         let detail = format!(
-            "the archive has {} images, and a set has at most {MAX_SET_IMAGES}: split it",
-            images.len()
+            "the archive has {count} images, and a set has at most {MAX_SET_IMAGES}: split it"
         );
         return Err(FieldError::new(POINTER, Code::ImageSetTooLarge, detail).into());
     }
-    let images: Vec<(String, Bytes)> = images.into_iter().collect();
-    // The thread pool is also that of the engine, which gets its turn between two chunks.
-    let faults = images.chunks(DECODED_AT_ONCE).flat_map(|chunk| {
-        chunk.par_iter().map(|(_, bytes)| fault_of(bytes)).collect::<Vec<Option<String>>>()
-    });
-    let faults: Vec<Option<String>> = faults.collect();
     let mut readable = Vec::new();
-    for (image, fault) in images.into_iter().zip(faults) {
-        match fault {
-            None => readable.push(image),
-            Some(fault) => findings.note(&image.0, FileStatus::Broken, fault),
+    let mut images = contents.images.iter().peekable();
+    while images.peek().is_some() {
+        let mut group: Vec<(String, Bytes)> = Vec::new();
+        let mut cost = 0;
+        // The thread pool is also that of the engine, which gets its turn between two groups.
+        while group.len() < DECODED_AT_ONCE && cost < DECODED_BYTES {
+            let Some((path, place)) = images.next() else { break };
+            let bytes = contents.image(*place).map_err(|error| unpack::no_disk(&error))?;
+            cost += photo_file::header(&bytes).map_or(0, |header| header.decoder_bytes);
+            group.push((path.clone(), bytes));
+        }
+        let faults: Vec<Option<String>> =
+            group.par_iter().map(|(_, bytes)| fault_of(bytes)).collect();
+        for (image, fault) in group.into_iter().zip(faults) {
+            match fault {
+                None => readable.push(image),
+                Some(fault) => findings.note(&image.0, FileStatus::Broken, fault),
+            }
         }
     }
     if readable.is_empty() {

@@ -36,6 +36,7 @@
 //!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
 //! - [`counters`]: what this process has counted since it began. [`metrics`]: the same and the queue, as Prometheus reads it.
+//! - [`telemetry`]: how log lines are written, and where spans are sent.
 //! - [`request_context`]: the request that a task serves.
 //! - [`allocator`]: how long freed memory is kept.
 //!
@@ -78,6 +79,7 @@ pub mod serve;
 pub mod shutdown;
 pub mod storage;
 pub mod tables;
+pub mod telemetry;
 pub mod text_index;
 pub mod webhook_sender;
 pub mod worker;

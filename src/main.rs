@@ -2,13 +2,11 @@
 
 #![deny(unsafe_code)]
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 use vstar::bench::BenchArgs;
 use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
@@ -17,6 +15,7 @@ use vstar::gc::GcOptions;
 use vstar::postgres::PrivatePostgres;
 use vstar::replay::ReplayArgs;
 use vstar::tables::TablesArgs;
+use vstar::telemetry::{LogFormat, Telemetry};
 use vstar::{allocator, bench, demo, evaluate, http, replay, serve, tables};
 
 #[global_allocator]
@@ -31,12 +30,6 @@ struct Cli {
     /// How log lines are written; RUST_LOG says which.
     #[arg(long, global = true, env = "VSTAR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
-}
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(Subcommand)]
@@ -108,8 +101,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     allow_open_files();
     allocator::keep_freed_memory(kept_memory(&cli.command));
-    start_log(cli.log_format, &cli.command);
-    match run(cli.command) {
+    let telemetry = Telemetry::start(cli.log_format, default_lines(&cli.command));
+    match telemetry.and_then(|_telemetry| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -178,9 +171,9 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
 }
 
-/// Log lines go to standard error, so that results can be piped.
-fn start_log(format: LogFormat, command: &Command) {
-    let default = match command {
+/// Which log lines are written, if `RUST_LOG` does not say.
+fn default_lines(command: &Command) -> &'static str {
+    match command {
         Command::Serve(_) | Command::Work(_) => "info",
         Command::Demo(_)
         | Command::MergingSheet(_)
@@ -192,11 +185,5 @@ fn start_log(format: LogFormat, command: &Command) {
         | Command::Openapi
         | Command::Bench(_)
         | Command::WithPostgres { .. } => "warn",
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().init(),
     }
 }

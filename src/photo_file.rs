@@ -7,6 +7,7 @@
 mod color;
 mod format;
 mod jpeg;
+mod measures;
 mod png;
 mod webp;
 

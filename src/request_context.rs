@@ -19,10 +19,12 @@ tokio::task_local! {
 }
 
 impl RequestContext {
-    /// - `traceparent`: as it came; what is not of the form that the W3C recommends counts as absent
     pub fn new(request_id: &str, traceparent: Option<&str>) -> Self {
-        let traceparent = traceparent.filter(|text| is_traceparent(text)).map(Arc::from);
-        Self { request_id: request_id.into(), traceparent, caller: Arc::default() }
+        Self {
+            request_id: request_id.into(),
+            traceparent: traceparent.map(Arc::from),
+            caller: Arc::default(),
+        }
     }
 
     /// The request that the current task serves; `None` outside of requests.
@@ -47,7 +49,7 @@ impl RequestContext {
 }
 
 /// Whether a text is a trace context of version 00: a trace id, the id of a span, and flags, in hexadecimal.
-fn is_traceparent(text: &str) -> bool {
+pub fn is_traceparent(text: &str) -> bool {
     let parts: Vec<&str> = text.split('-').collect();
     let is_hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -92,7 +94,7 @@ mod tests {
     async fn a_task_knows_the_request_that_it_serves() {
         assert!(RequestContext::current().is_none());
 
-        let context = RequestContext::new("r1", Some("junk"));
+        let context = RequestContext::new("r1", None);
         let seen = context.clone().scope(async {
             let current = RequestContext::current().unwrap();
             current.note_caller(|| "prj_1".to_owned());

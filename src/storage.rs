@@ -7,6 +7,7 @@ mod check;
 mod error;
 mod list;
 mod open;
+mod sign;
 mod write;
 
 use std::ops::Range;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 pub use self::error::{StorageError, StoreError};
@@ -40,6 +42,8 @@ pub struct Storage {
     store: Arc<dyn ObjectStore>,
     /// The same store, but what fails is not tried again.
     probed: Arc<dyn ObjectStore>,
+    /// What signs URLs for clients, if the store has such.
+    signer: Option<Arc<dyn Signer>>,
     /// Its folder, if it is one.
     folder: Option<Arc<FilePath>>,
     /// How long it may give no answer; `None` for a disk, which takes as long as it does.
@@ -48,7 +52,7 @@ pub struct Storage {
 
 impl Storage {
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { probed: store.clone(), store, folder: None, answer: None }
+        Self { probed: store.clone(), store, signer: None, folder: None, answer: None }
     }
 
     /// Gives the store up after this time without an answer.

@@ -43,6 +43,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("reaper", &["counters", "db", "domain"]),
     ("webhook_sender", &["counters", "db", "domain", "shutdown"]),
     ("request_context", &[]),
+    ("telemetry", &[]),
     ("metrics", &["counters", "db", "domain"]),
     // What the service can do, and who asks it to.
     (
@@ -65,7 +66,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "text_index",
         ],
     ),
-    ("http", &["app", "counters", "domain", "metrics", "request_context", "shutdown"]),
+    ("http", &["app", "counters", "domain", "metrics", "request_context", "shutdown", "telemetry"]),
     (
         "worker",
         &[
@@ -86,6 +87,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "scoring",
             "shutdown",
             "storage",
+            "telemetry",
         ],
     ),
     // Clients.

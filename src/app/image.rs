@@ -1,6 +1,5 @@
 //! Images: those that users upload, and those that samples have generated.
 
-use std::collections::HashSet;
 use std::io::Seek;
 
 use super::download::{Downloadable, Owner};
@@ -8,16 +7,16 @@ use super::photo::{self, Photo, PhotoError};
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
 use crate::db;
-use crate::domain::concept::Concept;
-use crate::domain::digest::Digest;
 use crate::domain::id::{ImageId, JobId, SampleId};
-use crate::domain::image::{Image, ImageSource, MAX_PHOTOS};
+use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::Preview;
 use crate::domain::page::{Page, PageOf};
+use crate::domain::photo::{Measures, Thumbnail};
 use crate::domain::record::{ExternalId, Labels, Record};
 use crate::domain::sample::SampleTask;
 use crate::domain::storage_key::StorageKey;
+use crate::photo_file;
 use chrono::Utc;
 
 /// What storing a PNG takes in memory: two parts of a large one.
@@ -31,93 +30,40 @@ pub struct UploadedFile {
 }
 
 impl App {
-    /// Decodes a file and writes its object, or returns why the file cannot be a photo. The concept does not have it before
-    /// [`Self::add_photos`].
-    ///
-    /// The outer error is about the request as a whole, the inner one about this file.
-    pub async fn stage_photo(
-        &self,
-        _caller: &Caller,
-        concept: &Concept,
-        file: UploadedFile,
-    ) -> Result<Result<Image, PhotoError>, Refusal> {
-        let photo = match self.decode(file.content).await? {
-            Ok(photo) => photo,
-            Err(error) => return Ok(Err(error)),
-        };
-        let image_id = ImageId::generate();
-        let source =
-            ImageSource::Photo { concept_id: concept.concept_id, file_name: file.file_name };
-        let key = StorageKey::photo(concept.concept_id, image_id);
-        // The object is written before its row. An object without a row wastes space; a row without an object would be
-        // a bug.
-        Ok(Ok(self.store(image_id, source, &key, photo).await?))
-    }
-
-    /// Adds staged photos to a concept, in one transaction: those that it does not have already, up to as many as it can have.
-    /// Returns a verdict for each.
-    pub async fn add_photos(
-        &self,
-        caller: &Caller,
-        concept: &Concept,
-        staged: Vec<Image>,
-    ) -> Result<Vec<Result<Image, PhotoError>>, Refusal> {
-        let mut tx = self.db.begin().await?;
-        db::concept::lock(&mut *tx, concept.concept_id).await?;
-        let photos = db::image::of_concepts(&mut *tx, &[concept.concept_id]).await?;
-        let mut digests: HashSet<Digest> = photos.into_iter().map(|image| image.sha256).collect();
-        let mut verdicts = Vec::new();
-        let mut left_out = Vec::new();
-        for image in staged {
-            let refused = if digests.contains(&image.sha256) {
-                Some(PhotoError::Duplicate)
-            } else if digests.len() >= MAX_PHOTOS {
-                Some(PhotoError::TooMany)
-            } else {
-                None
-            };
-            verdicts.push(match refused {
-                Some(error) => {
-                    left_out.push(image);
-                    Err(error)
-                }
-                None => {
-                    db::image::record(&mut *tx, caller.project_id(), &image).await?;
-                    digests.insert(image.sha256.clone());
-                    Ok(image)
-                }
-            });
-        }
-        tx.commit().await?;
-        self.discard_photos(caller, left_out).await;
-        Ok(verdicts)
-    }
-
-    /// Deletes the objects of photos that were staged and are not added. What cannot be deleted only wastes space.
-    pub async fn discard_photos(&self, _caller: &Caller, staged: Vec<Image>) {
-        for image in staged {
-            if let Err(error) = self.storage.delete(&image.storage_key).await {
-                tracing::warn!(%error, "the object of a photo that was not added stays");
-            }
-        }
-    }
-
     /// Stores an image that samples can start from.
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if the file is not a usable image.
     pub async fn add_upload(&self, caller: &Caller, file: UploadedFile) -> Result<Image, Refusal> {
-        let photo = self.decode(file.content).await?;
-        let photo =
-            photo.map_err(|error| FieldError::new("/file", error.code(), error.to_string()))?;
-        let image_id = ImageId::generate();
-        let source = ImageSource::Upload { file_name: file.file_name };
-        let image = self.store(image_id, source, &StorageKey::upload(image_id), photo).await?;
+        let image = self.stage_image(file, "/file").await?;
         let mut tx = self.db.begin().await?;
-        self.claim_key(&mut tx, image_id).await?;
+        self.claim_key(&mut tx, image.image_id).await?;
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         tx.commit().await?;
         Ok(image)
+    }
+
+    /// Decodes a file and writes its object, as an image to start samples from that has no row yet.
+    ///
+    /// - `pointer`: to the file in the request
+    pub(super) async fn stage_image(
+        &self,
+        file: UploadedFile,
+        pointer: &str,
+    ) -> Result<Image, Refusal> {
+        let photo = self.decode(file.content).await?;
+        let photo =
+            photo.map_err(|error| FieldError::new(pointer, error.code(), error.to_string()))?;
+        let image_id = ImageId::generate();
+        let source = ImageSource::Upload { file_name: file.file_name };
+        self.store(image_id, source, &StorageKey::upload(image_id), photo).await
+    }
+
+    /// Deletes the object of an image that has no row. What cannot be deleted only wastes space.
+    pub(super) async fn discard_image(&self, image: Image) {
+        if let Err(error) = self.storage.delete(&image.storage_key).await {
+            tracing::warn!(%error, "the object of an image that was not added stays");
+        }
     }
 
     /// Returns what is known about an image.
@@ -184,7 +130,26 @@ impl App {
     }
 
     /// Decodes a file on a thread of its own, once there is memory for what its header says.
-    async fn decode(&self, mut file: ReceivedFile) -> Result<Result<Photo, PhotoError>, Refusal> {
+    pub(super) async fn decode(
+        &self,
+        file: ReceivedFile,
+    ) -> Result<Result<Photo, PhotoError>, Refusal> {
+        self.decode_by(file, photo::normalize).await
+    }
+
+    /// The same for a mask, which becomes gray.
+    pub(super) async fn decode_mask(
+        &self,
+        file: ReceivedFile,
+    ) -> Result<Result<Photo, PhotoError>, Refusal> {
+        self.decode_by(file, photo::normalize_mask).await
+    }
+
+    async fn decode_by(
+        &self,
+        mut file: ReceivedFile,
+        normalize: fn(&[u8]) -> Result<Photo, PhotoError>,
+    ) -> Result<Result<Photo, PhotoError>, Refusal> {
         let turn = self.uploads.header().await?;
         let read = tokio::task::spawn_blocking(move || {
             let cost = file.read().map(|bytes| bytes.and_then(|bytes| photo::cost(&bytes)));
@@ -198,7 +163,7 @@ impl App {
         };
         let room = self.uploads.room(cost).await?;
         let decoded = tokio::task::spawn_blocking(move || {
-            let photo = file.read().map(|bytes| bytes.and_then(|bytes| photo::normalize(&bytes)));
+            let photo = file.read().map(|bytes| bytes.and_then(|bytes| normalize(&bytes)));
             drop(room);
             photo
         });
@@ -208,8 +173,22 @@ impl App {
         }
     }
 
+    /// Measures a photo that is stored.
+    pub(super) async fn measure(&self, image: &Image) -> Result<(Measures, Thumbnail), Refusal> {
+        let pixels = 3 * image.width.unsigned_abs() as u64 * image.height.unsigned_abs() as u64;
+        let room = self.uploads.room(pixels + image.size_bytes.unsigned_abs()).await?;
+        let png = self.storage.read_checked(&image.storage_key, &image.sha256).await;
+        let png = png.map_err(|error| Refusal::of_object("image", image.image_id, error))?;
+        let measured = tokio::task::spawn_blocking(move || {
+            let measured = photo_file::read(&png).map(|pixels| pixels.measure());
+            drop(room);
+            measured
+        });
+        measured.await.map_err(Refusal::internal)?.map_err(Refusal::internal)
+    }
+
     /// Writes an uploaded image's object and returns its row, for the caller to record.
-    async fn store(
+    pub(super) async fn store(
         &self,
         image_id: ImageId,
         source: ImageSource,

@@ -11,7 +11,8 @@ use tempfile::SpooledTempFile;
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
 use crate::domain::image::{MAX_PHOTO_BYTES, MAX_PHOTOS, MIN_PHOTO_SIDE};
-use crate::photo_file::{self, IgnoredProfile, PhotoFileError, Pixels};
+use crate::domain::photo::{Finding, Measures, Thumbnail};
+use crate::photo_file::{self, PhotoFileError, Pixels};
 
 /// The most pixels, in bytes, that are encoded by the encoder that keeps the PNG in memory.
 const ENCODED_WHOLE: u64 = 48 << 20;
@@ -29,8 +30,8 @@ pub(super) struct Photo {
     pub(super) height: u32,
     /// The digest of the PNG.
     pub(super) sha256: Digest,
-    /// Why the ICC profile of the file was not used, if it had one that was not.
-    pub(super) ignored_profile: Option<IgnoredProfile>,
+    /// What was measured of the pixels.
+    pub(super) measured: (Measures, Thumbnail),
 }
 
 /// Why a file cannot be a photo of a concept.
@@ -40,6 +41,9 @@ pub enum PhotoError {
     TooManyBytes,
     #[error("the image has {width}x{height} pixels; each side needs at least {MIN_PHOTO_SIDE}")]
     TooSmall { width: u32, height: u32 },
+    /// It can be decoded, and teaches nothing.
+    #[error("{}", .0.detail)]
+    Failed(Finding),
     #[error("the concept has this photo already")]
     Duplicate,
     #[error("a concept has at most {MAX_PHOTOS} photos")]
@@ -66,6 +70,7 @@ impl PhotoError {
                 | PhotoFileError::Damaged(_),
             ) => Code::ImageUnreadable,
             Self::TooSmall { .. } => Code::ImageTooSmall,
+            Self::Failed(finding) => finding.code,
             Self::Duplicate => Code::DuplicateImage,
             Self::TooMany => Code::TooManyImages,
             Self::Disk(_) => Code::InternalError,
@@ -90,18 +95,35 @@ pub(super) fn cost(file: &[u8]) -> Result<u64, PhotoError> {
 /// Decodes a file to upright sRGB pixels, and encodes them alone.
 pub(super) fn normalize(file: &[u8]) -> Result<Photo, PhotoError> {
     let pixels = photo_file::read(file)?;
-    let ignored_profile = pixels.ignored_profile;
-    let (width, height) = pixels.upright_dimensions();
+    let (size, measured) = (pixels.upright_dimensions(), pixels.measure());
+    photo_of(size, measured, |sink| encode(pixels, sink))
+}
+
+/// The same for a mask, which is stored in gray.
+pub(super) fn normalize_mask(file: &[u8]) -> Result<Photo, PhotoError> {
+    let pixels = photo_file::read(file)?;
+    let (size, measured) = (pixels.upright_dimensions(), pixels.measure());
+    photo_of(size, measured, |sink| {
+        let gray = image::imageops::grayscale(&pixels.into_upright());
+        gray.write_with_encoder(PngEncoder::new(sink)).map_err(std::io::Error::other)
+    })
+}
+
+fn photo_of(
+    (width, height): (u32, u32),
+    measured: (Measures, Thumbnail),
+    encode: impl FnOnce(&mut Hashing<BufWriter<SpooledTempFile>>) -> std::io::Result<()>,
+) -> Result<Photo, PhotoError> {
     if width < MIN_PHOTO_SIDE || height < MIN_PHOTO_SIDE {
         return Err(PhotoError::TooSmall { width, height });
     }
     let spool = SpooledTempFile::new(IN_MEMORY);
     let mut sink = Hashing { sink: BufWriter::new(spool), hash: Sha256::new(), size_bytes: 0 };
-    encode(pixels, &mut sink).map_err(|error| PhotoError::Disk(error.to_string()))?;
+    encode(&mut sink).map_err(|error| PhotoError::Disk(error.to_string()))?;
     let Hashing { sink, hash, size_bytes } = sink;
     let png = sink.into_inner().map_err(|error| PhotoError::Disk(error.to_string()))?;
     let sha256 = Digest::from(data_encoding::HEXLOWER.encode(&hash.finalize()));
-    Ok(Photo { png, size_bytes, width, height, sha256, ignored_profile })
+    Ok(Photo { png, size_bytes, width, height, sha256, measured })
 }
 
 /// Writes a PNG of the upright pixels.
@@ -146,7 +168,7 @@ impl<W: Write> Write for Hashing<W> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Cursor;
+    use std::io::{Cursor, Read, Seek};
 
     use image::{ImageFormat, RgbImage};
 
@@ -160,6 +182,15 @@ mod tests {
         let mut file = Cursor::new(Vec::new());
         image.write_to(&mut file, format).unwrap();
         file.into_inner()
+    }
+
+    /// The PNG that would be stored.
+    fn bytes(mut photo: Photo) -> Vec<u8> {
+        let mut png = Vec::new();
+        photo.png.rewind().unwrap();
+        photo.png.read_to_end(&mut png).unwrap();
+        assert_eq!((png.len() as u64, Digest::of(&png)), (photo.size_bytes, photo.sha256));
+        png
     }
 
     /// A JPEG whose EXIF segment says orientation 6: the camera was rotated, show the image a quarter to the right.
@@ -179,7 +210,7 @@ mod tests {
 
         let photo = normalize(&encoded(&image, ImageFormat::Png)).unwrap();
 
-        assert_eq!(image::load_from_memory(&photo.png).unwrap().to_rgb8(), image);
+        assert_eq!(image::load_from_memory(&bytes(photo)).unwrap().to_rgb8(), image);
     }
 
     #[test]
@@ -187,7 +218,7 @@ mod tests {
         let photo = normalize(&turned_jpeg(&image_of(40, 50))).unwrap();
 
         assert_eq!((photo.width, photo.height), (50, 40));
-        assert!(!photo.png.windows(4).any(|bytes| bytes == b"Exif" || bytes == b"eXIf"));
+        assert!(!bytes(photo).windows(4).any(|bytes| bytes == b"Exif" || bytes == b"eXIf"));
     }
 
     #[test]
@@ -228,12 +259,7 @@ mod tests {
 
     #[test]
     fn other_files_are_refused() {
-        for file in [
-            &b"hello"[..],
-            b"",
-            b"GIF89a\x01\0\x01\0\0\0\0",
-            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-        ] {
+        for file in [&b"hello"[..], b"", b"<svg xmlns='http://www.w3.org/2000/svg'/>"] {
             assert_eq!(normalize(file).unwrap_err().code(), Code::ImageUnreadable);
         }
         assert_eq!(
@@ -250,7 +276,7 @@ mod tests {
         image.write_to(&mut file, ImageFormat::Png).unwrap();
 
         let photo =
-            image::load_from_memory(&normalize(file.get_ref()).unwrap().png).unwrap().to_rgb8();
+            image::load_from_memory(&bytes(normalize(file.get_ref()).unwrap())).unwrap().to_rgb8();
 
         assert_eq!(
             (photo.get_pixel(0, 0).0, photo.get_pixel(5, 5).0),

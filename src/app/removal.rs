@@ -84,7 +84,8 @@ impl App {
         removal: &Removal,
     ) -> Result<(Removed, Vec<RemovedObject>), Refusal> {
         let Removal { concepts, deltas, jobs, images, studies } = removal;
-        let objects = db::removal::objects_of(&mut *tx, concepts, deltas, jobs, images).await?;
+        let mut objects = db::removal::objects_of(&mut *tx, concepts, deltas, jobs, images).await?;
+        objects.extend(db::removal::masks_of(&mut *tx, concepts, images).await?);
         let kinds = db::removal::count_kinds(&mut *tx, jobs).await?;
         let mut current_deltas = db::promotion::retire(&mut *tx, deltas).await?;
         current_deltas.retain(|(concept_id, _)| !concepts.contains(concept_id));

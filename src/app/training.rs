@@ -1,9 +1,12 @@
 //! Trainings: from photos to a delta.
 
+mod check;
 mod start_from;
 
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 
+use self::check::{check_captions, check_names, check_photo_captions, check_tokens};
 use super::binding::{concept_named, named_concepts};
 use super::dry_run::{Dataset, DryRun};
 use super::job::Training;
@@ -13,16 +16,18 @@ use super::warnings::of_training;
 use super::{App, Caller, Refusal, random_seed};
 use crate::db;
 use crate::domain::code::Code;
-use crate::domain::concept::{ClassNoun, Concept, ConceptRef, ModifierToken};
-use crate::domain::id::{ConceptId, DeltaId, TrainingId};
+use crate::domain::concept::{ClassNoun, Concept, ConceptRef};
+use crate::domain::id::{ConceptId, DeltaId, ImageId, TrainingId};
 use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError, Invalid, all_or_errors};
 use crate::domain::job::{JobKind, Metric};
 use crate::domain::model_info::ModelInfo;
+use crate::domain::photo::{PhotoNotes, training_caption};
 use crate::domain::promotion::Promote;
 use crate::domain::sample::MAX_SEED;
 use crate::domain::training::{
-    MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TrainingRecipe, TrainingTask,
+    MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TaskMask, TrainingRecipe,
+    TrainingTask,
 };
 use crate::domain::version::TaskVersion;
 
@@ -95,7 +100,10 @@ impl App {
         let chosen = choose_concepts(&new.concepts, &concepts)?;
         let ids: Vec<ConceptId> = chosen.iter().map(|concept| concept.concept_id).collect();
         let images = db::image::of_concepts(&mut *db, &ids).await?;
-        let concepts = with_photos(&chosen, &images, MIN_IMAGES)?;
+        let mut concepts = with_photos(&chosen, &images, MIN_IMAGES)?;
+        let ids: Vec<ImageId> = images.iter().map(|image| image.image_id).collect();
+        let notes = db::photo::of_images(&mut *db, caller.project_id(), &ids).await?;
+        with_notes(&mut concepts, &notes);
         let start_from = match new.start_from {
             Some(delta_id) => {
                 let project_id = caller.project_id();
@@ -124,6 +132,7 @@ impl App {
         };
         check_tokens(&task, &new.recipe, &self.model)?;
         check_captions(&task, &self.model)?;
+        check_photo_captions(&task, &self.model)?;
         check_names(&task)?;
         let warnings = of_training(&task, &new.recipe, &usual);
         Ok((Asked { task, warnings }, images))
@@ -215,6 +224,8 @@ fn with_its_photos(
             image_id: image.image_id,
             storage_key: image.storage_key.clone(),
             sha256: Some(image.sha256.clone()),
+            caption: None,
+            mask: None,
         })
         .collect();
     if images.len() < fewest {
@@ -234,128 +245,17 @@ fn with_its_photos(
     })
 }
 
-/// Refuses modifier tokens that are not free, and what they cannot start from.
-///
-/// - `asked`: the fields of the recipe that the request gives
-fn check_tokens(
-    task: &TrainingTask,
-    asked: &Map<String, Value>,
-    model: &ModelInfo,
-) -> Result<(), Invalid> {
-    let mut checks = Checks::default();
-    let recipe = &task.recipe;
-    for (index, concept) in task.concepts.iter().enumerate() {
-        let token = concept.words.modifier_token.as_ref();
-        if let Err(error) = model.check_modifier_token(token, &format!("/concepts/{index}")) {
-            checks.push(error);
-        }
-    }
-    let is_modified = |concept: &&TaskConcept| concept.words.modifier_token.is_some();
-    let modifiers = task.concepts.iter().filter(is_modified).count();
-    if !recipe.learn.projections() {
-        for (index, concept) in task.concepts.iter().enumerate() {
-            let pointer = format!("/concepts/{index}");
-            checks.require(is_modified(&concept), &pointer, Code::NotApplicable, || {
-                format!(
-                    "concept `{}` has no modifier token, and nothing else is to be learned: learn key or value as well",
-                    concept.handle
-                )
+/// Adds the captions and masks that the photos have now.
+pub(super) fn with_notes(concepts: &mut [TaskConcept], notes: &HashMap<ImageId, PhotoNotes>) {
+    for concept in concepts {
+        for image in &mut concept.images {
+            let Some(notes) = notes.get(&image.image_id) else { continue };
+            let caption = notes.caption.as_ref();
+            image.caption = caption.map(|caption| training_caption(caption, &concept.words));
+            image.mask = notes.mask.as_ref().map(|mask| TaskMask {
+                storage_key: mask.storage_key(concept.concept_id),
+                sha256: mask.sha256.clone(),
             });
         }
-    }
-    checks.require(
-        modifiers == 0 || !recipe.initializer_tokens.is_empty(),
-        "/recipe/initializer_tokens",
-        Code::InvalidValue,
-        || "name at least one entry of the vocabulary for the modifier tokens to start from".into(),
-    );
-    // Of the preset's, initializers are taken in turn. What the request itself names has to be there.
-    for (field, names, used) in [
-        ("initializer_tokens", &recipe.initializer_tokens, modifiers),
-        (
-            "initializer_candidates",
-            &recipe.initializer_candidates,
-            recipe.initializer_candidates.len(),
-        ),
-    ] {
-        let used = if asked.contains_key(field) { names.len() } else { used };
-        for (index, name) in names.iter().enumerate().take(used) {
-            let pointer = format!("/recipe/{field}/{index}");
-            checks.require(model.has_initializer(name), &pointer, Code::InvalidValue, || {
-                format!("`{name}` is not an entry of the base model's vocabulary")
-            });
-        }
-    }
-    checks.finish()
-}
-
-/// Refuses concepts that no prompt could tell apart.
-fn check_names(task: &TrainingTask) -> Result<(), Invalid> {
-    let mut checks = Checks::default();
-    for (index, concept) in task.concepts.iter().enumerate() {
-        let twin = task.concepts[..index].iter().find(|other| {
-            other.words.modifier_token.is_none()
-                && concept.words.modifier_token.is_none()
-                && other.words.class_noun == concept.words.class_noun
-        });
-        if let Some(twin) = twin {
-            let detail = format!(
-                "`{}` and `{}` both teach the bare noun `{}`, so their captions are the same: give one a modifier token",
-                twin.handle, concept.handle, concept.words.class_noun
-            );
-            checks.push(FieldError::new(
-                format!("/concepts/{index}"),
-                Code::AmbiguousConcept,
-                detail,
-            ));
-        }
-    }
-    checks.finish()
-}
-
-/// What captions may begin with, and the field that says so; nothing, for one.
-fn prefixes(recipe: &TrainingRecipe) -> Vec<(&str, Option<String>)> {
-    let mut prefixes = vec![("", None)];
-    if recipe.size_augmentation {
-        for (field, texts) in
-            [("small_prefixes", &recipe.small_prefixes), ("large_prefixes", &recipe.large_prefixes)]
-        {
-            let of_field = texts.iter().enumerate();
-            prefixes
-                .extend(of_field.map(|(index, text)| {
-                    (text.as_str(), Some(format!("/recipe/{field}/{index}")))
-                }));
-        }
-    }
-    prefixes
-}
-
-/// Refuses templates and prefixes whose captions would be cut, for any of the concepts.
-fn check_captions(task: &TrainingTask, model: &ModelInfo) -> Result<(), Invalid> {
-    let tokens: Vec<ModifierToken> =
-        task.concepts.iter().filter_map(|concept| concept.words.modifier_token.clone()).collect();
-    let prefixes = prefixes(&task.recipe);
-    let mut errors: Vec<FieldError> = Vec::new();
-    for concept in &task.concepts {
-        for (index, template) in task.recipe.instance_templates.iter().enumerate() {
-            let caption = template.replace("{}", &concept.words.in_prompt());
-            for (prefix, field) in &prefixes {
-                let own = format!("/recipe/instance_templates/{index}");
-                let pointer = field.as_ref().unwrap_or(&own);
-                let checked = model.check_prompt(&format!("{prefix}{caption}"), &tokens, pointer);
-                // A template that is too long by itself is not the prefixes' fault.
-                let is_known =
-                    |known: &FieldError| known.pointer == *pointer || known.pointer == own;
-                if let Err(error) = checked
-                    && !errors.iter().any(is_known)
-                {
-                    errors.push(error);
-                }
-            }
-        }
-    }
-    match errors.is_empty() {
-        true => Ok(()),
-        false => Err(Invalid(errors)),
     }
 }

@@ -191,11 +191,6 @@ impl ReceivedFile {
         Ok(())
     }
 
-    /// How many bytes have arrived.
-    pub(super) fn size_bytes(&self) -> usize {
-        self.size_bytes
-    }
-
     /// The whole file in memory. Blocks.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use crate::domain::digest::Digest;
-use crate::domain::id::{DeltaId, EvaluationId, ImageId, ImageSetId, JobId, TrainingId};
+use crate::domain::id::{ConceptId, DeltaId, EvaluationId, ImageId, ImageSetId, JobId, TrainingId};
 use crate::domain::storage_key::StorageKey;
 
 /// An object that a row refers to.
@@ -69,6 +69,23 @@ pub async fn keys_of_images(
     Ok(keys.fetch_all(db).await?.into_iter().map(StorageKey::from).collect())
 }
 
+/// The objects of these masks.
+pub async fn keys_of_masks(
+    db: impl PgExecutor<'_>,
+    masks: &[ImageId],
+) -> sqlx::Result<Vec<StorageKey>> {
+    let rows = sqlx::query!(
+        r#"
+        select concept_id as "concept_id!: ConceptId", mask_id as "mask_id!: ImageId"
+        from photo join image using (image_id)
+        where mask_id = any($1) and concept_id is not null
+        "#,
+        &masks.iter().map(|id| id.0).collect::<Vec<_>>(),
+    );
+    let rows = rows.fetch_all(db).await?.into_iter();
+    Ok(rows.map(|row| StorageKey::photo(row.concept_id, row.mask_id)).collect())
+}
+
 /// Those of these digests that a set has.
 pub async fn digests_of_sets(
     db: impl PgExecutor<'_>,
@@ -117,6 +134,28 @@ pub async fn of_images(db: impl PgExecutor<'_>, after: Uuid, limit: i64) -> sqlx
         owner: format!("image {}", row.image_id),
         key: row.storage_key.into(),
         size_bytes: Some(row.size_bytes),
+    });
+    Ok((objects.collect(), next))
+}
+
+/// The objects of masks, in the order of their photos' ids.
+pub async fn of_masks(db: impl PgExecutor<'_>, after: Uuid, limit: i64) -> sqlx::Result<RowPage> {
+    let rows = sqlx::query!(
+        r#"
+        select image_id as "image_id: ImageId", concept_id as "concept_id!: ConceptId", mask_id as "mask_id!: ImageId",
+            mask_size_bytes
+        from photo join image using (image_id)
+        where mask_id is not null and concept_id is not null and image_id > $1 order by image_id limit $2
+        "#,
+        after,
+        limit,
+    );
+    let rows = rows.fetch_all(db).await?;
+    let next = rows.last().map(|row| row.image_id.0);
+    let objects = rows.into_iter().map(|row| RowObject {
+        owner: format!("mask of image {}", row.image_id),
+        key: StorageKey::photo(row.concept_id, row.mask_id),
+        size_bytes: row.mask_size_bytes,
     });
     Ok((objects.collect(), next))
 }

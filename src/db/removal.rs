@@ -224,6 +224,30 @@ pub async fn objects_of(
         .collect())
 }
 
+/// Lists the objects of the masks of these photos, and of the photos of these concepts.
+pub async fn masks_of(
+    db: impl PgExecutor<'_>,
+    concepts: &[ConceptId],
+    images: &[ImageId],
+) -> sqlx::Result<Vec<RemovedObject>> {
+    let rows = sqlx::query!(
+        r#"
+        select concept_id as "concept_id!: ConceptId", mask_id as "mask_id!: ImageId", mask_size_bytes
+        from photo join image using (image_id)
+        where mask_id is not null and (concept_id = any($1) or (image_id = any($2) and concept_id is not null))
+        "#,
+        &concepts.iter().map(|id| id.0).collect::<Vec<_>>(),
+        &images.iter().map(|id| id.0).collect::<Vec<_>>(),
+    )
+    .fetch_all(db)
+    .await?;
+    let objects = rows.into_iter().map(|row| RemovedObject {
+        key: StorageKey::photo(row.concept_id, row.mask_id),
+        size_bytes: row.mask_size_bytes,
+    });
+    Ok(objects.collect())
+}
+
 /// Counts the jobs of each kind among these.
 pub async fn count_kinds(
     db: impl PgExecutor<'_>,

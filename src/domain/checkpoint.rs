@@ -1,11 +1,11 @@
 //! Checkpoints: from where a training can go on in another process.
 
 use chrono::{DateTime, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::digest::Digest;
 use super::storage_key::StorageKey;
-use super::training::TrainingTask;
+use super::training::{TaskImage, TrainingTask};
 
 /// A recorded checkpoint. Its object is the training's state after `step` steps.
 #[derive(Clone, Debug)]
@@ -41,7 +41,7 @@ pub fn input_digest(task: &TrainingTask) -> Digest {
         .concepts
         .iter()
         .map(|concept| {
-            let images: Vec<_> = concept.images.iter().map(|image| &image.storage_key).collect();
+            let images: Vec<_> = concept.images.iter().map(of_image).collect();
             json!({ "words": concept.words, "images": images })
         })
         .collect();
@@ -57,10 +57,20 @@ pub fn input_digest(task: &TrainingTask) -> Digest {
     Digest::of(input.to_string())
 }
 
+/// A photo alone is named by its key, as it was before photos had captions and masks.
+fn of_image(image: &TaskImage) -> Value {
+    match (&image.caption, &image.mask) {
+        (None, None) => json!(image.storage_key),
+        (caption, mask) => json!({
+            "image": image.storage_key,
+            "caption": caption,
+            "mask": mask.as_ref().map(|mask| &mask.sha256),
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
 
     fn task() -> Value {
@@ -70,7 +80,7 @@ mod tests {
             "concepts": [{
                 "concept_id": "cpt_00000000000000000000000000", "handle": "rex", "modifier_token": "<rex>",
                 "class_noun": "dog",
-                "images": [{ "image_id": "img_00000000000000000000000000", "storage_key": "k" }],
+                "images": [{ "image_id": "img_00000000000000000000000000", "storage_key": "k", "caption": null, "mask": null }],
             }],
             "recipe": super::super::training::TrainingRecipe::paper(),
         })
@@ -94,6 +104,8 @@ mod tests {
             ("/recipe/max_train_steps", json!(9)),
             ("/concepts/0/class_noun", json!("cat")),
             ("/concepts/0/images/0/storage_key", json!("l")),
+            ("/concepts/0/images/0/caption", json!("a <rex> dog asleep")),
+            ("/concepts/0/images/0/mask", json!({ "storage_key": "m", "sha256": "s" })),
             ("/regularization", json!({ "source": "set", "set": null, "select": "all" })),
         ] {
             assert_ne!(with(pointer, value), digest, "{pointer}");

@@ -138,6 +138,34 @@ codes! {
     ImageTooLarge = "image_too_large",
     /// A side of the image is below the minimum: use a larger image.
     ImageTooSmall = "image_too_small",
+    /// The image is a single colour or wholly transparent: send a photo of the subject.
+    ImageFlat = "image_flat",
+    /// The image has hardly any contrast: use a photo in which the subject is well lit.
+    ImageFaint = "image_faint",
+    /// The image is out of focus or much enlarged: use a sharp photo.
+    ImageBlurred = "image_blurred",
+    /// The image looks like noise: check that the file is the photo that you mean.
+    ImageNoise = "image_noise",
+    /// The image is much longer on one side than on the other: crop it around its subject.
+    ImageNarrow = "image_narrow",
+    /// The image is smaller than the model generates: use a larger one.
+    ImageSmall = "image_small",
+    /// The image is nearly the same as another photo of the concept: use photos that differ in view, place and light.
+    ImageNearDuplicate = "image_near_duplicate",
+    /// The ICC profile of the file does not fit its pixels or is damaged, and was left out: export the image as sRGB.
+    ColorProfileIgnored = "color_profile_ignored",
+    /// Photos have the same caption, which teaches the concept no more than a template does: describe what differs, or leave it out.
+    CaptionsIdentical = "captions_identical",
+    /// A caption or mask belongs to no file of the upload: name it as the photo is named, or send one for each photo in order.
+    UnmatchedFile = "unmatched_file",
+    /// The mask has another shape than its photo, or keeps nothing of it: paint white where the subject is, at the photo's size.
+    MaskUnusable = "mask_unusable",
+    /// The file of the upload has not arrived: send it with PUT to the upload's URL, then complete the upload.
+    UploadIncomplete = "upload_incomplete",
+    /// The file of the upload has another size or digest than was announced: send the announced one again, or announce this one.
+    DigestMismatch = "digest_mismatch",
+    /// The upload's URL has expired, or the upload is completed: announce a new one.
+    UploadClosed = "upload_closed",
     /// The concept has this image already: nothing needs to be done.
     DuplicateImage = "duplicate_image",
     /// More images than a concept or an upload can have: send fewer.

@@ -75,6 +75,8 @@ ids! {
     ConceptId, "cpt", "^cpt_[0-9a-hjkmnp-tv-z]{26}$";
     /// An uploaded or generated image.
     ImageId, "img", "^img_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A file that a client sends by a signed URL.
+    UploadId, "upl", "^upl_[0-9a-hjkmnp-tv-z]{26}$";
     /// A set of captioned images.
     ImageSetId, "set", "^set_[0-9a-hjkmnp-tv-z]{26}$";
     /// A row of the queue; every training, merge, sample, evaluation and compression is one, with the same UUID.

@@ -57,7 +57,15 @@ const MAX_NAME_CHARS: usize = 200;
 /// The name of a file as it is stored and shown: without its folders, and without characters that are invisible or turn the writing
 /// around. Nothing is ever opened by this name.
 pub fn readable_name(name: &str) -> String {
-    let name = name.rsplit(['/', '\\']).next().unwrap_or(name);
+    seen(name.rsplit(['/', '\\']).next().unwrap_or(name))
+}
+
+/// The same with its folders, for files of an archive: two of them may have one name.
+pub fn readable_path(path: &str) -> String {
+    seen(path)
+}
+
+fn seen(name: &str) -> String {
     let is_seen = |c: &char| {
         !c.is_control()
             && !matches!(

@@ -291,7 +291,7 @@ pub struct Job<T = Task> {
     pub started_at: Option<DateTime<Utc>>,
     pub start_before: Option<DateTime<Utc>>,
     pub finish_before: Option<DateTime<Utc>>,
-    /// When the last attempt took its first denoising step; samples that have succeeded only.
+    /// When the last attempt took its first step of training or denoising.
     pub first_step_at: Option<DateTime<Utc>>,
     pub finished_at: Option<DateTime<Utc>>,
     /// What the client has attached to it.

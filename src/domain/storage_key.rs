@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::digest::Digest;
-use super::id::{ConceptId, ImageId, JobId};
+use super::id::{ConceptId, ImageId, JobId, UploadId};
 
 /// The name of an object.
 ///
@@ -23,6 +23,8 @@ pub enum KeyOwner {
     Job(JobId),
     /// The set with this digest: its files, or what was computed from them.
     ImageSet(Digest),
+    /// A file that a client sends by a signed URL.
+    Incoming(UploadId),
     /// Nothing: it was written to see that the store works.
     Probe,
     /// A base model. It is computed again where it is not there, and no row refers to it.
@@ -31,8 +33,16 @@ pub enum KeyOwner {
 
 impl StorageKey {
     /// The folders that keys begin with.
-    pub const FOLDERS: [&str; 7] =
-        ["base-models", "checkpoints", "concepts", "image-sets", "jobs", "probes", "uploads"];
+    pub const FOLDERS: [&str; 8] = [
+        "base-models",
+        "checkpoints",
+        "concepts",
+        "image-sets",
+        "incoming",
+        "jobs",
+        "probes",
+        "uploads",
+    ];
 
     /// What the object belongs to; `None` for a key that this file has not built.
     pub fn owner(&self) -> Option<KeyOwner> {
@@ -53,6 +63,7 @@ impl StorageKey {
                 let is_digest = digest.len() == 64 && digest.bytes().all(|b| b.is_ascii_hexdigit());
                 is_digest.then(|| KeyOwner::ImageSet(digest.into()))
             }
+            ["incoming", upload] => upload.parse().ok().map(KeyOwner::Incoming),
             ["base-models", ..] => Some(KeyOwner::BaseModel),
             ["probes", _] => Some(KeyOwner::Probe),
             _ => None,
@@ -67,6 +78,11 @@ impl StorageKey {
     /// An image to start samples from.
     pub fn upload(image: ImageId) -> Self {
         Self(format!("uploads/{image}.png"))
+    }
+
+    /// A file that a client sends by a signed URL, before it has been looked at.
+    pub fn incoming(upload: UploadId) -> Self {
+        Self(format!("incoming/{upload}"))
     }
 
     /// The delta that a training or a merge has made.
@@ -155,10 +171,12 @@ mod tests {
     #[test]
     fn a_key_says_what_its_object_belongs_to() {
         let (concept, image, job) = (ConceptId::generate(), ImageId::generate(), JobId::generate());
+        let upload = UploadId::generate();
         let digest = Digest::of(b"a set");
         for (key, owner) in [
             (StorageKey::photo(concept, image), KeyOwner::Image(image)),
             (StorageKey::upload(image), KeyOwner::Image(image)),
+            (StorageKey::incoming(upload), KeyOwner::Incoming(upload)),
             (StorageKey::delta(job, 3), KeyOwner::Job(job)),
             (StorageKey::pack(job, 3, &digest), KeyOwner::Job(job)),
             (StorageKey::sample(job, 3, 0), KeyOwner::Job(job)),

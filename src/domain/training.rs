@@ -355,4 +355,18 @@ pub struct TaskImage {
     /// The digest of the PNG; older tasks have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<Digest>,
+    /// The caption that the photo is trained with, the concept's name included; `None` for the recipe's templates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caption: Option<String>,
+    /// The photo's subject; `None` if all of it counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mask: Option<TaskMask>,
+}
+
+/// The subject mask of a photo and where it is stored.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TaskMask {
+    pub storage_key: StorageKey,
+    /// The digest of the PNG.
+    pub sha256: Digest,
 }

@@ -16,7 +16,7 @@ pub struct FormatVersion<const NEWEST: u32>(u32);
 ///
 /// 1 is what was written before tasks had versions. Since 2, recipes have diffusers' names of fields. Since 3, trainings
 /// have a `regularization` instead of `class_images`. Since 4, samples have a `composition`, and trainings may learn some
-/// parts only and go on from a delta. Since 5, trainings say whether their delta is promoted. A field that is added later needs `serde(default)`, so that rows which wait or have
+/// parts only and go on from a delta. Since 5, trainings say whether their delta is promoted, and photos may have captions and masks. A field that is added later needs `serde(default)`, so that rows which wait or have
 /// ended still read.
 pub type TaskVersion = FormatVersion<5>;
 

@@ -21,7 +21,7 @@ use super::flow::Flow;
 
 pub use self::batch::{Batch, FrozenModel};
 pub(crate) use self::dataset::Dataset;
-pub use self::input::{CaptionedImage, LazyImage, TrainingConcept, TrainingInput};
+pub use self::input::{CaptionedImage, Guide, LazyImage, TrainingConcept, TrainingInput};
 pub use self::memory::StepMemory;
 pub use self::method::{LossGradient, Method, Parameter, loss_gradient};
 pub use self::objective::Objective;

@@ -34,6 +34,7 @@ pub(super) async fn look_for_objects(
     }
     all_pages!(
         object::of_images,
+        object::of_masks,
         object::of_deltas,
         object::of_image_sets,
         object::of_reports,
@@ -82,13 +83,22 @@ async fn still_referenced(db: &PgPool, lost: Vec<LostObject>) -> Result<Vec<Lost
         match one.key.owner() {
             Some(KeyOwner::Job(id)) => jobs.push(id),
             Some(KeyOwner::Image(id)) => images.push(id),
-            Some(KeyOwner::ImageSet(_) | KeyOwner::Probe | KeyOwner::BaseModel) | None => {}
+            Some(
+                KeyOwner::ImageSet(_)
+                | KeyOwner::Incoming(_)
+                | KeyOwner::Probe
+                | KeyOwner::BaseModel,
+            )
+            | None => {}
         }
     }
     let keys: HashSet<_> = referenced(db, &mut jobs, &images).await?;
     let is_owned = |one: &LostObject| match one.key.owner() {
         Some(KeyOwner::Job(_) | KeyOwner::Image(_)) => keys.contains(&one.key),
-        Some(KeyOwner::ImageSet(_) | KeyOwner::Probe | KeyOwner::BaseModel) | None => true,
+        Some(
+            KeyOwner::ImageSet(_) | KeyOwner::Incoming(_) | KeyOwner::Probe | KeyOwner::BaseModel,
+        )
+        | None => true,
     };
     Ok(lost.into_iter().filter(is_owned).collect())
 }

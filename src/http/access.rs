@@ -11,7 +11,8 @@ use tower_http::request_id::RequestId;
 use tracing::Instrument;
 
 use crate::counters::REQUESTS;
-use crate::request_context::{RequestContext, trace_id};
+use crate::request_context::{RequestContext, is_traceparent, trace_id};
+use crate::telemetry::{join_trace, traceparent_of};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -32,9 +33,12 @@ pub(crate) async fn observe(mut request: Request, next: Next) -> Response {
     let matched = request.extensions().get::<MatchedPath>().cloned();
     let route = matched.as_ref().map_or(NO_ROUTE, MatchedPath::as_str);
     let traceparent = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
-    let context = RequestContext::new(id.to_str().unwrap_or_default(), traceparent);
-    let trace = context.traceparent.as_deref().map(trace_id);
-    let span = tracing::info_span!("request", id = &*context.request_id, trace);
+    let traceparent = traceparent.filter(|text| is_traceparent(text));
+    let id_text = id.to_str().unwrap_or_default();
+    let span = tracing::info_span!("request", id = id_text, trace = traceparent.map(trace_id));
+    join_trace(&span, traceparent);
+    let of_span = traceparent_of(&span);
+    let context = RequestContext::new(id_text, of_span.as_deref().or(traceparent));
     let served = context.clone().scope(next.run(request));
     let mut response = served.instrument(span.clone()).await;
     response.headers_mut().insert(REQUEST_ID, id);

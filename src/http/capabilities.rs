@@ -45,6 +45,7 @@ pub(crate) struct CapabilitiesBody {
 /// The base model and the size of its images.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct BaseModelBody {
+    /// The name of its folder.
     name: String,
     /// The digest of its configs and weights.
     digest: Digest,

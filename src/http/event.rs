@@ -64,7 +64,8 @@ pub(crate) struct EventBody {
 #[utoipa::path(get, path = "/v1/trainings/{training_id}/events", tag = "trainings",
     params(
         ("training_id" = TrainingId, Path),
-        ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
+        ("last-event-id" = Option<String>, Header,
+            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -85,7 +86,8 @@ pub(crate) async fn stream_training_events(
 #[utoipa::path(get, path = "/v1/merges/{merge_id}/events", tag = "merges",
     params(
         ("merge_id" = MergeId, Path),
-        ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
+        ("last-event-id" = Option<String>, Header,
+            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -106,7 +108,8 @@ pub(crate) async fn stream_merge_events(
 #[utoipa::path(get, path = "/v1/samples/{sample_id}/events", tag = "samples",
     params(
         ("sample_id" = SampleId, Path),
-        ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
+        ("last-event-id" = Option<String>, Header,
+            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -127,7 +130,8 @@ pub(crate) async fn stream_sample_events(
 #[utoipa::path(get, path = "/v1/evaluations/{evaluation_id}/events", tag = "evaluations",
     params(
         ("evaluation_id" = EvaluationId, Path),
-        ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
+        ("last-event-id" = Option<String>, Header,
+            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -148,7 +152,8 @@ pub(crate) async fn stream_evaluation_events(
 #[utoipa::path(get, path = "/v1/compressions/{compression_id}/events", tag = "compressions",
     params(
         ("compression_id" = CompressionId, Path),
-        ("last-event-id" = Option<i64>, Header, description = "Return the events after this one"),
+        ("last-event-id" = Option<String>, Header,
+            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),

@@ -18,6 +18,7 @@ const READY_AGAIN: Duration = Duration::from_secs(5);
 /// The state of the service.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HealthBody {
+    /// Always `ok`; what is not is a problem.
     #[schema(value_type = String, examples("ok"))]
     status: &'static str,
 }

@@ -22,7 +22,8 @@ use super::extract::{Path, Query, from_bytes_rejection};
 use super::form::Form;
 use super::job::WaitQuery;
 use super::{
-    compression, concept, evaluation, image, image_set, merge, preference, sample, training,
+    compression, concept, evaluation, image, image_set, merge, preference, presigned_upload,
+    sample, training,
 };
 use crate::app::idempotency::{EarlierAnswer, KeyedRequest};
 use crate::app::{App, Caller, Refusal};
@@ -282,6 +283,11 @@ impl Served<'_> {
             "img" => {
                 let path = Path(id.parse().ok()?);
                 ("images", image::get_image(app(), caller, path).await.into_response())
+            }
+            "upl" => {
+                let path = Path(id.parse().ok()?);
+                let upload = presigned_upload::get_upload(app(), caller, path).await;
+                ("uploads", upload.into_response())
             }
             "set" => {
                 let set = image_set::get_image_set(app(), caller, Path(id.to_owned())).await;

@@ -10,8 +10,10 @@ use super::body::{List, ListBody, ListQuery, Timestamp};
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
+use super::photo::PhotoBody;
 use super::precondition::IfMatch;
 use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
+use crate::app::concept_photo::DescribedPhoto;
 use crate::app::{App, Caller, Precondition};
 use crate::db::label::Labelled;
 use crate::domain::composition::UsedRegion;
@@ -44,6 +46,9 @@ pub(crate) struct ImageBody {
     /// Where concepts were drawn, if the image was composed by regions.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     regions: Vec<UsedRegion>,
+    /// What a photo of a concept is to learn from. Photos only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    photo: Option<PhotoBody>,
     created_at: Timestamp,
     #[serde(flatten)]
     record: RecordBody,
@@ -73,6 +78,7 @@ impl From<Image> for ImageBody {
             size_bytes: image.size_bytes,
             sha256: image.sha256,
             regions: image.regions,
+            photo: None,
             created_at: image.created_at.into(),
             record: image.record.into(),
             url: format!("/v1/images/{}/content", image.image_id),
@@ -80,7 +86,17 @@ impl From<Image> for ImageBody {
     }
 }
 
-/// Lists the photos of a concept, newest first.
+impl From<DescribedPhoto> for ImageBody {
+    fn from(photo: DescribedPhoto) -> Self {
+        let body = match &photo.image.source {
+            ImageSource::Photo { concept_id, .. } => Some(PhotoBody::of(&photo, *concept_id)),
+            ImageSource::Upload { .. } | ImageSource::Sample { .. } => None,
+        };
+        Self { photo: body, ..photo.image.into() }
+    }
+}
+
+/// Lists the photos of a concept, newest first, with their captions and verdicts.
 #[utoipa::path(get, path = "/v1/concepts/{concept}/images", tag = "concepts",
     params(("concept" = String, Path, description = "Id or handle"), ListQuery),
     responses(
@@ -95,8 +111,8 @@ pub(crate) async fn list_concept_images(
     Query(query): Query<ListQuery>,
 ) -> Result<List<ImageBody>, ApiError> {
     let external_id = query.external_id.as_ref();
-    let images = app.images_of_concept(&caller, &concept, external_id, query.page()?).await?;
-    Ok(List::new(images, |image| image.image_id.0, ImageBody::from))
+    let photos = app.photos_of_concept(&caller, &concept, external_id, query.page()?).await?;
+    Ok(List::new(photos, |photo| photo.image.image_id.0, ImageBody::from))
 }
 
 /// Returns what is known about an image.

@@ -33,6 +33,7 @@ pub(crate) struct ImageSetBody {
     id: ImageSetId,
     #[schema(value_type = String, examples("image_set"))]
     object: &'static str,
+    /// A name for people.
     name: String,
     source: ImageSetSource,
     /// The digest of the images and their captions. Sets with the same digest are the same for every training, whatever their
@@ -224,7 +225,7 @@ fn place_of(cursor: Uuid) -> Result<i32, FieldError> {
 ///
 /// It never changes, so a request with `If-None-Match` and the current entity tag returns 304. A single `Range` is supported.
 #[utoipa::path(get, path = "/v1/image-sets/{set}/images/{index}/content", tag = "image sets",
-    params(("set" = String, Path, description = "Id or digest"), ("index" = i32, Path)),
+    params(("set" = String, Path, description = "Id or digest"), ("index" = i32, Path, description = "The place of the image in the set, counted from 0")),
     responses(
         (status = 200, description = "OK", content(
             (Vec<u8> = "image/png"), (Vec<u8> = "image/jpeg"), (Vec<u8> = "image/webp"))),

@@ -61,7 +61,7 @@ pub(crate) struct JobBody {
     start_before: Option<Timestamp>,
     /// By when the job has to end. Null if its request gave no `finish_within_seconds`.
     finish_before: Option<Timestamp>,
-    /// When a sample that has succeeded took its first denoising step.
+    /// When the last attempt took its first step of training or denoising. Null for other kinds of job, and before it.
     first_step_at: Option<Timestamp>,
     finished_at: Option<Timestamp>,
     /// What the result may suffer from, as far as the request could tell. It was accepted all the same.

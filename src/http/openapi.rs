@@ -4,6 +4,7 @@
 //! broken requests, codes, headers, tags. Types that only Rust puts together, such as flattened structs, become plain objects, which
 //! generators of clients understand.
 
+mod codes;
 mod operation;
 mod schema;
 mod words;
@@ -91,10 +92,12 @@ pub(super) fn operations(document: &Value) -> impl Iterator<Item = (&str, &str, 
     })
 }
 
+/// The same to change: the method, and what is said.
 fn operations_mut(document: &mut Value) -> impl Iterator<Item = (&str, &mut Map<String, Value>)> {
     let paths = document["paths"].as_object_mut().into_iter().flatten();
-    paths.flat_map(|(path, methods)| {
+    paths.flat_map(|(_, methods)| {
         let methods = methods.as_object_mut().into_iter().flatten();
-        methods.filter_map(move |(_, operation)| Some((path.as_str(), operation.as_object_mut()?)))
+        methods
+            .filter_map(|(method, operation)| Some((method.as_str(), operation.as_object_mut()?)))
     })
 }

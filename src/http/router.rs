@@ -26,8 +26,8 @@ use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
     capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image,
-    image_set, manifest, merge, metrics, openai, preference, preview, promotion, sample, training,
-    upload, webhook,
+    image_set, manifest, merge, metrics, openai, photo, preference, presigned_upload, preview,
+    promotion, sample, training, upload, webhook,
 };
 use crate::app::App;
 
@@ -83,6 +83,8 @@ fn documented_routes() -> OpenApiRouter<App> {
     let uploads = OpenApiRouter::new()
         .routes(routes!(upload::upload_images, image::list_concept_images))
         .routes(routes!(upload::upload_image))
+        .routes(routes!(presigned_upload::put_upload))
+        .routes(routes!(photo::set_mask, photo::delete_mask, photo::get_mask))
         .routes(routes!(image_set::upload_image_set, image_set::list_image_sets))
         .layer(DefaultBodyLimit::max(MAX_UPLOAD_BYTES));
     let edits = OpenApiRouter::new()
@@ -94,12 +96,16 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(promotion::promote))
         .routes(routes!(promotion::roll_back))
         .routes(routes!(promotion::list_promotions))
-        .routes(routes!(image::delete_concept_image))
+        .routes(routes!(photo::change_photo, image::delete_concept_image))
         .merge(uploads)
         .merge(edits)
         .routes(routes!(openai::generate_images))
         .routes(routes!(openai::list_models))
         .routes(routes!(openai::get_model))
+        .routes(routes!(presigned_upload::announce_upload))
+        .routes(routes!(presigned_upload::get_upload))
+        .routes(routes!(presigned_upload::complete_upload))
+        .routes(routes!(photo::check_photos, photo::get_photo_check))
         .routes(routes!(image::get_image, image::patch_image, image::delete_image))
         .routes(routes!(image::get_image_content))
         .routes(routes!(manifest::get_manifest))

@@ -1,5 +1,7 @@
 //! Uploads: photos of concepts, and images to start samples from.
 
+mod photos;
+
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -8,23 +10,39 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, Problem};
 use super::extract::Path;
-use super::form::{Form, Part};
+use super::form::Form;
 use super::image::ImageBody;
+use super::photo::FindingBody;
+use crate::app::concept_photo::DescribedPhoto;
 use crate::app::image::UploadedFile;
 use crate::app::photo::PhotoError;
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
-use crate::domain::concept::Concept;
-use crate::domain::image::{Image, MAX_PHOTOS, readable_name};
+use crate::domain::image::readable_path;
+use crate::domain::image_set::FileVerdict;
 use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::photo::PhotoVerdict;
+
+use self::photos::Staged;
+pub(super) use self::photos::{first_bytes, read_file};
 
 /// Photos to add.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "describes the form; the parts are read one by one")]
 pub(crate) struct UploadForm {
-    /// PNG, JPEG or WebP files. Each has at most 20 MiB, 50 million pixels and 8192 pixels a side.
+    /// PNG, JPEG or WebP files. Each has at most 20 MiB, 50 million pixels and 8192 pixels a side, and takes at most 192 MiB to decode.
+    /// Or zip archives of such files, with captions beside them as `.txt` or `.caption` files or in a `metadata.jsonl`; or those
+    /// caption files themselves. What a file is, its first bytes say.
     #[schema(value_type = Vec<String>, format = Binary)]
     files: Vec<Vec<u8>>,
+    /// Captions, at most 2000 bytes each and no longer than the text encoder takes. Either one text for each photo in the order of the
+    /// photos, empty for none; or one text with a JSON object of captions by file name; or text files that are called like their
+    /// photos. A photo without a caption is trained with the recipe's templates.
+    captions: Option<Vec<String>>,
+    /// Subject masks: images called like their photos but for the extension and of the same shape, white where the subject is. A
+    /// training learns from the white part of the photo.
+    #[schema(value_type = Option<Vec<String>>, format = Binary)]
+    masks: Option<Vec<Vec<u8>>>,
 }
 
 /// What became of each file.
@@ -36,16 +54,35 @@ pub(crate) struct UploadBody {
     accepted: usize,
     /// The number of files that were rejected.
     rejected: usize,
-    /// One verdict per file, in the order of the files.
+    /// The worst verdict of all files: `fail` if one was rejected.
+    verdict: PhotoVerdict,
+    /// One verdict per photo, in the order of the files; photos of an archive in the order of their paths.
     data: Vec<Verdict>,
+    /// Files of archives that are neither photos nor captions, and were left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ignored: Vec<IgnoredFile>,
+}
+
+/// A file of an archive that was left out.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct IgnoredFile {
+    /// The path of the file in the archive.
+    path: String,
+    /// Why it was left out.
+    detail: String,
 }
 
 /// What became of one file.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UploadVerdict)]
 pub(crate) struct Verdict {
-    /// The name of the uploaded file.
+    /// The name of the uploaded file, without folders and invisible characters; of a file in an archive, its path.
     file_name: Option<String>,
     status: VerdictStatus,
+    /// How good the photo is to learn from; `fail` if it was rejected.
+    verdict: PhotoVerdict,
+    /// What was noticed about the photo.
+    findings: Vec<FindingBody>,
     /// The photo, if it was accepted.
     image: Option<ImageBody>,
     /// Why the file was rejected.
@@ -69,15 +106,30 @@ pub(crate) struct VerdictError {
 }
 
 impl Verdict {
-    fn new(file_name: Option<String>, added: Result<Image, PhotoError>) -> Self {
-        let (status, image, error) = match added {
-            Ok(image) => (VerdictStatus::Accepted, Some(image.into()), None),
+    fn new(file_name: Option<String>, added: Result<DescribedPhoto, PhotoError>) -> Self {
+        match added {
+            Ok(photo) => Self {
+                file_name,
+                status: VerdictStatus::Accepted,
+                verdict: photo.verdict().unwrap_or(PhotoVerdict::Ok),
+                findings: photo.findings.iter().map(FindingBody::from).collect(),
+                image: Some(photo.into()),
+                error: None,
+            },
             Err(error) => {
-                let error = VerdictError { code: error.code(), detail: error.to_string() };
-                (VerdictStatus::Rejected, None, Some(error))
+                let (code, detail) = (error.code(), error.to_string());
+                let finding =
+                    FindingBody { code, verdict: PhotoVerdict::Fail, detail: detail.clone() };
+                Self {
+                    file_name,
+                    status: VerdictStatus::Rejected,
+                    verdict: PhotoVerdict::Fail,
+                    findings: vec![finding],
+                    image: None,
+                    error: Some(VerdictError { code, detail }),
+                }
             }
-        };
-        Self { file_name, status, image, error }
+        }
     }
 }
 
@@ -86,6 +138,10 @@ impl Verdict {
 /// A request can contain several files. Each gets a verdict of its own, and a rejected file does not affect the others. Photos
 /// are added once the whole form has been read: if the response is an error, or all files are rejected, nothing has changed.
 /// Photos are rotated as their EXIF orientation says, converted to sRGB, and stored as PNG without any metadata.
+///
+/// What teaches nothing is rejected: an image of a single colour, a narrow strip. What is doubtful is added with a warning: small,
+/// blurred or faint photos, noise, photos that are nearly the same as another one. `POST /v1/concepts/{concept}/check` looks at all
+/// of them together.
 #[utoipa::path(post, path = "/v1/concepts/{concept}/images", tag = "concepts",
     params(("concept" = String, Path, description = "Id or handle")),
     request_body(content = UploadForm, content_type = "multipart/form-data"),
@@ -98,7 +154,7 @@ impl Verdict {
         (status = 415, body = Problem, content_type = "application/problem+json",
             description = "`unsupported_media_type`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
-            description = "All files were rejected; `errors` says why, file by file"),
+            description = "All files were rejected, and `errors` says why, file by file; or a caption or mask cannot be used: `caption_unreadable`, `unmatched_file`, `mask_unusable`"),
         (status = 503, body = Problem, content_type = "application/problem+json",
             headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
     ))]
@@ -110,53 +166,12 @@ pub(crate) async fn upload_images(
 ) -> Result<impl IntoResponse, ApiError> {
     let concept = app.find_concept(&caller, &concept).await?;
     let mut staged = Staged::default();
-    if let Err(error) = stage_photos(&app, &caller, &concept, request, &mut staged).await {
-        app.discard_photos(&caller, staged.images).await;
+    if let Err(error) = staged.read(&app, &caller, &concept, request).await {
+        staged.discard(&app, &caller, &concept).await;
         return Err(error);
     }
-    let added = app.add_photos(&caller, &concept, staged.images).await?;
-    answer(verdicts(staged.files, added))
-}
-
-/// The files of a form, and the photos among them whose objects are written.
-#[derive(Default)]
-struct Staged {
-    /// The name of each file, and why it cannot be a photo.
-    files: Vec<(Option<String>, Result<(), PhotoError>)>,
-    images: Vec<Image>,
-}
-
-/// Reads the whole form.
-async fn stage_photos(
-    app: &App,
-    caller: &Caller,
-    concept: &Concept,
-    request: Request,
-    staged: &mut Staged,
-) -> Result<(), ApiError> {
-    let mut form = Form::open(request, "photos").await?;
-    let result = stage_parts(app, caller, concept, &mut form, staged).await;
-    if result.is_err() {
-        form.drain().await;
-    }
-    result
-}
-
-async fn stage_parts(
-    app: &App,
-    caller: &Caller,
-    concept: &Concept,
-    form: &mut Form,
-    staged: &mut Staged,
-) -> Result<(), ApiError> {
-    while let Some(part) = form.next_part().await? {
-        check_part(&part, staged.files.len())?;
-        let file = read_file(app, part).await?;
-        let file_name = file.file_name.clone();
-        let verdict = app.stage_photo(caller, concept, file).await?;
-        staged.files.push((file_name, verdict.map(|image| staged.images.push(image))));
-    }
-    Ok(())
+    let added = app.add_photos(&caller, &concept, staged.photos).await?;
+    answer(verdicts(staged.files, added), staged.left_out)
 }
 
 /// One verdict per file.
@@ -164,7 +179,7 @@ async fn stage_parts(
 /// - `added`: what became of the photos, in their order
 fn verdicts(
     files: Vec<(Option<String>, Result<(), PhotoError>)>,
-    added: Vec<Result<Image, PhotoError>>,
+    added: Vec<Result<DescribedPhoto, PhotoError>>,
 ) -> Vec<Verdict> {
     let mut added = added.into_iter();
     let verdict = |(file_name, staged): (Option<String>, Result<(), PhotoError>)| {
@@ -175,6 +190,40 @@ fn verdicts(
         Some(Verdict::new(file_name, became))
     };
     files.into_iter().filter_map(verdict).collect()
+}
+
+/// 201 if at least one photo was added, else 422 with all the reasons.
+fn answer(
+    verdicts: Vec<Verdict>,
+    left_out: Vec<FileVerdict>,
+) -> Result<(StatusCode, axum::Json<UploadBody>), ApiError> {
+    let errors = verdicts.iter().enumerate().filter_map(|(index, verdict)| {
+        let error = verdict.error.as_ref()?;
+        Some(FieldError::new(format!("/files/{index}"), error.code, error.detail.clone()))
+    });
+    let errors: Vec<FieldError> = errors.collect();
+    if verdicts.is_empty() {
+        let detail = match left_out.is_empty() {
+            true => "send at least one photo as a field called `files`",
+            false => "the archive has no PNG, JPEG or WebP image",
+        };
+        return Err(FieldError::new("/files", Code::MissingField, detail).into());
+    }
+    if errors.len() == verdicts.len() {
+        return Err(Invalid(errors).into());
+    }
+    let ignored = left_out
+        .into_iter()
+        .map(|file| IgnoredFile { path: readable_path(&file.path), detail: file.detail });
+    let body = UploadBody {
+        object: "upload",
+        accepted: verdicts.len() - errors.len(),
+        rejected: errors.len(),
+        verdict: verdicts.iter().map(|one| one.verdict).max().unwrap_or(PhotoVerdict::Ok),
+        data: verdicts,
+        ignored: ignored.collect(),
+    };
+    Ok((StatusCode::CREATED, axum::Json(body)))
 }
 
 /// An image to start samples from.
@@ -199,7 +248,7 @@ pub(crate) struct UploadImageForm {
         (status = 415, body = Problem, content_type = "application/problem+json",
             description = "`unsupported_media_type`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
-            description = "`image_unreadable`, `image_too_large`, `image_too_small`, `missing_field`"),
+            description = "`image_unreadable`, `unsupported_image`, `image_too_large`, `image_too_small`, `missing_field`"),
         (status = 503, body = Problem, content_type = "application/problem+json",
             headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
     ))]
@@ -208,76 +257,41 @@ pub(crate) async fn upload_image(
     caller: Caller,
     request: Request,
 ) -> Result<impl IntoResponse, ApiError> {
-    let mut form = Form::open(request, "image").await?;
-    let file = match only_file(&app, &mut form).await {
-        Ok(file) => file,
-        Err(error) => {
-            form.drain().await;
-            return Err(error);
-        }
-    };
+    let file = only_file(&app, request, "image").await?;
     let image = app.add_upload(&caller, file).await?;
     Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
 }
 
 /// Reads the one file of a form.
-async fn only_file(app: &App, form: &mut Form) -> Result<UploadedFile, ApiError> {
-    let part = form.next_part().await?.ok_or_else(|| {
-        let detail = "send the image as a field called `file`";
-        FieldError::new("/file", Code::MissingField, detail)
-    })?;
-    if part.name() != Some("file") {
-        return Err(part.unknown("send the image as a field called `file`").into());
+///
+/// - `what`: the file, for errors
+pub(super) async fn only_file(
+    app: &App,
+    request: Request,
+    what: &str,
+) -> Result<UploadedFile, ApiError> {
+    let mut form = Form::open(request, what).await?;
+    match read_only_file(app, &mut form, what).await {
+        Ok(file) => Ok(file),
+        Err(error) => {
+            form.drain().await;
+            Err(error)
+        }
     }
-    let file = read_file(app, part).await?;
+}
+
+async fn read_only_file(app: &App, form: &mut Form, what: &str) -> Result<UploadedFile, ApiError> {
+    let instead = format!("send the {what} as a field called `file`");
+    let missing = || FieldError::new("/file", Code::MissingField, instead.clone());
+    let mut part = form.next_part().await?.ok_or_else(missing)?;
+    if part.name() != Some("file") {
+        return Err(part.unknown(&instead).into());
+    }
+    let first = first_bytes(&mut part).await?;
+    let file = read_file(app, first, part).await?;
     if form.next_part().await?.is_some() {
-        let detail = "one image is uploaded at a time";
+        let detail = format!("one {what} is uploaded at a time");
         return Err(FieldError::new("/file", Code::TooManyImages, detail).into());
     }
     Ok(file)
-}
-
-/// Refuses a part that is no photo, or one photo too many.
-fn check_part(part: &Part<'_>, index: usize) -> Result<(), FieldError> {
-    if !matches!(part.name(), Some("files" | "files[]" | "file")) {
-        return Err(part.unknown("send each photo as a field called `files`"));
-    }
-    if index == MAX_PHOTOS {
-        let detail = format!("at most {MAX_PHOTOS} photos can be sent at once");
-        return Err(FieldError::new("/files", Code::TooManyImages, detail));
-    }
-    Ok(())
-}
-
-/// 201 if at least one photo was added, else 422 with all the reasons.
-fn answer(verdicts: Vec<Verdict>) -> Result<(StatusCode, axum::Json<UploadBody>), ApiError> {
-    let errors = verdicts.iter().enumerate().filter_map(|(index, verdict)| {
-        let error = verdict.error.as_ref()?;
-        Some(FieldError::new(format!("/files/{index}"), error.code, error.detail.clone()))
-    });
-    let errors: Vec<FieldError> = errors.collect();
-    if verdicts.is_empty() {
-        let detail = "send at least one photo as a field called `files`";
-        return Err(FieldError::new("/files", Code::MissingField, detail).into());
-    }
-    if errors.len() == verdicts.len() {
-        return Err(Invalid(errors).into());
-    }
-    let body = UploadBody {
-        object: "upload",
-        accepted: verdicts.len() - errors.len(),
-        rejected: errors.len(),
-        data: verdicts,
-    };
-    Ok((StatusCode::CREATED, axum::Json(body)))
-}
-
-/// Reads one file. Of one that cannot be a photo, the rest is skipped.
-pub(super) async fn read_file(app: &App, mut part: Part<'_>) -> Result<UploadedFile, ApiError> {
-    let file_name = part.file_name().map(readable_name);
-    let mut content = app.receive();
-    while let Some(chunk) = part.chunk().await? {
-        content.push(&chunk).await?;
-    }
-    Ok(UploadedFile { file_name, content })
 }

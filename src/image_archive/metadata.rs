@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::path::{self, FileKind};
 use super::unpack::Contents;
-use super::{Caption, Findings, caption};
-use crate::domain::image_set::FileStatus;
+use super::{Caption, Findings};
+use crate::domain::caption;
+use crate::domain::image_set::{FileStatus, MAX_CAPTION_BYTES};
 
 /// The fields that can have the caption; the first that is there does.
 const CAPTION_FIELDS: [&str; 3] = ["text", "caption", "prompt"];
@@ -62,7 +63,7 @@ fn read_line(contents: &Contents, file: &str, line: &str) -> Result<(String, Str
         Some(Value::Null) | None => "",
         Some(_) => return Err(format!("the caption of `{name}` is not a text")),
     };
-    let text = caption::tidy(text).map_err(|fault| fault.reason)?;
+    let text = caption::tidy(text, MAX_CAPTION_BYTES).map_err(|fault| fault.reason)?;
     Ok((image_named(contents, file, name)?, text))
 }
 

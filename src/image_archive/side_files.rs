@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::unpack::Contents;
-use super::{Caption, Findings, caption, path};
-use crate::domain::image_set::FileStatus;
+use super::{Caption, Findings, path};
+use crate::domain::caption;
+use crate::domain::image_set::{FileStatus, MAX_CAPTION_BYTES};
 
 /// Adds the captions of side files to those of `metadata.jsonl`, which count more.
 pub(super) fn add_captions(
@@ -24,7 +25,9 @@ pub(super) fn add_captions(
             findings.note(file, FileStatus::Warning, "there is no image of this name");
             continue;
         };
-        let text = match caption::text_of(bytes).and_then(caption::tidy) {
+        let text = match caption::text_of(bytes)
+            .and_then(|text| caption::tidy(&text, MAX_CAPTION_BYTES))
+        {
             Ok(text) => text,
             Err(fault) => {
                 findings.refuse_caption(format!("`{file}`, line {}: {}", fault.line, fault.reason));

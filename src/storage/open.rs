@@ -7,7 +7,9 @@ use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::local::LocalFileSystem;
+use object_store::path::Path;
 use object_store::prefix::PrefixStore;
+use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, ObjectStoreScheme, RetryConfig};
 use url::Url;
 
@@ -30,12 +32,10 @@ pub(super) fn open(place: &str, settings: &[(String, String)]) -> Result<Storage
     let url = Url::parse(place).map_err(|_| StoreError::NotAPlace(place.to_owned()))?;
     let (scheme, prefix) =
         ObjectStoreScheme::parse(&url).map_err(|_| StoreError::NotAPlace(place.to_owned()))?;
-    let store = |patience: &Patience| -> Result<Arc<dyn ObjectStore>, StoreError> {
-        let store = remote(place, &scheme, patience, settings)?;
-        Ok(Arc::new(PrefixStore::new(store, prefix.clone())))
-    };
-    let (store, probed) = (store(&Patience::of_requests())?, store(&Patience::of_the_check())?);
-    Ok(Storage { store, probed, folder: None, answer: Some(ANSWER) })
+    let open = |patience: &Patience| remote(place, &scheme, &prefix, patience, settings);
+    let (store, signer) = open(&Patience::of_requests())?;
+    let (probed, _) = open(&Patience::of_the_check())?;
+    Ok(Storage { store, probed, signer: Some(signer), folder: None, answer: Some(ANSWER) })
 }
 
 fn open_folder(place: &str) -> Result<Storage, StoreError> {
@@ -47,7 +47,13 @@ fn open_folder(place: &str) -> Result<Storage, StoreError> {
         .with_automatic_cleanup(true)
         .with_fsync(true);
     let store: Arc<dyn ObjectStore> = Arc::new(store);
-    Ok(Storage { probed: store.clone(), store, folder: Some(folder.into()), answer: None })
+    Ok(Storage {
+        probed: store.clone(),
+        store,
+        signer: None,
+        folder: Some(folder.into()),
+        answer: None,
+    })
 }
 
 /// How a store's client waits and repeats.
@@ -91,26 +97,36 @@ macro_rules! configured {
             Ok(key) => builder.with_config(key, value),
             Err(_) => builder,
         });
-        Box::new(builder.build().map_err(|error| StoreError::Settings(Cause::of(&error)))?)
+        builder.build().map_err(|error| StoreError::Settings(Cause::of(&error)))?
     }};
 }
+
+/// A store, and the same as what signs URLs of its objects.
+type Opened = (Arc<dyn ObjectStore>, Arc<dyn Signer>);
 
 fn remote(
     place: &str,
     scheme: &ObjectStoreScheme,
+    prefix: &Path,
     patience: &Patience,
     settings: &[(String, String)],
-) -> Result<Box<dyn ObjectStore>, StoreError> {
+) -> Result<Opened, StoreError> {
     Ok(match scheme {
         ObjectStoreScheme::AmazonS3 => {
-            configured!(AmazonS3Builder, place, "aws_", patience, settings)
+            below(configured!(AmazonS3Builder, place, "aws_", patience, settings), prefix)
         }
-        ObjectStoreScheme::GoogleCloudStorage => {
-            configured!(GoogleCloudStorageBuilder, place, "google_", patience, settings)
-        }
+        ObjectStoreScheme::GoogleCloudStorage => below(
+            configured!(GoogleCloudStorageBuilder, place, "google_", patience, settings),
+            prefix,
+        ),
         ObjectStoreScheme::MicrosoftAzure => {
-            configured!(MicrosoftAzureBuilder, place, "azure_", patience, settings)
+            below(configured!(MicrosoftAzureBuilder, place, "azure_", patience, settings), prefix)
         }
         _ => return Err(StoreError::NotAPlace(place.to_owned())), // the enum is non-exhaustive
     })
+}
+
+fn below<T: ObjectStore + Signer>(store: T, prefix: &Path) -> Opened {
+    let store = Arc::new(PrefixStore::new(store, prefix.clone()));
+    (store.clone(), store)
 }

@@ -83,6 +83,9 @@ async fn record<R: Serialize + Sync>(
         let (concepts, promoter) = (product.current_of, Promoter::Job);
         db::promotion::promote(&mut *tx, concepts, delta_id, promoter, only_first).await?;
     }
+    if let Some(ago) = job.progress.since_first_step() {
+        db::job::note_first_step(&mut *tx, lease.job_id, lease.fence, ago).await?;
+    }
     if let Some(report) = product.report {
         db::report::record(&mut *tx, lease.job_id, report, None).await?;
     }

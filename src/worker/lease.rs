@@ -27,8 +27,8 @@ pub(crate) struct Lease {
     pub(crate) progress: Progress,
     db: PgPool,
     duration: Duration,
-    /// Held while changes are written, so that they are written in order.
-    writing: Arc<Mutex<()>>,
+    /// Held while changes are written, so that they are written in order. Whether the time of the first step has been.
+    writing: Arc<Mutex<bool>>,
 }
 
 impl Lease {
@@ -49,12 +49,16 @@ impl Lease {
     /// Writes what has changed and renews the lease. Returns whether the job should stop, or `None` if another worker
     /// has it.
     pub(crate) async fn report(&self) -> sqlx::Result<Option<bool>> {
-        let _writing = self.writing.lock().await;
+        let mut has_first_step = self.writing.lock().await;
         let (db, job_id, fence) = (&self.db, self.job_id, self.fence);
         let taken = self.progress.take_news();
         let News { phase, progress, metrics, previews, has_changed, .. } = &taken.news;
         if !metrics.is_empty() {
             db::metric::record(db, job_id, fence, metrics).await?;
+        }
+        if let Some(ago) = self.progress.since_first_step().filter(|_| !*has_first_step) {
+            db::job::note_first_step(db, job_id, fence, ago).await?;
+            *has_first_step = true;
         }
         // Written before the progress that announces them.
         let written = self.write_previews(previews.clone()).await?;

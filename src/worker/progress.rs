@@ -127,6 +127,9 @@ impl Progress {
             // The time of this step has passed already, so it does not count for the speed.
             self.news().began_at_step = step;
         }
+        if matches!(phase, Phase::Optimizing | Phase::Denoising) {
+            self.begin_first_step(); // unless whoever takes the steps has said so before the first
+        }
         let resumed = self.shared.resumed.get().filter(|_| phase == Phase::Optimizing);
         let mut news = self.news();
         let elapsed = news.phase_began.map_or(0.0, |began| began.elapsed().as_secs_f64());
@@ -163,7 +166,7 @@ impl Progress {
         news.has_changed = true;
     }
 
-    /// Records when the first denoising step began. Later calls change nothing.
+    /// Records when the first step of training or denoising began. Later calls change nothing.
     pub(crate) fn begin_first_step(&self) {
         self.shared.first_step.get_or_init(Instant::now);
     }

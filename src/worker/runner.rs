@@ -35,6 +35,7 @@ use crate::reaper::Reaper;
 use crate::request_context::trace_id;
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
+use crate::telemetry::join_trace;
 
 /// A worker with one device.
 #[derive(Clone)]
@@ -179,6 +180,7 @@ impl Worker {
         let trace = leased.traceparent.as_deref().map(trace_id);
         // Whatever is logged for the job has these.
         let span = tracing::info_span!("job", id, request, trace);
+        join_trace(&span, leased.traceparent.as_deref());
         self.execute_here(leased, permits, shutdown).instrument(span).await;
     }
 

@@ -65,7 +65,12 @@ fn input(words: ConceptWords, learn: Learn, rank: Option<usize>) -> TrainingInpu
         |shade: u8| RgbImage::from_fn(64, 64, |x, y| Rgb([shade, (x * 3) as u8, (y * 4) as u8]));
     let images = (0..4).map(|i| photo(60 * i)).collect();
     TrainingInput {
-        concepts: vec![TrainingConcept { words, images, class_images: Vec::new() }],
+        concepts: vec![TrainingConcept {
+            words,
+            images,
+            guides: Vec::new(),
+            class_images: Vec::new(),
+        }],
         recipe: recipe(learn, rank),
         seed: 7,
         memory_budget: None,

@@ -34,6 +34,7 @@ fn input(modifier_token: Option<&str>, steps: usize, seed: u64) -> TrainingInput
             class_noun: ClassNoun::try_from("dog".to_owned()).unwrap(),
         },
         images: (0..4).map(|i| photo(60 * i)).collect(),
+        guides: Vec::new(),
         class_images: vec![CaptionedImage {
             image: photo(128).into(),
             caption: "a dog on the beach".into(),

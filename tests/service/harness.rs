@@ -34,6 +34,7 @@ use vstar::http::router;
 use vstar::model_folder::ModelFolder;
 use vstar::storage::{Storage, StorageKey};
 
+use crate::described;
 use crate::faulty_store::FaultyStore;
 
 /// Digest of the base model that the tests without an engine pretend to have.
@@ -215,11 +216,16 @@ impl Service {
     }
 
     pub(crate) async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
-        let response = request.send().await.unwrap();
+        let (client, request) = request.build_split();
+        let request = request.unwrap();
+        let (method, path) = (request.method().clone(), request.url().path().to_owned());
+        let response = client.execute(request).await.unwrap();
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
         let bytes = response.bytes().await.unwrap().to_vec();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Answer { status, headers, bytes, body }
+        let answer = Answer { status, headers, bytes, body };
+        described::check(method.as_str(), &path, &answer);
+        answer
     }
 
     /// Sends the fields of a form, and does not follow where the answer leads.

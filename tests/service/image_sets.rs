@@ -115,7 +115,7 @@ async fn a_refused_archive_leaves_nothing(db: PgPool) {
         (Vec::new(), "image_set_unreadable"),
         (zip(&[("a.txt", b"a")]), "image_set_unreadable"),
         (zip(&[("../a.png", &a)]), "image_set_unreadable"),
-        (zip(&[("a.png", &a), ("a.txt", b"\xff\xfea\0")]), "caption_unreadable"),
+        (zip(&[("a.png", &a), ("a.txt", b"\xff\xfea\0\0")]), "caption_unreadable"),
         (
             zip(&[
                 ("a.png", &a),

@@ -181,7 +181,7 @@ pub async fn succeed(db: impl PgExecutor<'_>, job_id: JobId, fence: i64) -> sqlx
     Ok(done.rows_affected() == 1)
 }
 
-/// Notes how long ago a job took its first denoising step. The time is the database's: a worker's clock may be wrong.
+/// Notes how long ago a job took its first step of training or denoising. The time is the database's: a worker's clock may be wrong.
 pub async fn note_first_step(
     db: impl PgExecutor<'_>,
     job_id: JobId,

@@ -46,7 +46,7 @@ pub async fn list(
 ) -> sqlx::Result<Vec<Job>> {
     let (state, cancel_requested) = filter.state();
     macro_rules! listed {
-        ($from:tt, $id:tt, $direction:tt) => {
+        ($from:tt, $id:tt, $first:tt, $direction:tt) => {
             sqlx::query_as!(
                 JobRow,
                 r#"
@@ -65,7 +65,7 @@ pub async fn list(
                     ) end as queue_position
                 from "# + $from + " and " + $id + " > $3 and " + $id + " < $4 and created_at > $5 and created_at < $6
                     and ($8::boolean is null or cancel_requested = $8)
-                order by " + $id + " " + $direction + " limit $11",
+                order by " + $first + $id + " " + $direction + " limit $11",
                 project_id.0,
                 kind as JobKind,
                 page.above(),
@@ -86,14 +86,18 @@ pub async fn list(
                 "job where project_id = $1 and job.kind = $2
                     and $7::text is null and $9::uuid is null and $10::text is null",
                 "job_id",
+                "",
                 $direction
             )
         };
-        (state, $direction:tt) => {
+        // As rows, so that the order is that of the index by state alone: equality would leave the choice of another index,
+        // in which the jobs of a rare state are far apart.
+        (state, $first:tt, $direction:tt) => {
             listed!(
-                "job where project_id = $1 and job.kind = $2 and state = $7
-                    and $9::uuid is null and $10::text is null",
+                "job where project_id = $1 and job.kind = $2 and $9::uuid is null and $10::text is null
+                    and (state, job_id) > ($7, $3) and (state, job_id) < ($7, $4)",
                 "job_id",
+                $first,
                 $direction
             )
         };
@@ -103,6 +107,7 @@ pub async fn list(
                 where used = $9 and job_use.kind = $2 and project_id = $1
                     and ($7::text is null or state = $7) and $10::text is null",
                 "job_use.job_id",
+                "",
                 $direction
             )
         };
@@ -114,6 +119,7 @@ pub async fn list(
                         select from job_use where used = $9 and job_use.kind = $2 and job_use.job_id = job.job_id
                     ))",
                 "job_id",
+                "",
                 $direction
             )
         };
@@ -123,8 +129,8 @@ pub async fn list(
         (Some(_), _, _, Order::Asc) => listed!(named, "asc"),
         (None, Some(_), _, Order::Desc) => listed!(concept, "desc"),
         (None, Some(_), _, Order::Asc) => listed!(concept, "asc"),
-        (None, None, Some(_), Order::Desc) => listed!(state, "desc"),
-        (None, None, Some(_), Order::Asc) => listed!(state, "asc"),
+        (None, None, Some(_), Order::Desc) => listed!(state, "state desc, ", "desc"),
+        (None, None, Some(_), Order::Asc) => listed!(state, "state asc, ", "asc"),
         (None, None, None, Order::Desc) => listed!(all, "desc"),
         (None, None, None, Order::Asc) => listed!(all, "asc"),
     };

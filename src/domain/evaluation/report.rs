@@ -48,6 +48,7 @@ pub struct EvaluationReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PhotosReport {
     pub concept: Handle,
+    /// The number of photos.
     pub count: usize,
     /// The image-alignment of each photo with the others.
     pub alignment: Estimate,
@@ -56,13 +57,16 @@ pub struct PhotosReport {
 /// The images that KID compares with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct HeldOutReport {
+    /// The digest of the image set.
     pub digest: Digest,
+    /// The number of images.
     pub count: usize,
 }
 
 /// The figures of one subject.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct SubjectReport {
+    /// Its name in the request, or the one that it was given.
     pub name: String,
     /// Whether this is the base model alone.
     pub is_base: bool,
@@ -137,6 +141,7 @@ pub struct KidEstimate {
     pub std: Option<f64>,
     /// Images of each side in a subset.
     pub subset_size: usize,
+    /// The number of subsets.
     pub subsets: usize,
     /// Why `value` is null.
     pub reason: Option<String>,
@@ -147,6 +152,7 @@ pub struct KidEstimate {
 pub struct PromptReport {
     /// What was generated.
     pub prompt: String,
+    /// Whether the prompt names a concept.
     pub names_concept: bool,
     pub text_alignment: Estimate,
     pub image_alignment: Estimate,

@@ -5,7 +5,7 @@
 //! latent cells count in the loss. A large one is cropped. The caption says which.
 
 use image::imageops::{self, FilterType};
-use image::{GenericImageView, RgbImage};
+use image::{GenericImageView, GrayImage, ImageBuffer, Pixel, RgbImage};
 
 use crate::domain::training::TrainingRecipe;
 use crate::engine::random::Random;
@@ -34,23 +34,32 @@ impl Canvas {
 pub(super) struct PreparedImage {
     /// `(3, resolution, resolution)` in [-1, 1].
     pub pixels: Vec<f32>,
-    /// `(cells, cells)`: 1 where a latent cell counts in the loss, else 0.
+    /// `(cells, cells)`: how much a latent cell counts in the loss. 1 or 0, or the share of it that a subject mask keeps.
     pub mask: Vec<f32>,
     /// Words to put before the caption, such as `very small `; often empty.
     pub caption_prefix: String,
 }
 
 /// Makes one augmented version of an instance image: centre crop, mirror image, size.
+///
+/// - `subject`: a mask of the photo's size, which is cropped, mirrored and resized with it
 pub(super) fn augment_instance(
     photo: &RgbImage,
+    subject: Option<&GrayImage>,
     canvas: Canvas,
     recipe: &TrainingRecipe,
     random: &mut Random,
 ) -> PreparedImage {
     let mut square = centre_square(photo);
+    let mut subject = subject.map(centre_square);
     if recipe.horizontal_flip && random.uniform() < 0.5 {
         imageops::flip_horizontal_in_place(&mut square);
+        subject.iter_mut().for_each(imageops::flip_horizontal_in_place);
     }
+    let kept = |cells: Vec<f32>, size: usize, left: isize, top: isize| match &subject {
+        Some(subject) => cells_of_subject(cells, canvas, &resized(subject, size), left, top),
+        None => cells,
+    };
     let resolution = canvas.resolution;
     let size = if recipe.size_augmentation { draw_size(resolution, random) } else { resolution };
     if (size as f64) < SMALL * resolution as f64 {
@@ -58,7 +67,7 @@ pub(super) fn augment_instance(
         let top = random.below(resolution - size + 1);
         PreparedImage {
             pixels: pasted(&resized(&square, size), canvas, left, top),
-            mask: mask_of(canvas, left, top, size),
+            mask: kept(mask_of(canvas, left, top, size), size, left as isize, top as isize),
             caption_prefix: choose(&recipe.small_prefixes, random),
         }
     } else if size > resolution {
@@ -68,11 +77,12 @@ pub(super) fn augment_instance(
         let crop = resized(&square, size).view(left, top, side, side).to_image();
         PreparedImage {
             pixels: pasted(&crop, canvas, 0, 0),
-            mask: full_mask(canvas),
+            mask: kept(full_mask(canvas), size, -(left as isize), -(top as isize)),
             caption_prefix: choose(&recipe.large_prefixes, random),
         }
     } else {
-        whole(&square, canvas)
+        let image = whole(&square, canvas);
+        PreparedImage { mask: kept(image.mask, resolution, 0, 0), ..image }
     }
 }
 
@@ -97,14 +107,17 @@ fn draw_size(resolution: usize, random: &mut Random) -> usize {
     size + size % 2
 }
 
-fn centre_square(image: &RgbImage) -> RgbImage {
+/// An image of bytes, in colour or gray.
+type Image<P> = ImageBuffer<P, Vec<u8>>;
+
+fn centre_square<P: Pixel<Subpixel = u8> + 'static>(image: &Image<P>) -> Image<P> {
     let (width, height) = image.dimensions();
     let side = width.min(height);
     image.view((width - side) / 2, (height - side) / 2, side, side).to_image()
 }
 
 /// Bicubic with antialiasing, as Pillow's `BICUBIC`.
-fn resized(image: &RgbImage, size: usize) -> RgbImage {
+fn resized<P: Pixel<Subpixel = u8> + 'static>(image: &Image<P>, size: usize) -> Image<P> {
     imageops::resize(image, size as u32, size as u32, FilterType::CatmullRom)
 }
 
@@ -146,6 +159,32 @@ fn mask_of(canvas: Canvas, left: usize, top: usize, size: usize) -> Vec<f32> {
         }
     }
     mask
+}
+
+/// The latent cells, each by the share of it that the subject mask keeps.
+///
+/// - `subject`: the mask of the resized square
+/// - `left`, `top`: where that lies on the canvas; negative if it is cropped there
+fn cells_of_subject(
+    mut cells: Vec<f32>,
+    canvas: Canvas,
+    subject: &GrayImage,
+    left: isize,
+    top: isize,
+) -> Vec<f32> {
+    let side = subject.width() as isize;
+    let level = |x: usize, y: usize| {
+        let (x, y) = (x as isize - left, y as isize - top);
+        let is_inside = (0..side).contains(&x) && (0..side).contains(&y);
+        if is_inside { f32::from(subject.get_pixel(x as u32, y as u32).0[0]) } else { 0.0 }
+    };
+    for (index, cell) in cells.iter_mut().enumerate() {
+        let (column, row) = (index % canvas.cells(), index / canvas.cells());
+        let pixels = |at: usize| at * canvas.factor..(at + 1) * canvas.factor;
+        let sum: f32 = pixels(row).map(|y| pixels(column).map(|x| level(x, y)).sum::<f32>()).sum();
+        *cell *= sum / (255 * canvas.factor * canvas.factor) as f32;
+    }
+    cells
 }
 
 fn choose(prefixes: &[String], random: &mut Random) -> String {
@@ -203,7 +242,7 @@ mod tests {
         let recipe = TrainingRecipe::paper();
         for draw in 0..200 {
             let mut random = Random::new(2, Purpose::Augmentation, 0, draw);
-            let image = augment_instance(&photo, SD, &recipe, &mut random);
+            let image = augment_instance(&photo, None, SD, &recipe, &mut random);
             let full = image.mask.iter().all(|&cell| cell > 0.5);
             let small = recipe.small_prefixes.contains(&image.caption_prefix);
             let grey = image.pixels.iter().any(|&value| value.abs() < 1e-6);
@@ -211,6 +250,44 @@ mod tests {
             assert_eq!(small, !full, "the mask is partial exactly if the caption says small");
             assert_eq!(small, grey, "only a small photo leaves canvas to see");
         }
+    }
+
+    #[test]
+    fn a_subject_mask_goes_with_its_photo() {
+        // The photo is bright where the mask keeps it, so that each cell can be compared with the pixels that it stands for.
+        let is_subject = |x: u32, y: u32| (90..200).contains(&x) && (30..90).contains(&y);
+        let photo = RgbImage::from_fn(256, 160, |x, y| Rgb([255 * u8::from(is_subject(x, y)); 3]));
+        let mask =
+            GrayImage::from_fn(256, 160, |x, y| image::Luma([255 * u8::from(is_subject(x, y))]));
+        let recipe = TrainingRecipe::paper();
+        let canvas = Canvas { resolution: 64, factor: 8 };
+        let mut seen = [0; 3];
+        for draw in 0..100 {
+            let mut random = Random::new(3, Purpose::Augmentation, 0, draw);
+            let image = augment_instance(&photo, Some(&mask), canvas, &recipe, &mut random);
+            let mut random = Random::new(3, Purpose::Augmentation, 0, draw);
+            let plain = augment_instance(&photo, None, canvas, &recipe, &mut random);
+
+            assert_eq!(
+                (&image.pixels, &image.caption_prefix),
+                (&plain.pixels, &plain.caption_prefix)
+            );
+            for (cell, (&kept, &whole)) in image.mask.iter().zip(&plain.mask).enumerate() {
+                let (column, row) = (cell % 8, cell / 8);
+                let pixels = (0..64).map(|i| (row * 8 + i / 8) * 64 + column * 8 + i % 8);
+                let bright: f32 =
+                    pixels.map(|at| (image.pixels[at] + 1.0) / 2.0).sum::<f32>() / 64.0;
+                assert!((kept - whole * bright).abs() < 0.02, "draw {draw}: {kept} and {bright}");
+                seen[if kept < 0.01 {
+                    0
+                } else if kept < 0.99 {
+                    1
+                } else {
+                    2
+                }] += 1;
+            }
+        }
+        assert!(seen.iter().all(|&count| count > 100), "{seen:?}");
     }
 
     #[test]

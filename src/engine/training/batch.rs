@@ -35,7 +35,7 @@ pub struct Batch {
     pub timesteps: Vec<u32>,
     /// One caption per element; ids from the vocabulary's size on are modifier tokens in their order.
     pub input_ids: Vec<Vec<u32>>,
-    /// `(batch, 1, height, width)`, 1 where a latent cell counts in the loss.
+    /// `(batch, 1, height, width)`: how much a latent cell counts in the loss, from 0 to 1.
     pub mask: Tensor,
     pub is_class_image: Vec<bool>,
 }

@@ -35,7 +35,7 @@ struct ConceptData {
 struct Encoded {
     mean: Vec<f32>,
     std: Vec<f32>,
-    /// 1 where a latent cell counts in the loss.
+    /// How much each latent cell counts in the loss, from 0 to 1.
     mask: Vec<f32>,
     /// The captions it may be trained with, as padded token ids.
     captions: Vec<Vec<u32>>,
@@ -165,7 +165,8 @@ impl Planned {
         Ok(match *self {
             Self::Instance { image, draw } => {
                 let mut random = Random::new(seed, Purpose::Augmentation, image as u64, draw);
-                augment_instance(&concept.images[image], canvas, recipe, &mut random)
+                let subject = concept.guides.get(image).and_then(|guide| guide.mask.as_ref());
+                augment_instance(&concept.images[image], subject, canvas, recipe, &mut random)
             }
             Self::Class { image, flip } => {
                 prepare_class_image(&concept.class_images[image].image.decode()?, canvas, flip)
@@ -180,7 +181,11 @@ impl Planned {
         prefix: &str,
     ) -> Vec<String> {
         match *self {
-            Self::Instance { .. } => {
+            Self::Instance { image, .. } => {
+                let guide = concept.guides.get(image);
+                if let Some(caption) = guide.and_then(|guide| guide.caption.as_ref()) {
+                    return vec![format!("{prefix}{caption}")];
+                }
                 let name = concept.words.in_prompt();
                 recipe
                     .instance_templates

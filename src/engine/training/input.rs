@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use image::RgbImage;
+use image::{GrayImage, RgbImage};
 
 use crate::domain::concept::ConceptWords;
 use crate::domain::training::TrainingRecipe;
@@ -21,8 +21,19 @@ pub struct TrainingInput {
 pub struct TrainingConcept {
     pub words: ConceptWords,
     pub images: Vec<RgbImage>,
+    /// What is known of the images, in their order; images beyond the end have none.
+    pub guides: Vec<Guide>,
     /// May be empty; then the training has no class images.
     pub class_images: Vec<CaptionedImage>,
+}
+
+/// What is known of an instance image beside its pixels.
+#[derive(Clone, Debug, Default)]
+pub struct Guide {
+    /// The caption that it is trained with, in place of the recipe's templates.
+    pub caption: Option<String>,
+    /// Of the image's size: what counts in the loss, from 0 to 255. Without one all of it does.
+    pub mask: Option<GrayImage>,
 }
 
 /// A class image and the caption that it is trained with.

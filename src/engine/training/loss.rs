@@ -4,11 +4,11 @@ use candle_core::{DType, Result, Tensor};
 
 /// Weights that turn squared errors into the loss by one product and one sum.
 ///
-/// An element's loss is the mean of its squared errors over the latent cells that its mask keeps and over all channels;
+/// An element's loss is the mean of its squared errors over all channels and over the latent cells, weighted by its mask;
 /// the loss is the mean over instance images plus `prior_loss_weight` times the mean over class images, which is the
 /// paper's balance (reference implementations differ by the number of channels, unintentionally).
 ///
-/// - `mask`: `(batch, 1, height, width)`, 1 where a cell counts
+/// - `mask`: `(batch, 1, height, width)`, how much a cell counts, from 0 to 1
 /// - returns the same shape; an element whose mask is empty weighs nothing
 pub(super) fn error_weights(
     mask: &Tensor,

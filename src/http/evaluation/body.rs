@@ -128,6 +128,7 @@ pub(crate) enum StartPrompt {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PromptWithThings {
+    /// The prompt.
     text: String,
     /// The number of things that the image should show, concepts and others, from 1 to 4. Defaults to the number of concepts
     /// that the prompt names. From 2 on, each concept is scored in the part of the image that it has to itself.
@@ -249,6 +250,7 @@ pub(crate) struct ResolvedEvaluation {
 /// What is evaluated.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct SubjectBody {
+    /// Its name in the report.
     name: String,
     /// The deltas that take part; none for the base model.
     deltas: Vec<DeltaUseBody>,
@@ -270,7 +272,9 @@ pub(crate) struct EvaluatedConcept {
 /// The images that KID compares with.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct HeldOutBody {
+    /// The digest of the image set.
     digest: Digest,
+    /// The number of images.
     count: usize,
     /// Null for the size of the smaller side, at most 1000.
     subset_size: Option<usize>,

@@ -15,7 +15,7 @@ use crate::domain::scheduler::SchedulerName;
 use crate::http::error::ApiError;
 use crate::http::extract::from_json;
 use crate::http::form::{Form, Part};
-use crate::http::upload::read_file;
+use crate::http::upload::{first_bytes, read_file};
 
 /// The most bytes of a field that is no image.
 const MAX_TEXT_BYTES: usize = 64 * 1024;
@@ -131,14 +131,17 @@ pub(crate) async fn edit_images(
 async fn read_parts(app: &App, form: &mut Form) -> Result<(UploadedFile, ImagesRequest), ApiError> {
     let mut image = None;
     let mut fields = Map::new();
-    while let Some(part) = form.next_part().await? {
+    while let Some(mut part) = form.next_part().await? {
         let name = part.name().unwrap_or_default().to_owned();
         match name.as_str() {
             "image" | "image[]" if image.is_some() => {
                 let detail = "one image is edited at a time: send one";
                 return Err(FieldError::new("/image", Code::TooManyImages, detail).into());
             }
-            "image" | "image[]" => image = Some(read_file(app, part).await?),
+            "image" | "image[]" => {
+                let first = first_bytes(&mut part).await?;
+                image = Some(read_file(app, first, part).await?);
+            }
             "mask" => {
                 let detail = "masks are not supported: leave it out, and the prompt changes the whole image by noise_strength";
                 return Err(FieldError::new("/mask", Code::NotApplicable, detail).into());

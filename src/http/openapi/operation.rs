@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
+use super::codes::OF_OPERATIONS;
 use super::operations_mut;
 use crate::domain::code::Code;
 
@@ -28,6 +29,13 @@ const COMMON: &[Common] = &[
         applies: has_body,
     },
     Common {
+        status: "400",
+        name: "MalformedHeader",
+        description: "The header `If-Match` cannot be read.",
+        codes: &[Code::MalformedHeader],
+        applies: has_precondition,
+    },
+    Common {
         status: "404",
         name: "NotFound",
         description: "Nothing has this id.",
@@ -40,6 +48,13 @@ const COMMON: &[Common] = &[
         description: "The rest of the body did not come in time.",
         codes: &[Code::RequestTimeout],
         applies: has_body,
+    },
+    Common {
+        status: "412",
+        name: "PreconditionFailed",
+        description: "It has changed since the revision that `If-Match` names.",
+        codes: &[Code::PreconditionFailed],
+        applies: has_precondition,
     },
     Common {
         status: "413",
@@ -72,6 +87,8 @@ const COMMON: &[Common] = &[
             Code::MissingField,
             Code::InvalidValue,
             Code::OutOfRange,
+            Code::NotApplicable,
+            Code::ConflictingFields,
         ],
         applies: has_body,
     },
@@ -123,31 +140,37 @@ const COMMON: &[Common] = &[
 /// Adds the answers and headers that follow from the kind of operation.
 pub(super) fn complete(document: &mut Value) {
     let mut used = BTreeSet::new();
-    for (_, operation) in operations_mut(document) {
+    for (method, operation) in operations_mut(document) {
+        if method == "get" && has_entity_tag(operation) {
+            describe_entity_tag(operation);
+        }
         if is_download(operation) {
             describe_download(operation);
         }
         let applying: Vec<&Common> =
             COMMON.iter().filter(|common| (common.applies)(operation)).collect();
+        let operation_id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
+            continue;
+        };
         for common in applying {
-            if let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) {
-                match responses.get_mut(common.status) {
-                    Some(own) => join_codes(own, common),
-                    None => {
-                        used.insert(common.name);
-                        let shared = format!("#/components/responses/{}", common.name);
-                        responses.insert(common.status.to_owned(), json!({ "$ref": shared }));
-                    }
-                }
+            match responses.get_mut(common.status) {
+                Some(own) => join(own, common),
+                None => drop(responses.insert(common.status.to_owned(), reference(common))),
             }
         }
-        for response in
-            operation.get_mut("responses").and_then(Value::as_object_mut).into_iter().flatten()
-        {
-            complete_response(response.0, response.1);
+        let further = OF_OPERATIONS.iter().filter(|(id, ..)| operation_id == *id);
+        for (_, status, codes) in further {
+            if let Some(response) = responses.get_mut(*status) {
+                add_codes(response, &codes.concat());
+            }
+        }
+        for (status, response) in responses {
+            used.extend(response["$ref"].as_str().map(str::to_owned));
+            complete_response(status, response);
         }
     }
-    let shared = COMMON.iter().filter(|common| used.contains(common.name));
+    let shared = COMMON.iter().filter(|common| used.contains(&path(common)));
     let shared: Map<String, Value> =
         shared.map(|common| (common.name.to_owned(), response(common))).collect();
     document["components"]["responses"] = Value::Object(shared);
@@ -185,13 +208,37 @@ fn response(common: &Common) -> Value {
     response
 }
 
-/// Adds to an answer that an operation documents what all operations of its kind can answer with that status.
-fn join_codes(own: &mut Value, common: &Common) {
-    if own.get("$ref").is_some()
-        || own
-            .get("content")
-            .is_none_or(|content| content.get("application/problem+json").is_none())
-    {
+/// The path of an answer among the components.
+fn path(common: &Common) -> String {
+    format!("#/components/responses/{}", common.name)
+}
+
+fn reference(common: &Common) -> Value {
+    json!({ "$ref": path(common) })
+}
+
+/// Adds codes to an answer that has some.
+fn add_codes(response: &mut Value, codes: &[Code]) {
+    if let Some(shared) = COMMON.iter().find(|shared| response["$ref"] == path(shared)) {
+        *response = self::response(shared);
+    }
+    let listed = response["x-codes"].as_array().cloned().unwrap_or_default();
+    let listed = Code::ALL.iter().filter(|code| listed.iter().any(|one| one == code.as_str()));
+    let codes = [codes, &listed.copied().collect::<Vec<_>>()].concat();
+    let text = response["description"].as_str().unwrap_or_default();
+    let text = text.split(" Codes: ").next().unwrap_or_default().to_owned();
+    list_codes(response, &text, codes);
+}
+
+/// Adds to an answer of an operation what all operations of its kind can answer with that status.
+fn join(own: &mut Value, common: &Common) {
+    if let Some(shared) = COMMON.iter().find(|shared| own["$ref"] == path(shared)) {
+        let text = format!("{} {}", shared.description, common.description);
+        *own = response(shared);
+        list_codes(own, &text, [shared.codes, common.codes].concat());
+        return;
+    }
+    if own["content"].get("application/problem+json").is_none() {
         return;
     }
     let text = own["description"].as_str().unwrap_or_default().to_owned();
@@ -240,8 +287,7 @@ fn complete_response(status: &str, response: &mut Value) {
     headers.retain(|name, _| !matches!(name.as_str(), "location" | "retry-after"));
     let own = |name: &str| response["headers"].get(name).is_some();
     let mut add = |name: &str, component: &str| {
-        let shared = json!({ "$ref": format!("#/components/headers/{component}") });
-        headers.insert(name.to_owned(), shared);
+        headers.insert(name.to_owned(), shared_header(component));
     };
     add("x-request-id", "RequestId");
     if own("location") {
@@ -270,32 +316,55 @@ fn what_it_says(status: &str) -> &'static str {
     }
 }
 
-/// The whole, a part or nothing of a file that never changes.
-fn describe_download(operation: &mut Operation) {
-    for (name, description) in [
-        (
-            "If-None-Match",
-            "The entity tag of the file that the client has. If it is current, the answer is 304.",
-        ),
-        (
-            "Range",
-            "A single range of bytes, such as `bytes=0-1023`. Anything else means the whole file.",
-        ),
-    ] {
-        if !has_parameter(operation, "header", |other| other.eq_ignore_ascii_case(name)) {
-            let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
-            if let Some(parameters) = parameters.as_array_mut() {
-                parameters.push(json!({
-                    "name": name, "in": "header", "required": false, "description": description,
-                    "schema": { "type": "string" },
-                }));
-            }
-        }
-    }
+/// Whoever has the answer already is told so.
+fn describe_entity_tag(operation: &mut Operation) {
+    let text = "The entity tag of the answer that the client has, or several. If one is current, the answer is 304.";
+    add_header(operation, "If-None-Match", text);
     let responses = &mut operation["responses"];
-    let whole = responses["200"]["content"].clone();
-    responses["206"] = json!({ "description": "The range that was asked for", "content": whole });
-    responses["304"] = json!({ "description": "The client has the current file" });
+    responses["304"] = json!({ "description": "The client has the current answer" });
+    responses["200"]["headers"]["etag"] = shared_header("ETag");
+}
+
+/// A part of a file that never changes.
+fn describe_download(operation: &mut Operation) {
+    let text =
+        "A single range of bytes, such as `bytes=0-1023`. Anything else means the whole file.";
+    add_header(operation, "Range", text);
+    let responses = &mut operation["responses"];
+    let content = responses["200"]["content"].clone();
+    let headers = json!({ "etag": shared_header("ETag") });
+    responses["206"] = json!({ "description": "The range that was asked for", "content": content, "headers": headers });
+}
+
+fn add_header(operation: &mut Operation, name: &str, description: &str) {
+    if has_parameter(operation, "header", |other| other.eq_ignore_ascii_case(name)) {
+        return;
+    }
+    let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+    if let Some(parameters) = parameters.as_array_mut() {
+        parameters.push(json!({
+            "name": name, "in": "header", "required": false, "description": description,
+            "schema": { "type": "string" },
+        }));
+    }
+}
+
+fn shared_header(component: &str) -> Value {
+    json!({ "$ref": format!("#/components/headers/{component}") })
+}
+
+/// Whether an operation has an answer with an entity tag: JSON, or a file that never changes.
+fn has_entity_tag(operation: &Operation) -> bool {
+    let responses = operation.get("responses");
+    responses.is_some_and(|responses| {
+        let is_json = responses["200"]["content"].get("application/json").is_some();
+        is_json || responses.get("304").is_some()
+    })
+}
+
+/// Whether a client can say which revision it means to change.
+fn has_precondition(operation: &Operation) -> bool {
+    has_parameter(operation, "header", |name| name.eq_ignore_ascii_case("if-match"))
 }
 
 fn has_body(operation: &Operation) -> bool {

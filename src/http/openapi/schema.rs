@@ -10,7 +10,8 @@ const SCHEMAS: &str = "#/components/schemas/";
 pub(super) fn make_plain(document: &mut Value) {
     let schemas = document["components"]["schemas"].as_object().cloned().unwrap_or_default();
     plain(document, &schemas);
-    files(&mut document["paths"]);
+    media_types(&mut document["paths"]);
+    forms(document);
 }
 
 fn plain(value: &mut Value, schemas: &Map<String, Value>) {
@@ -24,6 +25,7 @@ fn plain(value: &mut Value, schemas: &Map<String, Value>) {
     }
     if let Value::Object(fields) = value {
         hoist_description(fields);
+        hoist_examples(fields);
         name_constant(fields);
     }
 }
@@ -72,17 +74,13 @@ fn any_of(alternatives: Vec<Map<String, Value>>) -> Map<String, Value> {
         .reduce(|one, other| one.intersection(&other).cloned().collect())
         .unwrap_or_default();
     let mut properties: Map<String, Value> = Map::new();
-    for alternative in alternatives {
-        let Some(Value::Object(fields)) = alternative.get("properties").cloned() else { continue };
-        for (name, field) in fields {
-            match properties.get_mut(&name).map(|known| &mut known["enum"]) {
-                Some(Value::Array(known)) => {
-                    for further in field["enum"].as_array().into_iter().flatten() {
-                        if !known.contains(further) {
-                            known.push(further.clone());
-                        }
-                    }
-                }
+    for mut alternative in alternatives {
+        let description = alternative.remove("description");
+        let Some(Value::Object(fields)) = alternative.remove("properties") else { continue };
+        for (name, mut field) in fields {
+            describe_tag(&mut field, description.as_ref());
+            match properties.get_mut(&name) {
+                Some(known) if known["enum"].is_array() => extend_tag(known, &field),
                 Some(_) | None => drop(properties.insert(name, field)),
             }
         }
@@ -92,6 +90,32 @@ fn any_of(alternatives: Vec<Map<String, Value>>) -> Map<String, Value> {
     object.insert("properties".to_owned(), Value::Object(properties));
     object.insert("required".to_owned(), json!(required));
     object
+}
+
+/// The field whose only value says which of the alternatives it is has the description of that alternative.
+fn describe_tag(field: &mut Value, alternative: Option<&Value>) {
+    if let Some([only]) = field["enum"].as_array().map(Vec::as_slice)
+        && let (Some(value), Some(text)) = (only.as_str(), alternative.and_then(Value::as_str))
+        && field.get("description").is_none()
+    {
+        field["description"] = format!("- `{value}`: {text}").into();
+    }
+}
+
+/// Adds the values of the same field in another alternative.
+fn extend_tag(known: &mut Value, field: &Value) {
+    let further = field["enum"].as_array().cloned().unwrap_or_default();
+    if let Some(values) = known["enum"].as_array_mut() {
+        for value in further {
+            if !values.contains(&value) {
+                values.push(value);
+            }
+        }
+    }
+    if let (Some(text), Some(more)) = (known["description"].as_str(), field["description"].as_str())
+    {
+        known["description"] = format!("{text}\n{more}").into();
+    }
 }
 
 fn required_fields(object: &Map<String, Value>) -> BTreeSet<String> {
@@ -116,6 +140,17 @@ fn hoist_description(fields: &mut Map<String, Value>) {
     }
 }
 
+/// Examples of a list stand at the list.
+fn hoist_examples(fields: &mut Map<String, Value>) {
+    let Some(Value::Object(items)) = fields.get_mut("items") else { return };
+    let examples = items.get("examples").and_then(Value::as_array);
+    if examples.is_some_and(|examples| examples.iter().all(Value::is_array))
+        && let Some(examples) = items.remove("examples")
+    {
+        fields.insert("examples".to_owned(), examples);
+    }
+}
+
 /// The field `object` has one value.
 fn name_constant(fields: &mut Map<String, Value>) {
     let Some(Value::Object(properties)) = fields.get_mut("properties") else { return };
@@ -130,22 +165,57 @@ fn name_constant(fields: &mut Map<String, Value>) {
     }
 }
 
-/// A body that is not JSON is a file or a text, not a list of numbers.
-fn files(value: &mut Value) {
+/// A body that is not JSON is a file or a stream, not a list of numbers or one object.
+fn media_types(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            if let Some(Value::Object(content)) = fields.get_mut("content") {
-                for media in content.values_mut() {
-                    let schema = &mut media["schema"];
-                    if schema["type"] == "array" && schema["items"]["format"] == "int32" {
-                        *schema = json!({ "type": "string", "format": "binary" });
-                    }
+            for (kind, media) in
+                fields.get_mut("content").and_then(Value::as_object_mut).into_iter().flatten()
+            {
+                let schema = &mut media["schema"];
+                if schema["type"] == "array" && schema["items"]["format"] == "int32" {
+                    *schema = json!({ "type": "string", "format": "binary" });
+                } else if kind == "text/event-stream" {
+                    *schema = event(schema.take());
                 }
             }
-            fields.values_mut().for_each(files);
+            fields.values_mut().for_each(media_types);
         }
-        Value::Array(items) => items.iter_mut().for_each(files),
+        Value::Array(items) => items.iter_mut().for_each(media_types),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// A server-sent event with this data.
+fn event(data: Value) -> Value {
+    json!({
+        "type": "object",
+        "description": "One event of the stream.",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": { "type": "string", "description": "Send it as `Last-Event-ID` to go on after this event." },
+            "event": { "type": "string", "description": "The name of the event." },
+            "retry": { "type": "integer", "description": "After how many milliseconds to connect again." },
+            "data": {
+                "type": "string",
+                "description": "JSON.",
+                "contentMediaType": "application/json",
+                "contentSchema": data,
+            },
+        },
+    })
+}
+
+/// A part that a form does not have is refused, as an unknown field of JSON is.
+fn forms(document: &mut Value) {
+    let mut names = BTreeSet::new();
+    let paths = document["paths"].as_object().into_iter().flatten();
+    for operation in paths.flat_map(|(_, methods)| methods.as_object().into_iter().flatten()) {
+        let schema = &operation.1["requestBody"]["content"]["multipart/form-data"]["schema"];
+        names.extend(target(schema).map(str::to_owned));
+    }
+    for name in names {
+        document["components"]["schemas"][name]["additionalProperties"] = json!(false);
     }
 }
 

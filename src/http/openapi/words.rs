@@ -16,6 +16,22 @@ const COMMON_FIELDS: &[(&str, &str)] = &[
     ("ended_at", "When it ended."),
     ("finished_at", "When it ended, in whatever way. Null until then."),
     ("url", "Path of the file."),
+    ("prompt", "What the image should show."),
+    ("negative_prompt", "What the image should not show."),
+    ("n", "The number of images."),
+    ("first_index", "The index of the first image."),
+    ("seed", "Random seed."),
+    ("num_inference_steps", "The number of denoising steps."),
+    ("guidance_scale", "Weight of the prompt against the negative prompt."),
+    (
+        "guidance_interval",
+        "The part of the denoising in which guidance is applied, from 0 (noise) to 1 (image).",
+    ),
+    ("unconditional_strength", "How much of the concepts the negative prompt sees, from 0 to 1."),
+    ("eta", "The share of fresh noise in each DDIM step, from 0 to 1."),
+    ("strength", "How much of a delta is applied: 0 is the base model, 1 the concept as trained."),
+    ("noise_strength", "How much noise is added to the start image, above 0 and up to 1."),
+    ("preview_every", "The number of steps between two previews."),
 ];
 
 pub(super) fn complete(document: &mut Value) {

@@ -58,7 +58,7 @@ def main(photos, ids):
     made = [concept("rex", photos / "dog", "dog"), concept("tom", photos / "cat", "cat")]
     trainings = [job("/v1/trainings", concepts=[name], recipe=SHORT, seed=1) for name in ("rex", "tom")]
     deltas = [training["delta"] for training in trainings]
-    merges = [job("/v1/merges", concepts=["rex", "tom"])]
+    merges = [job("/v1/merges", concepts=[{"concept": "rex"}, {"concept": "tom"}])]
     deltas.append(merges[0]["delta"])
     compressions = [job(f"/v1/deltas/{deltas[0]}/compress", rank=4)]
     prompts = ["photo of a <rex> dog", "photo of a <tom> cat and a dog"]
@@ -66,14 +66,27 @@ def main(photos, ids):
     image = photos / "dog" / sorted(os.listdir(photos / "dog"))[0]
     call("POST", "/v1/images", files={"file": ("start.jpg", image.read_bytes(), "image/jpeg")})
     call("POST", "/v1/image-sets", files={"file": ("dogs.zip", archive(photos / "dog"), "application/zip")})
-    subjects = [{"concepts": [{"concept": "rex"}]}]
+    subjects = [{"name": "whole", "concepts": [{"concept": "rex"}]},
+                {"name": "half", "concepts": [{"concept": "rex", "strength": 0.5}]}]
     evaluation = job("/v1/evaluations", subjects=subjects, prompts=["photo of a <rex> dog"], images_per_prompt=2,
                      num_inference_steps=2)
-    side = {"evaluation": evaluation["id"], "subject": evaluation["subjects"][0]["name"]}
-    study = call("POST", "/v1/preference-studies", json={"first": side, "second": side, "pairs": 2})
+    first, second = ({"evaluation": evaluation["id"], "subject": name} for name in ("whole", "half"))
+    study = call("POST", "/v1/preference-studies", json={"first": first, "second": second, "pairs": 2})
+
+    # What may be deleted: nothing depends on it.
+    expendable = {"ConceptId": [], "ImageSetId": [], "ImageId": []}
+    for number in range(30):
+        spare = {"handle": f"spare{number}", "modifier_token": f"<spare{number}>", "class_noun": "dog"}
+        expendable["ConceptId"].append(call("POST", "/v1/concepts", json=spare)["id"])
+    start = {"file": ("start.jpg", image.read_bytes(), "image/jpeg")}
+    for _ in range(5):
+        expendable["ImageId"].append(call("POST", "/v1/images", files=start)["id"])
+        other = {"file": ("cats.zip", archive(photos / "cat"), "application/zip")}
+        expendable["ImageSetId"].append(call("POST", "/v1/image-sets", files=other)["id"])
 
     listed = lambda path: [item["id"] for item in call("GET", path)["data"]]
     Path(ids).write_text(json.dumps({
+        "expendable": expendable,
         "handles": ["rex", "tom"] + [one["id"] for one in made],
         "prompts": prompts,
         "tokens": [link.rsplit("/", 1)[-1] for link in study["links"]],

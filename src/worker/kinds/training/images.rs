@@ -1,11 +1,12 @@
 //! The images of a training: photos of its concepts and class images, from the store.
 
-use image::RgbImage;
 use image::imageops::FilterType;
+use image::{GrayImage, RgbImage};
 
 use super::class_images;
+use crate::domain::storage_key::StorageKey;
 use crate::domain::training::{TaskConcept, TrainingTask};
-use crate::engine::TrainingConcept;
+use crate::engine::{Guide, TrainingConcept};
 use crate::worker::error::JobError;
 use crate::worker::job::Job;
 
@@ -19,8 +20,9 @@ pub(super) async fn read_concepts(
     let photos = task.concepts.iter().map(|concept| concept.images.len()).sum();
     let max_side = max_side(photos, job.context.model.native_size);
     for (concept, class_images) in task.concepts.iter().zip(class_images) {
-        let images = read_photos(job, concept, max_side).await?;
-        concepts.push(TrainingConcept { words: concept.words.clone(), images, class_images });
+        let (images, guides) = read_photos(job, concept, max_side).await?;
+        let words = concept.words.clone();
+        concepts.push(TrainingConcept { words, images, guides, class_images });
     }
     Ok(concepts)
 }
@@ -42,19 +44,35 @@ async fn read_photos(
     job: &Job,
     concept: &TaskConcept,
     max_side: u32,
-) -> Result<Vec<RgbImage>, JobError> {
-    let mut images: Vec<RgbImage> = Vec::new();
+) -> Result<(Vec<RgbImage>, Vec<Guide>), JobError> {
+    let (mut images, mut guides) = (Vec::new(), Vec::new());
     for image in &concept.images {
         let bytes = job.read_checked(&image.storage_key, image.sha256.as_ref()).await?;
-        let decoded = tokio::task::spawn_blocking(move || decode(&bytes, max_side)).await;
-        let decoded = decoded.map_err(image_error).and_then(|image| image.map_err(image_error));
-        images.push(decoded.map_err(|source| JobError::DamagedObject {
-            key: image.storage_key.clone(),
-            source,
-        })?);
+        let photo = on_a_thread(&image.storage_key, move || decode(&bytes, max_side)).await?;
+        let mask = match &image.mask {
+            Some(mask) => {
+                let bytes = job.read_checked(&mask.storage_key, Some(&mask.sha256)).await?;
+                let (width, height) = photo.dimensions();
+                let read = move || decode_mask(&bytes, width, height);
+                Some(on_a_thread(&mask.storage_key, read).await?)
+            }
+            None => None,
+        };
+        images.push(photo);
+        guides.push(Guide { caption: image.caption.clone(), mask });
         job.progress.check()?;
     }
-    Ok(images)
+    Ok((images, guides))
+}
+
+/// Decodes an object.
+async fn on_a_thread<T: Send + 'static>(
+    key: &StorageKey,
+    decode: impl FnOnce() -> image::ImageResult<T> + Send + 'static,
+) -> Result<T, JobError> {
+    let decoded = tokio::task::spawn_blocking(decode).await;
+    let decoded = decoded.map_err(image_error).and_then(|image| image.map_err(image_error));
+    decoded.map_err(|source| JobError::DamagedObject { key: key.clone(), source })
 }
 
 fn image_error(
@@ -69,6 +87,15 @@ fn decode(png: &[u8], max_side: u32) -> image::ImageResult<RgbImage> {
         return Ok(image.to_rgb8());
     }
     Ok(image.resize(max_side, max_side, FilterType::Lanczos3).to_rgb8())
+}
+
+/// A mask at the size of its photo.
+fn decode_mask(png: &[u8], width: u32, height: u32) -> image::ImageResult<GrayImage> {
+    let mask = image::load_from_memory(png)?.into_luma8();
+    if mask.dimensions() == (width, height) {
+        return Ok(mask);
+    }
+    Ok(image::imageops::resize(&mask, width, height, FilterType::Triangle))
 }
 
 #[cfg(test)]

@@ -1,0 +1,289 @@
+//! Photos of concepts: captions, masks, and how good they are to learn from.
+
+use axum::extract::{Request, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::content::{Content, is_current, not_modified};
+use super::error::{ApiError, Problem};
+use super::extract::Path;
+use super::image::ImageBody;
+use super::record::{MergePatch, present};
+use super::upload::only_file;
+use crate::app::concept_photo::{DescribedPhoto, PhotoChange, PhotoCheck};
+use crate::app::{App, Caller};
+use crate::domain::caption::tidy;
+use crate::domain::code::Code;
+use crate::domain::concept::Handle;
+use crate::domain::digest::Digest;
+use crate::domain::id::{ConceptId, ImageId};
+use crate::domain::invalid::FieldError;
+use crate::domain::photo::{Finding, MAX_PHOTO_CAPTION, PhotoVerdict};
+
+/// Something that was noticed about a photo or a concept's photos.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct FindingBody {
+    pub(super) code: Code,
+    pub(super) verdict: PhotoVerdict,
+    /// What was noticed, and what helps.
+    pub(super) detail: String,
+}
+
+impl From<&Finding> for FindingBody {
+    fn from(finding: &Finding) -> Self {
+        let Finding { code, verdict, detail } = finding.clone();
+        Self { code, verdict, detail }
+    }
+}
+
+/// What a photo is as a picture to learn from.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PhotoBody {
+    /// The caption as it was given. Null if the photo has none: then the recipe's templates are used.
+    caption: Option<String>,
+    /// The caption that the photo is trained with: the given one with the concept's name in it. `{}` stands for the name; else the
+    /// name takes the place of the class noun; else it is put before the caption. Trainings put words for the size before it.
+    training_caption: Option<String>,
+    /// Where the photo shows its subject. Null if the whole photo counts.
+    mask: Option<MaskBody>,
+    /// How good the photo is to learn from. Null if it has not been checked: see `POST /v1/concepts/{concept}/check`.
+    verdict: Option<PhotoVerdict>,
+    /// What was noticed about it.
+    findings: Vec<FindingBody>,
+}
+
+/// The subject mask of a photo.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct MaskBody {
+    /// The digest of the mask's PNG.
+    sha256: Digest,
+    /// Size of the PNG in bytes.
+    size_bytes: i64,
+    /// Path of the PNG, which is white where the subject is.
+    url: String,
+}
+
+impl PhotoBody {
+    pub(super) fn of(photo: &DescribedPhoto, concept: ConceptId) -> Self {
+        let url = format!("/v1/concepts/{concept}/images/{}/mask", photo.image.image_id);
+        let notes = &photo.notes;
+        Self {
+            caption: notes.caption.clone(),
+            training_caption: photo.training_caption.clone(),
+            mask: notes.mask.as_ref().map(|mask| MaskBody {
+                sha256: mask.sha256.clone(),
+                size_bytes: mask.size_bytes,
+                url,
+            }),
+            verdict: photo.verdict(),
+            findings: photo.findings.iter().map(FindingBody::from).collect(),
+        }
+    }
+}
+
+/// What a concept's photos are together.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PhotoCheckBody {
+    #[schema(value_type = String, examples("photo_check"))]
+    object: &'static str,
+    concept: ConceptId,
+    handle: Handle,
+    /// `ok`: nothing speaks against a training. `warn`: it is accepted, with warnings. `fail`: it is refused.
+    verdict: PhotoVerdict,
+    /// The number of photos.
+    image_count: usize,
+    /// About all photos together.
+    findings: Vec<FindingBody>,
+    /// The photos, oldest first, each with its own verdict.
+    data: Vec<ImageBody>,
+}
+
+impl From<PhotoCheck> for PhotoCheckBody {
+    fn from(check: PhotoCheck) -> Self {
+        Self {
+            object: "photo_check",
+            concept: check.concept.concept_id,
+            handle: check.concept.handle.clone(),
+            verdict: check.verdict(),
+            image_count: check.photos.len(),
+            findings: check.findings.iter().map(FindingBody::from).collect(),
+            data: check.photos.into_iter().map(ImageBody::from).collect(),
+        }
+    }
+}
+
+/// Checks the photos of a concept.
+///
+/// Looks at each photo and at all of them together, as a training would be warned of them. Photos that an earlier version has added
+/// are measured now, so the first check of many may take some seconds.
+#[utoipa::path(post, path = "/v1/concepts/{concept}/check", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle")),
+    responses(
+        (status = 200, body = PhotoCheckBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
+    ))]
+pub(crate) async fn check_photos(
+    State(app): State<App>,
+    caller: Caller,
+    Path(concept): Path<String>,
+) -> Result<axum::Json<PhotoCheckBody>, ApiError> {
+    Ok(axum::Json(app.check_photos(&caller, &concept).await?.into()))
+}
+
+/// Returns the check of a concept's photos.
+///
+/// The same as `POST`, for clients that only read.
+#[utoipa::path(get, path = "/v1/concepts/{concept}/check", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle")),
+    responses(
+        (status = 200, body = PhotoCheckBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
+    ))]
+pub(crate) async fn get_photo_check(
+    State(app): State<App>,
+    caller: Caller,
+    Path(concept): Path<String>,
+) -> Result<axum::Json<PhotoCheckBody>, ApiError> {
+    Ok(axum::Json(app.check_photos(&caller, &concept).await?.into()))
+}
+
+/// What to change of a photo.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ChangePhoto {
+    /// The new caption, at most 2000 bytes and no longer than the text encoder takes. Null or an empty text removes it.
+    #[schema(value_type = Option<String>)]
+    #[serde(default, deserialize_with = "present")]
+    caption: Option<Option<String>>,
+}
+
+/// Changes the caption of a photo.
+///
+/// Trainings that have been started are not affected.
+#[utoipa::path(patch, path = "/v1/concepts/{concept}/images/{image_id}", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path)),
+    request_body = ChangePhoto,
+    responses(
+        (status = 200, body = ImageBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`caption_unreadable`, `prompt_too_long`, `unknown_field`, `invalid_value`"),
+    ))]
+pub(crate) async fn change_photo(
+    State(app): State<App>,
+    caller: Caller,
+    Path((concept, image_id)): Path<(String, ImageId)>,
+    MergePatch(body): MergePatch<ChangePhoto>,
+) -> Result<axum::Json<ImageBody>, ApiError> {
+    let found = app.find_concept(&caller, &concept).await?;
+    let Some(caption) = body.caption else {
+        return Ok(axum::Json(app.photo_of_concept(&caller, &found, image_id).await?.into()));
+    };
+    let caption = tidy(caption.as_deref().unwrap_or_default(), MAX_PHOTO_CAPTION);
+    let caption = caption
+        .map_err(|fault| FieldError::new("/caption", Code::CaptionUnreadable, fault.reason))?;
+    let caption = Some(caption).filter(|caption| !caption.is_empty());
+    if let Some(caption) = &caption {
+        app.check_caption(&found, caption, "/caption")?;
+    }
+    let change = PhotoChange::Caption(caption);
+    Ok(axum::Json(app.change_photo(&caller, &concept, image_id, change).await?.into()))
+}
+
+/// A subject mask.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "describes the form; its one part is read as it comes")]
+pub(crate) struct MaskForm {
+    /// A PNG, JPEG or WebP file of the photo's shape, white where the subject is. A training learns from the white part.
+    #[schema(value_type = String, format = Binary)]
+    file: Vec<u8>,
+}
+
+/// Sets the subject mask of a photo, in place of the one that it has.
+#[utoipa::path(put, path = "/v1/concepts/{concept}/images/{image_id}/mask", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path)),
+    request_body(content = MaskForm, content_type = "multipart/form-data"),
+    responses(
+        (status = 200, body = ImageBody, description = "OK"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`mask_unusable`, `image_unreadable`, `image_too_large`, `missing_field`"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
+    ))]
+pub(crate) async fn set_mask(
+    State(app): State<App>,
+    caller: Caller,
+    Path((concept, image_id)): Path<(String, ImageId)>,
+    request: Request,
+) -> Result<axum::Json<ImageBody>, ApiError> {
+    let found = app.find_concept(&caller, &concept).await?;
+    app.photo_of_concept(&caller, &found, image_id).await?;
+    let file = only_file(&app, request, "mask").await?;
+    let mask = app.stage_mask(&caller, &found, file).await?;
+    let mask = mask.map_err(|error| FieldError::new("/file", error.code(), error.to_string()))?;
+    let change = PhotoChange::Mask(Some(mask.clone()));
+    match app.change_photo(&caller, &concept, image_id, change).await {
+        Ok(photo) => Ok(axum::Json(photo.into())),
+        Err(refusal) => {
+            app.discard_masks(&caller, &found, [mask]).await;
+            Err(refusal.into())
+        }
+    }
+}
+
+/// Removes the subject mask of a photo.
+#[utoipa::path(delete, path = "/v1/concepts/{concept}/images/{image_id}/mask", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path)),
+    responses(
+        (status = 200, body = ImageBody, description = "OK; the photo without a mask"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn delete_mask(
+    State(app): State<App>,
+    caller: Caller,
+    Path((concept, image_id)): Path<(String, ImageId)>,
+) -> Result<axum::Json<ImageBody>, ApiError> {
+    let change = PhotoChange::Mask(None);
+    Ok(axum::Json(app.change_photo(&caller, &concept, image_id, change).await?.into()))
+}
+
+/// Returns the subject mask of a photo, as a gray PNG.
+#[utoipa::path(get, path = "/v1/concepts/{concept}/images/{image_id}/mask", tag = "concepts",
+    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path)),
+    responses(
+        (status = 200, content_type = "image/png", body = Vec<u8>, description = "OK"),
+        (status = 304, description = "The client has the current file"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_mask(
+    State(app): State<App>,
+    caller: Caller,
+    Path((concept, image_id)): Path<(String, ImageId)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let concept = app.find_concept(&caller, &concept).await?;
+    let photo = app.photo_of_concept(&caller, &concept, image_id).await?;
+    let (file, sha256) = app.mask_file(&caller, &concept, &photo)?;
+    if is_current(&headers, &sha256) {
+        return Ok(not_modified(&sha256));
+    }
+    let content = Content {
+        content_type: "image/png",
+        entity_tag: &sha256,
+        file_name: &format!("{image_id}-mask.png"),
+    };
+    content.download(file, &headers).await
+}

@@ -1,0 +1,165 @@
+"""Gives Schemathesis what the server has, and checks what its own checks let through.
+
+Positive examples get ids, handles and prompts of what seed.py has made, or they would find nothing. Jobs become short. Only the
+examples that are to be refused stay as they are.
+"""
+
+import json
+import os
+import random
+import re
+from pathlib import Path
+
+import requests
+import schemathesis
+
+HAS = json.loads(Path(os.environ["VSTAR_IDS"]).read_text())
+URL = os.environ["VSTAR_URL"]
+SCHEMAS = "#/components/schemas/"
+CHOICE = random.Random(int(os.environ.get("SCHEMA_SEED", "1")))
+
+# Texts that name something, whatever their schema is.
+NAMED = {"concept": "handles", "concepts": "handles", "token": "tokens", "set": "ImageSetId", "prompt": "prompts"}
+# Bounds of numbers that make jobs long.
+SHORT = {"max_train_steps": 3, "num_inference_steps": 3, "n": 2, "images_per_prompt": 1, "class_batch_size": 1,
+         "instance_batch_size": 2, "wait": 1, "enlarge": 1, "start_within_seconds": 60, "finish_within_seconds": 60}
+# What may be deleted: each of them once. The rest stays, so that the other operations find something.
+EXPENDABLE = HAS["expendable"]
+
+
+def positive(case, place):
+    """Whether a part of a request is one that the description allows."""
+    component = case.meta and next((part for key, part in case.meta.components.items() if key.value == place), None)
+    return component is not None and component.mode.value == "positive"
+
+
+def one_of(name):
+    return CHOICE.choice(HAS[name])
+
+
+def target(schema):
+    return schema.get("$ref", "").removeprefix(SCHEMAS) if isinstance(schema, dict) else ""
+
+
+def filled(value, schema, name, components):
+    """The value, with what there is in place of made-up names."""
+    wanted = target(schema)
+    if wanted in HAS:
+        return one_of(wanted)
+    schema = components.get(wanted, schema) or {}
+    if isinstance(value, dict):
+        fields = dict(schema.get("properties", {}))
+        for one in schema.get("oneOf", []):
+            fields |= components.get(target(one), one).get("properties", {})
+        return {key: filled(field, fields.get(key, {}), key, components) for key, field in value.items()}
+    if isinstance(value, list):
+        return [filled(item, schema.get("items", {}), name, components) for item in value]
+    for one in schema.get("oneOf", []):
+        if target(one) in HAS and value is not None:
+            return one_of(target(one))
+    if isinstance(value, str) and NAMED.get(name) in HAS and "enum" not in schema:
+        return one_of(NAMED[name])
+    if name in SHORT and isinstance(value, (int, float)) and value > SHORT[name]:
+        return SHORT[name]
+    return value
+
+
+def sensible(path, body):
+    """Leaves out what excludes the rest of the body, most of the time."""
+    if CHOICE.random() < 0.2:
+        return body
+    if path == "/v1/samples":
+        body.pop("from_manifest", None)
+        if body.get("init_image") is None:
+            body.pop("noise_strength", None)
+        for name in ("concepts", "merge", "composition"):
+            body.pop(name, None)
+        for name in ("width", "height"):
+            if isinstance(body.get(name), int):
+                body[name] = 64
+    if path == "/v1/trainings":
+        body.pop("class_images", None)
+        body.pop("start_from", None)
+    if "concepts" in body and path in ("/v1/merges", "/v1/merges/check"):
+        body["concepts"] = [{"concept": "rex"}, {"concept": "tom"}]
+        body.pop("captions", None)
+    return body
+
+
+@schemathesis.hook
+def before_call(context, case, **kwargs):
+    components = case.operation.schema.raw_schema["components"]["schemas"]
+    in_chain = case.meta is not None and case.meta.phase.name.value == "stateful"
+    if case.path_parameters and positive(case, "path"):
+        described = {one["name"]: one for one in case.operation.definition.raw.get("parameters", []) if "in" in one}
+        for name in list(case.path_parameters):
+            wanted = target(described.get(name, {}).get("schema", {})) or NAMED.get(name)
+            if wanted not in HAS:
+                continue
+            if case.method == "DELETE":
+                spare = EXPENDABLE.get("ConceptId" if wanted == "handles" else wanted, [])
+                case.path_parameters[name] = spare.pop() if spare else re.sub(r"\w{4}$", "0000", one_of(wanted))
+            elif not in_chain:
+                case.path_parameters[name] = one_of(wanted)
+        if case.operation.path.endswith("/previews/{index}"):
+            case.path_parameters = running_sample()
+    if isinstance(case.body, dict) and positive(case, "body"):
+        media = next(iter(case.operation.definition.raw["requestBody"]["content"].values()))
+        case.body = sensible(case.operation.path, filled(case.body, media["schema"], "", components))
+
+
+RUNNING = {}
+
+
+def running_sample():
+    """A sample that has a preview now: its paths lead nowhere once it has ended."""
+    url = RUNNING.get("url")
+    job = requests.get(URL + url, timeout=30).json() if url else {"status": "none"}
+    if job["status"] not in ("queued", "running"):
+        body = {"prompt": "photo of a dog", "num_inference_steps": 900, "preview_every": 1, "priority": "high"}
+        job = requests.post(f"{URL}/v1/samples", json=body, timeout=30).json()
+        RUNNING.update(url=job["urls"]["self"], id=job["id"])
+        for _ in range(50):
+            job = requests.get(f"{URL}{RUNNING['url']}?wait=1", timeout=30).json()
+            if job.get("progress") and job["progress"].get("previews"):
+                break
+    return {"sample_id": RUNNING["id"], "index": 0}
+
+
+def problem_of(response):
+    kind = response.headers.get("content-type", [""])[0]
+    return response.json() if "problem+json" in kind else None
+
+
+@schemathesis.check
+def refused_for_a_reason_that_the_description_does_not_give(ctx, response, case):
+    """What the description allows is never refused as malformed, and no field is unknown."""
+    mode = case.meta and case.meta.generation.mode.value
+    problem = problem_of(response)
+    if mode == "positive" and problem and response.status_code in (400, 415, 422):
+        codes = {error["code"] for error in problem["errors"]} | {problem["code"]}
+        wrong = codes & {"malformed_body", "unsupported_media_type", "unknown_field"}
+        assert not wrong, f"the description allows this request: {problem['detail']}"
+
+
+@schemathesis.check
+def every_problem_is_one_that_the_operation_lists(ctx, response, case):
+    """The code of a problem is among the `x-codes` of its status, and so are those of its fields."""
+    problem = problem_of(response)
+    described = case.operation.definition.raw["responses"].get(str(response.status_code))
+    if problem is None or described is None or problem["code"] == "method_not_allowed":
+        return
+    if "$ref" in described:
+        name = described["$ref"].rsplit("/", 1)[-1]
+        described = case.operation.schema.raw_schema["components"]["responses"][name]
+    codes = {problem["code"]} | {error["code"] for error in problem["errors"]}
+    assert codes <= set(described["x-codes"]), f"{codes - set(described['x-codes'])} are not listed"
+
+
+@schemathesis.check
+def no_answer_speaks_of_rust(ctx, response, case):
+    """Details are for people who have never seen the source."""
+    problem = problem_of(response)
+    if problem:
+        found = re.search(r"\b(usize|[ui](8|16|32|64)|f(32|64)|struct|newtype|unit variant|Some\(|Err\()\b", problem["detail"])
+        assert not found, problem["detail"]
