@@ -38,6 +38,7 @@ LOAD ?= polling uploads streams
 test-load: build
 	$(CARGO) test --release --test load -- $(LOAD)
 	@cat target/load/table.md
+
 ## Makes clients of the API with other people's tools, and does the main job with them. It needs Node.
 test-clients: build
 	tests/clients/run
