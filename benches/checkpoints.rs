@@ -12,8 +12,8 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use vstar::config::{
-    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
-    WorkerSettings, bundled,
+    AccessSettings, DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings,
+    Settings, WorkerSettings, bundled,
 };
 use vstar::domain::digest::Digest;
 use vstar::domain::id::{JobId, TrainingId};
@@ -168,6 +168,7 @@ impl Running {
             ready_queue_depth: None,
             public_url: None,
             allow_private_webhooks: false,
+            access: AccessSettings::default(),
             no_worker: false,
             max_connections: DEFAULT_MAX_CONNECTIONS,
             idle_timeout: DEFAULT_IDLE_TIMEOUT,

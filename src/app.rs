@@ -4,7 +4,10 @@
 //! writes in one transaction, so that a refused request changes nothing. Whatever takes longer than a request is a job
 //! for a worker.
 
+pub mod access;
 mod announcer;
+pub mod api_key;
+pub mod audit;
 mod binding;
 mod caller;
 mod composition;
@@ -27,8 +30,10 @@ pub mod merge;
 pub mod photo;
 mod precondition;
 pub mod preference;
+pub mod project;
 mod promotion;
 pub mod queue;
+mod quota;
 mod refusal;
 pub mod regularization;
 pub mod removal;
@@ -59,6 +64,7 @@ use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
 
+use self::access::Access;
 use self::announcer::Announcer;
 use self::health::Health;
 use self::upload_memory::{UploadLimits, UploadMemory};
@@ -82,6 +88,7 @@ pub struct App {
     /// Finds captions that are similar to a prompt; `None` without an evaluator.
     text_indexes: Option<TextIndexes>,
     shutdown: Shutdown,
+    access: Arc<Access>,
     health: Arc<Health>,
     metrics: Metrics,
     /// The limit of queued jobs of one kind; further ones are refused.
@@ -123,6 +130,7 @@ impl App {
             evaluator: None,
             text_indexes: None,
             shutdown: shutdown.into(),
+            access: Arc::new(Access::open()),
             health: Arc::default(),
             metrics,
             queue_limit,

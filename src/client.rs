@@ -26,15 +26,19 @@ pub struct RequestReport {
 /// A client of one service; it records what it asks for.
 pub struct Client {
     http: reqwest::Client,
+    key: Option<String>,
     address: String,
     requests: Mutex<Vec<RequestReport>>,
 }
 
 impl Client {
+    /// Sends the key in `VSTAR_API_KEY`, if there is one.
+    ///
     /// - `address`: such as `http://127.0.0.1:8080`
     pub fn new(address: &str) -> Self {
         Self {
             http: reqwest::Client::new(),
+            key: std::env::var("VSTAR_API_KEY").ok().filter(|key| !key.is_empty()),
             address: address.to_owned(),
             requests: Mutex::default(),
         }
@@ -123,6 +127,10 @@ impl Client {
     ) -> Result<Vec<u8>> {
         let start = Instant::now();
         let request = build(self.http.request(method.clone(), format!("{}{path}", self.address)));
+        let request = match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        };
         let response =
             request.send().await.with_context(|| format!("{method} {path} was not answered"))?;
         let status = response.status();

@@ -1,5 +1,7 @@
 //! Every setting, read once at start from the command line and the environment.
 
+mod access;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,6 +11,8 @@ use clap::Args;
 
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::webhook::url::Receivers;
+
+pub use self::access::{AccessSettings, Auth};
 
 /// Settings of the service and its workers.
 #[derive(Clone, Debug, Args)]
@@ -193,6 +197,8 @@ pub struct ServeSettings {
     /// private network.
     #[arg(long, env = "VSTAR_ALLOW_PRIVATE_WEBHOOKS")]
     pub allow_private_webhooks: bool,
+    #[command(flatten)]
+    pub access: AccessSettings,
     /// Serve only. `vstar work` runs the jobs.
     #[arg(long, env = "VSTAR_NO_WORKER")]
     pub no_worker: bool,

@@ -4,7 +4,9 @@
 //! checked against the schema when the crate is compiled; what the check needs is kept in `.sqlx`, so that a build
 //! needs no database.
 
+pub mod api_key;
 pub mod attempt;
+pub mod audit;
 pub mod checkpoint;
 pub mod concept;
 pub mod delta;
@@ -20,6 +22,7 @@ pub mod object;
 pub mod photo;
 pub mod preference;
 pub mod preview;
+pub mod project;
 pub mod promotion;
 pub mod removal;
 pub mod report;

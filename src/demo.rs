@@ -24,8 +24,8 @@ use serde_json::{Map, Value};
 
 use self::alignment::Judge;
 use crate::config::{
-    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
-    WorkerSettings,
+    AccessSettings, DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings,
+    Settings, WorkerSettings,
 };
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::evaluator::Evaluator;
@@ -119,6 +119,7 @@ pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeS
         ready_queue_depth: None,
         public_url: None,
         allow_private_webhooks: false,
+        access: AccessSettings::default(),
         no_worker: false,
     }
 }

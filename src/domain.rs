@@ -2,6 +2,7 @@
 //!
 //! A request is parsed once, at the edge. From there on, the types here prove that it is valid.
 
+pub mod access;
 pub mod base_model;
 pub mod caption;
 pub mod checkpoint;

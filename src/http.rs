@@ -4,8 +4,11 @@
 //! by itself: the rules are in `app` and `domain`. Its doc comment is the published text of the operation.
 
 mod access;
+mod admission;
+mod api_key;
 mod body;
 mod capabilities;
+mod client_token;
 mod compression;
 mod concept;
 mod content;
@@ -24,6 +27,7 @@ mod image;
 mod image_set;
 mod job;
 mod manifest;
+mod me;
 mod merge;
 mod metrics;
 mod openai;
@@ -35,6 +39,7 @@ mod precondition;
 mod preference;
 mod presigned_upload;
 mod preview;
+mod project;
 mod promotion;
 mod record;
 mod regularization;
@@ -44,7 +49,8 @@ mod training;
 mod upload;
 mod webhook;
 
+pub use admission::Doors;
 pub use metrics::metrics_router;
 pub use openapi::Document;
 pub use patience::CLOSING_LIMIT;
-pub use router::{openapi, router};
+pub use router::{openapi, router, router_behind};

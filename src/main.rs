@@ -60,6 +60,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Makes a key that may do everything, and prints it: for whoever has lost the first one. A service that runs stays up.
+    AdminKey {
+        #[command(flatten)]
+        settings: Settings,
+        /// What keys are stored with: as for `serve`.
+        #[arg(long, env = "VSTAR_KEY_PEPPER", hide_env_values = true, value_name = "SECRET")]
+        key_pepper: Option<String>,
+    },
     /// Prints the API's OpenAPI document.
     Openapi,
     /// Times one piece of the engine's work.
@@ -85,6 +93,7 @@ fn kept_memory(command: &Command) -> Duration {
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Gc { .. }
+        | Command::AdminKey { .. }
         | Command::Openapi
         | Command::WithPostgres { .. } => None,
     };
@@ -144,6 +153,10 @@ fn run(command: Command) -> anyhow::Result<()> {
             }
             Ok(())
         }
+        Command::AdminKey { settings, key_pepper } => {
+            println!("{}", block_on(serve::issue_admin_key(&settings, key_pepper.as_deref()))?);
+            Ok(())
+        }
         Command::Openapi => {
             println!("{}", http::openapi().to_pretty_json()?);
             Ok(())
@@ -182,6 +195,7 @@ fn default_lines(command: &Command) -> &'static str {
         | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Gc { .. }
+        | Command::AdminKey { .. }
         | Command::Openapi
         | Command::Bench(_)
         | Command::WithPostgres { .. } => "warn",

@@ -5,6 +5,7 @@
 //! - `connections`: the HTTP server
 //! - `supervision`, `signals`: how a process ends
 
+mod access;
 mod checks;
 mod connections;
 mod database;
@@ -23,12 +24,12 @@ use self::connections::Limits;
 use self::database::Database;
 use self::model::{CPU, Model, delta_store, load_evaluator, load_model, publish};
 use self::supervision::Tasks;
-use crate::app::App;
+use crate::app::{App, api_key};
 use crate::config::{DEFAULT_IDLE_TIMEOUT, EndingSettings, ServeSettings, Settings};
 use crate::delta_store::DeltaStore;
 use crate::domain::job::LEASE;
 use crate::gc::{self, GcOptions, GcReport};
-use crate::http::{metrics_router, router};
+use crate::http::{metrics_router, router_behind};
 use crate::metrics::Metrics;
 use crate::reaper::{self, Reaper};
 use crate::shutdown::{Shutdown, exit_at_once};
@@ -59,6 +60,7 @@ impl Service {
     pub async fn start(settings: &ServeSettings) -> Result<Self> {
         let common = &settings.common;
         common.ending.check().map_err(anyhow::Error::msg)?;
+        access::asks_for_keys(settings)?;
         // First of all, because it costs nothing. Clients that are early wait in its queue.
         let listener = TcpListener::bind(settings.listen).await.with_context(|| {
             format!("--listen {}: choose another address, or end who has it", settings.listen)
@@ -86,7 +88,9 @@ impl Service {
             .with_queue_limit(settings.queue_limit)
             .with_ready_queue_depth(settings.ready_queue_depth)
             .with_receivers(settings.receivers())
+            .with_access(access::access(settings)?)
             .with_evaluator(evaluator.clone());
+        access::show_first_key(&app).await?;
         let listed = app.list_class_images(&folder.class_images).await;
         listed.context("the base model's class images cannot be listed")?;
         let mut tasks = Tasks::default();
@@ -94,7 +98,8 @@ impl Service {
         let watch = app.clone().watch_database();
         tasks.spawn("the watch over the database", until_closing(shutdown.clone(), watch));
         tasks.spawn("the deletion of old events", app.clone().tidy());
-        let served = connections::serve(listener, router(app), shutdown.clone(), limits);
+        let router = router_behind(app, access::doors(settings));
+        let served = connections::serve(listener, router, shutdown.clone(), limits);
         tasks.spawn("the HTTP server", served);
         if let Some(listener) = metrics_listener {
             let router = metrics_router(Metrics::new(database.pool.clone()));
@@ -222,6 +227,18 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
         println!("applied {migration}");
     }
     Ok(())
+}
+
+/// `vstar admin-key`: makes a key that may do everything, for whoever has lost the first one.
+///
+/// # Errors
+/// If the database cannot be reached, or its keys were made with another pepper.
+pub async fn issue_admin_key(settings: &Settings, key_pepper: Option<&str>) -> Result<String> {
+    let database = Database::open_shared(settings, "vstar admin-key").await?;
+    let pepper = access::pepper(key_pepper, &settings.data_dir)?;
+    let issued = api_key::issue_admin_key(&database.pool, &pepper, "made by vstar admin-key").await;
+    database.close().await;
+    Ok(issued?.text)
 }
 
 /// Waits for a signal, or for a part that fails, and ends the process in order.

@@ -9,8 +9,8 @@ use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::Row;
 use vstar::config::{
-    DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings, Settings,
-    WorkerSettings, bundled,
+    AccessSettings, DEFAULT_IDLE_TIMEOUT, DEFAULT_MAX_CONNECTIONS, EndingSettings, ServeSettings,
+    Settings, WorkerSettings, bundled,
 };
 use vstar::domain::id::{JobId, SampleId};
 use vstar::engine::BaseModel;
@@ -84,6 +84,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
         ready_queue_depth: None,
         public_url: None,
         allow_private_webhooks: false,
+        access: AccessSettings::default(),
         no_worker: false,
     };
     let service = Service::start(&settings).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::quota::Need;
 use super::{App, Caller, Precondition, Refusal};
 use crate::db;
 use crate::db::label::Labelled;
@@ -50,6 +51,7 @@ impl App {
         let NewConcept { handle, words, labels } = &new;
         let project_id = caller.project_id();
         let mut tx = self.db.begin().await?;
+        self.reserve(&mut tx, caller, Need::Concept).await?;
         self.claim_key(&mut tx, concept_id).await?;
         match db::concept::create(&mut *tx, project_id, concept_id, handle, words, labels).await {
             Ok(concept) => {
@@ -57,6 +59,7 @@ impl App {
                 Ok(CountedConcept { concept, image_count: 0 })
             }
             Err(error) => {
+                drop(tx);
                 let token = words.modifier_token.as_ref();
                 Err(self.refuse_taken_name(caller, error, handle, token, labels).await)
             }

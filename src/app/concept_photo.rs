@@ -9,6 +9,7 @@ use sqlx::PgConnection;
 use super::download::{Downloadable, Owner};
 use super::image::UploadedFile;
 use super::photo::PhotoError;
+use super::quota::Need;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::domain::code::Code;
@@ -250,13 +251,18 @@ impl App {
         staged: Vec<StagedPhoto>,
     ) -> Result<Vec<Result<DescribedPhoto, PhotoError>>, Refusal> {
         let mut tx = self.db.begin().await?;
+        if let Err(refusal) = self.reserve(&mut tx, caller, Need::Bytes(bytes_of(&staged))).await {
+            drop(tx);
+            self.discard_photos(caller, concept, staged).await;
+            return Err(refusal);
+        }
         let (verdicts, left_out) = self.add_photos_in(&mut tx, caller, concept, staged).await?;
         tx.commit().await?;
         self.discard_photos(caller, concept, left_out).await;
         Ok(verdicts)
     }
 
-    /// The same in a transaction that does more. The second list has those that were not added, whose objects are left.
+    /// The same in a transaction that does more and has reserved the room. The second list has those that were not added, whose objects are left.
     pub(super) async fn add_photos_in(
         &self,
         tx: &mut PgConnection,
@@ -606,6 +612,13 @@ fn findings_of_set(concept: &Concept, photos: &[DescribedPhoto]) -> Vec<Finding>
 
 fn thumbnail(notes: &PhotoNotes) -> Option<&Thumbnail> {
     notes.measured.as_ref().map(|(_, thumbnail)| thumbnail)
+}
+
+/// What staged photos and their masks take of the object store.
+pub(super) fn bytes_of(staged: &[StagedPhoto]) -> i64 {
+    let masks = staged.iter().filter_map(|photo| photo.notes.mask.as_ref());
+    staged.iter().map(|photo| photo.image.size_bytes).sum::<i64>()
+        + masks.map(|mask| mask.size_bytes).sum::<i64>()
 }
 
 fn ids(images: &[Image]) -> Vec<ImageId> {

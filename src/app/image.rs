@@ -4,6 +4,7 @@ use std::io::Seek;
 
 use super::download::{Downloadable, Owner};
 use super::photo::{self, Photo, PhotoError};
+use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
 use crate::db;
@@ -37,6 +38,11 @@ impl App {
     pub async fn add_upload(&self, caller: &Caller, file: UploadedFile) -> Result<Image, Refusal> {
         let image = self.stage_image(file, "/file").await?;
         let mut tx = self.db.begin().await?;
+        if let Err(refusal) = self.reserve(&mut tx, caller, Need::Bytes(image.size_bytes)).await {
+            drop(tx);
+            self.discard_image(image).await;
+            return Err(refusal);
+        }
         self.claim_key(&mut tx, image.image_id).await?;
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         tx.commit().await?;

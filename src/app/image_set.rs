@@ -7,6 +7,7 @@ use std::fs::File;
 use sqlx::PgExecutor;
 
 use super::download::{Downloadable, Owner};
+use super::quota::Need;
 use super::{App, Caller, Refusal};
 use crate::class_images::{ClassImageSet, PackedSet};
 use crate::db;
@@ -48,7 +49,7 @@ impl App {
         self.storage.write(&packed.reference.storage_key, packed.bytes.clone()).await?;
         drop(permit);
         let set = packed.row(name, ImageSetSource::Uploaded, verdicts);
-        self.record_set(caller.project_id(), &set, &packed).await?;
+        self.record_set(Some(caller), &set, &packed).await?;
         self.index_ahead(&set, packed.images.into_iter().map(|image| image.caption).collect());
         Ok(set)
     }
@@ -70,17 +71,23 @@ impl App {
         let packed = packed.await.map_err(Refusal::internal)?.map_err(Refusal::internal)?;
         let name = format!("class images of {}", self.model.name);
         let set = packed.row(name, ImageSetSource::BaseModel, Verdicts::default());
-        self.record_set(ProjectId::DEFAULT, &set, &packed).await
+        self.record_set(None, &set, &packed).await
     }
 
     /// Records a set and its images, unless it is of a kind that is recorded once and it is there.
+    ///
+    /// - `caller`: whose it is; `None` for the base model's
     async fn record_set(
         &self,
-        project_id: ProjectId,
+        caller: Option<&Caller>,
         set: &ImageSet,
         packed: &PackedSet,
     ) -> Result<(), Refusal> {
+        let project_id = caller.map_or(ProjectId::DEFAULT, Caller::project_id);
         let mut tx = self.db.begin().await?;
+        if let Some(caller) = caller {
+            self.reserve(&mut tx, caller, Need::Bytes(set.size_bytes)).await?;
+        }
         self.claim_key(&mut tx, set.image_set_id).await?;
         db::image_set::lock_object(&mut *tx, &set.digest).await?;
         if db::image_set::record(&mut *tx, project_id, set).await? {

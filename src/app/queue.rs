@@ -6,6 +6,7 @@ use std::time::Duration;
 use sqlx::PgConnection;
 
 use super::job::JobNoun;
+use super::quota::Need;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::db::job::NewJob;
@@ -69,6 +70,7 @@ impl App {
         options: &JobOptions,
         waits_for: usize,
     ) -> Result<N::Id, Refusal> {
+        self.reserve(tx, caller, Need::Jobs(1 + waits_for)).await?;
         let job_id = JobId::generate();
         let Asked { task, warnings } = asked;
         self.claim_key(tx, N::Id::from(job_id)).await?;

@@ -49,6 +49,18 @@ pub enum Refusal {
     /// Others depend on what is to be deleted; each of them is named.
     #[error("others depend on it: delete them first, or use cascade=true")]
     InUse(Vec<FieldError>),
+    /// Nobody knows who sends the request.
+    #[error("{detail}")]
+    Unauthenticated { detail: &'static str },
+    /// Its sender may not do this.
+    #[error("{detail}")]
+    Forbidden { code: Code, detail: String },
+    /// Its sender asks too often.
+    #[error("too many requests with this key: send it again in {} s", .retry_after.as_secs().max(1))]
+    RateLimited { retry_after: Duration },
+    /// The project has as much as it may have.
+    #[error("{detail}")]
+    QuotaExceeded { detail: String },
     /// The queue of this kind of job is full.
     #[error("{limit} {}s are waiting already and no more are accepted: send it again in {} s",
         .kind.as_str(), .retry_after.as_secs())]
@@ -104,6 +116,10 @@ impl Refusal {
             Self::PreconditionFailed { .. } => Code::PreconditionFailed,
             Self::KeyInFlight => Code::IdempotencyInFlight,
             Self::KeyReused => Code::IdempotencyKeyReused,
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
+            Self::Forbidden { code, .. } => *code,
+            Self::RateLimited { .. } => Code::RateLimited,
+            Self::QuotaExceeded { .. } => Code::QuotaExceeded,
             Self::QueueFull { .. } => Code::QueueFull,
             Self::NotReady { .. } => Code::ImageSetNotIndexed,
             Self::Overloaded => Code::Overloaded,
@@ -125,6 +141,10 @@ impl Refusal {
             Self::Conflict(error) => std::slice::from_ref(error),
             Self::InUse(errors) => errors,
             Self::NotFound { .. }
+            | Self::Unauthenticated { .. }
+            | Self::Forbidden { .. }
+            | Self::RateLimited { .. }
+            | Self::QuotaExceeded { .. }
             | Self::PreconditionFailed { .. }
             | Self::KeyInFlight
             | Self::KeyReused
@@ -141,14 +161,17 @@ impl Refusal {
     /// The time after which the same request may succeed, if it may.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::QueueFull { retry_after, .. } | Self::NotReady { retry_after, .. } => {
-                Some(*retry_after)
-            }
             Self::KeyInFlight => Some(IN_FLIGHT_RETRY_AFTER),
+            Self::QueueFull { retry_after, .. }
+            | Self::NotReady { retry_after, .. }
+            | Self::RateLimited { retry_after } => Some(*retry_after),
             Self::Overloaded | Self::Unavailable { .. } => Some(UNAVAILABLE_RETRY_AFTER),
             Self::StoreFull { .. } => Some(FULL_RETRY_AFTER),
             Self::Invalid(_)
             | Self::NotFound { .. }
+            | Self::Unauthenticated { .. }
+            | Self::Forbidden { .. }
+            | Self::QuotaExceeded { .. }
             | Self::Conflict(_)
             | Self::InUse(_)
             | Self::PreconditionFailed { .. }
@@ -160,6 +183,10 @@ impl Refusal {
 
     pub(super) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Self {
         Self::NotFound { what, id: id.to_string() }
+    }
+
+    pub(super) fn unauthenticated(detail: &'static str) -> Self {
+        Self::Unauthenticated { detail }
     }
 
     /// What a failed read of something's file means for the request.

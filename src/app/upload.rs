@@ -5,9 +5,10 @@
 
 use chrono::Utc;
 
-use super::concept_photo::{DescribedPhoto, StagedPhoto};
+use super::concept_photo::{DescribedPhoto, StagedPhoto, bytes_of};
 use super::image::UploadedFile;
 use super::photo::PhotoError;
+use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
 use crate::db;
@@ -243,7 +244,11 @@ impl App {
             self.stage_photo(caller, &concept, file).await?.map_err(refused)?;
         staged.notes.caption.clone_from(&upload.caption);
         let mut tx = self.db.begin().await?;
-        let locked = self.lock_upload(&mut tx, caller, upload.upload_id).await;
+        let room = Need::Bytes(bytes_of(std::slice::from_ref(&staged)));
+        let locked = match self.reserve(&mut tx, caller, room).await {
+            Ok(()) => self.lock_upload(&mut tx, caller, upload.upload_id).await,
+            Err(refusal) => Err(refusal),
+        };
         let added = match locked {
             Ok(locked) if locked.completed_at.is_some() => {
                 self.discard_photos(caller, &concept, vec![staged]).await;

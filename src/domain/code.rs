@@ -63,6 +63,22 @@ codes! {
     /// The cursor is not one that this list has returned: start again without `after`.
     InvalidCursor = "invalid_cursor",
 
+    // Who sends the request.
+    /// The request has no valid key: send one as `Authorization: Bearer`.
+    Unauthenticated = "unauthenticated",
+    /// The key has no scope for this operation, or the client token is good for another thing: use one that has.
+    MissingScope = "missing_scope",
+    /// Pages of this origin may not send this request: allow the origin, or send it from a server.
+    OriginNotAllowed = "origin_not_allowed",
+    /// The service is not known under the name in `Host`: use its own name, or allow this one.
+    UnknownHost = "unknown_host",
+    /// The key sends too many requests: send them again after `Retry-After` seconds.
+    RateLimited = "rate_limited",
+    /// The project has as much as its quota allows: delete something, wait for jobs to end, or ask for a larger quota.
+    QuotaExceeded = "quota_exceeded",
+    /// The service asks for no keys, so there are none: start it with `--auth keys`.
+    KeysNotInUse = "keys_not_in_use",
+
     // A field of the request.
     /// The field does not exist: remove it or correct its name.
     UnknownField = "unknown_field",

@@ -93,6 +93,10 @@ ids! {
     CompressionId, "cmp", "^cmp_[0-9a-hjkmnp-tv-z]{26}$";
     /// A preference study.
     StudyId, "pst", "^pst_[0-9a-hjkmnp-tv-z]{26}$";
+    /// A key of the API.
+    ApiKeyId, "key", "^key_[0-9a-hjkmnp-tv-z]{26}$";
+    /// An entry of the audit log.
+    AuditId, "aud", "^aud_[0-9a-hjkmnp-tv-z]{26}$";
     /// The result of a training, a merge or a compression.
     DeltaId, "dlt", "^dlt_[0-9a-hjkmnp-tv-z]{26}$";
     /// A place that is told of events.

@@ -71,6 +71,14 @@ impl ApiError {
             Self::Refused(refusal) => match refusal {
                 Refusal::Invalid(_) | Refusal::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
                 Refusal::NotFound { .. } => StatusCode::NOT_FOUND,
+                Refusal::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+                Refusal::Forbidden { code: Code::UnknownHost, .. } => {
+                    StatusCode::MISDIRECTED_REQUEST
+                }
+                Refusal::Forbidden { .. } => StatusCode::FORBIDDEN,
+                Refusal::RateLimited { .. } | Refusal::QuotaExceeded { .. } => {
+                    StatusCode::TOO_MANY_REQUESTS
+                }
                 Refusal::Conflict(_) | Refusal::InUse(_) | Refusal::KeyInFlight => {
                     StatusCode::CONFLICT
                 }
@@ -156,7 +164,9 @@ impl ApiError {
             request_id: None,
             retryable: matches!(
                 status,
-                StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT
+                StatusCode::SERVICE_UNAVAILABLE
+                    | StatusCode::REQUEST_TIMEOUT
+                    | StatusCode::TOO_MANY_REQUESTS
             ) || self.code() == Code::IdempotencyInFlight,
         }
     }
@@ -264,7 +274,12 @@ impl IntoResponse for ApiError {
             }
             Self::Refused(refusal) => {
                 if let Some(after) = refusal.retry_after() {
-                    response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().into());
+                    let seconds = after.as_secs_f64().ceil() as u64;
+                    response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+                }
+                if let Refusal::Unauthenticated { .. } = refusal {
+                    let challenge = HeaderValue::from_static("Bearer realm=\"vstar\"");
+                    response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
                 }
             }
             Self::ShuttingDown => {

@@ -9,7 +9,7 @@ use axum::extract::path::ErrorKind;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::{HeaderMap, StatusCode, header, request::Parts};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -21,21 +21,20 @@ use super::error::ApiError;
 use crate::app::Caller;
 use crate::domain::code::Code;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
-use crate::request_context::RequestContext;
 
 /// The largest JSON body.
 pub(crate) const MAX_JSON_BYTES: usize = 1024 * 1024;
 
-/// Reads who sends the request.
+/// Who sends the request, as [`admit`](super::admission::admit) has found out.
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Response;
 
-    async fn from_request_parts(_parts: &mut Parts, _state: &S) -> Result<Self, Response> {
-        let caller = Self::anonymous();
-        if let Some(request) = RequestContext::current() {
-            request.note_caller(|| caller.project_id().to_string());
-        }
-        Ok(caller)
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
+        let caller = parts.extensions.get::<Self>().copied();
+        caller.ok_or_else(|| {
+            ApiError::Internal("an operation that needs no key asks who calls".into())
+                .into_response()
+        })
     }
 }
 

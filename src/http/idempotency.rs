@@ -22,8 +22,8 @@ use super::extract::{Path, Query, from_bytes_rejection};
 use super::form::Form;
 use super::job::WaitQuery;
 use super::{
-    compression, concept, evaluation, image, image_set, merge, preference, presigned_upload,
-    sample, training,
+    api_key, compression, concept, evaluation, image, image_set, merge, preference,
+    presigned_upload, project, sample, training,
 };
 use crate::app::idempotency::{EarlierAnswer, KeyedRequest};
 use crate::app::{App, Caller, Refusal};
@@ -297,6 +297,14 @@ impl Served<'_> {
                 let path = Path(id.parse().ok()?);
                 let study = preference::get_study(app(), caller, path).await;
                 ("preference-studies", study.into_response())
+            }
+            "prj" => {
+                let path = Path(id.parse().ok()?);
+                ("projects", project::get_project(app(), caller, path).await.into_response())
+            }
+            "key" => {
+                let path = Path(id.parse().ok()?);
+                ("api-keys", api_key::get_api_key(app(), caller, path).await.into_response())
             }
             _ => return None,
         };

@@ -1,18 +1,21 @@
 //! Paths to handlers, and what surrounds every handler.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::Uri;
 use axum::middleware::{from_fn, from_fn_with_state};
+use tokio::sync::Semaphore;
 use tower::ServiceBuilder;
+use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::{InfoBuilder, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::access::observe;
+use super::admission::{self, Doors};
 use super::body::with_next_page;
 use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
@@ -25,18 +28,27 @@ use super::openapi::Document;
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::{
-    capabilities, compression, concept, delta, docs, evaluation, event, health, idempotency, image,
-    image_set, manifest, merge, metrics, openai, photo, preference, presigned_upload, preview,
-    promotion, sample, training, upload, webhook,
+    api_key, capabilities, client_token, compression, concept, delta, docs, evaluation, event,
+    health, idempotency, image, image_set, manifest, me, merge, metrics, openai, photo, preference,
+    presigned_upload, preview, project, promotion, sample, training, upload, webhook,
 };
 use crate::app::App;
 
-/// The whole service as one tower service.
+/// The whole service as one tower service, on a loopback address.
 pub fn router(app: App) -> Router {
+    router_behind(app, Doors::default())
+}
+
+/// The whole service as one tower service.
+///
+/// - `doors`: from where requests may come
+pub fn router_behind(app: App, doors: Doors) -> Router {
     let (routes, document) = documented_routes().split_for_parts();
     let creating = Creating::of(&document, app.clone());
     let parameters = Parameters::of(&document);
-    routes
+    let places = Arc::new(Semaphore::new(doors.max_requests));
+    let cors = doors.cors();
+    let routes = routes
         .route_layer(from_fn_with_state(creating, at_most_once))
         .route_layer(from_fn_with_state(parameters, refuse_unknown_parameters))
         .merge(docs::routes())
@@ -45,15 +57,24 @@ pub fn router(app: App) -> Router {
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))
         .layer(
             ServiceBuilder::new()
+                .layer(MapRequestLayer::new(admission::take_token_from_query))
                 .layer(from_fn(observe))
                 .layer(from_fn(write_problem))
                 .layer(from_fn(write_openai_error))
                 .layer(CatchPanicLayer::custom(from_panic))
+                .layer(from_fn_with_state(places, admission::shed_load))
+                .layer(from_fn_with_state((app.clone(), doors), admission::guard))
                 .layer(from_fn_with_state(app.clone(), with_patience))
+                .layer(from_fn_with_state(app.clone(), admission::admit))
                 .layer(from_fn(with_entity_tag))
                 .layer(from_fn(with_next_page)),
         )
-        .with_state(app)
+        .with_state(app);
+    // Around all others, so that pages can read errors as well.
+    match cors {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    }
 }
 
 /// The largest form of an edit: one image with some room for the other fields.
@@ -64,6 +85,7 @@ pub fn openapi() -> &'static Document {
     static DOCUMENT: LazyLock<Document> = LazyLock::new(|| {
         let mut document = documented_routes().into_openapi();
         idempotency::describe(&mut document);
+        admission::describe(&mut document);
         Document::of(&document)
     });
     &DOCUMENT
@@ -171,6 +193,15 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(webhook::delivery::list_webhook_deliveries))
         .routes(routes!(webhook::delivery::get_webhook_delivery))
         .routes(routes!(webhook::delivery::redeliver_webhook))
+        .routes(routes!(me::get_me))
+        .routes(routes!(me::get_usage))
+        .routes(routes!(me::list_changes))
+        .routes(routes!(project::create_project, project::list_projects))
+        .routes(routes!(project::get_project, project::change_project))
+        .routes(routes!(api_key::create_api_key, api_key::list_api_keys))
+        .routes(routes!(api_key::get_api_key, api_key::delete_api_key))
+        .routes(routes!(api_key::rotate_api_key))
+        .routes(routes!(client_token::create_client_token))
         .routes(routes!(capabilities::get_capabilities))
         .routes(routes!(metrics::metrics))
         .routes(routes!(health::livez))

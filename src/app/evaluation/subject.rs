@@ -156,6 +156,10 @@ fn below(pointer: &str, refusal: Refusal) -> Refusal {
         | Refusal::PreconditionFailed { .. }
         | Refusal::KeyInFlight
         | Refusal::KeyReused
+        | Refusal::Unauthenticated { .. }
+        | Refusal::Forbidden { .. }
+        | Refusal::RateLimited { .. }
+        | Refusal::QuotaExceeded { .. }
         | Refusal::QueueFull { .. }
         | Refusal::NotReady { .. }
         | Refusal::Overloaded
