@@ -4,7 +4,9 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::record_of;
-use crate::domain::id::{ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId};
+use crate::domain::id::{
+    ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId, WebhookEndpointId,
+};
 use crate::domain::job::{JobKind, published_id};
 use crate::domain::record::{ExternalId, Labels, Metadata, Record};
 
@@ -17,6 +19,7 @@ pub enum Labelled {
     ImageSet(ImageSetId),
     Delta(DeltaId),
     Study(StudyId),
+    WebhookEndpoint(WebhookEndpointId),
 }
 
 impl Labelled {
@@ -29,6 +32,7 @@ impl Labelled {
             Self::ImageSet(_) => "image set",
             Self::Delta(_) => "delta",
             Self::Study(_) => "preference study",
+            Self::WebhookEndpoint(_) => "webhook endpoint",
         }
     }
 }
@@ -42,6 +46,7 @@ impl std::fmt::Display for Labelled {
             Self::ImageSet(id) => id.fmt(f),
             Self::Delta(id) => id.fmt(f),
             Self::Study(id) => id.fmt(f),
+            Self::WebhookEndpoint(id) => id.fmt(f),
         }
     }
 }
@@ -80,6 +85,9 @@ pub async fn lock(
         Labelled::ImageSet(id) => locked!("image_set", "image_set_id = $2", id.0),
         Labelled::Delta(id) => locked!("delta", "delta_id = $2", id.0),
         Labelled::Study(id) => locked!("preference_study", "study_id = $2", id.0),
+        Labelled::WebhookEndpoint(id) => {
+            locked!("webhook_endpoint", "webhook_endpoint_id = $2", id.0)
+        }
     })
 }
 
@@ -104,6 +112,9 @@ pub async fn set(db: impl PgExecutor<'_>, object: Labelled, labels: &Labels) -> 
         Labelled::ImageSet(id) => set!("image_set", "image_set_id = $1", id.0),
         Labelled::Delta(id) => set!("delta", "delta_id = $1", id.0),
         Labelled::Study(id) => set!("preference_study", "study_id = $1", id.0),
+        Labelled::WebhookEndpoint(id) => {
+            set!("webhook_endpoint", "webhook_endpoint_id = $1", id.0)
+        }
     };
     Ok(())
 }
@@ -148,5 +159,9 @@ pub async fn holder(
             .map(|id| Labelled::Delta(DeltaId(id))),
         Labelled::Study(_) => holder!("study_id", "preference_study", "$3::text is null", any)
             .map(|id| Labelled::Study(StudyId(id))),
+        Labelled::WebhookEndpoint(_) => {
+            holder!("webhook_endpoint_id", "webhook_endpoint", "$3::text is null", any)
+                .map(|id| Labelled::WebhookEndpoint(WebhookEndpointId(id)))
+        }
     })
 }
