@@ -23,7 +23,9 @@ pub(super) fn needs(method: &Method, pattern: &str) -> Needs {
     let mut segments = pattern.trim_start_matches('/').split('/');
     let first = segments.next().unwrap_or_default();
     let scope = match (first, segments.next().unwrap_or_default()) {
-        ("livez" | "readyz" | "openapi.json" | "docs" | "votes", _) => return Needs::Nothing,
+        ("livez" | "readyz" | "openapi.json" | "docs" | "votes" | "uploads", _) => {
+            return Needs::Nothing;
+        }
         ("v1", "me" | "usage" | "client-tokens") => return Needs::Key,
         ("v1", "projects" | "api-keys" | "audit") => Scope::Admin,
         ("v1", _) if is_weights(pattern) => Scope::WeightsRead,
@@ -103,6 +105,8 @@ mod tests {
             (Method::GET, "/metrics", Needs::Scope(Scope::Admin)),
             (Method::GET, "/v1/me", Key),
             (Method::GET, "/livez", Nothing),
+            (Method::PUT, "/uploads/{token}", Nothing), // the token is the right
+            (Method::POST, "/v1/uploads", Needs::Scope(Scope::ConceptsWrite)),
         ] {
             assert_eq!(needs(&method, pattern), expected, "{method} {pattern}");
         }
