@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::{App, Caller, Precondition, Refusal};
 use crate::db;
-use crate::db::label::Labelled;
 use crate::db::webhook_endpoint::EndpointSettings;
 use crate::domain::code::Code;
 use crate::domain::id::WebhookEndpointId;
 use crate::domain::invalid::{Checks, FieldError};
+use crate::domain::labelled::Labelled;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::record::{Labels, LabelsPatch};
 use crate::domain::webhook::secret::WebhookSecret;

@@ -4,7 +4,9 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::record_of;
-use crate::domain::id::{ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId, WebhookEndpointId};
+use crate::domain::id::{
+    ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId, WebhookEndpointId,
+};
 use crate::domain::labelled::Labelled;
 use crate::domain::record::{ExternalId, Labels, Metadata, Record};
 
