@@ -102,7 +102,7 @@ impl App {
     }
 
     /// An image's PNG.
-    pub fn image_file(&self, _caller: &Caller, image: &Image) -> Downloadable {
+    pub fn image_file(&self, image: &Image) -> Downloadable {
         let of = Owner::new("image", image.image_id);
         self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
     }
