@@ -67,6 +67,7 @@ use crate::text_index::TextIndexes;
 use self::access::Access;
 use self::announcer::Announcer;
 use self::health::Health;
+use self::job::Readings;
 use self::upload_memory::{UploadLimits, UploadMemory};
 use self::watch::Watches;
 
@@ -97,6 +98,7 @@ pub struct App {
     ready_queue_depth: Option<usize>,
     announcer: Announcer,
     watches: Watches,
+    readings: Readings,
     /// Which receivers webhooks may be sent to.
     receivers: Receivers,
     /// Memory for uploads.
@@ -137,6 +139,7 @@ impl App {
             ready_queue_depth: None,
             announcer,
             watches,
+            readings: Readings::default(),
             receivers: Receivers::Public,
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,

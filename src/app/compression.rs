@@ -6,7 +6,7 @@ use sqlx::PgConnection;
 
 use super::binding::check_base_model;
 use super::dry_run::DryRun;
-use super::job::{JobNoun, Tracked, deltas_of, reports_of};
+use super::job::{JobNoun, Reading, Tracked, deltas_of, reports_of};
 use super::queue::{Asked, JobOptions};
 use super::{App, Caller, Refusal};
 use crate::db;
@@ -50,6 +50,10 @@ impl JobNoun for CompressionTask {
 
     fn into_task(self) -> Task {
         Task::Compression(self)
+    }
+
+    fn reading(app: &App) -> &Reading<Self> {
+        &app.readings.compression
     }
 
     async fn outcomes(

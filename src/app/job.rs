@@ -1,5 +1,6 @@
 //! What trainings, merges, samples, evaluations and compressions have in common as jobs: find, list, cancel, wait, follow.
 
+mod reading;
 mod waiting;
 
 use std::collections::HashMap;
@@ -23,17 +24,20 @@ use crate::domain::training::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 
 /// A kind of job, by the type of its task: its names and its results.
-pub trait JobNoun: Sized + Send + Sync + 'static {
+pub trait JobNoun: Clone + Sized + Send + Sync + 'static {
     const KIND: JobKind;
     /// The published id. It has the same UUID as the job.
     type Id: Copy + Display + From<JobId> + Into<JobId> + Send + Sync;
     /// The results of a job that has succeeded; the default for one that has not.
-    type Outcome: Default + Send;
+    type Outcome: Clone + Default + Send + Sync;
 
     /// The task as one of this kind; `None` if it is of another.
     fn from_task(task: Task) -> Option<Self>;
 
     fn into_task(self) -> Task;
+
+    /// The jobs of this kind that are being asked for.
+    fn reading(app: &App) -> &Reading<Self>;
 
     /// Looks up what these jobs have made, all of which have succeeded.
     fn outcomes(
@@ -41,6 +45,9 @@ pub trait JobNoun: Sized + Send + Sync + 'static {
         jobs: &[JobId],
     ) -> impl Future<Output = Result<HashMap<JobId, Self::Outcome>, Refusal>> + Send;
 }
+
+pub use reading::Reading;
+pub(super) use reading::Readings;
 
 /// A job and what it has made.
 #[derive(Clone, Debug)]
@@ -102,6 +109,10 @@ impl JobNoun for TrainingTask {
         Task::Training(self)
     }
 
+    fn reading(app: &App) -> &Reading<Self> {
+        &app.readings.training
+    }
+
     async fn outcomes(
         app: &App,
         jobs: &[JobId],
@@ -132,6 +143,10 @@ impl JobNoun for MergeTask {
         Task::Merge(self)
     }
 
+    fn reading(app: &App) -> &Reading<Self> {
+        &app.readings.merge
+    }
+
     async fn outcomes(
         app: &App,
         jobs: &[JobId],
@@ -154,6 +169,10 @@ impl JobNoun for SampleTask {
 
     fn into_task(self) -> Task {
         Task::Sample(self)
+    }
+
+    fn reading(app: &App) -> &Reading<Self> {
+        &app.readings.sample
     }
 
     async fn outcomes(app: &App, jobs: &[JobId]) -> Result<HashMap<JobId, Vec<Image>>, Refusal> {
@@ -182,6 +201,10 @@ impl JobNoun for EvaluationTask {
 
     fn into_task(self) -> Task {
         Task::Evaluation(self)
+    }
+
+    fn reading(app: &App) -> &Reading<Self> {
+        &app.readings.evaluation
     }
 
     async fn outcomes(
@@ -218,8 +241,8 @@ impl App {
     /// # Errors
     /// [`Refusal::NotFound`] if there is none of this kind and id.
     pub async fn job<N: JobNoun>(&self, caller: &Caller, id: N::Id) -> Result<Tracked<N>, Refusal> {
-        let job = self.find_job::<N>(caller, id).await?;
-        Ok(self.track(vec![job]).await?.remove(0))
+        let read = N::reading(self).read(self, caller.project_id(), id.into()).await?;
+        read.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))
     }
 
     /// Lists the jobs of one kind.

@@ -6,7 +6,7 @@ use crate::db;
 use crate::delta_store::DeltaStoreError;
 use crate::domain::code::Code;
 use crate::domain::id::JobId;
-use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::invalid::{FieldError, Invalid, MAX_QUOTED_CHARS, shortened};
 use crate::domain::job::JobKind;
 use crate::storage::StorageError;
 
@@ -182,7 +182,7 @@ impl Refusal {
     }
 
     pub(super) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Self {
-        Self::NotFound { what, id: id.to_string() }
+        Self::NotFound { what, id: shortened(id.to_string(), MAX_QUOTED_CHARS) }
     }
 
     pub(super) fn unauthenticated(detail: &'static str) -> Self {

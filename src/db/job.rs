@@ -109,7 +109,18 @@ pub async fn find(
     job_id: JobId,
     kind: JobKind,
 ) -> sqlx::Result<Option<Job>> {
-    let row = sqlx::query_as!(
+    Ok(find_all(db, &[(job_id, project_id)], kind).await?.pop())
+}
+
+/// Returns those of several jobs that are of their projects and of this kind.
+pub async fn find_all(
+    db: impl PgExecutor<'_>,
+    jobs: &[(JobId, ProjectId)],
+    kind: JobKind,
+) -> sqlx::Result<Vec<Job>> {
+    let ids: Vec<JobId> = jobs.iter().map(|(job_id, _)| *job_id).collect();
+    let projects: Vec<ProjectId> = jobs.iter().map(|(_, project_id)| *project_id).collect();
+    let rows = sqlx::query_as!(
         JobRow,
         r#"
         select job_id as "job_id: JobId", task as "task: Json<Task>", state as "state: JobState", cancel_requested,
@@ -125,15 +136,16 @@ pub async fn find(
                         < (job.priority, job.virtual_finish, job.job_id)
             ) end as queue_position
         from job
-        where job_id = $1 and kind = $2 and project_id = $3
+        where job_id = any($1) and kind = $3
+            and (job_id, project_id) in (select * from unnest($1::uuid[], $2::uuid[]))
         "#,
-        job_id.0,
+        &ids as &[JobId],
+        &projects as &[ProjectId],
         kind as JobKind,
-        project_id.0,
     )
-    .fetch_optional(db)
+    .fetch_all(db)
     .await?;
-    Ok(row.map(Job::from))
+    Ok(rows.into_iter().map(Job::from).collect())
 }
 
 /// Asks a job to stop. A queued job ends at once, a running one at its next step. Returns its status, or `None` if

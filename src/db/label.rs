@@ -4,7 +4,9 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::record_of;
-use crate::domain::id::{ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId};
+use crate::domain::id::{
+    ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId, WebhookEndpointId,
+};
 use crate::domain::labelled::Labelled;
 use crate::domain::record::{ExternalId, Labels, Metadata, Record};
 
@@ -42,6 +44,9 @@ pub async fn lock(
         Labelled::ImageSet(id) => locked!("image_set", "image_set_id = $2", id.0),
         Labelled::Delta(id) => locked!("delta", "delta_id = $2", id.0),
         Labelled::Study(id) => locked!("preference_study", "study_id = $2", id.0),
+        Labelled::WebhookEndpoint(id) => {
+            locked!("webhook_endpoint", "webhook_endpoint_id = $2", id.0)
+        }
     })
 }
 
@@ -66,6 +71,9 @@ pub async fn set(db: impl PgExecutor<'_>, object: Labelled, labels: &Labels) -> 
         Labelled::ImageSet(id) => set!("image_set", "image_set_id = $1", id.0),
         Labelled::Delta(id) => set!("delta", "delta_id = $1", id.0),
         Labelled::Study(id) => set!("preference_study", "study_id = $1", id.0),
+        Labelled::WebhookEndpoint(id) => {
+            set!("webhook_endpoint", "webhook_endpoint_id = $1", id.0)
+        }
     };
     Ok(())
 }
@@ -110,5 +118,9 @@ pub async fn holder(
             .map(|id| Labelled::Delta(DeltaId(id))),
         Labelled::Study(_) => holder!("study_id", "preference_study", "$3::text is null", any)
             .map(|id| Labelled::Study(StudyId(id))),
+        Labelled::WebhookEndpoint(_) => {
+            holder!("webhook_endpoint_id", "webhook_endpoint", "$3::text is null", any)
+                .map(|id| Labelled::WebhookEndpoint(WebhookEndpointId(id)))
+        }
     })
 }

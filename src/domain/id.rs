@@ -7,12 +7,29 @@ use std::str::FromStr;
 
 use uuid::Uuid;
 
+use super::invalid::{MAX_QUOTED_CHARS, shortened};
+
 /// A text that is not an id of the wanted kind.
 #[derive(Debug, thiserror::Error)]
-#[error("`{text}` is not an id of the form {prefix}_ and 26 letters or digits")]
+#[error("`{text}` is not the id of {what}, which has the form {prefix}_ and 26 letters or digits")]
 pub struct InvalidId {
     pub text: String,
     pub prefix: &'static str,
+    /// What the id would name, such as `a training`.
+    pub what: String,
+}
+
+/// What ids of a type name: `a training` for `TrainingId`.
+fn noun_of(type_name: &str) -> String {
+    let mut noun = String::new();
+    for letter in type_name.trim_end_matches("Id").chars() {
+        if letter.is_ascii_uppercase() && !noun.is_empty() {
+            noun.push(' ');
+        }
+        noun.push(letter.to_ascii_lowercase());
+    }
+    let article = if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {noun}")
 }
 
 macro_rules! ids {
@@ -48,7 +65,11 @@ macro_rules! ids {
                 text.strip_prefix(concat!($prefix, "_"))
                     .and_then(decode)
                     .map(|bits| Self(Uuid::from_u128(bits)))
-                    .ok_or_else(|| InvalidId { text: text.to_owned(), prefix: $prefix })
+                    .ok_or_else(|| InvalidId {
+                        text: shortened(text.to_owned(), MAX_QUOTED_CHARS),
+                        prefix: $prefix,
+                        what: noun_of(stringify!($name)),
+                    })
             }
         }
 
@@ -162,6 +183,14 @@ mod tests {
         assert_eq!(id.to_string().parse::<ConceptId>().unwrap(), id);
         assert_eq!(encode(u128::MAX), "7zzzzzzzzzzzzzzzzzzzzzzzzz");
         assert_eq!(decode("7zzzzzzzzzzzzzzzzzzzzzzzzz"), Some(u128::MAX));
+    }
+
+    #[test]
+    fn a_text_that_is_no_id_is_told_which_kind_is_wanted() {
+        let error = "cpt_1".parse::<ImageSetId>().unwrap_err().to_string();
+
+        assert!(error.starts_with("`cpt_1` is not the id of an image set"), "{error}");
+        assert!(error.contains("set_ and 26"), "{error}");
     }
 
     #[test]

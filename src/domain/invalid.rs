@@ -9,6 +9,9 @@ pub const MAX_ERRORS: usize = 100;
 const MAX_POINTER_CHARS: usize = 200;
 pub const MAX_DETAIL_CHARS: usize = 1000;
 
+/// The most characters of one thing in a detail that stands between backticks: it repeats what was sent.
+pub const MAX_QUOTED_CHARS: usize = 100;
+
 /// One rule that one field of a request breaks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
@@ -22,8 +25,23 @@ pub struct FieldError {
 impl FieldError {
     pub fn new(pointer: impl Into<String>, code: Code, detail: impl Into<String>) -> Self {
         let pointer = shortened(pointer.into(), MAX_POINTER_CHARS);
-        Self { pointer, code, detail: shortened(detail.into(), MAX_DETAIL_CHARS) }
+        let detail = with_short_quotes(detail.into());
+        Self { pointer, code, detail: shortened(detail, MAX_DETAIL_CHARS) }
     }
+}
+
+/// The text, with less of what it quotes at length.
+fn with_short_quotes(text: String) -> String {
+    let parts: Vec<&str> = text.split('`').collect();
+    let is_paired = parts.len() % 2 == 1;
+    if text.len() <= MAX_QUOTED_CHARS || !is_paired {
+        return text;
+    }
+    let shorter = parts.iter().enumerate().map(|(index, part)| match index % 2 {
+        1 => shortened((*part).to_owned(), MAX_QUOTED_CHARS),
+        _ => (*part).to_owned(),
+    });
+    shorter.collect::<Vec<_>>().join("`")
 }
 
 /// The text, without its middle if it has more characters than `most`. What was sent stands at the beginning of a detail, and
@@ -149,7 +167,14 @@ mod tests {
 
         let error = FieldError::new("/a".repeat(1000), Code::InvalidValue, detail);
 
-        assert!(error.detail.chars().count() <= 1001 && error.pointer.len() <= 203, "{error:?}");
+        assert!(error.detail.chars().count() <= 150 && error.pointer.len() <= 203, "{error:?}");
+        let unpaired = format!("`{}` or {}", "`".repeat(2000), "x".repeat(2000));
+        let error = FieldError::new("", Code::InvalidValue, unpaired);
+        assert!(error.detail.chars().count() <= 1001, "{error:?}");
+        let error = FieldError::new("", Code::InvalidValue, "é".repeat(1_000_000));
+        assert!(error.detail.chars().count() <= 1001, "{error:?}");
+        let detail = format!("`{}` is no name: choose a short one", "é".repeat(1_000_000));
+        let error = FieldError::new("/a", Code::InvalidValue, detail);
         assert!(error.detail.starts_with("`éé") && error.detail.ends_with("choose a short one"));
         assert_eq!(shortened("é".repeat(10), 10), "é".repeat(10));
     }

@@ -1,6 +1,6 @@
 //! The objects that clients can attach labels to, named alike.
 
-use super::id::{ConceptId, DeltaId, ImageId, ImageSetId, JobId, StudyId};
+use super::id::{ConceptId, DeltaId, ImageId, ImageSetId, JobId, StudyId, WebhookEndpointId};
 use super::job::{JobKind, published_id};
 
 /// An object that has labels.
@@ -12,6 +12,7 @@ pub enum Labelled {
     ImageSet(ImageSetId),
     Delta(DeltaId),
     Study(StudyId),
+    WebhookEndpoint(WebhookEndpointId),
 }
 
 impl Labelled {
@@ -24,6 +25,7 @@ impl Labelled {
             Self::ImageSet(_) => "image set",
             Self::Delta(_) => "delta",
             Self::Study(_) => "preference study",
+            Self::WebhookEndpoint(_) => "webhook endpoint",
         }
     }
 }
@@ -37,6 +39,7 @@ impl std::fmt::Display for Labelled {
             Self::ImageSet(id) => id.fmt(f),
             Self::Delta(id) => id.fmt(f),
             Self::Study(id) => id.fmt(f),
+            Self::WebhookEndpoint(id) => id.fmt(f),
         }
     }
 }

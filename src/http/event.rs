@@ -176,8 +176,7 @@ async fn stream_events<N: JobNoun>(
     id: N::Id,
     headers: &HeaderMap,
 ) -> Result<Response, ApiError> {
-    let last_seen = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let last_seen: i64 = last_seen.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let last_seen = last_event_id(headers)?;
     let Some(events) = app.events::<N>(caller, id, last_seen).await? else {
         // To a browser this says: do not connect again.
         return Ok(StatusCode::NO_CONTENT.into_response());
@@ -188,6 +187,22 @@ async fn stream_events<N: JobNoun>(
     let no_buffering = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(no_buffering, HeaderValue::from_static("no"));
     Ok(response)
+}
+
+/// The number of the event that the client saw last; 0 if it has seen none.
+fn last_event_id(headers: &HeaderMap) -> Result<i64, ApiError> {
+    let name = HeaderName::from_static("last-event-id");
+    let Some(value) = headers.get(&name) else { return Ok(0) };
+    let text = value.to_str().map(str::trim).unwrap_or("?");
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    match text {
+        "" => Ok(0), // a browser that has seen no event with an id
+        text if is_number => Ok(text.parse().unwrap_or(i64::MAX)),
+        _ => {
+            let detail = "send the id of the last event as it was sent, a whole number".to_owned();
+            Err(ApiError::MalformedHeader { name, detail })
+        }
+    }
 }
 
 fn to_sse<N: JobNoun>(event: JobEvent, id: N::Id) -> Event {

@@ -12,10 +12,7 @@ use utoipa::openapi::{OpenApi, RefOr};
 
 use super::error::ApiError;
 use crate::domain::code::Code;
-use crate::domain::invalid::{Checks, FieldError, shortened};
-
-/// The most characters of a name that a message repeats.
-const MAX_NAME_CHARS: usize = 100;
+use crate::domain::invalid::{Checks, FieldError, MAX_QUOTED_CHARS, shortened};
 
 /// The query parameters by path and method.
 #[derive(Debug, Default)]
@@ -84,7 +81,7 @@ fn check(parameters: &Parameters, request: &Request) -> Result<(), ApiError> {
     let mut checks = Checks::default();
     let mut seen = BTreeSet::new();
     for (name, _) in url::form_urlencoded::parse(query.as_bytes()) {
-        let shown = shortened(name.to_string(), MAX_NAME_CHARS);
+        let shown = shortened(name.to_string(), MAX_QUOTED_CHARS);
         if !known.contains(name.as_ref()) {
             let detail = match known.len() {
                 0 => format!("unknown parameter `{shown}`: this operation has none, leave it out"),

@@ -7,10 +7,7 @@ use serde_json::{Map, Value};
 
 use super::pointer::Pointer;
 use crate::domain::code::Code;
-use crate::domain::invalid::{Checks, FieldError, shortened};
-
-/// The most characters of a value that a message repeats.
-const MAX_QUOTED: usize = 100;
+use crate::domain::invalid::{Checks, FieldError, MAX_QUOTED_CHARS as MAX_QUOTED, shortened};
 
 /// The most names that a message lists.
 const MAX_NAMES: usize = 40;
