@@ -9,6 +9,7 @@ use super::concept_photo::{DescribedPhoto, StagedPhoto, bytes_of};
 use super::image::UploadedFile;
 use super::photo::PhotoError;
 use super::quota::Need;
+use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
 use crate::db;
@@ -232,6 +233,11 @@ impl App {
                 return done_or_refused;
             }
         }
+        if let Err(refusal) = self.reserve(&mut tx, caller, Need::Bytes(image.size_bytes)).await {
+            drop(tx);
+            self.discard_image(image).await;
+            return Err(refusal);
+        }
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         db::upload::complete(&mut *tx, upload.upload_id, image.image_id).await?;
         tx.commit().await?;
@@ -260,7 +266,14 @@ impl App {
                 self.discard_photos(caller, &concept, vec![staged]).await;
                 return Ok(locked);
             }
-            Ok(_) => self.add_photos_in(&mut tx, caller, &concept, vec![staged.clone()]).await,
+            Ok(_) => {
+                match self.reserve(&mut tx, caller, Need::Bytes(staged.image.size_bytes)).await {
+                    Ok(_) => {
+                        self.add_photos_in(&mut tx, caller, &concept, vec![staged.clone()]).await
+                    }
+                    Err(refusal) => Err(refusal),
+                }
+            }
             Err(refusal) => Err(refusal),
         };
         let (mut verdicts, left_out) = match added {
