@@ -97,10 +97,10 @@ fn color_chunks_of_a_png_count_by_their_rank() {
     assert_eq!(seen(&[("gAMA", &[0; 4])]), [128; 3]);
 }
 
-/// Files and what Little CMS shows of them: `tests/fixtures/colors/record.py`.
+/// Files and what Little CMS shows of them: `tests/support/colors/record.py`.
 #[test]
 fn profiles_that_fit_are_converted_and_others_left_out() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/colors");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/colors");
     let expected = std::fs::read(folder.join("expected.json")).unwrap();
     let expected: serde_json::Map<String, serde_json::Value> =
         serde_json::from_slice(&expected).unwrap();
