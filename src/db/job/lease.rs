@@ -80,8 +80,9 @@ pub async fn lease_next(
             started_at = coalesce(started_at, now()), attempt_started_at = now(), attempt_error = null,
             resumed_from_step = null, started_over = null
         where job_id in (select job_id from summed where elements_before < $5)
-        returning job_id as "job_id: JobId", project_id as "project_id: ProjectId", task as "task: Json<Task>",
-            rows as batch_elements, attempts, barren_attempts, fence, request_id, traceparent, priority, virtual_finish
+        returning job_id as "job_id: JobId", task as "task: Json<Task>", rows as batch_elements, attempts,
+            project_id as "project_id: ProjectId", barren_attempts, fence, request_id, traceparent, priority,
+            virtual_finish
         "#,
         capacity.worker,
         &capacity.kinds.iter().map(|kind| kind.as_str().to_owned()).collect::<Vec<_>>(),

@@ -109,7 +109,7 @@ async fn an_upload_that_trickles_is_cut_five_seconds_after_the_listener_closes(d
     let (mut process, client) = api(&db, &objects, &["--drain-grace", "1"]).await;
     let stream = tokio::net::TcpStream::connect(client.socket()).await.unwrap();
     let (mut receives, mut sends) = stream.into_split();
-    let head = "POST /v1/images HTTP/1.1\r\nhost: vstar\r\ncontent-type: multipart/form-data; boundary=x\r\n\
+    let head = "POST /v1/images HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=x\r\n\
         content-length: 100000\r\n\r\n--x\r\ncontent-disposition: form-data; name=\"file\"; filename=\"a.png\"\r\n\r\n";
     sends.write_all(head.as_bytes()).await.unwrap();
     let trickle = tokio::spawn(async move {

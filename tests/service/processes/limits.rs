@@ -22,13 +22,13 @@ async fn then_silent(client: &Client, sent: &str) -> (String, Duration) {
 async fn a_client_that_falls_silent_does_not_keep_its_connection(db: PgPool) {
     let objects = tempfile::tempdir().unwrap();
     let (_process, client) = api(&db, &objects, &["--idle-timeout", "4"]).await;
-    let body = "POST /v1/concepts HTTP/1.1\r\nhost: vstar\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
+    let body = "POST /v1/concepts HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{";
 
     let (nothing, head, preface, idle, body) = tokio::join!(
         then_silent(&client, ""),
-        then_silent(&client, "GET /livez HTTP/1.1\r\nhost: vst"),
+        then_silent(&client, "GET /livez HTTP/1.1\r\nhost: loc"),
         then_silent(&client, "PR"),
-        then_silent(&client, "GET /livez HTTP/1.1\r\nhost: vstar\r\n\r\n"),
+        then_silent(&client, "GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"),
         then_silent(&client, body),
     );
 
@@ -53,7 +53,7 @@ async fn an_upload_may_take_long_as_long_as_something_comes(db: PgPool) {
     let (_process, client) = api(&db, &objects, &[]).await;
     let stream = TcpStream::connect(client.socket()).await.unwrap();
     let (mut receives, mut sends) = stream.into_split();
-    let head = "POST /v1/concepts HTTP/1.1\r\nhost: vstar\r\ncontent-type: application/json\r\nconnection: close\r\n\
+    let head = "POST /v1/concepts HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\nconnection: close\r\n\
         content-length: 60\r\n\r\n";
     let body = r#"{"handle": "dog", "modifier_token": "<rex>", "class_noun": "dog"}"#;
 

@@ -111,11 +111,17 @@ async fn a_new_job_reads_the_head_of_the_queue(db: PgPool) {
         .bind(3_i32)
         .bind(None::<f64>)
         .bind(None::<f64>)
-        .bind(0_i32)
+        .bind(0_i32) // waits for none
+        .bind(0_i32) // memory
         .bind(vec![Uuid::now_v7()])
         .bind(vec![Json(any_task())])
         .bind(vec![1_i32])
-        .bind(vec![1.0_f64]);
+        .bind(vec![1.0_f64])
+        .bind(None::<Value>) // metadata
+        .bind(None::<String>) // external id
+        .bind(vec![Json(Value::Array(Vec::new()))]) // warnings
+        .bind(None::<String>) // request id
+        .bind(None::<String>); // traceparent
 
     let explained = explain(&mut db, query).await;
 
