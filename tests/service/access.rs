@@ -356,7 +356,7 @@ async fn without_keys_only_this_machine_and_its_own_pages_may_call(db: PgPool) {
     let me = service.get("/v1/me").await;
     assert_eq!((&me.body["key"], me.body["scopes"].as_array().unwrap().len()), (&Value::Null, 7));
     let key = service.post("/v1/api-keys", json!({ "name": "a", "scopes": ["read"] })).await;
-    assert_eq!(key.problem(), (409, "keys_not_in_use", vec![]));
+    assert_eq!(key.problem(), (409, "keys_not_in_use", vec![""]));
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
