@@ -6,7 +6,7 @@
 use chrono::Utc;
 
 use super::concept_photo::{DescribedPhoto, StagedPhoto, bytes_of};
-use super::image::UploadedFile;
+use super::image::{UploadedFile, broke_off};
 use super::photo::PhotoError;
 use super::quota::Need;
 use super::upload_memory::ReceivedFile;
@@ -19,6 +19,7 @@ use crate::domain::id::UploadId;
 use crate::domain::image::{Image, MAX_PHOTO_BYTES, readable_name};
 use crate::domain::invalid::{Checks, FieldError};
 use crate::domain::upload::{UPLOAD_WITHIN, Upload};
+use crate::few_threads;
 use crate::storage::StorageError;
 
 /// A file that a client is going to send.
@@ -145,8 +146,8 @@ impl App {
         mut file: ReceivedFile,
     ) -> Result<(), Refusal> {
         let _room = self.uploads.room(upload.size_bytes.unsigned_abs()).await?;
-        let read = tokio::task::spawn_blocking(move || file.read());
-        let bytes = read.await.map_err(Refusal::internal)?.map_err(Refusal::internal)?;
+        let read = few_threads::run(move || file.read());
+        let bytes = read.await.map_err(broke_off)?.map_err(Refusal::internal)?;
         let bytes = bytes.map_err(|error| FieldError::new("", error.code(), error.to_string()))?;
         check_content(upload, &bytes)?;
         self.storage.replace(&upload.storage_key(), bytes).await?;
