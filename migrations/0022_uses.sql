@@ -9,30 +9,46 @@ create table job_use (
 );
 create index job_use_by_job on job_use (job_id);
 
--- The UUID of a published id: its 26 digits have 5 bits each, of which the first two are 0.
-create function published_uuid(id text) returns uuid language sql immutable strict parallel safe as $$
-    select (lpad(to_hex(substr(bits, 3, 64)::bit(64)::bigint), 16, '0')
-        || lpad(to_hex(substr(bits, 67, 64)::bit(64)::bigint), 16, '0'))::uuid
-    from (
-        select string_agg((strpos('0123456789abcdefghjkmnpqrstvwxyz', digit) - 1)::bit(5)::text, '' order by place) as bits
-        from regexp_split_to_table(right(id, 26), '') with ordinality as digits (digit, place)
-    ) as decoded
+-- The UUID of a published id. Its 26 digits have 5 bits each, of which the first two are 0: 63 bits in the first half, 65 in the
+-- second.
+create function published_uuid(id text) returns uuid language plpgsql immutable strict parallel safe as $$
+declare
+    digits text = right(id, 26);
+    high bigint = 0;
+    low bigint = 0;
+    digit integer;
+begin
+    for place in 1..13 loop
+        high = (high << 5) | (strpos('0123456789abcdefghjkmnpqrstvwxyz', substr(digits, place, 1)) - 1);
+    end loop;
+    digit = strpos('0123456789abcdefghjkmnpqrstvwxyz', substr(digits, 14, 1)) - 1;
+    high = (high << 1) | (digit >> 4);
+    low = digit & 15;
+    for place in 15..26 loop
+        low = (low << 5) | (strpos('0123456789abcdefghjkmnpqrstvwxyz', substr(digits, place, 1)) - 1);
+    end loop;
+    return (lpad(to_hex(high), 16, '0') || lpad(to_hex(low), 16, '0'))::uuid;
+end
 $$;
 
 -- The concepts and deltas that a task names, and the concepts that those deltas contain.
-create function uses_of(task jsonb) returns setof uuid language sql stable as $$
-    with named as (
-        select published_uuid(id #>> '{}') as used
-        from (
-            select jsonb_path_query(task, '$.**.delta_id') as id
-            union all select jsonb_path_query(task, '$.**.concept_id')
-            union all select jsonb_path_query(task, '$.concepts[*] ? (@.type() == "string")')
-            union all select jsonb_path_query(task, '$.start_from.concepts[*] ? (@.type() == "string")')
-        ) as ids
-        where id #>> '{}' ~ '^(cpt|dlt)_[0-7][0-9a-hjkmnp-tv-z]{25}$'
-    )
-    select used from named
-    union select concept_id from delta_concept where delta_id in (select used from named)
+create function uses_of(task jsonb) returns setof uuid language plpgsql stable as $$
+declare
+    named uuid[];
+begin
+    select array_agg(distinct published_uuid(id #>> '{}')) into named
+    from (
+        select jsonb_path_query(task, '$.**.delta_id') as id
+        union all select jsonb_path_query(task, '$.**.concept_id')
+        union all select jsonb_path_query(task, '$.concepts[*] ? (@.type() == "string")')
+        union all select jsonb_path_query(task, '$.start_from.concepts[*] ? (@.type() == "string")')
+    ) as ids
+    where id #>> '{}' ~ '^(cpt|dlt)_[0-7][0-9a-hjkmnp-tv-z]{25}$';
+    if named is not null then
+        return query
+            select unnest(named) union select concept_id from delta_concept where delta_id = any(named);
+    end if;
+end
 $$;
 
 create function record_uses() returns trigger language plpgsql as $$
