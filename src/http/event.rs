@@ -65,7 +65,7 @@ pub(crate) struct EventBody {
     params(
         ("training_id" = TrainingId, Path),
         ("last-event-id" = Option<String>, Header,
-            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
+            description = "The id of the last event that was seen: the stream goes on after it. Without one it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -87,7 +87,7 @@ pub(crate) async fn stream_training_events(
     params(
         ("merge_id" = MergeId, Path),
         ("last-event-id" = Option<String>, Header,
-            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
+            description = "The id of the last event that was seen: the stream goes on after it. Without one it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -109,7 +109,7 @@ pub(crate) async fn stream_merge_events(
     params(
         ("sample_id" = SampleId, Path),
         ("last-event-id" = Option<String>, Header,
-            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
+            description = "The id of the last event that was seen: the stream goes on after it. Without one it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -131,7 +131,7 @@ pub(crate) async fn stream_sample_events(
     params(
         ("evaluation_id" = EvaluationId, Path),
         ("last-event-id" = Option<String>, Header,
-            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
+            description = "The id of the last event that was seen: the stream goes on after it. Without one it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),
@@ -153,7 +153,7 @@ pub(crate) async fn stream_evaluation_events(
     params(
         ("compression_id" = CompressionId, Path),
         ("last-event-id" = Option<String>, Header,
-            description = "The id of the last event that was seen: the stream goes on after it. Without one, or with another text, it starts with the first"),
+            description = "The id of the last event that was seen: the stream goes on after it. Without one it starts with the first"),
     ),
     responses(
         (status = 200, content_type = "text/event-stream", body = EventBody, description = "OK"),

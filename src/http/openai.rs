@@ -120,6 +120,7 @@ pub(crate) struct ImagesRequest {
 pub(crate) struct ImagesBody {
     /// When they were made, in seconds since 1970.
     created: i64,
+    /// The images, in the order of their indices.
     data: Vec<ImageData>,
     /// Always `png`.
     #[schema(value_type = String)]

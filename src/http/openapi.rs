@@ -5,6 +5,7 @@
 //! generators of clients understand.
 
 mod codes;
+mod common;
 mod openai;
 mod operation;
 mod schema;

@@ -124,12 +124,17 @@ fn every_operation_lists_codes_that_exist_and_explains_what_is_common() {
         let responses = operation["responses"].as_object().unwrap();
         assert!(responses.contains_key("500") && responses.contains_key("503"), "{name}");
         if operation.get("requestBody").is_some() {
-            for status in ["400", "408", "413", "415", "422"] {
+            for status in ["400", "408", "413", "415"] {
                 assert!(responses.contains_key(status), "{status} of {name}");
             }
+            // OpenAI's API has 400 for what is wrong in a field.
+            assert!(responses.contains_key("422") || name.contains(" /openai/"), "{name}");
         }
         for (status, response) in responses.iter().filter(|(status, _)| status.as_str() >= "400") {
             let response = resolved(response);
+            if name.contains(" /openai/") {
+                continue;
+            }
             let codes = response["x-codes"].as_array().unwrap();
             assert!(!codes.is_empty(), "{status} of {name} has no code");
             let text = response["description"].as_str().unwrap();

@@ -41,6 +41,7 @@ pub(crate) struct ModelBody {
 pub(crate) struct ModelList {
     #[schema(value_type = String, examples("list"))]
     object: &'static str,
+    /// The base model, then concepts with a delta, then deltas, each the newest first.
     data: Vec<ModelBody>,
 }
 

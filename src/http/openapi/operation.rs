@@ -1,145 +1,21 @@
 //! What every operation can answer beside what its handler documents: broken requests, a busy service, a bug.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
 use super::codes::OF_OPERATIONS;
+use super::common::{COMMON, Common, STRICT_HEADERS, has_parameter, is_download};
 use super::operations_mut;
+use super::schema::target;
 use crate::domain::code::Code;
 
-type Operation = Map<String, Value>;
-
-/// An answer that many operations have in common.
-struct Common {
-    status: &'static str,
-    /// Its name among the components.
-    name: &'static str,
-    description: &'static str,
-    codes: &'static [Code],
-    applies: fn(&Operation) -> bool,
-}
-
-const COMMON: &[Common] = &[
-    Common {
-        status: "400",
-        name: "Malformed",
-        description: "The body is not what its content type promises.",
-        codes: &[Code::MalformedBody],
-        applies: has_body,
-    },
-    Common {
-        status: "400",
-        name: "MalformedHeader",
-        description: "The header `If-Match` cannot be read.",
-        codes: &[Code::MalformedHeader],
-        applies: has_precondition,
-    },
-    Common {
-        status: "404",
-        name: "NotFound",
-        description: "Nothing has this id.",
-        codes: &[Code::NotFound, Code::NoSuchPath],
-        applies: |operation| has_parameter(operation, "path", |_| true),
-    },
-    Common {
-        status: "408",
-        name: "TimedOut",
-        description: "The rest of the body did not come in time.",
-        codes: &[Code::RequestTimeout],
-        applies: has_body,
-    },
-    Common {
-        status: "412",
-        name: "PreconditionFailed",
-        description: "It has changed since the revision that `If-Match` names.",
-        codes: &[Code::PreconditionFailed],
-        applies: has_precondition,
-    },
-    Common {
-        status: "413",
-        name: "TooLarge",
-        description: "The body is too large: 1 MiB of JSON, 512 MiB of a form.",
-        codes: &[Code::BodyTooLarge],
-        applies: has_body,
-    },
-    Common {
-        status: "415",
-        name: "UnsupportedMediaType",
-        description: "The body has another content type than the documented one.",
-        codes: &[Code::UnsupportedMediaType],
-        applies: has_body,
-    },
-    Common {
-        status: "416",
-        name: "RangeNotSatisfiable",
-        description: "The range lies outside of the file. `content-range` has the size.",
-        codes: &[Code::RangeNotSatisfiable],
-        applies: is_download,
-    },
-    Common {
-        status: "422",
-        name: "Invalid",
-        description: "Something in the request is wrong; `errors` says what and where.",
-        codes: &[
-            Code::ValidationFailed,
-            Code::UnknownField,
-            Code::MissingField,
-            Code::InvalidValue,
-            Code::OutOfRange,
-            Code::NotApplicable,
-            Code::ConflictingFields,
-        ],
-        applies: has_body,
-    },
-    Common {
-        status: "422",
-        name: "InvalidPage",
-        description: "A query parameter is wrong; `errors` says which and why.",
-        codes: &[
-            Code::ValidationFailed,
-            Code::UnknownField,
-            Code::InvalidValue,
-            Code::OutOfRange,
-            Code::InvalidCursor,
-        ],
-        applies: |operation| {
-            !has_body(operation) && has_parameter(operation, "query", |name| name == "after")
-        },
-    },
-    Common {
-        status: "422",
-        name: "InvalidParameter",
-        description: "A parameter is wrong; `errors` says which and why.",
-        codes: &[Code::ValidationFailed, Code::UnknownField, Code::InvalidValue, Code::OutOfRange],
-        applies: |operation| {
-            !has_body(operation) && !has_parameter(operation, "query", |name| name == "after")
-        },
-    },
-    Common {
-        status: "500",
-        name: "InternalError",
-        description: "A bug, or a file that is gone: report it with the `request_id`.",
-        codes: &[Code::ObjectMissing, Code::InternalError],
-        applies: |_| true,
-    },
-    Common {
-        status: "503",
-        name: "Unavailable",
-        description: "The service cannot answer now: send the request again after `Retry-After` seconds.",
-        codes: &[
-            Code::ShuttingDown,
-            Code::Overloaded,
-            Code::DatabaseUnavailable,
-            Code::StorageUnavailable,
-        ],
-        applies: |_| true,
-    },
-];
+pub(super) type Operation = Map<String, Value>;
 
 /// Adds the answers and headers that follow from the kind of operation.
 pub(super) fn complete(document: &mut Value) {
-    let mut used = BTreeSet::new();
+    let labelled = labelled(document);
+    let mut shared = BTreeMap::new();
     for (method, operation) in operations_mut(document) {
         if method == "get" && has_entity_tag(operation) {
             describe_entity_tag(operation);
@@ -147,33 +23,39 @@ pub(super) fn complete(document: &mut Value) {
         if is_download(operation) {
             describe_download(operation);
         }
-        let applying: Vec<&Common> =
-            COMMON.iter().filter(|common| (common.applies)(operation)).collect();
-        let operation_id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+        let mut common: BTreeMap<&str, Vec<&Common>> = BTreeMap::new();
+        for one in COMMON.iter().filter(|one| (one.applies)(operation)) {
+            common.entry(one.status).or_default().push(one);
+        }
+        let further = codes_of(operation, &labelled);
+        for (status, _) in &further {
+            common.entry(status).or_default();
+        }
+        add_patterns(operation);
         let Some(responses) = operation.get_mut("responses").and_then(Value::as_object_mut) else {
             continue;
         };
-        for common in applying {
-            match responses.get_mut(common.status) {
-                Some(own) => join(own, common),
-                None => drop(responses.insert(common.status.to_owned(), reference(common))),
-            }
-        }
-        let further = OF_OPERATIONS.iter().filter(|(id, ..)| operation_id == *id);
-        for (_, status, codes) in further {
-            if let Some(response) = responses.get_mut(*status) {
-                add_codes(response, &codes.concat());
+        for (status, common) in common {
+            let of_status = further.iter().filter(|(with, _)| *with == status);
+            let further: Vec<Code> = of_status.flat_map(|(_, codes)| codes.clone()).collect();
+            match (responses.get_mut(status), common.as_slice()) {
+                (None, [only]) if further.is_empty() => {
+                    let path = format!("#/components/responses/{}", only.name);
+                    responses.insert(status.to_owned(), json!({ "$ref": path }));
+                    shared.entry(only.name).or_insert_with(|| answer_with(status, &[only], &[]));
+                }
+                (None, common) => {
+                    responses.insert(status.to_owned(), answer_with(status, common, &further));
+                }
+                (Some(own), common) if is_problem(own) => join(own, common, &further),
+                (Some(_), _) => {}
             }
         }
         for (status, response) in responses {
-            used.extend(response["$ref"].as_str().map(str::to_owned));
             complete_response(status, response);
         }
     }
-    let shared = COMMON.iter().filter(|common| used.contains(&path(common)));
-    let shared: Map<String, Value> =
-        shared.map(|common| (common.name.to_owned(), response(common))).collect();
-    document["components"]["responses"] = Value::Object(shared);
+    document["components"]["responses"] = json!(shared);
     document["components"]["headers"] = json!({
         "RequestId": {
             "description": "The id of the request in the server's log. That of the request, if it has one.",
@@ -198,54 +80,66 @@ pub(super) fn complete(document: &mut Value) {
     });
 }
 
-fn response(common: &Common) -> Value {
-    let mut response = json!({
-        "description": common.description,
-        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } },
-    });
-    list_codes(&mut response, common.description, common.codes.to_vec());
-    complete_response(common.status, &mut response);
+/// An answer that no handler describes.
+fn answer_with(status: &str, common: &[&Common], further: &[Code]) -> Value {
+    let schema = json!({ "$ref": "#/components/schemas/Problem" });
+    let mut response = json!({ "content": { "application/problem+json": { "schema": schema } } });
+    let text = if common.is_empty() { what_it_says(status).to_owned() } else { text_of(common) };
+    list_codes(&mut response, &text, [&codes_in_common(common), further].concat());
+    complete_response(status, &mut response);
     response
 }
 
-/// The path of an answer among the components.
-fn path(common: &Common) -> String {
-    format!("#/components/responses/{}", common.name)
+/// The schemas of bodies that give things an id of the client's choice.
+fn labelled(document: &Value) -> BTreeSet<String> {
+    let schemas = document["components"]["schemas"].as_object().into_iter().flatten();
+    let labelled = schemas.filter(|(_, schema)| schema["properties"].get("external_id").is_some());
+    labelled.map(|(name, _)| name.clone()).collect()
 }
 
-fn reference(common: &Common) -> Value {
-    json!({ "$ref": path(common) })
+/// The form of headers that is insisted on.
+fn add_patterns(operation: &mut Operation) {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten().filter(|one| one["in"] == "header") {
+        let name = parameter["name"].as_str().unwrap_or_default().to_lowercase();
+        if let Some((_, pattern)) = STRICT_HEADERS.iter().find(|(strict, _)| *strict == name) {
+            parameter["schema"] = json!({ "type": "string", "pattern": pattern });
+        }
+    }
 }
 
-/// Adds codes to an answer that has some.
-fn add_codes(response: &mut Value, codes: &[Code]) {
-    if let Some(shared) = COMMON.iter().find(|shared| response["$ref"] == path(shared)) {
-        *response = self::response(shared);
-    }
-    let listed = response["x-codes"].as_array().cloned().unwrap_or_default();
-    let listed = Code::ALL.iter().filter(|code| listed.iter().any(|one| one == code.as_str()));
-    let codes = [codes, &listed.copied().collect::<Vec<_>>()].concat();
-    let text = response["description"].as_str().unwrap_or_default();
-    let text = text.split(" Codes: ").next().unwrap_or_default().to_owned();
-    list_codes(response, &text, codes);
+fn is_problem(response: &Value) -> bool {
+    response["content"].get("application/problem+json").is_some()
 }
 
-/// Adds to an answer of an operation what all operations of its kind can answer with that status.
-fn join(own: &mut Value, common: &Common) {
-    if let Some(shared) = COMMON.iter().find(|shared| own["$ref"] == path(shared)) {
-        let text = format!("{} {}", shared.description, common.description);
-        *own = response(shared);
-        list_codes(own, &text, [shared.codes, common.codes].concat());
-        return;
-    }
-    if own["content"].get("application/problem+json").is_none() {
-        return;
-    }
+/// Adds to an answer that a handler describes what all operations of its kind can answer with that status.
+fn join(own: &mut Value, common: &[&Common], further: &[Code]) {
     let text = own["description"].as_str().unwrap_or_default().to_owned();
-    let mut codes = codes_in(&text);
-    let text = if is_only_codes(&text) { common.description.to_owned() } else { text };
-    codes.extend(common.codes);
+    let codes = [codes_in(&text).as_slice(), &codes_in_common(common), further].concat();
+    let text = if is_only_codes(&text) { text_of(common) } else { text };
     list_codes(own, &text, codes);
+}
+
+fn text_of(common: &[&Common]) -> String {
+    common.iter().map(|one| one.description).collect::<Vec<_>>().join(" ")
+}
+
+fn codes_in_common(common: &[&Common]) -> Vec<Code> {
+    common.iter().flat_map(|one| one.codes).copied().collect()
+}
+
+/// The codes of its own that an operation answers, by status.
+fn codes_of(operation: &Operation, labelled: &BTreeSet<String>) -> Vec<(&'static str, Vec<Code>)> {
+    let id = operation["operationId"].as_str().unwrap_or_default();
+    let own = OF_OPERATIONS.iter().filter(|(of, ..)| *of == id);
+    let mut codes: Vec<_> = own.map(|(_, status, codes)| (*status, codes.concat())).collect();
+    let content = operation.get("requestBody").and_then(|body| body["content"].as_object());
+    let body = content.into_iter().flatten().find_map(|(_, media)| target(&media["schema"]));
+    let is_check = id.starts_with("check_");
+    if !is_check && body.is_some_and(|name| labelled.contains(name)) {
+        codes.push(("409", vec![Code::ExternalIdTaken]));
+    }
+    codes
 }
 
 fn list_codes(response: &mut Value, text: &str, mut codes: Vec<Code>) {
@@ -254,10 +148,12 @@ fn list_codes(response: &mut Value, text: &str, mut codes: Vec<Code>) {
     let names: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
     let missing: Vec<&str> =
         names.iter().filter(|name| !text.contains(&format!("`{name}`"))).copied().collect();
-    if !missing.is_empty() {
+    response["description"] = if missing.is_empty() {
+        text.into()
+    } else {
         let text = text.trim_end_matches(['.', ' ', ',', '…']);
-        response["description"] = format!("{text}. Codes: `{}`.", missing.join("`, `")).into();
-    }
+        format!("{text}. Codes: `{}`.", missing.join("`, `")).into()
+    };
     response["x-codes"] = json!(names);
 }
 
@@ -360,31 +256,4 @@ fn has_entity_tag(operation: &Operation) -> bool {
         let is_json = responses["200"]["content"].get("application/json").is_some();
         is_json || responses.get("304").is_some()
     })
-}
-
-/// Whether a client can say which revision it means to change.
-fn has_precondition(operation: &Operation) -> bool {
-    has_parameter(operation, "header", |name| name.eq_ignore_ascii_case("if-match"))
-}
-
-fn has_body(operation: &Operation) -> bool {
-    operation.contains_key("requestBody")
-}
-
-/// Whether the operation returns a file that never changes.
-fn is_download(operation: &Operation) -> bool {
-    let responses = operation.get("responses");
-    responses.is_some_and(|responses| {
-        responses.get("304").is_some() && {
-            let content = responses["200"]["content"].as_object();
-            content.is_some_and(|content| !content.keys().any(|kind| kind.contains("json")))
-        }
-    })
-}
-
-fn has_parameter(operation: &Operation, place: &str, is_meant: impl Fn(&str) -> bool) -> bool {
-    let parameters = operation.get("parameters").and_then(Value::as_array).into_iter().flatten();
-    parameters
-        .filter(|parameter| parameter["in"] == place)
-        .any(|parameter| parameter["name"].as_str().is_some_and(&is_meant))
 }

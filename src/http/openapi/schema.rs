@@ -140,14 +140,20 @@ fn hoist_description(fields: &mut Map<String, Value>) {
     }
 }
 
-/// Examples of a list stand at the list.
+/// Examples of a list or a map stand at the list or map, not at what is in it.
 fn hoist_examples(fields: &mut Map<String, Value>) {
-    let Some(Value::Object(items)) = fields.get_mut("items") else { return };
-    let examples = items.get("examples").and_then(Value::as_array);
-    if examples.is_some_and(|examples| examples.iter().all(Value::is_array))
-        && let Some(examples) = items.remove("examples")
-    {
-        fields.insert("examples".to_owned(), examples);
+    let is_of_whole = |part: &str, example: &Value| match part {
+        "items" => example.is_array(),
+        _ => example.is_object(),
+    };
+    for part in ["items", "additionalProperties", "propertyNames"] {
+        let Some(Value::Object(below)) = fields.get_mut(part) else { continue };
+        let examples = below.get("examples").and_then(Value::as_array);
+        if examples.is_some_and(|all| all.iter().all(|example| is_of_whole(part, example)))
+            && let Some(examples) = below.remove("examples")
+        {
+            fields.insert("examples".to_owned(), examples);
+        }
     }
 }
 

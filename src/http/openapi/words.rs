@@ -151,8 +151,8 @@ fn bounds(field: &Map<String, Value>) -> Vec<Bound> {
         ("exclusiveMaximum", |n| format!("Below {n}.")),
         ("minLength", |n| format!("At least {n} characters.")),
         ("maxLength", |n| format!("At most {n} characters.")),
-        ("minItems", |n| format!("At least {n} items.")),
-        ("maxItems", |n| format!("At most {n} items.")),
+        ("minItems", |n| format!("At least {n} {}.", if n == "1" { "item" } else { "items" })),
+        ("maxItems", |n| format!("At most {n} {}.", if n == "1" { "item" } else { "items" })),
     ];
     let bounds = phrases.iter().filter_map(|(key, words)| {
         let number = field.get(*key)?.to_string();
@@ -171,7 +171,7 @@ fn says(text: &str, number: &str) -> bool {
     };
     let digits: String =
         text.chars().filter(|c| !matches!(c, ' ' | '_' | ',' | '\u{a0}')).collect();
-    digits.contains(spelled)
+    digits.contains(spelled) || (number == "1" && text.contains(" one "))
 }
 
 /// The text, ready for another sentence.

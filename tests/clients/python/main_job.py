@@ -6,7 +6,7 @@ import time
 from io import BytesIO
 from pathlib import Path
 
-from vstar_client import Client
+from vstar_client import AuthenticatedClient
 from vstar_client.api.concepts import create_concept, upload_images
 from vstar_client.api.deltas import get_delta_content
 from vstar_client.api.images import get_image_content
@@ -28,7 +28,9 @@ def finished(job, get, client):
 
 
 def main(folder):
-    client = Client(base_url=os.environ.get("VSTAR_URL", "http://127.0.0.1:8080"), timeout=60)
+    url = os.environ.get("VSTAR_URL", "http://127.0.0.1:8080")
+    # Where the service asks for no keys, any text will do.
+    client = AuthenticatedClient(base_url=url, token=os.environ.get("VSTAR_KEY", "none"), timeout=60)
 
     # A concept and its photos.
     new = CreateConcept(handle="rex", modifier_token="<rex>", class_noun="dog")

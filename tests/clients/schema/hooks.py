@@ -15,11 +15,13 @@ import schemathesis
 
 HAS = json.loads(Path(os.environ["VSTAR_IDS"]).read_text())
 URL = os.environ["VSTAR_URL"]
+KEYED = requests.Session()
+KEYED.headers["authorization"] = f"Bearer {os.environ.get('VSTAR_KEY', 'none')}"
 SCHEMAS = "#/components/schemas/"
 CHOICE = random.Random(int(os.environ.get("SCHEMA_SEED", "1")))
 
 # Texts that name something, whatever their schema is.
-NAMED = {"concept": "handles", "concepts": "handles", "token": "tokens", "set": "ImageSetId", "prompt": "prompts"}
+NAMED = {"concept": "handles", "concepts": "handles", "token": "tokens", "set": "ImageSetId", "prompt": "prompts", "model": "models"}
 # Bounds of numbers that make jobs long.
 SHORT = {"max_train_steps": 3, "num_inference_steps": 3, "n": 2, "images_per_prompt": 1, "class_batch_size": 1,
          "instance_batch_size": 2, "wait": 1, "enlarge": 1, "start_within_seconds": 60, "finish_within_seconds": 60}
@@ -64,26 +66,58 @@ def filled(value, schema, name, components):
     return value
 
 
-def sensible(path, body):
-    """Leaves out what excludes the rest of the body, most of the time."""
-    if CHOICE.random() < 0.2:
+def side(subject):
+    return {"evaluation": one_of("EvaluationId"), "subject": subject}
+
+
+# Bodies that cannot be right by chance: fields that belong together, or that exclude each other. By operation: what is left out,
+# and what is set.
+TOGETHER = {
+    "POST /v1/samples": ("from_manifest noise_strength concepts merge composition width height", {"prompt": "a <rex> dog"}),
+    "POST /v1/trainings": ("class_images start_from regularization", {"concepts": ["rex"], "recipe": {"max_train_steps": 2}}),
+    "POST /v1/merges": ("captions constraint_weight protect", {"concepts": [{"concept": "rex"}, {"concept": "tom"}]}),
+    "POST /v1/merges/check": ("captions constraint_weight protect", {"concepts": [{"concept": "rex"}, {"concept": "tom"}]}),
+    "POST /v1/evaluations": ("width height concepts held_out prompt_set", {
+        "subjects": [{"name": "one", "concepts": [{"concept": "rex"}]}], "prompts": ["photo of a {}"]}),
+    "POST /v1/preference-studies": ("", {"first": side("whole"), "second": side("half")}),
+    "POST /v1/deltas/{delta_id}/compress": ("energy", {"rank": 2}),
+    "POST /v1/client-tokens": ("job origin", {"concept": "rex"}),
+    "POST /v1/uploads": ("concept caption", {"content_type": "image/png"}),
+    "POST /v1/image-sets/{set}/retrieve": ("", {"prompt": "photo of a dog"}),
+    "POST /v1/webhook-endpoints": ("secret", {}),
+    "POST /openai/v1/images/generations": ("noise_strength size stream partial_images background output_format quality "
+                                           "complexity style moderation input_fidelity", {"prompt": "a <rex> dog"}),
+}
+PHOTO = (Path(__file__).parents[3] / "demo/concepts/dog/1.jpg").read_bytes()
+FILES = {"POST /v1/concepts/{concept}/images": {"files": [PHOTO]}, "POST /v1/images": {"file": PHOTO},
+         "POST /openai/v1/images/edits": {"image": PHOTO, "prompt": "a <rex> dog", "num_inference_steps": 2},
+         "PUT /v1/concepts/{concept}/images/{image_id}/mask": {"file": PHOTO}}
+
+
+def sensible(operation, body):
+    """The body with what belongs together, most of the time."""
+    if CHOICE.random() < 0.25:
         return body
-    if path == "/v1/samples":
-        body.pop("from_manifest", None)
-        if body.get("init_image") is None:
-            body.pop("noise_strength", None)
-        for name in ("concepts", "merge", "composition"):
-            body.pop(name, None)
-        for name in ("width", "height"):
-            if isinstance(body.get(name), int):
-                body[name] = 64
-    if path == "/v1/trainings":
-        body.pop("class_images", None)
-        body.pop("start_from", None)
-    if "concepts" in body and path in ("/v1/merges", "/v1/merges/check"):
-        body["concepts"] = [{"concept": "rex"}, {"concept": "tom"}]
-        body.pop("captions", None)
-    return body
+    if operation in FILES:
+        return dict(FILES[operation])
+    without, fixed = TOGETHER.get(operation, ("", {}))
+    return {name: field for name, field in body.items() if name not in without.split()} | fixed
+
+
+def place(case, name, wanted):
+    """An id for a parameter of the path."""
+    path = case.operation.path
+    if path.startswith("/uploads/"):
+        return one_of("uploads")
+    if path.startswith("/v1/concepts/{concept}/images/"):
+        return one_of("photos") if name == "image_id" else "rex"
+    if case.method == "DELETE":
+        # Each of them once, then one that is gone.
+        spare = EXPENDABLE.get("ConceptId" if wanted == "handles" else wanted, [])
+        return spare.pop() if spare else re.sub(r"\w{4}$", "0000", one_of(wanted))
+    if case.method == "PATCH" and wanted == "handles":
+        return CHOICE.choice(EXPENDABLE["ConceptId"] or HAS["ConceptId"])
+    return one_of(wanted)
 
 
 @schemathesis.hook
@@ -96,16 +130,28 @@ def before_call(context, case, **kwargs):
             wanted = target(described.get(name, {}).get("schema", {})) or NAMED.get(name)
             if wanted not in HAS:
                 continue
-            if case.method == "DELETE":
-                spare = EXPENDABLE.get("ConceptId" if wanted == "handles" else wanted, [])
-                case.path_parameters[name] = spare.pop() if spare else re.sub(r"\w{4}$", "0000", one_of(wanted))
-            elif not in_chain:
-                case.path_parameters[name] = one_of(wanted)
+            if case.method in ("DELETE", "PATCH") or not in_chain:
+                case.path_parameters[name] = place(case, name, wanted)
         if case.operation.path.endswith("/previews/{index}"):
             case.path_parameters = running_sample()
+    if positive(case, "header"):
+        headers = {name.lower() for name in case.headers}
+        if "idempotency-key" in headers and CHOICE.random() < 0.9:
+            case.headers["idempotency-key"] = f"key {CHOICE.random()}"
+        if "if-match" in headers and CHOICE.random() < 0.7:
+            case.headers["if-match"] = "*"
+    if case.query and positive(case, "query") and CHOICE.random() < 0.8:
+        case.query.pop("after", None)
+        case.query.pop("before", None)
+    if case.operation.label == "PUT /uploads/{token}" and positive(case, "body"):
+        case.body = PHOTO
+    if case.operation.label == "POST /votes/{token}" and positive(case, "body"):
+        case.body = f"pair={CHOICE.randrange(3)}&text=left&image=right"
     if isinstance(case.body, dict) and positive(case, "body"):
+        if "webhook" in case.operation.path and "url" in case.body:
+            case.body["url"] = "http://127.0.0.1:9/"
         media = next(iter(case.operation.definition.raw["requestBody"]["content"].values()))
-        case.body = sensible(case.operation.path, filled(case.body, media["schema"], "", components))
+        case.body = sensible(case.operation.label, filled(case.body, media["schema"], "", components))
 
 
 RUNNING = {}
@@ -114,13 +160,13 @@ RUNNING = {}
 def running_sample():
     """A sample that has a preview now: its paths lead nowhere once it has ended."""
     url = RUNNING.get("url")
-    job = requests.get(URL + url, timeout=30).json() if url else {"status": "none"}
+    job = KEYED.get(URL + url, timeout=30).json() if url else {"status": "none"}
     if job["status"] not in ("queued", "running"):
         body = {"prompt": "photo of a dog", "num_inference_steps": 900, "preview_every": 1, "priority": "high"}
-        job = requests.post(f"{URL}/v1/samples", json=body, timeout=30).json()
+        job = KEYED.post(f"{URL}/v1/samples", json=body, timeout=30).json()
         RUNNING.update(url=job["urls"]["self"], id=job["id"])
         for _ in range(50):
-            job = requests.get(f"{URL}{RUNNING['url']}?wait=1", timeout=30).json()
+            job = KEYED.get(f"{URL}{RUNNING['url']}?wait=1", timeout=30).json()
             if job.get("progress") and job["progress"].get("previews"):
                 break
     return {"sample_id": RUNNING["id"], "index": 0}

@@ -3,6 +3,7 @@
 Writes the ids by kind of object into a JSON file, for hooks.py.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -18,10 +19,11 @@ SHORT = {"max_train_steps": 3}
 
 
 def call(method, path, **arguments):
-    response = requests.request(method, URL + path, timeout=60, **arguments)
+    key = {"authorization": f"Bearer {os.environ.get('VSTAR_KEY', 'none')}"}
+    response = requests.request(method, URL + path, timeout=60, headers=key, **arguments)
     if response.status_code >= 400:
         sys.exit(f"{method} {path}: {response.status_code} {response.text}")
-    return response.json()
+    return response.json() if response.content else None
 
 
 def finished(job):
@@ -73,22 +75,46 @@ def main(photos, ids):
     first, second = ({"evaluation": evaluation["id"], "subject": name} for name in ("whole", "half"))
     study = call("POST", "/v1/preference-studies", json={"first": first, "second": second, "pairs": 2})
 
+    start = image.read_bytes()
+    announced = {"filename": "start.jpg", "content_type": "image/jpeg", "size_bytes": len(start),
+                 "sha256": hashlib.sha256(start).hexdigest()}
+    uploads = [call("POST", "/v1/uploads", json=announced) for _ in range(3)]
+    hook = {"url": "http://127.0.0.1:9/"}
+    endpoints = [call("POST", "/v1/webhook-endpoints", json=hook)["id"] for _ in range(2)]
+    deliveries = [call("POST", f"/v1/webhook-endpoints/{endpoints[0]}/test")["id"]]
+    keys = [call("POST", "/v1/api-keys", json={"name": "spare", "scopes": ["read"]})["id"] for _ in range(4)]
+    projects = [call("POST", "/v1/projects", json={"name": "other"})["id"]]
+
     # What may be deleted: nothing depends on it.
-    expendable = {"ConceptId": [], "ImageSetId": [], "ImageId": []}
+    spare = job("/v1/merges", concepts=[{"concept": "rex"}, {"concept": "tom"}])
+    expendable = {
+        "MergeId": [job("/v1/merges", concepts=[{"concept": "rex"}, {"concept": "tom"}])["id"]],
+        "TrainingId": [call("POST", call("POST", "/v1/trainings", json={"concepts": ["rex"], "recipe": SHORT})
+                            ["urls"]["cancel"])["id"]],
+        "DeltaId": [spare["delta"]],
+        "SampleId": [job("/v1/samples", prompt="a dog", num_inference_steps=1)["id"] for _ in range(3)],
+        "CompressionId": [job(f"/v1/deltas/{deltas[1]}/compress", rank=2)["id"]],
+        "EvaluationId": [job("/v1/evaluations", subjects=subjects[:1], prompts=["a {}"], images_per_prompt=1,
+                             num_inference_steps=1)["id"]],
+        "StudyId": [call("POST", "/v1/preference-studies", json={"first": first, "second": second})["id"]],
+        "WebhookEndpointId": endpoints[1:], "ApiKeyId": keys[2:],
+        "ConceptId": [], "ImageSetId": [], "ImageId": [],
+    }
     for number in range(30):
-        spare = {"handle": f"spare{number}", "modifier_token": f"<spare{number}>", "class_noun": "dog"}
-        expendable["ConceptId"].append(call("POST", "/v1/concepts", json=spare)["id"])
-    start = {"file": ("start.jpg", image.read_bytes(), "image/jpeg")}
+        new = {"handle": f"spare{number}", "modifier_token": f"<spare{number}>", "class_noun": "dog"}
+        expendable["ConceptId"].append(call("POST", "/v1/concepts", json=new)["id"])
     for _ in range(5):
-        expendable["ImageId"].append(call("POST", "/v1/images", files=start)["id"])
-        other = {"file": ("cats.zip", archive(photos / "cat"), "application/zip")}
-        expendable["ImageSetId"].append(call("POST", "/v1/image-sets", files=other)["id"])
+        file = {"file": ("start.jpg", start, "image/jpeg")}
+        expendable["ImageId"].append(call("POST", "/v1/images", files=file)["id"])
+        file = {"file": ("cats.zip", archive(photos / "cat"), "application/zip")}
+        expendable["ImageSetId"].append(call("POST", "/v1/image-sets", files=file)["id"])
 
     listed = lambda path: [item["id"] for item in call("GET", path)["data"]]
     Path(ids).write_text(json.dumps({
         "expendable": expendable,
         "handles": ["rex", "tom"] + [one["id"] for one in made],
         "prompts": prompts,
+        "models": ["tiny", "rex", deltas[0]],
         "tokens": [link.rsplit("/", 1)[-1] for link in study["links"]],
         "ConceptId": [one["id"] for one in made],
         "TrainingId": [one["id"] for one in trainings],
@@ -98,9 +124,16 @@ def main(photos, ids):
         "SampleId": [one["id"] for one in samples],
         "ImageId": [image["id"] for sample in samples for image in sample["images"]]
         + listed("/v1/concepts/rex/images"),
-        "ImageSetId": listed("/v1/image-sets"),
+        "ImageSetId": [one for one in listed("/v1/image-sets") if one not in expendable["ImageSetId"]],
         "EvaluationId": [evaluation["id"]],
         "StudyId": [study["id"]],
+        "UploadId": [upload["id"] for upload in uploads],
+        "uploads": [upload["url"].rsplit("/", 1)[-1] for upload in uploads],
+        "WebhookEndpointId": endpoints[:1],
+        "WebhookDeliveryId": deliveries,
+        "ApiKeyId": keys[:2],
+        "ProjectId": projects,
+        "photos": listed("/v1/concepts/rex/images")[:3],
     }, indent=1))
 
 

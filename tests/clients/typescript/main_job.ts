@@ -2,10 +2,14 @@
 import fs from "node:fs";
 import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import createClient, { type Middleware } from "openapi-fetch";
+import createClient from "openapi-fetch";
 import type { components, paths } from "./api.js";
 
-const client = createClient<paths>({ baseUrl: process.env.VSTAR_URL ?? "http://127.0.0.1:8080" });
+const client = createClient<paths>({
+  baseUrl: process.env.VSTAR_URL ?? "http://127.0.0.1:8080",
+  // Where the service asks for no keys, any text will do.
+  headers: { authorization: `Bearer ${process.env.VSTAR_KEY ?? "none"}` },
+});
 const [folder] = process.argv.slice(2);
 if (!folder) throw new Error("which folder of photos?");
 
@@ -13,6 +17,12 @@ if (!folder) throw new Error("which folder of photos?");
 function data<T>(answer: { data?: T; error?: unknown }): T {
   if (answer.data === undefined) throw new Error(JSON.stringify(answer.error));
   return answer.data;
+}
+
+/** The job that a request has started: with `dry_run`, it would have started none. */
+function started<T extends { object: string }>(answer: T): Exclude<T, { object: "dry_run" }> {
+  if (answer.object === "dry_run") throw new Error("nothing has been started");
+  return answer as Exclude<T, { object: "dry_run" }>;
 }
 
 /** A form with a field for each entry; lists become several fields of the same name. */
@@ -44,11 +54,10 @@ console.log(`${upload.accepted} photos`);
 if (upload.accepted !== 4) throw new Error(JSON.stringify(upload));
 
 // A training is a job: start it, then look until it has ended.
-let training = data(
-  await client.POST("/v1/trainings", {
-    body: { concepts: ["rex"], recipe: { max_train_steps: 4 }, seed: 1 },
-  }),
-);
+const asked = await client.POST("/v1/trainings", {
+  body: { concepts: ["rex"], recipe: { max_train_steps: 4 }, seed: 1 },
+});
+let training = started(data(asked));
 while (!["succeeded", "failed", "canceled"].includes(training.status)) {
   await sleep(200);
   const params = { path: { training_id: training.id } };
@@ -58,12 +67,11 @@ if (training.status !== "succeeded" || !training.delta) throw new Error(JSON.str
 console.log(`training ${training.status}`);
 
 // README's minimal body. The answer may wait for the image.
-let sample: components["schemas"]["SampleBody"] = data(
-  await client.POST("/v1/samples", {
-    params: { header: { prefer: "wait=20" } },
-    body: { prompt: "photo of a <rex> dog on the beach", seed: 7 },
-  }),
-);
+const drawn = await client.POST("/v1/samples", {
+  params: { header: { prefer: "wait=20" } },
+  body: { prompt: "photo of a <rex> dog on the beach", seed: 7 },
+});
+let sample = started(data(drawn));
 while (!["succeeded", "failed", "canceled"].includes(sample.status)) {
   await sleep(200);
   const params = { path: { sample_id: sample.id } };
