@@ -50,6 +50,7 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "allocator",
             "class_images",
             "db",
             "delta_store",

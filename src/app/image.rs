@@ -7,6 +7,7 @@ use super::photo::{self, Photo, PhotoError};
 use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
+use crate::allocator::return_freed_memory;
 use crate::db;
 use crate::domain::id::{ImageId, JobId, SampleId};
 use crate::domain::image::{Image, ImageSource};
@@ -28,6 +29,10 @@ const STORED_AT_ONCE: u64 = 16 << 20;
 pub(super) fn broke_off(_panic: Box<dyn std::any::Any + Send>) -> Refusal {
     Refusal::Internal("reading a file panicked".into())
 }
+
+/// What decoding takes of a file whose memory goes back to the system before the next file gets its turn. Otherwise what each of the
+/// threads has freed would be kept for a while, beside what the next one takes.
+const LARGE: u64 = 32 << 20;
 
 /// A file that a client has sent.
 #[derive(Debug)]
@@ -108,7 +113,7 @@ impl App {
     }
 
     /// An image's PNG.
-    pub fn image_file(&self, _caller: &Caller, image: &Image) -> Downloadable {
+    pub fn image_file(&self, image: &Image) -> Downloadable {
         let of = Owner::new("image", image.image_id);
         self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
     }
@@ -176,6 +181,9 @@ impl App {
         let room = self.uploads.room(cost).await?;
         let decoded = few_threads::run(move || {
             let photo = file.read().map(|bytes| bytes.and_then(|bytes| normalize(&bytes)));
+            if cost >= LARGE {
+                return_freed_memory();
+            }
             drop(room);
             photo
         });
@@ -193,6 +201,9 @@ impl App {
         let png = png.map_err(|error| Refusal::of_object("image", image.image_id, error))?;
         let measured = few_threads::run(move || {
             let measured = photo_file::read(&png).map(|pixels| pixels.measure());
+            if pixels >= LARGE {
+                return_freed_memory();
+            }
             drop(room);
             measured
         });

@@ -87,6 +87,7 @@ impl App {
         match db::webhook_endpoint::create(&mut *tx, project, id, &settings, &secret, labels).await
         {
             Ok(endpoint) => {
+                self.claim_key(&mut tx, id).await?;
                 tx.commit().await?;
                 Ok(endpoint)
             }

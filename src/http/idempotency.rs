@@ -23,7 +23,7 @@ use super::form::Form;
 use super::job::WaitQuery;
 use super::{
     api_key, compression, concept, evaluation, image, image_set, merge, preference,
-    presigned_upload, project, sample, training,
+    presigned_upload, project, sample, training, webhook,
 };
 use crate::app::idempotency::{EarlierAnswer, KeyedRequest};
 use crate::app::{App, Caller, Refusal};
@@ -305,6 +305,15 @@ impl Served<'_> {
             "key" => {
                 let path = Path(id.parse().ok()?);
                 ("api-keys", api_key::get_api_key(app(), caller, path).await.into_response())
+            }
+            "whe" => {
+                let path = Path(id.parse().ok()?);
+                let endpoint = webhook::get_webhook_endpoint(app(), caller, path).await;
+                ("webhook-endpoints", endpoint.into_response())
+            }
+            "whd" => {
+                let id = id.parse().ok()?;
+                return webhook::delivery::queued_before(&self.app, &caller, id).await.ok();
             }
             _ => return None,
         };
