@@ -106,6 +106,11 @@ impl ApiError {
         }
     }
 
+    /// Whether the request itself was refused, before anything was made of it.
+    pub(crate) fn is_of_request(&self) -> bool {
+        self.status().is_client_error()
+    }
+
     pub(crate) fn code(&self) -> Code {
         match self {
             Self::Refused(refusal) => refusal.code(),

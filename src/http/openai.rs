@@ -177,6 +177,9 @@ impl ImagesRequest {
             let bytes = name.as_deref().map_or(0, str::len);
             checks.in_range(bytes, 0..=MAX_USER_BYTES, pointer);
         }
+        if let Some(Err(error)) = self.size.as_deref().map(parse_size) {
+            checks.push(error);
+        }
         let streams = self.stream == Some(true) || self.partial_images.is_some_and(|n| n > 0);
         checks.require(!streams, "/stream", Code::NotApplicable, || {
             "images are not streamed here: leave it out, or follow the events of a sample at /v1/samples".to_owned()

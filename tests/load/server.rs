@@ -94,6 +94,7 @@ fn spawn(name: &str, port: u16) -> Child {
         File::options().create(true).append(true).open(format!("target/load/{name}.log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_vstar"))
         .args(["serve", "--drain-grace", "0", "--listen", &format!("127.0.0.1:{port}")])
+        .args(["--max-connections", "2000"]) // the thousand clients are not alone
         .arg("--data-dir")
         .arg(folder(name))
         .env("RUST_LOG", "warn")

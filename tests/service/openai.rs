@@ -158,6 +158,14 @@ async fn every_refusal_has_that_apis_form(db: PgPool) {
         let answer = service.send(request.multipart(form)).await;
         assert_eq!(error(&answer), (400, "invalid_request_error", Some(param), code), "{answer:?}");
     }
+    let form = Form::new().text("prompt", "a <nobody> dog").part("image", image());
+    let request = service.request(reqwest::Method::POST, "/openai/v1/images/edits");
+    let answer = service.send(request.multipart(form)).await;
+    assert_eq!(
+        error(&answer),
+        (400, "invalid_request_error", Some("prompt"), "unknown_concept"),
+        "{answer:?}"
+    );
     assert_eq!(service.contents().await, before, "nothing was made");
 }
 

@@ -6,8 +6,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{JobNoun, Tracked, narrow};
 use crate::app::refusal::Dependency;
@@ -22,6 +24,9 @@ use crate::domain::training::TrainingTask;
 
 /// Jobs that are read by one query.
 const MAX_AT_ONCE: usize = 100;
+
+/// The least time between two queries while requests keep coming. A client alone never waits for it.
+const GATHER: Duration = Duration::from_millis(10);
 
 /// The jobs that are asked for, by kind. A clone is a handle to the same ones.
 #[derive(Clone, Debug, Default)]
@@ -104,6 +109,7 @@ struct Running<N: JobNoun> {
 impl<N: JobNoun> Running<N> {
     async fn run(mut self, app: App) {
         while let Some(asked) = self.next() {
+            let began = Instant::now();
             let keys: Vec<Key> = asked.iter().map(|(key, _)| *key).collect();
             let read = read_all::<N>(&app, &keys).await.map_err(NotRead::from);
             for (key, senders) in asked {
@@ -114,6 +120,9 @@ impl<N: JobNoun> Running<N> {
                 for sender in senders {
                     let _ = sender.send(answer.clone()); // whoever has left needs no answer
                 }
+            }
+            if !self.reading.lock().waiting.is_empty() {
+                tokio::time::sleep_until(began + GATHER).await; // several have asked meanwhile: more will
             }
         }
     }

@@ -8,7 +8,7 @@ use super::error::OpenAiError;
 use super::model::uses_of;
 use super::{ImagesBody, ImagesRequest, ResponseFormat, draw};
 use crate::app::image::UploadedFile;
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
 use crate::domain::scheduler::SchedulerName;
@@ -125,7 +125,16 @@ pub(crate) async fn edit_images(
     let format = body.response_format.unwrap_or_default();
     let image = app.add_upload(&caller, file).await?;
     let new = body.into_sample(model, Some(image.image_id))?;
-    Ok(axum::Json(draw(&app, &caller, &headers, format, new).await?))
+    let drawn = draw(&app, &caller, &headers, format, new).await;
+    if drawn.as_ref().is_err_and(ApiError::is_of_request) {
+        // Nothing was queued, so nothing uses the image. What cannot be deleted only wastes space.
+        if let Err(error) =
+            app.delete_image(&caller, None, image.image_id, &Precondition::Any).await
+        {
+            tracing::warn!(%error, image = %image.image_id, "the image of a refused edit stays");
+        }
+    }
+    Ok(axum::Json(drawn?))
 }
 
 async fn read_parts(app: &App, form: &mut Form) -> Result<(UploadedFile, ImagesRequest), ApiError> {
