@@ -63,6 +63,7 @@ pub(crate) struct PresignedUploadBody {
     #[schema(value_type = String, examples("presigned_upload"))]
     object: &'static str,
     status: UploadStatus,
+    /// The name of the file, without folders and invisible characters.
     filename: String,
     /// The announced size in bytes.
     size_bytes: i64,
