@@ -23,6 +23,7 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 
 pub use self::error::{StorageError, StoreError};
 pub use self::list::ObjectInfo;
+pub use self::sign::SignedUrl;
 pub use crate::domain::storage_key::StorageKey;
 
 use crate::domain::digest::Digest;
@@ -44,6 +45,8 @@ pub struct Storage {
     probed: Arc<dyn ObjectStore>,
     /// What signs URLs for clients, if the store has such.
     signer: Option<Arc<dyn Signer>>,
+    /// Headers that a PUT of such a URL needs.
+    put_headers: &'static [(&'static str, &'static str)],
     /// Its folder, if it is one.
     folder: Option<Arc<FilePath>>,
     /// How long it may give no answer; `None` for a disk, which takes as long as it does.
@@ -52,7 +55,14 @@ pub struct Storage {
 
 impl Storage {
     pub fn new(store: Arc<dyn ObjectStore>) -> Self {
-        Self { probed: store.clone(), store, signer: None, folder: None, answer: None }
+        Self {
+            probed: store.clone(),
+            store,
+            signer: None,
+            put_headers: &[],
+            folder: None,
+            answer: None,
+        }
     }
 
     /// Gives the store up after this time without an answer.

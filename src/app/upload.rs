@@ -40,6 +40,8 @@ pub struct OpenUpload {
     pub upload: Upload,
     /// Beginning with `/`, it is a path of this service.
     pub url: String,
+    /// Headers that the request with the file needs.
+    pub headers: &'static [(&'static str, &'static str)],
 }
 
 /// What a completed upload has become.
@@ -90,11 +92,11 @@ impl App {
             completed_at: None,
         };
         let signed = self.storage.upload_url(&upload.storage_key(), UPLOAD_WITHIN).await?;
-        let (url, token_sha256) = match signed {
-            Some(url) => (url, None),
+        let (url, headers, token_sha256): (_, &[_], _) = match signed {
+            Some(signed) => (signed.url, signed.headers, None),
             None => {
                 let token = random_token();
-                (format!("/uploads/{token}"), Some(Digest::of(&token)))
+                (format!("/uploads/{token}"), &[], Some(Digest::of(&token)))
             }
         };
         let token_sha256 = token_sha256.as_deref();
@@ -102,7 +104,7 @@ impl App {
         self.claim_key(&mut tx, upload.upload_id).await?;
         db::upload::record(&mut *tx, caller.project_id(), &upload, token_sha256).await?;
         tx.commit().await?;
-        Ok(OpenUpload { upload, url })
+        Ok(OpenUpload { upload, url, headers })
     }
 
     async fn upload(&self, caller: &Caller, id: UploadId) -> Result<Upload, Refusal> {

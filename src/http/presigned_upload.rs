@@ -1,5 +1,7 @@
 //! Presigned uploads: announced here, sent to the object store, completed here.
 
+use std::collections::BTreeMap;
+
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -75,6 +77,10 @@ pub(crate) struct PresignedUploadBody {
     /// once, when the upload is announced. Whoever has the URL needs no key.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
+    /// Headers that the request with the file needs, by name; most object stores need none. Returned with the `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<std::collections::HashMap<String, String>>)]
+    headers: Option<BTreeMap<&'static str, &'static str>>,
     /// What the upload has become. Null until it is completed, and if the image was deleted since.
     image: Option<ImageBody>,
     created_at: Timestamp,
@@ -98,6 +104,7 @@ impl PresignedUploadBody {
             sha256: upload.sha256,
             concept: upload.concept_id,
             url,
+            headers: None,
             image,
             created_at: upload.created_at.into(),
             expires_at: upload.expires_at.into(),
@@ -134,8 +141,9 @@ pub(crate) async fn announce_upload(
         concept,
         caption: Some(caption).filter(|caption| !caption.is_empty()),
     };
-    let OpenUpload { upload, url } = app.announce_upload(&caller, new).await?;
-    let body = PresignedUploadBody::new(upload, Some(url), None);
+    let OpenUpload { upload, url, headers } = app.announce_upload(&caller, new).await?;
+    let mut body = PresignedUploadBody::new(upload, Some(url), None);
+    body.headers = Some(headers.iter().copied().collect());
     let path = location(&format!("/v1/uploads/{}", body.id));
     let uncached = [(header::CACHE_CONTROL, "no-store")]; // whoever has the URL may write the file
     Ok((StatusCode::CREATED, path, uncached, axum::Json(body)))

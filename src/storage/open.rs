@@ -35,7 +35,12 @@ pub(super) fn open(place: &str, settings: &[(String, String)]) -> Result<Storage
     let open = |patience: &Patience| remote(place, &scheme, &prefix, patience, settings);
     let (store, signer) = open(&Patience::of_requests())?;
     let (probed, _) = open(&Patience::of_the_check())?;
-    Ok(Storage { store, probed, signer: Some(signer), folder: None, answer: Some(ANSWER) })
+    let put_headers: &[_] = match scheme {
+        ObjectStoreScheme::MicrosoftAzure => &[("x-ms-blob-type", "BlockBlob")],
+        _ => &[], // the enum is non-exhaustive
+    };
+    let signer = Some(signer);
+    Ok(Storage { store, probed, signer, put_headers, folder: None, answer: Some(ANSWER) })
 }
 
 fn open_folder(place: &str) -> Result<Storage, StoreError> {
@@ -51,6 +56,7 @@ fn open_folder(place: &str) -> Result<Storage, StoreError> {
         probed: store.clone(),
         store,
         signer: None,
+        put_headers: &[],
         folder: Some(folder.into()),
         answer: None,
     })

@@ -6,7 +6,7 @@ use futures::TryStreamExt;
 use sqlx::PgPool;
 use vstar::db;
 use vstar::domain::digest::Digest;
-use vstar::domain::id::{ConceptId, ImageId, JobId, ProjectId};
+use vstar::domain::id::{ConceptId, ImageId, JobId, ProjectId, UploadId};
 use vstar::domain::image::{Image, ImageSource};
 use vstar::gc::{GcOptions, collect};
 use vstar::storage::{Storage, StorageError, StorageKey, StoreError};
@@ -27,6 +27,7 @@ pub(crate) async fn suite(storage: &Storage) {
     an_object_is_created_once(storage).await;
     large_objects_are_written_in_parts(storage).await;
     objects_are_listed(storage).await;
+    a_signed_url_takes_its_object(storage).await;
     gc_collects(storage).await;
 }
 
@@ -144,6 +145,45 @@ async fn objects_are_listed(storage: &Storage) {
 }
 
 /// A database of this process, beside those of other tests.
+/// Where a store has signed URLs: a client without credentials writes the one object that the URL names, and a file of a few parts is
+/// stored from the disk.
+async fn a_signed_url_takes_its_object(storage: &Storage) {
+    let upload = UploadId::generate();
+    let (key, other) = (StorageKey::incoming(upload), StorageKey::incoming(UploadId::generate()));
+    let client = reqwest::Client::new();
+    let put = async |url: &str, content: Vec<u8>| {
+        client
+            .put(url)
+            .header("x-ms-blob-type", "BlockBlob")
+            .body(content)
+            .send()
+            .await
+            .unwrap()
+            .status()
+    };
+
+    if let Some(url) = storage.upload_url(&key, Duration::from_secs(60)).await.unwrap() {
+        let (first, second) = (bytes(10_000, 11), bytes(12_000, 12));
+        assert!(put(&url, first.clone()).await.is_success(), "{url}");
+        assert_eq!(storage.read(&key).await.unwrap(), first);
+        assert!(put(&url, second.clone()).await.is_success());
+        assert_eq!(storage.read_range(&key, 0..10_000).await.unwrap(), second[..10_000]);
+        let forged = url.replace(&upload.to_string(), other.rsplit('/').next().unwrap());
+        let forged = put(&forged, first).await;
+        // Servers for tests may take any signature; none writes another object than the one that the URL names.
+        assert!(forged.is_client_error() || storage.exists(&other).await.unwrap(), "{forged}");
+        storage.delete(&other).await.unwrap();
+        storage.delete(&key).await.unwrap();
+    }
+
+    let large = bytes(20 << 20, 13);
+    let key = StorageKey::upload(ImageId::generate());
+    let file = std::io::Cursor::new(large.clone());
+    storage.write_from(&key, file, large.len() as u64).await.unwrap();
+    assert_eq!(storage.read_checked(&key, &Digest::of(&large)).await.unwrap(), large);
+    storage.delete(&key).await.unwrap();
+}
+
 async fn database() -> PgPool {
     let url = std::env::var("DATABASE_URL").expect("DATABASE_URL names a Postgres");
     let name = format!("stores_{}", uuid::Uuid::now_v7().simple());
