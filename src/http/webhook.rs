@@ -120,7 +120,9 @@ pub(crate) struct WebhookEndpointBody {
     object: &'static str,
     /// The project whose events are sent.
     project_id: ProjectId,
+    /// Where events are sent.
     url: String,
+    /// What the endpoint is for. Null if nothing was said.
     description: Option<String>,
     /// The types of events that are sent. Null means all.
     event_types: Option<Vec<EventType>>,

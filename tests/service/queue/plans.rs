@@ -32,8 +32,7 @@ async fn fill(db: &mut PgConnection) {
 /// The statement in a source file that begins with these words.
 fn statement(source: &str, begin: &str) -> String {
     let from = source.find(begin).unwrap();
-    let ends = ["\"#,", "\",\n"].map(|end| source[from..].find(end));
-    let to = ends.into_iter().flatten().min().unwrap();
+    let to = source[from..].find("\"#,").unwrap();
     format!("explain (analyze, buffers, format json) {}", &source[from..from + to])
 }
 
@@ -112,10 +111,16 @@ async fn a_new_job_reads_the_head_of_the_queue(db: PgPool) {
         .bind(None::<f64>)
         .bind(None::<f64>)
         .bind(0_i32)
+        .bind(0_i32)
         .bind(vec![Uuid::now_v7()])
         .bind(vec![Json(any_task())])
         .bind(vec![1_i32])
-        .bind(vec![1.0_f64]);
+        .bind(vec![1.0_f64])
+        .bind(None::<Json<Value>>)
+        .bind(None::<String>)
+        .bind(vec![Json(serde_json::json!([]))])
+        .bind(None::<String>)
+        .bind(None::<String>);
 
     let explained = explain(&mut db, query).await;
 
