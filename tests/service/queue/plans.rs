@@ -32,8 +32,7 @@ async fn fill(db: &mut PgConnection) {
 /// The statement in a source file that begins with these words.
 fn statement(source: &str, begin: &str) -> String {
     let from = source.find(begin).unwrap();
-    let ends = ["\"#,", "\",\n"].map(|end| source[from..].find(end));
-    let to = ends.into_iter().flatten().min().unwrap();
+    let to = source[from..].find("\"#,").unwrap();
     format!("explain (analyze, buffers, format json) {}", &source[from..from + to])
 }
 
