@@ -79,6 +79,7 @@ impl App {
         };
         let secret = new.secret.unwrap_or_else(WebhookSecret::generate);
         let (project, id) = (caller.project_id(), WebhookEndpointId::generate());
+        self.claim_key(&mut tx, id).await?;
         let endpoint =
             db::webhook_endpoint::create(&mut *tx, project, id, &settings, &secret).await?;
         tx.commit().await?;
