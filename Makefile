@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults test-clients test-schema mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
+.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -31,6 +31,13 @@ test-stores: build object-stores
 test-faults: build object-stores
 	VSTAR_FAULT_ROUNDS=all VSTAR_FAULT_RESUME=1 $(CARGO) test --release --test faults -- $(FAULTS)
 	@cat target/faults/table.md
+
+LOAD ?= polling uploads streams
+
+## Many clients, uploads and listeners at once, against a server of its own. LOAD="polling uploads" chooses some by name.
+test-load: build
+	$(CARGO) test --release --test load -- $(LOAD)
+	@cat target/load/table.md
 
 ## Makes clients of the API with other people's tools, and does the main job with them. It needs Node.
 test-clients: build

@@ -21,6 +21,7 @@ pub mod image;
 pub mod image_set;
 pub mod invalid;
 pub mod job;
+pub mod labelled;
 pub mod manifest;
 pub mod merge;
 pub mod model_info;

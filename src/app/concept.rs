@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use super::quota::Need;
 use super::{App, Caller, Precondition, Refusal};
 use crate::db;
-use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef, ConceptWords, Handle, ModifierToken};
 use crate::domain::id::ConceptId;
 use crate::domain::invalid::FieldError;
+use crate::domain::labelled::Labelled;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::record::{ExternalId, Labels, LabelsPatch};
 

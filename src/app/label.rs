@@ -4,9 +4,9 @@ use sqlx::PgConnection;
 
 use super::{App, Caller, Precondition, Refusal};
 use crate::db;
-use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::invalid::FieldError;
+use crate::domain::labelled::Labelled;
 use crate::domain::record::{Labels, LabelsPatch, Record};
 
 impl App {

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use super::{App, Caller, Refusal};
 use crate::db;
-use crate::db::label::Labelled;
 use crate::db::preference::StudyRow;
 use crate::domain::code::Code;
 use crate::domain::evaluation::EvaluationTask;
@@ -13,6 +12,7 @@ use crate::domain::id::{EvaluationId, ImageId, SampleId, StudyId};
 use crate::domain::image::ImageSource;
 use crate::domain::invalid::{Checks, FieldError};
 use crate::domain::job::{Job, JobStatus};
+use crate::domain::labelled::Labelled;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::preference::{
     Choice, Criterion, DEFAULT_PAIRS, LINKS, PAIRS, StudyDefinition, StudyPair, StudySide, left_of,

@@ -134,7 +134,8 @@ impl App {
         check_captions(&task, &self.model)?;
         check_photo_captions(&task, &self.model)?;
         check_names(&task)?;
-        let warnings = of_training(&task, &new.recipe, &usual);
+        let mut warnings = of_training(&task, &new.recipe, &usual);
+        warnings.extend(self.photo_warnings(caller, &chosen, &images).await?);
         Ok((Asked { task, warnings }, images))
     }
 

@@ -221,10 +221,16 @@ impl App {
     ) -> Result<Upload, Refusal> {
         let image = self.stage_image(file, "").await?;
         let mut tx = self.db.begin().await?;
-        let locked = self.lock_upload(&mut tx, caller, upload.upload_id).await?;
-        if locked.completed_at.is_some() {
-            self.discard_image(image).await;
-            return Ok(locked);
+        let locked = match self.reserve(&mut tx, caller, Need::Bytes(image.size_bytes)).await {
+            Ok(()) => self.lock_upload(&mut tx, caller, upload.upload_id).await,
+            Err(refusal) => Err(refusal),
+        };
+        match locked {
+            Ok(locked) if locked.completed_at.is_none() => {}
+            done_or_refused => {
+                self.discard_image(image).await;
+                return done_or_refused;
+            }
         }
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         db::upload::complete(&mut *tx, upload.upload_id, image.image_id).await?;

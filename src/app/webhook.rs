@@ -10,7 +10,9 @@ use crate::db::webhook_endpoint::EndpointSettings;
 use crate::domain::code::Code;
 use crate::domain::id::WebhookEndpointId;
 use crate::domain::invalid::{Checks, FieldError};
+use crate::domain::labelled::Labelled;
 use crate::domain::page::{Page, PageOf};
+use crate::domain::record::{Labels, LabelsPatch};
 use crate::domain::webhook::secret::WebhookSecret;
 use crate::domain::webhook::url::{Receivers, check};
 use crate::domain::webhook::{
@@ -30,6 +32,7 @@ pub struct NewEndpoint {
     pub enabled: bool,
     /// One is made if this is `None`.
     pub secret: Option<WebhookSecret>,
+    pub labels: Labels,
 }
 
 /// What to change of an endpoint; `None` keeps what there is.
@@ -39,6 +42,7 @@ pub struct EndpointChange {
     pub description: Option<Option<String>>,
     pub event_types: Option<Option<Vec<EventType>>>,
     pub enabled: Option<bool>,
+    pub labels: LabelsPatch,
 }
 
 impl App {
@@ -51,7 +55,7 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::Invalid`] if its URL is not one that webhooks are sent to; [`Refusal::Conflict`] if the project has as many
-    /// as it may.
+    /// as it may, or another one has its external id.
     pub async fn create_webhook_endpoint(
         &self,
         caller: &Caller,
@@ -80,10 +84,19 @@ impl App {
         let secret = new.secret.unwrap_or_else(WebhookSecret::generate);
         let (project, id) = (caller.project_id(), WebhookEndpointId::generate());
         self.claim_key(&mut tx, id).await?;
-        let endpoint =
-            db::webhook_endpoint::create(&mut *tx, project, id, &settings, &secret).await?;
-        tx.commit().await?;
-        Ok(endpoint)
+        let labels = &new.labels;
+        match db::webhook_endpoint::create(&mut *tx, project, id, &settings, &secret, labels).await
+        {
+            Ok(endpoint) => {
+                tx.commit().await?;
+                Ok(endpoint)
+            }
+            Err(error) => {
+                drop(tx); // what it locks is looked for
+                let like = Labelled::WebhookEndpoint(id);
+                Err(self.refuse_taken_id(caller, like, labels, error).await)
+            }
+        }
     }
 
     /// Returns an endpoint.
@@ -128,7 +141,8 @@ impl App {
         let mut tx = self.db.begin().await?;
         let found = db::webhook_endpoint::lock(&mut *tx, caller.project_id(), id).await?;
         let before = found.ok_or_else(|| no_endpoint(id))?;
-        precondition.check(before.revision)?;
+        let object = Labelled::WebhookEndpoint(id);
+        self.relabel_in(&mut tx, caller, object, change.labels, precondition).await?;
         let url = change.url.unwrap_or(before.url);
         let description = change.description.unwrap_or(before.description);
         let event_types = change.event_types.unwrap_or(before.event_types);
@@ -175,7 +189,7 @@ impl App {
     ) -> Result<(), Refusal> {
         let mut tx = self.db.begin().await?;
         let found = db::webhook_endpoint::lock(&mut *tx, caller.project_id(), id).await?;
-        precondition.check(found.ok_or_else(|| no_endpoint(id))?.revision)?;
+        precondition.check(found.ok_or_else(|| no_endpoint(id))?.record.revision)?;
         db::webhook_endpoint::delete(&mut *tx, caller.project_id(), id).await?;
         tx.commit().await?;
         Ok(())

@@ -4,47 +4,11 @@ use sqlx::PgExecutor;
 use sqlx::types::Json;
 
 use super::record_of;
-use crate::domain::id::{ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId};
-use crate::domain::job::{JobKind, published_id};
+use crate::domain::id::{
+    ConceptId, DeltaId, ImageId, ImageSetId, JobId, ProjectId, StudyId, WebhookEndpointId,
+};
+use crate::domain::labelled::Labelled;
 use crate::domain::record::{ExternalId, Labels, Metadata, Record};
-
-/// An object that has labels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Labelled {
-    Concept(ConceptId),
-    Job(JobId, JobKind),
-    Image(ImageId),
-    ImageSet(ImageSetId),
-    Delta(DeltaId),
-    Study(StudyId),
-}
-
-impl Labelled {
-    /// What the object is, as clients know it.
-    pub fn noun(self) -> &'static str {
-        match self {
-            Self::Concept(_) => "concept",
-            Self::Job(_, kind) => kind.as_str(),
-            Self::Image(_) => "image",
-            Self::ImageSet(_) => "image set",
-            Self::Delta(_) => "delta",
-            Self::Study(_) => "preference study",
-        }
-    }
-}
-
-impl std::fmt::Display for Labelled {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Concept(id) => id.fmt(f),
-            Self::Job(id, kind) => published_id(*id, *kind).fmt(f),
-            Self::Image(id) => id.fmt(f),
-            Self::ImageSet(id) => id.fmt(f),
-            Self::Delta(id) => id.fmt(f),
-            Self::Study(id) => id.fmt(f),
-        }
-    }
-}
 
 /// Whether a statement failed because an external id is taken.
 pub fn is_taken_external_id(error: &sqlx::Error) -> bool {
@@ -80,6 +44,9 @@ pub async fn lock(
         Labelled::ImageSet(id) => locked!("image_set", "image_set_id = $2", id.0),
         Labelled::Delta(id) => locked!("delta", "delta_id = $2", id.0),
         Labelled::Study(id) => locked!("preference_study", "study_id = $2", id.0),
+        Labelled::WebhookEndpoint(id) => {
+            locked!("webhook_endpoint", "webhook_endpoint_id = $2", id.0)
+        }
     })
 }
 
@@ -104,6 +71,9 @@ pub async fn set(db: impl PgExecutor<'_>, object: Labelled, labels: &Labels) -> 
         Labelled::ImageSet(id) => set!("image_set", "image_set_id = $1", id.0),
         Labelled::Delta(id) => set!("delta", "delta_id = $1", id.0),
         Labelled::Study(id) => set!("preference_study", "study_id = $1", id.0),
+        Labelled::WebhookEndpoint(id) => {
+            set!("webhook_endpoint", "webhook_endpoint_id = $1", id.0)
+        }
     };
     Ok(())
 }
@@ -148,5 +118,9 @@ pub async fn holder(
             .map(|id| Labelled::Delta(DeltaId(id))),
         Labelled::Study(_) => holder!("study_id", "preference_study", "$3::text is null", any)
             .map(|id| Labelled::Study(StudyId(id))),
+        Labelled::WebhookEndpoint(_) => {
+            holder!("webhook_endpoint_id", "webhook_endpoint", "$3::text is null", any)
+                .map(|id| Labelled::WebhookEndpoint(WebhookEndpointId(id)))
+        }
     })
 }

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
+use sqlx::types::Json;
 
-use super::Page;
+use super::{Page, record_of};
 use crate::domain::id::{ProjectId, WebhookEndpointId};
+use crate::domain::record::{ExternalId, Labels, Metadata};
 use crate::domain::webhook::secret::WebhookSecret;
 use crate::domain::webhook::{EventType, WebhookEndpoint};
 
@@ -22,6 +24,8 @@ struct EndpointRow {
     previous_secret_until: Option<DateTime<Utc>>,
     failing_since: Option<DateTime<Utc>>,
     revision: i64,
+    metadata: Json<Metadata>,
+    external_id: Option<ExternalId>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -51,9 +55,8 @@ impl TryFrom<EndpointRow> for WebhookEndpoint {
             secret,
             previous_secret_until: row.previous_secret_until,
             failing_since: row.failing_since,
-            revision: row.revision,
+            record: record_of(row.revision, row.updated_at, row.metadata, row.external_id),
             created_at: row.created_at,
-            updated_at: row.updated_at,
         })
     }
 }
@@ -94,16 +97,18 @@ pub async fn create(
     endpoint_id: WebhookEndpointId,
     settings: &EndpointSettings<'_>,
     secret: &WebhookSecret,
+    labels: &Labels,
 ) -> sqlx::Result<WebhookEndpoint> {
     let event_types = names(settings.event_types);
     sqlx::query_as!(
         EndpointRow,
         r#"
-        insert into webhook_endpoint (webhook_endpoint_id, project_id, url, description, event_types, enabled, secret)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        insert into webhook_endpoint (webhook_endpoint_id, project_id, url, description, event_types, enabled, secret,
+            metadata, external_id)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
         returning webhook_endpoint_id as "endpoint_id: WebhookEndpointId", project_id as "project_id: ProjectId", url,
             description, event_types, enabled, disabled_reason, secret, previous_secret_until, failing_since, revision,
-            created_at, updated_at
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId", created_at, updated_at
         "#,
         endpoint_id.0,
         project.0,
@@ -112,6 +117,8 @@ pub async fn create(
         event_types.as_deref(),
         settings.enabled,
         secret.reveal(),
+        Json(&labels.metadata) as Json<&Metadata>,
+        labels.external_id.as_ref().map(ExternalId::as_str),
     )
     .fetch_one(db)
     .await?
@@ -129,7 +136,7 @@ pub async fn find(
         r#"
         select webhook_endpoint_id as "endpoint_id: WebhookEndpointId", project_id as "project_id: ProjectId", url,
             description, event_types, enabled, disabled_reason, secret, previous_secret_until, failing_since, revision,
-            created_at, updated_at
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId", created_at, updated_at
         from webhook_endpoint
         where project_id = $1 and webhook_endpoint_id = $2
         "#,
@@ -152,7 +159,7 @@ pub async fn lock(
         r#"
         select webhook_endpoint_id as "endpoint_id: WebhookEndpointId", project_id as "project_id: ProjectId", url,
             description, event_types, enabled, disabled_reason, secret, previous_secret_until, failing_since, revision,
-            created_at, updated_at
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId", created_at, updated_at
         from webhook_endpoint
         where project_id = $1 and webhook_endpoint_id = $2
         for no key update
@@ -176,7 +183,7 @@ pub async fn list(
         r#"
         select webhook_endpoint_id as "endpoint_id: WebhookEndpointId", project_id as "project_id: ProjectId", url,
             description, event_types, enabled, disabled_reason, secret, previous_secret_until, failing_since, revision,
-            created_at, updated_at
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId", created_at, updated_at
         from webhook_endpoint
         where project_id = $1 and webhook_endpoint_id < $2
         order by webhook_endpoint_id desc
@@ -209,7 +216,7 @@ pub async fn update(
         where project_id = $1 and webhook_endpoint_id = $2
         returning webhook_endpoint_id as "endpoint_id: WebhookEndpointId", project_id as "project_id: ProjectId", url,
             description, event_types, enabled, disabled_reason, secret, previous_secret_until, failing_since, revision,
-            created_at, updated_at
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId", created_at, updated_at
         "#,
         project.0,
         endpoint_id.0,
@@ -239,7 +246,7 @@ pub async fn rotate(
         where project_id = $1 and webhook_endpoint_id = $2
         returning webhook_endpoint_id as "endpoint_id: WebhookEndpointId", project_id as "project_id: ProjectId", url,
             description, event_types, enabled, disabled_reason, secret, previous_secret_until, failing_since, revision,
-            created_at, updated_at
+            metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId", created_at, updated_at
         "#,
         project.0,
         endpoint_id.0,

@@ -183,7 +183,9 @@ impl Teller<'_> {
     pub(super) async fn teach(&self, student: &mut Student<'_>) -> Result<()> {
         let start = Instant::now();
         let name = &student.photos.name;
-        let mut body = json!({ "concepts": [student.concept_id], "seed": self.seed });
+        // The prompts of this lesson mean this training, also if the concept was taught before.
+        let mut body =
+            json!({ "concepts": [student.concept_id], "seed": self.seed, "promote": "always" });
         if let Some(recipe) = self.recipe {
             body["recipe"] = Value::Object(recipe.clone());
         }

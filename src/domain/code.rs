@@ -248,8 +248,6 @@ codes! {
     ValueUnusual = "value_unusual",
     /// The concept has few photos, so the result may repeat them: add more.
     FewPhotos = "few_photos",
-    /// A photo may spoil the result: see `detail`, and replace it if you agree.
-    PhotoDoubtful = "photo_doubtful",
     /// A text is given twice and adds nothing: leave one out.
     IdenticalTexts = "identical_texts",
 

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 
 use self::secret::WebhookSecret;
 use super::id::{ProjectId, WebhookEndpointId};
+use super::record::Record;
 
 /// The most endpoints of a project.
 pub const MAX_ENDPOINTS: usize = 20;
@@ -105,10 +106,9 @@ pub struct WebhookEndpoint {
     pub previous_secret_until: Option<DateTime<Utc>>,
     /// The first failure since the last success.
     pub failing_since: Option<DateTime<Utc>>,
-    /// Increases with every change.
-    pub revision: i64,
+    /// Its revision, and what its owner has attached to it.
+    pub record: Record,
     pub created_at: DateTime<Utc>,
-    pub updated_at: DateTime<Utc>,
 }
 
 #[cfg(test)]

@@ -15,11 +15,11 @@ use super::precondition::IfMatch;
 use super::record::{DeletionBody, DeletionQuery, MergePatch, PatchLabels, RecordBody};
 use crate::app::delta::DeltaContents;
 use crate::app::{App, Caller, Precondition};
-use crate::db::label::Labelled;
 use crate::domain::concept::{ConceptWords, Handle};
 use crate::domain::delta::{DeltaConcept, DeltaFormat};
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, DeltaId};
+use crate::domain::labelled::Labelled;
 
 /// The result of a training, a merge or a compression. A delta never changes.
 #[derive(Debug, Serialize, ToSchema)]

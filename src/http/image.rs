@@ -15,11 +15,11 @@ use super::precondition::IfMatch;
 use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
 use crate::app::concept_photo::DescribedPhoto;
 use crate::app::{App, Caller, Precondition};
-use crate::db::label::Labelled;
 use crate::domain::composition::UsedRegion;
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
 use crate::domain::image::{Image, ImageSource};
+use crate::domain::labelled::Labelled;
 
 /// A photo of a concept, an upload to start samples from, or a generated image.
 #[derive(Debug, Serialize, ToSchema)]

@@ -17,12 +17,12 @@ use super::extract::{Path, Query};
 use super::precondition::IfMatch;
 use super::record::{MergePatch, PatchLabels, RecordBody};
 use crate::app::{App, Caller, Precondition};
-use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
 use crate::domain::id::ImageSetId;
 use crate::domain::image_set::{Generation, ImageSet, ImageSetSource, SetImage, Verdicts};
 use crate::domain::invalid::FieldError;
+use crate::domain::labelled::Labelled;
 
 pub(crate) use retrieval::*;
 pub(crate) use upload::*;

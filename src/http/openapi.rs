@@ -5,6 +5,7 @@
 //! generators of clients understand.
 
 mod codes;
+mod openai;
 mod operation;
 mod schema;
 mod words;
@@ -48,6 +49,7 @@ impl Document {
         schema::make_plain(&mut document);
         operation::complete(&mut document);
         words::complete(&mut document);
+        openai::complete(&mut document);
         describe_service(&mut document);
         schema::drop_unused(&mut document);
         Self(document)

@@ -17,11 +17,11 @@ use super::precondition::IfMatch;
 use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
 use crate::app::preference::{NewSide, NewStudy, Side, Study, StudyResult};
 use crate::app::{App, Caller, Precondition};
-use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::evaluation::report::Estimate;
 use crate::domain::id::{EvaluationId, StudyId};
 use crate::domain::invalid::FieldError;
+use crate::domain::labelled::Labelled;
 use crate::domain::preference::{Criterion, StudySide};
 use crate::domain::record::{ExternalId, Labels, Metadata};
 

@@ -2,6 +2,8 @@
 
 pub(super) mod delivery;
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
@@ -12,12 +14,13 @@ use super::body::{List, ListBody, PageQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::precondition::IfMatch;
-use super::record::{MergePatch, present};
+use super::record::{MergePatch, RecordBody, present};
 use crate::app::webhook::{EndpointChange, NewEndpoint};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
 use crate::domain::id::{ProjectId, WebhookEndpointId};
 use crate::domain::invalid::FieldError;
+use crate::domain::record::{ExternalId, Labels, LabelsPatch, Metadata};
 use crate::domain::webhook::secret::WebhookSecret;
 use crate::domain::webhook::{EventType, WebhookEndpoint};
 
@@ -39,6 +42,11 @@ pub(crate) struct CreateWebhookEndpoint {
     enabled: Option<bool>,
     /// The secret that deliveries are signed with: `whsec_` and 24 to 64 bytes in base64. One is made if this is left out.
     secret: Option<String>,
+    /// Texts of your own: at most 16, with keys of up to 64 and values of up to 512 characters. Returned as they are. Defaults to
+    /// none.
+    metadata: Option<Metadata>,
+    /// Your own id for it, of up to 255 characters. A second webhook endpoint with the same one is refused. Defaults to none.
+    external_id: Option<ExternalId>,
 }
 
 /// What to change of a webhook endpoint. A field that is left out stays as it is.
@@ -59,25 +67,44 @@ pub(crate) struct ChangeWebhookEndpoint {
     /// Whether events are sent. While it is false, events are not kept for later, and what was still to be sent ends as
     /// `canceled`.
     enabled: Option<bool>,
+    /// Entries to add or to replace; an entry that is null is removed. Null removes all entries.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<std::collections::HashMap<String, Option<String>>>)]
+    metadata: Option<Option<BTreeMap<String, Option<String>>>>,
+    /// Another id of your own, of up to 255 characters. Null removes it.
+    #[serde(default, deserialize_with = "present")]
+    #[schema(value_type = Option<String>)]
+    external_id: Option<Option<ExternalId>>,
 }
 
 impl TryFrom<CreateWebhookEndpoint> for NewEndpoint {
     type Error = FieldError;
 
     fn try_from(body: CreateWebhookEndpoint) -> Result<Self, FieldError> {
-        let CreateWebhookEndpoint { url, description, event_types, enabled, secret } = body;
+        let CreateWebhookEndpoint {
+            url,
+            description,
+            event_types,
+            enabled,
+            secret,
+            metadata,
+            external_id,
+        } = body;
+        let labels = Labels { metadata: metadata.unwrap_or_default(), external_id };
         let secret = secret
             .map(WebhookSecret::try_from)
             .transpose()
             .map_err(|error| FieldError::new("/secret", Code::InvalidValue, error.to_string()))?;
-        Ok(Self { url, description, event_types, enabled: enabled.unwrap_or(true), secret })
+        Ok(Self { url, description, event_types, enabled: enabled.unwrap_or(true), secret, labels })
     }
 }
 
 impl From<ChangeWebhookEndpoint> for EndpointChange {
     fn from(body: ChangeWebhookEndpoint) -> Self {
-        let ChangeWebhookEndpoint { url, description, event_types, enabled } = body;
-        Self { url, description, event_types, enabled }
+        let ChangeWebhookEndpoint { url, description, event_types, enabled, metadata, external_id } =
+            body;
+        let labels = LabelsPatch { metadata, external_id };
+        Self { url, description, event_types, enabled, labels }
     }
 }
 
@@ -105,10 +132,9 @@ pub(crate) struct WebhookEndpointBody {
     secret: Option<String>,
     /// Until when deliveries are also signed with the secret before this one.
     previous_secret_until: Option<Timestamp>,
-    /// Increases with every change.
-    revision: i64,
     created_at: Timestamp,
-    updated_at: Timestamp,
+    #[serde(flatten)]
+    record: RecordBody,
 }
 
 impl From<WebhookEndpoint> for WebhookEndpointBody {
@@ -126,9 +152,8 @@ impl From<WebhookEndpoint> for WebhookEndpointBody {
             failing_since: endpoint.failing_since.map(Timestamp::from),
             secret: None,
             previous_secret_until: previous.map(Timestamp::from),
-            revision: endpoint.revision,
             created_at: endpoint.created_at.into(),
-            updated_at: endpoint.updated_at.into(),
+            record: endpoint.record.into(),
         }
     }
 }
@@ -153,7 +178,7 @@ impl WebhookEndpointBody {
     responses(
         (status = 201, body = WebhookEndpointBody, headers(("location" = String)), description = "Created"),
         (status = 409, body = Problem, content_type = "application/problem+json",
-            description = "`too_many_webhook_endpoints`"),
+            description = "`too_many_webhook_endpoints`, `external_id_taken`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`webhook_url_refused`, `missing_field`, `unknown_field`, `invalid_value`, `out_of_range`"),
     ))]
@@ -208,6 +233,8 @@ pub(crate) async fn get_webhook_endpoint(
     responses(
         (status = 200, body = WebhookEndpointBody, description = "Changed"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "`not_found`"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`external_id_taken`"),
         (status = 412, body = Problem, content_type = "application/problem+json",
             description = "`precondition_failed`"),
         (status = 422, body = Problem, content_type = "application/problem+json",

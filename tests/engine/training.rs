@@ -69,6 +69,40 @@ fn the_same_training_gives_the_same_bytes() {
 }
 
 #[test]
+fn captions_and_masks_of_photos_enter_the_training() {
+    use image::{GrayImage, Luma};
+    use vstar::engine::Guide;
+
+    for device in test_devices() {
+        let base = tiny_on(&device);
+        let run = |guide: Option<Guide>| {
+            let mut input = input(Some("<rex>"), 3, 7);
+            let concept = &mut input.concepts[0];
+            concept.guides = vec![guide.unwrap_or_default(); concept.images.len()];
+            let delta = train(&base, &input, &mut |_| Flow::Continue).unwrap();
+            delta.to_safetensors().unwrap()
+        };
+        let mask = |white: u32| {
+            let image = GrayImage::from_fn(80, 64, |x, _| Luma([255 * u8::from(x < white)]));
+            Guide { mask: Some(image), caption: None }
+        };
+        let caption = |text: &str| Guide { caption: Some(text.to_owned()), mask: None };
+        let plain = train(&base, &input(Some("<rex>"), 3, 7), &mut |_| Flow::Continue).unwrap();
+        let plain = plain.to_safetensors().unwrap();
+
+        assert!(run(None) == plain, "nothing is known of the photos");
+        assert!(run(Some(mask(80))) == plain, "a mask that keeps all of a photo changes nothing");
+        assert!(
+            run(Some(caption("photo of a <rex> dog"))) == plain,
+            "the caption is the template's"
+        );
+        assert!(run(Some(mask(40))) != plain, "a mask that keeps a half of it does");
+        assert!(run(Some(mask(40))) == run(Some(mask(40))));
+        assert!(run(Some(caption("a <rex> dog asleep"))) != plain);
+    }
+}
+
+#[test]
 fn a_training_moves_every_projection_and_the_modifier_row() {
     for device in test_devices() {
         let base = tiny_on(&device);

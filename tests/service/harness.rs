@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use vstar::app::App;
+use vstar::app::access::{Access, Pepper, Rates};
 use vstar::app::upload_memory::UploadLimits;
 use vstar::db;
 use vstar::db::job::Capacity;
@@ -30,7 +31,7 @@ use vstar::engine::clip::ClipTokenizer;
 use vstar::engine::schedulers::{SchedulerConfig, check_steps, limits};
 use vstar::engine::weights::read_json;
 use vstar::evaluator::Evaluator;
-use vstar::http::router;
+use vstar::http::{Doors, router_behind};
 use vstar::model_folder::ModelFolder;
 use vstar::storage::{Storage, StorageKey};
 
@@ -57,6 +58,8 @@ pub(crate) struct Service {
     pub(crate) store: Arc<FaultyStore>,
     client: reqwest::Client,
     address: String,
+    /// Sent with every request, if the service asks for keys.
+    key: Option<String>,
     shutdown: CancellationToken,
 }
 
@@ -148,6 +151,25 @@ impl Service {
         self
     }
 
+    /// Serves it to holders of keys alone, on another port, and sends the first key with every request.
+    pub(crate) async fn asking_for_keys(mut self, rates: Rates, doors: Doors) -> Self {
+        let access = Access::by_keys(Pepper::generate().unwrap(), rates);
+        self.app = self.app.clone().with_access(access);
+        self.key = self.app.issue_first_key().await.unwrap().map(|first| first.text);
+        self.address = serve_behind(&self.app, doors).await;
+        self
+    }
+
+    /// Makes a key of a new project with these scopes; returns both.
+    pub(crate) async fn project_with_key(&self, name: &str, scopes: &[&str]) -> (String, String) {
+        let project = self.post("/v1/projects", json!({ "name": name })).await;
+        assert_eq!(project.status, 201, "{project:?}");
+        let body = json!({ "name": name, "project": project.text("id"), "scopes": scopes });
+        let key = self.post("/v1/api-keys", body).await;
+        assert_eq!(key.status, 201, "{key:?}");
+        (project.text("id"), key.text("secret"))
+    }
+
     /// Lists the model's class images, as a process that starts does.
     pub(crate) async fn list_class_images(&self, folder: &ModelFolder) {
         self.app.list_class_images(&folder.class_images).await.unwrap();
@@ -204,7 +226,8 @@ impl Service {
         let app = App::new(db.clone(), storage.clone(), info, deltas, shutdown.clone())
             .with_queue_limit(queue_limit);
         let address = serve(&app).await;
-        Self { db, storage, app, objects, store, client: reqwest::Client::new(), address, shutdown }
+        let (client, key) = (reqwest::Client::new(), None);
+        Self { db, storage, app, objects, store, client, address, key, shutdown }
     }
 
     pub(crate) fn shutdown(&self) -> CancellationToken {
@@ -212,6 +235,18 @@ impl Service {
     }
 
     pub(crate) fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.request_without_key(method, path);
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    pub(crate) fn request_without_key(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+    ) -> reqwest::RequestBuilder {
         self.client.request(method, format!("{}{path}", self.address))
     }
 
@@ -364,9 +399,13 @@ impl Service {
 
 /// Serves the API on a port of its own and returns its address.
 async fn serve(app: &App) -> String {
+    serve_behind(app, Doors::default()).await
+}
+
+async fn serve_behind(app: &App, doors: Doors) -> String {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
-    let served = router(app.clone());
+    let served = router_behind(app.clone(), doors);
     tokio::spawn(async move { axum::serve(listener, served).await });
     address
 }

@@ -10,6 +10,7 @@ use crate::domain::code::Code;
 use crate::domain::concept::Concept;
 use crate::domain::id::JobId;
 use crate::domain::job::{JobKind, JobState, published_id};
+use crate::domain::labelled::Labelled;
 
 /// How often a deletion is tried that comes in the way of another one.
 const TRIES: usize = 3;
@@ -93,7 +94,7 @@ impl App {
         concept: &Concept,
         precondition: &Precondition,
     ) -> Result<(), Refusal> {
-        let object = db::label::Labelled::Concept(concept.concept_id);
+        let object = Labelled::Concept(concept.concept_id);
         self.hold(tx, caller, object, precondition).await?;
         Ok(())
     }

@@ -4,11 +4,11 @@ use super::{Removal, Removed, in_use};
 use crate::app::job::JobNoun;
 use crate::app::{App, Caller, Precondition, Refusal};
 use crate::db;
-use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::id::{DeltaId, EvaluationId, JobId};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::{JobKind, JobStatus};
+use crate::domain::labelled::Labelled;
 
 impl App {
     /// Deletes a job that has ended, with its events, reports and images.

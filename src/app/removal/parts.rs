@@ -3,12 +3,12 @@
 use super::{Removal, Removed, in_use};
 use crate::app::{App, Caller, Precondition, Refusal};
 use crate::db;
-use crate::db::label::Labelled;
 use crate::domain::code::Code;
 use crate::domain::id::{DeltaId, EvaluationId, ImageId, StudyId};
 use crate::domain::image::ImageSource;
 use crate::domain::invalid::FieldError;
 use crate::domain::job::JobState;
+use crate::domain::labelled::Labelled;
 
 impl App {
     /// Deletes an image: a photo of a concept, an upload, or an image of a sample. A job that has not ended and needs it keeps its

@@ -25,7 +25,7 @@ impl App {
         let mut tx = self.db.begin().await?;
         let found = db::webhook_endpoint::lock(&mut *tx, caller.project_id(), id).await?;
         let endpoint = enabled(found.ok_or_else(|| no_endpoint(id))?)?;
-        let (project, revision) = (caller.project_id(), endpoint.revision);
+        let (project, revision) = (caller.project_id(), endpoint.record.revision);
         let queued = db::webhook_delivery::queue_test(&mut *tx, project, id, revision).await?;
         tx.commit().await?;
         Ok(queued)

@@ -52,3 +52,51 @@ pub(super) fn weighted_squared_error(
     let gradient = (weighted * 2.0)?.to_dtype(model_pred.dtype())?;
     Ok((losses.into_iter().map(f64::from).collect(), gradient))
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_mask_weights_the_mean_and_its_gradient() {
+        let device = Device::Cpu;
+        let values = |count: usize, step: f32| -> Vec<f32> {
+            (0..count).map(|i| (i as f32 * step).sin()).collect()
+        };
+        // Two elements of 2x2 cells and 3 channels; the second one's mask keeps a part of each of two cells.
+        let cells = [1.0_f32, 1.0, 1.0, 1.0, 0.0, 0.25, 0.5, 0.0];
+        let mask = Tensor::from_slice(&cells, (2, 1, 2, 2), &device).unwrap();
+        let weights = error_weights(&mask, &[false, false], 3, 1.0).unwrap();
+        let weights = weights.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
+        let tensor = |values: &[f32]| Tensor::from_slice(values, (2, 2, 2, 3), &device).unwrap();
+        let (pred, target) = (values(24, 0.7), values(24, 1.3));
+        let loss = |pred: &[f32]| {
+            weighted_squared_error(&tensor(pred), &tensor(&target), &weights).unwrap()
+        };
+
+        let (losses, gradient) = loss(&pred);
+
+        for element in 0..2 {
+            let cells = &cells[4 * element..][..4];
+            let errors = (0..12).map(|i| {
+                let at = 12 * element + i;
+                f64::from(cells[i / 3]) * f64::from(pred[at] - target[at]).powi(2)
+            });
+            let mean = errors.sum::<f64>() / (3.0 * f64::from(cells.iter().sum::<f32>()));
+            assert!((losses[element] - mean / 2.0).abs() < 1e-6, "{losses:?} and {mean}");
+        }
+        let gradient: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+        for at in 0..24 {
+            let moved = |by: f32| {
+                let mut pred = pred.clone();
+                pred[at] += by;
+                loss(&pred).0.iter().sum::<f64>()
+            };
+            let difference = (moved(1e-2) - moved(-1e-2)) / 2e-2;
+            assert!((difference - f64::from(gradient[at])).abs() < 1e-4, "at {at}: {difference}");
+        }
+        assert!(gradient[12..15].iter().all(|&value| value == 0.0), "outside of the mask");
+    }
+}

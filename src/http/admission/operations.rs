@@ -23,7 +23,9 @@ pub(super) fn needs(method: &Method, pattern: &str) -> Needs {
     let mut segments = pattern.trim_start_matches('/').split('/');
     let first = segments.next().unwrap_or_default();
     let scope = match (first, segments.next().unwrap_or_default()) {
-        ("livez" | "readyz" | "openapi.json" | "docs" | "votes", _) => return Needs::Nothing,
+        ("livez" | "readyz" | "openapi.json" | "docs" | "votes" | "uploads", _) => {
+            return Needs::Nothing;
+        }
         ("v1", "me" | "usage" | "client-tokens") => return Needs::Key,
         ("v1", "projects" | "api-keys" | "audit") => Scope::Admin,
         ("v1", _) if is_weights(pattern) => Scope::WeightsRead,
@@ -45,7 +47,7 @@ fn is_weights(pattern: &str) -> bool {
 
 /// Whether a `POST` changes nothing.
 fn is_question(pattern: &str) -> bool {
-    ["/v1/merges/check", "/v1/image-sets/{image_set}/retrieve", "/v1/concepts/{concept}/check"]
+    ["/v1/merges/check", "/v1/image-sets/{set}/retrieve", "/v1/concepts/{concept}/check"]
         .contains(&pattern)
 }
 

@@ -4,10 +4,10 @@ use axum::extract::State;
 
 use super::JobResource;
 use crate::app::{App, Caller, Precondition};
-use crate::db::label::Labelled;
 use crate::domain::compression::CompressionTask;
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::id::{CompressionId, EvaluationId, MergeId, SampleId, TrainingId};
+use crate::domain::labelled::Labelled;
 use crate::domain::merge::MergeTask;
 use crate::domain::sample::SampleTask;
 use crate::domain::training::TrainingTask;

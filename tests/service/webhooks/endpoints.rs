@@ -149,3 +149,34 @@ async fn of_many_changes_for_one_state_one_wins(db: PgPool) {
     assert_eq!(stale.problem().1, "precondition_failed");
     assert_eq!(service.get(path).await.body["revision"], 2);
 }
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn an_endpoint_has_labels_like_other_resources(db: PgPool) {
+    let service = Service::start(db).await;
+    let create = |external_id: &str| {
+        let body = json!({ "url": "https://hooks.example/", "external_id": external_id, "metadata": { "team": "a" } });
+        service.post("/v1/webhook-endpoints", body)
+    };
+    let first = create("crm").await;
+    let path = first.header("location").to_owned();
+
+    assert_eq!(
+        (&first.body["metadata"], &first.body["external_id"]),
+        (&json!({ "team": "a" }), &json!("crm"))
+    );
+    assert_eq!(first.body["revision"], 1);
+    assert_eq!(create("crm").await.problem(), (409, "external_id_taken", vec!["/external_id"]));
+    create("erp").await;
+    let taken = patch(&service, &path, json!({ "external_id": "erp" })).await;
+    assert_eq!(taken.problem(), (409, "external_id_taken", vec!["/external_id"]));
+    let changed = patch(
+        &service,
+        &path,
+        json!({ "metadata": { "team": null, "tier": "1" }, "external_id": null }),
+    )
+    .await;
+    assert_eq!(
+        (&changed.body["metadata"], &changed.body["external_id"]),
+        (&json!({ "tier": "1" }), &json!(null))
+    );
+}
