@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -21,7 +21,7 @@ use utoipa::openapi::{
 
 use super::error::{ApiError, Problem};
 use super::extract::from_bytes_rejection;
-use super::form::Form;
+use super::form::{Form, MAX_UPLOAD_BYTES};
 use crate::app::idempotency::{EarlierAnswer, KeyedRequest};
 use crate::app::{App, Caller, Refusal};
 use crate::domain::code::Code;
@@ -191,6 +191,8 @@ impl Served<'_> {
         if in_flight.is_ok() && !self.app.knows_key(&self.keyed).await? {
             return self.run(request, next).await;
         }
+        // The limit of the route is set behind this layer.
+        DefaultBodyLimit::max(MAX_UPLOAD_BYTES).apply(&mut request);
         let mut form = Form::open(request, "files").await?;
         while let Some(mut part) = form.next_part().await? {
             while part.chunk().await?.is_some() {}
