@@ -14,3 +14,9 @@ pub fn keep_freed_memory(duration: Duration) {
     // SAFETY: sets a number of the allocator's.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds) };
 }
+
+/// Returns freed memory to the system now: after a piece of work that took far more than the next is likely to.
+pub fn return_freed_memory() {
+    // SAFETY: collects what is free.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}

@@ -38,7 +38,7 @@
 //! - [`counters`]: what this process has counted since it began. [`metrics`]: the same and the queue, as Prometheus reads it.
 //! - [`telemetry`]: how log lines are written, and where spans are sent.
 //! - [`request_context`]: the request that a task serves.
-//! - [`allocator`]: how long freed memory is kept.
+//! - [`allocator`]: how long freed memory is kept. `few_threads`: the threads for work that takes much of it for a moment.
 //!
 //! `docs/architecture.md` says which module may use which others, and where to find what.
 
@@ -61,6 +61,7 @@ pub mod domain;
 pub mod engine;
 pub mod evaluate;
 pub mod evaluator;
+mod few_threads;
 pub mod gc;
 pub mod http;
 mod image_archive;

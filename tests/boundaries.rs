@@ -20,6 +20,7 @@ const MODULES: &[(&str, &[&str])] = &[
     // What everybody may know.
     ("domain", &[]),
     ("allocator", &[]),
+    ("few_threads", &[]),
     ("shutdown", &[]),
     ("counters", &[]),
     ("config", &["domain"]),
@@ -28,7 +29,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("photo_file", &["domain"]),
     // What keeps things, and what computes them.
     ("db", &["domain"]),
-    ("storage", &["domain"]),
+    ("storage", &["domain", "few_threads"]),
     ("engine", &["domain"]),
     ("byte_cache", &["counters"]),
     ("class_images", &["domain", "engine", "photo_file", "storage"]),
@@ -49,11 +50,13 @@ const MODULES: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "allocator",
             "class_images",
             "db",
             "delta_store",
             "domain",
             "evaluator",
+            "few_threads",
             "image_archive",
             "image_file",
             "metrics",

@@ -10,7 +10,7 @@ use super::download::{Downloadable, Owner};
 use super::image::UploadedFile;
 use super::photo::PhotoError;
 use super::quota::Need;
-use super::{App, Caller, Refusal};
+use super::{App, Caller, Precondition, Refusal};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::concept::Concept;
@@ -19,6 +19,7 @@ use crate::domain::id::{ConceptId, ImageId};
 use crate::domain::image::{Image, ImageSource, MAX_PHOTOS, readable_path};
 use crate::domain::image_set::FileVerdict;
 use crate::domain::invalid::FieldError;
+use crate::domain::labelled::Labelled;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::photo::{
     Finding, Mask, PhotoNotes, PhotoVerdict, Thumbnail, findings, training_caption, verdict_of,
@@ -270,7 +271,9 @@ impl App {
         concept: &Concept,
         staged: Vec<StagedPhoto>,
     ) -> Result<(Vec<Result<DescribedPhoto, PhotoError>>, Vec<StagedPhoto>), Refusal> {
-        db::concept::lock(&mut *tx, concept.concept_id).await?;
+        if !db::concept::lock(&mut *tx, concept.concept_id).await? {
+            return Err(Refusal::not_found("concept", concept.concept_id)); // deleted in the meantime
+        }
         let photos = db::image::of_concepts(&mut *tx, &[concept.concept_id]).await?;
         let mut digests: HashSet<Digest> = photos.iter().map(|it| it.sha256.clone()).collect();
         let mut verdicts = Vec::new();
@@ -465,6 +468,7 @@ impl App {
         concept: &str,
         image_id: ImageId,
         change: PhotoChange,
+        precondition: &Precondition,
     ) -> Result<DescribedPhoto, Refusal> {
         let concept = self.find_concept(caller, concept).await?;
         let mut tx = self.db.begin().await?;
@@ -472,6 +476,7 @@ impl App {
         let image = db::image::find(&mut *tx, caller.project_id(), image_id).await?;
         let image = image.filter(|image| is_of(image, concept.concept_id));
         let image = image.ok_or_else(|| Refusal::not_found("photo", image_id))?;
+        self.hold(&mut tx, caller, Labelled::Image(image_id), precondition).await?;
         let known = db::photo::of_images(&mut *tx, caller.project_id(), &[image_id]).await?;
         let mut notes = known.into_values().next().unwrap_or_default();
         match change {
@@ -484,6 +489,7 @@ impl App {
             }
         }
         db::photo::record(&mut *tx, image_id, &notes).await?;
+        db::image::touch(&mut *tx, image_id).await?;
         tx.commit().await?;
         self.photo_of_concept(caller, &concept, image_id).await
     }

@@ -7,6 +7,7 @@ use super::photo::{self, Photo, PhotoError};
 use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
+use crate::allocator::return_freed_memory;
 use crate::db;
 use crate::domain::id::{ImageId, JobId, SampleId};
 use crate::domain::image::{Image, ImageSource};
@@ -17,11 +18,21 @@ use crate::domain::photo::{Measures, Thumbnail};
 use crate::domain::record::{ExternalId, Labels, Record};
 use crate::domain::sample::SampleTask;
 use crate::domain::storage_key::StorageKey;
+use crate::few_threads;
 use crate::photo_file;
 use chrono::Utc;
 
 /// What storing a PNG takes in memory: two parts of a large one.
 const STORED_AT_ONCE: u64 = 16 << 20;
+
+/// A bug in reading or decoding a file. The panic itself is in the log.
+pub(super) fn broke_off(_panic: Box<dyn std::any::Any + Send>) -> Refusal {
+    Refusal::Internal("reading a file panicked".into())
+}
+
+/// What decoding takes of a file whose memory goes back to the system before the next file gets its turn. Otherwise what each of the
+/// threads has freed would be kept for a while, beside what the next one takes.
+const LARGE: u64 = 32 << 20;
 
 /// A file that a client has sent.
 #[derive(Debug)]
@@ -102,7 +113,7 @@ impl App {
     }
 
     /// An image's PNG.
-    pub fn image_file(&self, _caller: &Caller, image: &Image) -> Downloadable {
+    pub fn image_file(&self, image: &Image) -> Downloadable {
         let of = Owner::new("image", image.image_id);
         self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
     }
@@ -157,23 +168,26 @@ impl App {
         normalize: fn(&[u8]) -> Result<Photo, PhotoError>,
     ) -> Result<Result<Photo, PhotoError>, Refusal> {
         let turn = self.uploads.header().await?;
-        let read = tokio::task::spawn_blocking(move || {
+        let read = few_threads::run(move || {
             let cost = file.read().map(|bytes| bytes.and_then(|bytes| photo::cost(&bytes)));
             (cost, file)
         });
-        let (cost, mut file) = read.await.map_err(Refusal::internal)?;
+        let (cost, mut file) = read.await.map_err(broke_off)?;
         drop(turn);
         let cost = match cost.map_err(Refusal::internal)? {
             Ok(cost) => cost,
             Err(error) => return Ok(Err(error)),
         };
         let room = self.uploads.room(cost).await?;
-        let decoded = tokio::task::spawn_blocking(move || {
+        let decoded = few_threads::run(move || {
             let photo = file.read().map(|bytes| bytes.and_then(|bytes| normalize(&bytes)));
+            if cost >= LARGE {
+                return_freed_memory();
+            }
             drop(room);
             photo
         });
-        match decoded.await.map_err(Refusal::internal)?.map_err(Refusal::internal)? {
+        match decoded.await.map_err(broke_off)?.map_err(Refusal::internal)? {
             Err(PhotoError::Disk(error)) => Err(Refusal::internal(error)),
             photo => Ok(photo),
         }
@@ -185,12 +199,15 @@ impl App {
         let room = self.uploads.room(pixels + image.size_bytes.unsigned_abs()).await?;
         let png = self.storage.read_checked(&image.storage_key, &image.sha256).await;
         let png = png.map_err(|error| Refusal::of_object("image", image.image_id, error))?;
-        let measured = tokio::task::spawn_blocking(move || {
+        let measured = few_threads::run(move || {
             let measured = photo_file::read(&png).map(|pixels| pixels.measure());
+            if pixels >= LARGE {
+                return_freed_memory();
+            }
             drop(room);
             measured
         });
-        measured.await.map_err(Refusal::internal)?.map_err(Refusal::internal)
+        measured.await.map_err(broke_off)?.map_err(Refusal::internal)
     }
 
     /// Writes an uploaded image's object and returns its row, for the caller to record.

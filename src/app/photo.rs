@@ -18,7 +18,7 @@ use crate::photo_file::{self, PhotoFileError, Pixels};
 const ENCODED_WHOLE: u64 = 48 << 20;
 
 /// The most of a PNG that is in memory until it is stored. The rest is on the disk.
-const IN_MEMORY: usize = 1 << 20;
+const IN_MEMORY: usize = 256 << 10;
 
 /// A photo as it is stored.
 #[derive(Debug)]

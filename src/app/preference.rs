@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::download::Downloadable;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::db::preference::StudyRow;
@@ -9,7 +10,7 @@ use crate::domain::code::Code;
 use crate::domain::evaluation::EvaluationTask;
 use crate::domain::evaluation::report::Estimate;
 use crate::domain::id::{EvaluationId, ImageId, SampleId, StudyId};
-use crate::domain::image::ImageSource;
+use crate::domain::image::{Image, ImageSource};
 use crate::domain::invalid::{Checks, FieldError};
 use crate::domain::job::{Job, JobStatus};
 use crate::domain::labelled::Labelled;
@@ -198,6 +199,28 @@ impl App {
             total: pairs.len(),
             next,
         })
+    }
+
+    /// An image that the pages of this link show, and its PNG. Whoever has the link needs no key for it.
+    ///
+    /// # Errors
+    /// [`Refusal::NotFound`] if there is no such link, or its study does not show the image.
+    pub async fn ballot_image(
+        &self,
+        token: &str,
+        id: ImageId,
+    ) -> Result<(Image, Downloadable), Refusal> {
+        let missing = || Refusal::not_found("image", id);
+        let StudyDefinition { photos, pairs, .. } = self.study_of(token).await?.definition;
+        let mut shown = pairs.iter().flat_map(|pair| pair.images).chain(photos);
+        if !shown.any(|image| image == id) {
+            return Err(missing());
+        }
+        let project_id = db::preference::project_of_link(&self.db, token).await?;
+        let project_id = project_id.ok_or_else(missing)?;
+        let image = db::image::find(&self.db, project_id, id).await?.ok_or_else(missing)?;
+        let file = self.image_file(&image);
+        Ok((image, file))
     }
 
     /// Records what somebody has chosen; the first vote of a link on a pair counts.

@@ -6,8 +6,9 @@
 use chrono::Utc;
 
 use super::concept_photo::{DescribedPhoto, StagedPhoto, bytes_of};
-use super::image::UploadedFile;
+use super::image::{UploadedFile, broke_off};
 use super::photo::PhotoError;
+use super::quota::Need;
 use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
@@ -19,6 +20,7 @@ use crate::domain::id::UploadId;
 use crate::domain::image::{Image, MAX_PHOTO_BYTES, readable_name};
 use crate::domain::invalid::{Checks, FieldError};
 use crate::domain::upload::{UPLOAD_WITHIN, Upload};
+use crate::few_threads;
 use crate::storage::StorageError;
 
 /// A file that a client is going to send.
@@ -145,8 +147,8 @@ impl App {
         mut file: ReceivedFile,
     ) -> Result<(), Refusal> {
         let _room = self.uploads.room(upload.size_bytes.unsigned_abs()).await?;
-        let read = tokio::task::spawn_blocking(move || file.read());
-        let bytes = read.await.map_err(Refusal::internal)?.map_err(Refusal::internal)?;
+        let read = few_threads::run(move || file.read());
+        let bytes = read.await.map_err(broke_off)?.map_err(Refusal::internal)?;
         let bytes = bytes.map_err(|error| FieldError::new("", error.code(), error.to_string()))?;
         check_content(upload, &bytes)?;
         self.storage.replace(&upload.storage_key(), bytes).await?;
@@ -232,6 +234,11 @@ impl App {
                 return done_or_refused;
             }
         }
+        if let Err(refusal) = self.reserve(&mut tx, caller, Need::Bytes(image.size_bytes)).await {
+            drop(tx);
+            self.discard_image(image).await;
+            return Err(refusal);
+        }
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         db::upload::complete(&mut *tx, upload.upload_id, image.image_id).await?;
         tx.commit().await?;
@@ -260,7 +267,14 @@ impl App {
                 self.discard_photos(caller, &concept, vec![staged]).await;
                 return Ok(locked);
             }
-            Ok(_) => self.add_photos_in(&mut tx, caller, &concept, vec![staged.clone()]).await,
+            Ok(_) => {
+                match self.reserve(&mut tx, caller, Need::Bytes(staged.image.size_bytes)).await {
+                    Ok(_) => {
+                        self.add_photos_in(&mut tx, caller, &concept, vec![staged.clone()]).await
+                    }
+                    Err(refusal) => Err(refusal),
+                }
+            }
             Err(refusal) => Err(refusal),
         };
         let (mut verdicts, left_out) = match added {

@@ -83,11 +83,11 @@ impl App {
         };
         let secret = new.secret.unwrap_or_else(WebhookSecret::generate);
         let (project, id) = (caller.project_id(), WebhookEndpointId::generate());
-        self.claim_key(&mut tx, id).await?;
         let labels = &new.labels;
         match db::webhook_endpoint::create(&mut *tx, project, id, &settings, &secret, labels).await
         {
             Ok(endpoint) => {
+                self.claim_key(&mut tx, id).await?;
                 tx.commit().await?;
                 Ok(endpoint)
             }

@@ -95,6 +95,17 @@ pub async fn record(
     Ok(())
 }
 
+/// Gives an image a new revision, because something that is shown with it has changed.
+pub async fn touch(db: impl PgExecutor<'_>, image_id: ImageId) -> sqlx::Result<()> {
+    sqlx::query!(
+        "update image set updated_at = clock_timestamp() where image_id = $1",
+        image_id.0,
+    )
+    .execute(db)
+    .await?;
+    Ok(())
+}
+
 /// Returns one image of a project.
 pub async fn find(
     db: impl PgExecutor<'_>,

@@ -116,6 +116,22 @@ pub async fn find_by_token(db: impl PgExecutor<'_>, token: &str) -> sqlx::Result
     Ok(row.map(StudyRow::from))
 }
 
+/// Returns the project of the study that a link leads to.
+pub async fn project_of_link(
+    db: impl PgExecutor<'_>,
+    token: &str,
+) -> sqlx::Result<Option<ProjectId>> {
+    sqlx::query_scalar!(
+        r#"
+        select project_id as "project_id: ProjectId" from preference_link join preference_study using (study_id)
+        where token = $1
+        "#,
+        token,
+    )
+    .fetch_optional(db)
+    .await
+}
+
 /// Lists the studies of a project: all, or the one with this external id.
 pub async fn list(
     db: impl PgExecutor<'_>,

@@ -98,6 +98,18 @@ pub async fn lock_jobs(db: impl PgExecutor<'_>, jobs: &[JobId]) -> sqlx::Result<
     Ok(())
 }
 
+/// Locks deltas until the transaction ends. Whoever queues a job that names one of them waits, or has done so before.
+pub async fn lock_deltas(db: impl PgExecutor<'_>, deltas: &[DeltaId]) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = deltas.iter().map(|id| id.0).collect();
+    sqlx::query!(
+        "select delta_id from delta where delta_id = any($1) order by delta_id for update",
+        &ids,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(())
+}
+
 /// Lists the samples of these evaluations.
 pub async fn samples_of_evaluations(
     db: impl PgExecutor<'_>,

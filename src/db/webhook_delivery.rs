@@ -60,11 +60,11 @@ impl From<DeliveryRow> for WebhookDelivery {
     }
 }
 
-/// Returns a delivery of an endpoint, without its attempts.
+/// Returns a delivery, of this endpoint if one is given, without its attempts.
 pub async fn find(
     db: impl PgExecutor<'_>,
     project: ProjectId,
-    endpoint_id: WebhookEndpointId,
+    endpoint_id: Option<WebhookEndpointId>,
     delivery_id: WebhookDeliveryId,
 ) -> sqlx::Result<Option<WebhookDelivery>> {
     let row = sqlx::query_as!(
@@ -75,10 +75,10 @@ pub async fn find(
             object_revision, external_id, occurred_at, state as "state: DeliveryStatus", reason, next_attempt_at,
             finished_at
         from webhook_delivery
-        where project_id = $1 and webhook_endpoint_id = $2 and webhook_delivery_id = $3
+        where project_id = $1 and ($2::uuid is null or webhook_endpoint_id = $2) and webhook_delivery_id = $3
         "#,
         project.0,
-        endpoint_id.0,
+        endpoint_id.map(|id| id.0),
         delivery_id.0,
     )
     .fetch_optional(db)

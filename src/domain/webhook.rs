@@ -9,6 +9,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use self::secret::WebhookSecret;
 use super::id::{ProjectId, WebhookEndpointId};
@@ -40,7 +43,7 @@ pub fn delay_after(tries: usize, random: f64) -> Option<Duration> {
 macro_rules! event_types {
     ($($(#[doc = $doc:literal])* $name:ident = $text:literal,)*) => {
         /// What a webhook can tell: a closed set.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
         pub enum EventType {
             $($(#[doc = $doc])* #[serde(rename = $text)] $name,)*
         }
@@ -87,6 +90,27 @@ event_types! {
     ConceptDeleted = "concept.deleted",
     /// Somebody asked for a test delivery. Sent to its endpoint whichever types that asks for.
     WebhookTest = "webhook.test",
+}
+
+// By hand: a derived one does not see names that a macro gives.
+impl PartialSchema for EventType {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(Self::ALL.iter().map(|event| event.as_str())))
+            .description(Some(
+                "What has happened, and to what. `started` is when a worker starts a job for the first time. Samples of evaluations \
+                 make no events. `concept.promoted`: another delta has become the concept's current one. `webhook.test`: somebody \
+                 asked for a test delivery; it is sent whichever types the endpoint asks for.",
+            ))
+            .into()
+    }
+}
+
+impl ToSchema for EventType {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "EventType".into()
+    }
 }
 
 /// Where a project is told of events.

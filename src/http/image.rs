@@ -14,6 +14,7 @@ use super::photo::PhotoBody;
 use super::precondition::IfMatch;
 use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
 use crate::app::concept_photo::DescribedPhoto;
+use crate::app::download::Downloadable;
 use crate::app::{App, Caller, Precondition};
 use crate::domain::composition::UsedRegion;
 use crate::domain::digest::Digest;
@@ -226,13 +227,23 @@ pub(crate) async fn get_image_content(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let image = app.image(&caller, image_id).await?;
-    if is_current(&headers, &image.sha256) {
+    let file = app.image_file(&image);
+    answer_with_file(&image, file, &headers).await
+}
+
+/// The PNG of an image, or that the client has it.
+pub(super) async fn answer_with_file(
+    image: &Image,
+    file: Downloadable,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    if is_current(headers, &image.sha256) {
         return Ok(not_modified(&image.sha256));
     }
     let content = Content {
         content_type: "image/png",
         entity_tag: &image.sha256,
-        file_name: &format!("{image_id}.png"),
+        file_name: &format!("{}.png", image.image_id),
     };
-    content.download(app.image_file(&caller, &image), &headers).await
+    content.download(file, headers).await
 }

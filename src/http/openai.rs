@@ -262,7 +262,7 @@ async fn draw(
     for image in &sample.outcome {
         data.push(match format {
             ResponseFormat::B64Json => {
-                let png = read(app, caller, image).await?;
+                let png = read(app, image).await?;
                 ImageData { b64_json: Some(BASE64.encode(&png)), url: None }
             }
             ResponseFormat::Url => {
@@ -290,8 +290,8 @@ fn not_made(job: Job<SampleTask>) -> ApiError {
     }
 }
 
-async fn read(app: &App, caller: &Caller, image: &Image) -> Result<Vec<u8>, ApiError> {
-    let file = app.image_file(caller, image);
+async fn read(app: &App, image: &Image) -> Result<Vec<u8>, ApiError> {
+    let file = app.image_file(image);
     let size = file.size_bytes();
     let chunks = file.open(0..size).await?;
     let png = chunks.try_fold(Vec::new(), async |mut png, chunk| {

@@ -10,10 +10,11 @@ use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::Path;
 use super::image::ImageBody;
+use super::precondition::IfMatch;
 use super::record::{MergePatch, present};
 use super::upload::only_file;
 use crate::app::concept_photo::{DescribedPhoto, PhotoChange, PhotoCheck};
-use crate::app::{App, Caller};
+use crate::app::{App, Caller, Precondition};
 use crate::domain::caption::tidy;
 use crate::domain::code::Code;
 use crate::domain::concept::Handle;
@@ -169,12 +170,14 @@ pub(crate) struct ChangePhoto {
 ///
 /// Trainings that have been started are not affected.
 #[utoipa::path(patch, path = "/v1/concepts/{concept}/images/{image_id}", tag = "concepts",
-    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path)),
+    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path), IfMatch),
     request_body = ChangePhoto,
     responses(
         (status = 200, body = ImageBody, description = "OK"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`caption_unreadable`, `prompt_too_long`, `unknown_field`, `invalid_value`"),
     ))]
@@ -182,6 +185,7 @@ pub(crate) async fn change_photo(
     State(app): State<App>,
     caller: Caller,
     Path((concept, image_id)): Path<(String, ImageId)>,
+    precondition: Precondition,
     MergePatch(body): MergePatch<ChangePhoto>,
 ) -> Result<axum::Json<ImageBody>, ApiError> {
     let found = app.find_concept(&caller, &concept).await?;
@@ -196,7 +200,9 @@ pub(crate) async fn change_photo(
         app.check_caption(&found, caption, "/caption")?;
     }
     let change = PhotoChange::Caption(caption);
-    Ok(axum::Json(app.change_photo(&caller, &concept, image_id, change).await?.into()))
+    Ok(axum::Json(
+        app.change_photo(&caller, &concept, image_id, change, &precondition).await?.into(),
+    ))
 }
 
 /// A subject mask.
@@ -210,12 +216,14 @@ pub(crate) struct MaskForm {
 
 /// Sets the subject mask of a photo, in place of the one that it has.
 #[utoipa::path(put, path = "/v1/concepts/{concept}/images/{image_id}/mask", tag = "concepts",
-    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path)),
+    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path), IfMatch),
     request_body(content = MaskForm, content_type = "multipart/form-data"),
     responses(
         (status = 200, body = ImageBody, description = "OK"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
         (status = 422, body = Problem, content_type = "application/problem+json",
             description = "`mask_unusable`, `image_unreadable`, `image_too_large`, `missing_field`"),
         (status = 503, body = Problem, content_type = "application/problem+json",
@@ -225,6 +233,7 @@ pub(crate) async fn set_mask(
     State(app): State<App>,
     caller: Caller,
     Path((concept, image_id)): Path<(String, ImageId)>,
+    precondition: Precondition,
     request: Request,
 ) -> Result<axum::Json<ImageBody>, ApiError> {
     let found = app.find_concept(&caller, &concept).await?;
@@ -233,7 +242,7 @@ pub(crate) async fn set_mask(
     let mask = app.stage_mask(&caller, &found, file).await?;
     let mask = mask.map_err(|error| FieldError::new("/file", error.code(), error.to_string()))?;
     let change = PhotoChange::Mask(Some(mask.clone()));
-    match app.change_photo(&caller, &concept, image_id, change).await {
+    match app.change_photo(&caller, &concept, image_id, change, &precondition).await {
         Ok(photo) => Ok(axum::Json(photo.into())),
         Err(refusal) => {
             app.discard_masks(&caller, &found, [mask]).await;
@@ -244,19 +253,24 @@ pub(crate) async fn set_mask(
 
 /// Removes the subject mask of a photo.
 #[utoipa::path(delete, path = "/v1/concepts/{concept}/images/{image_id}/mask", tag = "concepts",
-    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path)),
+    params(("concept" = String, Path, description = "Id or handle"), ("image_id" = ImageId, Path), IfMatch),
     responses(
         (status = 200, body = ImageBody, description = "OK; the photo without a mask"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn delete_mask(
     State(app): State<App>,
     caller: Caller,
     Path((concept, image_id)): Path<(String, ImageId)>,
+    precondition: Precondition,
 ) -> Result<axum::Json<ImageBody>, ApiError> {
     let change = PhotoChange::Mask(None);
-    Ok(axum::Json(app.change_photo(&caller, &concept, image_id, change).await?.into()))
+    Ok(axum::Json(
+        app.change_photo(&caller, &concept, image_id, change, &precondition).await?.into(),
+    ))
 }
 
 /// Returns the subject mask of a photo, as a gray PNG.

@@ -5,7 +5,7 @@ mod page;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -13,13 +13,14 @@ use utoipa::ToSchema;
 use super::body::{List, ListBody, ListQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query, from_bytes_rejection};
+use super::image::answer_with_file;
 use super::precondition::IfMatch;
 use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
 use crate::app::preference::{NewSide, NewStudy, Side, Study, StudyResult};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
 use crate::domain::evaluation::report::Estimate;
-use crate::domain::id::{EvaluationId, StudyId};
+use crate::domain::id::{EvaluationId, ImageId, StudyId};
 use crate::domain::invalid::FieldError;
 use crate::domain::labelled::Labelled;
 use crate::domain::preference::{Criterion, StudySide};
@@ -265,6 +266,29 @@ pub(crate) async fn get_ballot(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
+}
+
+/// Returns an image that the pages of a link show, as PNG.
+///
+/// A single `Range` is supported, and `If-None-Match`.
+#[utoipa::path(get, path = "/votes/{token}/images/{image_id}", tag = "preference studies",
+    params(
+        ("token" = String, Path, description = "The last part of a study's link"),
+        ("image_id" = ImageId, Path, description = "Id of an image that the study shows"),
+    ),
+    responses(
+        (status = 200, content_type = "image/png", body = Vec<u8>, description = "OK"),
+        (status = 304, description = "The client has the current file"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "`not_found`"),
+    ))]
+pub(crate) async fn get_ballot_image(
+    State(app): State<App>,
+    Path((token, image_id)): Path<(String, ImageId)>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let (image, file) = app.ballot_image(&token, image_id).await?;
+    answer_with_file(&image, file, &headers).await
 }
 
 /// Records a vote from the page, and leads to the next pair. The first vote of a link on a pair counts.

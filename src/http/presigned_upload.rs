@@ -1,7 +1,7 @@
 //! Presigned uploads: announced here, sent to the object store, completed here.
 
 use axum::extract::{Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use futures::StreamExt;
 use serde::{Deserialize, Serialize};
@@ -135,7 +135,9 @@ pub(crate) async fn announce_upload(
     };
     let OpenUpload { upload, url } = app.announce_upload(&caller, new).await?;
     let body = PresignedUploadBody::new(upload, Some(url), None);
-    Ok((StatusCode::CREATED, location(&format!("/v1/uploads/{}", body.id)), axum::Json(body)))
+    let path = location(&format!("/v1/uploads/{}", body.id));
+    let uncached = [(header::CACHE_CONTROL, "no-store")]; // whoever has the URL may write the file
+    Ok((StatusCode::CREATED, path, uncached, axum::Json(body)))
 }
 
 /// Returns an upload, without its URL.

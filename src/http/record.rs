@@ -118,17 +118,25 @@ pub(crate) struct DeletionBody {
 /// How many of each kind of resource were removed.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RemovedBody {
+    /// Concepts.
     concepts: usize,
     /// Photos of concepts.
     photos: i64,
     /// Images of samples, and uploaded images to start samples from.
     images: i64,
+    /// Deltas.
     deltas: usize,
+    /// Trainings, with their events and loss curves.
     trainings: i64,
+    /// Merges.
     merges: i64,
+    /// Samples.
     samples: i64,
+    /// Evaluations, with their reports.
     evaluations: i64,
+    /// Compressions.
     compressions: i64,
+    /// Preference studies, with their links and votes.
     preference_studies: usize,
 }
 

@@ -182,6 +182,7 @@ fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(preference::get_study, preference::patch_study, preference::delete_study))
         .routes(routes!(preference::add_study_links))
         .routes(routes!(preference::get_ballot, preference::vote))
+        .routes(routes!(preference::get_ballot_image))
         .routes(routes!(webhook::create_webhook_endpoint, webhook::list_webhook_endpoints))
         .routes(routes!(
             webhook::get_webhook_endpoint,

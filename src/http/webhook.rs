@@ -5,7 +5,7 @@ pub(super) mod delivery;
 use std::collections::BTreeMap;
 
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -23,6 +23,10 @@ use crate::domain::invalid::FieldError;
 use crate::domain::record::{ExternalId, Labels, LabelsPatch, Metadata};
 use crate::domain::webhook::secret::WebhookSecret;
 use crate::domain::webhook::{EventType, WebhookEndpoint};
+
+/// For answers with a secret.
+const NOT_KEPT: [(HeaderName, HeaderValue); 1] =
+    [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
 
 /// A webhook endpoint to create.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -190,7 +194,7 @@ pub(crate) async fn create_webhook_endpoint(
     let endpoint = app.create_webhook_endpoint(&caller, body.try_into()?).await?;
     let path = format!("/v1/webhook-endpoints/{}", endpoint.endpoint_id);
     let body = WebhookEndpointBody::with_secret(endpoint);
-    Ok((StatusCode::CREATED, location(&path), axum::Json(body)))
+    Ok((StatusCode::CREATED, location(&path), NOT_KEPT, axum::Json(body)))
 }
 
 /// Lists webhook endpoints, newest first.
@@ -284,7 +288,7 @@ pub(crate) async fn rotate_webhook_secret(
     State(app): State<App>,
     caller: Caller,
     Path(id): Path<WebhookEndpointId>,
-) -> Result<axum::Json<WebhookEndpointBody>, ApiError> {
+) -> Result<impl IntoResponse, ApiError> {
     let endpoint = app.rotate_webhook_secret(&caller, id).await?;
-    Ok(axum::Json(WebhookEndpointBody::with_secret(endpoint)))
+    Ok((NOT_KEPT, axum::Json(WebhookEndpointBody::with_secret(endpoint))))
 }

@@ -233,7 +233,7 @@ fn captions_of_any_editor_are_the_same_text() {
 #[test]
 fn captions_that_are_no_text_refuse_the_archive_with_file_and_line() {
     let a = png(1);
-    for (caption, line) in [(&b"\xff\xfea\0"[..], 1), (b"a\nb\0", 2), (b"a\n\n\xff", 3)] {
+    for (caption, line) in [(&b"\xff\xfea\0\0"[..], 1), (b"a\nb\0", 2), (b"a\n\n\xff", 3)] {
         let detail = refusal(&[("5.png", &a), ("5.txt", caption)]);
         assert!(detail.contains("`5.txt`") && detail.contains(&format!("line {line}")), "{detail}");
     }

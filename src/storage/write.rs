@@ -11,6 +11,7 @@ use object_store::{
 
 use super::{Storage, StorageError, StorageKey, path_of};
 use crate::domain::digest::Digest;
+use crate::few_threads;
 
 /// Objects above this size are written in parts.
 const WHOLE_BYTES: usize = 16 * 1024 * 1024;
@@ -165,19 +166,19 @@ impl Storage {
     }
 }
 
-/// Reads up to `most` bytes, fewer only at the end, on a thread of its own.
+/// Reads up to `most` bytes, fewer only at the end, on one of the threads for that.
 async fn read_part<R: std::io::Read + Send + 'static>(
     mut file: R,
     most: usize,
 ) -> (std::io::Result<Bytes>, R) {
-    let read = tokio::task::spawn_blocking(move || {
+    let read = few_threads::run(move || {
         let mut part = Vec::new();
         let read = std::io::Read::take(&mut file, most as u64).read_to_end(&mut part);
         (read.map(|_| Bytes::from(part)), file)
     });
     match read.await {
         Ok(read) => read,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 

@@ -291,15 +291,20 @@ async fn files_that_arrive_take_no_more_memory_than_there_is_for_them(db: PgPool
     service.concept("rex", None, "dog").await;
     let before = service.contents().await;
 
-    let small = service.upload_image(vec![0; 3 << 20]).await;
-    let large = service.upload_image(vec![0; 5 << 20]).await;
-    let photos = vec![("a.png", png(64, 64, 1)), ("b.png", vec![0; 5 << 20])];
-    let photos = service.upload("/v1/concepts/rex/images", photos).await;
-    let again = service.upload_image(vec![0; 3 << 20]).await;
+    // What begins like an image is kept until it is whole; anything else is not.
+    let file = |size: usize| [b"\x89PNG\r\n\x1a\n".to_vec(), vec![0; size]].concat();
 
-    assert_eq!(small.problem().1, "image_unreadable", "it was whole in memory, and looked at");
+    let small = service.upload_image(file(3 << 20)).await;
+    let large = service.upload_image(file(5 << 20)).await;
+    let zeros = service.upload_image(vec![0; 15 << 20]).await;
+    let photos = vec![("a.png", png(64, 64, 1)), ("b.png", file(5 << 20))];
+    let photos = service.upload("/v1/concepts/rex/images", photos).await;
+    let again = service.upload_image(file(3 << 20)).await;
+
+    assert_eq!(small.problem().1, "image_unreadable", "it had arrived whole, and was looked at");
     assert_eq!((large.problem().0, large.problem().1), (503, "overloaded"));
+    assert_eq!(zeros.problem().1, "image_unreadable");
     assert_eq!((photos.problem().0, photos.problem().1), (503, "overloaded"));
-    assert_eq!(again.problem().1, "image_unreadable", "its memory was given back");
+    assert_eq!(again.problem().1, "image_unreadable", "its room was given back");
     assert_eq!(service.contents().await, before);
 }

@@ -329,7 +329,8 @@ fn archive(entries: &[(&[u8], &[u8])]) -> Vec<u8> {
     // Written under names of the same length, which are then replaced: the writer takes UTF-8 only.
     let mut names = Vec::new();
     for (index, (name, content)) in entries.iter().enumerate() {
-        let stand_in = format!("{index:#<width$}", width = name.len());
+        let letter = char::from(b'A' + index as u8);
+        let stand_in = format!("{letter:#<width$}", width = name.len());
         archive.start_file(stand_in.as_str(), SimpleFileOptions::default()).unwrap();
         archive.write_all(content).unwrap();
         names.push((stand_in.into_bytes(), name.to_vec()));

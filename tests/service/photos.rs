@@ -58,7 +58,8 @@ async fn a_file_that_is_no_photo_changes_nothing(db: PgPool) {
         ("cut.png", png(64, 64, 1)[..60].to_vec(), "image_unreadable"),
         ("huge.png", huge_png(), "image_too_large"),
         ("tiny.png", png(8, 8, 1), "image_too_small"),
-        ("fat.png", vec![0; 21 * 1024 * 1024], "image_too_large"),
+        ("fat.png", [png(64, 64, 1), vec![0; 21 << 20]].concat(), "image_too_large"),
+        ("zeros.png", vec![0; 21 << 20], "image_unreadable"),
     ] {
         let answer = service.upload("/v1/concepts/rex/images", vec![(name, file)]).await;
         assert_eq!(answer.problem(), (422, code, vec!["/files/0"]), "{name}");
@@ -95,14 +96,14 @@ async fn a_form_that_is_no_upload_is_refused(db: PgPool) {
 
     let json = service.post("/v1/concepts/rex/images", json!({ "files": [] })).await;
     let empty = service.upload("/v1/concepts/rex/images", vec![]).await;
-    let form = reqwest::multipart::Form::new().text("caption", "a dog");
+    let form = reqwest::multipart::Form::new().text("color", "red");
     let request = service.request(reqwest::Method::POST, "/v1/concepts/rex/images").multipart(form);
     let other = service.send(request).await;
     let nobody = service.upload("/v1/concepts/max/images", vec![("a.png", png(64, 64, 1))]).await;
 
     assert_eq!(json.problem().0, 415);
     assert!(matches!(empty.problem().0, 400 | 422), "{empty:?}");
-    assert_eq!(other.problem(), (422, "unknown_field", vec!["/caption"]));
+    assert_eq!(other.problem(), (422, "unknown_field", vec!["/color"]));
     assert_eq!(nobody.problem().0, 404);
     assert_eq!(service.contents().await, before);
 }
@@ -143,7 +144,7 @@ async fn a_form_that_is_refused_keeps_none_of_its_photos(db: PgPool) {
     };
 
     for (form, code) in
-        [(photos(2).text("caption", "a dog"), "unknown_field"), (photos(101), "too_many_images")]
+        [(photos(2).text("color", "red"), "unknown_field"), (photos(101), "too_many_images")]
     {
         let path = "/v1/concepts/rex/images";
         let refused =

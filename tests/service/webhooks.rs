@@ -71,6 +71,18 @@ async fn delivery(service: &Service, endpoint: &str, wanted: impl Fn(&Value) -> 
     panic!("no such delivery: {last:#}");
 }
 
+/// Waits until something is as wanted.
+async fn until(service: &Service, path: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    for _ in 0..200 {
+        let found = service.get(path).await.body;
+        if wanted(&found) {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{path} does not become as wanted");
+}
+
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_training_is_told_from_start_to_end(db: PgPool) {
     let (service, _sender) = start(&db).await;

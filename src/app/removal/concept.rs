@@ -8,7 +8,7 @@ use crate::db;
 use crate::db::removal::{UsingDelta, UsingJob};
 use crate::domain::code::Code;
 use crate::domain::concept::Concept;
-use crate::domain::id::JobId;
+use crate::domain::id::{DeltaId, JobId};
 use crate::domain::job::{JobKind, JobState, published_id};
 use crate::domain::labelled::Labelled;
 
@@ -51,9 +51,11 @@ impl App {
         // Jobs before concepts, as a worker does that records a delta.
         lock_jobs_of(&mut tx, caller, concept).await?;
         self.hold_concept(&mut tx, caller, concept, precondition).await?;
-        // From here on no new job names the concept.
-        let jobs = lock_jobs_of(&mut tx, caller, concept).await?;
         let deltas = db::removal::deltas_with(&mut *tx, concept.concept_id).await?;
+        let ids: Vec<DeltaId> = deltas.iter().map(|delta| delta.delta_id).collect();
+        db::removal::lock_deltas(&mut *tx, &ids).await?;
+        // From here on no new job names the concept or a delta of it.
+        let jobs = lock_jobs_of(&mut tx, caller, concept).await?;
         let of_kind = |kind| jobs.iter().filter(move |job| job.kind == kind);
         let evaluations: Vec<JobId> = of_kind(JobKind::Evaluation).map(|job| job.job_id).collect();
         let studies = db::removal::studies_of(&mut *tx, &evaluations).await?;
@@ -74,7 +76,7 @@ impl App {
         all.dedup();
         let removal = Removal {
             concepts: vec![concept.concept_id],
-            deltas: deltas.iter().map(|delta| delta.delta_id).collect(),
+            deltas: ids,
             jobs: all,
             studies,
             ..Removal::default()

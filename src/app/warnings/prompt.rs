@@ -190,6 +190,9 @@ fn spaced_token(prompt: &str) -> Option<(&str, ModifierToken)> {
         if word.len() == end {
             return None; // a token, or refused as none
         }
+        if !word.contains(char::is_alphabetic) {
+            return None; // "3 < 4 > 2"
+        }
         let token = ModifierToken::try_from(format!("<{}>", word.to_lowercase())).ok()?;
         Some((&prompt[start..start + end + 2], token))
     })

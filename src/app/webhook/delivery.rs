@@ -27,6 +27,7 @@ impl App {
         let endpoint = enabled(found.ok_or_else(|| no_endpoint(id))?)?;
         let (project, revision) = (caller.project_id(), endpoint.record.revision);
         let queued = db::webhook_delivery::queue_test(&mut *tx, project, id, revision).await?;
+        self.claim_key(&mut tx, queued.delivery_id).await?;
         tx.commit().await?;
         Ok(queued)
     }
@@ -61,12 +62,14 @@ impl App {
 
     /// Returns a delivery with its attempts.
     ///
+    /// - `endpoint_id`: the endpoint that it has to be to; `None` for any
+    ///
     /// # Errors
     /// [`Refusal::NotFound`]
     pub async fn webhook_delivery(
         &self,
         caller: &Caller,
-        endpoint_id: WebhookEndpointId,
+        endpoint_id: Option<WebhookEndpointId>,
         id: WebhookDeliveryId,
     ) -> Result<WebhookDelivery, Refusal> {
         let project = caller.project_id();
@@ -91,12 +94,13 @@ impl App {
         let mut tx = self.db.begin().await?;
         let found = db::webhook_endpoint::lock(&mut *tx, project, endpoint_id).await?;
         let endpoint = found.ok_or_else(|| no_delivery(id))?;
-        let found = db::webhook_delivery::find(&mut *tx, project, endpoint_id, id).await?;
+        let found = db::webhook_delivery::find(&mut *tx, project, Some(endpoint_id), id).await?;
         found.ok_or_else(|| no_delivery(id))?;
         enabled(endpoint)?;
         db::webhook_delivery::send_again(&mut *tx, project, endpoint_id, id).await?;
+        self.claim_key(&mut tx, id).await?;
         tx.commit().await?;
-        self.webhook_delivery(caller, endpoint_id, id).await
+        self.webhook_delivery(caller, Some(endpoint_id), id).await
     }
 }
 

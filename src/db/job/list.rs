@@ -63,7 +63,7 @@ pub async fn list(
                             and (ahead.priority, ahead.virtual_finish, ahead.job_id)
                                 < (job.priority, job.virtual_finish, job.job_id)
                     ) end as queue_position
-                from "# + $from + " and " + $id + " > $3 and " + $id + " < $4 and created_at > $5 and created_at < $6
+                from "# + $from + " and created_at > $5 and created_at < $6
                     and ($8::boolean is null or cancel_requested = $8)
                 order by " + $first + $id + " " + $direction + " limit $11",
                 project_id.0,
@@ -84,7 +84,7 @@ pub async fn list(
         (all, $direction:tt) => {
             listed!(
                 "job where project_id = $1 and job.kind = $2
-                    and $7::text is null and $9::uuid is null and $10::text is null",
+                    and job_id > $3 and job_id < $4 and $7::text is null and $9::uuid is null and $10::text is null",
                 "job_id",
                 "",
                 $direction
@@ -104,7 +104,7 @@ pub async fn list(
         (concept, $direction:tt) => {
             listed!(
                 "job_use join job using (job_id)
-                where used = $9 and job_use.kind = $2 and project_id = $1
+                where used = $9 and job_use.kind = $2 and job_use.job_id > $3 and job_use.job_id < $4 and project_id = $1
                     and ($7::text is null or state = $7) and $10::text is null",
                 "job_use.job_id",
                 "",
@@ -113,7 +113,7 @@ pub async fn list(
         };
         (named, $direction:tt) => {
             listed!(
-                "job where project_id = $1 and job.kind = $2 and external_id = $10
+                "job where project_id = $1 and job.kind = $2 and external_id = $10 and job_id > $3 and job_id < $4
                     and ($7::text is null or state = $7)
                     and ($9::uuid is null or exists (
                         select from job_use where used = $9 and job_use.kind = $2 and job_use.job_id = job.job_id

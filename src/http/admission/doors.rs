@@ -97,7 +97,8 @@ impl Doors {
         {
             return true;
         }
-        match name.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        let in_brackets = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        match in_brackets.unwrap_or(&name).parse::<IpAddr>() {
             Ok(ip) => ip.is_loopback() || ip == self.address || self.address.is_unspecified(),
             Err(_) => name == "localhost" || name.ends_with(".localhost"),
         }

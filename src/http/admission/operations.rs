@@ -105,6 +105,8 @@ mod tests {
             (Method::GET, "/metrics", Needs::Scope(Scope::Admin)),
             (Method::GET, "/v1/me", Key),
             (Method::GET, "/livez", Nothing),
+            (Method::PUT, "/uploads/{token}", Nothing), // the token is the right
+            (Method::POST, "/v1/uploads", Needs::Scope(Scope::ConceptsWrite)),
         ] {
             assert_eq!(needs(&method, pattern), expected, "{method} {pattern}");
         }

@@ -64,6 +64,10 @@ pub(super) async fn show(app: &App, caller: Caller, made: &str) -> Option<Respon
             let endpoint = webhook::get_webhook_endpoint(state(), caller, id!()).await;
             ("webhook-endpoints", endpoint.into_response())
         }
+        "whd" => {
+            let delivery = made.parse().ok()?;
+            return webhook::delivery::queued_before(app, &caller, delivery).await.ok();
+        }
         "key" => ("api-keys", api_key::get_api_key(state(), caller, id!()).await.into_response()),
         "prj" => ("projects", project::get_project(state(), caller, id!()).await.into_response()),
         _ => return None,

@@ -27,8 +27,11 @@ pub(super) fn html(ballot: &Ballot) -> String {
 }
 
 fn form(ballot: &Ballot, pair: &BallotPair) -> String {
-    let photos: String =
-        ballot.photos.iter().map(|photo| image(*photo, "a photo of the thing")).collect();
+    let photos: String = ballot
+        .photos
+        .iter()
+        .map(|photo| image(&ballot.token, *photo, "a photo of the thing"))
+        .collect();
     format!(
         "<p>Pair {} of {}</p><h1>Which image is better?</h1>\
          <p>The thing, in photos:</p><div class=\"row photos\">{photos}</div>\
@@ -39,8 +42,8 @@ fn form(ballot: &Ballot, pair: &BallotPair) -> String {
         ballot.voted + 1,
         ballot.total,
         escaped(&pair.prompt),
-        image(pair.left, "the left image"),
-        image(pair.right, "the right image"),
+        image(&ballot.token, pair.left, "the left image"),
+        image(&ballot.token, pair.right, "the right image"),
         path(&ballot.token),
         pair.pair,
         question("text", "Which image fits the text better?"),
@@ -57,8 +60,9 @@ fn question(name: &str, text: &str) -> String {
     format!("<fieldset><legend>{text}</legend>{}{}</fieldset>", answer("left"), answer("right"))
 }
 
-fn image(id: ImageId, alt: &str) -> String {
-    format!("<img src=\"/v1/images/{id}/content\" alt=\"{alt}\">")
+fn image(token: &str, id: ImageId, alt: &str) -> String {
+    // The link is what shows them: whoever votes has no key.
+    format!("<img src=\"{}/images/{id}\" alt=\"{alt}\">", path(token))
 }
 
 fn escaped(text: &str) -> String {

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -102,6 +102,18 @@ pub(crate) struct DeliveryQuery {
     status: Option<DeliveryStatus>,
 }
 
+/// The answer to a request that has queued a delivery before, as it is now.
+pub(in crate::http) async fn queued_before(
+    app: &App,
+    caller: &Caller,
+    id: WebhookDeliveryId,
+) -> Result<Response, ApiError> {
+    let delivery = app.webhook_delivery(caller, None, id).await?;
+    let location = location(&path(&delivery));
+    let body = axum::Json(WebhookDeliveryBody::from(delivery));
+    Ok((StatusCode::ACCEPTED, location, body).into_response())
+}
+
 fn path(delivery: &WebhookDelivery) -> String {
     let WebhookDelivery { endpoint_id, delivery_id, .. } = delivery;
     format!("/v1/webhook-endpoints/{endpoint_id}/deliveries/{delivery_id}")
@@ -163,7 +175,7 @@ pub(crate) async fn get_webhook_delivery(
     caller: Caller,
     Path((endpoint_id, id)): Path<(WebhookEndpointId, WebhookDeliveryId)>,
 ) -> Result<axum::Json<WebhookDeliveryBody>, ApiError> {
-    Ok(axum::Json(app.webhook_delivery(&caller, endpoint_id, id).await?.into()))
+    Ok(axum::Json(app.webhook_delivery(&caller, Some(endpoint_id), id).await?.into()))
 }
 
 /// Sends a delivery to a webhook endpoint again, whatever has become of it.

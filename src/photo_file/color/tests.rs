@@ -96,3 +96,47 @@ fn color_chunks_of_a_png_count_by_their_rank() {
     assert_eq!(seen(&[("cICP", &[1, 13, 0, 1]), ("gAMA", &linear)]), [128; 3]);
     assert_eq!(seen(&[("gAMA", &[0; 4])]), [128; 3]);
 }
+
+/// Files and what Little CMS shows of them: `tests/support/colors/record.py`.
+#[test]
+fn profiles_that_fit_are_converted_and_others_left_out() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/colors");
+    let expected = std::fs::read(folder.join("expected.json")).unwrap();
+    let expected: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_slice(&expected).unwrap();
+    let mut wrong = Vec::new();
+    for (name, case) in &expected {
+        let file = std::fs::read(folder.join(name)).unwrap();
+
+        let pixels = crate::photo_file::read(&file).unwrap();
+
+        let wanted: Vec<[u8; 3]> = serde_json::from_value(case["seen"].clone()).unwrap();
+        let seen: Vec<[u8; 3]> =
+            (0..8).map(|stripe| pixels.image[(8 * stripe + 4, 32)].0).collect();
+        let is_near = |(one, other): (&[u8; 3], &[u8; 3])| {
+            one.iter().zip(other).all(|(one, other)| one.abs_diff(*other) <= 3)
+        };
+        let is_ignored = pixels.ignored_profile.is_some();
+        if !seen.iter().zip(&wanted).all(is_near) || case["ignored"] != is_ignored {
+            wrong
+                .push(format!("{name}: {seen:?}, wanted {wanted:?}; {:?}", pixels.ignored_profile));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert_eq!(expected.len(), 15);
+}
+
+#[test]
+fn a_profile_of_megabytes_is_left_out_or_used_and_never_refuses_the_photo() {
+    let random: Vec<u8> =
+        (0..4_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut file = Vec::new();
+    let mut encoder = PngEncoder::new(&mut file);
+    encoder.set_icc_profile(random).unwrap();
+    encoder.write_image(&[200, 100, 50], 1, 1, image::ExtendedColorType::Rgb8).unwrap();
+
+    let pixels = crate::photo_file::read(&file).unwrap();
+
+    assert_eq!(pixels.image[(0, 0)].0, [200, 100, 50]);
+    assert_eq!(pixels.ignored_profile, Some(IgnoredProfile::Unreadable));
+}

@@ -180,3 +180,32 @@ async fn an_endpoint_has_labels_like_other_resources(db: PgPool) {
         (&json!({ "tier": "1" }), &json!(null))
     );
 }
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_request_that_is_sent_again_makes_nothing_twice(db: PgPool) {
+    let service = Service::start(db.clone()).await;
+    let create = || {
+        let request = service.request(Method::POST, "/v1/webhook-endpoints");
+        let request = request.header("idempotency-key", "once");
+        service.send(request.json(&json!({ "url": "https://hooks.example/" })))
+    };
+
+    let (first, second) = (create().await, create().await);
+    let test = || {
+        let request = service.request(Method::POST, &format!("{}/test", first.header("location")));
+        service.send(request.header("idempotency-key", "test once"))
+    };
+    let (queued, again) = (test().await, test().await);
+
+    assert_eq!((first.status, second.status), (201, 201));
+    assert_eq!(first.header("cache-control"), "no-store");
+    assert_eq!((&second.body["id"], &second.body["secret"]), (&first.body["id"], &json!(null)));
+    assert_eq!((queued.status, again.status), (202, 202));
+    assert_eq!(again.body["id"], queued.body["id"]);
+    let kept = "select count(*) from idempotency_key where position('whsec'::bytea in body) > 0";
+    let secrets: i64 = sqlx::query_scalar(kept).fetch_one(&db).await.unwrap();
+    assert_eq!(secrets, 0);
+    let deliveries: i64 =
+        sqlx::query_scalar("select count(*) from webhook_delivery").fetch_one(&db).await.unwrap();
+    assert_eq!(deliveries, 1);
+}

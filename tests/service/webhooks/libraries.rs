@@ -35,7 +35,9 @@ try {
 ";
 
 fn tools() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/standardwebhooks")
+    let repository = std::env::var_os("CARGO_MANIFEST_DIR");
+    let repository = repository.unwrap_or(env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&repository).join("target/standardwebhooks")
 }
 
 /// What both libraries read from a delivery, or `None` if they refuse it.

@@ -8,7 +8,7 @@ use sqlx::PgPool;
 use vstar::db;
 
 use super::receiver::{Behaviour, Receiver};
-use super::{MINUTE, delivery, endpoint, start, start_training};
+use super::{MINUTE, delivery, endpoint, start, start_training, until};
 use crate::harness::lease;
 
 /// Events that wait for an endpoint.
@@ -39,7 +39,9 @@ async fn a_receiver_that_never_ends_its_answer_holds_nobody_up(db: PgPool) {
 
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert_eq!(slow.connections(), 4, "one endpoint has few connections");
-    let log = delivery(&service, &slow_path, |log| log["attempts"][0]["error"].is_string()).await;
+    let attempted = slow.requests()[0].header("webhook-id");
+    let attempted = format!("{slow_path}/deliveries/{attempted}");
+    let log = until(&service, &attempted, |log| log["attempts"][0]["error"].is_string()).await;
     let error = log["attempts"][0]["error"].as_str().unwrap();
     assert!(error.contains("did not finish its answer within 15 s"), "{error}");
     assert_eq!(log["attempts"][0]["status_code"], 200);

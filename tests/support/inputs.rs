@@ -1,0 +1,64 @@
+//! What reads bytes of strangers: one function for each reader, for `tests/mutations.rs` and the targets in `fuzz/`.
+//!
+//! A reader may refuse. It may not panic, and it may not allocate beyond what it promises.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use vstar::domain::caption::{text_of, tidy};
+use vstar::domain::image::readable_name;
+use vstar::engine::Delta;
+use vstar::engine::clip::ClipTokenizer;
+use vstar::photo_file;
+
+static TOKENIZER: LazyLock<ClipTokenizer> = LazyLock::new(|| {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // `fuzz/` is one folder further down.
+    let folders = [here.join("models/tiny/tokenizer"), here.join("../models/tiny/tokenizer")];
+    let folder = folders.iter().find(|folder| folder.is_dir()).expect("the tiny model");
+    ClipTokenizer::load(folder).expect("the tiny tokenizer")
+});
+
+/// An uploaded image. Returns the most that decoding it may allocate.
+pub fn upload(bytes: &[u8]) -> u64 {
+    let promised = match photo_file::header(bytes) {
+        Ok(header) => header.decoder_bytes,
+        Err(_) => 0,
+    };
+    assert!(promised <= photo_file::MAX_DECODER_BYTES);
+    if let Ok(pixels) = photo_file::read(bytes) {
+        let size = pixels.upright_dimensions();
+        pixels.measure();
+        assert_eq!(pixels.into_upright().dimensions(), size);
+    }
+    promised
+}
+
+/// A file with a delta.
+pub fn delta(bytes: &[u8]) {
+    if let Ok(delta) = Delta::from_safetensors(bytes) {
+        assert!(delta.to_safetensors().is_ok());
+    }
+}
+
+/// A prompt, and the modifier tokens that it may have.
+pub fn prompt(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let limit = TOKENIZER.max_length();
+    for tokens in [&[][..], &["<rex>"], &["<rex>", "<new1>"]] {
+        if let Ok(encoded) = TOKENIZER.encode(&text, tokens) {
+            assert_eq!(encoded.ids.len(), limit);
+        }
+    }
+}
+
+/// A caption beside a photo, and the name of its file.
+pub fn caption(bytes: &[u8]) {
+    if let Ok(text) = text_of(bytes)
+        && let Ok(caption) = tidy(&text, 2_000)
+    {
+        assert!(caption.len() <= 2_000 && !caption.contains(['\0', '\n', '\r']));
+    }
+    let name = readable_name(&String::from_utf8_lossy(bytes));
+    assert!(!name.is_empty() && !name.contains(['/', '\\', '\0', '\u{202e}']));
+}
