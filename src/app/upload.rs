@@ -9,7 +9,6 @@ use super::concept_photo::{DescribedPhoto, StagedPhoto, bytes_of};
 use super::image::{UploadedFile, broke_off};
 use super::photo::PhotoError;
 use super::quota::Need;
-use super::quota::Need;
 use super::upload_memory::ReceivedFile;
 use super::{App, Caller, Refusal};
 use crate::db;
@@ -234,11 +233,6 @@ impl App {
                 return done_or_refused;
             }
         }
-        if let Err(refusal) = self.reserve(&mut tx, caller, Need::Bytes(image.size_bytes)).await {
-            drop(tx);
-            self.discard_image(image).await;
-            return Err(refusal);
-        }
         db::image::record(&mut *tx, caller.project_id(), &image).await?;
         db::upload::complete(&mut *tx, upload.upload_id, image.image_id).await?;
         tx.commit().await?;
@@ -267,14 +261,7 @@ impl App {
                 self.discard_photos(caller, &concept, vec![staged]).await;
                 return Ok(locked);
             }
-            Ok(_) => {
-                match self.reserve(&mut tx, caller, Need::Bytes(staged.image.size_bytes)).await {
-                    Ok(_) => {
-                        self.add_photos_in(&mut tx, caller, &concept, vec![staged.clone()]).await
-                    }
-                    Err(refusal) => Err(refusal),
-                }
-            }
+            Ok(_) => self.add_photos_in(&mut tx, caller, &concept, vec![staged.clone()]).await,
             Err(refusal) => Err(refusal),
         };
         let (mut verdicts, left_out) = match added {

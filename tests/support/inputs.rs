@@ -20,7 +20,7 @@ static TOKENIZER: LazyLock<ClipTokenizer> = LazyLock::new(|| {
 });
 
 /// An uploaded image. Returns the most that decoding it may allocate.
-pub fn upload(bytes: &[u8]) -> u64 {
+pub(crate) fn upload(bytes: &[u8]) -> u64 {
     let promised = match photo_file::header(bytes) {
         Ok(header) => header.decoder_bytes,
         Err(_) => 0,
@@ -35,14 +35,14 @@ pub fn upload(bytes: &[u8]) -> u64 {
 }
 
 /// A file with a delta.
-pub fn delta(bytes: &[u8]) {
+pub(crate) fn delta(bytes: &[u8]) {
     if let Ok(delta) = Delta::from_safetensors(bytes) {
         assert!(delta.to_safetensors().is_ok());
     }
 }
 
 /// A prompt, and the modifier tokens that it may have.
-pub fn prompt(bytes: &[u8]) {
+pub(crate) fn prompt(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let limit = TOKENIZER.max_length();
     for tokens in [&[][..], &["<rex>"], &["<rex>", "<new1>"]] {
@@ -53,7 +53,7 @@ pub fn prompt(bytes: &[u8]) {
 }
 
 /// A caption beside a photo, and the name of its file.
-pub fn caption(bytes: &[u8]) {
+pub(crate) fn caption(bytes: &[u8]) {
     if let Ok(text) = text_of(bytes)
         && let Ok(caption) = tidy(&text, 2_000)
     {
