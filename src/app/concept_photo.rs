@@ -278,6 +278,7 @@ impl App {
         let mut digests: HashSet<Digest> = photos.iter().map(|it| it.sha256.clone()).collect();
         let mut verdicts = Vec::new();
         let mut left_out = Vec::new();
+        let mut added = String::new();
         for photo in staged {
             let refused = if digests.contains(&photo.image.sha256) {
                 Some(PhotoError::Duplicate)
@@ -292,13 +293,16 @@ impl App {
                     Err(error)
                 }
                 None => {
-                    self.claim_key(&mut *tx, photo.image.image_id).await?;
+                    added.push_str(&format!("{},", photo.image.image_id));
                     db::image::record(&mut *tx, caller.project_id(), &photo.image).await?;
                     db::photo::record(&mut *tx, photo.image.image_id, &photo.notes).await?;
                     digests.insert(photo.image.sha256.clone());
                     Ok(photo)
                 }
             });
+        }
+        if !added.is_empty() {
+            self.claim_key(&mut *tx, added).await?;
         }
         let all = db::image::of_concepts(&mut *tx, &[concept.concept_id]).await?;
         let notes = db::photo::of_images(&mut *tx, caller.project_id(), &ids(&all)).await?;

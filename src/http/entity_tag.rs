@@ -29,8 +29,12 @@ pub(crate) async fn with_entity_tag(request: Request, next: Next) -> Response {
     }
     let caching =
         if reads && response.status().is_success() { "private, no-cache" } else { "no-store" };
+    // A 304 of a file changes nothing in what its client has noted.
+    let is_file = response.status() == StatusCode::NOT_MODIFIED;
     let headers = response.headers_mut();
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(caching));
+    if !is_file {
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(caching));
+    }
     headers.append(header::VARY, HeaderValue::from_static("authorization"));
     if reads && response.status() == StatusCode::OK && is_known(&known, response.headers()) {
         return not_modified(response);

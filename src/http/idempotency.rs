@@ -3,11 +3,13 @@
 //! The rules are in [`crate::app::idempotency`]. This layer reads the key and what was sent, and answers a repeated request as the first one
 //! was answered.
 
+mod made;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, FromRequestParts, MatchedPath, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -18,13 +20,8 @@ use utoipa::openapi::{
 };
 
 use super::error::{ApiError, Problem};
-use super::extract::{Path, Query, from_bytes_rejection};
-use super::form::Form;
-use super::job::WaitQuery;
-use super::{
-    api_key, compression, concept, evaluation, image, image_set, merge, preference,
-    presigned_upload, project, sample, training, webhook,
-};
+use super::extract::from_bytes_rejection;
+use super::form::{Form, MAX_UPLOAD_BYTES};
 use crate::app::idempotency::{EarlierAnswer, KeyedRequest};
 use crate::app::{App, Caller, Refusal};
 use crate::domain::code::Code;
@@ -39,7 +36,7 @@ const MAX_KEY: usize = 255;
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 
 /// Fields that are shown once, and never again.
-const SECRETS: [&str; 3] = ["secret", "key", "token"];
+const SECRETS: [&str; 2] = ["secret", "token"];
 
 /// The operations that make something.
 #[derive(Clone)]
@@ -59,7 +56,9 @@ impl Creating {
 
 fn makes_something(path: &str, operation: &Operation) -> bool {
     let has = |status: &str| operation.responses.responses.contains_key(status);
-    (has("201") || has("202") || path.ends_with("/links")) && !path.ends_with("/cancel")
+    // A token for a browser is short-lived and not kept: another one does no harm.
+    let is_made_again = path.ends_with("/cancel") || path.ends_with("/client-tokens");
+    (has("201") || has("202") || path.ends_with("/links")) && !is_made_again
 }
 
 /// Adds the header and its refusals to the operations that make something.
@@ -192,6 +191,8 @@ impl Served<'_> {
         if in_flight.is_ok() && !self.app.knows_key(&self.keyed).await? {
             return self.run(request, next).await;
         }
+        // The limit of the route is set behind this layer.
+        DefaultBodyLimit::max(MAX_UPLOAD_BYTES).apply(&mut request);
         let mut form = Form::open(request, "files").await?;
         while let Some(mut part) = form.next_part().await? {
             while part.chunk().await?.is_some() {}
@@ -214,10 +215,7 @@ impl Served<'_> {
         let bytes = axum::body::to_bytes(body, MAX_KEPT_BYTES).await;
         let bytes = bytes.map_err(|error| ApiError::Internal(error.into()))?;
         let location = parts.headers.get(header::LOCATION).and_then(|path| path.to_str().ok());
-        let kept = match parts.headers.get(header::CACHE_CONTROL) {
-            Some(caching) if caching == "no-store" => without_secrets(&bytes),
-            Some(_) | None => bytes.clone(),
-        };
+        let kept = without_secrets(&bytes);
         let keeping = self.app.keep_answer(&self.keyed, parts.status.as_u16(), location, &kept);
         if let Err(error) = keeping.await {
             tracing::warn!(%error, "the answer to a request with a key is not kept");
@@ -239,92 +237,14 @@ impl Served<'_> {
                 }
                 response
             }
-            Some(EarlierAnswer::Made(id)) => match self.show(&id).await {
+            Some(EarlierAnswer::Made(made)) => match made::show(self.app, self.caller, &made).await
+            {
                 Some(response) => response,
                 None => return Ok(None),
             },
         };
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
         Ok(Some(response))
-    }
-
-    /// What was made, as it is now.
-    async fn show(&self, id: &str) -> Option<Response> {
-        let app = || State(self.app.clone());
-        let (caller, now) = (self.caller, || Query(WaitQuery::default()));
-        let (collection, mut response) = match id.split_once('_')?.0 {
-            "trn" => {
-                let path = Path(id.parse().ok()?);
-                let training = training::get_training(app(), caller, path, now()).await;
-                ("trainings", training.into_response())
-            }
-            "mrg" => {
-                let path = Path(id.parse().ok()?);
-                ("merges", merge::get_merge(app(), caller, path, now()).await.into_response())
-            }
-            "smp" => {
-                let path = Path(id.parse().ok()?);
-                ("samples", sample::get_sample(app(), caller, path, now()).await.into_response())
-            }
-            "evl" => {
-                let path = Path(id.parse().ok()?);
-                let evaluation = evaluation::get_evaluation(app(), caller, path, now()).await;
-                ("evaluations", evaluation.into_response())
-            }
-            "cmp" => {
-                let path = Path(id.parse().ok()?);
-                let compression = compression::get_compression(app(), caller, path, now()).await;
-                ("compressions", compression.into_response())
-            }
-            "cpt" => {
-                let concept = concept::get_concept(app(), caller, Path(id.to_owned())).await;
-                ("concepts", concept.into_response())
-            }
-            "img" => {
-                let path = Path(id.parse().ok()?);
-                ("images", image::get_image(app(), caller, path).await.into_response())
-            }
-            "upl" => {
-                let path = Path(id.parse().ok()?);
-                let upload = presigned_upload::get_upload(app(), caller, path).await;
-                ("uploads", upload.into_response())
-            }
-            "set" => {
-                let set = image_set::get_image_set(app(), caller, Path(id.to_owned())).await;
-                ("image-sets", set.into_response())
-            }
-            "pst" => {
-                let path = Path(id.parse().ok()?);
-                let study = preference::get_study(app(), caller, path).await;
-                ("preference-studies", study.into_response())
-            }
-            "prj" => {
-                let path = Path(id.parse().ok()?);
-                ("projects", project::get_project(app(), caller, path).await.into_response())
-            }
-            "key" => {
-                let path = Path(id.parse().ok()?);
-                ("api-keys", api_key::get_api_key(app(), caller, path).await.into_response())
-            }
-            "whe" => {
-                let path = Path(id.parse().ok()?);
-                let endpoint = webhook::get_webhook_endpoint(app(), caller, path).await;
-                ("webhook-endpoints", endpoint.into_response())
-            }
-            "whd" => {
-                let id = id.parse().ok()?;
-                return webhook::delivery::queued_before(&self.app, &caller, id).await.ok();
-            }
-            _ => return None,
-        };
-        if response.status().is_success() {
-            let goes_on = response.headers().contains_key(header::RETRY_AFTER);
-            *response.status_mut() =
-                if goes_on { StatusCode::ACCEPTED } else { StatusCode::CREATED };
-            let path = HeaderValue::try_from(format!("/v1/{collection}/{id}")).ok()?;
-            response.headers_mut().insert(header::LOCATION, path);
-        }
-        Some(response)
     }
 }
 
@@ -339,12 +259,15 @@ fn without_secrets(body: &Bytes) -> Bytes {
     let Ok(serde_json::Value::Object(mut fields)) = serde_json::from_slice(body) else {
         return body.clone();
     };
+    let mut has_any = false;
     for name in SECRETS {
         if let Some(secret) = fields.get_mut(name).filter(|value| value.is_string()) {
             *secret = serde_json::Value::Null;
+            has_any = true;
         }
     }
-    serde_json::to_vec(&fields).map_or_else(|_| body.clone(), Bytes::from)
+    let without = has_any.then(|| serde_json::to_vec(&fields).ok()).flatten();
+    without.map_or_else(|| body.clone(), Bytes::from)
 }
 
 #[cfg(test)]

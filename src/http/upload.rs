@@ -18,7 +18,8 @@ use crate::app::image::UploadedFile;
 use crate::app::photo::PhotoError;
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
-use crate::domain::image::readable_path;
+use crate::domain::id::ImageId;
+use crate::domain::image::{ImageSource, readable_path};
 use crate::domain::image_set::FileVerdict;
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::photo::PhotoVerdict;
@@ -190,6 +191,24 @@ fn verdicts(
         Some(Verdict::new(file_name, became))
     };
     files.into_iter().filter_map(verdict).collect()
+}
+
+/// Answers as when these photos were added, without the files that were rejected then.
+pub(super) async fn show_added(
+    app: &App,
+    caller: &Caller,
+    photos: &[ImageId],
+) -> Result<(StatusCode, axum::Json<UploadBody>), ApiError> {
+    let mut verdicts = Vec::new();
+    for photo in photos {
+        let image = app.image(caller, *photo).await?;
+        if let ImageSource::Photo { concept_id, file_name } = image.source {
+            let concept = app.find_concept(caller, &concept_id.to_string()).await?;
+            let photo = app.photo_of_concept(caller, &concept, *photo).await?;
+            verdicts.push(Verdict::new(file_name, Ok(photo)));
+        }
+    }
+    answer(verdicts, Vec::new())
 }
 
 /// 201 if at least one photo was added, else 422 with all the reasons.

@@ -172,7 +172,7 @@ async fn no_request_takes_long_to_be_refused(db: PgPool) {
             "recipe",
             "trainings",
             json!({ "concepts": ["yard"], "recipe": unknown }),
-            "validation_failed",
+            "unknown_field",
         ),
         ("handles", "trainings", json!({ "concepts": handles }), "out_of_range"),
         (

@@ -139,6 +139,24 @@ async fn a_form_is_the_same_if_its_parts_are(db: PgPool) {
         service.send(request.multipart(form)).await
     };
 
+    // Larger than a body of JSON may be.
+    let large = async || {
+        let noise = (0..900_u32 * 900).flat_map(|pixel| {
+            let mixed = pixel.wrapping_mul(2_654_435_761).rotate_left(13).wrapping_mul(40_503);
+            [mixed as u8, (mixed >> 8) as u8, (mixed >> 16) as u8]
+        });
+        let image = image::RgbImage::from_raw(900, 900, noise.collect()).unwrap();
+        let mut file = std::io::Cursor::new(Vec::new());
+        image.write_to(&mut file, image::ImageFormat::Png).unwrap();
+        assert!(file.get_ref().len() > 2 << 20, "{}", file.get_ref().len());
+        let form = Form::new().part("file", Part::bytes(file.into_inner()).file_name("b.png"));
+        let request = service.request(Method::POST, "/v1/images").header("idempotency-key", "l");
+        service.send(request.multipart(form)).await
+    };
+    let (one, two) = (large().await, large().await);
+    assert_eq!((one.status, two.status), (201, 201), "{two:?}");
+    assert_eq!(one.text("id"), two.text("id"));
+
     let first = upload("k", 1).await;
     let again = upload("k", 1).await;
     let other = upload("k", 2).await;
@@ -147,7 +165,11 @@ async fn a_form_is_the_same_if_its_parts_are(db: PgPool) {
     assert_eq!(again.text("id"), first.text("id"));
     assert_eq!(again.header("idempotency-replayed"), "true");
     assert_eq!(other.problem(), (422, "idempotency_key_reused", vec![]));
-    assert_eq!(count(&db, "select count(*) from image").await, 1);
+    assert_eq!(count(&db, "select count(*) from image").await, 2);
+    let content = service.get(&first.text("url")).await;
+    let request = service.request(Method::GET, &first.text("url"));
+    let again = service.send(request.header("if-none-match", content.header("etag"))).await;
+    assert_eq!((again.status, again.header("cache-control")), (304, ""));
 }
 
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]

@@ -149,6 +149,14 @@ async fn an_unknown_field_is_refused_at_every_level_of_every_body(db: PgPool) {
 
                 let answer = service.send(service.request(method.clone(), &path).json(&body)).await;
 
+                places += 1;
+                if path.starts_with("/openai/") {
+                    // Refusals have another form there; the field is named in it.
+                    assert_eq!(answer.status, 400, "{method} {path}: {answer:?}");
+                    let text = String::from_utf8_lossy(&answer.bytes);
+                    assert!(text.contains(UNKNOWN), "{method} {path}: {text}");
+                    continue;
+                }
                 let problem = answer.problem();
                 assert_eq!(problem.0, 422, "{method} {path} {pointer}: {answer:?}");
                 let errors = answer.body["errors"].as_array().unwrap();
@@ -156,7 +164,6 @@ async fn an_unknown_field_is_refused_at_every_level_of_every_body(db: PgPool) {
                     errors.iter().map(|error| (&error["pointer"], &error["code"])).collect();
                 let expected = (&json!(format!("{pointer}/{UNKNOWN}")), &json!("unknown_field"));
                 assert_eq!(told, [expected], "{method} {path} {body}");
-                places += 1;
             }
         }
     }
@@ -176,14 +183,11 @@ async fn an_unknown_parameter_is_refused_on_every_operation(db: PgPool) {
             service.request(method.clone(), &format!("{path}?{UNKNOWN}=1&dry%5Frun=true"));
         let answer = service.send(request.json(&json!({}))).await;
 
-        let expected = if document["paths"][&path][method.as_str().to_lowercase()]["parameters"]
-            .as_array()
-            .is_some_and(|all| all.iter().any(|one| one["name"] == "dry_run"))
-        {
-            vec![UNKNOWN]
-        } else {
-            vec![UNKNOWN, "dry_run"]
-        };
+        if path.starts_with("/openai/") {
+            assert_eq!(answer.status, 400, "{method} {path}: {answer:?}");
+            continue;
+        }
+        let expected = vec![UNKNOWN, "dry_run"];
         assert_eq!(answer.problem(), (422, "unknown_field", expected), "{method} {path}");
     }
 

@@ -204,6 +204,8 @@ fn check_object(
         let takes_null = fields.get(name).is_none_or(|(shape, _)| shape.takes_null());
         takes_null || !value.is_null()
     });
+    let names: Vec<&String> = fields.keys().collect();
+    let mut names_to_tell: &[&String] = if names.len() > MAX_NAMES { &[] } else { &names };
     for (name, value) in object.iter_mut() {
         let shape = fields.get(name).map(|(shape, _)| shape).or(others);
         let mark = at.push(name);
@@ -211,9 +213,11 @@ fn check_object(
             Some(shape) => shape.check(value, at, checks),
             None => {
                 let name = shortened(name.clone(), MAX_QUOTED);
-                let known = match fields.len() {
-                    1..=MAX_NAMES => format!("; the fields here are {}", listed(fields.keys())),
-                    _ => String::new(),
+                // Once is enough.
+                let names = std::mem::take(&mut names_to_tell);
+                let known = match names {
+                    [_, ..] => format!("; the fields here are {}", listed(names.iter().copied())),
+                    [] => String::new(),
                 };
                 let detail =
                     format!("unknown field `{name}`: leave it out, or correct its name{known}");

@@ -14,6 +14,7 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{IntoParams, ToSchema};
 
 use super::check::Shape;
+use crate::domain::training::TrainingRecipe;
 
 /// Shapes that have been made, by the type whose schema they are.
 static SHAPES: LazyLock<RwLock<HashMap<TypeId, Arc<Shape>>>> = LazyLock::new(RwLock::default);
@@ -23,6 +24,8 @@ pub(super) fn of_body<T: ToSchema + 'static>() -> Arc<Shape> {
     shape_of::<T>(|| {
         let mut components = Vec::new();
         T::schemas(&mut components);
+        // A training describes its recipe by a function, which hides the types of the recipe's fields.
+        TrainingRecipe::schemas(&mut components);
         Compiler::new(components).shape(&json(&T::schema()), 0)
     })
 }
