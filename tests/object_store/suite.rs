@@ -9,7 +9,7 @@ use vstar::domain::digest::Digest;
 use vstar::domain::id::{ConceptId, ImageId, JobId, ProjectId, UploadId};
 use vstar::domain::image::{Image, ImageSource};
 use vstar::gc::{GcOptions, collect};
-use vstar::storage::{Storage, StorageError, StorageKey, StoreError};
+use vstar::storage::{SignedUrl, Storage, StorageError, StorageKey, StoreError};
 
 /// Bytes that compress badly and differ with the seed.
 pub(crate) fn bytes(size: usize, seed: u32) -> Vec<u8> {
@@ -151,18 +151,14 @@ async fn a_signed_url_takes_its_object(storage: &Storage) {
     let upload = UploadId::generate();
     let (key, other) = (StorageKey::incoming(upload), StorageKey::incoming(UploadId::generate()));
     let client = reqwest::Client::new();
-    let put = async |url: &str, content: Vec<u8>| {
-        client
-            .put(url)
-            .header("x-ms-blob-type", "BlockBlob")
-            .body(content)
-            .send()
-            .await
-            .unwrap()
-            .status()
-    };
-
-    if let Some(url) = storage.upload_url(&key, Duration::from_secs(60)).await.unwrap() {
+    if let Some(signed) = storage.upload_url(&key, Duration::from_secs(60)).await.unwrap() {
+        let SignedUrl { url, headers } = signed;
+        let put = async |url: &str, content: Vec<u8>| {
+            let request = headers
+                .iter()
+                .fold(client.put(url), |request, (name, value)| request.header(*name, *value));
+            request.body(content).send().await.unwrap().status()
+        };
         let (first, second) = (bytes(10_000, 11), bytes(12_000, 12));
         assert!(put(&url, first.clone()).await.is_success(), "{url}");
         assert_eq!(storage.read(&key).await.unwrap(), first);
