@@ -9,9 +9,9 @@ use image::{ImageDecoder, RgbImage};
 use super::color::{self, Channels, ToSrgb};
 use super::{Header, PhotoFileError, Pixels};
 
-/// What decoding takes per pixel, with alpha or an animation: the canvas, a frame, the result, and planes of each.
+/// What decoding takes per pixel of an animation, or of a lossy image with alpha: the canvas, a frame, the result, and planes of each.
 const BYTES_OF_LAYERS: u64 = 13;
-/// Without: four bytes of the decoder, then three of the result.
+/// Four bytes of the decoder, then three of the result; with alpha they are the same.
 const BYTES_OF_LOSSLESS: u64 = 8;
 /// Planes of brightness and colour, then three bytes of the result.
 const BYTES_OF_LOSSY: u64 = 5;
@@ -19,10 +19,12 @@ const BYTES_OF_LOSSY: u64 = 5;
 pub(super) fn header(file: &[u8]) -> Result<Header, PhotoFileError> {
     let decoder = open(file)?;
     let (width, height) = decoder.dimensions();
-    let per_pixel = if decoder.color_type().has_alpha() || decoder.has_animation() {
+    let per_pixel = if decoder.has_animation() {
         BYTES_OF_LAYERS
-    } else if file.get(12..16) == Some(b"VP8L") || contains(file, b"VP8L") {
+    } else if is_lossless(file) {
         BYTES_OF_LOSSLESS
+    } else if decoder.color_type().has_alpha() {
+        BYTES_OF_LAYERS
     } else {
         BYTES_OF_LOSSY
     };
@@ -30,9 +32,17 @@ pub(super) fn header(file: &[u8]) -> Result<Header, PhotoFileError> {
     Ok(Header { width, height, decoder_bytes: per_pixel * pixels + file.len() as u64 })
 }
 
-/// Whether the image is lossless, by the name of its chunk. One that only looks like it costs nothing but an estimate.
-fn contains(file: &[u8], name: &[u8; 4]) -> bool {
-    file.windows(4).any(|bytes| bytes == name)
+/// Whether the image is lossless, by the chunk that the decoder takes it from.
+fn is_lossless(file: &[u8]) -> bool {
+    let mut at: usize = 12; // behind `RIFF`, the size and `WEBP`
+    while let Some(&[a, b, c, d, e, f, g, h]) = file.get(at..at.saturating_add(8)) {
+        if [a, b, c, d] == *b"VP8L" {
+            return true;
+        }
+        let size = u32::from_le_bytes([e, f, g, h]) as usize;
+        at = at.saturating_add(8 + size + size % 2);
+    }
+    false
 }
 
 fn open(file: &[u8]) -> Result<WebPDecoder<Cursor<&[u8]>>, PhotoFileError> {
