@@ -170,7 +170,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &["app", "db", "domain", "gc", "metrics", "reaper", "serve", "webhook_sender", "worker"],
     ), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
-    ("reqwest", &["client", "webhook_sender"]),
+    ("reqwest", &["client", "storage", "webhook_sender"]),
     (
         "tokio",
         &[
@@ -181,6 +181,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "db",
             "delta_store",
             "demo",
+            "few_threads",
             "http",
             "main",
             "metrics",
@@ -222,7 +223,12 @@ const NOT_THERE_YET: &[&str] = &[];
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
 /// Circles that are there yet: the files of each.
-const CIRCLES: &[&[&str]] = &[];
+const CIRCLES: &[&[&str]] = &[
+    &["app/init_image.rs", "app/manifest.rs", "app/sample.rs", "app/warnings/sampling.rs"],
+    &["http/docs.rs", "http/router.rs"],
+    &["http/image.rs", "http/photo.rs", "http/upload.rs"],
+    &["http/openapi/common.rs", "http/openapi/operation.rs"],
+];
 
 #[test]
 fn no_module_reaches_over_its_boundary() {
