@@ -259,8 +259,12 @@ fn references(value: &Value, names: &mut Vec<String>) {
     }
 }
 
-/// Removes the components that only Rust needs.
+/// Removes the components that nothing refers to: what only Rust needs, and answers that every operation has in its own way.
 pub(super) fn drop_unused(document: &mut Value) {
+    let paths = document["paths"].to_string();
+    if let Some(responses) = document["components"]["responses"].as_object_mut() {
+        responses.retain(|name, _| paths.contains(&format!("\"#/components/responses/{name}\"")));
+    }
     let Some(Value::Object(schemas)) = document["components"].get("schemas").cloned() else {
         return;
     };
