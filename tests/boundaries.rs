@@ -170,7 +170,7 @@ const CRATES: &[(&str, &[&str])] = &[
         &["app", "db", "domain", "gc", "metrics", "reaper", "serve", "webhook_sender", "worker"],
     ), // the domain derives `sqlx::Type`; the others hold the pool
     ("object_store", &["storage"]),
-    ("reqwest", &["client", "webhook_sender"]),
+    ("reqwest", &["client", "storage", "webhook_sender"]),
     (
         "tokio",
         &[
@@ -181,6 +181,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "db",
             "delta_store",
             "demo",
+            "few_threads",
             "http",
             "main",
             "metrics",

@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 use super::Refusal;
-use super::sample::SampleOptions;
+use super::sample::options::SampleOptions;
 use super::warnings::is_usual_size;
 use crate::db;
 use crate::domain::code::Code;

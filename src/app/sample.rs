@@ -1,7 +1,10 @@
 //! Samples: from a prompt to images.
 
+pub(super) mod options;
+
 use sqlx::PgConnection;
 
+pub use self::options::SampleOptions;
 use super::binding::{NamedToken, bind, tokens_of};
 use super::composition::{compose, unnamed};
 use super::dry_run::DryRun;
@@ -23,7 +26,7 @@ use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::model_info::{ModelInfo, check_text};
-use crate::domain::sample::{Determinism, SampleSettings, SampleTask, SchedulerName, decimal};
+use crate::domain::sample::{SampleSettings, SampleTask, decimal};
 use crate::domain::version::TaskVersion;
 use crate::domain::warning::Warning;
 
@@ -49,24 +52,6 @@ pub struct PromptedSample {
     pub merge: Option<MergeOptions>,
     /// How several concepts come into one picture.
     pub composition: Option<CompositionOptions>,
-}
-
-/// The settings that a request gives.
-#[derive(Clone, Debug, Default)]
-pub struct SampleOptions {
-    pub n: Option<usize>,
-    pub first_index: Option<usize>,
-    pub seed: Option<u64>,
-    pub num_inference_steps: Option<usize>,
-    pub guidance_scale: Option<f64>,
-    pub unconditional_strength: Option<f64>,
-    pub guidance_interval: Option<[f64; 2]>,
-    pub scheduler: Option<SchedulerName>,
-    pub eta: Option<f64>,
-    pub width: Option<usize>,
-    pub height: Option<usize>,
-    pub preview_every: Option<usize>,
-    pub determinism: Option<Determinism>,
 }
 
 impl App {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use data_encoding::BASE64;
 use sha2::{Digest, Sha256};
 
-use super::router::openapi;
+use super::routes::openapi;
 use crate::app::App;
 
 /// `/openapi.json` and `/docs`. Neither needs a key, and neither changes while the process runs.

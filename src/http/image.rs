@@ -10,7 +10,7 @@ use super::body::{List, ListBody, ListQuery, Timestamp};
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
-use super::photo::PhotoBody;
+use super::photo::body::PhotoBody;
 use super::precondition::IfMatch;
 use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
 use crate::app::concept_photo::DescribedPhoto;

@@ -38,6 +38,9 @@ const TAGS: &[(&str, &str)] = &[
     ("health", "Whether the process is alive, whether it can serve, and how it does."),
 ];
 
+/// An operation as JSON.
+type Operation = Map<String, Value>;
+
 /// A description as it is published.
 #[derive(Clone, Debug)]
 pub struct Document(Value);

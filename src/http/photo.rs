@@ -1,88 +1,29 @@
 //! Photos of concepts: captions, masks, and how good they are to learn from.
 
+pub(super) mod body;
+
 use axum::extract::{Request, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::body::FindingBody;
 use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::Path;
+use super::file::only_file;
 use super::image::ImageBody;
 use super::precondition::IfMatch;
 use super::record::{MergePatch, present};
-use super::upload::only_file;
-use crate::app::concept_photo::{DescribedPhoto, PhotoChange, PhotoCheck};
+use crate::app::concept_photo::{PhotoChange, PhotoCheck};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::caption::tidy;
 use crate::domain::code::Code;
 use crate::domain::concept::Handle;
-use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, ImageId};
 use crate::domain::invalid::FieldError;
-use crate::domain::photo::{Finding, MAX_PHOTO_CAPTION, PhotoVerdict};
-
-/// Something that was noticed about a photo or a concept's photos.
-#[derive(Clone, Debug, Serialize, ToSchema)]
-pub(crate) struct FindingBody {
-    pub(super) code: Code,
-    pub(super) verdict: PhotoVerdict,
-    /// What was noticed, and what helps.
-    pub(super) detail: String,
-}
-
-impl From<&Finding> for FindingBody {
-    fn from(finding: &Finding) -> Self {
-        let Finding { code, verdict, detail } = finding.clone();
-        Self { code, verdict, detail }
-    }
-}
-
-/// What a photo is as a picture to learn from.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct PhotoBody {
-    /// The caption as it was given. Null if the photo has none: then the recipe's templates are used.
-    caption: Option<String>,
-    /// The caption that the photo is trained with: the given one with the concept's name in it. `{}` stands for the name; else the
-    /// name takes the place of the class noun; else it is put before the caption. Trainings put words for the size before it.
-    training_caption: Option<String>,
-    /// Where the photo shows its subject. Null if the whole photo counts.
-    mask: Option<MaskBody>,
-    /// How good the photo is to learn from. Null if it has not been checked: see `POST /v1/concepts/{concept}/check`.
-    verdict: Option<PhotoVerdict>,
-    /// What was noticed about it.
-    findings: Vec<FindingBody>,
-}
-
-/// The subject mask of a photo.
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct MaskBody {
-    /// The digest of the mask's PNG.
-    sha256: Digest,
-    /// Size of the PNG in bytes.
-    size_bytes: i64,
-    /// Path of the PNG, which is white where the subject is.
-    url: String,
-}
-
-impl PhotoBody {
-    pub(super) fn of(photo: &DescribedPhoto, concept: ConceptId) -> Self {
-        let url = format!("/v1/concepts/{concept}/images/{}/mask", photo.image.image_id);
-        let notes = &photo.notes;
-        Self {
-            caption: notes.caption.clone(),
-            training_caption: photo.training_caption.clone(),
-            mask: notes.mask.as_ref().map(|mask| MaskBody {
-                sha256: mask.sha256.clone(),
-                size_bytes: mask.size_bytes,
-                url,
-            }),
-            verdict: photo.verdict(),
-            findings: photo.findings.iter().map(FindingBody::from).collect(),
-        }
-    }
-}
+use crate::domain::photo::{MAX_PHOTO_CAPTION, PhotoVerdict};
 
 /// What a concept's photos are together.
 #[derive(Debug, Serialize, ToSchema)]

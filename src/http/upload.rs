@@ -10,11 +10,10 @@ use utoipa::ToSchema;
 
 use super::error::{ApiError, Problem};
 use super::extract::Path;
-use super::form::Form;
+use super::file::only_file;
 use super::image::ImageBody;
-use super::photo::FindingBody;
+use super::photo::body::FindingBody;
 use crate::app::concept_photo::DescribedPhoto;
-use crate::app::image::UploadedFile;
 use crate::app::photo::PhotoError;
 use crate::app::{App, Caller};
 use crate::domain::code::Code;
@@ -25,7 +24,6 @@ use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::photo::PhotoVerdict;
 
 use self::photos::Staged;
-pub(super) use self::photos::{first_bytes, read_file};
 
 /// Photos to add.
 #[derive(Debug, ToSchema)]
@@ -279,38 +277,4 @@ pub(crate) async fn upload_image(
     let file = only_file(&app, request, "image").await?;
     let image = app.add_upload(&caller, file).await?;
     Ok((StatusCode::CREATED, axum::Json(ImageBody::from(image))))
-}
-
-/// Reads the one file of a form.
-///
-/// - `what`: the file, for errors
-pub(super) async fn only_file(
-    app: &App,
-    request: Request,
-    what: &str,
-) -> Result<UploadedFile, ApiError> {
-    let mut form = Form::open(request, what).await?;
-    match read_only_file(app, &mut form, what).await {
-        Ok(file) => Ok(file),
-        Err(error) => {
-            form.drain().await;
-            Err(error)
-        }
-    }
-}
-
-async fn read_only_file(app: &App, form: &mut Form, what: &str) -> Result<UploadedFile, ApiError> {
-    let instead = format!("send the {what} as a field called `file`");
-    let missing = || FieldError::new("/file", Code::MissingField, instead.clone());
-    let mut part = form.next_part().await?.ok_or_else(missing)?;
-    if part.name() != Some("file") {
-        return Err(part.unknown(&instead).into());
-    }
-    let first = first_bytes(&mut part).await?;
-    let file = read_file(app, first, part).await?;
-    if form.next_part().await?.is_some() {
-        let detail = format!("one {what} is uploaded at a time");
-        return Err(FieldError::new("/file", Code::TooManyImages, detail).into());
-    }
-    Ok(file)
 }

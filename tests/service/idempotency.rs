@@ -1,4 +1,6 @@
 //! Requests with an `Idempotency-Key`, sent once and again.
+//!
+//! Every test has keys of its own: the process knows which ones it serves, and the tests share it.
 
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
@@ -62,19 +64,20 @@ async fn a_refused_request_leaves_its_key_free(db: PgPool) {
     let service = Service::with_queue_limit(db.clone(), 1).await;
     let sample = json!({ "prompt": "a dog" });
 
-    let wrong = post(&service, "/v1/samples", "k", json!({ "prompt": "a dog", "n": 0 })).await;
+    let wrong = post(&service, "/v1/samples", "free-k", json!({ "prompt": "a dog", "n": 0 })).await;
     assert_eq!(wrong.problem().0, 422);
-    let large = post(&service, "/v1/samples", "k", json!({ "prompt": "x".repeat(2 << 20) })).await;
+    let large =
+        post(&service, "/v1/samples", "free-k", json!({ "prompt": "x".repeat(2 << 20) })).await;
     assert_eq!(large.problem().0, 413);
-    assert_eq!(post(&service, "/v1/samples", "k", sample.clone()).await.status, 202);
-    let full = post(&service, "/v1/samples", "l", sample.clone()).await;
+    assert_eq!(post(&service, "/v1/samples", "free-k", sample.clone()).await.status, 202);
+    let full = post(&service, "/v1/samples", "free-l", sample.clone()).await;
     assert_eq!(full.problem(), (503, "queue_full", vec![]));
     sqlx::query("update job set state = 'canceled', finished_at = now()")
         .execute(&db)
         .await
         .unwrap();
 
-    let after = post(&service, "/v1/samples", "l", sample).await;
+    let after = post(&service, "/v1/samples", "free-l", sample).await;
 
     assert_eq!((after.status, after.header("idempotency-replayed")), (202, ""));
     assert_eq!(count(&db, JOBS).await, 2);
@@ -87,7 +90,7 @@ async fn of_many_requests_at_once_one_makes_it(db: PgPool) {
 
     let all = (0..20).map(|index| {
         let service = if index % 2 == 0 { &service } else { &beside };
-        post(service, "/v1/samples", "k", json!({ "prompt": "a dog" }))
+        post(service, "/v1/samples", "many-k", json!({ "prompt": "a dog" }))
     });
     let all = futures::future::join_all(all).await;
 
@@ -113,7 +116,7 @@ async fn an_answer_that_was_not_kept_follows_from_what_was_made(db: PgPool) {
     for (path, body) in
         [("/v1/concepts", concept("rex")), ("/v1/samples", json!({ "prompt": "a" }))]
     {
-        let first = post(&service, path, "k", body.clone()).await;
+        let first = post(&service, path, "killed-k", body.clone()).await;
         made.push((path, body, first));
     }
 
@@ -122,7 +125,7 @@ async fn an_answer_that_was_not_kept_follows_from_what_was_made(db: PgPool) {
     sqlx::query(killed).execute(&db).await.unwrap();
 
     for (path, body, first) in made {
-        let again = post(&service, path, "k", body).await;
+        let again = post(&service, path, "killed-k", body).await;
         assert_eq!((again.status, again.text("id")), (first.status, first.text("id")), "{again:?}");
         assert_eq!(again.header("location"), first.header("location"));
         assert_eq!(again.header("idempotency-replayed"), "true");
@@ -150,16 +153,17 @@ async fn a_form_is_the_same_if_its_parts_are(db: PgPool) {
         image.write_to(&mut file, image::ImageFormat::Png).unwrap();
         assert!(file.get_ref().len() > 2 << 20, "{}", file.get_ref().len());
         let form = Form::new().part("file", Part::bytes(file.into_inner()).file_name("b.png"));
-        let request = service.request(Method::POST, "/v1/images").header("idempotency-key", "l");
+        let request =
+            service.request(Method::POST, "/v1/images").header("idempotency-key", "form-l");
         service.send(request.multipart(form)).await
     };
     let (one, two) = (large().await, large().await);
     assert_eq!((one.status, two.status), (201, 201), "{two:?}");
     assert_eq!(one.text("id"), two.text("id"));
 
-    let first = upload("k", 1).await;
-    let again = upload("k", 1).await;
-    let other = upload("k", 2).await;
+    let first = upload("form-k", 1).await;
+    let again = upload("form-k", 1).await;
+    let other = upload("form-k", 2).await;
 
     assert_eq!((first.status, again.status), (201, 201), "{again:?}");
     assert_eq!(again.text("id"), first.text("id"));
@@ -175,12 +179,12 @@ async fn a_form_is_the_same_if_its_parts_are(db: PgPool) {
 #[sqlx::test(migrator = "vstar::db::MIGRATOR")]
 async fn a_key_is_forgotten_after_a_day(db: PgPool) {
     let service = Service::start(db.clone()).await;
-    let first = post(&service, "/v1/samples", "k", json!({ "prompt": "a dog" })).await;
+    let first = post(&service, "/v1/samples", "day-k", json!({ "prompt": "a dog" })).await;
     let older = "update idempotency_key set created_at = created_at - interval '25 hours'";
     sqlx::query(older).execute(&db).await.unwrap();
 
-    let second = post(&service, "/v1/samples", "k", json!({ "prompt": "a cat" })).await;
-    let again = post(&service, "/v1/samples", "k", json!({ "prompt": "a cat" })).await;
+    let second = post(&service, "/v1/samples", "day-k", json!({ "prompt": "a cat" })).await;
+    let again = post(&service, "/v1/samples", "day-k", json!({ "prompt": "a cat" })).await;
 
     assert_ne!(first.text("id"), second.text("id"));
     assert_eq!(again.text("id"), second.text("id"));

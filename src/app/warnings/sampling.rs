@@ -1,7 +1,7 @@
 //! Settings of samples that are unusual, or that change nothing.
 
 use super::far_from_usual;
-use crate::app::sample::SampleOptions;
+use crate::app::sample::options::SampleOptions;
 use crate::domain::code::Code;
 use crate::domain::delta_use::ConceptUse;
 use crate::domain::model_info::ModelInfo;

@@ -14,8 +14,8 @@ use crate::domain::invalid::FieldError;
 use crate::domain::scheduler::SchedulerName;
 use crate::http::error::ApiError;
 use crate::http::extract::from_json;
+use crate::http::file::{first_bytes, read_file};
 use crate::http::form::{Form, Part};
-use crate::http::upload::{first_bytes, read_file};
 
 /// The most bytes of a field that is no image.
 const MAX_TEXT_BYTES: usize = 64 * 1024;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::operation::Operation;
+use super::Operation;
 use crate::domain::code::Code;
 
 /// An answer that many operations have in common.

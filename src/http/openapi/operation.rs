@@ -2,15 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::codes::OF_OPERATIONS;
 use super::common::{COMMON, Common, STRICT_HEADERS, has_parameter, is_download};
-use super::operations_mut;
 use super::schema::target;
+use super::{Operation, operations_mut};
 use crate::domain::code::Code;
-
-pub(super) type Operation = Map<String, Value>;
 
 /// Adds the answers and headers that follow from the kind of operation.
 pub(super) fn complete(document: &mut Value) {

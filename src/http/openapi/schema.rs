@@ -157,9 +157,14 @@ fn hoist_examples(fields: &mut Map<String, Value>) {
     }
 }
 
-/// The field `object` has one value.
+/// Fields with one value: `object`, and the field that says which of several objects this is.
 fn name_constant(fields: &mut Map<String, Value>) {
     let Some(Value::Object(properties)) = fields.get_mut("properties") else { return };
+    for field in properties.values_mut().filter(|field| field.get("description").is_none()) {
+        if let Some([Value::String(only)]) = field["enum"].as_array().map(Vec::as_slice) {
+            field["description"] = format!("Always `{only}`.").into();
+        }
+    }
     if let Some(object) = properties.get_mut("object")
         && let Some(name) = object["examples"][0].as_str().map(str::to_owned)
     {
@@ -254,8 +259,12 @@ fn references(value: &Value, names: &mut Vec<String>) {
     }
 }
 
-/// Removes the components that only Rust needs.
+/// Removes the components that nothing refers to: what only Rust needs, and answers that every operation has in its own way.
 pub(super) fn drop_unused(document: &mut Value) {
+    let paths = document["paths"].to_string();
+    if let Some(responses) = document["components"]["responses"].as_object_mut() {
+        responses.retain(|name, _| paths.contains(&format!("\"#/components/responses/{name}\"")));
+    }
     let Some(Value::Object(schemas)) = document["components"].get("schemas").cloned() else {
         return;
     };

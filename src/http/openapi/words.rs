@@ -171,7 +171,9 @@ fn says(text: &str, number: &str) -> bool {
     };
     let digits: String =
         text.chars().filter(|c| !matches!(c, ' ' | '_' | ',' | '\u{a0}')).collect();
-    digits.contains(spelled) || (number == "1" && text.contains(" one "))
+    digits.contains(spelled)
+        || (number == "1" && text.contains(" one "))
+        || (number == "2" && text.contains(" two "))
 }
 
 /// The text, ready for another sentence.

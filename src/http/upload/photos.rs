@@ -8,7 +8,6 @@ use axum::extract::Request;
 use bytes::Bytes;
 
 use crate::app::concept_photo::{StagedMask, StagedPhoto};
-use crate::app::image::UploadedFile;
 use crate::app::photo::PhotoError;
 use crate::app::{App, Caller};
 use crate::domain::caption::{text_of, tidy};
@@ -19,6 +18,7 @@ use crate::domain::image_set::FileVerdict;
 use crate::domain::invalid::{FieldError, Invalid};
 use crate::domain::photo::MAX_PHOTO_CAPTION;
 use crate::http::error::ApiError;
+use crate::http::file::{first_bytes, read_file};
 use crate::http::form::{Form, Part};
 
 /// The longest part with captions: one for each of the most photos.
@@ -264,47 +264,6 @@ fn caption(text: &[u8], what: &str, pointer: &str) -> Result<String, FieldError>
         let detail = format!("{what}, line {}: {}", fault.line, fault.reason);
         FieldError::new(pointer, Code::CaptionUnreadable, detail)
     })
-}
-
-/// The first bytes of a part, by which its kind is known.
-pub(in crate::http) async fn first_bytes(part: &mut Part<'_>) -> Result<Vec<u8>, ApiError> {
-    let mut first = Vec::new();
-    while first.len() < 64 {
-        match part.chunk().await? {
-            Some(chunk) => first.extend_from_slice(&chunk),
-            None => break,
-        }
-    }
-    Ok(first)
-}
-
-/// Reads one file. Of one that cannot be a photo, the rest is skipped.
-pub(in crate::http) async fn read_file(
-    app: &App,
-    first: Vec<u8>,
-    mut part: Part<'_>,
-) -> Result<UploadedFile, ApiError> {
-    if part.file_name().is_none() && !is_image(&first) {
-        let name = part.name().unwrap_or("files").to_owned();
-        let detail = format!(
-            "`{name}` came as a text and not as a file: send it as a form part with a file name, with curl `-F {name}=@photo.jpg`"
-        );
-        return Err(FieldError::new(format!("/{name}"), Code::InvalidValue, detail).into());
-    }
-    let file_name = part.file_name().map(readable_name);
-    let mut content = app.receive();
-    content.push(&first).await?;
-    while let Some(chunk) = part.chunk().await? {
-        content.push(&chunk).await?;
-    }
-    Ok(UploadedFile { file_name, content })
-}
-
-/// Whether the bytes may be an image, also of a format that is not taken.
-fn is_image(first: &[u8]) -> bool {
-    const BEGINNINGS: [&[u8]; 4] = [b"\x89PNG", b"\xff\xd8\xff", b"RIFF", b"GIF8"];
-    BEGINNINGS.iter().any(|beginning| first.starts_with(beginning))
-        || first.get(4..8) == Some(b"ftyp")
 }
 
 async fn read_caption(first: Vec<u8>, mut part: Part<'_>) -> Result<Vec<u8>, ApiError> {

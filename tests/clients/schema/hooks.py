@@ -4,10 +4,12 @@ Positive examples get ids, handles and prompts of what seed.py has made, or they
 examples that are to be refused stay as they are.
 """
 
+import io
 import json
 import os
 import random
 import re
+import zipfile
 from pathlib import Path
 
 import requests
@@ -59,6 +61,8 @@ def filled(value, schema, name, components):
     for one in schema.get("oneOf", []):
         if target(one) in HAS and value is not None:
             return one_of(target(one))
+    if name == "external_id" and value is not None:
+        return f"order {CHOICE.random()}"
     if isinstance(value, str) and NAMED.get(name) in HAS and "enum" not in schema:
         return one_of(NAMED[name])
     if name in SHORT and isinstance(value, (int, float)) and value > SHORT[name]:
@@ -89,7 +93,12 @@ TOGETHER = {
                                            "complexity style moderation input_fidelity", {"prompt": "a <rex> dog"}),
 }
 PHOTO = (Path(__file__).parents[3] / "demo/concepts/dog/1.jpg").read_bytes()
-FILES = {"POST /v1/concepts/{concept}/images": {"files": [PHOTO]}, "POST /v1/images": {"file": PHOTO},
+ARCHIVE = io.BytesIO()
+with zipfile.ZipFile(ARCHIVE, "w") as packed:
+    packed.writestr("a.jpg", PHOTO)
+    packed.writestr("a.txt", "photo of a dog")
+FILES = {"POST /v1/image-sets": {"file": ARCHIVE.getvalue()},
+         "POST /v1/concepts/{concept}/images": {"files": [PHOTO]}, "POST /v1/images": {"file": PHOTO},
          "POST /openai/v1/images/edits": {"image": PHOTO, "prompt": "a <rex> dog", "num_inference_steps": 2},
          "PUT /v1/concepts/{concept}/images/{image_id}/mask": {"file": PHOTO}}
 
@@ -110,7 +119,11 @@ def place(case, name, wanted):
     if path.startswith("/uploads/"):
         return one_of("uploads")
     if path.startswith("/v1/concepts/{concept}/images/"):
-        return one_of("photos") if name == "image_id" else "rex"
+        if name == "concept":
+            return "rex"
+        if case.operation.label == "DELETE /v1/concepts/{concept}/images/{image_id}" and EXPENDABLE["photos"]:
+            return EXPENDABLE["photos"].pop()
+        return one_of("ImageId" if case.method == "DELETE" else "photos")
     if case.method == "DELETE":
         # Each of them once, then one that is gone.
         spare = EXPENDABLE.get("ConceptId" if wanted == "handles" else wanted, [])
@@ -128,6 +141,8 @@ def before_call(context, case, **kwargs):
         described = {one["name"]: one for one in case.operation.definition.raw.get("parameters", []) if "in" in one}
         for name in list(case.path_parameters):
             wanted = target(described.get(name, {}).get("schema", {})) or NAMED.get(name)
+            if name == "index":
+                case.path_parameters[name] = CHOICE.randrange(4)
             if wanted not in HAS:
                 continue
             if case.method in ("DELETE", "PATCH") or not in_chain:

@@ -41,7 +41,7 @@ def job(path, **body):
 
 def concept(handle, folder, noun):
     made = call("POST", "/v1/concepts", json={"handle": handle, "modifier_token": f"<{handle}>", "class_noun": noun})
-    files = [("files", (file.name, file.read_bytes(), "image/jpeg")) for file in sorted(folder.iterdir())[:5]]
+    files = [("files", (file.name, file.read_bytes(), "image/jpeg")) for file in sorted(folder.iterdir())[:6]]
     call("POST", f"/v1/concepts/{handle}/images", files=files)
     return made
 
@@ -85,6 +85,8 @@ def main(photos, ids):
     keys = [call("POST", "/v1/api-keys", json={"name": "spare", "scopes": ["read"]})["id"] for _ in range(4)]
     projects = [call("POST", "/v1/projects", json={"name": "other"})["id"]]
 
+    listed = lambda path: [item["id"] for item in call("GET", path)["data"]]
+
     # What may be deleted: nothing depends on it.
     spare = job("/v1/merges", concepts=[{"concept": "rex"}, {"concept": "tom"}])
     expendable = {
@@ -98,7 +100,8 @@ def main(photos, ids):
                              num_inference_steps=1)["id"]],
         "StudyId": [call("POST", "/v1/preference-studies", json={"first": first, "second": second})["id"]],
         "WebhookEndpointId": endpoints[1:], "ApiKeyId": keys[2:],
-        "ConceptId": [], "ImageSetId": [], "ImageId": [],
+        "ConceptId": [], "ImageSetId": [],
+        "ImageId": [], "photos": listed("/v1/concepts/rex/images")[:1],
     }
     for number in range(30):
         new = {"handle": f"spare{number}", "modifier_token": f"<spare{number}>", "class_noun": "dog"}
@@ -109,7 +112,6 @@ def main(photos, ids):
         file = {"file": ("cats.zip", archive(photos / "cat"), "application/zip")}
         expendable["ImageSetId"].append(call("POST", "/v1/image-sets", files=file)["id"])
 
-    listed = lambda path: [item["id"] for item in call("GET", path)["data"]]
     Path(ids).write_text(json.dumps({
         "expendable": expendable,
         "handles": ["rex", "tom"] + [one["id"] for one in made],
@@ -123,7 +125,7 @@ def main(photos, ids):
         "CompressionId": [one["id"] for one in compressions],
         "SampleId": [one["id"] for one in samples],
         "ImageId": [image["id"] for sample in samples for image in sample["images"]]
-        + listed("/v1/concepts/rex/images"),
+        + listed("/v1/concepts/rex/images")[1:],
         "ImageSetId": [one for one in listed("/v1/image-sets") if one not in expendable["ImageSetId"]],
         "EvaluationId": [evaluation["id"]],
         "StudyId": [study["id"]],
@@ -133,7 +135,7 @@ def main(photos, ids):
         "WebhookDeliveryId": deliveries,
         "ApiKeyId": keys[:2],
         "ProjectId": projects,
-        "photos": listed("/v1/concepts/rex/images")[:3],
+        "photos": listed("/v1/concepts/rex/images")[1:],
     }, indent=1))
 
 
