@@ -30,8 +30,11 @@ const READ_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub struct Metrics {
     db: PgPool,
-    read: Arc<Mutex<Option<(Instant, Option<Queue>)>>>,
+    read: Arc<Mutex<Option<Read>>>,
 }
+
+/// When the database was asked, and what it knew; `None` if it did not answer.
+type Read = (Instant, Option<Queue>);
 
 /// What the database knows.
 #[derive(Clone, Debug)]

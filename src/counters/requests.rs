@@ -7,10 +7,13 @@ use std::time::Duration;
 use super::FAST;
 use super::histogram::{Histogram, Snapshot};
 
+/// By method and route.
+type Routes = HashMap<(&'static str, String), Arc<Route>>;
+
 /// Requests that were answered, by method and route. Both are closed sets: a route is the pattern of a path, never the path.
 #[derive(Debug, Default)]
 pub struct RequestCounters {
-    routes: RwLock<Option<HashMap<(&'static str, String), Arc<Route>>>>,
+    routes: RwLock<Option<Routes>>,
 }
 
 #[derive(Debug)]

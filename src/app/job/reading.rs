@@ -100,6 +100,9 @@ impl<N: JobNoun> Reading<N> {
     }
 }
 
+/// A job, and those who have asked for it.
+type AskedFor<N> = (Key, Vec<oneshot::Sender<Answer<N>>>);
+
 /// The task that reads. If it panics, whoever waits is told, and the next request begins another one.
 struct Running<N: JobNoun> {
     reading: Reading<N>,
@@ -128,7 +131,7 @@ impl<N: JobNoun> Running<N> {
     }
 
     /// What to read next; `None` if there is nothing, which ends the task.
-    fn next(&mut self) -> Option<Vec<(Key, Vec<oneshot::Sender<Answer<N>>>)>> {
+    fn next(&mut self) -> Option<Vec<AskedFor<N>>> {
         let mut asked = self.reading.lock();
         // A job is asked for by one project at a time, so that what is found belongs to whoever asked.
         let mut jobs = HashSet::new();

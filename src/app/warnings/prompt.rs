@@ -85,7 +85,7 @@ fn of_names(word: &str, concepts: &[&Concept], pointer: &str) -> Warning {
         Some(_) => format!("`{}` for the concept `{}`", concept.words.in_prompt(), concept.handle),
         None => format!("`{}` in `concepts`, which has no token", concept.handle),
     };
-    let hows: Vec<String> = concepts.iter().take(MAX_NAMED).map(|concept| how(concept)).collect();
+    let hows: Vec<String> = concepts.iter().take(MAX_NAMED).map(how).collect();
     let detail = format!(
         "`{word}` is an ordinary word here and brings in no concept: if you mean one, write {}",
         hows.join(", or ")

@@ -143,8 +143,11 @@ struct Bound {
     words: String,
 }
 
+/// How a bound is said.
+type Phrase = fn(&str) -> String;
+
 fn bounds(field: &Map<String, Value>) -> Vec<Bound> {
-    let phrases: [(&str, fn(&str) -> String); 8] = [
+    let phrases: [(&str, Phrase); 8] = [
         ("minimum", |n| format!("At least {n}.")),
         ("exclusiveMinimum", |n| format!("Above {n}.")),
         ("maximum", |n| format!("At most {n}.")),
