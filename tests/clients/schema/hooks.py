@@ -32,9 +32,9 @@ EXPENDABLE = HAS["expendable"]
 
 
 def positive(case, place):
-    """Whether a part of a request is one that the description allows."""
-    component = case.meta and next((part for key, part in case.meta.components.items() if key.value == place), None)
-    return component is not None and component.mode.value == "positive"
+    """Whether a request is one that the description allows, and has this part."""
+    is_positive = case.meta is not None and case.meta.generation.mode.value == "positive"
+    return is_positive and any(key.value == place for key in case.meta.components)
 
 
 def one_of(name):
@@ -153,7 +153,7 @@ def before_call(context, case, **kwargs):
         headers = {name.lower() for name in case.headers}
         if "idempotency-key" in headers and CHOICE.random() < 0.9:
             case.headers["idempotency-key"] = f"key {CHOICE.random()}"
-        if "if-match" in headers and CHOICE.random() < 0.7:
+        if "if-match" in headers and (not case.headers["if-match"] or CHOICE.random() < 0.7):
             case.headers["if-match"] = "*"
     if case.query and positive(case, "query") and CHOICE.random() < 0.8:
         case.query.pop("after", None)
