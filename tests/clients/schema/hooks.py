@@ -177,7 +177,7 @@ def running_sample():
     url = RUNNING.get("url")
     job = KEYED.get(URL + url, timeout=30).json() if url else {"status": "none"}
     if job["status"] not in ("queued", "running"):
-        body = {"prompt": "photo of a dog", "num_inference_steps": 900, "preview_every": 1, "priority": "high"}
+        body = {"prompt": "photo of a dog", "num_inference_steps": 400, "preview_every": 5}
         job = KEYED.post(f"{URL}/v1/samples", json=body, timeout=30).json()
         RUNNING.update(url=job["urls"]["self"], id=job["id"])
         for _ in range(50):
