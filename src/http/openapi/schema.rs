@@ -209,7 +209,7 @@ fn event(data: Value) -> Value {
             "retry": { "type": "integer", "description": "After how many milliseconds to connect again." },
             "data": {
                 "type": "string",
-                "description": "JSON.",
+                "description": "The event as JSON.",
                 "contentMediaType": "application/json",
                 "contentSchema": data,
             },
