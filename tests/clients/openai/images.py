@@ -10,12 +10,14 @@ import openai
 import httpx
 
 URL = os.environ.get("VSTAR_URL", "http://127.0.0.1:8080")
+KEY = os.environ.get("VSTAR_KEY", "none")
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 PNG = b"\x89PNG"
 
 
 def teach(folder):
     """Teaches a concept, by the service's own API."""
-    with httpx.Client(base_url=URL, timeout=120) as api:
+    with httpx.Client(base_url=URL, headers=HEADERS, timeout=120) as api:
         words = {"handle": "rex", "modifier_token": "<rex>", "class_noun": "dog"}
         api.post("/v1/concepts", json=words).raise_for_status()
         photos = [("files", (photo.name, photo.read_bytes())) for photo in sorted(Path(folder).iterdir())[:4]]
@@ -40,7 +42,7 @@ def refused(kind, call):
 
 def main(folder):
     delta = teach(folder)
-    client = openai.OpenAI(base_url=f"{URL}/openai/v1", api_key=os.environ.get("VSTAR_KEY", "none"))
+    client = openai.OpenAI(base_url=f"{URL}/openai/v1", api_key=KEY)
 
     models = [model.id for model in client.models.list()]
     print("models", *models)
@@ -55,9 +57,9 @@ def main(folder):
     assert len(pngs) == 2 and all(png.startswith(PNG) for png in pngs)
     print("generated", images.size, [len(png) for png in pngs])
 
-    # A URL that works, of the same image.
+    # A URL of the same image, which takes the same key.
     images = client.images.generate(prompt=prompt, response_format="url", size="64x64", extra_body=extra)
-    with urllib.request.urlopen(images.data[0].url) as answer:
+    with urllib.request.urlopen(urllib.request.Request(images.data[0].url, headers=HEADERS)) as answer:
         assert answer.read() == pngs[0]
     print("fetched", images.data[0].url.replace(URL, ""))
 
