@@ -189,7 +189,7 @@ pub struct ServeSettings {
     /// the idle timeout of a load balancer in front, so that it is never this side that closes first.
     #[arg(long, env = "VSTAR_IDLE_TIMEOUT", value_name = "SECONDS", value_parser = parse_idle, default_value = "75")]
     pub idle_timeout: Duration,
-    /// Where clients reach the service, such as https://images.example: webhooks give addresses below it. They give paths
+    /// Where clients reach the service, such as `https://images.example`: webhooks give addresses below it. They give paths
     /// alone if this is not set.
     #[arg(long, env = "VSTAR_PUBLIC_URL", value_name = "URL", value_parser = parse_public_url)]
     pub public_url: Option<String>,

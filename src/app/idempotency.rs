@@ -1,6 +1,6 @@
 //! Requests with an `Idempotency-Key`: what they ask for is made once, however often they are sent.
 //!
-//! The key is noted in the transaction that makes the thing: [`App::claim_key`]. So a process that is killed leaves either both or
+//! The key is noted in the transaction that makes the thing: `App::claim_key`. So a process that is killed leaves either both or
 //! neither, and a request that is refused leaves its key free. What was answered is kept after that; if the process ends before, the
 //! answer follows from what was made.
 

@@ -25,7 +25,7 @@ pub struct AccessSettings {
     /// Names under which a service without keys is known, besides localhost and its address; `*` for all.
     #[arg(long, env = "VSTAR_ALLOWED_HOSTS", value_delimiter = ',', value_name = "NAME")]
     pub allowed_hosts: Vec<String>,
-    /// Origins whose pages may send requests and read the answers, such as https://shop.example; `*` for all.
+    /// Origins whose pages may send requests and read the answers, such as `https://shop.example`; `*` for all.
     #[arg(long, env = "VSTAR_CORS_ORIGINS", value_delimiter = ',', value_name = "ORIGIN")]
     pub cors_origins: Vec<String>,
     /// Requests that read, per key and minute; 0 for no limit.

@@ -25,7 +25,7 @@ use crate::domain::invalid::{Checks, FieldError, Invalid};
 /// The largest JSON body.
 pub(crate) const MAX_JSON_BYTES: usize = 1024 * 1024;
 
-/// Who sends the request, as [`admit`](super::admission::admit) has found out.
+/// Who sends the request, as `super::admission::admit` has found out.
 impl<S: Send + Sync> FromRequestParts<S> for Caller {
     type Rejection = Response;
 
