@@ -51,6 +51,7 @@ pub(super) const OF_OPERATIONS: &[(&str, &str, &[&[Code]])] = &[
         ],
     ),
     ("upload_images", "422", &[FILES, &[Code::DuplicateImage, Code::TooManyImages]]),
+    ("announce_upload", "422", &[&[Code::CaptionUnreadable]]),
     ("upload_image", "422", &[FILES, &[Code::TooManyImages]]),
     ("set_mask", "422", &[FILES, &[Code::MaskUnusable, Code::TooManyImages]]),
     ("upload_images", "503", &[&[Code::StorageFull]]),
