@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -49,14 +50,16 @@ impl S3Server {
     }
 }
 
-/// Free ports for the parts of the server, each of which has a second one ten thousand above its first.
+/// Free ports for the parts of the server, each of which has a second one ten thousand above its first. No port is given
+/// twice, since servers that start at the same time have not bound theirs yet.
 fn ports() -> [u16; 4] {
+    static GIVEN: AtomicU16 = AtomicU16::new(0);
     let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    let first = 10_000 + (std::process::id() % 10_000) as u16;
-    let mut free = (first..22_000)
-        .chain(10_000..first)
-        .step_by(7)
-        .filter(|port| is_free(*port) && is_free(*port + 10_000));
+    let first = (std::process::id() % 10_000) as u16;
+    let mut free =
+        std::iter::repeat_with(|| 10_000 + (first + GIVEN.fetch_add(7, Relaxed)) % 12_000)
+            .take(2_000)
+            .filter(|port| is_free(*port) && is_free(*port + 10_000));
     [(); 4].map(|()| free.next().expect("a free port"))
 }
 
