@@ -32,7 +32,7 @@ test-faults: build object-stores
 	VSTAR_FAULT_ROUNDS=all VSTAR_FAULT_RESUME=1 $(CARGO) test --release --test faults -- $(FAULTS)
 	@cat target/faults/table.md
 
-LOAD ?= polling uploads streams
+LOAD ?= polling uploads streams latency
 
 ## Many clients, uploads and listeners at once, against a server of its own. LOAD="polling uploads" chooses some by name.
 test-load: build

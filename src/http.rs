@@ -52,6 +52,7 @@ mod upload;
 mod webhook;
 
 pub use admission::Doors;
+pub use form::read_form;
 pub use metrics::metrics_router;
 pub use openapi::Document;
 pub use patience::CLOSING_LIMIT;

@@ -251,3 +251,30 @@ fn changed_deltas_prompts_and_captions_are_read_or_refused() {
         }
     }
 }
+
+#[test]
+fn changed_forms_are_read_or_refused() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut numbers = Numbers(3);
+    let photo = vec![7; 40_000];
+    let mut form = b"--vstar\r\nContent-Disposition: form-data; name=\"name\"\r\n\r\nrex\r\n--vstar\r\nContent-Disposition: form-data; \
+        name=\"files\"; filename=\"a.png\"\r\nContent-Type: image/png\r\n\r\n"
+        .to_vec();
+    form.extend(&photo);
+    form.extend(b"\r\n--vstar--\r\n");
+    assert!(inputs::multipart(&form), "the form as it was");
+    for _ in 0..2_000 {
+        let changed = mutated(&form, &mut numbers);
+
+        let (most, _) = most_of(|| inputs::multipart(&changed));
+
+        let allowed = 6 * changed.len() as u64 + BESIDE;
+        assert!(most <= allowed, "{most} bytes for a form of {}", changed.len());
+    }
+    // A header that never ends is not kept.
+    let mut endless = b"--vstar\r\nContent-Disposition: form-data; name=\"".to_vec();
+    endless.resize(8 << 20, b'x');
+    let (most, read) = most_of(|| inputs::multipart(&endless));
+    assert!(!read);
+    assert!(most <= 3 * endless.len() as u64, "{most} bytes");
+}

@@ -14,6 +14,7 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::multipart::{self, MultipartError};
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::StatusCode;
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 
@@ -156,6 +157,23 @@ impl Progress {
             ApiError::Malformed(format!("the form cannot be read: {}", error.body_text()))
         }
     }
+}
+
+/// Reads a whole form and returns the bytes of each part's content, or why it is refused.
+///
+/// The handlers of uploads read forms part by part. This is the same reader for tests that need no service.
+pub async fn read_form(request: Request) -> Result<Vec<usize>, StatusCode> {
+    let refused = |error: ApiError| error.into_response().status();
+    let mut form = Form::open(request, "form").await.map_err(refused)?;
+    let mut sizes = Vec::new();
+    while let Some(mut part) = form.next_part().await.map_err(refused)? {
+        let mut size = 0;
+        while let Some(chunk) = part.chunk().await.map_err(refused)? {
+            size += chunk.len();
+        }
+        sizes.push(size);
+    }
+    Ok(sizes)
 }
 
 /// A body that counts what the parser takes.

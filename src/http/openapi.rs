@@ -11,6 +11,9 @@ mod operation;
 mod schema;
 mod words;
 
+use serde::Serialize;
+use serde::ser::Error as _;
+use serde_json::ser::{PrettyFormatter, Serializer};
 use serde_json::{Map, Value, json};
 use utoipa::openapi::OpenApi;
 
@@ -71,7 +74,11 @@ impl Document {
 
     /// The description as it is committed.
     pub fn to_pretty_json(&self) -> serde_json::Result<String> {
-        serde_json::to_string_pretty(&self.0)
+        // One space: the document is deep, and is committed.
+        let mut text = Vec::new();
+        let formatter = PrettyFormatter::with_indent(b" ");
+        self.0.serialize(&mut Serializer::with_formatter(&mut text, formatter))?;
+        String::from_utf8(text).map_err(serde_json::Error::custom)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use reqwest::Client;
+use reqwest::header::AUTHORIZATION;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 
@@ -14,7 +15,17 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) fn new(url: String) -> Self {
-        Self { client: Client::builder().timeout(Duration::from_secs(60)).build().unwrap(), url }
+        Self::with_key(url, None)
+    }
+
+    pub(crate) fn with_key(url: String, key: Option<&str>) -> Self {
+        let headers = key.map(|key| (AUTHORIZATION, format!("Bearer {key}").parse().unwrap()));
+        let client = Client::builder()
+            .timeout(Duration::from_secs(60))
+            .default_headers(headers.into_iter().collect())
+            .build()
+            .unwrap();
+        Self { client, url }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {

@@ -12,9 +12,18 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) async fn open(address: &str, path: &str) -> std::io::Result<Self> {
+        Self::open_with_key(address, path, None).await
+    }
+
+    pub(crate) async fn open_with_key(
+        address: &str,
+        path: &str,
+        key: Option<&str>,
+    ) -> std::io::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").into_bytes();
+        let key = key.map(|key| format!("authorization: Bearer {key}\r\n")).unwrap_or_default();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n{key}\r\n").into_bytes();
         Ok(Self { stream, request, buffer: Vec::with_capacity(8192) })
     }
 

@@ -10,22 +10,35 @@ pub(crate) struct Server {
     child: Child,
     name: &'static str,
     port: u16,
+    settings: &'static [&'static str],
 }
 
 impl Server {
     /// Starts a server with an empty folder and waits until it is ready.
     pub(crate) async fn start(name: &'static str) -> Self {
+        Self::start_with(name, &[]).await
+    }
+
+    /// The same with more settings.
+    pub(crate) async fn start_with(name: &'static str, settings: &'static [&'static str]) -> Self {
         let folder = folder(name);
         let _ = fs::remove_dir_all(&folder);
         fs::create_dir_all(&folder).unwrap();
         let port = free_port();
-        let server = Self { child: spawn(name, port), name, port };
+        let _ = fs::remove_file(log(name));
+        let server = Self { child: spawn(name, port, settings), name, port, settings };
         server.ready().await;
         server
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// The first key, which the server has written to its log.
+    pub(crate) fn first_key(&self) -> String {
+        let log = fs::read_to_string(log(self.name)).unwrap();
+        log.lines().find(|line| line.starts_with("vstar_")).unwrap().to_owned()
     }
 
     pub(crate) fn address(&self) -> String {
@@ -35,7 +48,7 @@ impl Server {
     /// Ends the process in order and starts it again on the same folder and port.
     pub(crate) async fn restart(&mut self) {
         self.end();
-        self.child = spawn(self.name, self.port);
+        self.child = spawn(self.name, self.port, self.settings);
         self.ready().await;
     }
 
@@ -89,15 +102,20 @@ fn folder(name: &str) -> PathBuf {
     PathBuf::from("target/load").join(name)
 }
 
-fn spawn(name: &str, port: u16) -> Child {
-    let log =
-        File::options().create(true).append(true).open(format!("target/load/{name}.log")).unwrap();
+/// Where the server writes what it logs.
+fn log(name: &str) -> PathBuf {
+    PathBuf::from(format!("target/load/{name}.log"))
+}
+
+fn spawn(name: &str, port: u16, settings: &[&str]) -> Child {
+    let log = File::options().create(true).append(true).open(log(name)).unwrap();
     Command::new(env!("CARGO_BIN_EXE_vstar"))
         .args(["serve", "--drain-grace", "0", "--listen", &format!("127.0.0.1:{port}")])
         .args(["--max-connections", "2000"]) // the thousand clients are not alone
         .arg("--data-dir")
         .arg(folder(name))
-        .env("RUST_LOG", "warn")
+        .args(settings)
+        .env("RUST_LOG", if settings.is_empty() { "warn" } else { "info" })
         .stdin(Stdio::null())
         .stdout(log.try_clone().unwrap())
         .stderr(log)

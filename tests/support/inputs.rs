@@ -62,3 +62,24 @@ pub(crate) fn caption(bytes: &[u8]) {
     let name = readable_name(&String::from_utf8_lossy(bytes));
     assert!(!name.is_empty() && !name.contains(['/', '\\', '\0', '\u{202e}']));
 }
+
+/// The body of a multipart form whose boundary is `vstar`. Returns whether it was read.
+pub(crate) fn multipart(bytes: &[u8]) -> bool {
+    let chunks: Vec<Result<Vec<u8>, std::io::Error>> =
+        bytes.chunks(1 << 14).map(|chunk| Ok(chunk.to_vec())).collect();
+    let request = axum::http::Request::post("/")
+        .header("content-type", "multipart/form-data; boundary=vstar")
+        .body(axum::body::Body::from_stream(futures::stream::iter(chunks)))
+        .expect("a request");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    match runtime.expect("a runtime").block_on(vstar::http::read_form(request)) {
+        Ok(sizes) => {
+            assert!(sizes.iter().sum::<usize>() <= bytes.len());
+            true
+        }
+        Err(status) => {
+            assert!(status.is_client_error(), "{status}");
+            false
+        }
+    }
+}
