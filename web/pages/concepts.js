@@ -1,0 +1,172 @@
+/** The gallery of concepts. */
+import { html, classes, useEffect, useMemo, useState } from "../ui/html.js";
+import { api } from "../api.js";
+import { link, setQuery } from "../router.js";
+import { plural } from "../format.js";
+import { Badge, Page } from "../ui/page.js";
+import { Button } from "../ui/button.js";
+import { Icon } from "../ui/icon.js";
+import { Empty, Skeleton } from "../ui/empty.js";
+import { Picture } from "../ui/picture.js";
+import { ProblemNotice } from "../ui/notice.js";
+import { VirtualGrid, usePages } from "../ui/list.js";
+import { useGet } from "../ui/load.js";
+import { share } from "../ui/job.js";
+
+/** @typedef {import("../api-types").components["schemas"]["ConceptBody"]} Concept */
+
+const STATES = [
+  { id: "", name: "All" },
+  { id: "ready", name: "Ready" },
+  { id: "training", name: "Training" },
+  { id: "untrained", name: "Not trained" },
+  { id: "photos", name: "Needs photos" },
+];
+
+/** @param {{query: Record<string, string>}} props */
+export default function Concepts({ query }) {
+  const list = usePages("v1/concepts", { limit: 100 });
+  const trainings = useActiveTrainings();
+  const [text, setText] = useState(query.q ?? "");
+  const wanted = text.trim().toLowerCase();
+  const state = query.state ?? "";
+
+  // A filter looks at all concepts, so all have to be there.
+  useEffect(() => {
+    if ((wanted || state) && list.hasMore && !list.loading) list.more();
+  }, [wanted, state, list.items.length, list.loading]);
+
+  const shown = useMemo(
+    () =>
+      list.items.filter((/** @type {Concept} */ concept) => {
+        const names = [concept.handle, concept.class_noun, concept.modifier_token ?? ""];
+        return (!wanted || names.some((name) => name.toLowerCase().includes(wanted))) && (!state || stateOf(concept, trainings) === state);
+      }),
+    [list.items, wanted, state, trainings],
+  );
+
+  const none = !list.first && list.items.length === 0 && !list.problem;
+  const create = html`<${Button} kind="primary" icon="plus" href=${link("/concepts/new")}>New concept<//>`;
+  if (none) return html`<${Welcome} />`;
+  return html`<${Page} title="Concepts" lead="Things that the model has learned from your photos, or is about to." actions=${create} wide>
+    <div class="concepts-tools" role="search">
+      <div class="search">
+        <${Icon} name="search" size=${18} />
+        <input
+          class="input"
+          type="search"
+          aria-label="Search concepts"
+          placeholder="Search by name or kind"
+          value=${text}
+          onInput=${(/** @type {any} */ event) => {
+            setText(event.currentTarget.value);
+            setQuery({ q: event.currentTarget.value });
+          }}
+        />
+      </div>
+      <div class="segments" role="group" aria-label="State">
+        ${STATES.map((each) => html`<button type="button" key=${each.id} aria-pressed=${state === each.id ? "true" : "false"} onClick=${() => setQuery({ state: each.id })}>${each.name}</button>`)}
+      </div>
+    </div>
+    <${ProblemNotice} problem=${list.problem} retry=${list.reload} />
+    ${list.first && html`<${Skeleton} rows=${3} height="9rem" />`}
+    ${!list.first &&
+    shown.length === 0 &&
+    !list.loading &&
+    html`<${Empty} icon="search" title="No concept matches" action=${html`<${Button} onClick=${() => (setText(""), setQuery({ q: "", state: "" }))}>Show all<//>`} />`}
+    ${shown.length > 0 &&
+    html`<${VirtualGrid}
+      items=${shown}
+      label="Concepts"
+      minWidth=${210}
+      gap=${20}
+      rowHeight=${(/** @type {number} */ width) => width * 0.8 + 78}
+      onEnd=${list.more}
+      render=${(/** @type {Concept} */ concept) => html`<${ConceptCard} concept=${concept} training=${trainings.get(concept.id)} />`}
+    />`}
+  <//>`;
+}
+
+/** Trainings that wait or run, by the id of their concept. */
+function useActiveTrainings() {
+  const running = useGet("v1/trainings?status=running&limit=100", { every: 4 });
+  const queued = useGet("v1/trainings?status=queued&limit=100", { every: 8 });
+  return useMemo(() => {
+    const found = new Map();
+    for (const training of [...(queued.body?.data ?? []), ...(running.body?.data ?? [])]) {
+      for (const concept of training.concepts) found.set(concept.id, training);
+    }
+    return found;
+  }, [running.body, queued.body]);
+}
+
+/** @param {Concept} concept @param {Map<string, any>} trainings */
+function stateOf(concept, trainings) {
+  if (trainings.has(concept.id)) return "training";
+  if (concept.current_delta) return "ready";
+  return concept.image_count < 4 ? "photos" : "untrained";
+}
+
+/** @param {{concept: Concept, training?: any}} props */
+function ConceptCard({ concept, training }) {
+  const cover = useCover(concept);
+  const done = training && share(training);
+  return html`<a class="concept-card" href=${link(`/concepts/${concept.handle}`)}>
+    <${Picture} src=${cover} alt="" width=${256} ratio="5 / 4">
+      ${!concept.image_count && html`<span class="concept-blank"><${Icon} name="images" size=${28} /></span>`}
+      ${training && html`<span class="concept-training"><span class=${classes("bar", done === null && "bar-unknown")}><span style=${{ width: done === null ? undefined : `${done * 100}%` }}></span></span></span>`}
+    <//>
+    <span class="concept-name"><b class="truncate">${concept.handle}</b><${ConceptState} concept=${concept} training=${training} /></span>
+    <span class="concept-kind truncate">${concept.class_noun} · ${plural(concept.image_count, "photo")}</span>
+  </a>`;
+}
+
+/** @param {{concept: Concept, training?: any}} props */
+export function ConceptState({ concept, training }) {
+  if (training) return training.status === "queued" ? html`<${Badge}>Waiting<//>` : html`<${Badge} kind="active"><span class="pulse"></span>Training<//>`;
+  if (concept.current_delta) return html`<${Badge} kind="ok">Ready<//>`;
+  if (concept.image_count < 4) return html`<${Badge} kind="warn">Needs photos<//>`;
+  return html`<${Badge}>Not trained<//>`;
+}
+
+/** First photos, by concept and number of photos. @type {Map<string, Promise<string | null>>} */
+const covers = new Map();
+
+/** The address of the concept's first photo. @param {Concept} concept */
+function useCover(concept) {
+  const [cover, setCover] = useState(/** @type {string | null} */ (null));
+  const key = `${concept.id} ${concept.image_count}`;
+  useEffect(() => {
+    if (!concept.image_count) return setCover(null);
+    let there = true;
+    if (!covers.has(key)) {
+      const first = api.get(`v1/concepts/${concept.id}/images?limit=1&order=asc`).then(({ body }) => body.data[0]?.url ?? null);
+      first.catch(() => covers.delete(key));
+      covers.set(key, first);
+    }
+    covers.get(key)?.then((url) => there && setCover(url), () => {});
+    return () => void (there = false);
+  }, [key]);
+  return cover;
+}
+
+/** What somebody sees who has no concept yet. */
+function Welcome() {
+  const steps = [
+    { icon: "upload", title: "Give it photos", text: "Four to ten of one thing, from different sides. Each is looked at, and you hear at once if one will not do." },
+    { icon: "concepts", title: "Let it learn", text: "A training takes a few minutes. You see how it goes, and can leave the page meanwhile." },
+    { icon: "studio", title: "Use it in prompts", text: "Write its name, such as “<rex> dog on the beach”, and it is in the picture. Alone, or with others." },
+  ];
+  return html`<${Page} title="Teach it something of your own" plainTitle="Concepts" lead="A concept is a dog, a vase, a chair: one thing that the model does not know and you have photos of.">
+    <ol class="welcome">
+      ${steps.map(
+        (step, index) => html`<li key=${step.title} class="card">
+          <span class="welcome-top"><span class="empty-icon"><${Icon} name=${step.icon} size=${26} /></span><span class="welcome-number">${index + 1}</span></span>
+          <h2>${step.title}</h2>
+          <p class="muted">${step.text}</p>
+        </li>`,
+      )}
+    </ol>
+    <div><${Button} kind="primary" icon="plus" href=${link("/concepts/new")}>Make the first concept<//></div>
+  <//>`;
+}

@@ -1,0 +1,20 @@
+/** What a page shows before there is something to show. */
+import { html } from "./html.js";
+import { Icon } from "./icon.js";
+
+/** @param {{icon?: string, title: any, children?: any, action?: any}} props */
+export function Empty({ icon = "info", title, children, action }) {
+  return html`<div class="empty">
+    <span class="empty-icon"><${Icon} name=${icon} size=${28} /></span>
+    <h2>${title}</h2>
+    ${children && html`<div class="empty-text">${children}</div>`}
+    ${action && html`<div class="empty-action">${action}</div>`}
+  </div>`;
+}
+
+/** Grey shapes where something is about to be. @param {{rows?: number, height?: string}} props */
+export function Skeleton({ rows = 3, height = "1rem" }) {
+  return html`<div class="skeletons" aria-busy="true" aria-label="Loading">
+    ${Array.from({ length: rows }, (_, row) => html`<span key=${row} class="skeleton" style=${{ height }}></span>`)}
+  </div>`;
+}
