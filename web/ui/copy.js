@@ -5,8 +5,8 @@ import { hasKey } from "../session.js";
 import { Button } from "./button.js";
 import { toast } from "./toast.js";
 
-/** @param {string} text */
-async function toClipboard(text) {
+/** Puts a text into the clipboard. @param {string} text */
+export async function toClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {

@@ -1,0 +1,145 @@
+/** Images: all that was drawn, to be found again, compared, downloaded and deleted. */
+import { api } from "../api.js";
+import { plural } from "../format.js";
+import { link, navigate, setQuery } from "../router.js";
+import { Button } from "../ui/button.js";
+import { CompareDialog } from "../ui/compare.js";
+import { confirm } from "../ui/dialog.js";
+import { Empty, Skeleton } from "../ui/empty.js";
+import { classes, html, useEffect, useMemo, useState } from "../ui/html.js";
+import { Icon } from "../ui/icon.js";
+import { More, VirtualGrid, usePages } from "../ui/list.js";
+import { useSettled } from "../ui/load.js";
+import { Page } from "../ui/page.js";
+import { Picture } from "../ui/picture.js";
+import { toast, toastProblem } from "../ui/toast.js";
+import { Filters } from "./images/filters.js";
+import { ImageDialog } from "./images/one.js";
+import { OriginDialog } from "./images/origin.js";
+import { save } from "./studio/actions.js";
+import { useService } from "./studio/concepts.js";
+import { useDroppedFile } from "./studio/taking.js";
+
+/** @typedef {{ image: any, sample: any }} Drawn */
+
+/** Samples that are read at once. */
+const PAGE = 100;
+
+/**
+ * @param {{ params?: Record<string, string>, query: Record<string, string> }} props `concept`, `prompt` and `seed` filter; the
+ *   parameter `id` is the image that is shown large.
+ */
+export default function Images({ params, query }) {
+  const { concepts, capabilities } = useService();
+  const { concept = "", prompt = "", seed = "" } = query;
+  const wanted = useSettled({ concept, prompt: prompt.trim(), seed: seed.trim() }, 250);
+  const list = usePages(`v1/samples?status=succeeded${wanted.concept ? `&concept=${encodeURIComponent(wanted.concept)}` : ""}`, { limit: PAGE });
+  const drawn = useMemo(() => filtered(list.items, wanted), [list.items, wanted]);
+  const [marked, setMarked] = useState(/** @type {string[]} */ ([]));
+  const [comparing, setComparing] = useState(false);
+  const [outside, setOutside] = useState(/** @type {File | null} */ (null));
+  const { over, input } = useDroppedFile(setOutside);
+  const isSmall = (capabilities?.base_model.native_size ?? 512) <= 128;
+
+  // The filter looks through what was read. It goes on reading until a screen is full.
+  const filters = Boolean(wanted.prompt || wanted.seed);
+  useEffect(() => {
+    if (filters && drawn.length < 40 && list.hasMore && !list.loading && !list.problem) list.more();
+  }, [filters, drawn.length, list.items.length, list.hasMore, list.loading, list.problem]);
+
+  const of = (/** @type {string} */ id) => drawn.find(({ image }) => image.id === id);
+  const chosen = /** @type {Drawn[]} */ (marked.map(of).filter(Boolean));
+  const mark = (/** @type {string} */ id) => setMarked((before) => (before.includes(id) ? before.filter((one) => one !== id) : [...before, id]));
+  const forget = (/** @type {string[]} */ ids) => {
+    setMarked((before) => before.filter((id) => !ids.includes(id)));
+    list.change((samples) => samples.map((sample) => ({ ...sample, images: sample.images.filter((/** @type {any} */ image) => !ids.includes(image.id)) })));
+  };
+  const close = () => navigate("/images", { query });
+  const removeMarked = async () => {
+    const ids = chosen.map(({ image }) => image.id);
+    /** @type {string[]} */
+    const gone = [];
+    const done = await confirm({
+      title: `Delete ${plural(ids.length, "picture")}?`,
+      text: html`<p>They will be gone. With their settings they can be drawn again.</p>`,
+      yes: "Delete",
+      danger: true,
+      action: async () => {
+        for (const id of ids.filter((one) => !gone.includes(one))) {
+          await api.delete(`v1/images/${id}`);
+          gone.push(id);
+        }
+        return true;
+      },
+    });
+    forget(gone);
+    if (done) toast(`${plural(gone.length, "picture")} deleted`);
+  };
+  const downloadMarked = async () => {
+    for (const { image } of chosen) await api.blob(image.url).then((blob) => save(blob, `${image.id}.png`), toastProblem);
+  };
+
+  return html`<${Page}
+    title="Images"
+    wide
+    class="images"
+    actions=${html`<${Button} kind="quiet" icon="search" onClick=${() => input.current?.click()}>Where is a picture from?<//>
+      <input ref=${input} type="file" accept="image/png" hidden aria-label="A picture to look into" onChange=${(/** @type {any} */ event) => {
+        setOutside(event.currentTarget.files[0] ?? null);
+        event.currentTarget.value = "";
+      }} />`}
+  >
+    ${over && html`<div class="dropping" aria-hidden="true"><p>Drop a PNG to see whether it was made here, and how</p></div>`}
+    <${Filters} concepts=${concepts} query=${query} onChange=${(/** @type {any} */ changes) => setQuery(changes)} />
+    ${chosen.length > 0 &&
+    html`<div class="images-marked" role="group" aria-label="Marked pictures">
+      <strong>${chosen.length} marked</strong>
+      <${Button} small icon="compare" disabled=${chosen.length !== 2} onClick=${() => setComparing(true)}>${chosen.length === 2 ? "Compare" : "Compare two"}<//>
+      <${Button} small icon="download" onClick=${downloadMarked}>Download<//>
+      <${Button} small kind="danger" icon="trash" onClick=${removeMarked}>Delete<//>
+      <${Button} small kind="quiet" icon="close" onClick=${() => setMarked([])}>Unmark<//>
+    </div>`}
+    ${list.first && html`<${Skeleton} rows=${3} height="10rem" />`}
+    ${!list.first && !drawn.length && !list.hasMore && html`<${Nothing} filters=${filters || Boolean(wanted.concept)} />`}
+    <${VirtualGrid}
+      items=${drawn}
+      keyOf=${(/** @type {Drawn} */ { image }) => image.id}
+      minWidth=${innerWidth < 500 ? 100 : 150}
+      gap=${innerWidth < 500 ? 6 : 12}
+      rowHeight=${(/** @type {number} */ width) => width}
+      label="Pictures"
+      onEnd=${list.more}
+      render=${({ image, sample }) => html`<div class=${classes("images-tile", marked.includes(image.id) && "is-marked")}>
+        <a href=${link(`/images/${image.id}`, query)} title=${sample.prompt}>
+          <${Picture} src=${image.url} width=${256} alt=${`${sample.prompt}, seed ${sample.seed}`} pixelated=${isSmall} />
+        </a>
+        <label class="images-mark">
+          <input type="checkbox" checked=${marked.includes(image.id)} onChange=${() => mark(image.id)} aria-label=${`Mark the picture of ${sample.prompt}, seed ${sample.seed}`} />
+        </label>
+      </div>`}
+    />
+    ${filters && list.loading && html`<p class="muted images-reading" role="status"><${Icon} name="refresh" size=${16} />Looked through ${plural(list.items.length, "sample")} …</p>`}
+    <${More} list=${list} />
+    ${comparing && chosen.length === 2 && html`<${CompareDialog} first=${chosen[0].image} second=${chosen[1].image} onClose=${() => setComparing(false)} />`}
+    ${params?.id && html`<${ImageDialog} id=${params.id} drawn=${drawn} query=${query} isSmall=${isSmall} onClose=${close} onGone=${(/** @type {string} */ id) => (forget([id]), close())} />`}
+    ${outside && html`<${OriginDialog} file=${outside} onClose=${() => setOutside(null)} />`}
+  <//>`;
+}
+
+/** The images of the samples that fit, newest first. @returns {Drawn[]} */
+function filtered(/** @type {any[]} */ samples, /** @type {{ prompt: string, seed: string }} */ { prompt, seed }) {
+  const words = prompt.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = (/** @type {any} */ sample) => words.every((word) => sample.prompt.toLowerCase().includes(word)) && (!seed || String(sample.seed) === seed);
+  return samples.filter(fits).flatMap((sample) => sample.images.map((/** @type {any} */ image) => ({ image, sample })));
+}
+
+/** @param {{ filters: boolean }} props */
+function Nothing({ filters }) {
+  return filters
+    ? html`<${Empty} icon="search" title="No picture fits" action=${html`<${Button} onClick=${() => setQuery({ concept: null, prompt: null, seed: null })}>Show all<//>`}>
+        Nothing was drawn with this.
+      <//>`
+    : html`<${Empty} icon="images" title="Nothing drawn yet" action=${html`<${Button} kind="primary" href=${link("/studio")}>To the studio<//>`}>
+        All pictures that are drawn come together here.
+      <//>`;
+}

@@ -1,0 +1,94 @@
+// Where a picture from outside comes from: its manifest, and whether this service draws the same bytes.
+
+import { api } from "../../api.js";
+import { duration } from "../../format.js";
+import { readManifest } from "../../png.js";
+import { link } from "../../router.js";
+import { Button } from "../../ui/button.js";
+import { Dialog } from "../../ui/dialog.js";
+import { html, useEffect, useState } from "../../ui/html.js";
+import { useJob, hasEnded, phaseText } from "../../ui/job.js";
+import { Notice, ProblemNotice } from "../../ui/notice.js";
+import { Facts } from "../../ui/page.js";
+import { schedulerName } from "../studio/controls.js";
+
+/** @param {{ file: File, onClose: () => void }} props */
+export function OriginDialog({ file, onClose }) {
+  const [found, setFound] = useState(/** @type {any} */ (undefined));
+  const [address, setAddress] = useState("");
+  useEffect(() => {
+    const url = URL.createObjectURL(file);
+    setAddress(url);
+    setFound(undefined);
+    readManifest(file).then(setFound, (cause) => setFound({ damaged: cause.message }));
+    return () => URL.revokeObjectURL(url);
+  }, [file]);
+  return html`<${Dialog} title="Where is this picture from?" wide class="origin" onClose=${onClose}>
+    <div class="one-columns">
+      <img class="origin-picture" src=${address} alt=${file.name} />
+      <div class="one-side" aria-live="polite">
+        ${found === null && html`<${Notice} kind="warn" title="It carries no manifest"><p>Either vstar has not made it, or something has taken the manifest out: many programs do when they save a picture.</p><//>`}
+        ${found?.damaged && html`<${Notice} kind="fail" title="Its manifest cannot be read"><p>${found.damaged}</p><//>`}
+        ${found?.manifest && html`<${Known} file=${file} manifest=${found.manifest} />`}
+      </div>
+    </div>
+  <//>`;
+}
+
+/** @param {{ file: File, manifest: any }} props */
+function Known({ file, manifest }) {
+  const [tried, setTried] = useState(/** @type {any} */ (null));
+  const [problem, setProblem] = useState(/** @type {any} */ (null));
+  const [sample, setSample] = useState(/** @type {string | null} */ (null));
+  useEffect(() => {
+    api.post("v1/samples", { from_manifest: manifest, dry_run: true }).then(({ body }) => setTried(body), setProblem);
+  }, []);
+  const again = () => api.post("v1/samples", { from_manifest: manifest }).then(({ body }) => setSample(body.id), setProblem);
+  return html`<${Notice} kind="ok" title="It says that vstar has made it">
+      <p>Its manifest names the settings below. Anybody can write a manifest: only drawing the picture again proves it.</p>
+    <//>
+    <${Facts}
+      rows=${[
+        ["Prompt", manifest.prompt],
+        ["Negative prompt", manifest.negative_prompt || null],
+        ["Seed", html`<span class="number">${String(manifest.seed)}</span>`],
+        ["Steps", manifest.num_inference_steps],
+        ["Guidance", manifest.guidance_scale],
+        ["Scheduler", schedulerName(manifest.scheduler)],
+        ["Engine", html`<code>${manifest.engine_version}</code>`],
+        ["Precision", manifest.precision],
+      ]}
+    />
+    ${problem && html`<${ProblemNotice} problem=${problem} />`}
+    ${tried && !sample && html`<div class="row">
+      <${Button} kind="primary" icon="check" onClick=${again}>Draw it again and compare<//>
+      <span class="muted">About ${duration(tried.estimate.run_seconds)}</span>
+    </div>`}
+    ${sample && html`<${Again} id=${sample} file=${file} />`}`;
+}
+
+/** Draws the picture again and compares the bytes. @param {{ id: string, file: File }} props */
+function Again({ id, file }) {
+  const { body: sample, problem } = useJob(`v1/samples/${id}`);
+  const [same, setSame] = useState(/** @type {boolean | null} */ (null));
+  const image = sample?.images?.[0];
+  useEffect(() => {
+    if (!image) return;
+    Promise.all([api.blob(image.url).then((blob) => blob.arrayBuffer()), file.arrayBuffer()]).then(([mine, theirs]) => setSame(isSame(mine, theirs)), () => setSame(false));
+  }, [image?.id]);
+  if (problem) return html`<${ProblemNotice} problem=${problem} />`;
+  if (sample && hasEnded(sample) && !image) return html`<${ProblemNotice} problem=${sample.error ?? { detail: "It could not be drawn again." }} />`;
+  if (same === null) return html`<p class="muted" role="status">${sample ? phaseText(sample) : "Asking"} …</p>`;
+  return same
+    ? html`<${Notice} kind="ok" title="Every byte is the same"><p>This service has made the picture, or one with the same model, concepts and engine has. <a href=${link("/studio", { sample: id })}>Show it in the studio</a></p><//>`
+    : html`<${Notice} kind="warn" title="The bytes differ">
+        <p>Another version or machine rounds differently, or the picture was changed after it was drawn. <a href=${link("/studio", { sample: id })}>Look at what is drawn here</a></p>
+      <//>`;
+}
+
+/** @param {ArrayBuffer} one @param {ArrayBuffer} other */
+function isSame(one, other) {
+  if (one.byteLength !== other.byteLength) return false;
+  const [first, second] = [new Uint8Array(one), new Uint8Array(other)];
+  return first.every((byte, at) => byte === second[at]);
+}
