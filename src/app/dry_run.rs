@@ -25,7 +25,16 @@ pub struct DryRun<N> {
     pub warnings: Vec<Warning>,
     /// Trainings only.
     pub dataset: Option<Dataset>,
+    /// Samples with a prompt only.
+    pub prompt_tokens: Option<PromptTokens>,
     pub forecast: Forecast,
+}
+
+/// The number of tokens of a sample's texts, each with begin and end.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptTokens {
+    pub prompt: usize,
+    pub negative_prompt: usize,
 }
 
 /// What a training would learn from.
@@ -60,7 +69,7 @@ impl App {
         schedule: Schedule,
     ) -> Result<DryRun<N>, Refusal> {
         let forecast = self.forecast(db, &task.clone().into_task(), schedule).await?;
-        Ok(DryRun { task, warnings, dataset: None, forecast })
+        Ok(DryRun { task, warnings, dataset: None, prompt_tokens: None, forecast })
     }
 
     async fn forecast(

@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 pub use self::options::SampleOptions;
 use super::binding::{NamedToken, bind, tokens_of};
 use super::composition::{compose, unnamed};
-use super::dry_run::DryRun;
+use super::dry_run::{DryRun, PromptTokens};
 use super::init_image::{ChosenInit, choose_init};
 use super::job::Sample;
 use super::manifest::task_again;
@@ -69,7 +69,7 @@ impl App {
         options.schedule.check()?;
         new.check_texts()?;
         let mut tx = self.db.begin().await?;
-        let asked = self.resolve_sample(&mut tx, caller, new).await?;
+        let (asked, _) = self.resolve_sample(&mut tx, caller, new).await?;
         let id = self.enqueue(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Sample);
@@ -89,8 +89,9 @@ impl App {
         options.schedule.check()?;
         new.check_texts()?;
         let mut db = self.db.acquire().await?;
-        let asked = self.resolve_sample(&mut db, caller, new).await?;
-        self.dry_run(&mut db, asked, options.schedule).await
+        let (asked, prompt_tokens) = self.resolve_sample(&mut db, caller, new).await?;
+        let dry_run = self.dry_run(&mut db, asked, options.schedule).await?;
+        Ok(DryRun { prompt_tokens, ..dry_run })
     }
 
     async fn resolve_sample(
@@ -98,17 +99,20 @@ impl App {
         db: &mut PgConnection,
         caller: &Caller,
         new: NewSample,
-    ) -> Result<Asked<SampleTask>, Refusal> {
+    ) -> Result<(Asked<SampleTask>, Option<PromptTokens>), Refusal> {
         let (project_id, model) = (caller.project_id(), &self.model);
-        let mut asked = match new {
-            NewSample::Prompt(sample) => sample.resolve(db, project_id, model).await?,
+        let (mut asked, tokens) = match new {
+            NewSample::Prompt(sample) => {
+                let (asked, tokens) = sample.resolve(db, project_id, model).await?;
+                (asked, Some(tokens))
+            }
             NewSample::Manifest(manifest) => {
                 let task = task_again(db, project_id, model, *manifest).await?;
-                Asked { task, warnings: Vec::new() }
+                (Asked { task, warnings: Vec::new() }, None)
             }
         };
         asked.warnings.extend(self.merge_warnings(&asked.task).await);
-        Ok(asked)
+        Ok((asked, tokens))
     }
 }
 
@@ -136,7 +140,7 @@ impl PromptedSample {
         db: &mut PgConnection,
         project_id: ProjectId,
         model: &ModelInfo,
-    ) -> Result<Asked<SampleTask>, Refusal> {
+    ) -> Result<(Asked<SampleTask>, PromptTokens), Refusal> {
         let init = choose_init(db, project_id, model, self.init_image, self.noise_strength).await?;
         let settings = self.options.resolve(model, init.as_ref());
         settings.check(model)?;
@@ -153,7 +157,12 @@ impl PromptedSample {
         let negative_prompt = self.negative_prompt.unwrap_or_default();
         let tokens = named_tokens(&prompt, &negative_prompt, &settings)?;
         let binding = bind(db, project_id, model, &self.concepts, &tokens).await?;
-        check_prompts(model, &prompt, &negative_prompt, &binding.modifier_tokens())?;
+        let modifier_tokens = binding.modifier_tokens();
+        check_prompts(model, &prompt, &negative_prompt, &modifier_tokens)?;
+        let tokens = PromptTokens {
+            prompt: model.prompt_tokens(&prompt, &modifier_tokens),
+            negative_prompt: model.prompt_tokens(&negative_prompt, &modifier_tokens),
+        };
         let participants = binding.participants();
         let composed = Composed {
             prompt: &prompt,
@@ -186,7 +195,7 @@ impl PromptedSample {
             init,
             warnings: Vec::new(), // with the job
         };
-        Ok(Asked { task, warnings })
+        Ok((Asked { task, warnings }, tokens))
     }
 }
 

@@ -86,6 +86,12 @@ impl ModelInfo {
         (self.has_token)(name) || (self.has_token)(&format!("{name}</w>"))
     }
 
+    /// The number of tokens of a text, with begin and end.
+    pub fn prompt_tokens(&self, text: &str, modifier_tokens: &[ModifierToken]) -> usize {
+        let added: Vec<&str> = modifier_tokens.iter().map(ModifierToken::as_str).collect();
+        (self.count_tokens)(text, &added)
+    }
+
     /// Refuses a text that would be cut, since that would silently drop words.
     pub fn check_prompt(
         &self,
@@ -94,8 +100,7 @@ impl ModelInfo {
         pointer: &str,
     ) -> Result<(), FieldError> {
         check_text(text, pointer)?;
-        let added: Vec<&str> = modifier_tokens.iter().map(ModifierToken::as_str).collect();
-        let tokens = (self.count_tokens)(text, &added);
+        let tokens = self.prompt_tokens(text, modifier_tokens);
         if tokens <= self.max_prompt_tokens {
             return Ok(());
         }

@@ -24,6 +24,10 @@ pub(crate) struct DryRunBody<T> {
     resolved: T,
     /// The photos and class images that it would work with. Trainings only.
     dataset: Option<DatasetBody>,
+    /// The number of tokens of `prompt`, with begin and end. Samples with a prompt only.
+    prompt_tokens: Option<usize>,
+    /// The number of tokens of `negative_prompt`, with begin and end. Samples with a prompt only.
+    negative_prompt_tokens: Option<usize>,
     estimate: EstimateBody,
     /// What the result may suffer from. The request would be accepted all the same.
     warnings: Vec<Warning>,
@@ -107,12 +111,14 @@ impl From<ConceptDataset> for ConceptDatasetBody {
 
 /// The answer to a dry run: 200.
 pub(crate) fn answer<N: JobResource>(dry_run: DryRun<N>) -> Response {
-    let DryRun { task, warnings, dataset, forecast } = dry_run;
+    let DryRun { task, warnings, dataset, prompt_tokens, forecast } = dry_run;
     let body = DryRunBody {
         object: "dry_run",
         kind: N::KIND,
         resolved: N::resolved(task),
         dataset: dataset.map(DatasetBody::from),
+        prompt_tokens: prompt_tokens.map(|tokens| tokens.prompt),
+        negative_prompt_tokens: prompt_tokens.map(|tokens| tokens.negative_prompt),
         estimate: forecast.into(),
         warnings,
     };

@@ -36,6 +36,8 @@ async fn a_dry_run_answers_what_would_be_made_and_makes_nothing(db: PgPool) {
         assert_eq!(tried.body["object"], "dry_run", "{path}");
         assert!(tried.body["estimate"]["run_seconds"].is_number(), "{path}: {tried:?}");
         assert!(tried.body["warnings"].is_array(), "{path}");
+        let of_sample = path == "/v1/samples";
+        assert_eq!(tried.body["prompt_tokens"], if of_sample { json!(7) } else { Value::Null });
         assert_eq!(service.contents().await, before, "{path}");
 
         let made = service.post(&path, body).await;
