@@ -1,0 +1,105 @@
+/** One photo: what was noticed about it, its caption, its subject mask. */
+import { html, useEffect, useState } from "../../ui/html.js";
+import { api } from "../../api.js";
+import { size, time } from "../../format.js";
+import { Button } from "../../ui/button.js";
+import { Dialog, confirm } from "../../ui/dialog.js";
+import { FormProblem, TextField, sentence } from "../../ui/field.js";
+import { Notice } from "../../ui/notice.js";
+import { Facts } from "../../ui/page.js";
+import { toast, toastProblem } from "../../ui/toast.js";
+import { MaskBrush } from "./mask.js";
+
+/** @param {{concept: any, photo: any, photos: any[], onShow: (id: string) => void, onClose: () => void, onChange: () => any}} props */
+export function PhotoDialog({ concept, photo, photos, onShow, onClose, onChange }) {
+  const [caption, setCaption] = useState(photo.photo?.caption ?? "");
+  const [problem, setProblem] = useState(/** @type {any} */ (null));
+  const path = `v1/concepts/${concept.id}/images/${photo.id}`;
+  const saved = photo.photo?.caption ?? "";
+  const at = photos.findIndex((each) => each.id === photo.id);
+  const unsaved = caption.trim() !== saved;
+  useEffect(() => setProblem(null), [caption]);
+
+  const save = async () => {
+    try {
+      await api.patch(path, { caption: caption.trim() || null });
+      toast(caption.trim() ? "Caption saved" : "Caption removed");
+      await onChange();
+    } catch (refused) {
+      setProblem(refused);
+    }
+  };
+  const remove = async () => {
+    const gone = await confirm({
+      title: "Remove this photo?",
+      text: html`<p>${photo.file_name ?? "The photo"} is deleted. Versions that were trained with it stay as they are.</p>`,
+      yes: "Remove",
+      danger: true,
+      action: async () => (await api.delete(path), true),
+    });
+    if (!gone) return;
+    onClose();
+    toast("Photo removed");
+    onChange();
+  };
+  const saveMask = async (/** @type {Blob} */ blob) => {
+    const form = new FormData();
+    form.append("file", blob, "mask.png");
+    try {
+      await api.put(`${path}/mask`, form);
+      toast("Mask saved. Trainings learn from the marked part only.");
+      await onChange();
+      return true;
+    } catch (refused) {
+      toastProblem(refused);
+      return false;
+    }
+  };
+  const removeMask = async () => {
+    try {
+      await api.delete(`${path}/mask`);
+      toast("Mask removed");
+      await onChange();
+    } catch (refused) {
+      toastProblem(refused);
+    }
+  };
+  const step = (/** @type {number} */ by) => onShow(photos[(at + by + photos.length) % photos.length].id);
+
+  return html`<${Dialog} wide title=${photo.file_name ?? "Photo"} class="photo-dialog" onClose=${onClose}>
+    <div class="photo-view">
+      <div class="stack-small">
+        <${MaskBrush} photo=${photo} onSave=${saveMask} onRemove=${removeMask} />
+        ${photos.length > 1 &&
+        html`<div class="row row-between">
+          <${Button} small kind="quiet" icon="back" onClick=${() => step(-1)}>Previous<//>
+          <span class="muted small number">${at + 1} of ${photos.length}</span>
+          <${Button} small kind="quiet" icon="forward" onClick=${() => step(1)}>Next<//>
+        </div>`}
+      </div>
+      <div class="stack">
+        ${(photo.photo?.findings ?? []).map((/** @type {any} */ finding) => html`<${Notice} key=${finding.code} kind=${finding.verdict}>${sentence(finding.detail)}<//>`)}
+        <form class="stack-small" onSubmit=${(/** @type {Event} */ event) => (event.preventDefault(), save())}>
+          <${FormProblem} problem=${problem} shown=${["/caption"]} />
+          <${TextField}
+            label="Caption"
+            optional
+            multiline
+            rows="3"
+            maxlength="2000"
+            placeholder=${`a ${concept.class_noun} asleep on a red sofa`}
+            hint="Say what else is in the photo, so that it is not learned as a part of the concept. {} stands for its name."
+            pointer="/caption"
+            problem=${problem}
+            value=${caption}
+            onValue=${setCaption}
+          />
+          ${photo.photo?.training_caption && !unsaved && html`<p class="small">Trained as <q>${photo.photo.training_caption}</q></p>`}
+          <div><${Button} small type="submit" kind=${unsaved ? "primary" : "plain"} disabled=${!unsaved} onClick=${(/** @type {Event} */ event) => (event.preventDefault(), save())}>Save the caption<//></div>
+        </form>
+        <${Facts} rows=${[["Size", `${photo.width} × ${photo.height}`], ["File", size(photo.size_bytes)], ["Added", time(photo.created_at)]]} />
+        <div><${Button} small kind="danger" icon="trash" onClick=${remove}>Remove the photo<//></div>
+      </div>
+    </div>
+  <//>`;
+}
