@@ -9,7 +9,8 @@ import { askForKey, authorization } from "./session.js";
 
 /** @typedef {{pointer: string, code: string, detail: string}} FieldError */
 /** @typedef {{body: any, headers: Headers, status: number, etag: string | null}} Answer */
-/** @typedef {{headers?: Record<string, string>, signal?: AbortSignal, key?: string}} Options */
+/** @typedef {{headers?: Record<string, string>, signal?: AbortSignal, key?: string | null}} Options `key` null: the request makes
+ *   nothing that a second one would make twice. */
 
 /** What the server refused, and why. `code` is `unreachable` if there was no answer at all. */
 export class Problem extends Error {
@@ -62,7 +63,7 @@ async function send(method, path, body, { headers = {}, signal, key } = {}) {
   const isForm = body instanceof FormData || body instanceof Blob;
   const sent = {
     ...(body === undefined || isForm ? {} : { "content-type": "application/json" }),
-    ...(method === "POST" ? { "idempotency-key": key ?? idempotencyKey() } : {}),
+    ...(method === "POST" && key !== null ? { "idempotency-key": key ?? idempotencyKey() } : {}),
     ...headers,
   };
   for (let attempt = 1; ; attempt++) {

@@ -83,7 +83,7 @@ export default function Images({ params, query }) {
     title="Images"
     wide
     class="images"
-    actions=${html`<${Button} kind="quiet" icon="search" onClick=${() => input.current?.click()}>Where is a picture from?<//>
+    actions=${html`<${Button} kind="quiet" small icon="search" onClick=${() => input.current?.click()}>Where is a picture from?<//>
       <input ref=${input} type="file" accept="image/png" hidden aria-label="A picture to look into" onChange=${(/** @type {any} */ event) => {
         setOutside(event.currentTarget.files[0] ?? null);
         event.currentTarget.value = "";

@@ -142,13 +142,13 @@ export default function Studio({ query }) {
     title="Studio"
     wide
     class="studio"
-    actions=${html`<${Button} kind="quiet" icon="upload" onClick=${() => input.current?.click()}>Settings from a picture<//>
+    actions=${html`<${Button} kind="quiet" small icon="upload" onClick=${() => input.current?.click()}>Settings from a picture<//>
       <input ref=${input} type="file" accept="image/png" hidden aria-label="A picture made by vstar" onChange=${(/** @type {any} */ event) => {
         const file = event.currentTarget.files[0];
         event.currentTarget.value = "";
         if (file) return takeFile(file);
       }} />
-      <${Button} kind="quiet" icon="undo" onClick=${() => change(EMPTY)}>Start afresh<//>`}
+      <${Button} kind="quiet" small icon="undo" onClick=${() => change(EMPTY)}>Start afresh<//>`}
   >
     ${over && html`<div class="dropping" aria-hidden="true"><p>Drop a picture made by vstar to take its settings, or any other to start from it</p></div>`}
     <div class="studio-columns">

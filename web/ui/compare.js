@@ -6,10 +6,12 @@ import { html, useEffect, useState } from "./html.js";
 import { ProblemNotice } from "./notice.js";
 import { Picture } from "./picture.js";
 
-/** @typedef {{ id: string, url: string, label?: string }} Compared */
+/** @typedef {{ id: string, url: string, width?: number, height?: number, label?: string }} Compared */
 
 /** @param {{ first: Compared, second: Compared, onClose: () => void }} props */
 export function CompareDialog({ first, second, onClose }) {
+  const ratio = (first.width ?? 1) / (first.height ?? 1);
+  const isSmall = Math.max(first.width ?? 512, second.width ?? 512) <= 128;
   const [at, setAt] = useState(50);
   const [manifests, setManifests] = useState(/** @type {any[] | null} */ (null));
   const [problem, setProblem] = useState(/** @type {any} */ (null));
@@ -22,8 +24,8 @@ export function CompareDialog({ first, second, onClose }) {
   return html`<${Dialog} title="Compare" wide onClose=${onClose}>
     <div class="compare">
       <div class="compare-pictures" style=${{ "--at": `${at}%` }}>
-        <${Picture} src=${second.url} alt=${`Second picture${second.label ? `: ${second.label}` : ""}`} />
-        <div class="compare-first"><${Picture} src=${first.url} alt=${`First picture${first.label ? `: ${first.label}` : ""}`} /></div>
+        <${Picture} src=${second.url} ratio=${ratio} pixelated=${isSmall} alt=${`Second picture${second.label ? `: ${second.label}` : ""}`} />
+        <div class="compare-first"><${Picture} src=${first.url} ratio=${ratio} pixelated=${isSmall} alt=${`First picture${first.label ? `: ${first.label}` : ""}`} /></div>
         <span class="compare-line" aria-hidden="true"></span>
         <input
           type="range"

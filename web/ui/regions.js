@@ -29,7 +29,7 @@ export function Regions({ concepts, boxes, onChange, aspect = 1, children }) {
   };
 
   /** Follows the pointer from here until it is released. */
-  const follow = (/** @type {PointerEvent} */ event, /** @type {(x: number, y: number) => Box} */ boxAt, /** @type {string} */ handle) => {
+  const follow = (/** @type {PointerEvent} */ event, /** @type {(x: number, y: number) => Box} */ boxAt, /** @type {string} */ handle, then = () => {}) => {
     event.preventDefault();
     event.stopPropagation();
     const target = /** @type {HTMLElement} */ (event.currentTarget);
@@ -42,6 +42,7 @@ export function Regions({ concepts, boxes, onChange, aspect = 1, children }) {
       target.removeEventListener("pointermove", move);
       target.removeEventListener("pointerup", end);
       target.removeEventListener("pointercancel", end);
+      then();
     };
     target.addEventListener("pointermove", move);
     target.addEventListener("pointerup", end);
@@ -51,8 +52,8 @@ export function Regions({ concepts, boxes, onChange, aspect = 1, children }) {
   const draw = (/** @type {PointerEvent} */ event) => {
     if (!active) return;
     const [fromX, fromY] = at(event);
-    setChosen(active);
-    follow(event, (x, y) => spanned(fromX, fromY, x, y), active);
+    // The next box is for the next concept that has none.
+    follow(event, (x, y) => spanned(fromX, fromY, x, y), active, () => setChosen(null));
   };
 
   const move = (/** @type {PointerEvent} */ event, /** @type {string} */ handle) => {

@@ -9,6 +9,7 @@ import { html, useEffect, useState } from "../../ui/html.js";
 import { hasEnded } from "../../ui/job.js";
 import { Section } from "../../ui/page.js";
 import { Picture } from "../../ui/picture.js";
+import { every } from "../studio/foretell.js";
 import { COLUMN_KINDS, columnsOf, defaultPrompts, promptsOf, requestOf } from "./plan.js";
 
 /** @typedef {import("../studio/concepts.js").Concept} Concept */
@@ -126,10 +127,10 @@ function useSamples(ids) {
       if (!gone) setSamples((before) => new Map([...before, ...answers.filter(Boolean).map((/** @type {any} */ sample) => /** @type {[string, any]} */ ([sample.id, sample]))]));
     };
     look();
-    const timer = setInterval(look, LOOK_MS);
+    const end = every(LOOK_MS, look);
     return () => {
       gone = true;
-      clearInterval(timer);
+      end();
     };
   }, [open]);
   return samples;

@@ -41,10 +41,10 @@ function Known({ file, manifest }) {
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [sample, setSample] = useState(/** @type {string | null} */ (null));
   useEffect(() => {
-    api.post("v1/samples", { from_manifest: manifest, dry_run: true }).then(({ body }) => setTried(body), setProblem);
+    api.post("v1/samples", { from_manifest: manifest, dry_run: true }, { key: null }).then(({ body }) => setTried(body), setProblem);
   }, []);
   const again = () => api.post("v1/samples", { from_manifest: manifest }).then(({ body }) => setSample(body.id), setProblem);
-  return html`<${Notice} kind="ok" title="It says that vstar has made it">
+  return html`<${Notice} title="It says that vstar has made it">
       <p>Its manifest names the settings below. Anybody can write a manifest: only drawing the picture again proves it.</p>
     <//>
     <${Facts}

@@ -60,7 +60,7 @@ export function Menu({ label, children }) {
     };
   }, []);
   return html`<details ref=${menu} class="menu">
-    <summary class="button button-quiet button-small button-icon" aria-label=${label} title=${label}><${Icon} name="more" size=${16} /></summary>
+    <summary class="button button-quiet button-small button-icon" aria-label=${label} title=${label}><${Icon} name="more" size=${20} /></summary>
     <div class="menu-list" onClick=${() => menu.current && (menu.current.open = false)}>${children}</div>
   </details>`;
 }

@@ -2,6 +2,7 @@
 
 import { api } from "../../api.js";
 import { ago, plural } from "../../format.js";
+import { every } from "./foretell.js";
 import { Button } from "../../ui/button.js";
 import { classes, html, useCallback, useEffect, useRef, useState } from "../../ui/html.js";
 import { Picture } from "../../ui/picture.js";
@@ -48,12 +49,10 @@ export function useHistory() {
   const pending = samples?.some((sample) => !hasEnded(sample)) ?? false;
   useEffect(() => {
     if (!pending) return;
-    const timer = setInterval(async () => {
-      if (document.hidden) return;
-      const { body } = await api.get(`v1/samples?limit=${PAGE}`).catch(() => ({ body: { data: [] } }));
+    return every(LOOK_MS, async () => {
+      const { body } = await api.get(`v1/samples?limit=${PAGE}`);
       body.data.forEach(put);
-    }, LOOK_MS);
-    return () => clearInterval(timer);
+    });
   }, [pending]);
 
   return { samples, more: cursor !== null, loadMore: () => load(cursor), put, drop };
@@ -71,7 +70,8 @@ export function History({ history, chosen, onChoose }) {
   const { samples, more, loadMore } = history;
   if (!samples?.length) return null;
   const word = wanted.trim().toLowerCase();
-  const shown = word ? samples.filter(({ prompt, seed }) => prompt.toLowerCase().includes(word) || String(seed) === word) : samples;
+  const left = samples.filter(({ id, status, images }) => status !== "succeeded" || images.length || id === chosen);
+  const shown = word ? left.filter(({ prompt, seed }) => prompt.toLowerCase().includes(word) || String(seed) === word) : left;
 
   const onKeyDown = (/** @type {KeyboardEvent} */ event) => {
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];

@@ -80,9 +80,8 @@ export function Prompt({ value, onChange, concepts, onSubmit, tokens, mostTokens
       spellcheck="false"
       autocomplete="off"
       placeholder="photo of a <rex> dog on the beach"
-      role="combobox"
       aria-autocomplete="list"
-      aria-expanded=${open ? "true" : "false"}
+      aria-haspopup="listbox"
       aria-controls=${`${id}-list`}
       aria-activedescendant=${open && offered.length ? `${id}-${active}` : undefined}
       aria-invalid=${errors.length ? "true" : undefined}

@@ -77,6 +77,7 @@ export function Result({ id, onTake, onVary, onStartFrom, compared, onCompare, o
     </header>
     ${running && html`<${Running} sample=${sample} lost=${lost} />`}
     ${sample.status === "failed" && html`<${Notice} kind="fail" title=${sample.error?.title}><p>${sample.error?.detail}</p><//>`}
+    ${sample.status === "succeeded" && !sample.images.length && html`<${Notice}><p>Its pictures have been deleted. With its settings they can be drawn again.</p><//>`}
     ${sample.status === "canceled" && html`<${Notice}><p>This was canceled before its pictures were ready.</p><//>`}
     <${Warnings} warnings=${sample.warnings} />
     ${(running || sample.images.length > 0) &&

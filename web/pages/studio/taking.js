@@ -21,7 +21,7 @@ import { fromSample } from "./settings.js";
 export async function fromManifest(manifest, concepts) {
   const index = manifest.image_index;
   try {
-    const { body } = await api.post("v1/samples", { from_manifest: manifest, dry_run: true });
+    const { body } = await api.post("v1/samples", { from_manifest: manifest, dry_run: true }, { key: null });
     const deltas = await deltasOf(body.resolved.deltas.map((/** @type {any} */ used) => used.delta));
     return { settings: fromSample(body.resolved, deltas, concepts, index), missing: null };
   } catch (problem) {
