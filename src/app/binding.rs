@@ -105,7 +105,7 @@ impl Binding {
                 continue; // by the delta of a token before it: they were trained jointly
             }
             let delta = loaded.deltas.get(delta_id);
-            let delta = delta.ok_or_else(|| Refusal::not_found("delta", delta_id))?;
+            let delta = delta.ok_or_else(Refusal::deleted_meanwhile)?;
             self.add(delta, 1.0, &loaded.contents, model, named.pointer)?;
         }
         Ok(())

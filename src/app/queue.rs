@@ -10,9 +10,7 @@ use super::quota::Need;
 use super::{App, Caller, Refusal};
 use crate::db;
 use crate::db::job::NewJob;
-use crate::domain::code::Code;
 use crate::domain::id::JobId;
-use crate::domain::invalid::FieldError;
 use crate::domain::job::cost::estimate;
 use crate::domain::job::named::Named;
 use crate::domain::job::schedule::{LAST_RANK, Schedule};
@@ -142,6 +140,5 @@ async fn hold_named(tx: &mut PgConnection, task: &Task) -> Result<(), Refusal> {
     if usize::try_from(held).is_ok_and(|held| held == count) {
         return Ok(());
     }
-    let detail = "a concept, delta or image that the request names was deleted in this moment: send it without";
-    Err(Refusal::Conflict(FieldError::new("", Code::DeletedMeanwhile, detail)))
+    Err(Refusal::deleted_meanwhile())
 }

@@ -181,6 +181,12 @@ impl Refusal {
         }
     }
 
+    /// Something that a request names was there when the request was resolved, and is deleted.
+    pub(super) fn deleted_meanwhile() -> Self {
+        let detail = "a concept, delta or image that the request names was deleted in this moment: send it without";
+        Self::Conflict(FieldError::new("", Code::DeletedMeanwhile, detail))
+    }
+
     pub(super) fn not_found(what: &'static str, id: impl std::fmt::Display) -> Self {
         Self::NotFound { what, id: shortened(id.to_string(), MAX_QUOTED_CHARS) }
     }

@@ -19,6 +19,11 @@ const NAMES: &[Code] = &[
 /// What a prompt, its composition and the size of its images can get wrong.
 const PROMPTS: &[Code] = &[Code::PromptTooLong, Code::ConceptNotNamed, Code::NotAMultiple];
 
+/// What a form of photos with captions can get wrong.
+const CAPTIONS: &[Code] = &[Code::ImageSetUnreadable, Code::PromptTooLong];
+
+const GONE: &[Code] = &[Code::DeletedMeanwhile];
+
 const FILES: &[Code] =
     &[Code::ImageUnreadable, Code::UnsupportedImage, Code::ImageTooLarge, Code::ImageTooSmall];
 
@@ -50,10 +55,15 @@ pub(super) const OF_OPERATIONS: &[(&str, &str, &[&[Code]])] = &[
             ],
         ],
     ),
-    ("upload_images", "422", &[FILES, &[Code::DuplicateImage, Code::TooManyImages]]),
+    ("upload_images", "422", &[FILES, CAPTIONS, &[Code::DuplicateImage, Code::TooManyImages]]),
     ("announce_upload", "422", &[&[Code::CaptionUnreadable]]),
     ("upload_image", "422", &[FILES, &[Code::TooManyImages]]),
     ("set_mask", "422", &[FILES, &[Code::MaskUnusable, Code::TooManyImages]]),
+    ("start_training", "409", &[GONE]),
+    ("start_sample", "409", &[GONE]),
+    ("start_merge", "409", &[GONE]),
+    ("start_evaluation", "409", &[GONE]),
+    ("compress_delta", "409", &[GONE]),
     ("upload_images", "503", &[&[Code::StorageFull]]),
     ("upload_image", "503", &[&[Code::StorageFull]]),
     ("upload_image_set", "503", &[&[Code::StorageFull]]),
