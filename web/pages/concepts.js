@@ -45,6 +45,7 @@ export default function Concepts({ query }) {
     [list.items, wanted, state, trainings],
   );
 
+  const narrow = matchMedia("(max-width: 600px)").matches;
   const none = !list.first && list.items.length === 0 && !list.problem;
   const create = html`<${Button} kind="primary" icon="plus" href=${link("/concepts/new")}>New concept<//>`;
   if (none) return html`<${Welcome} />`;
@@ -78,8 +79,8 @@ export default function Concepts({ query }) {
     html`<${VirtualGrid}
       items=${shown}
       label="Concepts"
-      minWidth=${210}
-      gap=${20}
+      minWidth=${narrow ? 140 : 210}
+      gap=${narrow ? 16 : 20}
       rowHeight=${(/** @type {number} */ width) => width * 0.8 + 78}
       onEnd=${list.more}
       render=${(/** @type {Concept} */ concept) => html`<${ConceptCard} concept=${concept} training=${trainings.get(concept.id)} />`}

@@ -7,7 +7,7 @@ import { count, duration, percent, short, shortId, time } from "../format.js";
 import { Facts, Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { Chart, smooth } from "../ui/chart.js";
-import { CheckField } from "../ui/field.js";
+import { CheckField, sentence } from "../ui/field.js";
 import { CopyButton, CopyCurl } from "../ui/copy.js";
 import { Empty, Skeleton } from "../ui/empty.js";
 import { JobCard, cancelJob, hasEnded, useJob } from "../ui/job.js";
@@ -74,9 +74,9 @@ function Attempts({ training }) {
   const { previous_attempts: previous, resumed_from_step: resumed, started_over: over, checkpoint_step: checkpoint } = training;
   if (!previous.length && !over) return null;
   return html`<${Notice} kind="info" title=${resumed ? `Went on from step ${resumed}` : over ? "Started over" : "Was interrupted, and goes on by itself"}>
-    ${over && html`<p>${over}</p>`}
+    ${over && html`<p>${sentence(over)}</p>`}
     <ul class="plain-list">
-      ${previous.map((/** @type {any} */ attempt) => html`<li key=${attempt.attempt}>Attempt ${attempt.attempt} ended ${time(attempt.ended_at)}${attempt.reached_step ? ` at step ${attempt.reached_step}` : ""}: ${attempt.reason.detail}</li>`)}
+      ${previous.map((/** @type {any} */ attempt) => html`<li key=${attempt.attempt}>Attempt ${attempt.attempt} ended ${time(attempt.ended_at)}${attempt.reached_step ? ` at step ${attempt.reached_step}` : ""}. ${sentence(attempt.reason.detail)}</li>`)}
     </ul>
     ${checkpoint && !hasEnded(training) && html`<p class="notice-small">Safe up to step ${checkpoint}.</p>`}
   <//>`;

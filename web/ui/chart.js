@@ -18,6 +18,9 @@ function load() {
   return library;
 }
 
+/** Distances of the marks on the x axis: steps are whole numbers. */
+const WHOLE = [1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000, 2500, 5000, 10_000, 20_000, 50_000, 100_000];
+
 const color = (/** @type {string} */ name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 /**
@@ -65,7 +68,7 @@ export function Chart({ x, series, height = 260, log = false, xLabel, yLabel, la
         legend: { live: true },
         scales: { x: { time: false }, y: { distr: log ? 3 : 1 } },
         axes: [
-          { ...axis, label: xLabel, labelSize: 22, size: 34, labelFont: "12px system-ui", values: xText && ((/** @type {any} */ _, /** @type {number[]} */ values) => values.map(xText)) },
+          { ...axis, label: xLabel, incrs: WHOLE, labelSize: 22, size: 34, labelFont: "12px system-ui", values: xText && ((/** @type {any} */ _, /** @type {number[]} */ values) => values.map(xText)) },
           { ...axis, label: yLabel, labelSize: 22, size: 58, labelFont: "12px system-ui" },
         ],
         series: [

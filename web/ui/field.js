@@ -58,11 +58,16 @@ export function Field({ label, hint, pointer, problem, error, warning, aside, op
   </div>`;
 }
 
-/** The server's details begin in lower case; beside a field they are sentences. */
-export const sentence = (/** @type {string} */ text) => {
-  const start = text[0]?.toUpperCase() + text.slice(1);
-  return /[.!?]$/.test(start) ? start : `${start}.`;
-};
+/**
+ * A detail of the server for people: it begins in lower case and has names between backticks.
+ *
+ * @returns {any} what stands between tags of a template
+ */
+export function sentence(/** @type {string} */ text) {
+  const start = (text[0] ?? "").toUpperCase() + text.slice(1);
+  const whole = /[.!?]$/.test(start) ? start : `${start}.`;
+  return whole.split("`").map((part, index) => (index % 2 ? html`<code key=${index}>${part}</code>` : part));
+}
 
 /** @param {any} props Those of `Field`, and of the input: `value`, `onValue(text)`, `placeholder`, `multiline`, … */
 export function TextField({ label, hint, pointer, problem, error, warning, aside, optional, hideLabel, value, onValue, multiline, ...rest }) {

@@ -46,7 +46,8 @@ export function useJob(path) {
             onEvent: ({ data }) => {
               if (!data) return;
               const { status, phase, progress, error, revision } = data;
-              if (status !== body.status && !hasEnded(data)) reload().catch(() => {});
+              // The event has the state; what else has changed with it is in the job.
+              if ((status !== body.status || phase !== body.phase) && !hasEnded(data)) reload().catch(() => {});
               body = { ...body, status, phase, progress: progress ?? body.progress, error: error ?? body.error, revision };
               if (!hasEnded(data)) take((/** @type {any} */ former) => ({ body: { ...former.body, status, phase, progress: progress ?? former.body?.progress, revision } }));
             },

@@ -173,6 +173,7 @@ export function MaskBrush({ photo, onSave, onRemove }) {
       width=${width}
       height=${height}
       class=${painting ? "mask-painting" : undefined}
+      style=${{ width: `min(100%, calc(60vh * ${width / height}))` }}
       tabindex=${painting ? "0" : undefined}
       role="img"
       aria-label=${painting ? "The photo. Paint over its subject: arrows move the brush, Space paints, brackets change its size." : photo.file_name ?? "Photo"}
