@@ -91,12 +91,12 @@ function App() {
       ${Shown
         ? html`<${Guard} key=${name + JSON.stringify(route?.params)}><${Shown} params=${route?.params} query=${query} /><//>`
         : failed && failed === name
-          ? html`<${Empty} icon="warn" title="This page cannot be loaded" action=${html`<${Button} onClick=${() => location.reload()}>Load it again<//>`}>
+          ? html`<${Empty} whole icon="warn" title="This page cannot be loaded" action=${html`<${Button} onClick=${() => location.reload()}>Load it again<//>`}>
               <p>The server may have been updated meanwhile.</p>
             <//>`
           : route || path === "/"
             ? html`<div class="page"><${Skeleton} rows=${4} height="3rem" /></div>`
-            : html`<${Empty} icon="search" title="There is no such page" action=${html`<${Button} href=${link("/concepts")}>To the concepts<//>`}>
+            : html`<${Empty} whole icon="search" title="There is no such page" action=${html`<${Button} href=${link("/concepts")}>To the concepts<//>`}>
                 <p><code>${path}</code> is not an address of this studio.</p>
               <//>`}
     <//>
@@ -108,7 +108,7 @@ function App() {
 function Guard({ children }) {
   const [error, reset] = useErrorBoundary((cause) => console.error(cause));
   if (!error) return children;
-  return html`<${Empty} icon="warn" title="Something went wrong on this page" action=${html`<${Button} kind="primary" onClick=${reset}>Show it again<//>`}>
+  return html`<${Empty} whole icon="warn" title="Something went wrong on this page" action=${html`<${Button} kind="primary" onClick=${reset}>Show it again<//>`}>
     <p>Nothing on the server was changed by this.</p>
     <p><code>${String(error.message ?? error)}</code></p>
   <//>`;

@@ -12,7 +12,7 @@ let asking = null;
 const listeners = new Set();
 const changed = () => listeners.forEach((/** @type {() => void} */ listener) => listener());
 
-/** The headers that a request carries. */
+/** The headers that a request carries. @returns {Record<string, string>} */
 export const authorization = () => (key ? { authorization: `Bearer ${key}` } : {});
 
 /** Whether the page has a key. Pictures are then fetched with it and not by their address alone. */

@@ -70,7 +70,7 @@ export async function stream(path, { onEvent, onLost = () => {}, lastEventId = n
 
 /** @param {ReadableStream<Uint8Array>} body */
 async function* eventsOf(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = body.pipeThrough(/** @type {any} */ (new TextDecoderStream())).getReader();
   let rest = "";
   for (;;) {
     const { done, value } = await reader.read();

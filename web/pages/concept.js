@@ -26,7 +26,7 @@ export default function Concept({ params, query }) {
 
   const back = { href: link("/concepts"), label: "Concepts" };
   if (problem?.status === 404) {
-    return html`<${Empty} icon="search" title="There is no such concept" action=${html`<${Button} href=${link("/concepts")}>To the concepts<//>`}>
+    return html`<${Empty} whole icon="search" title="There is no such concept" action=${html`<${Button} href=${link("/concepts")}>To the concepts<//>`}>
       <p>“${params.id}” may have been renamed or deleted.</p>
     <//>`;
   }

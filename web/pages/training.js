@@ -20,7 +20,7 @@ export default function Training({ params }) {
   const path = `v1/trainings/${encodeURIComponent(params.id)}`;
   const { body: training, problem, lost, reload } = useJob(path);
   if (problem?.status === 404) {
-    return html`<${Empty} icon="search" title="There is no such training" action=${html`<${Button} href=${link("/concepts")}>To the concepts<//>`}>
+    return html`<${Empty} whole icon="search" title="There is no such training" action=${html`<${Button} href=${link("/concepts")}>To the concepts<//>`}>
       <p>It may have been deleted with its concept.</p>
     <//>`;
   }

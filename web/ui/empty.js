@@ -2,11 +2,11 @@
 import { html } from "./html.js";
 import { Icon } from "./icon.js";
 
-/** @param {{icon?: string, title: any, children?: any, action?: any}} props */
-export function Empty({ icon = "info", title, children, action }) {
+/** @param {{icon?: string, title: any, whole?: boolean, children?: any, action?: any}} props `whole` is for a page that has nothing else */
+export function Empty({ icon = "info", title, whole, children, action }) {
   return html`<div class="empty">
     <span class="empty-icon"><${Icon} name=${icon} size=${28} /></span>
-    <h2>${title}</h2>
+    ${whole ? html`<h1 tabindex="-1">${title}</h1>` : html`<h2>${title}</h2>`}
     ${children && html`<div class="empty-text">${children}</div>`}
     ${action && html`<div class="empty-action">${action}</div>`}
   </div>`;

@@ -33,14 +33,14 @@ export function Shell({ path, children }) {
   const inMore = !ON_PHONES.includes(here);
   return html`<a class="skip" href="#main" onClick=${(/** @type {Event} */ event) => (event.preventDefault(), document.getElementById("main")?.focus())}>Skip to the page</a>
     <div class="shell">
-      <div class="rail">
+      <header class="rail">
         <a class="brand" href=${link("/concepts")} aria-label="vstar, to the concepts"><${Mark} /><span>vstar</span></a>
         <nav class="rail-nav" aria-label="Pages">${PAGES.map(entry)}</nav>
         <div class="rail-foot">
           <${QueueLight} />
           <${Account} />
         </div>
-      </div>
+      </header>
       <main id="main" class="main" tabindex="-1"><${Connection} />${children}</main>
       <nav class="tabbar" aria-label="Pages">
         ${PAGES.filter((page) => ON_PHONES.includes(page.path)).map(entry)}
@@ -73,7 +73,7 @@ function QueueLight() {
 function Account() {
   const { signedIn } = useSession();
   const capabilities = useCapabilities();
-  const [theme, setTheme] = useState(() => preferences.get("theme", "auto"));
+  const [theme, setTheme] = useState(() => preferences.get("theme") ?? "auto");
   const next = theme === "auto" ? "light" : theme === "light" ? "dark" : "auto";
   const name = { auto: "as the system", light: "light", dark: "dark" }[/** @type {"auto"} */ (theme)];
   const change = () => {

@@ -16,6 +16,7 @@ import { Icon } from "../../ui/icon.js";
 import { Bar, hasEnded, phaseText, share, useJob } from "../../ui/job.js";
 import { NumberField, TextField, sentence } from "../../ui/field.js";
 import { ProblemNotice } from "../../ui/notice.js";
+import { useGet } from "../../ui/load.js";
 
 /** `{}` is the concept's name. */
 const PROMPTS = ["photo of a {}", "a {} on the beach", "a {} in the snow"];
@@ -42,6 +43,7 @@ export function Drawings({ concept, columns, title, lead, aside }) {
     [JSON.stringify([prompts, seed, columns.map(({ delta }) => delta)])],
   );
   const { found, loading, reload, put } = useSamples(all);
+  const photos = useGet(`v1/concepts/${concept.id}/images?limit=${MAX_PROMPTS}&order=asc`).body?.data ?? [];
   const missing = all.filter(({ id }) => !found.get(id));
 
   const draw = async () => {
@@ -73,13 +75,15 @@ export function Drawings({ concept, columns, title, lead, aside }) {
         <thead>
           <tr>
             <th scope="col"><span class="visually-hidden">Prompt</span></th>
+            ${photos.length > 0 && html`<th scope="col" class="drawings-photo">Photos</th>`}
             ${columns.map((column) => html`<th scope="col" key=${column.delta ?? "base"}>${column.name}${column.note && html`<span class="muted small">${column.note}</span>`}</th>`)}
           </tr>
         </thead>
         <tbody>
           ${prompts.map(
-            (/** @type {string} */ prompt) => html`<tr key=${prompt}>
+            (/** @type {string} */ prompt, /** @type {number} */ row) => html`<tr key=${prompt}>
               <th scope="row">${prompt.replaceAll("{}", name)}</th>
+              ${photos.length > 0 && html`<td class="drawings-photo">${photos[row] && html`<span class="drawing"><${Picture} src=${photos[row].url} alt=${`A photo of ${concept.handle}`} width=${256} /></span>`}</td>`}
               ${columns.map(({ delta }) => {
                 const each = wanted(prompt, delta);
                 return html`<td key=${delta ?? "base"}><${Cell} sample=${found.get(each.id)} prompt=${each.prompt} onAgain=${again} /></td>`;

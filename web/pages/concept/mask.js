@@ -18,7 +18,7 @@ export function MaskBrush({ photo, onSave, onRemove }) {
   const picture = useRef(/** @type {ImageBitmap | null} */ (null));
   const mask = useRef(/** @type {HTMLCanvasElement | null} */ (null));
   const undo = useRef(/** @type {ImageData[]} */ ([]));
-  const last = useRef(/** @type {{x: number, y: number} | null} */ (null));
+  const last = useRef(/** @type {any} */ (null));
   const cursor = useRef({ x: photo.width / 2, y: photo.height / 2, shown: false });
   const [painting, setPainting] = useState(false);
   const [erasing, setErasing] = useState(false);
@@ -103,8 +103,9 @@ export function MaskBrush({ photo, onSave, onRemove }) {
     event.preventDefault();
     canvas.current.setPointerCapture(event.pointerId);
     keep();
-    last.current = pointOf(event);
-    stroke(last.current, last.current);
+    const point = pointOf(event);
+    last.current = point;
+    stroke(point, point);
   };
   const move = (/** @type {any} */ event) => {
     if (!painting) return;
@@ -114,7 +115,7 @@ export function MaskBrush({ photo, onSave, onRemove }) {
     else draw();
     if (last.current) last.current = point;
   };
-  const up = () => (last.current = null);
+  const up = () => void (last.current = null);
   const leave = () => ((cursor.current.shown = false), draw());
   const pressed = (/** @type {KeyboardEvent} */ event) => {
     if (!painting) return;

@@ -69,9 +69,9 @@ function Summary({ check, enough, needed, trainAt, trained }) {
 function PhotoTile({ photo, onOpen }) {
   const { verdict, findings = [], caption, mask } = photo.photo ?? {};
   return html`<li>
-    <button type="button" class="photo-tile" onClick=${onOpen} aria-label=${`${photo.file_name ?? "Photo"}: ${verdictText(verdict)}. Caption and mask`}>
+    <button type="button" class="photo-tile" onClick=${onOpen}>
       <${Picture} src=${photo.url} alt="" width=${256}>
-        ${mask && html`<span class="photo-flag" title="Has a subject mask"><${Icon} name="brush" size=${14} /></span>`}
+        ${mask && html`<span class="photo-flag" title="Has a subject mask"><${Icon} name="brush" size=${14} /><span class="visually-hidden">With a mask. </span></span>`}
       <//>
       <span class="photo-line"><${Verdict} verdict=${verdict} /><span class="truncate">${photo.file_name ?? "photo"}</span></span>
       ${findings[0]
@@ -86,7 +86,7 @@ const verdictText = (/** @type {string | null | undefined} */ verdict) => ({ ok:
 /** @param {{verdict: string | null | undefined}} props */
 export function Verdict({ verdict }) {
   const icon = { ok: "check", warn: "warn", fail: "fail" }[verdict ?? ""] ?? "info";
-  return html`<span class=${classes("verdict", verdict && `verdict-${verdict}`)} title=${verdictText(verdict)}><${Icon} name=${icon} size=${16} /></span>`;
+  return html`<span class=${classes("verdict", verdict && `verdict-${verdict}`)} title=${verdictText(verdict)}><${Icon} name=${icon} size=${16} /><span class="visually-hidden">${verdictText(verdict)}: </span></span>`;
 }
 
 /** @param {{uploads: import("../../ui/uploads.js").Upload[]}} props */

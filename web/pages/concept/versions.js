@@ -110,7 +110,7 @@ function Version({ delta, number, concept, figures, compared, onCompare, onChang
   return html`<li class=${classes("version", current && "version-current")}>
     <label class="version-check"><input type="checkbox" checked=${compared} onChange=${onCompare} /><span class="visually-hidden">Show version ${number} side by side</span></label>
     <div class="version-main">
-      <h3>Version ${number} ${current && html`<${Badge} kind="ok">In use<//>`}</h3>
+      <h2>Version ${number} ${current && html`<${Badge} kind="ok">In use<//>`}</h2>
       <p class="muted small">
         ${ago(delta.created_at)}, by a ${kind === "trainings" ? html`<a href=${link(`/trainings/${delta.made_by.split("/")[3]}`)}>training</a>` : kind === "merges" ? html`<a href=${link(`/merges/${delta.made_by.split("/")[3]}`)}>merge</a>` : origin}
         ${joint.length > 0 && ` with ${joint.join(", ")}`} · ${size(delta.size_bytes)} · <span title=${delta.id}>${shortId(delta.id)}</span>
@@ -191,7 +191,7 @@ function History({ promotions, numbers, concept, onChange }) {
   return html`<${Section} title="Which was in use when" aside=${before.length > 1 && html`<${Button} small icon="undo" onClick=${rollBack}>Go back to the one before<//>`}>
     <div class="table-box">
       <table class="table">
-        <thead><tr><th scope="col">Version</th><th scope="col">Since</th><th scope="col">By</th><th scope="col"></th></tr></thead>
+        <thead><tr><th scope="col">Version</th><th scope="col">Since</th><th scope="col">By</th><th scope="col"><span class="visually-hidden">Since then</span></th></tr></thead>
         <tbody>
           ${promotions.map(
             (each) => html`<tr key=${each.promoted_at}>
