@@ -69,10 +69,11 @@ async function send(method, path, body, { headers = {}, signal, key } = {}) {
   for (let attempt = 1; ; attempt++) {
     /** @type {Response} */
     let response;
+    const used = authorization();
     try {
       response = await fetch(relative(path), {
         method,
-        headers: { ...sent, ...authorization() },
+        headers: { ...sent, ...used },
         body: body === undefined ? undefined : isForm ? body : JSON.stringify(body),
         signal,
       });
@@ -87,7 +88,10 @@ async function send(method, path, body, { headers = {}, signal, key } = {}) {
     if (response.ok || response.status === 304) return response;
     const problem = await problemOf(response);
     if (response.status === 401) {
-      await askForKey(authorization().authorization ? "The server does not accept this key." : null);
+      // Another request may have asked for the key meanwhile.
+      if (used.authorization === authorization().authorization) {
+        await askForKey(used.authorization ? "The server does not accept this key." : null);
+      }
       continue;
     }
     const busy = response.status === 503 || (response.status === 409 && problem.code === "idempotency_in_flight");

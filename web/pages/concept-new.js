@@ -50,7 +50,7 @@ export default function ConceptNew() {
     } catch (refused) {
       setProblem(refused);
       setBusy(false);
-      document.querySelector("main form")?.scrollIntoView({ block: "start", behavior: "smooth" });
+      setTimeout(() => /** @type {any} */ (document.querySelector("main form [aria-invalid], main form [role=alert]"))?.focus());
     }
   };
 

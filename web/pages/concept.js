@@ -50,7 +50,7 @@ export default function Concept({ params, query }) {
     lead=${html`${concept.class_noun[0].toUpperCase() + concept.class_noun.slice(1)}, in prompts <code>${name}</code>`}
     actions=${html`${concept.current_delta && html`<${Button} kind="primary" icon="studio" href=${link("/studio", { prompt: `photo of a ${name}` })}>Use in the studio<//>`}
       <${Button} icon="edit" label="Rename" onClick=${() => setRenaming(true)} />
-      <${Button} kind="danger" icon="trash" label="Delete the concept" onClick=${() => deleteConcept(concept)} />`}
+      <${Button} kind="danger" icon="trash" label="Delete the concept" onClick=${() => void deleteConcept(concept)} />`}
   >
     <${Tabs}
       label="Parts of the concept"

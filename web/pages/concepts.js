@@ -81,7 +81,7 @@ export default function Concepts({ query }) {
       label="Concepts"
       minWidth=${narrow ? 140 : 210}
       gap=${narrow ? 16 : 20}
-      rowHeight=${(/** @type {number} */ width) => width * 0.8 + 78}
+      rowHeight=${(/** @type {number} */ width) => width * 0.8 + 60}
       onEnd=${list.more}
       render=${(/** @type {Concept} */ concept) => html`<${ConceptCard} concept=${concept} training=${trainings.get(concept.id)} />`}
     />`}
@@ -140,13 +140,20 @@ function useCover(concept) {
   useEffect(() => {
     if (!concept.image_count) return setCover(null);
     let there = true;
-    if (!covers.has(key)) {
-      const first = api.get(`v1/concepts/${concept.id}/images?limit=1&order=asc`).then(({ body }) => body.data[0]?.url ?? null);
-      first.catch(() => covers.delete(key));
-      covers.set(key, first);
-    }
-    covers.get(key)?.then((url) => there && setCover(url), () => {});
-    return () => void (there = false);
+    const show = () => {
+      if (!covers.has(key)) {
+        const first = api.get(`v1/concepts/${concept.id}/images?limit=1&order=asc`).then(({ body }) => body.data[0]?.url ?? null);
+        first.catch(() => covers.delete(key));
+        covers.set(key, first);
+      }
+      covers.get(key)?.then((url) => there && setCover(url), () => {});
+    };
+    // A card that is only scrolled past asks for nothing.
+    const timer = setTimeout(show, covers.has(key) ? 0 : 60);
+    return () => {
+      there = false;
+      clearTimeout(timer);
+    };
   }, [key]);
   return cover;
 }

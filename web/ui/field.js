@@ -64,7 +64,7 @@ export function Field({ label, hint, pointer, problem, error, warning, aside, op
  * @returns {any} what stands between tags of a template
  */
 export function sentence(/** @type {string} */ text) {
-  const isName = /\d|_/.test(text.split(" ")[0]); // Such as a worker's, which stays as it is.
+  const isName = /[\d_.]/.test(text.split(" ")[0]); // Such as a file's, which stays as it is.
   const start = isName ? text : (text[0] ?? "").toUpperCase() + text.slice(1);
   const whole = /[.!?]$/.test(start) ? start : `${start}.`;
   return whole.split("`").map((part, index) => (index % 2 ? html`<code key=${index}>${part}</code>` : part));

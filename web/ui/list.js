@@ -94,7 +94,7 @@ export function VirtualGrid({ items, render, minWidth = 180, gap = 16, rowHeight
         frame = 0;
         if (!box.current) return;
         const top = -box.current.getBoundingClientRect().top;
-        setView({ top: top - 800, bottom: top + innerHeight + 800 });
+        setView({ top: top - 300, bottom: top + innerHeight + 300 });
       });
     };
     moved();

@@ -1,6 +1,7 @@
 /** Short messages that go by themselves. They are read out, and stay while the pointer is on them. */
 import { html, classes, useEffect, useState } from "./html.js";
 import { Icon } from "./icon.js";
+import { sentence } from "./field.js";
 
 /** @typedef {{id: number, text: any, kind: string, action?: {label: string, run: () => void}}} Toast */
 
@@ -30,7 +31,7 @@ export function toast(text, { kind = "ok", action, seconds = kind === "fail" ? 1
 }
 
 /** Shows a problem that belongs to no field. */
-export const toastProblem = (/** @type {any} */ problem) => toast(problem.detail ?? String(problem), { kind: "fail" });
+export const toastProblem = (/** @type {any} */ problem) => toast(sentence(problem.detail ?? String(problem)), { kind: "fail" });
 
 export function Toasts() {
   const [shown, setShown] = useState(toasts);

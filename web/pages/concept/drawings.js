@@ -36,8 +36,10 @@ export function Drawings({ concept, columns, title, lead, aside }) {
   const [editing, setEditing] = useState(false);
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const name = concept.modifier_token ? `${concept.modifier_token} ${concept.class_noun}` : concept.class_noun;
-  const wanted = (/** @type {string} */ prompt, /** @type {string | null} */ delta) =>
-    ({ id: idOf(delta, prompt, seed), delta, seed, prompt: prompt.replaceAll("{}", delta ? name : concept.class_noun) });
+  const wanted = (/** @type {string} */ template, /** @type {string | null} */ delta) => {
+    const prompt = template.replaceAll("{}", delta ? name : concept.class_noun);
+    return { id: idOf(delta, prompt, seed), delta, seed, prompt };
+  };
   const all = useMemo(
     () => prompts.flatMap((/** @type {string} */ prompt) => columns.map(({ delta }) => wanted(prompt, delta))),
     [JSON.stringify([prompts, seed, columns.map(({ delta }) => delta)])],

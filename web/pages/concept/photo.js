@@ -98,7 +98,7 @@ export function PhotoDialog({ concept, photo, photos, onShow, onClose, onChange 
           <div><${Button} small type="submit" kind=${unsaved ? "primary" : "plain"} disabled=${!unsaved} onClick=${(/** @type {Event} */ event) => (event.preventDefault(), save())}>Save the caption<//></div>
         </form>
         <${Facts} rows=${[["Size", `${photo.width} × ${photo.height}`], ["File", size(photo.size_bytes)], ["Added", time(photo.created_at)]]} />
-        <div><${Button} small kind="danger" icon="trash" onClick=${remove}>Remove the photo<//></div>
+        <div><${Button} small kind="danger" icon="trash" onClick=${() => void remove()}>Remove the photo<//></div>
       </div>
     </div>
   <//>`;

@@ -207,7 +207,7 @@ function Forecast({ forecast, ok, needed, concept }) {
   const per = dataset?.passes;
   return html`<dl class="forecast-facts">
       <div class="forecast-main"><dt>Time</dt><dd>about ${duration(estimate.run_seconds)}</dd></div>
-      <div><dt>Starts</dt><dd>${estimate.jobs_ahead ? `after ${plural(estimate.jobs_ahead, "job")}, in about ${duration(estimate.queue_seconds)}` : "at once"}</dd></div>
+      <div><dt>Starts</dt><dd>${estimate.queue_seconds < 1 && !estimate.jobs_ahead ? "as soon as a worker is free" : `in about ${duration(estimate.queue_seconds)}${estimate.jobs_ahead ? `, after ${plural(estimate.jobs_ahead, "other training")}` : ""}`}</dd></div>
       <div><dt>Photos</dt><dd>${(dataset?.concepts ?? []).map((/** @type {any} */ each) => `${each.image_count} of ${each.handle}`).join(", ")}${per ? `, each looked at ${count(Math.round(per))} times` : ""}</dd></div>
       ${dataset?.class_image_count > 0 && html`<div><dt>Class images</dt><dd>${count(dataset.class_image_count)}</dd></div>`}
       ${dataset?.concepts?.[0]?.captions?.length > 0 && html`<div><dt>Captions</dt><dd>${dataset.concepts[0].captions.slice(0, 3).map((/** @type {string} */ caption) => html`<span class="caption" key=${caption}>${caption}</span>`)}</dd></div>`}

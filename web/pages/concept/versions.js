@@ -17,6 +17,9 @@ import { Drawings } from "./drawings.js";
 /** As many columns can be looked at side by side. */
 const COMPARED = 4;
 
+/** Kinds whose prompts say what a living thing does. */
+const LIVING = new Set(["dog", "cat", "person", "man", "woman", "child", "boy", "girl", "baby", "horse", "bird", "rabbit", "turtle", "hamster", "puppy", "kitten", "cow", "fish"]);
+
 /** @param {{concept: any, onChange: () => void, trainAt: string, running: any}} props */
 export function Versions({ concept, onChange, trainAt, running }) {
   const deltas = useGet(`v1/deltas?concept=${concept.id}`, { all: true });
@@ -99,6 +102,7 @@ function Version({ delta, number, concept, figures, compared, onCompare, onChang
       await api.post("v1/evaluations", {
         subjects: [{ base: true, name: "base model" }, { name: `version ${number}`, concepts: [{ delta: delta.id }] }],
         concepts: [concept.handle],
+        prompt_set: LIVING.has(concept.class_noun.split(" ").pop()) ? "living_thing" : "object",
         images_per_prompt: 2,
       });
       toast("The evaluation is in the queue");
@@ -120,7 +124,7 @@ function Version({ delta, number, concept, figures, compared, onCompare, onChang
     <div class="version-actions">
       ${!current && html`<${Button} small onClick=${promote}>Use this one<//>`}
       <${Button} small icon="studio" label=${`Try version ${number} in the studio`} href=${link("/studio", { prompt: `photo of a ${concept.modifier_token ? `${concept.modifier_token} ` : ""}${concept.class_noun}`, delta: delta.id })} />
-      <${Button} small kind="quiet" icon="trash" label=${`Delete version ${number}`} onClick=${() => deleteVersion(delta, number, onChange)} />
+      <${Button} small kind="quiet" icon="trash" label=${`Delete version ${number}`} onClick=${() => void deleteVersion(delta, number, onChange)} />
     </div>
   </li>`;
 }
