@@ -87,7 +87,7 @@ impl Site {
         let digest = HEXLOWER.encode(&digest.finalize()[..8]);
         let made = files.iter().map(|(path, bytes)| {
             let bytes = match *path {
-                PAGE => Bytes::from(with_assets(bytes, files, &digest)),
+                PAGE => Bytes::from(with_digest(bytes, &digest)),
                 _ => Bytes::from_static(bytes),
             };
             (*path, File::new(content_type(path), bytes))
@@ -96,13 +96,9 @@ impl Site {
     }
 }
 
-/// The page with `assets/{digest}/` before each file that it names.
-fn with_assets(page: &[u8], files: &[(&str, &[u8])], digest: &str) -> String {
-    let mut page = String::from_utf8_lossy(page).into_owned();
-    for (path, _) in files {
-        page = page.replace(&format!("\"{path}\""), &format!("\"assets/{digest}/{path}\""));
-    }
-    page
+/// The page with the digest in the addresses of its files: `"assets/main.js"` becomes `"assets/{digest}/main.js"`.
+fn with_digest(page: &[u8], digest: &str) -> String {
+    String::from_utf8_lossy(page).replace("\"assets/", &format!("\"assets/{digest}/"))
 }
 
 impl File {
@@ -206,16 +202,14 @@ mod tests {
 
     #[test]
     fn the_page_names_its_files_by_their_digest() {
-        let page =
-            b"<script src=\"main.js\"></script><a href=\"https://example.com/main.js\">" as &[u8];
+        let page = b"<script src=\"assets/main.js\"></script><a href=\"docs\">" as &[u8];
         let site = Site::of(&[("index.html", page), ("main.js", b"")]);
 
         let text = String::from_utf8(site.files["index.html"].plain.to_vec()).unwrap();
 
-        let expected = format!(
-            "<script src=\"assets/{}/main.js\"></script><a href=\"https://example.com/main.js\">",
-            site.digest
-        );
+        let digest = &site.digest;
+        let expected =
+            format!("<script src=\"assets/{digest}/main.js\"></script><a href=\"docs\">");
         assert_eq!(text, expected);
     }
 
