@@ -95,12 +95,12 @@ function useLists(status, limit, every) {
   };
 }
 
-/** The twelve jobs that ended last. */
+/** The twelve jobs that ended last; the images of evaluations, which are of low priority, belong to those. */
 function useEnded() {
   const lists = KINDS.map((kind) => ({ kind, list: useGet(`v1/${kind.path}?limit=20`, { every: 5 }) }));
   return lists
     .flatMap(({ kind, list }) => (list.body?.data ?? []).map((/** @type {any} */ job) => ({ ...job, kind })))
-    .filter((job) => job.finished_at)
+    .filter((job) => job.finished_at && !(job.kind.path === "samples" && job.priority === "low"))
     .sort((a, b) => b.finished_at.localeCompare(a.finished_at))
     .slice(0, 12);
 }
@@ -128,7 +128,7 @@ function about(job, names) {
     case "samples":
       return job.prompt || "(empty prompt)";
     case "merges":
-      return job.deltas.map((/** @type {any} */ use) => named(use.delta)).join(" with ");
+      return job.concepts.map(named).join(" with ");
     case "evaluations":
       return job.subjects.map((/** @type {any} */ subject) => subject.name).join(", ");
     default:

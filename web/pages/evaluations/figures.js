@@ -60,7 +60,8 @@ function rangeOf(estimates, mark) {
   const low = Math.min(...values);
   const high = Math.max(...values);
   const room = Math.max((high - low) * 0.08, 0.005);
-  return { from: low - room, to: high + room };
+  // No mean is above 1.
+  return { from: low - room, to: high > 1 ? high : Math.min(high + room, Math.max(1, high)) };
 }
 
 /** What the figures say, in a sentence. @param {{report: any}} props */
@@ -69,12 +70,25 @@ function Verdict({ report }) {
   const others = report.subjects.filter((/** @type {any} */ subject) => !subject.is_base && subject.image_alignment.mean !== null);
   if (!base || !others.length) return null;
   const lines = others.map((/** @type {any} */ subject) => {
-    const closer = subject.image_alignment.mean - base.image_alignment.mean;
-    const text = subject.text_alignment.mean - base.text_alignment.mean;
-    const way = subject.share.mean === null ? "" : ` It has made ${percent(subject.share.mean)} of the way to the photos.`;
-    return `${subject.name} is ${closer > 0 ? "closer to the photos than" : "no closer to the photos than"} the base model (${closer > 0 ? "+" : ""}${short(closer, 2)}) and follows the prompts ${text < -0.01 ? "less well" : "as well"} (${text > 0 ? "+" : ""}${short(text, 2)}).${way}`;
+    const { mean, interval } = subject.share;
+    const photos = !interval
+      ? "There are too few images to say whether it is closer to the photos."
+      : interval[0] > 0
+        ? `It is closer to the photos, by ${percent(mean)} of the way from the base model to another photo.`
+        : interval[1] < 0
+          ? "It is further from the photos."
+          : "It is not clear whether it is closer to the photos: the interval contains the base model.";
+    const prompts = apart(subject.text_alignment, base.text_alignment);
+    const text = prompts === 0 ? "It follows the prompts as well, as far as the images can tell." : prompts > 0 ? "It follows the prompts better." : "It follows the prompts less well.";
+    return `${subject.name}, compared with the base model: ${photos} ${text}`;
   });
   return html`<div class="stack-small">${lines.map((/** @type {string} */ line) => html`<p key=${line}>${line}</p>`)}</div>`;
+}
+
+/** 1 or -1 if the interval of the first lies above or below that of the second, 0 if they overlap. @param {Estimate} one @param {Estimate} other */
+function apart(one, other) {
+  if (!one.interval || !other.interval) return 0;
+  return one.interval[0] > other.interval[1] ? 1 : one.interval[1] < other.interval[0] ? -1 : 0;
 }
 
 /** Prompt by prompt, all subjects beside each other. @param {{report: any}} props */

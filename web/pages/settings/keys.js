@@ -25,6 +25,17 @@ const SCOPES = {
 
 /** @param {{me: any}} props */
 export function Keys({ me }) {
+  return me.key
+    ? html`<${KeyList} me=${me} />`
+    : html`<${Section} title="Keys">
+        <${Notice} title="This service asks for no keys">
+          <p>Whoever reaches it may do everything; it listens for this machine only. Start it with <code>--auth keys</code> to give each program a key of its own.</p>
+        <//>
+      <//>`;
+}
+
+/** @param {{me: any}} props */
+function KeyList({ me }) {
   const list = usePages("v1/api-keys");
   const [making, setMaking] = useState(false);
   const [secret, setSecret] = useState(/** @type {any} */ (null));
@@ -37,10 +48,6 @@ export function Keys({ me }) {
   };
   const mayManage = me.scopes.includes("admin");
   return html`<${Section} title="Keys" aside=${mayManage && html`<${Button} kind="primary" icon="plus" onClick=${() => setMaking(true)}>New key<//>`}>
-    ${!me.key &&
-    html`<${Notice} title="This service asks for no keys">
-      <p>It listens for this machine only. Keys that are made here are good as soon as it is started with <code>--auth keys</code>.</p>
-    <//>`}
     ${!mayManage
       ? html`<${Notice} kind="warn"><p>Your key <b>${me.key?.name}</b> has no scope <code>admin</code>, so it cannot see or manage keys.</p><//>`
       : html`<${ProblemNotice} problem=${list.items.length ? null : list.problem} retry=${list.reload} />

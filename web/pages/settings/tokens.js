@@ -11,6 +11,13 @@ import { SecretDialog } from "./secret.js";
 
 /** @param {{me: any}} props */
 export function ClientTokens({ me }) {
+  if (me.key) return html`<${TokenForm} />`;
+  return html`<${Section} title="Client tokens">
+    <${Notice} title="This service asks for no keys"><p>So a page of yours needs no token: it may do everything already. Start the service with <code>--auth keys</code> to give pages tokens for one concept or one job.</p><//>
+  <//>`;
+}
+
+function TokenForm() {
   const concepts = useGet("v1/concepts?limit=100");
   const [kind, setKind] = useState("concept");
   const [concept, setConcept] = useState("");
@@ -35,7 +42,6 @@ export function ClientTokens({ me }) {
     title="Client tokens"
     lead="A page of yours gets a token instead of a key: it is good for one concept or one job, and for minutes. It reads that one thing; for a concept it can also add photos."
   >
-    ${!me.key && html`<${Notice}><p>This service asks for no keys, so pages need no tokens yet.</p><//>`}
     <form class="card settings-form" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <${FormProblem} problem=${problem} shown=${shown} />
       <div class="fields">

@@ -36,7 +36,7 @@ export function Usage() {
         rows=${[
           ["Version", can.version],
           ["Base model", can.base_model.name],
-          ["Size of images", `${can.sampling_defaults.width} × ${can.sampling_defaults.height}`],
+          ["Size of images", `${can.base_model.native_size} × ${can.base_model.native_size}`],
           ["Evaluator", can.evaluator?.name ?? "none: evaluations are refused"],
           ["Photos of a concept", `${can.limits.photos_per_training_min} to ${can.limits.photos_per_concept_max}`],
           ["Largest photo", size(can.limits.photo_bytes_max)],
