@@ -51,15 +51,15 @@ export default function Queue() {
     ${now.length > 0 &&
     html`<${Section} title="Running" aside=${html`<${Badge} kind="active"><span class="pulse"></span>${plural(now.length, "job")}<//>`}>
       <ul class="queue-list">
-        ${now.map((job) => html`<${RunningJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
+        ${now.map((/** @type {any} */ job) => html`<${RunningJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
       </ul>
     <//>`}
     ${waits.map(
       ({ kind, jobs, more }) => html`<${Section} key=${kind.path} title=${`Waiting: ${kind.many.toLowerCase()}`} aside=${html`<${Badge}>${jobs.length}${more ? " and more" : ""}<//>`}>
         <ol class="queue-list">
-          ${jobs.slice(0, SHOWN).map((job) => html`<${WaitingJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
+          ${jobs.slice(0, SHOWN).map((/** @type {any} */ job) => html`<${WaitingJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
         </ol>
-        ${(jobs.length > SHOWN || more) && html`<p class="muted small">${plural(jobs.length - SHOWN, "further one")}${more ? " and more" : ""} behind these.</p>`}
+        ${jobs.length > SHOWN && html`<p class="muted small">${plural(jobs.length - SHOWN, "further one")}${more ? " and more" : ""} behind these.</p>`}
       <//>`,
     )}
     ${ended.length > 0 &&

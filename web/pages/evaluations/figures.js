@@ -29,7 +29,7 @@ export function Figures({ report }) {
 function Measure({ measure, report }) {
   const estimates = report.subjects.map((/** @type {any} */ subject) => ({ subject, estimate: /** @type {Estimate} */ (subject[measure.name]) }));
   const mark = measure.name === "image_alignment" ? report.photos_alignment : null;
-  const { from, to } = useMemo(() => rangeOf(estimates.map(({ estimate }) => estimate), mark), [report]);
+  const { from, to } = useMemo(() => rangeOf(estimates.map((/** @type {any} */ each) => each.estimate), mark), [report]);
   const place = (/** @type {number} */ value) => `${((value - from) / (to - from)) * 100}%`;
   return html`<section class="card measure" aria-label=${measure.title}>
     <div>
