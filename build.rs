@@ -1,13 +1,19 @@
-//! Tells the crate which engine it is: manifests name it, since another engine may round otherwise.
+//! Tells the crate which engine it is, and which files of `web/` it serves.
 //!
-//! A digest of the engine's sources and of the versions it is built from, so that it is the same wherever the same sources
-//! are built, with or without a repository.
+//! Manifests name the engine, since another one may round otherwise. Its name is a digest of the engine's sources and of the versions
+//! it is built from, so that it is the same wherever the same sources are built, with or without a repository.
 
+use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 fn main() -> io::Result<()> {
+    engine()?;
+    web()
+}
+
+fn engine() -> io::Result<()> {
     let mut files = vec![PathBuf::from("Cargo.lock")];
     collect(Path::new("src/engine"), &mut files)?;
     files.push(PathBuf::from("src/engine.rs"));
@@ -25,6 +31,32 @@ fn main() -> io::Result<()> {
     }
     println!("cargo::rustc-env=VSTAR_ENGINE={digest:016x}");
     Ok(())
+}
+
+/// What a browser loads. Other files of `web/`, such as licences, stay in the repository.
+const SERVED: [&str; 5] = ["css", "html", "js", "svg", "woff2"];
+
+/// Writes a list of the files of `web/` with their bytes, sorted by path.
+fn web() -> io::Result<()> {
+    println!("cargo::rerun-if-changed=web");
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("web");
+    let mut files = Vec::new();
+    collect(&root, &mut files)?;
+    files.retain(|file| {
+        file.extension().is_some_and(|ending| SERVED.iter().any(|it| *it == ending))
+    });
+    files.sort();
+    let mut list = String::from("[\n");
+    for file in files {
+        let path = file.strip_prefix(&root).map_err(io::Error::other)?;
+        list += &format!(
+            "    ({:?}, include_bytes!({:?}) as &[u8]),\n",
+            path.display().to_string(),
+            file
+        );
+    }
+    list += "]\n";
+    fs::write(PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("web.rs"), list)
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

@@ -63,6 +63,7 @@ use crate::metrics::Metrics;
 use crate::shutdown::Shutdown;
 use crate::storage::Storage;
 use crate::text_index::TextIndexes;
+use crate::thumbnails::Thumbnails;
 
 use self::access::Access;
 use self::announcer::Announcer;
@@ -107,6 +108,7 @@ pub struct App {
     computations: Arc<Semaphore>,
     /// The permit to unpack an archive.
     archives: Arc<Semaphore>,
+    thumbnails: Thumbnails,
 }
 
 impl App {
@@ -144,6 +146,7 @@ impl App {
             uploads: UploadMemory::new(UploadLimits::default()),
             computations,
             archives,
+            thumbnails: Thumbnails::default(),
         }
     }
 

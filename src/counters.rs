@@ -132,10 +132,11 @@ pub static STATISTICS: CacheCounters = CacheCounters::new("regularization_statis
 pub static MERGE_REPORTS: CacheCounters = CacheCounters::new("merge_reports");
 pub static KEY_VALUES: CacheCounters = CacheCounters::new("key_values");
 pub static TEXT_INDEXES: CacheCounters = CacheCounters::new("text_indexes");
+pub static THUMBNAILS: CacheCounters = CacheCounters::new("thumbnails");
 
 /// Every cache.
-pub static CACHES: [&CacheCounters; 6] =
-    [&DELTAS, &MERGE_PACKS, &STATISTICS, &MERGE_REPORTS, &KEY_VALUES, &TEXT_INDEXES];
+pub static CACHES: [&CacheCounters; 7] =
+    [&DELTAS, &MERGE_PACKS, &STATISTICS, &MERGE_REPORTS, &KEY_VALUES, &TEXT_INDEXES, &THUMBNAILS];
 
 /// What the sender of webhooks of this process does.
 #[derive(Debug)]

@@ -49,6 +49,7 @@ mod routes;
 mod sample;
 mod training;
 mod upload;
+mod web;
 mod webhook;
 
 pub use admission::Doors;

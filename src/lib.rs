@@ -24,6 +24,7 @@
 //! - [`scoring`]: figures of an evaluation from features, with their intervals.
 //! - `image_archive`: an uploaded zip archive as captioned images. `text_index`: captions as vectors, to find similar ones.
 //! - [`photo_file`]: an image file of a user as upright sRGB pixels.
+//! - [`thumbnails`]: small copies of images, cached by `byte_cache`.
 //! - [`image_file`]: a generated image as a PNG that carries its manifest.
 //!
 //! The program around them:
@@ -82,5 +83,6 @@ pub mod storage;
 pub mod tables;
 pub mod telemetry;
 pub mod text_index;
+pub mod thumbnails;
 pub mod webhook_sender;
 pub mod worker;

@@ -27,6 +27,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("postgres", &["config"]),
     ("image_file", &["domain"]),
     ("photo_file", &["domain"]),
+    ("thumbnails", &["byte_cache", "counters", "domain", "photo_file"]),
     // What keeps things, and what computes them.
     ("db", &["domain"]),
     ("storage", &["domain", "few_threads"]),
@@ -67,6 +68,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "shutdown",
             "storage",
             "text_index",
+            "thumbnails",
         ],
     ),
     ("http", &["app", "counters", "domain", "metrics", "request_context", "shutdown", "telemetry"]),

@@ -2,6 +2,9 @@
 
 use std::io::Seek;
 
+use bytes::Bytes;
+use chrono::Utc;
+
 use super::download::{Downloadable, Owner};
 use super::photo::{self, Photo, PhotoError};
 use super::quota::Need;
@@ -10,7 +13,7 @@ use super::{App, Caller, Refusal};
 use crate::allocator::return_freed_memory;
 use crate::db;
 use crate::domain::id::{ImageId, JobId, SampleId};
-use crate::domain::image::{Image, ImageSource};
+use crate::domain::image::{Image, ImageSource, ThumbnailWidth};
 use crate::domain::invalid::FieldError;
 use crate::domain::job::Preview;
 use crate::domain::page::{Page, PageOf};
@@ -20,7 +23,7 @@ use crate::domain::sample::SampleTask;
 use crate::domain::storage_key::StorageKey;
 use crate::few_threads;
 use crate::photo_file;
-use chrono::Utc;
+use crate::thumbnails;
 
 /// What storing a PNG takes in memory: two parts of a large one.
 const STORED_AT_ONCE: u64 = 16 << 20;
@@ -116,6 +119,29 @@ impl App {
     pub fn image_file(&self, image: &Image) -> Downloadable {
         let of = Owner::new("image", image.image_id);
         self.downloadable(of, &image.storage_key, 0, image.size_bytes, &image.sha256)
+    }
+
+    /// A small copy of an image, as WebP.
+    ///
+    /// # Errors
+    /// If the image's object is lost, or there is no memory to decode it in time.
+    pub async fn thumbnail(&self, image: &Image, width: ThumbnailWidth) -> Result<Bytes, Refusal> {
+        let make = async || {
+            let pixels = 3 * image.width.unsigned_abs() as u64 * image.height.unsigned_abs() as u64;
+            let room = self.uploads.room(pixels + image.size_bytes.unsigned_abs()).await?;
+            let png = self.storage.read_checked(&image.storage_key, &image.sha256).await;
+            let png = png.map_err(|error| Refusal::of_object("image", image.image_id, error))?;
+            let encoded = few_threads::run(move || {
+                let encoded = thumbnails::encode(&png, width);
+                if pixels >= LARGE {
+                    return_freed_memory();
+                }
+                drop(room);
+                encoded
+            });
+            encoded.await.map_err(broke_off)?.map_err(Refusal::internal)
+        };
+        self.thumbnails.get_or_make(&image.sha256, width, make).await
     }
 
     /// Lists the images that were uploaded for a concept: all, or the one with this external id.

@@ -1,6 +1,10 @@
 //! Images: those that users upload, and those that samples generate.
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
 use super::composition::UsedRegion;
 use super::digest::Digest;
@@ -22,6 +26,43 @@ pub const MAX_PHOTO_PIXELS: u64 = 50_000_000;
 
 /// The shortest side of a photo, in pixels.
 pub const MIN_PHOTO_SIDE: u32 = 32;
+
+/// How wide a thumbnail is, in pixels. There are few widths, so that many who look at an image look at the same copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(try_from = "u32")]
+pub struct ThumbnailWidth(u32);
+
+impl ThumbnailWidth {
+    pub const ALL: [u32; 5] = [64, 128, 256, 512, 1024];
+
+    pub fn pixels(self) -> u32 {
+        self.0
+    }
+}
+
+impl TryFrom<u32> for ThumbnailWidth {
+    type Error = String;
+
+    fn try_from(pixels: u32) -> Result<Self, String> {
+        let known = Self::ALL.contains(&pixels).then_some(Self(pixels));
+        known.ok_or_else(|| {
+            format!("there is no thumbnail of width {pixels}: take 64, 128, 256, 512 or 1024")
+        })
+    }
+}
+
+impl PartialSchema for ThumbnailWidth {
+    fn schema() -> RefOr<Schema> {
+        let widths = Some(Self::ALL);
+        ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(64)).enum_values(widths).into()
+    }
+}
+
+impl ToSchema for ThumbnailWidth {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "ThumbnailWidth".into()
+    }
+}
 
 /// An image as the catalog has it; its PNG is an object in the store.
 #[derive(Clone, Debug)]

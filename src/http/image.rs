@@ -3,8 +3,8 @@
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
-use serde::Serialize;
-use utoipa::ToSchema;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::body::{List, ListBody, ListQuery, Timestamp};
 use super::content::{Content, is_current, not_modified};
@@ -19,7 +19,7 @@ use crate::app::{App, Caller, Precondition};
 use crate::domain::composition::UsedRegion;
 use crate::domain::digest::Digest;
 use crate::domain::id::{ConceptId, ImageId, SampleId};
-use crate::domain::image::{Image, ImageSource};
+use crate::domain::image::{Image, ImageSource, ThumbnailWidth};
 use crate::domain::labelled::Labelled;
 
 /// A photo of a concept, an upload to start samples from, or a generated image.
@@ -208,27 +208,62 @@ pub(crate) async fn delete_concept_image(
     Ok(DeletionBody::new(image_id, removed))
 }
 
-/// Returns the image itself, as PNG.
+/// Which copy of an image to return.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CopyQuery {
+    /// Width of a thumbnail in pixels: 64, 128, 256, 512 or 1024. It is a WebP without manifest; an image that is narrower keeps
+    /// its size. Without `w`, the image itself is returned.
+    #[param(inline)]
+    w: Option<ThumbnailWidth>,
+}
+
+/// Returns the image itself, as PNG, or a thumbnail of it, as WebP.
 ///
 /// An image never changes, so a request with `If-None-Match` and the current entity tag returns 304. A single `Range` is
 /// supported.
 #[utoipa::path(get, path = "/v1/images/{image_id}/content", tag = "images",
-    params(("image_id" = ImageId, Path)),
+    params(("image_id" = ImageId, Path), CopyQuery),
     responses(
-        (status = 200, content_type = "image/png", body = Vec<u8>, description = "OK"),
+        (status = 200, description = "OK", content((Vec<u8> = "image/png"), (Vec<u8> = "image/webp"))),
         (status = 304, description = "The client has the current file"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            headers(("retry-after" = u64)), description = "`overloaded`, `storage_unavailable`, `database_unavailable`"),
     ))]
 pub(crate) async fn get_image_content(
     State(app): State<App>,
     caller: Caller,
     Path(image_id): Path<ImageId>,
+    Query(query): Query<CopyQuery>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let image = app.image(&caller, image_id).await?;
+    if let Some(width) = query.w {
+        return answer_with_thumbnail(&app, &image, width, &headers).await;
+    }
     let file = app.image_file(&image);
     answer_with_file(&image, file, &headers).await
+}
+
+async fn answer_with_thumbnail(
+    app: &App,
+    image: &Image,
+    width: ThumbnailWidth,
+    headers: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let entity_tag = format!("{}-w{}", image.sha256.as_str(), width.pixels());
+    if is_current(headers, &entity_tag) {
+        return Ok(not_modified(&entity_tag));
+    }
+    let content = Content {
+        content_type: "image/webp",
+        entity_tag: &entity_tag,
+        file_name: &format!("{}-{}.webp", image.image_id, width.pixels()),
+    };
+    content.into_response(app.thumbnail(image, width).await?, headers)
 }
 
 /// The PNG of an image, or that the client has it.

@@ -23,6 +23,7 @@ use super::openai::write_openai_error;
 use super::parameters::{Parameters, refuse_unknown_parameters};
 use super::patience::with_patience;
 use super::routes::documented_routes;
+use super::web;
 use crate::app::App;
 
 /// The whole service as one tower service, on a loopback address.
@@ -43,6 +44,7 @@ pub fn router_behind(app: App, doors: Doors) -> Router {
         .route_layer(from_fn_with_state(creating, at_most_once))
         .route_layer(from_fn_with_state(parameters, refuse_unknown_parameters))
         .merge(docs::routes())
+        .merge(web::routes())
         .fallback(async |uri: Uri| ApiError::NoRoute(uri.path().to_owned()))
         .method_not_allowed_fallback(async || ApiError::MethodNotAllowed)
         .layer(DefaultBodyLimit::max(MAX_JSON_BYTES))

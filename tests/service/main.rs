@@ -52,8 +52,10 @@ mod stored;
 mod supervision;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
+mod thumbnails;
 mod trainings;
 mod upgrade;
 mod waiting;
 mod warnings;
+mod web;
 mod webhooks;

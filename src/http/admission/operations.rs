@@ -23,6 +23,8 @@ pub(super) fn needs(method: &Method, pattern: &str) -> Needs {
     let mut segments = pattern.trim_start_matches('/').split('/');
     let first = segments.next().unwrap_or_default();
     let scope = match (first, segments.next().unwrap_or_default()) {
+        // The first is the page itself.
+        ("" | "assets", _) => return Needs::Nothing,
         ("livez" | "readyz" | "openapi.json" | "docs" | "votes" | "uploads", _) => {
             return Needs::Nothing;
         }
@@ -105,6 +107,8 @@ mod tests {
             (Method::GET, "/metrics", Needs::Scope(Scope::Admin)),
             (Method::GET, "/v1/me", Key),
             (Method::GET, "/livez", Nothing),
+            (Method::GET, "/", Nothing),
+            (Method::GET, "/assets/{digest}/{*path}", Nothing),
             (Method::PUT, "/uploads/{token}", Nothing), // the token is the right
             (Method::POST, "/v1/uploads", Needs::Scope(Scope::ConceptsWrite)),
         ] {

@@ -1,0 +1,194 @@
+/** What runs, what waits and why, and what has ended lately. */
+import { html, useMemo } from "../ui/html.js";
+import { link } from "../router.js";
+import { ago, duration, percent, plural, shortId } from "../format.js";
+import { Badge, Page, Section } from "../ui/page.js";
+import { Button } from "../ui/button.js";
+import { Icon } from "../ui/icon.js";
+import { Empty, Skeleton } from "../ui/empty.js";
+import { ProblemNotice } from "../ui/notice.js";
+import { Bar, StatusBadge, cancelJob, phaseText, share } from "../ui/job.js";
+import { useGet } from "../ui/load.js";
+
+/** Kinds of jobs: their lists, what one is called, and the page that shows it. */
+const KINDS = [
+  { path: "trainings", noun: "Training", many: "Trainings", page: (/** @type {any} */ job) => link(`/trainings/${job.id}`) },
+  { path: "samples", noun: "Images", many: "Images", page: (/** @type {any} */ job) => link("/studio", { sample: job.id }) },
+  { path: "merges", noun: "Merge", many: "Merges", page: (/** @type {any} */ job) => link(`/merges/${job.id}`) },
+  { path: "evaluations", noun: "Evaluation", many: "Evaluations", page: (/** @type {any} */ job) => link(`/evaluations/${job.id}`) },
+  { path: "compressions", noun: "Compression", many: "Compressions", page: () => null },
+];
+
+/** Waiting jobs of one kind that are listed; how many more there are is said. */
+const SHOWN = 20;
+
+export default function Queue() {
+  const running = useLists("running", 20, 2);
+  const canceling = useLists("canceling", 20, 4);
+  const queued = useLists("queued", 100, 3);
+  const ended = useEnded();
+  const names = useNames();
+  const usage = useGet("v1/usage", { every: 5 });
+  const reload = () => Promise.all([running.reload(), canceling.reload(), queued.reload(), usage.reload()]);
+
+  const now = [...running.jobs, ...canceling.jobs];
+  const waits = queued.kinds.filter((kind) => kind.jobs.length > 0);
+  const limit = usage.body?.quotas?.max_active_jobs;
+  const first = running.first || queued.first;
+  return html`<${Page}
+    title="Queue"
+    lead="Jobs of one kind run in the order below; jobs of different kinds take turns. All of them survive a restart of the server."
+    actions=${limit ? html`<${Badge} kind=${now.length + queued.jobs.length >= limit ? "warn" : "neutral"}>${now.length + queued.jobs.length} of ${limit} jobs<//>` : null}
+  >
+    <${ProblemNotice} problem=${running.problem ?? queued.problem} retry=${reload} />
+    ${first && html`<${Skeleton} rows=${3} height="4rem" />`}
+    ${!first &&
+    now.length === 0 &&
+    queued.jobs.length === 0 &&
+    html`<${Empty} icon="queue" title="Nothing runs and nothing waits" action=${html`<div class="row"><${Button} href=${link("/studio")} icon="studio">Draw something<//><${Button} href=${link("/concepts")} icon="concepts">Train a concept<//></div>`}>
+      <p>A training, an image or an evaluation appears here from the moment it is asked for.</p>
+    <//>`}
+    ${now.length > 0 &&
+    html`<${Section} title="Running" aside=${html`<${Badge} kind="active"><span class="pulse"></span>${plural(now.length, "job")}<//>`}>
+      <ul class="queue-list">
+        ${now.map((/** @type {any} */ job) => html`<${RunningJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
+      </ul>
+    <//>`}
+    ${waits.map(
+      ({ kind, jobs, more }) => html`<${Section} key=${kind.path} title=${`Waiting: ${kind.many.toLowerCase()}`} aside=${html`<${Badge}>${jobs.length}${more ? " and more" : ""}<//>`}>
+        <ol class="queue-list">
+          ${jobs.slice(0, SHOWN).map((/** @type {any} */ job) => html`<${WaitingJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
+        </ol>
+        ${jobs.length > SHOWN && html`<p class="muted small">${plural(jobs.length - SHOWN, "further one")}${more ? " and more" : ""} behind these.</p>`}
+      <//>`,
+    )}
+    ${ended.length > 0 &&
+    html`<${Section} title="Ended lately">
+      <ul class="queue-list">
+        ${ended.map((job) => html`<${EndedJob} key=${job.id} job=${job} names=${names} />`)}
+      </ul>
+    <//>`}
+  <//>`;
+}
+
+/**
+ * The jobs of every kind with one status, the next to run first.
+ *
+ * @param {string} status @param {number} limit @param {number} every
+ */
+function useLists(status, limit, every) {
+  // The number of kinds never changes, so the hooks stand in a loop.
+  const lists = KINDS.map((kind) => ({ kind, list: useGet(`v1/${kind.path}?status=${status}&limit=${limit}&order=asc`, { every }) }));
+  const kinds = lists.map(({ kind, list }) => ({
+    kind,
+    more: Boolean(list.body?.has_more),
+    jobs: (list.body?.data ?? [])
+      .map((/** @type {any} */ job) => ({ ...job, kind }))
+      .sort((/** @type {any} */ a, /** @type {any} */ b) => (a.queue?.position ?? 0) - (b.queue?.position ?? 0)),
+  }));
+  return {
+    kinds,
+    jobs: /** @type {any[]} */ (kinds.flatMap(({ jobs }) => jobs)),
+    first: lists.some(({ list }) => !list.body && !list.problem),
+    problem: lists.find(({ list }) => list.problem)?.list.problem ?? null,
+    reload: () => Promise.all(lists.map(({ list }) => list.reload())),
+  };
+}
+
+/** The twelve jobs that ended last; the images of evaluations, which are of low priority, belong to those. */
+function useEnded() {
+  const lists = KINDS.map((kind) => ({ kind, list: useGet(`v1/${kind.path}?limit=20`, { every: 5 }) }));
+  return lists
+    .flatMap(({ kind, list }) => (list.body?.data ?? []).map((/** @type {any} */ job) => ({ ...job, kind })))
+    .filter((job) => job.finished_at && !(job.kind.path === "samples" && job.priority === "low"))
+    .sort((a, b) => b.finished_at.localeCompare(a.finished_at))
+    .slice(0, 12);
+}
+
+/** Handles by the ids of concepts and of their current deltas. */
+function useNames() {
+  const { body } = useGet("v1/concepts?limit=100", { every: 30 });
+  return useMemo(() => {
+    /** @type {Map<string, string>} */
+    const names = new Map();
+    for (const concept of body?.data ?? []) {
+      names.set(concept.id, concept.handle);
+      if (concept.current_delta) names.set(concept.current_delta.id, concept.handle);
+    }
+    return names;
+  }, [body]);
+}
+
+/** What a job is about, in one line. @param {any} job @param {Map<string, string>} names */
+function about(job, names) {
+  const named = (/** @type {string} */ id) => names.get(id) ?? shortId(id);
+  switch (job.kind.path) {
+    case "trainings":
+      return job.concepts.map((/** @type {any} */ concept) => concept.handle ?? named(concept.id)).join(" and ");
+    case "samples":
+      return job.prompt || "(empty prompt)";
+    case "merges":
+      return job.concepts.map(named).join(" with ");
+    case "evaluations":
+      return job.subjects.map((/** @type {any} */ subject) => subject.name).join(", ");
+    default:
+      return job.delta ? named(job.delta) : shortId(job.id);
+  }
+}
+
+/** @param {{job: any, names: Map<string, string>}} props */
+function Name({ job, names }) {
+  const address = job.kind.page(job);
+  const text = html`<span class="queue-kind">${job.kind.noun}</span><span class="queue-about truncate">${about(job, names)}</span>`;
+  return address ? html`<a class="queue-name" href=${address}>${text}</a>` : html`<span class="queue-name">${text}</span>`;
+}
+
+/** @param {{job: any, names: Map<string, string>, reload: () => any}} props */
+function RunningJob({ job, names, reload }) {
+  const done = share(job);
+  const { eta_seconds: left } = job.progress ?? {};
+  return html`<li class="queue-job queue-running">
+    <${Name} job=${job} names=${names} />
+    <span class="queue-state">
+      ${phaseText(job)}${done !== null && done > 0 ? ` · ${percent(done)}` : ""}${left > 0 ? ` · about ${duration(left)} left` : ""}${job.attempt > 1 ? ` · attempt ${job.attempt}` : ""}
+    </span>
+    <${Cancel} job=${job} about=${about(job, names)} reload=${reload} />
+    <${Bar} value=${done} label=${`Progress of ${about(job, names)}`} />
+  </li>`;
+}
+
+/** @param {{job: any, names: Map<string, string>, reload: () => any}} props */
+function WaitingJob({ job, names, reload }) {
+  const place = job.queue?.position ?? 0;
+  return html`<li class="queue-job">
+    <${Name} job=${job} names=${names} />
+    <span class="queue-state">
+      ${place === 0 ? "Next" : `${place} before it`}${job.priority === "normal" ? "" : ` · ${job.priority} priority`} · asked for ${ago(job.created_at)}
+    </span>
+    <${Cancel} job=${job} about=${about(job, names)} reload=${reload} />
+  </li>`;
+}
+
+/** @param {{job: any, about: string, reload: () => any}} props */
+function Cancel({ job, about: what, reload }) {
+  const waits = job.status === "queued";
+  return html`<span class="queue-cancel">
+    <${Button}
+      kind="quiet"
+      small
+      icon=${waits ? "close" : "stop"}
+      label=${`${waits ? "Take out" : "Stop"}: ${job.kind.noun.toLowerCase()} ${what}`}
+      disabled=${job.status === "canceling"}
+      onClick=${() => cancelJob(job, reload)}
+    />
+  </span>`;
+}
+
+/** @param {{job: any, names: Map<string, string>}} props */
+function EndedJob({ job, names }) {
+  return html`<li class="queue-job">
+    <${Name} job=${job} names=${names} />
+    <span class="queue-state">${job.error ? html`<span class="queue-error"><${Icon} name="fail" size=${16} /><span>${job.error.detail}</span></span>` : ago(job.finished_at)}</span>
+    <span class="queue-cancel"><${StatusBadge} status=${job.status} /></span>
+  </li>`;
+}
