@@ -31,10 +31,8 @@ export function errorsAt(problem, pointer) {
  *   found; `aside` stands at the end of the label's line.
  */
 export function Field({ label, hint, pointer, problem, error, warning, aside, optional, hideLabel, class: name, children }) {
-  const id = useRef("").current || nextId("field");
-  const ref = useRef("");
-  ref.current = ref.current || id;
-  const own = ref.current;
+  const id = useRef("");
+  const own = (id.current ||= nextId("field"));
   const errors = [...(error ? [error] : []), ...new Set(errorsAt(problem, pointer).map((entry) => entry.detail))];
   const described = [hint && `${own}-hint`, warning && `${own}-warning`, errors.length && `${own}-error`].filter(Boolean).join(" ");
   const attributes = {

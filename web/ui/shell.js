@@ -66,8 +66,8 @@ function QueueLight() {
   const { body } = useGet("v1/usage", { every: 5 });
   if (!body) return null;
   const { running_jobs: running, queued_jobs: queued } = body;
-  const text = running || queued ? [running && `${running} running`, queued && `${queued} waiting`].filter(Boolean).join(" · ") : "Nothing to do";
-  return html`<a class=${classes("light", running && "light-on")} href=${link("/queue")} aria-label=${`Queue: ${text}`}><span class="light-dot"></span><span>${text}</span></a>`;
+  const text = running || queued ? [running && `${running} running`, queued && `${queued} waiting`].filter(Boolean).join(" · ") : "Queue is empty";
+  return html`<a class=${classes("light", running && "light-on")} href=${link("/queue")} aria-label=${running || queued ? `Queue: ${text}` : text}><span class="light-dot"></span><span>${text}</span></a>`;
 }
 
 function Account() {

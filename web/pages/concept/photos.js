@@ -89,6 +89,16 @@ export function Verdict({ verdict }) {
   return html`<span class=${classes("verdict", verdict && `verdict-${verdict}`)} title=${verdictText(verdict)}><${Icon} name=${icon} size=${16} /><span class="visually-hidden">${verdictText(verdict)}: </span></span>`;
 }
 
+/** What to do, where the server's own words do not say it. @type {Record<string, string>} */
+const REMEDIES = {
+  image_flat: "Use a photo of the subject.",
+  image_too_small: "Use a larger photo.",
+  image_too_large: "Make it smaller first.",
+  image_unreadable: "Open it in an image program and export it as JPEG or PNG.",
+  duplicate_image: "Nothing needs to be done.",
+  too_many_images: "Remove some of the others first.",
+};
+
 /** @param {{uploads: import("../../ui/uploads.js").Upload[]}} props */
 function Uploads({ uploads }) {
   const ended = uploads.filter((upload) => ["accepted", "rejected", "failed"].includes(upload.state));
@@ -115,7 +125,7 @@ function UploadRow({ upload }) {
     <span class="upload-text">
       <span class="upload-name"><b class="truncate">${file.name}</b><span class="muted small nowrap">${size(file.size)}</span></span>
       ${moving && html`<span class=${classes("bar", state === "checking" && "bar-unknown")} role="progressbar" aria-label=${`Sending ${file.name}`} aria-valuenow=${Math.round(upload.share * 100)} aria-valuemin="0" aria-valuemax="100"><span style=${{ width: state === "checking" ? undefined : `${upload.share * 100}%` }}></span></span>`}
-      ${findings.map((finding) => html`<span key=${finding.detail} class="small">${sentence(finding.detail)}</span>`)}
+      ${findings.map((finding) => html`<span key=${finding.detail} class="small">${sentence(finding.detail)} ${REMEDIES[finding.code] ?? ""}</span>`)}
       ${state === "failed" && html`<span class="small">${sentence(upload.problem?.detail ?? "It was not sent.")}</span>`}
     </span>
     <span class="upload-state">
