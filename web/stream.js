@@ -12,10 +12,43 @@ const wait = (/** @type {number} */ ms, /** @type {AbortSignal} */ signal) =>
   });
 
 /**
- * Streams over HTTP/1.1 take a connection each, and a browser has six for one host. Those who come when all are taken wait.
+ * Streams over HTTP/1.1 take a connection each, and a browser has six for one host, in all of its tabs. So a page opens few, and
+ * one that has been hidden for a while none.
  */
-const MAX_STREAMS = 3;
+const MAX_STREAMS = 2;
+const HIDDEN_MS = 20_000;
 let open = 0;
+
+/** Fulfilled when the page is visible. */
+const visible = () =>
+  new Promise((/** @type {(value?: any) => void} */ done) => {
+    if (document.visibilityState === "visible") return done();
+    const changed = () => {
+      if (document.visibilityState !== "visible") return;
+      document.removeEventListener("visibilitychange", changed);
+      done();
+    };
+    document.addEventListener("visibilitychange", changed);
+  });
+
+/** A signal that is aborted with `signal`, or when the page has been hidden for a while. @param {AbortSignal} signal */
+function whileSeen(signal) {
+  const seen = new AbortController();
+  let timer = 0;
+  const stop = () => seen.abort();
+  const changed = () => {
+    clearTimeout(timer);
+    if (document.visibilityState === "hidden") timer = setTimeout(stop, HIDDEN_MS);
+  };
+  document.addEventListener("visibilitychange", changed);
+  signal.addEventListener("abort", stop, { once: true });
+  const forget = () => {
+    clearTimeout(timer);
+    document.removeEventListener("visibilitychange", changed);
+    signal.removeEventListener("abort", stop);
+  };
+  return { signal: seen.signal, forget };
+}
 
 /** Whether one more stream would leave connections for other requests. */
 export const canStream = () => open < MAX_STREAMS;
@@ -38,10 +71,12 @@ export async function stream(path, { onEvent, onLost = () => {}, lastEventId = n
   open++;
   try {
     while (!signal.aborted) {
+      await Promise.race([visible(), wait(0x7fffffff, signal)]);
+      const seen = whileSeen(signal);
       try {
         const response = await api.open(path, {
           headers: { accept: "text/event-stream", ...(last ? { "last-event-id": last } : {}) },
-          signal,
+          signal: seen.signal,
         });
         if (response.status === 204) return;
         if (response.status >= 400 && response.status < 500 && response.status !== 429) return;
@@ -57,8 +92,11 @@ export async function stream(path, { onEvent, onLost = () => {}, lastEventId = n
         if (ended) return;
       } catch {
         if (signal.aborted) return;
+        if (seen.signal.aborted) continue; // nobody was looking
         onLost(true);
         if (!navigator.onLine || delay > 500) await Promise.race([connectionLost(), wait(30_000, signal)]);
+      } finally {
+        seen.forget();
       }
       await wait(delay * (0.75 + Math.random() / 2), signal);
       delay = Math.min(delay * 2, 10_000);

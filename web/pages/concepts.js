@@ -161,20 +161,60 @@ function useCover(concept) {
 /** What somebody sees who has no concept yet. */
 function Welcome() {
   const steps = [
-    { icon: "upload", title: "Give it photos", text: "Four to ten of one thing, from different sides. Each is looked at, and you hear at once if one will not do." },
-    { icon: "concepts", title: "Let it learn", text: "A training takes a few minutes. You see how it goes, and can leave the page meanwhile." },
-    { icon: "studio", title: "Use it in prompts", text: "Write its name, such as “<rex> dog on the beach”, and it is in the picture. Alone, or with others." },
+    { picture: PhotosPicture, title: "Give it photos", text: "Four to ten of one thing, from different sides. Each is looked at, and you hear at once if one will not do." },
+    { picture: LearningPicture, title: "Let it learn", text: "A training takes a few minutes. You see how it goes, and can leave the page meanwhile." },
+    { picture: PromptPicture, title: "Use it in prompts", text: "Write its name, such as “<rex> dog on the beach”, and it is in the picture. Alone, or with others." },
   ];
   return html`<${Page} title="Teach it something of your own" plainTitle="Concepts" lead="A concept is a dog, a vase, a chair: one thing that the model does not know and you have photos of.">
     <ol class="welcome">
       ${steps.map(
         (step, index) => html`<li key=${step.title} class="card">
-          <span class="welcome-top"><span class="empty-icon"><${Icon} name=${step.icon} size=${26} /></span><span class="welcome-number">${index + 1}</span></span>
-          <h2>${step.title}</h2>
+          <${step.picture} />
+          <h2><span class="welcome-number">${index + 1}</span>${step.title}</h2>
           <p class="muted">${step.text}</p>
         </li>`,
       )}
     </ol>
     <div><${Button} kind="primary" icon="plus" href=${link("/concepts/new")}>Make the first concept<//></div>
   <//>`;
+}
+
+/** Three photos of one thing; one of them has been looked at. */
+function PhotosPicture() {
+  const photo = (/** @type {string} */ place) => html`<g transform=${place}>
+    <rect class="w-paper" x="-34" y="-28" width="68" height="56" rx="7" />
+    <rect class="w-sky" x="-28" y="-22" width="56" height="44" rx="3" />
+    <path class="w-thing" d="M0-14c10 0 15 8 15 15 0 9-7 14-15 14s-15-5-15-14c0-7 5-15 15-15z" />
+    <path class="w-line" d="M-5-1h.01M5-1h.01M-4 6c2.500 2.500 5.500 2.500 8 0" />
+  </g>`;
+  return html`<svg class="welcome-picture" viewBox="0 0 240 120" aria-hidden="true">
+    ${photo("translate(72 64) rotate(-9)")}${photo("translate(166 62) rotate(8)")}${photo("translate(120 58)")}
+    <circle class="w-accent" cx="151" cy="33" r="11" />
+    <path class="w-tick" d="M146 33l4 4 7-8" />
+  </svg>`;
+}
+
+/** A loss that falls, and a picture that becomes clear. */
+function LearningPicture() {
+  return html`<svg class="welcome-picture" viewBox="0 0 240 120" aria-hidden="true">
+    <path class="w-grid" d="M30 96h180M30 70h180M30 44h180" />
+    <path class="w-noise" d="M30 30l8 22 7-26 8 34 9-20 8 30 8-24 9 28 8-12 9 20 8-22 9 24 8-12 9 16 8-14 9 18 8-10 9 12 8-8 9 8 9-4" />
+    <path class="w-curve" d="M30 32c40 6 50 42 96 50 32 5 58 7 84 8" />
+    <circle class="w-accent" cx="210" cy="90" r="6" />
+  </svg>`;
+}
+
+/** A prompt with the concept's name, and what it draws. */
+function PromptPicture() {
+  return html`<svg class="welcome-picture" viewBox="0 0 240 120" aria-hidden="true">
+    <rect class="w-paper" x="24" y="22" width="112" height="32" rx="8" />
+    <rect class="w-chip" x="32" y="30" width="38" height="16" rx="8" />
+    <path class="w-text" d="M78 38h18M102 38h24" />
+    <path class="w-text" d="M80 66v14c0 6 4 10 10 10h34M117 83l8 7-8 7" />
+    <rect class="w-paper" x="140" y="48" width="76" height="62" rx="8" />
+    <path class="w-sky" d="M146 57a3 3 0 0 1 3-3h58a3 3 0 0 1 3 3v26h-64z" />
+    <path class="w-sand" d="M146 83h64v18a3 3 0 0 1-3 3h-58a3 3 0 0 1-3-3z" />
+    <path class="w-thing" d="M178 66c10 0 15 8 15 15 0 9-7 14-15 14s-15-5-15-14c0-7 5-15 15-15z" />
+    <path class="w-line" d="M173 79h.01M183 79h.01M174 86c2.500 2.500 5.500 2.500 8 0" />
+  </svg>`;
 }

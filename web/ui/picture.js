@@ -8,6 +8,12 @@ import { Icon } from "./icon.js";
 const urls = new Map();
 const KEPT = 300;
 
+/** The widths that the service makes. */
+const WIDTHS = [64, 128, 256, 512, 1024];
+
+/** The width in the screen's own pixels, rounded up to one that the service makes. @param {number} width */
+const thumbnailWidth = (width) => WIDTHS.find((each) => each >= width * Math.min(devicePixelRatio, 2)) ?? 1024;
+
 /** @param {string} path */
 function objectUrl(path) {
   const known = urls.get(path);
@@ -35,12 +41,11 @@ function objectUrl(path) {
  *
  * @param {{src: string | null | undefined, alt: string, width?: number, ratio?: number | string, class?: string, fit?: "cover" | "contain",
  *   pixelated?: boolean, onLoad?: (event: any) => void, children?: any}} props
- *   `width` asks for a thumbnail of that many pixels: 64, 128, 256 or 512. `ratio` is the box's width over its height, 1 by
+ *   `width` asks for a thumbnail that is so wide on the page: 64, 128, 256 or 512. `ratio` is the box's width over its height, 1 by
  *   default. `children` lie over the picture.
  */
 export function Picture({ src, alt, width, ratio = 1, class: name, fit = "cover", pixelated, onLoad, children }) {
-  const [small, setSmall] = useState(true);
-  const path = src ? (width && small ? withParameter(relative(src), "w", String(width)) : relative(src)) : null;
+  const path = src ? (width ? withParameter(relative(src), "w", String(thumbnailWidth(width))) : relative(src)) : null;
   const box = useRef(/** @type {any} */ (null));
   const [url, setUrl] = useState(/** @type {string | null} */ (null));
   const [state, setState] = useState("waiting");
@@ -53,7 +58,7 @@ export function Picture({ src, alt, width, ratio = 1, class: name, fit = "cover"
       return;
     }
     let there = true;
-    const show = () => objectUrl(path).then((made) => there && setUrl(made), () => there && (width && small ? setSmall(false) : setState("missing")));
+    const show = () => objectUrl(path).then((made) => there && setUrl(made), () => there && setState("missing"));
     const near = new IntersectionObserver(
       (entries) => {
         if (!entries.some((entry) => entry.isIntersecting)) return;
@@ -78,7 +83,7 @@ export function Picture({ src, alt, width, ratio = 1, class: name, fit = "cover"
       decoding="async"
       draggable=${false}
       onLoad=${(/** @type {any} */ event) => (setState("there"), onLoad?.(event))}
-      onError=${() => (width && small ? setSmall(false) : setState("missing"))}
+      onError=${() => setState("missing")}
     />`}
     ${state === "missing" && html`<span class="picture-missing" role="img" aria-label=${`${alt} (cannot be shown)`}><${Icon} name="images" /></span>`}
     ${children}
