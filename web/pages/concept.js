@@ -11,7 +11,8 @@ import { FormProblem, TextField, sentence } from "../ui/field.js";
 import { ProblemNotice } from "../ui/notice.js";
 import { toast } from "../ui/toast.js";
 import { useGet } from "../ui/load.js";
-import { ConceptState } from "./concepts.js";
+import { Picture } from "../ui/picture.js";
+import { ConceptState, useCover } from "./concepts.js";
 import { Photos } from "./concept/photos.js";
 import { Train } from "./concept/train.js";
 import { Versions } from "./concept/versions.js";
@@ -45,7 +46,7 @@ export default function Concept({ params, query }) {
   return html`<${Page}
     wide
     plainTitle=${concept.handle}
-    title=${html`<span class="concept-heading">${concept.handle} <${ConceptState} concept=${concept} training=${running} /></span>`}
+    title=${html`<span class="concept-heading"><${Cover} concept=${concept} />${concept.handle} <${ConceptState} concept=${concept} training=${running} /></span>`}
     back=${back}
     lead=${html`${concept.class_noun[0].toUpperCase() + concept.class_noun.slice(1)}, in prompts <code>${name}</code>`}
     actions=${html`${concept.current_delta && html`<${Button} kind="primary" icon="studio" href=${link("/studio", { prompt: `photo of a ${name}` })}>Use in the studio<//>`}
@@ -66,6 +67,12 @@ export default function Concept({ params, query }) {
     ${tab === "versions" && html`<${Versions} concept=${concept} onChange=${changed} trainAt=${at("train")} running=${running} />`}
     ${renaming && html`<${Rename} concept=${concept} onClose=${() => setRenaming(false)} />`}
   <//>`;
+}
+
+/** @param {{concept: any}} props */
+function Cover({ concept }) {
+  const cover = useCover(concept);
+  return cover && html`<${Picture} src=${cover} alt="" width=${64} class="concept-cover" />`;
 }
 
 /** @param {{concept: any, onClose: () => void}} props */

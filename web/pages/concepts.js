@@ -134,7 +134,7 @@ export function ConceptState({ concept, training }) {
 const covers = new Map();
 
 /** The address of the concept's first photo. @param {Concept} concept */
-function useCover(concept) {
+export function useCover(concept) {
   const [cover, setCover] = useState(/** @type {string | null} */ (null));
   const key = `${concept.id} ${concept.image_count}`;
   useEffect(() => {

@@ -64,10 +64,14 @@ export function PhotoDialog({ concept, photo, photos, onShow, onClose, onChange 
       toastProblem(refused);
     }
   };
+  const pressed = (/** @type {any} */ event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[/** @type {"ArrowLeft"} */ (event.key)];
+    if (by && photos.length > 1 && !event.target.closest("input, textarea, canvas")) step(by);
+  };
   const step = (/** @type {number} */ by) => onShow(photos[(at + by + photos.length) % photos.length].id);
 
   return html`<${Dialog} wide title=${photo.file_name ?? "Photo"} class="photo-dialog" onClose=${onClose}>
-    <div class="photo-view">
+    <div class="photo-view" onKeyDown=${pressed}>
       <div class="stack-small">
         <${MaskBrush} photo=${photo} onSave=${saveMask} onRemove=${removeMask} />
         ${photos.length > 1 &&
