@@ -19,6 +19,7 @@ import { Composing, KINDS, SHORT } from "./studio/composing.js";
 import { useService } from "./studio/concepts.js";
 import { useDryRun } from "./studio/foretell.js";
 import { UNDECIDED } from "./studio/settings.js";
+import { Uses } from "./studio/uses.js";
 
 /** @typedef {import("./studio/concepts.js").Concept} Concept */
 
@@ -75,6 +76,7 @@ export default function Compose({ query }) {
           ${!sameDelta && html`<${Joint} part=${part} verdict=${check.answer?.verdict} />`}
         <//>
         <${Section} title="How they come together">
+          <${Uses} part=${part} uses=${state.uses} onChange=${(/** @type {any} */ uses) => change({ uses })} order=${part.map(({ handle }) => handle)} problem=${check.problem} warnings=${[]} />
           <${Composing}
             composing=${state.composing}
             onChange=${(/** @type {any} */ composing) => change({ composing })}

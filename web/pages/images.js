@@ -23,7 +23,7 @@ import { useDroppedFile } from "./studio/taking.js";
 /** @typedef {{ image: any, sample: any }} Drawn */
 
 /** Samples that are read at once. */
-const PAGE = 100;
+const PAGE = 60;
 
 /**
  * @param {{ params?: Record<string, string>, query: Record<string, string> }} props `concept`, `prompt` and `seed` filter; the
