@@ -184,7 +184,7 @@ export default function Studio({ query }) {
           problem=${problem}
           warnings=${warnings}
         />`}
-        <${Controls} settings=${settings} change=${change} capabilities=${capabilities} problem=${problem} warnings=${warnings} />
+        <${Controls} settings=${settings} change=${change} capabilities=${capabilities} problem=${problem} warnings=${warnings} negativeTokens=${foretold.answer?.negative_prompt_tokens} />
         <${Warnings} warnings=${warnings.filter(({ pointer }) => !isBesideField(pointer))} />
         <${FormProblem} problem=${refused && problem} shown=${FIELDS} />
         <div class="studio-draw">
