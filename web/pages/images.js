@@ -109,7 +109,7 @@ export default function Images({ params, query }) {
       rowHeight=${(/** @type {number} */ width) => width}
       label="Pictures"
       onEnd=${list.more}
-      render=${({ image, sample }) => html`<div class=${classes("images-tile", marked.includes(image.id) && "is-marked")}>
+      render=${(/** @type {Drawn} */ { image, sample }) => html`<div class=${classes("images-tile", marked.includes(image.id) && "is-marked")}>
         <a href=${link(`/images/${image.id}`, query)} title=${sample.prompt}>
           <${Picture} src=${image.url} width=${256} alt=${`${sample.prompt}, seed ${sample.seed}`} pixelated=${isSmall} />
         </a>

@@ -185,7 +185,7 @@ export default function Studio({ query }) {
           warnings=${warnings}
         />`}
         <${Controls} settings=${settings} change=${change} capabilities=${capabilities} problem=${problem} warnings=${warnings} negativeTokens=${foretold.answer?.negative_prompt_tokens} />
-        <${Warnings} warnings=${warnings.filter(({ pointer }) => !isBesideField(pointer))} />
+        <${Warnings} warnings=${warnings.filter((/** @type {{ pointer: string }} */ { pointer }) => !isBesideField(pointer))} />
         <${FormProblem} problem=${refused && problem} shown=${FIELDS} />
         <div class="studio-draw">
           <${Button} kind="primary" icon="studio" type="submit" disabled=${!settings.prompt.trim() || errors.length > 0} busy=${drawing}>Draw<//>

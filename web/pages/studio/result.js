@@ -101,7 +101,11 @@ function Running({ sample, lost }) {
   </div>`;
 }
 
-/** One picture of a sample: nothing yet, a preview, or the image. */
+/**
+ * One picture of a sample: nothing yet, a preview, or the image.
+ *
+ * @param {any} props Those of `Result`, and the sample, the index of the picture, whether the sample runs, and `reload`.
+ */
 function Slot({ sample, index, running, onTake, onVary, onStartFrom, compared, onCompare, reload }) {
   /** @type {Image | undefined} */
   const image = sample.images.find((/** @type {Image} */ one) => one.index === index);
