@@ -109,7 +109,7 @@ function Joint({ part, verdict }) {
       title: "Train them jointly?",
       text: html`<p>
           One training teaches ${part.map(({ handle }) => handle).join(" and ")} together, so that each learns what the others are not. It takes about
-          ${" "}${duration(tried.estimate.run_seconds)}, after ${duration(tried.estimate.queue_seconds)} in the queue.
+          ${" "}${duration(tried.estimate.run_seconds)}${tried.estimate.queue_seconds >= 1 ? `, after ${duration(tried.estimate.queue_seconds)} in the queue` : ""}.
         </p>
         <${Warnings} warnings=${tried.warnings} />`,
       yes: "Start the training",
