@@ -155,9 +155,11 @@ test("a picture from outside proves its origin", { timeout: 120_000 }, async () 
 
 test("on a phone all of it fits", { timeout: 120_000 }, async () => {
   const phone = await newPage(browser, LOOKS.phone);
-  for (const address of ["/studio?prompt=a+%3Crex%3E+dog+and+a+%3Ctom%3E+cat", "/compose?concepts=rex,tom", "/images"]) {
+  const { data } = await server.call("GET", "v1/samples?order=asc&limit=1");
+  for (const address of [`/studio?sample=${data[0].id}`, "/studio?prompt=a+%3Crex%3E+dog+and+a+%3Ctom%3E+cat", "/compose?concepts=rex,tom", "/images"]) {
     await phone.goto(`${server.url}#${address}`);
     await settled(phone);
+    if (address.includes("sample")) await phone.locator(".slot").nth(1).waitFor();
     await fits(phone, address);
   }
   assert.deepEqual(phone.errors, []);
