@@ -19,6 +19,7 @@ import { Composing, KINDS, SHORT } from "./studio/composing.js";
 import { useService } from "./studio/concepts.js";
 import { useDryRun } from "./studio/foretell.js";
 import { UNDECIDED } from "./studio/settings.js";
+import { Uses } from "./studio/uses.js";
 
 /** @typedef {import("./studio/concepts.js").Concept} Concept */
 
@@ -75,6 +76,7 @@ export default function Compose({ query }) {
           ${!sameDelta && html`<${Joint} part=${part} verdict=${check.answer?.verdict} />`}
         <//>
         <${Section} title="How they come together">
+          <${Uses} part=${part} uses=${state.uses} onChange=${(/** @type {any} */ uses) => change({ uses })} order=${part.map(({ handle }) => handle)} problem=${check.problem} warnings=${[]} />
           <${Composing}
             composing=${state.composing}
             onChange=${(/** @type {any} */ composing) => change({ composing })}
@@ -107,7 +109,7 @@ function Joint({ part, verdict }) {
       title: "Train them jointly?",
       text: html`<p>
           One training teaches ${part.map(({ handle }) => handle).join(" and ")} together, so that each learns what the others are not. It takes about
-          ${" "}${duration(tried.estimate.run_seconds)}, after ${duration(tried.estimate.queue_seconds)} in the queue.
+          ${" "}${duration(tried.estimate.run_seconds)}${tried.estimate.queue_seconds >= 1 ? `, after ${duration(tried.estimate.queue_seconds)} in the queue` : ""}.
         </p>
         <${Warnings} warnings=${tried.warnings} />`,
       yes: "Start the training",

@@ -22,8 +22,9 @@ import { useDroppedFile } from "./studio/taking.js";
 
 /** @typedef {{ image: any, sample: any }} Drawn */
 
-/** Samples that are read at once. */
-const PAGE = 100;
+/** Samples that are read at once: few, so that the first are there soon; or as many as go, to look through them. */
+const PAGE = 60;
+const MOST = 100;
 
 /**
  * @param {{ params?: Record<string, string>, query: Record<string, string> }} props `concept`, `prompt` and `seed` filter; the
@@ -33,7 +34,8 @@ export default function Images({ params, query }) {
   const { concepts, capabilities } = useService();
   const { concept = "", prompt = "", seed = "" } = query;
   const wanted = useSettled({ concept, prompt: prompt.trim(), seed: seed.trim() }, 250);
-  const list = usePages(`v1/samples?status=succeeded${wanted.concept ? `&concept=${encodeURIComponent(wanted.concept)}` : ""}`, { limit: PAGE });
+  const filters = Boolean(wanted.prompt || wanted.seed);
+  const list = usePages(`v1/samples?status=succeeded${wanted.concept ? `&concept=${encodeURIComponent(wanted.concept)}` : ""}`, { limit: filters ? MOST : PAGE });
   const drawn = useMemo(() => filtered(list.items, wanted), [list.items, wanted]);
   const [marked, setMarked] = useState(/** @type {string[]} */ ([]));
   const [comparing, setComparing] = useState(false);
@@ -42,7 +44,6 @@ export default function Images({ params, query }) {
   const isSmall = (capabilities?.base_model.native_size ?? 512) <= 128;
 
   // The filter looks through what was read. It goes on reading until a screen is full.
-  const filters = Boolean(wanted.prompt || wanted.seed);
   useEffect(() => {
     if (filters && drawn.length < 40 && list.hasMore && !list.loading && !list.problem) list.more();
   }, [filters, drawn.length, list.items.length, list.hasMore, list.loading, list.problem]);
@@ -109,7 +110,7 @@ export default function Images({ params, query }) {
       rowHeight=${(/** @type {number} */ width) => width}
       label="Pictures"
       onEnd=${list.more}
-      render=${({ image, sample }) => html`<div class=${classes("images-tile", marked.includes(image.id) && "is-marked")}>
+      render=${(/** @type {Drawn} */ { image, sample }) => html`<div class=${classes("images-tile", marked.includes(image.id) && "is-marked")}>
         <a href=${link(`/images/${image.id}`, query)} title=${sample.prompt}>
           <${Picture} src=${image.url} width=${256} alt=${`${sample.prompt}, seed ${sample.seed}`} pixelated=${isSmall} />
         </a>

@@ -35,8 +35,10 @@ const PREVIEWS = 5;
 const FIELDS = [
   "/prompt", "/negative_prompt", "/n", "/seed", "/num_inference_steps", "/guidance_scale", "/scheduler", "/width", "/height",
   "/init_image", "/noise_strength", "/guidance_interval", "/unconditional_strength", "/eta", "/first_index", "/determinism",
-  "/concepts", "/composition", "/merge",
+  "/concepts",
 ];
+/** Those that are there for two or more concepts. */
+const COMPOSING_FIELDS = ["/composition/method", "/composition/regions", "/composition/enlarge", "/merge/method", "/merge/constraint_weight"];
 
 /** @param {{ query: Record<string, string> }} props `sample` is the one that is shown; `prompt` begins a new picture, and
  *   `image` one with the settings of an image. */
@@ -184,9 +186,9 @@ export default function Studio({ query }) {
           problem=${problem}
           warnings=${warnings}
         />`}
-        <${Controls} settings=${settings} change=${change} capabilities=${capabilities} problem=${problem} warnings=${warnings} />
-        <${Warnings} warnings=${warnings.filter(({ pointer }) => !isBesideField(pointer))} />
-        <${FormProblem} problem=${refused && problem} shown=${FIELDS} />
+        <${Controls} settings=${settings} change=${change} capabilities=${capabilities} problem=${problem} warnings=${warnings} negativeTokens=${foretold.answer?.negative_prompt_tokens} />
+        <${Warnings} warnings=${warnings.filter((/** @type {{ pointer: string }} */ { pointer }) => !isBesideField(pointer))} />
+        <${FormProblem} problem=${refused && problem} shown=${part.length > 1 ? [...FIELDS, ...COMPOSING_FIELDS] : FIELDS} />
         <div class="studio-draw">
           <${Button} kind="primary" icon="studio" type="submit" disabled=${!settings.prompt.trim() || errors.length > 0} busy=${drawing}>Draw<//>
           <span class="muted" aria-live="polite">
@@ -233,7 +235,7 @@ function tokensOf(/** @type {any} */ problem) {
 }
 
 /** Whether a warning stands beside a field of its own. `/prompt` has none: its place is taken by the completion. */
-const isBesideField = (/** @type {string} */ pointer) => pointer !== "/prompt" && FIELDS.some((field) => pointer === field || pointer.startsWith(`${field}/`));
+const isBesideField = (/** @type {string} */ pointer) => pointer !== "/prompt" && [...FIELDS, "/composition", "/merge"].some((field) => pointer === field || pointer.startsWith(`${field}/`));
 
 /** @param {Settings} settings @param {any} capabilities */
 function aspect(settings, capabilities) {

@@ -2,6 +2,7 @@
 
 import { UNDECIDED, composingBody } from "../studio/settings.js";
 import { inPrompt } from "../studio/prompt.js";
+import { parseNumber } from "../../format.js";
 import { readSeed } from "../../seed.js";
 
 /** @typedef {import("../studio/concepts.js").Concept} Concept */
@@ -79,7 +80,9 @@ export function requestOf(template, column, { part, uses, composing, seed }) {
   const prompt = column.alone ? alone(template, column.alone) : named(template, part);
   const concepts = taking.flatMap(({ handle, modifier_token }) => {
     const delta = column.delta ?? uses[handle]?.delta;
-    return modifier_token && prompt.includes(modifier_token) && !delta ? [] : [{ concept: handle, ...(delta && { delta }) }];
+    const strength = parseNumber(uses[handle]?.strength ?? "") ?? 1;
+    const isNamed = modifier_token && prompt.includes(modifier_token);
+    return isNamed && !delta && strength === 1 ? [] : [{ concept: handle, ...(delta && { delta }), ...(strength !== 1 && { strength }) }];
   });
   const way = column.way ? composingBody({ ...UNDECIDED, weight: composing.weight, boxes: composing.boxes, enlarge: composing.enlarge, way: column.way }, part, []) : {};
   return { prompt, n: 1, seed: readSeed(seed).seed ?? 1, ...(concepts.length && { concepts }), ...way };

@@ -22,7 +22,7 @@ export function useService() {
   const [turn, setTurn] = useState(0);
   useEffect(() => {
     let gone = false;
-    api.all("v1/concepts").then(
+    api.all("v1/concepts", { limit: 10_000 }).then(
       (concepts) => {
         known = concepts;
         if (!gone) setState({ concepts, loaded: true, problem: null });

@@ -32,8 +32,9 @@ export const schedulerName = (name) => SCHEDULERS[/** @type {keyof typeof SCHEDU
  * @param {Capabilities | null} props.capabilities
  * @param {any} props.problem What is wrong with the fields, as the page or the service has found.
  * @param {any[]} props.warnings
+ * @param {number | undefined} props.negativeTokens Tokens of the negative prompt, with start and end.
  */
-export function Controls({ settings, change, capabilities, problem, warnings }) {
+export function Controls({ settings, change, capabilities, problem, warnings, negativeTokens }) {
   const defaults = capabilities?.sampling_defaults;
   const model = capabilities?.base_model;
   const scheduler = settings.scheduler || defaults?.scheduler;
@@ -62,7 +63,7 @@ export function Controls({ settings, change, capabilities, problem, warnings }) 
         ...(capabilities?.schedulers ?? []).map(({ name }) => ({ value: name, label: schedulerName(name) })),
       ]}
     />
-    <${TextField} label="Negative prompt" optional multiline rows="2" ...${field("negative_prompt")} hint="What the pictures should not show." />
+    <${TextField} label="Negative prompt" optional multiline rows="2" ...${field("negative_prompt")} aside=${settings.negative_prompt && negativeTokens ? `${negativeTokens} of ${model?.max_prompt_tokens ?? "…"} tokens` : undefined} hint="What the pictures should not show." />
     <${StartImage} settings=${settings} change=${change} field=${field} standard=${defaults?.noise_strength} />
     <details class="controls-more" open=${isAdvanced(settings)}>
       <summary>More settings</summary>

@@ -48,6 +48,7 @@ export function Prompt({ value, onChange, concepts, onSubmit, tokens, mostTokens
   };
 
   const onKeyDown = (/** @type {KeyboardEvent} */ event) => {
+    if (event.isComposing) return; // Enter chooses a word of an input method
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       onSubmit();

@@ -1,7 +1,8 @@
 // A sample: what it is drawn with, previews while it runs, then its images.
 
-import { api, relative } from "../../api.js";
+import { api } from "../../api.js";
 import { duration, plural, shortId } from "../../format.js";
+import { link } from "../../router.js";
 import { Button } from "../../ui/button.js";
 import { confirm } from "../../ui/dialog.js";
 import { classes, html, useEffect, useState } from "../../ui/html.js";
@@ -101,7 +102,11 @@ function Running({ sample, lost }) {
   </div>`;
 }
 
-/** One picture of a sample: nothing yet, a preview, or the image. */
+/**
+ * One picture of a sample: nothing yet, a preview, or the image.
+ *
+ * @param {any} props Those of `Result`, and the sample, the index of the picture, whether the sample runs, and `reload`.
+ */
 function Slot({ sample, index, running, onTake, onVary, onStartFrom, compared, onCompare, reload }) {
   /** @type {Image | undefined} */
   const image = sample.images.find((/** @type {Image} */ one) => one.index === index);
@@ -113,7 +118,7 @@ function Slot({ sample, index, running, onTake, onVary, onStartFrom, compared, o
   return html`<li class=${classes("slot", image && compared.includes(image.id) && "is-compared")}>
     <div class=${classes("slot-picture", !image && "is-coming")} style=${shape}>
       ${image
-        ? html`<a href=${relative(image.url)} target="_blank" rel="noopener"><${Picture} src=${image.url} alt=${alt} ratio=${sample.width / sample.height} pixelated=${isSmall} /></a>`
+        ? html`<a href=${link(`/images/${image.id}`)} title="Show it large"><${Picture} src=${image.url} alt=${alt} ratio=${sample.width / sample.height} pixelated=${isSmall} /></a>`
         : preview
           ? html`<${Preview} path=${`v1/samples/${sample.id}/previews/${index}`} step=${preview.step} alt=${`Preview of ${alt}`} />`
           : html`<span class="slot-wait" aria-hidden="true"></span>`}

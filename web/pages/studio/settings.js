@@ -118,9 +118,11 @@ export function toRequest(settings, concepts) {
 
   /** @type {string[]} */
   const order = [];
+  /** @type {Record<string, any>[]} */
   const uses = [];
   for (const { handle } of part) {
     const use = settings.uses[handle];
+    /** @type {number | null} */
     const strength = use ? number(use.strength, `/concepts/${uses.length}/strength`, errors) : null;
     if (!use || (!use.added && !use.delta && (strength === null || strength === 1))) continue;
     order.push(handle);
