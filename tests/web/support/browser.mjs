@@ -34,12 +34,20 @@ export async function newPage(browser, options = LOOKS.light) {
     if (response.status() >= 400 && response.url().includes("/assets/")) errors.push(`${response.status()} ${response.url()}`);
   });
   page.errors = errors;
+  // Requests that are on their way; a stream of events never ends, and counts for nothing.
+  page.pending = new Set();
+  page.on("request", (/** @type {any} */ request) => request.url().endsWith("/events") || page.pending.add(request));
+  for (const end of ["requestfinished", "requestfailed"]) page.on(end, (/** @type {any} */ request) => page.pending.delete(request));
   return page;
 }
 
 /** Waits until nothing is grey any more and all pictures in sight are there. @param {any} page */
 export async function settled(page) {
   await page.waitForSelector("main h1, main .empty h2");
+  for (let quiet = 0, tries = 0; quiet < 3 && tries < 150; tries++) {
+    await page.waitForTimeout(80);
+    quiet = page.pending.size === 0 ? quiet + 1 : 0;
+  }
   await page.waitForFunction(() => !document.querySelector("main .skeleton, main .picture-waiting img[src]"), null, { timeout: 15_000 }).catch(() => {});
   await page.evaluate(() => document.fonts.ready);
   await page.evaluate(() => Promise.all(document.getAnimations().map((each) => (each.effect?.getComputedTiming().iterations === Infinity ? null : each.finished.catch(() => {})))));
