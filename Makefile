@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
+.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema test-web mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -42,6 +42,13 @@ test-load: build
 ## Makes clients of the API with other people's tools, and does the main job with them. It needs Node.
 test-clients: build
 	tests/clients/run
+
+WEB ?= all
+
+## The studio in Chromium, as a person would use it; its types against the API's description. WEB=short is what .ci/run does, WEB=story
+## one of tests/web/browser. Screenshots of every page are in target/web/screenshots. It needs Node.
+test-web: build
+	tests/web/run $(WEB)
 
 ## Sends the API what its description allows, and what it forbids: 20,000 calls and more. SCHEMA_EXAMPLES=10 is a short round.
 test-schema: build

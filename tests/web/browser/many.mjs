@@ -1,4 +1,5 @@
-// A thousand concepts: the gallery holds the tiles that are seen, and finds any of them.
+// A thousand concepts and ten thousand images: the pages hold the tiles that are seen, and find any of them.
+// WEB_IMAGES is another number of images.
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
@@ -6,6 +7,10 @@ import { after, before, test } from "node:test";
 import { newPage, openBrowser, settled } from "../support/browser.mjs";
 import { photos } from "../support/catalog.mjs";
 import { Server } from "../support/server.mjs";
+
+const IMAGES = Number(process.env.WEB_IMAGES ?? 10_000);
+/** Images of one request, drawn in one step each. */
+const AT_ONCE = 16;
 
 let server, browser;
 before(async () => {
@@ -22,7 +27,14 @@ before(async () => {
       }),
     );
   }
-}, { timeout: 600_000 });
+  const samples = [];
+  for (let drawn = 0; drawn < IMAGES; drawn += AT_ONCE) {
+    const seed = 1000 + drawn;
+    samples.push(await server.call("POST", "v1/samples", { prompt: `house number ${seed}`, n: Math.min(AT_ONCE, IMAGES - drawn), num_inference_steps: 1, seed }));
+    if (samples.length >= 8) await server.ended(`v1/samples/${samples.shift().id}`);
+  }
+  for (const { id } of samples) await server.ended(`v1/samples/${id}`);
+}, { timeout: 3_600_000 });
 after(() => Promise.all([browser?.close(), server?.stop()]));
 
 test("a gallery of a thousand concepts is quick, small, and complete", { timeout: 180_000 }, async () => {
@@ -45,6 +57,27 @@ test("a gallery of a thousand concepts is quick, small, and complete", { timeout
   await page.getByText("thing-0517").first().waitFor();
   assert.equal(await tiles(), 1);
   console.log(`first view of 1,000 concepts: ${first.toFixed(0)} ms`);
+  assert.ok(first < 1500, `${first} ms`);
+  assert.deepEqual(page.errors, []);
+});
+
+test("all images are there, and the page holds those in sight", { timeout: 600_000 }, async () => {
+  const page = await newPage(browser);
+  const begun = performance.now();
+  await page.goto(`${server.url}#/images`);
+  await page.locator(".virtual-tile img").first().waitFor();
+  const first = performance.now() - begun;
+  const tiles = () => page.locator(".virtual-tile").count();
+  assert.ok((await tiles()) < 250, `${await tiles()} tiles`);
+
+  const shown = () => page.locator(".virtual-tile").first().getAttribute("aria-setsize").then(Number);
+  for (let turn = 0; turn < 2000 && (await shown()) < IMAGES; turn++) {
+    await page.mouse.wheel(0, 20_000);
+    await page.waitForTimeout(50);
+  }
+  assert.equal(await shown(), IMAGES);
+  assert.ok((await tiles()) < 250, `${await tiles()} tiles at the end`);
+  console.log(`first view of ${IMAGES} images: ${first.toFixed(0)} ms`);
   assert.ok(first < 1500, `${first} ms`);
   assert.deepEqual(page.errors, []);
 });

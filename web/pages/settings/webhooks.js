@@ -3,6 +3,7 @@ import { html, useEffect, useState } from "../../ui/html.js";
 import { api, idempotencyKey } from "../../api.js";
 import { link, setQuery } from "../../router.js";
 import { ago, plural, shortId, time } from "../../format.js";
+import { Icon } from "../../ui/icon.js";
 import { Badge, Section } from "../../ui/page.js";
 import { Button } from "../../ui/button.js";
 import { Dialog, confirm } from "../../ui/dialog.js";
@@ -131,7 +132,7 @@ function Endpoint({ id, status }) {
     }
   };
 
-  const back = html`<a class="page-back" href=${link("/settings", { tab: "webhooks" })}>All webhooks</a>`;
+  const back = html`<a class="page-back" href=${link("/settings", { tab: "webhooks" })}><${Icon} name="back" size=${16} />All webhooks</a>`;
   if (!endpoint) return html`${back}<${ProblemNotice} problem=${problem} retry=${reload} />${!problem && html`<${Skeleton} rows=${3} height="3rem" />`}`;
   return html`${back}
     <${Section}
