@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use self::args::Work;
 use crate::engine::device::{device_named, free_bytes};
+use crate::stdout;
 
 pub use self::args::BenchArgs;
 
@@ -93,7 +94,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             .beside
             .map(|(beside, _)| Beside { beside, beside_seconds_median: median(&beside_seconds) }),
     };
-    println!("{}", serde_json::to_string(&report)?);
+    stdout::line(&serde_json::to_string(&report)?)?;
     Ok(())
 }
 

@@ -33,8 +33,8 @@
 //! - [`shutdown`]: the phases in which a process ends.
 //! - [`gc`]: deletes objects that nothing refers to, and reports rows whose object is gone.
 //! - [`postgres`]: the private database server that runs if no database is given.
-//! - [`client`]: an HTTP client of the service. [`replay`] uses it to generate an image again from its manifest,
-//!   [`evaluate`] to evaluate deltas, [`demo`] to do the main job from end to end, and [`tables`] to make the paper's tables.
+//! - [`client`]: an HTTP client of the service. [`cli`] is the command line around it, [`demo`] does the main job from end to
+//!   end with it, and [`tables`] makes the paper's tables. [`stdout`]: results that end quietly when nobody reads them.
 //! - [`mod@bench`]: one piece of the engine's work, timed.
 //! - [`counters`]: what this process has counted since it began. [`metrics`]: the same and the queue, as Prometheus reads it.
 //! - [`telemetry`]: how log lines are written, and where spans are sent.
@@ -51,6 +51,7 @@ pub mod app;
 pub mod bench;
 mod byte_cache;
 pub mod class_images;
+pub mod cli;
 pub mod client;
 pub mod config;
 mod contact_sheet;
@@ -60,7 +61,6 @@ pub mod delta_store;
 pub mod demo;
 pub mod domain;
 pub mod engine;
-pub mod evaluate;
 pub mod evaluator;
 mod few_threads;
 pub mod gc;
@@ -74,11 +74,11 @@ pub mod plot;
 #[expect(unsafe_code, reason = "locks, namespaces and signals are system calls")]
 pub mod postgres;
 pub mod reaper;
-pub mod replay;
 pub mod request_context;
 pub mod scoring;
 pub mod serve;
 pub mod shutdown;
+pub mod stdout;
 pub mod storage;
 pub mod tables;
 pub mod telemetry;

@@ -6,24 +6,24 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use vstar::bench::BenchArgs;
+use vstar::cli::{ClientCommand, CompletionsArgs, ManArgs, exit};
 use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
-use vstar::evaluate::EvaluateArgs;
 use vstar::gc::GcOptions;
 use vstar::postgres::PrivatePostgres;
-use vstar::replay::ReplayArgs;
 use vstar::tables::TablesArgs;
 use vstar::telemetry::{LogFormat, Telemetry};
-use vstar::{allocator, bench, demo, evaluate, http, replay, serve, tables};
+use vstar::{allocator, bench, cli, demo, http, serve, stdout, tables};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Teaches a text-to-image model your own concepts, and serves images of them.
 #[derive(Parser)]
-#[command(version)]
+#[command(name = "vstar", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -34,18 +34,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Client(ClientCommand),
     /// Serves the API, with a worker in the same process unless --no-worker says otherwise.
     Serve(ServeSettings),
     /// Runs jobs of a service that runs in another process; one worker per device.
     Work(Settings),
     /// Teaches two concepts from photos and generates images of them, as a client of a service of its own.
     Demo(DemoArgs),
-    /// Compares deltas, merges and the base model on prompts, and writes figures, a contact sheet and plots.
-    Evaluate(EvaluateArgs),
     /// Makes the paper's tables on the base model's own concepts, as a client of a service of its own.
     Tables(TablesArgs),
-    /// Generates an image again from the manifest that its PNG carries.
-    Replay(ReplayArgs),
     /// Shows merges of trained deltas on one sheet.
     MergingSheet(MergingSheetArgs),
     /// Brings the database's tables up to date.
@@ -72,6 +70,10 @@ enum Command {
     Openapi,
     /// Times one piece of the engine's work.
     Bench(BenchArgs),
+    /// Prints a script by which a shell completes commands and options.
+    Completions(CompletionsArgs),
+    /// Writes manual pages.
+    Man(ManArgs),
     /// Runs a command with DATABASE_URL set to an empty Postgres that is deleted afterwards.
     #[command(hide = true)]
     WithPostgres {
@@ -88,13 +90,14 @@ fn kept_memory(command: &Command) -> Duration {
         Command::Bench(args) => args.memory_budget,
         Command::Demo(_)
         | Command::MergingSheet(_)
-        | Command::Evaluate(_)
+        | Command::Client(_)
         | Command::Tables(_)
-        | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Gc { .. }
         | Command::AdminKey { .. }
         | Command::Openapi
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::WithPostgres { .. } => None,
     };
     if budget == Some(ByteSize(0)) { Duration::ZERO } else { allocator::KEPT }
@@ -107,15 +110,38 @@ fn main() -> ExitCode {
         // SAFETY: no other thread exists yet.
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
-    let cli = Cli::parse();
+    let cli = match parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     allow_open_files();
     allocator::keep_freed_memory(kept_memory(&cli.command));
     let telemetry = Telemetry::start(cli.log_format, default_lines(&cli.command));
     match telemetry.and_then(|_telemetry| run(cli.command)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+        Err(error) => exit::report(&error),
+    }
+}
+
+/// Reads the command line; otherwise says what is wrong with it, or the help that it asks for.
+fn parse() -> Result<Cli, ExitCode> {
+    let parsed = cli::grouped(Cli::command()).try_get_matches();
+    let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => return Ok(cli),
+        Err(error) => error,
+    };
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let text = error.render();
+            let shown = match stdout::takes_colors() {
+                true => stdout::print(&text.ansi().to_string()),
+                false => stdout::print(&text.to_string()),
+            };
+            Err(shown.map_or_else(|error| exit::report(&error), |()| ExitCode::SUCCESS))
+        }
+        _ => {
+            let _ = error.print();
+            Err(ExitCode::from(2))
         }
     }
 }
@@ -137,30 +163,32 @@ fn allow_open_files() {
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Client(command) => {
+            let runtime = runtime()?;
+            let done = runtime.block_on(cli::run(command));
+            // A thread that still waits for an answer at the terminal is not waited for.
+            runtime.shutdown_background();
+            done
+        }
         Command::Serve(settings) => block_on(serve::serve(&settings)),
         Command::Work(settings) => block_on(serve::work(&settings)),
         Command::Demo(args) => block_on(demo::run(&args)),
-        Command::Evaluate(args) => block_on(evaluate::run(&args)),
         Command::Tables(args) => block_on(tables::run(&args)),
-        Command::Replay(args) => block_on(replay::run(&args)),
         Command::MergingSheet(args) => demo::draw_merging_sheet(&args),
         Command::Migrate(settings) => block_on(serve::migrate(&settings)),
         Command::Gc { settings, options, json } => {
             let report = block_on(serve::collect_garbage(&settings, &options))?;
             match json {
-                true => println!("{}", serde_json::to_string_pretty(&report)?),
-                false => print!("{report}"),
+                true => stdout::line(&serde_json::to_string_pretty(&report)?),
+                false => stdout::print(&report.to_string()),
             }
-            Ok(())
         }
         Command::AdminKey { settings, key_pepper } => {
-            println!("{}", block_on(serve::issue_admin_key(&settings, key_pepper.as_deref()))?);
-            Ok(())
+            stdout::line(&block_on(serve::issue_admin_key(&settings, key_pepper.as_deref()))?)
         }
-        Command::Openapi => {
-            println!("{}", http::openapi().to_pretty_json()?);
-            Ok(())
-        }
+        Command::Openapi => stdout::line(&http::openapi().to_pretty_json()?),
+        Command::Completions(args) => cli::completions(cli::grouped(Cli::command()), &args),
+        Command::Man(args) => cli::man(cli::grouped(Cli::command()), &args),
         Command::Bench(args) => bench::run(&args),
         Command::WithPostgres { command } => with_postgres(&command),
     }
@@ -181,7 +209,11 @@ fn with_postgres(command: &[String]) -> anyhow::Result<()> {
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(work)
+    runtime()?.block_on(work)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
 
 /// Which log lines are written, if `RUST_LOG` does not say.
@@ -190,13 +222,14 @@ fn default_lines(command: &Command) -> &'static str {
         Command::Serve(_) | Command::Work(_) => "info",
         Command::Demo(_)
         | Command::MergingSheet(_)
-        | Command::Evaluate(_)
+        | Command::Client(_)
         | Command::Tables(_)
-        | Command::Replay(_)
         | Command::Migrate(_)
         | Command::Gc { .. }
         | Command::AdminKey { .. }
         | Command::Openapi
+        | Command::Completions(_)
+        | Command::Man(_)
         | Command::Bench(_)
         | Command::WithPostgres { .. } => "warn",
     }

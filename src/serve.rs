@@ -3,12 +3,14 @@
 //! - `checks`: every setting, tried before anything is made
 //! - `database`, `model`: what a process works with
 //! - `connections`: the HTTP server
+//! - `doctor`: what is missing on this machine
 //! - `supervision`, `signals`: how a process ends
 
 mod access;
 mod checks;
 mod connections;
 mod database;
+pub mod doctor;
 mod model;
 mod signals;
 mod supervision;
@@ -33,6 +35,7 @@ use crate::http::{metrics_router, router_behind};
 use crate::metrics::Metrics;
 use crate::reaper::{self, Reaper};
 use crate::shutdown::{Shutdown, exit_at_once};
+use crate::stdout;
 use crate::storage::Storage;
 use crate::webhook_sender::{Sender, SenderOptions};
 use crate::worker::{Worker, WorkerConfig};
@@ -221,10 +224,10 @@ pub async fn migrate(settings: &Settings) -> Result<()> {
     database.close().await;
     let migrated = migrated?;
     if migrated.applied.is_empty() {
-        println!("up to date, at {}", migrated.at);
+        stdout::line(&format!("up to date, at {}", migrated.at))?;
     }
     for migration in migrated.applied {
-        println!("applied {migration}");
+        stdout::line(&format!("applied {migration}"))?;
     }
     Ok(())
 }

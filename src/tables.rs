@@ -27,6 +27,7 @@ use crate::client::Client;
 use crate::demo::{ConceptPhotos, Progress, private_settings, read_concepts};
 use crate::model_folder::ModelFolder;
 use crate::serve::{Service, Signals};
+use crate::stdout;
 
 pub use self::pairs::ComposedBy;
 
@@ -140,7 +141,7 @@ async fn make(
         text.push('\n');
         write(&args.out.join("tables.md"), &text)?;
     }
-    print!("\n{text}");
+    stdout::print(&format!("\n{text}"))?;
     progress.say(&format!("done: tables.md and sheets are in {}", args.out.display()));
     Ok(())
 }

@@ -22,6 +22,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("allocator", &[]),
     ("few_threads", &[]),
     ("shutdown", &[]),
+    ("stdout", &[]),
     ("counters", &[]),
     ("config", &["domain"]),
     ("postgres", &["config"]),
@@ -97,9 +98,8 @@ const MODULES: &[(&str, &[&str])] = &[
     ),
     // Clients.
     ("client", &["domain"]),
-    ("evaluate", &["client"]),
-    ("replay", &["client", "config", "domain", "image_file"]),
-    ("bench", &["client", "config", "domain", "engine", "image_file", "text_index"]),
+    ("cli", &["client", "config", "domain", "image_file", "serve", "stdout"]),
+    ("bench", &["client", "config", "domain", "engine", "image_file", "stdout", "text_index"]),
     (
         "demo",
         &[
@@ -114,6 +114,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "photo_file",
             "scoring",
             "serve",
+            "stdout",
         ],
     ),
     (
@@ -128,6 +129,7 @@ const MODULES: &[(&str, &[&str])] = &[
             "photo_file",
             "scoring",
             "serve",
+            "stdout",
         ],
     ),
     ("gc", &["db", "domain", "storage"]),
@@ -179,6 +181,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "app",
             "byte_cache",
             "class_images",
+            "cli",
             "client",
             "db",
             "delta_store",
@@ -188,7 +191,6 @@ const CRATES: &[(&str, &[&str])] = &[
             "main",
             "metrics",
             "reaper",
-            "replay",
             "request_context",
             "serve",
             "storage",

@@ -20,6 +20,7 @@ use crate::engine::{
     SampleRequest, sample,
 };
 use crate::model_folder::ModelFolder;
+use crate::stdout;
 
 /// Images of each prompt, one per seed.
 const SEEDS: [u64; 2] = [1, 2];
@@ -99,7 +100,7 @@ pub fn run(args: &MergingSheetArgs) -> Result<()> {
     lines.push((title, groups.into_iter().collect::<Result<Vec<_>>>()?));
 
     for (title, _) in &lines {
-        println!("{title}");
+        stdout::line(title)?;
     }
     render_groups(&lines)?
         .save(&args.out)

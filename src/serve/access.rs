@@ -12,6 +12,7 @@ use crate::app::App;
 use crate::app::access::{Access, Pepper, Rates};
 use crate::config::{AccessSettings, Auth, ServeSettings};
 use crate::http::Doors;
+use crate::stdout;
 
 /// The file in the data folder that keeps the pepper.
 const PEPPER_FILE: &str = "key-pepper";
@@ -63,7 +64,8 @@ pub(super) async fn show_first_key(app: &App) -> Result<()> {
         return Ok(());
     }
     if let Some(first) = app.issue_first_key().await.context("--auth keys")? {
-        println!("The first key, which may do everything. It is shown this once:\n{}", first.text);
+        let said = "The first key, which may do everything. It is shown this once:";
+        stdout::line(&format!("{said}\n{}", first.text))?;
     }
     Ok(())
 }

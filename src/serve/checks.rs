@@ -67,6 +67,28 @@ async fn database(settings: &Settings, used: Use) -> Result<()> {
     Ok(())
 }
 
+/// Tries the database that an API with these settings would use.
+///
+/// # Errors
+/// A sentence that names the cause and the remedy.
+pub(super) async fn database_of(settings: &Settings) -> Result<()> {
+    database(settings, Use::Tables).await
+}
+
+/// Tries an object store that is named.
+///
+/// # Errors
+/// A sentence that names the cause and the remedy.
+pub(super) async fn object_store_at(place: &str) -> Result<()> {
+    object_store::check(place).await
+}
+
+/// # Errors
+/// If the data folder cannot be written to.
+pub(super) fn data_dir(settings: &Settings) -> Result<()> {
+    writable::check(&settings.data_dir).map_err(|error| error.context("--data-dir"))
+}
+
 async fn objects(settings: &Settings, used: Use) -> Result<()> {
     match (&settings.object_store, used) {
         (_, Use::Tables) => Ok(()),
@@ -84,8 +106,7 @@ fn files(settings: Settings, used: Use) -> impl FnOnce() -> Vec<Error> {
         let mut wrong = Vec::new();
         let needs_data_dir = settings.database_url.is_none() || settings.object_store.is_none();
         if needs_data_dir && used != Use::WorkerAlone {
-            let checked = writable::check(&settings.data_dir);
-            wrong.extend(checked.err().map(|error| error.context("--data-dir")));
+            wrong.extend(data_dir(&settings).err());
         }
         if used == Use::Tables {
             return wrong;
@@ -109,12 +130,16 @@ fn files(settings: Settings, used: Use) -> impl FnOnce() -> Vec<Error> {
     }
 }
 
-fn base_model(dir: PathBuf) -> Result<()> {
+/// # Errors
+/// What is missing in the folder.
+pub(super) fn base_model(dir: PathBuf) -> Result<()> {
     check_folder(&dir)
         .map_err(|error| Error::from(error).context(format!("--base-model {}", dir.display())))
 }
 
-fn evaluator(dir: PathBuf) -> Result<()> {
+/// # Errors
+/// What is missing in the folder.
+pub(super) fn evaluator(dir: PathBuf) -> Result<()> {
     Evaluator::check_folder(&dir)
         .map_err(|error| Error::from(error).context(format!("--evaluator {}", dir.display())))
 }

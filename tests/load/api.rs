@@ -1,59 +1,40 @@
 //! The few requests that set a load up.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use reqwest::Client;
-use reqwest::header::AUTHORIZATION;
-use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
+use vstar::client::Client;
 
-/// A client of the service.
+/// A client of the service. What makes the load has connections of its own: it must not send anything again.
 pub(crate) struct Api {
     client: Client,
-    url: String,
 }
 
 impl Api {
     pub(crate) fn new(url: String) -> Self {
-        Self::with_key(url, None)
+        Self { client: Client::new(&url) }
     }
 
     pub(crate) fn with_key(url: String, key: Option<&str>) -> Self {
-        let headers = key.map(|key| (AUTHORIZATION, format!("Bearer {key}").parse().unwrap()));
-        let client = Client::builder()
-            .timeout(Duration::from_secs(60))
-            .default_headers(headers.into_iter().collect())
-            .build()
-            .unwrap();
-        Self { client, url }
+        Self { client: Client::with_key(&url, key) }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
-        let answer = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
-        assert!(answer.status().is_success(), "{path}: {answer:?}");
-        answer.json().await.unwrap()
+        self.client.get(path).await.unwrap()
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Value {
-        let request = self.client.post(format!("{}{path}", self.url)).json(body);
-        let answer = request.send().await.unwrap();
-        let (status, body) = (answer.status(), answer.json().await.unwrap());
-        assert!(status.is_success(), "{path}: {status} {body}");
-        body
+        self.client.post(path, body).await.unwrap()
     }
 
     /// Teaches nothing yet: a concept with the demo's photos of a dog.
     pub(crate) async fn concept(&self) {
         let words = json!({ "handle": "rex", "modifier_token": "<rex>", "class_noun": "dog" });
         self.post("/v1/concepts", &words).await;
-        let mut form = Form::new();
-        for entry in std::fs::read_dir("demo/concepts/dog").unwrap() {
-            let photo = std::fs::read(entry.unwrap().path()).unwrap();
-            form = form.part("files", Part::bytes(photo).file_name("photo.jpg"));
-        }
-        let path = format!("{}/v1/concepts/rex/images", self.url);
-        let answer = self.client.post(path).multipart(form).send().await.unwrap();
-        assert!(answer.status().is_success(), "{answer:?}");
+        let photos = std::fs::read_dir("demo/concepts/dog").unwrap();
+        let photos: Vec<PathBuf> = photos.map(|entry| entry.unwrap().path()).collect();
+        self.client.upload("/v1/concepts/rex/images", &photos).await.unwrap();
     }
 
     /// Starts a training and returns its path.

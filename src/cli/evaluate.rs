@@ -2,11 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use crate::client::Client;
+use super::exit::Usage;
+use super::job::{JobOptions, Patience, follow, id_of, outcome, show_dry_run};
+use super::naming::concept_use;
+use super::number::{number, seed};
+use super::session::{Connection, Session};
+use crate::stdout;
 
 /// What to evaluate, how, and where to put the results.
 #[derive(Clone, Debug, Args)]
@@ -31,12 +36,13 @@ pub struct EvaluateArgs {
     #[arg(long)]
     num_inference_steps: Option<usize>,
     /// Weight of the prompt; 6 if left out.
-    #[arg(long)]
+    #[arg(long, value_parser = number)]
     guidance_scale: Option<f64>,
     /// The scheduler; ddpm if left out.
     #[arg(long)]
     scheduler: Option<String>,
-    #[arg(long)]
+    /// Random seed, a whole number.
+    #[arg(long, value_parser = seed, allow_hyphen_values = true)]
     seed: Option<u64>,
     /// Image set to measure the kernel inception distance from.
     #[arg(long, value_name = "SET")]
@@ -45,33 +51,41 @@ pub struct EvaluateArgs {
     #[arg(long, requires = "held_out")]
     subset_size: Option<usize>,
     /// Folder for report.json, sheet.png, alignment.svg and loss.svg; made if it is not there.
-    #[arg(long, default_value = "evaluation-out")]
+    #[arg(long, short, default_value = "evaluation-out")]
     out: PathBuf,
-    /// Address of the service.
-    #[arg(long, env = "VSTAR_URL", default_value = "http://127.0.0.1:8080")]
-    url: String,
+    /// Returns when the evaluation is queued, and saves nothing.
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    job: JobOptions,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// Runs the evaluation.
 ///
 /// # Errors
 /// What the service answers, or why the evaluation has failed.
-pub async fn run(args: &EvaluateArgs) -> Result<()> {
-    let client = Client::new(args.url.trim_end_matches('/'));
-    let started = client.post("/v1/evaluations", &args.request()?).await?;
-    let path = started["urls"]["self"].as_str().context("the service's answer has no URL")?;
-    println!("{path}");
-    let mut told = None;
-    let evaluation = client.finish(path, |evaluation| {
-        let done = progress_of(evaluation);
-        if done != told {
-            if let Some(text) = &done {
-                eprintln!("{text}");
-            }
-            told = done;
-        }
-    });
-    let evaluation = evaluation.await?;
+pub(super) async fn run(args: EvaluateArgs) -> Result<()> {
+    let session = Session::open(&args.connection);
+    let mut body = args.request()?;
+    args.job.add_to(&mut body);
+    let started = session.client.create("/v1/evaluations", &body.into()).await?;
+    if args.job.dry_run {
+        return show_dry_run(&session, &started);
+    }
+    let id = id_of(&started.value)?;
+    if args.detach {
+        let sentence = format!("{id} is queued: `vstar watch {id}` shows how far it is");
+        return session.out.done(&started, &id, &sentence);
+    }
+    if !session.out.json && !session.out.is_terminal {
+        session.out.line(&id)?;
+    }
+    let ended = follow(&session, &id, &args.patience).await?;
+    let evaluation = &ended.value;
 
     let out = &args.out;
     std::fs::create_dir_all(out).with_context(|| format!("{} cannot be made", out.display()))?;
@@ -83,17 +97,23 @@ pub async fn run(args: &EvaluateArgs) -> Result<()> {
         [("sheet", "sheet.png"), ("alignment", "alignment.svg"), ("loss", "loss.svg")]
     {
         if let Some(path) = evaluation["files"][field].as_str() {
-            client.download(path, &out.join(name)).await?;
+            session.client.download(path, &out.join(name)).await?;
         }
     }
-    print_table(&evaluation["report"]);
-    println!("report, sheet and plots are in {}", out.display());
-    Ok(())
+    session.out.note(&outcome(evaluation));
+    session.out.note(&format!("report, sheet and plots are in {}", out.display()));
+    if session.out.json {
+        session.out.body(&ended)
+    } else if session.out.is_terminal {
+        stdout::print(&table(&evaluation["report"]))
+    } else {
+        Ok(())
+    }
 }
 
 impl EvaluateArgs {
     /// The body of the request; what is not given is left to the service.
-    fn request(&self) -> Result<Value> {
+    fn request(&self) -> Result<Map<String, Value>> {
         let subjects: Vec<Value> =
             self.subjects.iter().map(|text| subject(text)).collect::<Result<_>>()?;
         let mut body = Map::from_iter([("subjects".to_owned(), json!(subjects))]);
@@ -113,7 +133,7 @@ impl EvaluateArgs {
         if let Some(held_out) = &self.held_out {
             set("held_out", json!({ "set": held_out, "subset_size": self.subset_size }));
         }
-        Ok(body.into())
+        Ok(body)
     }
 }
 
@@ -126,67 +146,48 @@ fn subject(text: &str) -> Result<Value> {
     if parts == "base" {
         return Ok(json!({ "name": name, "base": true }));
     }
-    let concepts = parts.split('+').map(|part| {
-        let (named, strength) = match part.split_once('@') {
-            Some((named, strength)) => {
-                let number: f64 = strength
-                    .parse()
-                    .with_context(|| format!("--subject {text}: `{strength}` is not a strength"))?;
-                (named, Some(number))
-            }
-            None => (part, None),
-        };
-        if named.is_empty() {
-            bail!("--subject {text}: a concept is missing");
-        }
-        let field = if named.starts_with("dlt_") { "delta" } else { "concept" };
-        Ok(json!({ field: named, "strength": strength }))
+    let uses = parts.split('+').map(|part| {
+        concept_use(part).map_err(|error| Error::new(Usage(format!("--subject {text}: {error}"))))
     });
-    Ok(json!({ "name": name, "concepts": concepts.collect::<Result<Vec<Value>>>()? }))
+    Ok(json!({ "name": name, "concepts": uses.collect::<Result<Vec<Value>>>()? }))
 }
 
-/// What a change of the evaluation's state says, in tenths of its steps.
-fn progress_of(evaluation: &Value) -> Option<String> {
-    let (step, total) = (
-        evaluation["progress"]["step"].as_u64()?,
-        evaluation["progress"]["total_steps"].as_u64().filter(|total| *total > 0)?,
-    );
-    let what = if evaluation["status"] == "queued" { "samples" } else { "images scored" };
-    let tenths = 10 * step / total;
-    Some(format!("{what}: {} of {total}", tenths * total / 10))
-}
-
-fn print_table(report: &Value) {
-    let figure = |estimate: &Value| {
-        let Some(mean) = estimate["mean"].as_f64() else { return "–".to_owned() };
-        match (estimate["interval"][0].as_f64(), estimate["interval"][1].as_f64()) {
-            (Some(low), Some(high)) => format!("{mean:.3} [{low:.3}, {high:.3}]"),
-            _ => format!("{mean:.3}"),
-        }
-    };
-    println!(
-        "{:20} {:24} {:24} {:24} {:24} {:24}",
+/// The figures of each subject.
+fn table(report: &Value) -> String {
+    let mut lines = format!(
+        "{:20} {:24} {:24} {:24} {:24} {:24}\n",
         "subject", "text-alignment", "image-alignment", "share", "leak", "scene"
     );
     for subject in report["subjects"].as_array().into_iter().flatten() {
         let columns = ["text_alignment", "image_alignment", "share", "leak", "scene"]
             .map(|field| format!("{:24}", figure(&subject[field])));
-        println!("{:20} {}", subject["name"].as_str().unwrap_or_default(), columns.join(" "));
+        let name = subject["name"].as_str().unwrap_or_default();
+        lines += &format!("{name:20} {}\n", columns.join(" "));
     }
-    print_compositions(report, figure);
+    lines += &compositions(report);
     if let Some(photos) = report["photos_alignment"].as_f64() {
-        println!("{:20} {:24} {photos:.3}", "photos", "");
+        lines += &format!("{:20} {:24} {photos:.3}\n", "photos", "");
+    }
+    lines
+}
+
+/// A mean with its interval.
+fn figure(estimate: &Value) -> String {
+    let Some(mean) = estimate["mean"].as_f64() else { return "–".to_owned() };
+    match (estimate["interval"][0].as_f64(), estimate["interval"][1].as_f64()) {
+        (Some(low), Some(high)) => format!("{mean:.3} [{low:.3}, {high:.3}]"),
+        _ => format!("{mean:.3}"),
     }
 }
 
 /// The things of images of several, if there are such images.
-fn print_compositions(report: &Value, figure: impl Fn(&Value) -> String) {
+fn compositions(report: &Value) -> String {
+    let mut lines = String::new();
     let subjects = report["subjects"].as_array().into_iter().flatten();
-    let composed = subjects.filter(|subject| subject["composition"].is_object());
-    for (row, subject) in composed.enumerate() {
-        if row == 0 {
-            println!(
-                "{:20} {:24} {:24} {:24} things in the order of the prompt",
+    for subject in subjects.filter(|subject| subject["composition"].is_object()) {
+        if lines.is_empty() {
+            lines = format!(
+                "{:20} {:24} {:24} {:24} things in the order of the prompt\n",
                 "several things", "image-alignment", "leak", "all present"
             );
         }
@@ -194,10 +195,11 @@ fn print_compositions(report: &Value, figure: impl Fn(&Value) -> String) {
         let columns = ["image_alignment", "leak", "all_present"]
             .map(|field| format!("{:24}", figure(&composition[field])));
         let things = composition["things"].as_array().into_iter().flatten();
-        let things: Vec<String> = things.map(&figure).collect();
+        let things: Vec<String> = things.map(figure).collect();
         let name = subject["name"].as_str().unwrap_or_default();
-        println!("{name:20} {} {}", columns.join(" "), things.join(", "));
+        lines += &format!("{name:20} {} {}\n", columns.join(" "), things.join(", "));
     }
+    lines
 }
 
 #[cfg(test)]
@@ -210,7 +212,7 @@ mod tests {
         assert_eq!(
             subject("both=rex@0.5+dlt_1").unwrap(),
             json!({ "name": "both", "concepts": [
-                { "concept": "rex", "strength": 0.5 }, { "delta": "dlt_1", "strength": null },
+                { "concept": "rex", "strength": 0.5 }, { "delta": "dlt_1" },
             ] })
         );
         for wrong in ["rex@much", "rex+", ""] {

@@ -7,7 +7,8 @@ use clap::Args;
 use image::RgbImage;
 use serde_json::json;
 
-use crate::client::Client;
+use super::job::{Patience, follow, id_of};
+use super::session::{Connection, Session};
 use crate::image_file;
 
 /// Which image to generate again, where, and what for.
@@ -20,31 +21,29 @@ pub struct ReplayArgs {
     #[arg(long, group = "purpose")]
     verify: bool,
     /// Where to write the new image.
-    #[arg(long, group = "purpose")]
+    #[arg(long, short, group = "purpose")]
     out: Option<PathBuf>,
-    /// Address of the service that generates it.
-    #[arg(long, env = "VSTAR_URL", default_value = "http://127.0.0.1:8080")]
-    url: String,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    connection: Connection,
 }
 
 /// Generates the image again.
 ///
 /// # Errors
 /// If the file has no manifest, the service cannot generate it, or `--verify` finds a difference.
-pub async fn run(args: &ReplayArgs) -> Result<()> {
+pub(super) async fn run(args: ReplayArgs) -> Result<()> {
     let shown = args.file.display();
     let file = std::fs::read(&args.file).with_context(|| format!("{shown} cannot be read"))?;
     let manifest = image_file::manifest_of(&file).with_context(|| format!("{shown}"))?;
 
-    let client = Client::new(args.url.trim_end_matches('/'));
-    let sample = client.post("/v1/samples", &json!({ "from_manifest": manifest })).await;
-    let sample = sample.with_context(|| {
-        format!("the service at {} cannot generate it again; --url names another", args.url)
-    })?;
-    let path = sample["urls"]["self"].as_str().context("the service's answer has no URL")?;
-    let sample = client.finish(path, |_| {}).await?;
-    let image = sample["images"][0]["url"].as_str().context("the sample has no image")?;
-    let again = client.fetch(image).await?;
+    let session = Session::open(&args.connection);
+    let started =
+        session.client.create("/v1/samples", &json!({ "from_manifest": manifest })).await?;
+    let ended = follow(&session, &id_of(&started.value)?, &args.patience).await?;
+    let image = ended.value["images"][0]["url"].as_str().context("the sample has no image")?;
+    let again = session.client.fetch(image).await?;
 
     if let Some(out) = &args.out {
         std::fs::write(out, &again)
@@ -55,9 +54,11 @@ pub async fn run(args: &ReplayArgs) -> Result<()> {
         if !differences.is_empty() {
             bail!("{shown} is another image now:\n  {}", differences.join("\n  "));
         }
-        println!("{shown}: the same {} bytes again", file.len());
+        if !session.out.json {
+            session.out.line(&format!("{shown}: the same {} bytes again", file.len()))?;
+        }
     }
-    Ok(())
+    if session.out.json { session.out.body(&ended) } else { Ok(()) }
 }
 
 /// How two images differ, in sentences; none for the same bytes.

@@ -1,0 +1,133 @@
+//! `vstar keys`: API keys of the service.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+
+use super::job::set;
+use super::list::{self, Page};
+use super::naming::name;
+use super::output::{Column, listed, text, time};
+use super::session::{Connection, Session};
+use crate::client::{Answer, Method};
+use crate::stdout;
+
+const KEYS: &str = "/v1/api-keys";
+
+/// API keys.
+#[derive(Clone, Debug, Args)]
+pub struct KeysArgs {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Lists keys.
+    Ls {
+        #[command(flatten)]
+        page: Page,
+        /// Those of a project.
+        #[arg(long, value_parser = name)]
+        project: Option<String>,
+    },
+    /// Shows whose key is used here, and what it may do.
+    Me,
+    /// Makes a key. It is shown this once; in a pipe, standard output has it alone.
+    Create {
+        /// What the key is for.
+        name: String,
+        /// What it may do: read, concepts:write, trainings:write, samples:write, weights:read, webhooks:write, admin. Can be repeated.
+        #[arg(long = "scope", required = true)]
+        scopes: Vec<String>,
+        /// The project it belongs to; that of the key that is used if left out.
+        #[arg(long, value_parser = name)]
+        project: Option<String>,
+        /// When it ends, such as 2027-01-01T00:00:00Z.
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<String>,
+    },
+    /// Makes a new secret for a key. The former one stays good for a while.
+    Rotate {
+        #[arg(value_parser = name)]
+        key: String,
+        /// Seconds for which the former secret stays good.
+        #[arg(long, value_name = "SECONDS")]
+        overlap: Option<u64>,
+    },
+    /// Deletes keys.
+    Rm {
+        #[arg(required = true, value_parser = name)]
+        keys: Vec<String>,
+    },
+}
+
+const COLUMNS: &[Column] = &[
+    ("id", |key| text(&key["id"])),
+    ("name", |key| text(&key["name"])),
+    ("scopes", |key| listed(&key["scopes"], text)),
+    ("project", |key| text(&key["project"])),
+    ("last used", |key| time(&key["last_used_at"])),
+    ("expires", |key| time(&key["expires_at"])),
+];
+
+/// # Errors
+/// What the service refuses.
+pub(super) async fn run(args: KeysArgs) -> Result<()> {
+    let session = Session::open(&args.connection);
+    let command = args.command.unwrap_or(Command::Ls { page: Page::default(), project: None });
+    match command {
+        Command::Ls { page, project } => {
+            let filters = [("project", project.as_deref())];
+            list::show(&session, KEYS, &filters, &page, COLUMNS).await
+        }
+        Command::Me => me(&session).await,
+        Command::Create { name, scopes, project, expires_at } => {
+            let mut body = Map::new();
+            set(&mut body, "name", json!(name));
+            set(&mut body, "scopes", json!(scopes));
+            set(&mut body, "project", json!(project));
+            set(&mut body, "expires_at", json!(expires_at));
+            show_secret(&session, &session.client.create(KEYS, &body.into()).await?)
+        }
+        Command::Rotate { key, overlap } => {
+            let mut body = Map::new();
+            set(&mut body, "overlap_seconds", json!(overlap));
+            let path = format!("{KEYS}/{key}/rotate");
+            let answer = session.client.change(Method::POST, &path, &Value::Object(body)).await?;
+            show_secret(&session, &answer)
+        }
+        Command::Rm { keys } => {
+            for key in &keys {
+                let path = format!("{KEYS}/{key}");
+                let answer = session.client.change(Method::DELETE, &path, &Value::Null).await?;
+                session.out.done(&answer, key, &format!("{key} is deleted"))?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn show_secret(session: &Session, answer: &Answer) -> Result<()> {
+    if session.out.json {
+        return session.out.body(answer);
+    }
+    session.out.note(&format!("{} is shown this once:", text(&answer.value["id"])));
+    stdout::line(&text(&answer.value["secret"]))
+}
+
+async fn me(session: &Session) -> Result<()> {
+    let answer = session.client.read("/v1/me").await?;
+    if session.out.json {
+        return session.out.body(&answer);
+    }
+    let me = &answer.value;
+    session.out.properties(&[
+        ("project", text(&me["project"]["name"])),
+        ("project id", text(&me["project"]["id"])),
+        ("key", text(&me["key"]["name"])),
+        ("scopes", listed(&me["scopes"], text)),
+    ])
+}
