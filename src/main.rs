@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use vstar::bench::BenchArgs;
 use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
+use vstar::engine::ops::InstructionSet;
 use vstar::evaluate::EvaluateArgs;
 use vstar::gc::GcOptions;
 use vstar::postgres::PrivatePostgres;
@@ -108,6 +109,10 @@ fn main() -> ExitCode {
         unsafe { std::env::set_var("CANDLE_NUM_THREADS", "1") };
     }
     let cli = Cli::parse();
+    if let Err(error) = InstructionSet::wanted() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     allow_open_files();
     allocator::keep_freed_memory(kept_memory(&cli.command));
     let telemetry = Telemetry::start(cli.log_format, default_lines(&cli.command));
