@@ -14,7 +14,8 @@ use rayon::ThreadPool;
 use vstar::allocator;
 use vstar::engine::autograd::{Tape, Variable};
 use vstar::engine::ops::{
-    FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding, Precision, attention,
+    FrozenConv2d, FrozenLinear, Geglu, GroupNorm, InstructionSet, LayerNorm, Padding, Precision,
+    attention,
 };
 use vstar::engine::random::{Purpose, Random};
 
@@ -253,56 +254,65 @@ fn peak_gflops(pool: &ThreadPool) -> f64 {
 /// Independent sums: enough that none waits for its own last addition.
 const SUMS: usize = 12;
 
-/// Floats of the widest register.
+/// Floats of a register.
 fn lanes() -> usize {
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        return 16;
+    match InstructionSet::used() {
+        InstructionSet::Avx512 => 16,
+        InstructionSet::Avx2 => 8,
+        InstructionSet::Neon | InstructionSet::Portable => 4,
     }
-    8
 }
 
 fn multiply_add(rounds: usize) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::*;
+    match InstructionSet::used() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: this CPU has the set in use.
+        InstructionSet::Avx512 => unsafe { x86::avx512(rounds) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: likewise.
+        InstructionSet::Avx2 => unsafe { x86::avx2(rounds) },
+        _ => {
+            let fused = InstructionSet::used() == InstructionSet::Neon;
+            let mut sums = [[0.5f32; 4]; SUMS];
+            let (factor, step) = (black_box(0.999_f32), black_box(1e-3_f32));
+            for _ in 0..rounds {
+                for x in sums.as_flattened_mut() {
+                    *x = if fused { x.mul_add(factor, step) } else { *x * factor + step };
+                }
+            }
+            sums.as_flattened().iter().sum()
+        }
+    }
+}
 
-        #[target_feature(enable = "avx512f")]
-        fn avx512(rounds: usize) -> f32 {
-            let mut sums = [_mm512_set1_ps(0.5); SUMS];
-            let (factor, step) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(1e-3));
-            for _ in 0..rounds {
-                for sum in &mut sums {
-                    *sum = _mm512_fmadd_ps(*sum, factor, step);
-                }
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+    use std::hint::black_box;
+
+    use super::SUMS;
+
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn avx512(rounds: usize) -> f32 {
+        let mut sums = [_mm512_set1_ps(0.5); SUMS];
+        let (factor, step) = (_mm512_set1_ps(black_box(0.999)), _mm512_set1_ps(1e-3));
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm512_fmadd_ps(*sum, factor, step);
             }
-            sums.iter().map(|sum| _mm512_reduce_add_ps(*sum)).sum()
         }
-        #[target_feature(enable = "avx2,fma")]
-        fn avx2(rounds: usize) -> f32 {
-            let mut sums = [_mm256_set1_ps(0.5); SUMS];
-            let (factor, step) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(1e-3));
-            for _ in 0..rounds {
-                for sum in &mut sums {
-                    *sum = _mm256_fmadd_ps(*sum, factor, step);
-                }
+        sums.iter().map(|sum| _mm512_reduce_add_ps(*sum)).sum()
+    }
+
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) fn avx2(rounds: usize) -> f32 {
+        let mut sums = [_mm256_set1_ps(0.5); SUMS];
+        let (factor, step) = (_mm256_set1_ps(black_box(0.999)), _mm256_set1_ps(1e-3));
+        for _ in 0..rounds {
+            for sum in &mut sums {
+                *sum = _mm256_fmadd_ps(*sum, factor, step);
             }
-            sums.iter().map(|sum| _mm256_cvtss_f32(*sum)).sum()
         }
-        if std::arch::is_x86_feature_detected!("avx512f") {
-            // SAFETY: the feature was detected.
-            return unsafe { avx512(rounds) };
-        }
-        if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma")
-        {
-            // SAFETY: the features were detected.
-            return unsafe { avx2(rounds) };
-        }
+        sums.iter().map(|sum| _mm256_cvtss_f32(*sum)).sum()
     }
-    let mut sums = [[0.5f32; 8]; SUMS];
-    let (factor, step) = (black_box(0.999_f32), black_box(1e-3_f32));
-    for _ in 0..rounds {
-        sums.as_flattened_mut().iter_mut().for_each(|x| *x = *x * factor + step);
-    }
-    sums.as_flattened().iter().sum()
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use self::args::Work;
 use crate::engine::device::{device_named, free_bytes};
+use crate::engine::ops::InstructionSet;
 use crate::stdout;
 
 pub use self::args::BenchArgs;
@@ -26,6 +27,9 @@ struct Report {
     batch: usize,
     latent: usize,
     threads: usize,
+    /// The CPU's, unless a GPU computes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instruction_set: Option<&'static str>,
     seconds_median: f64,
     seconds_min: f64,
     seconds_max: f64,
@@ -84,6 +88,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         batch: args.batch,
         latent: args.latent,
         threads: args.threads,
+        instruction_set: device.is_cpu().then(|| InstructionSet::used().as_str()),
         seconds_median: median(&seconds),
         seconds_min: seconds[0],
         seconds_max: seconds[seconds.len() - 1],

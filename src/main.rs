@@ -12,6 +12,7 @@ use vstar::bench::BenchArgs;
 use vstar::cli::{ClientCommand, CompletionsArgs, ManArgs, exit};
 use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
+use vstar::engine::ops::InstructionSet;
 use vstar::gc::GcOptions;
 use vstar::postgres::PrivatePostgres;
 use vstar::tables::TablesArgs;
@@ -114,6 +115,10 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(status) => return status,
     };
+    if let Err(error) = InstructionSet::wanted() {
+        eprintln!("error: {error}");
+        return ExitCode::FAILURE;
+    }
     allow_open_files();
     allocator::keep_freed_memory(kept_memory(&cli.command));
     let telemetry = Telemetry::start(cli.log_format, default_lines(&cli.command));

@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 
 use super::{
     error::{EngineError, Result},
-    ops::Precision,
+    ops::{InstructionSet, Precision},
 };
 
 /// Picks a device by its name: `cpu`, or `cuda:0` in a build with the feature `cuda`.
@@ -71,27 +71,12 @@ pub fn arithmetic(device: &Device, dtype: DType, precision: Precision) -> String
     match cuda::capability(device) {
         Some((major, minor)) => format!("{dtype}, cuda {major}.{minor}"),
         None => match precision {
-            Precision::Exact => format!("{dtype}, cpu {}", instructions()),
-            Precision::Fast => format!("{dtype}, cpu {}, winograd", instructions()),
+            Precision::Exact => format!("{dtype}, cpu {}", InstructionSet::used().as_str()),
+            Precision::Fast => {
+                format!("{dtype}, cpu {}, winograd", InstructionSet::used().as_str())
+            }
         },
     }
-}
-
-/// The instruction set that the CPU's operations choose at run time.
-fn instructions() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        if has!("avx512f") {
-            // As `ops::simd` chooses.
-            let is_whole = has!("avx512dq") && has!("avx512vl") && has!("fma");
-            return if is_whole { "avx512" } else { "avx512f" };
-        }
-        if has!("avx2") && has!("fma") {
-            return "avx2";
-        }
-    }
-    std::env::consts::ARCH
 }
 
 #[cfg(feature = "cuda")]

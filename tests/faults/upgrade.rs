@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection};
+use vstar::engine::ops::InstructionSet;
 
 use crate::client::{Client, has_ended, state, uuid_of};
 use crate::postgres::Postgres;
@@ -75,7 +76,7 @@ pub(crate) async fn in_place(run: Run) -> Result<()> {
         let trained = world.client.wait_for(&training, limit, has_ended).await?;
         ensure!(trained["status"] == "succeeded" && trained["attempt"] == 2, "{}", state(&trained));
         let first = world.client.get(&path("training of dog")?).await?;
-        if recorded["instruction_set"] == "avx512" && std::arch::is_x86_feature_detected!("avx512f") {
+        if recorded["instruction_set"] == "avx512" && InstructionSet::used() == InstructionSet::Avx512 {
             ensure!(
                 world.client.delta_digest(&trained).await? == world.client.delta_digest(&first).await?,
                 "the delta has other bytes"

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, ConnectOptions, PgPool};
 use vstar::domain::base_model::BaseModelProfile;
 use vstar::domain::job::Task;
+use vstar::engine::ops::InstructionSet;
 
 use crate::harness::tiny;
 
@@ -266,14 +267,8 @@ impl Drop for Restored {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
 fn instruction_set() -> &'static str {
-    if std::arch::is_x86_feature_detected!("avx512f") { "avx512" } else { "other" }
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn instruction_set() -> &'static str {
-    "other"
+    if InstructionSet::used() == InstructionSet::Avx512 { "avx512" } else { "other" }
 }
 
 fn folder(version: &str) -> PathBuf {

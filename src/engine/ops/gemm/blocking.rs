@@ -1,10 +1,10 @@
 //! The sizes of the blocks that a product is cut into.
 
-/// Columns of a panel: the lanes of a register of 512 bits.
+/// Columns of a panel: the lanes of a register of 512 bits, or of two or four smaller ones.
 pub(crate) const PANEL: usize = 16;
 /// Panels of a micro-panel.
 pub(crate) const PANELS: usize = 3;
-/// Rows of a micro-tile, which the kernel computes at once.
+/// Most rows of a micro-tile, which the kernel computes at once. How many there are depends on the instruction set.
 pub(crate) const MR: usize = 8;
 /// Columns of a micro-tile.
 pub(crate) const NR: usize = PANELS * PANEL;

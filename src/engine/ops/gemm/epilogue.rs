@@ -21,10 +21,11 @@ impl Epilogue<'_> {
         assert!(self.addend.is_none_or(fits), "what is added is too short");
     }
 
-    /// The epilogue of the rows from `row` on.
+    /// The epilogue of the rows from `row` on, and of the columns from `column` on.
     #[inline(always)]
-    pub(crate) fn starting_at(self, row: usize) -> Self {
-        let addend = self.addend.map(|(values, stride)| (&values[row * stride..], stride));
-        Self { addend, ..self }
+    pub(crate) fn starting_at(self, row: usize, column: usize) -> Self {
+        let bias = self.bias.map(|values| &values[column..]);
+        let addend = self.addend.map(|(values, stride)| (&values[row * stride + column..], stride));
+        Self { bias, addend, ..self }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::blocking::{L2_FLOATS, MR, NR, PANEL, PANELS};
+use super::blocking::{L2_FLOATS, NR, PANEL, PANELS};
 use super::epilogue::Epilogue;
 use super::factor::{Left, Right, Start, blocks, check, check_right};
 use super::kernel::{Kernel, MicroPanel, Run, StridedRows, Strip};
@@ -103,7 +103,7 @@ pub(crate) unsafe fn gemm_columns_prefetching(
     }
 }
 
-/// The left factor, cut into strips of [`MR`] rows for the kernel.
+/// The left factor, cut into strips for the kernel.
 struct Strips<'a> {
     kernel: Kernel,
     rows: Left<'a>,
@@ -118,7 +118,7 @@ impl<'a> Strips<'a> {
             Left::Gathered { length, .. } => vec![0.0; length],
             Left::Strided { .. } => Vec::new(),
         };
-        Self { kernel: Kernel::detect(), rows, zeros, runs: Vec::new() }
+        Self { kernel: Kernel::used(), rows, zeros, runs: Vec::new() }
     }
 
     /// The memory of some rows over a part of the depth, unless the cache still holds it.
@@ -156,13 +156,15 @@ impl<'a> Strips<'a> {
                 unsafe { self.kernel.run_strided(a, micro_panel, epilogue, out, stride) };
             }
             Left::Gathered { data, starts, rows, length } => {
-                for row in (0..rows).step_by(MR) {
-                    let count = MR.min(rows - row);
+                let strips = self.kernel.strips(rows);
+                for strip in 0..strips {
+                    let row = rows * strip / strips;
+                    let count = rows * (strip + 1) / strips - row;
                     let starts = |part: usize| &starts[part * rows + row..][..count];
                     gathered_runs(data, &self.zeros, starts, length, block.clone(), &mut self.runs);
                     let strip = Strip { rows: count, runs: &self.runs, depth_stride: 1 };
                     let (epilogue, out) =
-                        (epilogue.starting_at(row), out.wrapping_add(row * stride));
+                        (epilogue.starting_at(row, 0), out.wrapping_add(row * stride));
                     // SAFETY: the caller upholds the contract for these rows.
                     unsafe { self.kernel.run(strip, micro_panel, epilogue, out, stride) };
                 }

@@ -1,9 +1,8 @@
 //! Transposes of squares of [`PANEL`] rows and columns.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
-
 use super::blocking::PANEL;
+use crate::engine::ops::simd::in_vectors;
+use crate::engine::ops::vector::QUAD;
 
 /// Transposes `rows` rows of `from`, `stride` apart: their column `i` becomes row `i` of `to`.
 ///
@@ -12,16 +11,46 @@ use super::blocking::PANEL;
 pub(crate) fn transpose(from: &[f32], stride: usize, rows: usize, to: &mut [[f32; PANEL]]) {
     assert!(rows <= PANEL && to.len() <= PANEL, "a square of {PANEL} holds no more");
     assert!(rows == 0 || from.len() >= (rows - 1) * stride + to.len(), "the rows are too short");
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx512f") {
-        // SAFETY: the feature was detected, and the assertion bounds every read.
-        return unsafe { avx512::transpose_avx512(from.as_ptr(), stride, rows, to) };
-    }
-    for (i, to) in to.iter_mut().enumerate() {
-        for (row, to) in to[..rows].iter_mut().enumerate() {
-            *to = from[row * stride + i];
+    // SAFETY: the assertion bounds every read.
+    unsafe { transpose_quads(from.as_ptr(), stride, rows, to) }
+}
+
+in_vectors! {
+    /// [`transpose`], four columns at a time.
+    ///
+    /// Each quad of a register is loaded from a row of its own, so that only squares of four remain to be transposed within
+    /// the quads.
+    ///
+    /// # Safety
+    /// Each of the `rows` must be readable for as many floats as `to` has rows.
+    unsafe fn transpose_quads<V>(from: *const f32, stride: usize, rows: usize, to: &mut [[f32; PANEL]]) {
+        for (at, to) in to.chunks_mut(QUAD).enumerate() {
+            let from = from.wrapping_add(at * QUAD);
+            for first in (0..PANEL).step_by(V::LANES) {
+                let from = from.wrapping_add(first * stride);
+                let own = rows.saturating_sub(first);
+                // SAFETY: these columns are readable in all rows, as the caller vouches.
+                let x = unsafe {
+                    if to.len() == QUAD && own >= V::LANES {
+                        std::array::from_fn(|i| V::load_quads(from.wrapping_add(i * stride), QUAD * stride))
+                    } else {
+                        std::array::from_fn(|i| {
+                            let quads = own.saturating_sub(i).div_ceil(QUAD).min(V::LANES / QUAD);
+                            V::load_some_quads(from.wrapping_add(i * stride), QUAD * stride, quads, to.len())
+                        })
+                    }
+                };
+                let x: [V; QUAD] = V::transpose_quads(x);
+                if let [a, b, c, d] = &mut *to {
+                    x[0].write(&mut a[first..]);
+                    x[1].write(&mut b[first..]);
+                    x[2].write(&mut c[first..]);
+                    x[3].write(&mut d[first..]);
+                } else {
+                    to.iter_mut().zip(x).for_each(|(to, x)| x.write(&mut to[first..]));
+                }
+            }
         }
-        to[rows..].fill(0.0);
     }
 }
 

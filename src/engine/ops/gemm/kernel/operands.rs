@@ -1,6 +1,6 @@
 //! The kernel's operands: rows of the left factor and a micro-panel of the right one.
 
-use crate::engine::ops::gemm::blocking::MR;
+use crate::engine::ops::gemm::blocking::{MR, PANEL};
 use crate::engine::ops::gemm::prefetch::Prefetch;
 
 /// Up to [`MR`] rows of the left factor, as consecutive runs of the depth.
@@ -30,11 +30,10 @@ pub(crate) struct StridedRows {
 }
 
 impl StridedRows {
-    /// The one run of the strip that begins with `row`.
+    /// The one run of the strip of some rows from `row` on.
     #[inline(always)]
-    pub(crate) fn run(self, row: usize) -> [Run; 1] {
-        let last = (self.rows - row).min(MR) - 1;
-        let start = |r: usize| self.start.wrapping_add((row + r.min(last)) * self.row_stride);
+    pub(crate) fn run(self, row: usize, rows: usize) -> [Run; 1] {
+        let start = |r: usize| self.start.wrapping_add((row + r.min(rows - 1)) * self.row_stride);
         [Run { starts: Some(std::array::from_fn(start)), length: self.depth }]
     }
 }
@@ -51,4 +50,33 @@ pub(crate) struct MicroPanel<'a> {
     pub(crate) last: usize,
     /// What to prefetch meanwhile: of the right factor, and of the left.
     pub(crate) next: [Option<Prefetch>; 2],
+}
+
+impl MicroPanel<'_> {
+    /// All of its columns.
+    pub(super) fn columns(&self) -> usize {
+        (self.panels - 1) * PANEL + self.last
+    }
+
+    /// At most `most` columns from `first` on, which begin a register.
+    #[inline(always)]
+    pub(super) fn some(&self, first: usize, most: usize) -> Columns {
+        let at = first / PANEL * self.stride + first % PANEL;
+        Columns {
+            start: self.data.as_ptr().wrapping_add(at),
+            stride: self.stride,
+            row_stride: self.row_stride,
+            count: most.min(self.columns() - first),
+        }
+    }
+}
+
+/// The columns of one tile: some of a panel, or several panels.
+#[derive(Clone, Copy)]
+pub(super) struct Columns {
+    pub(super) start: *const f32,
+    /// Floats between panels, and between the rows of each.
+    pub(super) stride: usize,
+    pub(super) row_stride: usize,
+    pub(super) count: usize,
 }

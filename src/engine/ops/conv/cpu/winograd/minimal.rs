@@ -1,6 +1,6 @@
 //! Winograd's minimal algorithms in one dimension. Two dimensions apply them to the columns, then to the rows.
 
-use crate::engine::ops::simd::Lanes;
+use crate::engine::ops::vector::Vector;
 
 /// Width of the widest input tile.
 pub(super) const WIDEST: usize = 6;
@@ -15,13 +15,13 @@ pub(super) trait Minimal: Copy + Sync {
     const PLACES: usize = Self::IN * Self::IN;
 
     /// `Bᵀ d`, `IN` values.
-    fn input<L: Lanes>(d: [L; WIDEST]) -> [L; WIDEST];
+    fn input<V: Vector>(d: [V; WIDEST]) -> [V; WIDEST];
 
     /// `G g`, `IN` values from three.
-    fn filter<L: Lanes>(g: [L; 3]) -> [L; WIDEST];
+    fn filter<V: Vector>(g: [V; 3]) -> [V; WIDEST];
 
     /// `Aᵀ m`, `OUT` values from `IN`.
-    fn output<L: Lanes>(m: [L; WIDEST]) -> [L; WIDEST];
+    fn output<V: Vector>(m: [V; WIDEST]) -> [V; WIDEST];
 }
 
 /// F(4×4, 3×3): 36 multiplications where the definition has 144.
@@ -40,7 +40,7 @@ impl Minimal for Large {
     const OUT: usize = 4;
 
     #[inline(always)]
-    fn input<L: Lanes>(d: [L; WIDEST]) -> [L; WIDEST] {
+    fn input<V: Vector>(d: [V; WIDEST]) -> [V; WIDEST] {
         let (even_p, odd_p) = (d[4] - d[2] * QQ, (d[3] - d[1] * QQ) * P);
         let (even_q, odd_q) = (d[4] - d[2] * PP, (d[3] - d[1] * PP) * Q);
         [
@@ -54,7 +54,7 @@ impl Minimal for Large {
     }
 
     #[inline(always)]
-    fn filter<L: Lanes>(g: [L; 3]) -> [L; WIDEST] {
+    fn filter<V: Vector>(g: [V; 3]) -> [V; WIDEST] {
         const OF_P: f32 = 1.0 / (2.0 * PP * (PP - QQ));
         const OF_Q: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
         let (even_p, odd_p) = (g[0] * OF_P + g[2] * (PP * OF_P), g[1] * (P * OF_P));
@@ -70,7 +70,7 @@ impl Minimal for Large {
     }
 
     #[inline(always)]
-    fn output<L: Lanes>(m: [L; WIDEST]) -> [L; WIDEST] {
+    fn output<V: Vector>(m: [V; WIDEST]) -> [V; WIDEST] {
         let (sum_p, sum_q) = (m[1] + m[2], m[3] + m[4]);
         let (difference_p, difference_q) = ((m[1] - m[2]) * P, (m[3] - m[4]) * Q);
         [
@@ -78,8 +78,8 @@ impl Minimal for Large {
             difference_p + difference_q,
             sum_p * PP + sum_q * QQ,
             difference_p * PP + difference_q * QQ + m[5],
-            L::ZERO,
-            L::ZERO,
+            V::ZERO,
+            V::ZERO,
         ]
     }
 }
@@ -92,18 +92,18 @@ impl Minimal for Small {
     const OUT: usize = 2;
 
     #[inline(always)]
-    fn input<L: Lanes>(d: [L; WIDEST]) -> [L; WIDEST] {
-        [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3], L::ZERO, L::ZERO]
+    fn input<V: Vector>(d: [V; WIDEST]) -> [V; WIDEST] {
+        [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3], V::ZERO, V::ZERO]
     }
 
     #[inline(always)]
-    fn filter<L: Lanes>(g: [L; 3]) -> [L; WIDEST] {
+    fn filter<V: Vector>(g: [V; 3]) -> [V; WIDEST] {
         let (even, odd) = ((g[0] + g[2]) * 0.5, g[1] * 0.5);
-        [g[0], even + odd, even - odd, g[2], L::ZERO, L::ZERO]
+        [g[0], even + odd, even - odd, g[2], V::ZERO, V::ZERO]
     }
 
     #[inline(always)]
-    fn output<L: Lanes>(m: [L; WIDEST]) -> [L; WIDEST] {
-        [m[0] + m[1] + m[2], m[1] - m[2] - m[3], L::ZERO, L::ZERO, L::ZERO, L::ZERO]
+    fn output<V: Vector>(m: [V; WIDEST]) -> [V; WIDEST] {
+        [m[0] + m[1] + m[2], m[1] - m[2] - m[3], V::ZERO, V::ZERO, V::ZERO, V::ZERO]
     }
 }

@@ -1,4 +1,4 @@
-//! The transforms of tiles and filters, sixteen channels at a time.
+//! The transforms of tiles and filters, as many channels at a time as a register holds.
 
 #![expect(
     clippy::needless_range_loop,
@@ -14,7 +14,7 @@ use super::minimal::{Minimal, WIDEST};
 
 use crate::engine::ops::buffer::{SharedPtr, filled};
 use crate::engine::ops::gemm::{Epilogue, NR, PANEL};
-use crate::engine::ops::simd::in_lanes;
+use crate::engine::ops::simd::in_vectors;
 
 /// `Bᵀ d B` of some tiles: for each place, a matrix `(tiles, channels)`.
 pub(super) fn transform_tiles<M: Minimal>(
@@ -42,12 +42,12 @@ pub(super) fn transform_tiles<M: Minimal>(
     })
 }
 
-in_lanes! {
+in_vectors! {
     /// Transforms one tile and writes place `p` to `to + p · stride`.
     ///
     /// # Safety
     /// `channels` floats at each of these places must be valid, and nothing else may access them.
-    unsafe fn transform_tile<L, M: Minimal>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
+    unsafe fn transform_tile<V, M: Minimal>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
         let (at, y, x_) = image.place::<M>(tile);
         let Image { height, width, .. } = image;
         // Where each pixel of the input tile begins, which is one pixel larger than the output tile on each side.
@@ -60,13 +60,13 @@ in_lanes! {
                 }
             }
         }
-        let mut half = [[L::ZERO; WIDEST]; WIDEST];
-        for channel in (0..channels).step_by(PANEL) {
+        let mut half = [[V::ZERO; WIDEST]; WIDEST];
+        for channel in (0..channels).step_by(V::LANES) {
             for column in 0..M::IN {
-                let mut d = [L::ZERO; WIDEST];
+                let mut d = [V::ZERO; WIDEST];
                 for row in 0..M::IN {
                     if starts[row][column] != usize::MAX {
-                        d[row] = L::load(&x[starts[row][column] + channel..]);
+                        d[row] = V::of(&x[starts[row][column] + channel..]);
                     }
                 }
                 let transformed = M::input(d);
@@ -79,26 +79,26 @@ in_lanes! {
                 for column in 0..M::IN {
                     let to = to.wrapping_add((row * M::IN + column) * stride + channel);
                     // SAFETY: the caller guarantees that these channels are valid and its own.
-                    transformed[column].store(unsafe { std::slice::from_raw_parts_mut(to, PANEL) });
+                    unsafe { transformed[column].store(to) };
                 }
             }
         }
     }
 }
 
-in_lanes! {
+in_vectors! {
     /// `G g Gᵀ` of a square of filters, sixteen output channels for each of sixteen input channels.
     ///
     /// - `from`: for each input channel, nine positions, each with one float per output channel
     /// - `rotated`: by 180°, as the backward pass needs them
-    pub(super) fn transform_filters<L, M: Minimal>(from: &[f32], rotated: bool, to: &mut [f32], stride: usize) {
-        let mut half = [[L::ZERO; 3]; WIDEST];
-        for channel in 0..PANEL {
+    pub(super) fn transform_filters<V, M: Minimal>(from: &[f32], rotated: bool, to: &mut [f32], stride: usize) {
+        let mut half = [[V::ZERO; 3]; WIDEST];
+        for (channel, lane) in (0..PANEL).flat_map(|channel| (0..PANEL).step_by(V::LANES).map(move |lane| (channel, lane))) {
             for column in 0..3 {
-                let mut g = [L::ZERO; 3];
+                let mut g = [V::ZERO; 3];
                 for row in 0..3 {
                     let position = if rotated { 8 - (row * 3 + column) } else { row * 3 + column };
-                    g[row] = L::load(&from[(channel * 9 + position) * PANEL..]);
+                    g[row] = V::of(&from[(channel * 9 + position) * PANEL + lane..]);
                 }
                 let transformed = M::filter(g);
                 for row in 0..M::IN {
@@ -108,7 +108,7 @@ in_lanes! {
             for row in 0..M::IN {
                 let transformed = M::filter(half[row]);
                 for column in 0..M::IN {
-                    transformed[column].store(&mut to[(row * M::IN + column) * stride + channel * PANEL..]);
+                    transformed[column].write(&mut to[(row * M::IN + column) * stride + channel * PANEL + lane..]);
                 }
             }
         }
@@ -132,23 +132,23 @@ pub(super) unsafe fn store_tiles<M: Minimal>(
     unsafe { store::<M>(products, image, tiles, (channels, column), epilogue, to) };
 }
 
-in_lanes! {
+in_vectors! {
     /// # Safety
     /// As for [`store_tiles`].
-    unsafe fn store<L, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), epilogue: Epilogue<'_>, to: SharedPtr) {
+    unsafe fn store<V, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), epilogue: Epilogue<'_>, to: SharedPtr) {
         let Image { height, width, .. } = image;
         let (channels, column) = columns;
         let stride = tiles.len() * NR + GAP;
-        let mut half = [[L::ZERO; WIDEST]; WIDEST];
+        let mut half = [[V::ZERO; WIDEST]; WIDEST];
         for (index, tile) in tiles.enumerate() {
             let products = &products[index * NR..];
             let (at, y, x) = image.place::<M>(tile);
             let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
-            for lane in (0..NR.min(channels - column)).step_by(PANEL) {
+            for lane in (0..NR.min(channels - column)).step_by(V::LANES) {
                 for i in 0..M::IN {
-                    let mut m = [L::ZERO; WIDEST];
+                    let mut m = [V::ZERO; WIDEST];
                     for row in 0..M::IN {
-                        m[row] = L::load(&products[(row * M::IN + i) * stride + lane..]);
+                        m[row] = V::of(&products[(row * M::IN + i) * stride + lane..]);
                     }
                     let transformed = M::output(m);
                     for row in 0..M::OUT {
@@ -156,8 +156,8 @@ in_lanes! {
                     }
                 }
                 let bias = match epilogue.bias {
-                    Some(bias) => L::load(&bias[column + lane..]),
-                    None => L::ZERO,
+                    Some(bias) => V::of(&bias[column + lane..]),
+                    None => V::ZERO,
                 };
                 for row in 0..M::OUT {
                     let transformed = M::output(half[row]);
@@ -171,11 +171,11 @@ in_lanes! {
                         let pixel = ((at * height + y + row) * width + x + i) * channels + column + lane;
                         let mut value = transformed[i] + bias;
                         if let Some((other, _)) = epilogue.addend {
-                            value = value + L::load(&other[pixel..]);
+                            value = value + V::of(&other[pixel..]);
                         }
                         // SAFETY: the pixel is inside the image, and the caller guarantees that these channels are its
                         // own.
-                        value.store(unsafe { std::slice::from_raw_parts_mut(to.at(pixel), PANEL) });
+                        unsafe { value.store(to.at(pixel)) };
                     }
                 }
             }
