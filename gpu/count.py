@@ -28,8 +28,9 @@ CARDS = {"H100 SXM": (989, 3.35), "A100 80GB": (312, 2.04), "RTX 4090": (165, 1.
 LAUNCH = 5e-6
 BF16, F32 = 2, 4
 TOKENS = 77
-# Queries whose logits the tensor code has in memory at once, and the numbers of one of its chunks.
-QUERIES, CHUNK = 512, 1 << 24
+# Queries whose logits the tensor code has in memory at once, the numbers of one of its chunks, and those that kernels gather at
+# once for a convolution.
+QUERIES, CHUNK, UNFOLDED = 512, 1 << 24, 1 << 27
 
 
 @dataclass
@@ -89,21 +90,24 @@ class Count:
         # Padded twice, nine strided copies, joined, multiplied, bias added.
         copies = BF16 * (4 * into + 4 * unfolded + unfolded)
         tensors = Cost(flops, copies + 3 * result + weights + 3 * result * adds, (4 + 9 + 9 + 1) * chunks + 1 + adds)
-        # Unfolded in one pass, multiplied; bias and the other summand in one pass.
-        tensors.kernel_bytes = BF16 * (into + 2 * unfolded) + weights + (3 + adds) * result
-        tensors.kernel_launches = 2 * chunks + 1
+        # Unfolded in one pass, multiplied; bias and the other summand in one pass. Chunks are copied together.
+        chunks = -(-unfolded // UNFOLDED)
+        copied = 0 if chunks == 1 else chunks
+        tensors.kernel_bytes = BF16 * (into + 2 * unfolded) + weights + (3 + adds) * result + (2 * result if copied else 0)
+        tensors.kernel_launches = 2 * chunks + 1 + copied
         back = rows * kernel**2 * out * stride**2
         backward = Cost(2.0 * unfolded * out, BF16 * (5 * back) + 2 * weights + BF16 * into, 24 * -(-back // CHUNK) + 2)
+        chunks = -(-back // UNFOLDED)
         backward.kernel_bytes = BF16 * (rows * out + 2 * back + into) + 3 * weights
-        backward.kernel_launches = 2 * -(-back // CHUNK) + 1
+        backward.kernel_launches = 2 * chunks + 1 + (0 if chunks == 1 else chunks)
         self.add("3×3 convolution", tensors, backward)
 
     def norm(self, kind, numbers, silu):
         steps, back = (22, 34) if silu else (15, 20)
         self.add(
             kind,
-            Cost(12.0 * numbers, numbers * (2 * BF16 + 2 * F32 * (steps - 6)), steps, 2 * BF16 * numbers + BF16 * numbers, 2),
-            Cost(25.0 * numbers, numbers * (3 * BF16 + 2 * F32 * (back - 8)), back, 5 * BF16 * numbers, 2),
+            Cost(12.0 * numbers, numbers * (2 * BF16 + 2 * F32 * (steps - 6)), steps, 2 * BF16 * numbers, 1),
+            Cost(25.0 * numbers, numbers * (3 * BF16 + 2 * F32 * (back - 8)), back, 3 * BF16 * numbers, 1),
         )
 
     def attention(self, kind, queries, keys, heads, head_dim):

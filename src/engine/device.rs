@@ -1,4 +1,4 @@
-//! CPU or CUDA, and which dtype where; the only `cfg(feature = "cuda")`.
+//! CPU or CUDA, and which dtype where. Beside the launches of kernels in `ops::cuda`, the only `cfg(feature = "cuda")`.
 //!
 //! CUDA's libraries are loaded at run time (ADR 0008), and a device has one stream (ADR 0009).
 
@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 
 use super::{
     error::{EngineError, Result},
-    ops::Precision,
+    ops::{Precision, test_kernels},
 };
 
 /// Picks a device by its name: `cpu`, or `cuda:0` in a build with the feature `cuda`.
@@ -28,9 +28,15 @@ pub fn device_named(name: &str) -> Result<Device> {
             "`{name}` is not a device: write cpu or cuda:0"
         )));
     };
-    cuda::open(ordinal).map_err(|missing| {
+    let device = cuda::open(ordinal).map_err(|missing| {
         EngineError::InvalidInput(format!("device cuda:{ordinal} cannot be used: {missing}"))
-    })
+    })?;
+    for dtype in [compute_dtype(&device), DType::F32] {
+        for wrong in test_kernels(&device, dtype) {
+            tracing::warn!("kernels are turned off, which makes the device slower: {wrong}");
+        }
+    }
+    Ok(device)
 }
 
 /// The type that frozen weights and activations have on a device.
