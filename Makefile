@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema test-web mutants build check-cuda fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
+.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema test-web mutants build check-cuda gpu-check fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -68,6 +68,10 @@ check-cuda:
 	.ci/cuda run $(CARGO) clippy --release --target-dir target/cuda --features cuda,cudnn --all-targets -- -D warnings
 	@# Without a GPU, the program starts all the same and says what is missing.
 	target/cuda/release/vstar bench text --model models/tiny --device cuda:0 --repeat 1 2>&1 | grep -E 'driver|"engine"'
+
+## Fills target/gpu-check with what a GPU machine needs to tell the whole truth, and prints the command to run there.
+gpu-check:
+	@.ci/gpu-check
 
 ## Installs Postgres where no binaries are found.
 postgres:

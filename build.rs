@@ -1,12 +1,14 @@
 //! Tells the crate which engine it is, and which files of `web/` it serves.
 //!
 //! Manifests name the engine, since another one may round otherwise. Its name is a digest of the engine's sources and of the versions
-//! it is built from, so that it is the same wherever the same sources are built, with or without a repository.
+//! it is built from, so that it is the same wherever the same sources are built, with or without a repository. With the
+//! feature `cuda`, our kernels are compiled as well.
 
 use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn main() -> io::Result<()> {
     engine()?;
@@ -30,6 +32,9 @@ fn engine() -> io::Result<()> {
         }
     }
     println!("cargo::rustc-env=VSTAR_ENGINE={digest:016x}");
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        compile_kernels()?;
+    }
     Ok(())
 }
 
@@ -57,6 +62,25 @@ fn web() -> io::Result<()> {
     }
     list += "]\n";
     fs::write(PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("web.rs"), list)
+}
+
+/// Compiles our kernels to PTX, which the driver compiles for its card, with the compiler that candle's kernels are compiled with.
+fn compile_kernels() -> io::Result<()> {
+    println!("cargo::rerun-if-env-changed=NVCC");
+    println!("cargo::rerun-if-env-changed=CUDA_COMPUTE_CAP");
+    let compiler = env::var_os("NVCC").unwrap_or_else(|| "nvcc".into());
+    let capability = env::var("CUDA_COMPUTE_CAP").unwrap_or_else(|_| "80".to_owned());
+    let out = PathBuf::from(env::var_os("OUT_DIR").unwrap_or_default()).join("kernels.ptx");
+    let status = Command::new(&compiler)
+        .args(["-ptx", "-O3", &format!("-arch=compute_{capability}"), "-o"])
+        .arg(out)
+        .arg("src/engine/ops/cuda/kernels.cu")
+        .status()
+        .map_err(|error| io::Error::other(format!("{}: {error}", compiler.display())))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("{}: {status}", compiler.display()))),
+    }
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {

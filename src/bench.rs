@@ -4,16 +4,18 @@
 //! `benches/compare` runs beside it.
 
 mod args;
+mod job;
+mod memory;
 mod work;
 
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::Device;
+use candle_core::{DType, Device};
 use serde::Serialize;
 
-use self::args::Work;
-use crate::engine::device::{device_named, free_bytes};
+use self::args::{Dtype, Work};
+use crate::engine::device::{compute_dtype, device_named, free_bytes};
 use crate::engine::ops::InstructionSet;
 use crate::stdout;
 
@@ -30,6 +32,7 @@ struct Report {
     /// The CPU's, unless a GPU computes.
     #[serde(skip_serializing_if = "Option::is_none")]
     instruction_set: Option<&'static str>,
+    dtype: &'static str,
     seconds_median: f64,
     seconds_min: f64,
     seconds_max: f64,
@@ -66,8 +69,24 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         .context("thread pool")?;
     let start = Instant::now();
     let device = device_named(&args.device)?;
+    let dtype = match args.dtype {
+        None => compute_dtype(&device),
+        Some(Dtype::F32) => DType::F32,
+        Some(Dtype::Bf16) => DType::BF16,
+        Some(Dtype::F16) => DType::F16,
+    };
+    if args.what == Work::Job {
+        println!("{}", serde_json::to_string(&job::run(args, &device, dtype)?)?);
+        return Ok(());
+    }
+    if args.what == Work::Memory {
+        let of_gpu = args.dtype.is_some_and(|dtype| dtype != Dtype::F32);
+        let report = memory::report(args, dtype, device.is_cpu() && !of_gpu)?;
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(());
+    }
     let free_before = free_bytes(&device);
-    let mut work = work::prepare(args, &device)?;
+    let mut work = work::prepare(args, &device, dtype)?;
     time(&device, &mut work.call)?;
     let first_step_s = start.elapsed().as_secs_f64();
     if let Some((_, call)) = &mut work.beside {
@@ -89,6 +108,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         latent: args.latent,
         threads: args.threads,
         instruction_set: device.is_cpu().then(|| InstructionSet::used().as_str()),
+        dtype: dtype.as_str(),
         seconds_median: median(&seconds),
         seconds_min: seconds[0],
         seconds_max: seconds[seconds.len() - 1],

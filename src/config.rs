@@ -37,7 +37,8 @@ pub struct Settings {
     /// the base model's, if there is one.
     #[arg(long, env = "VSTAR_EVALUATOR", value_name = "DIR")]
     pub evaluator: Option<PathBuf>,
-    /// Where the base model runs: cpu, or cuda:0 in a build with the feature cuda.
+    /// Where the base model runs: cpu, or cuda:0 in a build with the feature cuda. For `vstar work`, all starts a worker for
+    /// each GPU, the metrics of each at the port after the last's.
     #[arg(long, env = "VSTAR_DEVICE", default_value = "cpu")]
     pub device: String,
     #[command(flatten)]

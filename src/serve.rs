@@ -5,8 +5,11 @@
 //! - `connections`: the HTTP server
 //! - `doctor`: what is missing on this machine
 //! - `supervision`, `signals`: how a process ends
+//! - `all_devices`: a worker process for each GPU
 
 mod access;
+#[expect(unsafe_code, reason = "signals are sent by a system call")]
+mod all_devices;
 mod checks;
 mod connections;
 mod database;
@@ -156,11 +159,14 @@ pub async fn serve(settings: &ServeSettings) -> Result<()> {
     run_to_end(signals, tasks, shutdown, &ending, database, ending.drain_grace).await
 }
 
-/// `vstar work`: a worker alone, for one device.
+/// `vstar work`: a worker alone, for one device; with `--device all`, a process like this for each GPU.
 ///
 /// # Errors
 /// As for [`serve()`].
 pub async fn work(settings: &Settings) -> Result<()> {
+    if settings.device == all_devices::ALL {
+        return all_devices::work(settings).await;
+    }
     let mut signals = Signals::listen()?;
     let metrics_listener = listen_for_metrics(settings).await?;
     let (worker, database) = signals.or_end_at_once(start_worker(settings)).await?;

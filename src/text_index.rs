@@ -179,7 +179,9 @@ fn encode(evaluator: &Evaluator, texts: &[&str]) -> Result<Vec<f16>> {
     for text in texts {
         match evaluator.text_features(&[text]) {
             Ok(features) => rows.extend(halves(features.values()) as Vec<f16>),
-            Err(error @ EngineError::Tensor(_)) => return Err(error),
+            Err(error @ (EngineError::Tensor(_) | EngineError::OutOfMemory(_))) => {
+                return Err(error);
+            }
             Err(error) => {
                 tracing::warn!(%error, "a caption cannot be encoded");
                 rows.extend(std::iter::repeat_n(f16::ZERO, width));

@@ -8,7 +8,7 @@
 //! - `kinds`: one file for each kind of job, all of the same trait in `job`
 //! - `context`: what jobs work with; `lease`, `heartbeat` and `progress`: a job's lease and its progress
 //! - `patience`: how jobs wait for a store or a database that is away; `checkpoints`: what ended trainings leave behind
-//! - `device`: the one thread that owns the device, with `batch`, `conditioner` and `fair_share`
+//! - `device`: the one thread that owns the device, with `batch`, `row_budget`, `conditioner` and `fair_share`
 
 mod backfill;
 mod batch;
@@ -32,6 +32,7 @@ mod merging;
 mod patience;
 mod permits;
 mod progress;
+mod row_budget;
 mod runner;
 mod wakeups;
 

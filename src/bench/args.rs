@@ -25,12 +25,21 @@ pub struct BenchArgs {
     /// CPU threads.
     #[arg(long, default_value_t = 2)]
     pub(super) threads: usize,
-    /// Timed calls, after one that is not.
+    /// Timed calls, after one that is not; for `job`, training steps of each concept.
     #[arg(long, default_value_t = 3)]
     pub(super) repeat: usize,
     /// Where it runs: cpu, or cuda:0 in a build with the feature cuda.
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,
+    /// What the networks compute in; the device's own dtype if this is not set. The CPU's kernels are those of f32.
+    #[arg(long, value_enum)]
+    pub(super) dtype: Option<Dtype>,
+    /// For `job`: the folder with photos in dog/ and cat/.
+    #[arg(long, value_name = "DIR")]
+    pub(super) photos: Option<PathBuf>,
+    /// For `job`: where images are written.
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
     /// For `train`: what a step may take in addition to the weights, such as 500MB; the UNet's layers are computed again in
     /// the backward pass as far as that takes. With 0, freed memory also goes back to the system at once.
     #[arg(long, value_name = "SIZE")]
@@ -38,6 +47,14 @@ pub struct BenchArgs {
     /// Computes every product and convolution term by term, without Winograd's transforms.
     #[arg(long)]
     pub(super) exact: bool,
+}
+
+/// A dtype of activations and frozen weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Dtype {
+    F32,
+    Bf16,
+    F16,
 }
 
 /// A piece of work.
@@ -61,6 +78,10 @@ pub(super) enum Work {
     Merge,
     /// One UNet call whose elements are of as many concepts; beside it, elements of one concept.
     Mixed,
+    /// The main job without the service: two concepts taught, merged and drawn; losses and images are for comparing devices.
+    Job,
+    /// Not timed: the bytes of a training step by count, from the folder's configs alone; in bf16 or f16 those of a GPU.
+    Memory,
     /// The 200 captions that are most similar to a prompt, of as many as `--batch`, whose vectors have `--latent` numbers. The
     /// vectors are random, and no folder is read.
     Retrieve,

@@ -3,14 +3,13 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::Result;
-use candle_core::{Device, Tensor};
+use anyhow::{Result, bail};
+use candle_core::{DType, Device, Tensor};
 
 use super::args::{BenchArgs, Work};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::training::TrainingRecipe;
 use crate::engine::clip::ClipTextEncoder;
-use crate::engine::device::compute_dtype;
 use crate::engine::ops::Precision;
 use crate::engine::random::{Purpose, Random};
 use crate::engine::schedulers::SchedulerConfig;
@@ -33,12 +32,12 @@ pub(super) struct Prepared {
 }
 
 /// Loads what the work needs to `device`.
-pub(super) fn prepare(args: &BenchArgs, device: &Device) -> Result<Prepared> {
+pub(super) fn prepare(args: &BenchArgs, device: &Device, dtype: DType) -> Result<Prepared> {
     let precision = if args.exact { Precision::Exact } else { Precision::Fast };
     let (batch, latent) = (args.batch, args.latent);
     let folder = |name: &str| args.model.join(name);
     let files = |name: &str, stem: &str| {
-        WeightFiles::open(&folder(name), stem, device, compute_dtype(device))
+        WeightFiles::open(&folder(name), stem, device, dtype)
             .map(|files| files.with_precision(precision))
     };
     let unet =
@@ -58,6 +57,7 @@ pub(super) fn prepare(args: &BenchArgs, device: &Device) -> Result<Prepared> {
                 Ok(())
             }))
         }
+        Work::Job | Work::Memory => bail!("this is not timed call by call"),
         Work::Denoise => {
             let unet = unet()?;
             let features = random(0, &[batch, 77, unet.config().cross_attention_dim()])?;
@@ -84,7 +84,7 @@ pub(super) fn prepare(args: &BenchArgs, device: &Device) -> Result<Prepared> {
                 noise: random(2, &shape)?,
                 timesteps: timesteps(batch, scheduler.num_train_timesteps),
                 input_ids: captions(&text_encoder, batch),
-                mask: Tensor::ones((batch, 1, latent, latent), candle_core::DType::F32, device)?,
+                mask: Tensor::ones((batch, 1, latent, latent), DType::F32, device)?,
                 is_class_image: vec![false; batch],
             };
             alone(Box::new(move || {

@@ -278,6 +278,8 @@ codes! {
     SampleDiverged = "sample_diverged",
     /// A concept's delta leaves the base model unchanged: train the concept again.
     ConceptWithoutEffect = "concept_without_effect",
+    /// The work takes more memory than the worker's device has: ask for smaller images, or train with smaller batches.
+    OutOfMemory = "out_of_memory",
     /// The engine failed on its own: look for the job's id in the server's log.
     EngineError = "engine_error",
     /// A sample of an evaluation did not succeed: see `detail`, and start a new evaluation.

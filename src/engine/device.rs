@@ -1,4 +1,4 @@
-//! CPU or CUDA, and which dtype where; the only `cfg(feature = "cuda")`.
+//! CPU or CUDA, and which dtype where. Beside the launches of kernels in `ops::cuda`, the only `cfg(feature = "cuda")`.
 //!
 //! CUDA's libraries are loaded at run time (ADR 0008), and a device has one stream (ADR 0009).
 
@@ -6,7 +6,7 @@ use candle_core::{DType, Device};
 
 use super::{
     error::{EngineError, Result},
-    ops::{InstructionSet, Precision},
+    ops::{InstructionSet, Precision, test_kernels},
 };
 
 /// Picks a device by its name: `cpu`, or `cuda:0` in a build with the feature `cuda`.
@@ -28,9 +28,15 @@ pub fn device_named(name: &str) -> Result<Device> {
             "`{name}` is not a device: write cpu or cuda:0"
         )));
     };
-    cuda::open(ordinal).map_err(|missing| {
+    let device = cuda::open(ordinal).map_err(|missing| {
         EngineError::InvalidInput(format!("device cuda:{ordinal} cannot be used: {missing}"))
-    })
+    })?;
+    for dtype in [compute_dtype(&device), DType::F32] {
+        for wrong in test_kernels(&device, dtype) {
+            tracing::warn!("kernels are turned off, which makes the device slower: {wrong}");
+        }
+    }
+    Ok(device)
 }
 
 /// The type that frozen weights and activations have on a device.
@@ -53,6 +59,26 @@ pub fn compute_dtype(device: &Device) -> DType {
 /// Memory that is free on a GPU; `None` on the CPU, or if the driver does not say.
 pub fn free_bytes(device: &Device) -> Option<usize> {
     cuda::free_bytes(device)
+}
+
+/// Gives memory that was freed back to the driver, for whoever asks next: after a failed allocation, what is left may be in
+/// pieces that are too small. Nothing happens on the CPU.
+pub fn release_memory(device: &Device) {
+    cuda::release_memory(device);
+}
+
+/// The names of all devices that `all` stands for: `cuda:0`, `cuda:1` and so on.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] if there is none.
+pub fn all_devices() -> Result<Vec<String>> {
+    let missing = |missing: String| {
+        EngineError::InvalidInput(format!("there is no device for `all`: {missing}"))
+    };
+    match cuda::count().map_err(missing)? {
+        0 => Err(missing("this machine shows no GPU".to_owned())),
+        count => Ok((0..count).map(|ordinal| format!("cuda:{ordinal}")).collect()),
+    }
 }
 
 /// Memory that jobs can have: what is free on a GPU, or what the machine of a CPU has; `None` if neither is known.
@@ -90,13 +116,19 @@ mod cuda {
     /// What the kernels were compiled for, as in `CUDA_COMPUTE_CAP=80`.
     const BUILT_FOR: Option<&str> = option_env!("CUDA_COMPUTE_CAP");
 
-    pub(super) fn open(ordinal: usize) -> Result<Device, String> {
+    /// GPUs of this machine.
+    pub(super) fn count() -> Result<usize, String> {
         let count = CudaContext::device_count().map_err(|error| {
             format!(
                 "no NVIDIA driver answers ({error}); install one of release 580 or later, and give a container its GPUs"
             )
         })?;
-        if ordinal >= usize::try_from(count).unwrap_or(0) {
+        Ok(usize::try_from(count).unwrap_or(0))
+    }
+
+    pub(super) fn open(ordinal: usize) -> Result<Device, String> {
+        let count = count()?;
+        if ordinal >= count {
             return Err(format!("this machine shows {count} GPUs, counted from 0"));
         }
         let (major, minor) = CudaContext::new(ordinal)
@@ -137,6 +169,19 @@ mod cuda {
         };
     }
 
+    pub(super) fn release_memory(device: &Device) {
+        let Ok(device) = device.as_cuda_device() else { return };
+        // Work that is queued may still use memory whose tensors are dropped.
+        if device.cuda_stream().synchronize().is_err() {
+            return;
+        }
+        // SAFETY: the pool is the device's own, and what is in use stays.
+        let _ = unsafe {
+            result::device::get_default_mem_pool(device.cuda_stream().context().cu_device())
+                .and_then(|pool| result::mem_pool::trim_to(pool, 0))
+        };
+    }
+
     /// Compute capability, `None` on the CPU.
     pub(super) fn capability(device: &Device) -> Option<(i32, i32)> {
         let device = device.as_cuda_device().ok()?;
@@ -155,9 +200,17 @@ mod cuda {
 mod cuda {
     use candle_core::Device;
 
-    pub(super) fn open(_ordinal: usize) -> Result<Device, String> {
-        Err("this program was built without the feature `cuda`".to_owned())
+    const NOT_BUILT_IN: &str = "this program was built without the feature `cuda`";
+
+    pub(super) fn count() -> Result<usize, String> {
+        Err(NOT_BUILT_IN.to_owned())
     }
+
+    pub(super) fn open(_ordinal: usize) -> Result<Device, String> {
+        Err(NOT_BUILT_IN.to_owned())
+    }
+
+    pub(super) fn release_memory(_device: &Device) {}
 
     pub(super) fn capability(_device: &Device) -> Option<(i32, i32)> {
         None

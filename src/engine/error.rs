@@ -30,9 +30,43 @@ pub enum EngineError {
     /// The observer asked to stop.
     #[error("stopped")]
     Stopped,
+    /// The device has less memory than the work takes. Less of it at once may fit.
+    #[error("the device ran out of memory")]
+    OutOfMemory(#[source] candle_core::Error),
     /// The device or an operation failed. This is not the caller's fault.
     #[error("tensor operation failed")]
-    Tensor(#[from] candle_core::Error),
+    Tensor(#[source] candle_core::Error),
+}
+
+impl From<candle_core::Error> for EngineError {
+    fn from(error: candle_core::Error) -> Self {
+        // The driver's, cuBLAS's and cuDNN's errors arrive boxed, with the name of their code in the text.
+        let text = format!("{error:?}");
+        let codes = ["CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED"];
+        match codes.iter().any(|code| text.contains(code)) {
+            true => Self::OutOfMemory(error),
+            false => Self::Tensor(error),
+        }
+    }
 }
 
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allocation_that_fails_is_told_from_other_failures_of_the_device() {
+        let driver = |code: &str| {
+            let error = std::io::Error::other(format!("DriverError({code})"));
+            EngineError::from(candle_core::Error::Cuda(error.into()).bt())
+        };
+
+        let full = driver("CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\"");
+        let other = driver("CUDA_ERROR_ILLEGAL_ADDRESS, \"an illegal memory access\"");
+
+        assert!(matches!(full, EngineError::OutOfMemory(_)), "{full:?}");
+        assert!(matches!(other, EngineError::Tensor(_)), "{other:?}");
+    }
+}

@@ -1,8 +1,8 @@
 //! The operations of the networks, and their gradients.
 //!
 //! Each operation is a file with its public type or function, which chooses by device: `<op>/cpu.rs` has our kernel for
-//! f32 on the CPU, `<op>/candle.rs` the same mathematics in candle's tensors, for every other device and type. Below
-//! them lie `gemm`, the matrix product, and small files of what several operations need.
+//! f32 on the CPU, `<op>/candle.rs` the same mathematics in candle's tensors, for every other device and type; on a GPU it
+//! calls a kernel of `cuda` where there is one. Below them lie `gemm`, the matrix product, and small files of what several operations need.
 //!
 //! Weights of a frozen model are fields of these types and not [`Variable`]s, so that a backward pass computes
 //! gradients of inputs only. Images are `(batch, height, width, channels)`: the channels of a pixel are contiguous for
@@ -19,6 +19,7 @@ mod buffer;
 mod chunks;
 mod concat;
 mod conv;
+mod cuda;
 mod geglu;
 mod gemm;
 mod group_norm;
@@ -31,6 +32,7 @@ mod normalization;
 mod once;
 mod optimize;
 mod precision;
+mod self_test;
 mod shape;
 mod simd;
 mod similarity;
@@ -53,6 +55,7 @@ pub use linear::FrozenLinear;
 pub use matmul::{matmul, matmul_stacked};
 pub use optimize::{AdamWStep, adamw, sum_of_squares};
 pub use precision::Precision;
+pub(crate) use self_test::self_test as test_kernels;
 pub use similarity::row_products;
 pub use sum::sum;
 pub use upsample::upsample_nearest_2x;

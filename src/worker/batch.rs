@@ -20,11 +20,13 @@ use super::error::JobError;
 use super::faults::DeviceFaults;
 use super::job_steps::JobSteps;
 use super::progress::Progress;
+use super::row_budget::RowBudget;
 use crate::counters::WORK;
 use crate::domain::id::{JobId, SampleId};
 use crate::domain::sample::batch_elements;
+use crate::engine::device::release_memory;
 use crate::engine::{
-    AttentionMaps, DenoisingState, RunningBatch, RunningImage, SampleRequest, images,
+    AttentionMaps, DenoisingState, EngineError, RunningBatch, RunningImage, SampleRequest, images,
 };
 
 /// Pixels that are decoded in one call: the decoder takes much more memory than a denoising step.
@@ -150,6 +152,7 @@ impl Owner {
 pub(crate) struct Batch {
     pending: VecDeque<PendingImage>,
     running: RunningBatch<Owner>,
+    budget: RowBudget,
     faults: Option<Arc<dyn DeviceFaults>>,
 }
 
@@ -157,7 +160,8 @@ impl Batch {
     /// - `max_size`: elements of one call of the UNet, in images of the base model's own size
     pub(crate) fn new(max_size: usize, faults: Option<Arc<dyn DeviceFaults>>) -> Self {
         WORK.max_batch_elements.set(max_size as u64);
-        Self { pending: VecDeque::new(), running: RunningBatch::new(max_size), faults }
+        let (running, budget) = (RunningBatch::new(max_size), RowBudget::new(max_size));
+        Self { pending: VecDeque::new(), running, budget, faults }
     }
 
     /// Queues a job's images.
@@ -241,17 +245,28 @@ impl Batch {
             image.owner.generation.request.progress.begin_first_step();
         }
         let faults = self.faults.as_deref();
+        let ran_out = Cell::new(false);
         let began = Instant::now();
         self.running.step(
             &engine.base,
             |owners, call| {
-                guarded(|| {
+                let called = guarded(|| {
                     if let Some(faults) = faults {
                         let jobs: Vec<JobId> = owners.iter().map(|owner| owner.job_id()).collect();
                         faults.before_denoising_step(&jobs);
+                        if owners.len() > faults.images_in_memory() {
+                            let error = candle_core::Error::msg("as the tests ask for");
+                            return Err(EngineError::OutOfMemory(error));
+                        }
                     }
                     call()
-                })
+                });
+                if let Err(JobError::Engine(EngineError::OutOfMemory(_))) = &called {
+                    // Of several images, each is tried alone now, and the next step takes fewer.
+                    release_memory(&engine.base.device);
+                    ran_out.set(true);
+                }
+                called
             },
             |image, result| match result {
                 Ok(()) => {
@@ -264,8 +279,24 @@ impl Batch {
         if elements > 0 {
             WORK.denoising_steps.observe(began.elapsed());
             WORK.denoised_elements.add(elements as u64);
+            self.adapt(elements, ran_out.get());
         }
         self.running.retain(|owner| !owner.generation.has_ended.get());
+    }
+}
+
+impl Batch {
+    /// Fits the size of the next step to the device's memory.
+    fn adapt(&mut self, elements: usize, ran_out: bool) {
+        if ran_out {
+            self.budget.shrink(elements);
+            let now = self.budget.elements();
+            tracing::warn!(elements, now, "a denoising step ran out of the device's memory");
+        } else if !self.budget.note_step() {
+            return;
+        }
+        self.running.set_max_elements(self.budget.elements());
+        WORK.max_batch_elements.set(self.budget.elements() as u64);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A base model on a device: what the device's thread works with.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use crate::engine::BaseModel;
@@ -24,7 +25,11 @@ impl LoadedModel {
         let folder = ModelFolder::with_digest(dir, base.digest.as_str().into())?;
         // The other half is left for samples.
         let training_memory = free_bytes(&base.device).map(|free| free as u64 / 2);
-        Ok(Self { folder, engine: Engine { base, training_memory }, evaluator: None })
+        Ok(Self {
+            folder,
+            engine: Engine { base, training_memory: Cell::new(training_memory) },
+            evaluator: None,
+        })
     }
 
     /// The same with an evaluator.
@@ -65,8 +70,8 @@ const WIDEST_MAPS: usize = 48;
 /// What the device's thread owns.
 pub struct Engine {
     pub(crate) base: BaseModel,
-    /// What a GPU has free for a training step, in bytes.
-    pub(crate) training_memory: Option<u64>,
+    /// What a GPU has free for a training step, in bytes; halved whenever that was not true.
+    pub(crate) training_memory: Cell<Option<u64>>,
 }
 
 impl Engine {

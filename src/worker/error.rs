@@ -120,6 +120,9 @@ impl JobError {
             Self::Engine(EngineError::WithoutEffect { .. }) => {
                 (Code::ConceptWithoutEffect, "A concept changes nothing")
             }
+            Self::Engine(EngineError::OutOfMemory(_)) => {
+                (Code::OutOfMemory, "The device ran out of memory")
+            }
             Self::Engine(EngineError::NotFinite { .. }) => {
                 (Code::SampleDiverged, "The image diverged")
             }
@@ -162,6 +165,10 @@ impl JobError {
             Self::Engine(error @ EngineError::NotFinite { .. }) => format!(
                 "{error}: a concept's delta has too large numbers for this prompt, or guidance_scale is too large; try a \
                  smaller strength, or train the concept again"
+            ),
+            Self::Engine(error @ EngineError::OutOfMemory(_)) => format!(
+                "{error}: ask for smaller images, a smaller instance_batch_size and class_batch_size, or a rank; whoever runs \
+                 the worker can give it a smaller --memory-budget or --max-batch-size, or a device with more memory"
             ),
             Self::Engine(_) | Self::EnginePanicked | Self::Panicked | Self::Encoding(_) => {
                 "the cause is in the server's log under the id of this job".to_owned()

@@ -13,6 +13,11 @@ pub trait DeviceFaults: fmt::Debug + Send + Sync {
         let _ = jobs;
     }
 
+    /// The number of images that a denoising step has memory for.
+    fn images_in_memory(&self) -> usize {
+        usize::MAX
+    }
+
     /// After a step of a training, the encoding of images included.
     fn after_training_step(&self, job: JobId) {
         let _ = job;

@@ -274,15 +274,18 @@ fn pull(shape: &[usize]) -> Tensor {
     numbers(99, shape)
 }
 
-/// Compares within `tolerance` of the largest number, or of 1 if that is smaller.
-fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f64) {
+/// Compares within `tolerance` of the largest number, or of 1 if that is smaller, and returns the largest error.
+fn assert_close(what: &str, actual: &Tensor, expected: &Tensor, tolerance: f64) -> f64 {
     assert_eq!(actual.dims(), expected.dims(), "{what}");
     let (actual, expected) = (flat(actual), flat(expected));
     let largest = expected.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+    let mut worst = 0.0f64;
     for (at, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
         let error = (actual - expected).abs() / (1.0 + largest);
         assert!(error < tolerance, "{what}, element {at}: {actual} for {expected}");
+        worst = worst.max(error);
     }
+    worst
 }
 
 fn assert_matches_the_reference(place: &Place, tolerance: f64) {
@@ -290,10 +293,14 @@ fn assert_matches_the_reference(place: &Place, tolerance: f64) {
         let inputs = op.inputs();
         let (expected, gradients) = op.value_and_gradients(&Place::reference(), &inputs, pull);
         let (actual, ours) = op.value_and_gradients(place, &inputs, pull);
-        assert_close(op.name, &actual, &expected, tolerance);
+        let mut worst = assert_close(op.name, &actual, &expected, tolerance);
         for (i, (ours, expected)) in ours.iter().zip(&gradients).enumerate() {
-            assert_close(&format!("{}, gradient {i}", op.name), ours, expected, tolerance);
+            let what = format!("{}, gradient {i}", op.name);
+            worst = worst.max(assert_close(&what, ours, expected, tolerance));
         }
+        // In the form of the golden cases' lines, for `gpu/check`.
+        let label = format!("{:?} {}: {}", place.device.location(), place.dtype.as_str(), op.name);
+        println!("{label:<60}  {worst:9.2e}  of {tolerance:8.1e}  value and gradients");
     }
 }
 

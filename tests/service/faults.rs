@@ -25,6 +25,10 @@ pub(crate) struct Faults {
     /// Jobs whose denoising steps panic.
     panicking: Mutex<HashSet<JobId>>,
     panicking_trainings: AtomicBool,
+    /// Images that a denoising step has memory for, plus one; 0 for any number.
+    images_in_memory: AtomicUsize,
+    /// The most images of one step that had memory.
+    most_images: AtomicUsize,
     last_batch: Mutex<Vec<JobId>>,
     /// Calls of the UNet that each job has taken part in.
     steps: Mutex<HashMap<JobId, usize>>,
@@ -56,6 +60,13 @@ impl DeviceFaults for Faults {
         let panicking = self.panicking.lock().unwrap().clone();
         let culprit = jobs.iter().find(|job| panicking.contains(job));
         assert!(culprit.is_none(), "a denoising step of {culprit:?} panics, as the test wants it");
+        if jobs.len() <= self.images_in_memory() {
+            self.most_images.fetch_max(jobs.len(), Ordering::Relaxed);
+        }
+    }
+
+    fn images_in_memory(&self) -> usize {
+        self.images_in_memory.load(Ordering::Relaxed).checked_sub(1).unwrap_or(usize::MAX)
     }
 
     fn after_training_step(&self, job: JobId) {
@@ -150,6 +161,37 @@ async fn a_panic_in_a_denoising_step_ends_the_job_that_causes_it_alone(db: PgPoo
     queued_again(&whole, &paths[1], 1).await;
     let again = ended(&whole, &paths[1]).await;
     assert_eq!((digests(&again), again.body["attempt"].as_i64()), (alone[1].clone(), Some(2)));
+    whole.end().await;
+}
+
+/// Not if a step that runs out of memory ended its jobs, nor if the next one were as large.
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_step_that_runs_out_of_memory_is_taken_by_fewer_images_at_once(db: PgPool) {
+    let faults = Arc::new(Faults::default());
+    let (whole, concepts) = with_concepts_and(db, config(&faults), 4).await;
+    let requests: Vec<Value> =
+        (0..4).map(|seed| request(&concepts[seed], 100, seed as u64)).collect();
+    let mut alone = Vec::new();
+    for request in &requests {
+        alone.push(digests(&ended(&whole, &start(&whole, request).await).await));
+    }
+
+    faults.images_in_memory.store(1 + 2, Ordering::Relaxed);
+    let mut paths = Vec::new();
+    for request in &requests {
+        paths.push(start(&whole, request).await);
+    }
+    for (path, alone) in paths.iter().zip(&alone) {
+        assert_eq!(digests(&ended(&whole, path).await), *alone);
+    }
+    let most = faults.most_images.load(Ordering::Relaxed);
+    assert!((1..=2).contains(&most), "{most} images took a step together");
+    faults.images_in_memory.store(1, Ordering::Relaxed);
+    let failed = ended(&whole, &start(&whole, &requests[0]).await).await;
+    assert_eq!((failed.text("status"), &failed.body["attempt"]), ("failed".to_owned(), &json!(1)));
+    assert_eq!(failed.body["error"]["code"], "out_of_memory", "{failed:?}");
+    faults.images_in_memory.store(0, Ordering::Relaxed);
+    assert_eq!(digests(&ended(&whole, &start(&whole, &requests[1]).await).await), alone[1]);
     whole.end().await;
 }
 

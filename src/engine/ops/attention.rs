@@ -8,6 +8,7 @@ use candle_core::{Result, Tensor};
 pub(super) use self::candle::QUERIES;
 pub(super) use self::cpu::Softmax;
 use super::buffer::has_kernels;
+use super::cuda;
 use crate::engine::autograd::Variable;
 
 /// `softmax(Q Kᵀ · scale + bias) V` for every head. The last dimension holds one head after the other.
@@ -15,8 +16,8 @@ use crate::engine::autograd::Variable;
 /// With `P` the softmax and `dP = dO Vᵀ`, the gradients are `dV = Pᵀ dO`, `dS = P ∘ (dP − rowsum(P ∘ dP))`,
 /// `dQ = scale · dS K` and `dK = scale · dSᵀ Q`.
 ///
-/// Only the logits of one block of queries are in memory at a time. The backward pass computes them again. On the CPU
-/// it takes `P` from each query's largest logit and sum of exponentials, which the forward pass keeps.
+/// Only the logits of one block of queries are in memory at a time. The backward pass computes them again. Our kernels
+/// take `P` from each query's largest logit and sum of exponentials, which the forward pass keeps.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
@@ -38,6 +39,14 @@ pub fn attention(
         return Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
             let gradients =
                 attention.backward([&q, &k, &v, &gradient.contiguous()?], &softmaxes)?;
+            Ok(gradients.map(Some))
+        }));
+    }
+    if let Some(attention) = cuda::Attention::new(&q, heads, scale, bias)? {
+        let (out, softmax) = attention.forward(&q, &k, &v)?;
+        let kept = out.clone();
+        return Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
+            let gradients = attention.backward([&q, &k, &v], (&kept, &softmax), gradient)?;
             Ok(gradients.map(Some))
         }));
     }

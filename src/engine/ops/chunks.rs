@@ -21,8 +21,18 @@ pub(crate) fn in_chunks(
     size: usize,
     f: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Tensor> {
+    in_chunks_of(CHUNK_FLOATS, inputs, size, f)
+}
+
+/// The same with at most `at_once` numbers in a chunk.
+pub(crate) fn in_chunks_of(
+    at_once: usize,
+    inputs: &[&Tensor],
+    size: usize,
+    f: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Tensor> {
     let batch = inputs[0].dim(0)?;
-    let chunk = (CHUNK_FLOATS / size.max(1)).max(1);
+    let chunk = (at_once / size.max(1)).max(1);
     let part = |first: usize| -> Result<Tensor> {
         let count = chunk.min(batch - first);
         let cut = |x: &&Tensor| x.narrow(0, first, count)?.contiguous();

@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
+pub(super) use self::geometry::Geometry;
 pub use self::geometry::Padding;
-use self::geometry::{Direction, Geometry, Pass};
+use self::geometry::{Direction, Pass};
 use super::precision::Precision;
 use super::shape::check_bias;
 use super::weight::{self, FrozenWeight};

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 use super::buffer::has_kernels;
+use super::cuda::{self, Family};
 use super::normalization::Affine;
 use crate::engine::autograd::Variable;
 
@@ -64,6 +65,15 @@ impl GroupNorm {
             return Ok(Variable::derived(y, [x], move |dy, _| {
                 Ok([Some(norm.backward(&input, &dy.contiguous()?, &images)?)])
             }));
+        }
+        if cuda::has_kernels(&input, Family::Norms) {
+            let shift = shift.cloned();
+            let run = move |input: &Tensor, dy: Option<&Tensor>| {
+                let of_channels = (&affine.weight, &affine.bias);
+                cuda::group_norm(input, of_channels, shift.as_ref(), (groups, eps, silu), dy)
+            };
+            let y = run(&input, None)?;
+            return Ok(Variable::derived(y, [x], move |dy, _| Ok([Some(run(&input, Some(dy))?)])));
         }
         let norm = candle::Norm::new(&affine, &input, shift, (groups, eps), silu)?;
         let y = norm.forward(&input)?;

@@ -8,6 +8,7 @@ use candle_core::DType;
 
 use super::attention::{QUERIES, Softmax};
 use super::chunks::CHUNK_FLOATS;
+use super::cuda::UNFOLDED;
 use super::geglu;
 
 /// The sizes of types where an operation runs.
@@ -19,17 +20,25 @@ pub(crate) struct Workspace {
     wide: u64,
     /// Whether our kernels run.
     kernels: bool,
+    /// Numbers of gathered pixels at once, of a convolution.
+    unfolded: usize,
 }
 
 impl Workspace {
     pub(crate) fn of(dtype: DType, on_cpu: bool) -> Self {
         let narrow = dtype.size_in_bytes() as u64;
-        Self { narrow, wide: narrow.max(4), kernels: on_cpu && dtype == DType::F32 }
+        let kernels = on_cpu && dtype == DType::F32;
+        let unfolded = if on_cpu { CHUNK_FLOATS } else { UNFOLDED };
+        Self { narrow, wide: narrow.max(4), kernels, unfolded }
     }
 
     /// Numbers of one chunk of a batch.
     fn chunk(batch: u64, size: u64) -> u64 {
-        batch.min((CHUNK_FLOATS as u64 / size.max(1)).max(1)) * size
+        Self::chunk_of(CHUNK_FLOATS, batch, size)
+    }
+
+    fn chunk_of(at_once: usize, batch: u64, size: u64) -> u64 {
+        batch.min((at_once as u64 / size.max(1)).max(1)) * size
     }
 
     /// Group norm of images of `size` numbers: seven intermediate results in the wide type.
@@ -63,6 +72,10 @@ impl Workspace {
 
     /// Convolution by filters of so many numbers, of images that take `size` numbers once their pixels are gathered.
     pub(crate) fn conv(&self, filters: u64, images: u64, size: u64) -> u64 {
-        if self.kernels { 0 } else { self.narrow * (filters + 2 * Self::chunk(images, size)) }
+        if self.kernels {
+            0
+        } else {
+            self.narrow * (filters + 2 * Self::chunk_of(self.unfolded, images, size))
+        }
     }
 }

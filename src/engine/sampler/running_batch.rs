@@ -35,6 +35,11 @@ impl<T> RunningBatch<T> {
         Self { max_elements: max_elements.max(1), images: Vec::new() }
     }
 
+    /// From the next step on, it takes so many elements. Images that have joined stay, and take turns.
+    pub fn set_max_elements(&mut self, max_elements: usize) {
+        self.max_elements = max_elements.max(1);
+    }
+
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
     }

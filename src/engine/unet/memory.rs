@@ -105,14 +105,16 @@ impl LayerSize {
 
     /// Bytes that its backward pass reads in addition to its input.
     fn inside(&self, call: &CallSize) -> u64 {
+        // On a GPU, attention also keeps its result.
+        let results = u64::from(!call.on_cpu);
         let transformers = match (self.tracked, self.blocks) {
             (true, 0) => self.out_channels, // between the convolutions
             // ... the resnet's result and the projection of it; then per block q, k and v of both attentions (k and v
             // of the second are the prompt's), what each norm reads, and the 8-fold of GEGLU.
-            (true, blocks) => 2 * self.out_channels + self.inner * (15 * blocks),
+            (true, blocks) => 2 * self.out_channels + self.inner * ((15 + results * 2) * blocks),
             (false, 0) => 0,
             // Nothing before the first attention to the prompt leads to what is trained.
-            (false, blocks) => self.inner * (10 + 15 * (blocks - 1)),
+            (false, blocks) => self.inner * (10 + results + (15 + results * 2) * (blocks - 1)),
         };
         let attentions = if self.tracked { 2 * self.blocks } else { (2 * self.blocks).max(1) - 1 };
         let softmaxes = Workspace::of(call.dtype, call.on_cpu).softmaxes(self.heads * attentions);

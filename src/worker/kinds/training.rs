@@ -17,6 +17,7 @@ use crate::domain::job::Phase;
 use crate::domain::training::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
+use crate::engine::device::release_memory;
 use crate::engine::{
     BaseModel, Delta, EngineError, FineTuning, TrainerState, TrainingInput, TrainingPhase,
     TrainingProgress, weight_change,
@@ -147,7 +148,7 @@ async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
     let Run { mut input, start_from, state, mut taker } = run;
     let ended = job.context.device.run_long(move |engine, slices| {
-        input.memory_budget = input.memory_budget.or(engine.training_memory);
+        input.memory_budget = input.memory_budget.or(engine.training_memory.get());
         let mut fine_tuning =
             FineTuning::starting_from(&engine.base, &input, start_from.as_deref())?;
         if let Some(state) = state {
@@ -181,7 +182,15 @@ async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
             (Err(EngineError::Stopped), None) => {
                 return Ok(Ended::Stopped(fine_tuning.state().on_host()?));
             }
-            (ran, None) => ran?,
+            (ran, None) => {
+                if let Err(EngineError::OutOfMemory(_)) = &ran {
+                    // The next training keeps less, and computes more again.
+                    let memory = engine.training_memory.get().map(|memory| memory / 2);
+                    engine.training_memory.set(memory);
+                    release_memory(&engine.base.device);
+                }
+                ran?
+            }
         }
         let delta = fine_tuning.delta()?;
         let report = report(&engine.base, &delta, &fine_tuning)?;

@@ -3,7 +3,8 @@
 use candle_core::{Result, Tensor};
 
 use super::geometry::{Geometry, Padding};
-use crate::engine::ops::chunks::in_chunks;
+use crate::engine::ops::chunks::{CHUNK_FLOATS, in_chunks_of};
+use crate::engine::ops::cuda::{self, Family, Window};
 
 /// The filters of one layer.
 pub(super) struct Filters {
@@ -31,6 +32,9 @@ impl Filters {
         other: Option<&Tensor>,
     ) -> Result<Tensor> {
         let y = gather_and_multiply(x, &self.matrix, geometry, PositionOrder::InOrder)?;
+        if cuda::has_kernels(&y, Family::Sums) {
+            return cuda::finish(y, self.bias.as_ref(), other);
+        }
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,
@@ -56,6 +60,17 @@ impl Filters {
         let Geometry { kernel, stride, padding: p } = geometry;
         let (_, rows, columns, out_channels) = dy.dims4()?;
         let in_channels = self.matrix.dim(0)? / (kernel * kernel);
+        // (kernel² · in, out) → (kernel² · out, in), with the positions in the same order
+        let by_position = self.matrix.reshape((kernel * kernel, in_channels, out_channels))?;
+        let exchanged = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
+        if cuda::has_kernels(dy, Family::Convolution) {
+            let gathered = height * width * exchanged.dim(0)?;
+            return in_chunks_of(cuda::UNFOLDED, &[dy], gathered, |part| {
+                let images = part[0].dim(0)?;
+                let gathered = cuda::unfold(&part[0], window(geometry), (height, width), true)?;
+                gathered.matmul(&exchanged)?.reshape((images, height, width, in_channels))
+            });
+        }
         let dilated = dilate(&dilate(dy, 1, stride)?, 2, stride)?;
         let (down, across) = ((rows - 1) * stride + 1, (columns - 1) * stride + 1);
         let (top, left) = (kernel - 1 - p.top, kernel - 1 - p.left);
@@ -65,9 +80,6 @@ impl Filters {
             left,
             right: (width + kernel - 1).saturating_sub(left + across),
         };
-        // (kernel² · in, out) → (kernel² · out, in), with the positions in the same order
-        let by_position = self.matrix.reshape((kernel * kernel, in_channels, out_channels))?;
-        let exchanged = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
         let geometry = Geometry { kernel, stride: 1, padding };
         let dx = gather_and_multiply(&dilated, &exchanged, geometry, PositionOrder::Reversed)?;
         dx.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()
@@ -90,7 +102,9 @@ fn gather_and_multiply(
 ) -> Result<Tensor> {
     let (_, height, width, _) = x.dims4()?;
     let (rows, columns) = geometry.output(height, width);
-    in_chunks(&[x], rows * columns * matrix.dim(0)?, |part| {
+    let has_kernels = cuda::has_kernels(x, Family::Convolution);
+    let at_once = if has_kernels { cuda::UNFOLDED } else { CHUNK_FLOATS };
+    in_chunks_of(at_once, &[x], rows * columns * matrix.dim(0)?, |part| {
         let images = part[0].dim(0)?;
         let gathered = gather(&part[0], geometry, (rows, columns), positions)?;
         gathered.matmul(matrix)?.reshape((images, rows, columns, ()))
@@ -108,6 +122,9 @@ fn gather(
     let (images, _, _, channels) = x.dims4()?;
     if kernel == 1 && stride == 1 && p == Padding::same(0) {
         return x.reshape(((), channels));
+    }
+    if positions == PositionOrder::InOrder && cuda::has_kernels(x, Family::Convolution) {
+        return cuda::unfold(x, window(geometry), (rows, columns), false);
     }
     // Padded so far that each position can be cut out in whole strides.
     let x = x.pad_with_zeros(1, p.top, p.bottom + stride)?.pad_with_zeros(
@@ -133,6 +150,11 @@ fn gather(
         parts.reverse();
     }
     Tensor::cat(&parts, 1)?.contiguous()
+}
+
+fn window(geometry: Geometry) -> Window {
+    let Geometry { kernel, stride, padding } = geometry;
+    Window { kernel, stride, top: padding.top, left: padding.left }
 }
 
 /// Inserts `stride − 1` zeros between neighbours along `dim`.

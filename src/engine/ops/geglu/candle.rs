@@ -4,9 +4,13 @@ use candle_core::{D, Result, Tensor};
 
 use crate::engine::ops::activation::Function;
 use crate::engine::ops::chunks::{in_row_chunks, wide};
+use crate::engine::ops::cuda::{self, Family};
 
 /// `a · gelu(gate)` of the halves of the last dimension.
 pub(super) fn forward(projected: &Tensor) -> Result<Tensor> {
+    if cuda::has_kernels(projected, Family::Pointwise) {
+        return cuda::geglu(projected, None);
+    }
     let narrow = projected.dtype();
     in_row_chunks(&[projected], |part| {
         let (a, gate) = halves(&part[0])?;
@@ -16,6 +20,9 @@ pub(super) fn forward(projected: &Tensor) -> Result<Tensor> {
 
 /// The gradient of the projection from that of the result.
 pub(super) fn backward(projected: &Tensor, dy: &Tensor) -> Result<Tensor> {
+    if cuda::has_kernels(projected, Family::Pointwise) {
+        return cuda::geglu(projected, Some(dy));
+    }
     let narrow = projected.dtype();
     in_row_chunks(&[projected, dy], |part| {
         let (a, gate) = halves(&part[0])?;

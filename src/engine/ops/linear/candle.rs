@@ -2,6 +2,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::engine::ops::cuda::{self, Family};
+
 pub(super) struct Matrix {
     /// `W`, `(out_features, in_features)`.
     pub(super) weight: Tensor,
@@ -17,6 +19,9 @@ impl Matrix {
         shape: Vec<usize>,
     ) -> Result<Tensor> {
         let y = x.reshape(((), self.weight.dim(1)?))?.matmul(&self.weight.t()?)?;
+        if cuda::has_kernels(&y, Family::Sums) {
+            return cuda::finish(y.reshape(shape)?, self.bias.as_ref(), other);
+        }
         let y = match &self.bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,

@@ -1,0 +1,196 @@
+// A CUDA driver, cuBLAS and cuRAND without a GPU, as far as the engine's operations call them: memory is the host's, our kernels
+// run in the emulator, and the few of candle's kernels that surround them are written out here. With it the whole way from an
+// operation in Rust to its kernel's arguments is run on any machine (`.ci/cuda-emulated`). A kernel that is not here is named.
+#define EMULATED
+#include "kernels.cu"
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <string>
+#include <utility>
+
+static bool trace() { return getenv("FAKE_CUDA_TRACE") != nullptr; }
+
+// --- Calls of kernels -------------------------------------------------------------------------------------------------------
+
+typedef std::function<void()> Call;
+typedef std::function<Call(void **)> Kernel;
+
+template <typename... A, size_t... I> Kernel kernel_of(void (*f)(A...), std::index_sequence<I...>) {
+  return [f](void **given) -> Call {
+    // The driver copies arguments at the launch.
+    auto arguments = std::make_tuple(*(typename std::decay<A>::type *)given[I]...);
+    return [f, arguments] { f(std::get<I>(arguments)...); };
+  };
+}
+template <typename... A> Kernel kernel_of(void (*f)(A...)) { return kernel_of(f, std::make_index_sequence<sizeof...(A)>()); }
+
+static size_t place(size_t index, size_t dims, const size_t *shape, const size_t *strides) {
+  size_t at = 0;
+  for (size_t d = dims; d-- > 0; index /= shape[d]) at += index % shape[d] * strides[d];
+  return at;
+}
+
+// candle's kernels, as plain functions of one thread of the whole grid: only the first thread works.
+static bool is_first() { return blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0; }
+
+template <typename T> static void ucopy(size_t count, size_t dims, const size_t *info, const T *in, T *out) {
+  if (!is_first()) return;
+  for (size_t i = 0; i < count; i++) out[i] = in[info ? place(i, dims, info, info + dims) : i];
+}
+template <typename T> static void copy2d(const T *in, T *out, uint32_t rows, uint32_t columns, uint32_t in_stride, uint32_t out_stride) {
+  if (!is_first()) return;
+  for (size_t row = 0; row < rows; row++)
+    for (size_t column = 0; column < columns; column++) out[row * out_stride + column] = in[row * in_stride + column];
+}
+template <typename T, int OP> static void binary(size_t count, size_t dims, const size_t *info, const T *a, const T *b, T *out) {
+  if (!is_first()) return;
+  for (size_t i = 0; i < count; i++) {
+    float x = wide(a[info ? place(i, dims, info, info + dims) : i]), y = wide(b[info ? place(i, dims, info, info + 2 * dims) : i]);
+    out[i] = narrow<T>(OP == 0 ? x + y : OP == 1 ? x - y : OP == 2 ? x * y : x / y);
+  }
+}
+template <typename S, typename T> static void cast(size_t count, size_t dims, const size_t *info, const S *in, T *out) {
+  if (!is_first()) return;
+  for (size_t i = 0; i < count; i++) out[i] = narrow<T>(wide(in[info ? place(i, dims, info, info + dims) : i]));
+}
+template <typename T> static void const_set(size_t count, size_t dims, const size_t *info, T value, T *out) {
+  if (!is_first()) return;
+  for (size_t i = 0; i < count; i++) out[info ? place(i, dims, info, info + dims) : i] = value;
+}
+#define EACH(NAME) {#NAME, kernel_of(NAME)},
+#define OURS(T)                                                                                                                            \
+  EACH(unfold_##T) EACH(finish_##T) EACH(group_norm_##T) EACH(group_norm_backward_##T) EACH(layer_norm_##T) EACH(activation_##T) EACH(geglu_##T)
+#define WIDTH(D, T) EACH(attention_##D##_##T) EACH(attention_queries_##D##_##T) EACH(attention_keys_##D##_##T)
+#define ATTEND(T) EACH(attention_dots_##T) WIDTH(16, T) WIDTH(32, T) WIDTH(48, T) WIDTH(64, T) WIDTH(80, T) WIDTH(160, T)
+#define CANDLES(C, T)                                                                                                                      \
+  {"ucopy_" #T, kernel_of(ucopy<C>)}, {"copy2d_" #T, kernel_of(copy2d<C>)}, {"badd_" #T, kernel_of(binary<C, 0>)},                          \
+      {"bsub_" #T, kernel_of(binary<C, 1>)}, {"bmul_" #T, kernel_of(binary<C, 2>)}, {"bdiv_" #T, kernel_of(binary<C, 3>)},                  \
+      {"cast_f32_" #T, kernel_of(cast<float, C>)}, {"cast_bf16_" #T, kernel_of(cast<__nv_bfloat16, C>)},                                    \
+      {"cast_f16_" #T, kernel_of(cast<__half, C>)}, {"const_set_" #T, kernel_of(const_set<C>)},
+
+struct Loaded {
+  std::string name;
+  Kernel kernel;
+};
+static std::map<std::string, Kernel> kernels = {OURS(f32) OURS(bf16) OURS(f16) ATTEND(bf16) ATTEND(f16) CANDLES(float, f32) CANDLES(__nv_bfloat16, bf16)
+                                                    CANDLES(__half, f16)};
+static std::map<std::string, Loaded *> functions;
+static std::map<std::string, size_t> launches;
+static std::mutex one_at_a_time;
+
+static void at_end() {
+  if (!trace()) return;
+  for (auto &row : launches) fprintf(stderr, "%8zu %s\n", row.second, row.first.c_str());
+}
+
+// --- The driver -------------------------------------------------------------------------------------------------------------
+
+typedef int Result;
+enum { SUCCESS = 0, NOT_FOUND = 500 };
+
+extern "C" {
+Result cuInit(unsigned) {
+  atexit(at_end);
+  return SUCCESS;
+}
+Result cuDriverGetVersion(int *version) { return *version = 13000, SUCCESS; }
+Result cuDeviceGetCount(int *count) { return *count = 1, SUCCESS; }
+Result cuDeviceGet(int *device, int) { return *device = 0, SUCCESS; }
+Result cuDeviceGetName(char *name, int length, int) { return snprintf(name, length, "emulated"), SUCCESS; }
+Result cuDeviceGetAttribute(int *value, int attribute, int) {
+  // Compute capability 8.0, memory pools; nothing else is asked for.
+  *value = attribute == 75 ? 8 : attribute == 76 ? 0 : 1;
+  return SUCCESS;
+}
+Result cuDevicePrimaryCtxRetain(void **context, int) { return *context = (void *)1, SUCCESS; }
+Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
+Result cuDeviceGetDefaultMemPool(void **pool, int) { return *pool = (void *)1, SUCCESS; }
+Result cuMemPoolSetAttribute(void *, int, void *) { return SUCCESS; }
+Result cuMemPoolTrimTo(void *, size_t) { return SUCCESS; }
+Result cuCtxSetCurrent(void *) { return SUCCESS; }
+Result cuCtxGetCurrent(void **context) { return *context = (void *)1, SUCCESS; }
+Result cuCtxSynchronize() { return SUCCESS; }
+Result cuStreamCreate(void **stream, unsigned) { return *stream = (void *)1, SUCCESS; }
+Result cuStreamDestroy_v2(void *) { return SUCCESS; }
+Result cuStreamSynchronize(void *) { return SUCCESS; }
+Result cuStreamWaitEvent(void *, void *, unsigned) { return SUCCESS; }
+Result cuStreamIsCapturing(void *, int *status) { return *status = 0, SUCCESS; }
+Result cuEventCreate(void **event, unsigned) { return *event = (void *)1, SUCCESS; }
+Result cuEventRecord(void *, void *) { return SUCCESS; }
+Result cuEventSynchronize(void *) { return SUCCESS; }
+Result cuEventDestroy_v2(void *) { return SUCCESS; }
+Result cuMemGetInfo_v2(size_t *available, size_t *total) { return *available = *total = (size_t)8 << 30, SUCCESS; }
+Result cuMemAlloc_v2(void **memory, size_t bytes) {
+  *memory = aligned_alloc(256, (bytes + 255) / 256 * 256 + 256);
+  // What a kernel leaves unwritten shows as NaN.
+  memset(*memory, 0xff, bytes);
+  return SUCCESS;
+}
+Result cuMemAllocAsync(void **memory, size_t bytes, void *) { return cuMemAlloc_v2(memory, bytes); }
+Result cuMemFree_v2(void *memory) { return free(memory), SUCCESS; }
+Result cuMemFreeAsync(void *memory, void *) { return free(memory), SUCCESS; }
+Result cuMemcpyHtoD_v2(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), SUCCESS; }
+Result cuMemcpyHtoDAsync_v2(void *to, const void *from, size_t bytes, void *) { return memcpy(to, from, bytes), SUCCESS; }
+Result cuMemcpyDtoH_v2(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), SUCCESS; }
+Result cuMemcpyDtoHAsync_v2(void *to, const void *from, size_t bytes, void *) { return memcpy(to, from, bytes), SUCCESS; }
+Result cuMemcpyDtoD_v2(void *to, const void *from, size_t bytes) { return memcpy(to, from, bytes), SUCCESS; }
+Result cuMemcpyDtoDAsync_v2(void *to, const void *from, size_t bytes, void *) { return memcpy(to, from, bytes), SUCCESS; }
+Result cuMemsetD8Async(void *to, unsigned char value, size_t bytes, void *) { return memset(to, value, bytes), SUCCESS; }
+Result cuModuleLoadData(void **module, const void *) { return *module = (void *)1, SUCCESS; }
+Result cuModuleUnload(void *) { return SUCCESS; }
+Result cuModuleGetFunction(void **function, void *, const char *name) {
+  std::lock_guard<std::mutex> guard(one_at_a_time);
+  auto known = kernels.find(name);
+  if (known == kernels.end()) {
+    fprintf(stderr, "the emulated driver has no kernel %s\n", name);
+    return NOT_FOUND;
+  }
+  Loaded *&kept = functions[name];
+  if (!kept) kept = new Loaded{name, known->second};
+  return *function = kept, SUCCESS;
+}
+Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned threads, unsigned, unsigned, unsigned, void *, void **arguments, void **) {
+  std::lock_guard<std::mutex> guard(one_at_a_time);
+  Loaded *f = (Loaded *)function;
+  launches[f->name]++;
+  if (trace()) fprintf(stderr, "%s: grid %u %u %u, %u threads\n", f->name.c_str(), gx, gy, gz, threads);
+  launch({gx, gy, gz}, (threads + 31) / 32 * 32, f->kernel(arguments));
+  return SUCCESS;
+}
+Result cuGetErrorName(Result, const char **text) { return *text = "EMULATED_ERROR", SUCCESS; }
+Result cuGetErrorString(Result, const char **text) { return *text = "an error of the emulated driver", SUCCESS; }
+
+// --- cuBLAS and cuRAND ------------------------------------------------------------------------------------------------------
+
+Result cublasCreate_v2(void **handle) { return *handle = (void *)1, SUCCESS; }
+Result cublasDestroy_v2(void *) { return SUCCESS; }
+Result cublasSetStream_v2(void *, void *) { return SUCCESS; }
+// Column-major, sums in f32; types by their numbers in library_types.h.
+Result cublasGemmStridedBatchedEx(void *, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a, int type, int lda, long long stride_a,
+                                  const void *b, int, int ldb, long long stride_b, const void *, void *c, int, int ldc, long long stride_c, int batch, int, int) {
+  auto get = [type](const void *x, size_t at) {
+    return type == 0 ? ((const float *)x)[at] : type == 14 ? wide(((const __nv_bfloat16 *)x)[at]) : wide(((const __half *)x)[at]);
+  };
+  auto put = [type](void *x, size_t at, float value) {
+    if (type == 0) ((float *)x)[at] = value;
+    else if (type == 14) ((__nv_bfloat16 *)x)[at] = narrow<__nv_bfloat16>(value);
+    else ((__half *)x)[at] = narrow<__half>(value);
+  };
+  float scale = *(const float *)alpha;
+  for (long long i = 0; i < batch; i++)
+    for (int column = 0; column < n; column++)
+      for (int row = 0; row < m; row++) {
+        float sum = 0;
+        for (int j = 0; j < k; j++)
+          sum += get(a, i * stride_a + (trans_a ? j + (size_t)row * lda : row + (size_t)j * lda)) * get(b, i * stride_b + (trans_b ? column + (size_t)j * ldb : j + (size_t)column * ldb));
+        put(c, i * stride_c + row + (size_t)column * ldc, scale * sum);
+      }
+  return SUCCESS;
+}
+Result curandCreateGenerator(void **generator, int) { return *generator = (void *)1, SUCCESS; }
+Result curandDestroyGenerator(void *) { return SUCCESS; }
+Result curandSetPseudoRandomGeneratorSeed(void *, unsigned long long) { return SUCCESS; }
+Result curandSetStream(void *, void *) { return SUCCESS; }
+}
