@@ -26,6 +26,7 @@ pub mod project;
 pub mod promotion;
 pub mod removal;
 pub mod report;
+pub mod training_preview;
 pub mod upload;
 pub mod webhook_delivery;
 pub mod webhook_endpoint;

@@ -36,6 +36,7 @@ pub mod sample;
 pub mod scheduler;
 pub mod storage_key;
 pub mod training;
+pub mod training_preview;
 pub mod training_report;
 pub mod upload;
 pub mod version;

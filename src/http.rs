@@ -48,6 +48,7 @@ mod router;
 mod routes;
 mod sample;
 mod training;
+mod training_preview;
 mod upload;
 mod web;
 mod webhook;

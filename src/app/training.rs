@@ -1,10 +1,13 @@
 //! Trainings: from photos to a delta.
 
 mod check;
+mod previews;
 mod start_from;
 
 use serde_json::{Map, Value};
 use std::collections::HashMap;
+
+pub use self::previews::NewPreviews;
 
 use self::check::{check_captions, check_names, check_photo_captions, check_tokens};
 use super::binding::{concept_named, named_concepts};
@@ -45,6 +48,8 @@ pub struct NewTraining {
     /// Random if `None`.
     pub seed: Option<u64>,
     pub promote: Promote,
+    /// What to draw meanwhile.
+    pub previews: Option<NewPreviews>,
 }
 
 impl App {
@@ -119,7 +124,7 @@ impl App {
             chosen.iter().map(|concept| &concept.words.class_noun).collect();
         let regularization =
             self.resolve_regularization(caller, &new.regularization, &recipe, &nouns).await?;
-        let task = TrainingTask {
+        let mut task = TrainingTask {
             version: TaskVersion::NEWEST,
             base_digest: self.model.digest.clone(),
             concepts,
@@ -129,11 +134,15 @@ impl App {
             start_from,
             seed: new.seed.unwrap_or_else(random_seed),
             promote: new.promote,
+            previews: None,
         };
         check_tokens(&task, &new.recipe, &self.model)?;
         check_captions(&task, &self.model)?;
         check_photo_captions(&task, &self.model)?;
         check_names(&task)?;
+        if let Some(previews) = &new.previews {
+            task.previews = Some(previews.resolve(&task, &self.model)?);
+        }
         let mut warnings = of_training(&task, &new.recipe, &usual);
         warnings.extend(self.photo_warnings(caller, &chosen, &images).await?);
         Ok((Asked { task, warnings }, images))

@@ -15,6 +15,7 @@ use super::invalid::{Checks, FieldError, Invalid};
 use super::promotion::Promote;
 use super::regularization::Regularization;
 use super::storage_key::StorageKey;
+use super::training_preview::PreviewPlan;
 use super::version::TaskVersion;
 
 pub use self::learn::{Learn, MAX_RANK, StartFrom};
@@ -292,6 +293,9 @@ pub struct TrainingTask {
     pub seed: u64,
     /// Whether the delta becomes the current one of the concepts.
     pub promote: Promote,
+    /// What the training draws of itself while it runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previews: Option<PreviewPlan>,
 }
 
 /// A task as any version has written it.
@@ -316,6 +320,9 @@ struct StoredTrainingTask {
     /// Since version 5.
     #[serde(default = "Promote::before_there_was_a_choice")]
     promote: Promote,
+    /// In tasks that asked for them.
+    #[serde(default)]
+    previews: Option<PreviewPlan>,
 }
 
 impl From<StoredTrainingTask> for TrainingTask {
@@ -333,6 +340,7 @@ impl From<StoredTrainingTask> for TrainingTask {
             start_from: stored.start_from,
             seed: stored.seed,
             promote: stored.promote,
+            previews: stored.previews,
         }
     }
 }

@@ -14,7 +14,8 @@ use super::openapi::Document;
 use super::{
     api_key, capabilities, client_token, compression, concept, delta, evaluation, event, health,
     idempotency, image, image_set, manifest, me, merge, metrics, openai, photo, preference,
-    presigned_upload, preview, project, promotion, sample, training, upload, webhook,
+    presigned_upload, preview, project, promotion, sample, training, training_preview, upload,
+    webhook,
 };
 use crate::app::App;
 
@@ -84,6 +85,8 @@ pub(super) fn documented_routes() -> OpenApiRouter<App> {
         .routes(routes!(training::get_training, edit::patch_training, edit::delete_training))
         .routes(routes!(training::cancel_training))
         .routes(routes!(training::get_training_metrics))
+        .routes(routes!(training_preview::list_training_previews))
+        .routes(routes!(training_preview::get_training_preview))
         .routes(routes!(event::stream_training_events))
         .routes(routes!(delta::list_deltas))
         .routes(routes!(delta::get_delta, delta::patch_delta, delta::delete_delta))

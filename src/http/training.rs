@@ -14,10 +14,11 @@ use super::extract::{Json, Path, Query};
 use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
 use super::regularization::{RegularizationBody, RegularizationForm};
+use super::training_preview::{PreviewsBody, PreviewsForm};
 use crate::app::job::Training;
 use crate::app::queue::JobOptions;
 use crate::app::regularization::{NewRegularization, RegularizationChoice};
-use crate::app::training::NewTraining;
+use crate::app::training::{NewPreviews, NewTraining};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::concept::{ConceptRef, ConceptWords, Handle};
 use crate::domain::id::{ConceptId, DeltaId, TrainingId};
@@ -65,6 +66,10 @@ pub(crate) struct StartTraining {
     /// none yet, `always`, or `never`. Defaults to `auto`. Any delta can be promoted later.
     #[schema(value_type = Option<Promote>)]
     promote: Option<Promote>,
+    /// Draw the same prompts every so many steps, to see what has been learned so far: see
+    /// `GET /v1/trainings/{training_id}/previews`. The delta does not depend on it. Nothing is drawn if omitted.
+    #[schema(value_type = Option<PreviewsForm>)]
+    previews: Option<PreviewsForm>,
     /// Whether to answer only what the request would make: 200 with the resolved request, an estimate of its time and every
     /// warning. Nothing is made. Defaults to false.
     dry_run: Option<bool>,
@@ -130,12 +135,14 @@ impl From<StartTraining> for NewTraining {
             start_from,
             seed,
             promote,
+            previews,
             ..
         } = body;
+        let previews = previews.map(NewPreviews::from);
         let promote = promote.unwrap_or_default();
         let regularization = regularization.map(RegularizationChoice::from);
         let regularization = NewRegularization { class_images, regularization };
-        Self { concepts, preset, recipe, regularization, start_from, seed, promote }
+        Self { concepts, preset, recipe, regularization, start_from, seed, promote, previews }
     }
 }
 
@@ -181,6 +188,8 @@ pub(crate) struct ResolvedTraining {
     seed: u64,
     /// Whether the delta becomes the current one of the concepts that the training teaches.
     promote: Promote,
+    /// What the training draws of itself while it runs. Null if nothing was asked for.
+    previews: Option<PreviewsBody>,
 }
 
 /// A concept as it was when its training was requested.
@@ -239,6 +248,7 @@ impl From<TrainingTask> for ResolvedTraining {
             start_from: task.start_from.map(|start| start.delta.delta_id),
             seed: task.seed,
             promote: task.promote,
+            previews: task.previews.map(PreviewsBody::from),
         }
     }
 }

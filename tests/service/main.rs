@@ -53,6 +53,7 @@ mod supervision;
 #[path = "../../benches/serving/concepts.rs"]
 mod synthetic;
 mod thumbnails;
+mod training_previews;
 mod trainings;
 mod upgrade;
 mod waiting;

@@ -4,6 +4,7 @@ mod cadence;
 mod checkpoint;
 mod class_images;
 mod images;
+mod previews;
 mod resume;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::engine::{
 };
 use crate::worker::checkpoints;
 use crate::worker::delta_writer::{self, Product};
+use crate::worker::engine::Engine;
 use crate::worker::error::JobError;
 use crate::worker::job::{Admission, Job, Kind};
 use crate::worker::permits::Permits;
@@ -76,6 +78,7 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<StoredDelta, JobError> {
     let concepts = images::read_concepts(job, &task).await?;
     let input_digest = input_digest(&task);
     let state = resume::find(job, &input_digest).await?;
+    let (drawer, images) = previews::channel(job, &task);
     let input = TrainingInput {
         concepts,
         recipe: task.recipe,
@@ -84,7 +87,8 @@ async fn learn(job: &Job, task: TrainingTask) -> Result<StoredDelta, JobError> {
     };
     let step = state.as_ref().map_or(0, |state| state.step);
     let (taker, writer) = checkpoint::channel(job, input_digest, step);
-    let (file, report) = train(job, Run { input, start_from, state, taker }, writer).await?;
+    let (file, report) =
+        train(job, Run { input, start_from, state, taker, drawer }, writer, images).await?;
     progress.enter(Phase::Storing);
     match progress.stop_reason() {
         // All steps are taken. What is left is short.
@@ -109,6 +113,8 @@ struct Run {
     /// What it goes on from; `None` for the beginning.
     state: Option<TrainerState>,
     taker: checkpoint::Taker,
+    /// Draws previews, if they were asked for.
+    drawer: Option<previews::Drawer>,
 }
 
 /// How a training on the device ended.
@@ -119,20 +125,22 @@ enum Ended {
     Stopped(TrainerState),
 }
 
-/// Runs the training and writes its checkpoints meanwhile; returns the delta's file. If the worker ends, the training's state
+/// Runs the training and writes its checkpoints and previews meanwhile; returns the delta's file. If the worker ends, the training's state
 /// is written.
 async fn train(
     job: &Job,
     run: Run,
     mut writer: checkpoint::Writer<'_>,
+    mut images: previews::Writer<'_>,
 ) -> Result<(Vec<u8>, TrainingReport), JobError> {
     let first_step = run.state.as_ref().map_or(0, |state| state.step);
     let mut trained = std::pin::pin!(train_on_device(job, run));
     let ended = tokio::select! {
         ended = &mut trained => ended?,
         // Nothing more is taken, so the training is about to end.
-        () = writer.run() => trained.await?,
+        ((), ()) = futures::future::join(writer.run(), images.run()) => trained.await?,
     };
+    images.run().await; // those of the last step
     let state = match ended {
         Ended::Trained(file, report) => return Ok((file, *report)),
         Ended::Stopped(state) => state,
@@ -146,13 +154,17 @@ async fn train(
 /// The training itself, which lets other work at the device in between its steps.
 async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
     let (progress, faults) = (job.progress.clone(), job.context.config.faults.clone());
-    let Run { mut input, start_from, state, mut taker } = run;
+    let Run { mut input, start_from, state, mut taker, drawer } = run;
     let ended = job.context.device.run_long(move |engine, slices| {
         input.memory_budget = input.memory_budget.or(engine.training_memory.get());
         let mut fine_tuning =
             FineTuning::starting_from(&engine.base, &input, start_from.as_deref())?;
         if let Some(state) = state {
             fine_tuning.restore(state)?;
+        } else if let Some(drawer) = &drawer
+            && drawer.before_the_first_step(engine, slices) == Flow::Stop
+        {
+            return Ok(Ended::Stopped(fine_tuning.state().on_host()?));
         }
         let mut broken = None;
         let mut resumed = Instant::now();
@@ -167,6 +179,13 @@ async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
                 (Flow::Continue, Flow::Continue) => Flow::Continue,
                 (Flow::Stop, _) | (_, Flow::Stop) => return Flow::Stop,
             };
+            if let (Some(drawer), Some(state)) = (&drawer, state) {
+                let learned = || learned_so_far(engine, &input, start_from.as_deref(), state());
+                let at = (step.step, step.total_steps);
+                if drawer.after_step(engine, slices, at, learned) == Flow::Stop {
+                    return Flow::Stop;
+                }
+            }
             let taken = state.map_or(Ok(()), |state| taker.after_step(step.step, state));
             resumed = Instant::now();
             match taken {
@@ -197,6 +216,18 @@ async fn train_on_device(job: &Job, run: Run) -> Result<Ended, JobError> {
         Ok::<_, EngineError>(Ended::Trained(delta.to_safetensors()?, Box::new(report)))
     });
     Ok(ended.await??)
+}
+
+/// The delta as its file would have it if the training ended here.
+fn learned_so_far(
+    engine: &Engine,
+    input: &TrainingInput,
+    start_from: Option<&Delta>,
+    state: TrainerState,
+) -> Result<Delta, EngineError> {
+    let mut fine_tuning = FineTuning::starting_from(&engine.base, input, start_from)?;
+    fine_tuning.restore(state)?;
+    Delta::from_safetensors(&fine_tuning.delta()?.to_safetensors()?)
 }
 
 fn report(
