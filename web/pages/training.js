@@ -14,6 +14,7 @@ import { JobCard, cancelJob, hasEnded, useJob } from "../ui/job.js";
 import { Notice, ProblemNotice } from "../ui/notice.js";
 import { confirm } from "../ui/dialog.js";
 import { Drawings } from "./concept/drawings.js";
+import { Steps } from "./concept/steps.js";
 
 /** @param {{params: {id: string}}} props */
 export default function Training({ params }) {
@@ -49,8 +50,9 @@ export default function Training({ params }) {
       <${Loss} training=${training} />
       <${Result} training=${training} />
     </div>
-    ${training.status === "succeeded" && training.delta && html`<${Drawings} title="What it draws" concept=${first} columns=${[{ delta: null, name: "Before" }, { delta: training.delta, name: "After" }]} />`}
-    ${!hasEnded(training) && html`<p class="muted small">You can leave this page. The training goes on, also over a restart of the server, and the images that the version draws appear here when it is done.</p>`}
+    ${training.previews && html`<${Steps} training=${training} />`}
+    ${!training.previews && training.status === "succeeded" && training.delta && html`<${Drawings} title="What it draws" concept=${first} columns=${[{ delta: null, name: "Before" }, { delta: training.delta, name: "After" }]} />`}
+    ${!hasEnded(training) && html`<p class="muted small">You can leave this page. The training goes on, also over a restart of the server.</p>`}
     <${Recipe} training=${training} />
   <//>`;
 }
@@ -64,6 +66,7 @@ function requestOf(training) {
     recipe,
     seed,
     promote,
+    ...(training.previews ? { previews: training.previews } : {}),
     ...(startFrom ? { start_from: startFrom } : {}),
     ...(regularization.source === "none" ? { regularization: { source: "none" } } : {}),
   };
@@ -122,10 +125,10 @@ function useMetrics(training) {
       for (;;) {
         // A training that went on from a checkpoint reports the steps behind it again.
         const since = found.length ? found[found.length - 1].step : null;
-        const { body } = await api.get(`${training.urls.self}/metrics?limit=1000${since === null ? "" : `&since_step=${since}`}`);
+        const { body } = await api.get(`${training.urls.self}/metrics?limit=10000${since === null ? "" : `&since_step=${since}`}`);
         const fresh = body.data.filter((/** @type {any} */ metric) => since === null || metric.step > since);
         found.push(...fresh);
-        if (fresh.length < 900) break;
+        if (fresh.length < 9000) break;
       }
       if (there && found.length !== metrics.length) setMetrics(found);
     })().catch(() => {});

@@ -19,7 +19,7 @@ import { ProblemNotice } from "../../ui/notice.js";
 import { useGet } from "../../ui/load.js";
 
 /** `{}` is the concept's name. */
-const PROMPTS = ["photo of a {}", "a {} on the beach", "a {} in the snow"];
+export const PROMPTS = ["photo of a {}", "a {} on the beach", "a {} in the snow"];
 const SEED = 7;
 const MAX_PROMPTS = 6;
 
@@ -31,7 +31,8 @@ const MAX_PROMPTS = 6;
 
 /** @param {{concept: any, columns: Column[], title: string, lead?: any, aside?: any}} props */
 export function Drawings({ concept, columns, title, lead, aside }) {
-  const [prompts, setPrompts] = useStored(`prompts ${concept.id}`, PROMPTS, preferences);
+  const [stored, setPrompts] = useStored(`prompts ${concept.id}`, PROMPTS, preferences);
+  const prompts = useMemo(() => stored.filter((/** @type {string} */ prompt) => prompt.trim()), [stored]);
   const [seed, setSeed] = useStored(`prompt-seed ${concept.id}`, SEED, preferences);
   const [editing, setEditing] = useState(false);
   const [problem, setProblem] = useState(/** @type {any} */ (null));

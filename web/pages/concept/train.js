@@ -2,23 +2,24 @@
 import { html, useEffect, useMemo, useState } from "../../ui/html.js";
 import { api } from "../../api.js";
 import { link, navigate } from "../../router.js";
-import { useStored } from "../../store.js";
+import { preferences, useStored } from "../../store.js";
 import { ago, count, duration, plural, shortId } from "../../format.js";
 import { Section } from "../../ui/page.js";
 import { Button } from "../../ui/button.js";
-import { CheckField, Field, FormProblem, NumberField, SelectField, errorsAt } from "../../ui/field.js";
+import { CheckField, Field, FormProblem, NumberField, SelectField, TextField, errorsAt } from "../../ui/field.js";
 import { Notice, Warnings } from "../../ui/notice.js";
 import { CopyCurl } from "../../ui/copy.js";
 import { Bar, StatusBadge, phaseText, share } from "../../ui/job.js";
 import { useCapabilities, useSettled } from "../../ui/load.js";
+import { PROMPTS } from "./drawings.js";
 
 /**
  * @typedef {{preset: "default" | "paper", promote: string, seed: number | null, source: string, maxImages: number | null,
- *   starts: string[], recipe: Record<string, any>}} Draft
+ *   starts: string[], previews: boolean, recipe: Record<string, any>}} Draft
  */
 
 /** @type {Draft} */
-const EMPTY = { preset: "default", promote: "auto", seed: null, source: "set", maxImages: null, starts: [], recipe: {} };
+const EMPTY = { preset: "default", promote: "auto", seed: null, source: "set", maxImages: null, starts: [], previews: true, recipe: {} };
 
 /** Numbers of the recipe that are worth a field: name, label, hint, whole or not. @type {[string, string, string, boolean][]} */
 const NUMBERS = [
@@ -31,11 +32,14 @@ const NUMBERS = [
   ["lr_warmup_steps", "Warm-up steps", "", true],
   ["rank", "Rank", "Empty learns whole matrices; a number, two factors of it.", true],
 ];
-const SHOWN = [...NUMBERS.map(([name]) => `/recipe/${name}`), "/recipe/initializer_candidates", "/recipe/lr_scheduler", "/seed", "/promote", "/regularization"];
+/** Pointers of the fields under "More settings". */
+const FOLDED = [...NUMBERS.slice(1).map(([name]) => `/recipe/${name}`), "/recipe/lr_scheduler", "/regularization"];
+const SHOWN = [...FOLDED, "/recipe/max_train_steps", "/recipe/initializer_candidates", "/seed", "/promote", "/previews"];
 
-/** The body of the request, without what stays as the preset has it. @param {any} concept @param {string[]} others @param {Draft} draft */
-function bodyOf(concept, others, draft) {
+/** The body of the request, without what stays as the preset has it. @param {any} concept @param {string[]} others @param {Draft} draft @param {string[]} prompts */
+function bodyOf(concept, others, draft, prompts) {
   const recipe = Object.fromEntries(Object.entries(draft.recipe).filter(([, value]) => value !== null && value !== undefined && value !== ""));
+  const drawn = prompts.map((prompt) => prompt.trim()).filter(Boolean).slice(0, 4);
   if (draft.starts.length && concept.modifier_token) recipe.initializer_candidates = draft.starts;
   return {
     concepts: [concept.handle, ...others],
@@ -43,6 +47,7 @@ function bodyOf(concept, others, draft) {
     ...(draft.promote === "auto" ? {} : { promote: draft.promote }),
     ...(draft.seed === null ? {} : { seed: draft.seed }),
     ...(draft.source === "set" && draft.maxImages === null ? {} : { regularization: { source: draft.source, ...(draft.maxImages === null ? {} : { max_images: draft.maxImages }) } }),
+    ...(draft.previews && drawn.length ? { previews: { prompts: drawn, seed: 7 } } : {}),
     ...(Object.keys(recipe).length ? { recipe } : {}),
   };
 }
@@ -54,7 +59,8 @@ export function Train({ concept, trainings, others = "" }) {
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [usable, setUsable] = useState(/** @type {Record<string, boolean>} */ ({}));
   const jointly = useMemo(() => others.split(",").filter(Boolean), [others]);
-  const body = useMemo(() => bodyOf(concept, jointly, draft), [concept.handle, jointly, draft]);
+  const [prompts, setPrompts] = useStored(`prompts ${concept.id}`, PROMPTS, preferences);
+  const body = useMemo(() => bodyOf(concept, jointly, draft, prompts), [concept.handle, jointly, draft, prompts]);
   const ok = Object.values(usable).every(Boolean);
   const forecast = useForecast(ok ? body : null, concept.image_count);
   const shown = problem ?? forecast.problem;
@@ -125,7 +131,28 @@ export function Train({ concept, trainings, others = "" }) {
         </div>`}
       <//>`}
 
-      <details class="more-settings" open=${errorsAt(shown, SHOWN.slice(1)).length > 0 || undefined}>
+      <div class="stack-small">
+        <${CheckField}
+          label="Draw while it learns"
+          hint="The same prompts after every fifth of the steps, so that you see what it has learned. The version is the same without."
+          checked=${draft.previews}
+          onValue=${(/** @type {boolean} */ previews) => set({ previews })}
+        />
+        ${draft.previews &&
+        html`<${TextField}
+          label="Prompts, one a line"
+          hideLabel
+          multiline
+          rows="3"
+          hint=${html`At most four. <code>{}</code> stands for the name.`}
+          pointer="/previews"
+          problem=${shown}
+          value=${prompts.slice(0, 4).join("\n")}
+          onValue=${(/** @type {string} */ text) => (setProblem(null), setPrompts(text.split("\n")))}
+        />`}
+      </div>
+
+      <details class="more-settings" open=${errorsAt(shown, FOLDED).length > 0 || undefined}>
         <summary>More settings</summary>
         <div class="stack">
           <div class="fields">
