@@ -7,7 +7,7 @@ import { Button } from "../ui/button.js";
 import { confirm } from "../ui/dialog.js";
 import { Empty } from "../ui/empty.js";
 import { FormProblem } from "../ui/field.js";
-import { html, useState } from "../ui/html.js";
+import { html, useEffect, useState } from "../ui/html.js";
 import { Notice, Warnings } from "../ui/notice.js";
 import { Badge, Page, Section } from "../ui/page.js";
 import { toast } from "../ui/toast.js";
@@ -38,12 +38,17 @@ const EMPTY = {
 
 /** @param {{ query: Record<string, string> }} props `concepts` names those to begin with: `rex,delft`. */
 export default function Compose({ query }) {
-  const { concepts, capabilities, loaded, problem } = useService();
+  const [isLooking, setLooking] = useState(false);
   const [state, setState] = useStored("compose", { ...EMPTY, handles: query.concepts?.split(",") ?? [] });
   const change = (/** @type {Partial<typeof EMPTY>} */ changes) => setState((before) => ({ ...before, ...changes }));
 
+  const { concepts, capabilities, loaded, isAll, problem } = useService(isLooking || state.handles.length > 0);
   const trained = concepts.filter(({ current_delta }) => current_delta);
   const part = /** @type {Concept[]} */ (state.handles.map((handle) => trained.find((one) => one.handle === handle)).filter(Boolean));
+  // Among the newest there may be none that is trained.
+  useEffect(() => {
+    if (loaded && !isAll && trained.length < 2) setLooking(true);
+  }, [loaded, isAll, trained.length]);
   const check = useCheck(part, state.uses, state.composing);
   const sameDelta = part.length > 1 && new Set(part.map(({ current_delta }) => current_delta)).size === 1;
 
@@ -55,11 +60,11 @@ export default function Compose({ query }) {
 
   return html`<${Page} title="Compose" wide class="compose" lead="Two to four concepts in one picture: see what to expect before anything is drawn, then compare the ways.">
     ${problem && html`<${Notice} kind="fail"><p>${problem.detail}</p><//>`}
-    ${loaded && trained.length < 2
+    ${isAll && trained.length < 2
       ? html`<${Empty} icon="compose" title="Two trained concepts are needed" action=${html`<${Button} kind="primary" href="#/concepts/new">Teach a concept<//>`}>
           ${trained.length ? `Only ${trained[0].handle} has been trained so far.` : "None has been trained so far."}
         <//>`
-      : html`<${Chooser} concepts=${trained} chosen=${state.handles} onChoose=${choose} />`}
+      : html`<${Chooser} isAll=${isAll} onLook=${() => setLooking(true)} concepts=${trained} chosen=${state.handles} onChoose=${choose} />`}
     ${part.length > 1 &&
     html`<div class="compose-columns">
         <${Section}

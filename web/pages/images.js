@@ -8,8 +8,9 @@ import { confirm } from "../ui/dialog.js";
 import { Empty, Skeleton } from "../ui/empty.js";
 import { classes, html, useEffect, useMemo, useState } from "../ui/html.js";
 import { Icon } from "../ui/icon.js";
-import { More, VirtualGrid, usePages } from "../ui/list.js";
+import { VirtualGrid, usePages } from "../ui/list.js";
 import { useSettled } from "../ui/load.js";
+import { ProblemNotice } from "../ui/notice.js";
 import { Page } from "../ui/page.js";
 import { Picture } from "../ui/picture.js";
 import { toast, toastProblem } from "../ui/toast.js";
@@ -22,8 +23,8 @@ import { useDroppedFile } from "./studio/taking.js";
 
 /** @typedef {{ image: any, sample: any }} Drawn */
 
-/** Samples that are read at once: few, so that the first are there soon; or as many as go, to look through them. */
-const PAGE = 60;
+/** Samples that are read at first, so that they are there soon, and then at once. */
+const FIRST = 60;
 const MOST = 100;
 
 /**
@@ -31,11 +32,12 @@ const MOST = 100;
  *   parameter `id` is the image that is shown large.
  */
 export default function Images({ params, query }) {
-  const { concepts, capabilities } = useService();
+  const [isChoosing, setChoosing] = useState(false);
+  const { concepts, capabilities, isAll } = useService(isChoosing);
   const { concept = "", prompt = "", seed = "" } = query;
   const wanted = useSettled({ concept, prompt: prompt.trim(), seed: seed.trim() }, 250);
   const filters = Boolean(wanted.prompt || wanted.seed);
-  const list = usePages(`v1/samples?status=succeeded${wanted.concept ? `&concept=${encodeURIComponent(wanted.concept)}` : ""}`, { limit: filters ? MOST : PAGE });
+  const list = usePages(`v1/samples?status=succeeded${wanted.concept ? `&concept=${encodeURIComponent(wanted.concept)}` : ""}`, { limit: MOST, first: filters ? MOST : FIRST });
   const drawn = useMemo(() => filtered(list.items, wanted), [list.items, wanted]);
   const [marked, setMarked] = useState(/** @type {string[]} */ ([]));
   const [comparing, setComparing] = useState(false);
@@ -91,7 +93,7 @@ export default function Images({ params, query }) {
       }} />`}
   >
     ${over && html`<div class="dropping" aria-hidden="true"><p>Drop a PNG to see whether it was made here, and how</p></div>`}
-    <${Filters} concepts=${concepts} query=${query} onChange=${(/** @type {any} */ changes) => setQuery(changes)} />
+    <${Filters} concepts=${concepts} isAll=${isAll} onChoosing=${() => setChoosing(true)} query=${query} onChange=${(/** @type {any} */ changes) => setQuery(changes)} />
     ${chosen.length > 0 &&
     html`<div class="images-marked" role="group" aria-label="Marked pictures">
       <strong>${chosen.length} marked</strong>
@@ -120,7 +122,7 @@ export default function Images({ params, query }) {
       </div>`}
     />
     ${filters && list.loading && html`<p class="muted images-reading" role="status"><${Icon} name="refresh" size=${16} />Looked through ${plural(list.items.length, "sample")} …</p>`}
-    <${More} list=${list} />
+    <${ProblemNotice} problem=${list.problem} retry=${list.reload} />
     ${comparing && chosen.length === 2 && html`<${CompareDialog} first=${chosen[0].image} second=${chosen[1].image} onClose=${() => setComparing(false)} />`}
     ${params?.id && html`<${ImageDialog} id=${params.id} drawn=${drawn} query=${query} isSmall=${isSmall} onClose=${close} onGone=${(/** @type {string} */ id) => (forget([id]), close())} />`}
     ${outside && html`<${OriginDialog} file=${outside} onClose=${() => setOutside(null)} />`}

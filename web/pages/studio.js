@@ -14,7 +14,7 @@ import { Notice, Warnings } from "../ui/notice.js";
 import { Page } from "../ui/page.js";
 import { CopyCurl } from "../ui/copy.js";
 import { toast, toastProblem } from "../ui/toast.js";
-import { deltasOf, useService } from "./studio/concepts.js";
+import { deltasOf, everyConcept, useService } from "./studio/concepts.js";
 import { Composing } from "./studio/composing.js";
 import { Controls } from "./studio/controls.js";
 import { useDryRun } from "./studio/foretell.js";
@@ -43,8 +43,9 @@ const COMPOSING_FIELDS = ["/composition/method", "/composition/regions", "/compo
 /** @param {{ query: Record<string, string> }} props `sample` is the one that is shown; `prompt` begins a new picture, and
  *   `image` one with the settings of an image. */
 export default function Studio({ query }) {
-  const { concepts, capabilities, loaded, problem: missing } = useService();
   const [settings, setSettings] = useStored("studio", EMPTY);
+  const [isWriting, setWriting] = useState(false);
+  const { concepts, capabilities, isAll, problem: missing } = useService(isWriting || settings.prompt !== "");
   const [refused, setRefused] = useState(/** @type {any} */ (null));
   const [compared, setCompared] = useState(/** @type {any[]} */ ([]));
   const [drawing, setDrawing] = useState(false);
@@ -62,25 +63,25 @@ export default function Studio({ query }) {
     setQuery({ prompt: null });
   }, [query.prompt]);
   useEffect(() => {
-    if (!query.image || !loaded) return;
+    if (!query.image) return;
     api.get(`v1/images/${query.image}/manifest`).then(({ body: manifest }) => takeManifest(manifest), toastProblem);
     setQuery({ image: null });
-  }, [query.image, loaded]);
+  }, [query.image]);
 
   const part = takingPart(settings, concepts);
   const { body, errors, order } = toRequest(settings, concepts);
-  const foretold = useDryRun("v1/samples", settings.prompt.trim() && !errors.length && loaded ? body : null);
+  const foretold = useDryRun("v1/samples", settings.prompt.trim() && !errors.length && isAll ? body : null);
   const warnings = foretold.answer?.warnings ?? [];
   const problem = merged(errors, refused ?? foretold.problem);
   const tokens = foretold.answer?.prompt_tokens ?? tokensOf(foretold.problem);
 
   /** Draws what the fields say, or other settings. */
   const draw = async (/** @type {Settings} */ wanted = settings) => {
-    const request = toRequest(wanted, concepts);
-    if (request.errors.length) return;
-    const steps = request.body.num_inference_steps ?? capabilities?.sampling_defaults.num_inference_steps ?? 25;
     setDrawing(true);
     try {
+      const request = toRequest(wanted, await everyConcept());
+      if (request.errors.length) return;
+      const steps = request.body.num_inference_steps ?? capabilities?.sampling_defaults.num_inference_steps ?? 25;
       const { body: sample } = await api.post("v1/samples", { ...request.body, preview_every: Math.max(1, Math.ceil(steps / PREVIEWS)) });
       setRefused(null);
       history.put(sample);
@@ -99,7 +100,7 @@ export default function Studio({ query }) {
   };
 
   const settingsOf = async (/** @type {any} */ sample, /** @type {number | null} */ index) =>
-    fromSample(sample, await deltasOf(sample.deltas.map((/** @type {any} */ used) => used.delta)), concepts, index);
+    fromSample(sample, await deltasOf(sample.deltas.map((/** @type {any} */ used) => used.delta)), await everyConcept(), index);
   const take = (/** @type {any} */ sample, /** @type {number | null} */ index) =>
     settingsOf(sample, index).then((taken) => {
       change(taken);
@@ -119,7 +120,7 @@ export default function Studio({ query }) {
     });
 
   const takeManifest = async (/** @type {any} */ manifest) => {
-    const { settings: taken, missing: lacking } = await fromManifest(manifest, concepts);
+    const { settings: taken, missing: lacking } = await fromManifest(manifest, await everyConcept());
     change(taken);
     if (lacking) toast(lacking, { kind: "fail" });
     else toast("The settings of this picture are in the fields now");
@@ -167,13 +168,14 @@ export default function Studio({ query }) {
           onChange=${(/** @type {string} */ prompt, /** @type {any} */ added) =>
             change({ prompt, ...(added && { uses: { ...settings.uses, [added.handle]: { ...(settings.uses[added.handle] ?? { strength: "" }), added: true } } }) })}
           concepts=${concepts}
+          onFocus=${() => setWriting(true)}
           onSubmit=${() => draw()}
           tokens=${tokens}
           mostTokens=${capabilities?.base_model.max_prompt_tokens}
           errors=${errorsAt(problem, "/prompt").map(({ detail }) => detail)}
         />
         ${missing && html`<${Notice} kind="fail"><p>${missing.detail}</p><//>`}
-        ${loaded && !concepts.some(({ current_delta }) => current_delta) &&
+        ${isAll && !concepts.some(({ current_delta }) => current_delta) &&
         html`<${Notice}><p>No concept has been taught yet. <a href="#/concepts/new">Teach one</a>, or draw with the base model alone.</p><//>`}
         <${Uses} part=${part} uses=${settings.uses} onChange=${(/** @type {any} */ uses) => change({ uses })} order=${order} problem=${problem} warnings=${warnings} />
         ${part.length > 1 &&

@@ -9,11 +9,11 @@ import { ProblemNotice } from "./notice.js";
  * A list of the API, read page by page.
  *
  * @param {string | null} path such as `v1/concepts?order=asc`
- * @param {{limit?: number}} [options]
+ * @param {{limit?: number, first?: number}} [options] `first` is the size of the first page, where a small one is wanted soon.
  * @returns {{items: any[], hasMore: boolean, loading: boolean, problem: any, first: boolean, more: () => Promise<void>,
  *   reload: () => Promise<void>, change: (edit: (items: any[]) => any[]) => void}} `first` is true until the first page is there
  */
-export function usePages(path, { limit = 50 } = {}) {
+export function usePages(path, { limit = 50, first = limit } = {}) {
   const empty = { items: /** @type {any[]} */ ([]), cursor: /** @type {string | null} */ (null), hasMore: true, loading: false, problem: /** @type {any} */ (null), first: true };
   const [state, setState] = useState(empty);
   const latest = useRef(state);
@@ -28,7 +28,7 @@ export function usePages(path, { limit = 50 } = {}) {
       latest.current = { ...latest.current, loading: true };
       setState((/** @type {any} */ former) => ({ ...former, loading: true, problem: null }));
       try {
-        const paged = withParameter(path, "limit", String(limit));
+        const paged = withParameter(path, "limit", String(again || !cursor ? first : limit));
         const { body } = await api.get(again || !cursor ? paged : withParameter(paged, "after", cursor));
         if (mine !== generation.current) return;
         setState((/** @type {any} */ former) => {
@@ -40,7 +40,7 @@ export function usePages(path, { limit = 50 } = {}) {
         if (mine === generation.current) setState((/** @type {any} */ former) => ({ ...former, loading: false, problem, first: false }));
       }
     },
-    [path, limit],
+    [path, limit, first],
   );
   useEffect(() => {
     setState(empty);

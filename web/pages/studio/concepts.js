@@ -8,32 +8,53 @@ import { useCapabilities } from "../../ui/load.js";
 /** @typedef {import("../../api-types").components["schemas"]["DeltaBody"]} Delta */
 /** @typedef {import("../../api-types").components["schemas"]["CapabilitiesBody"]} Capabilities */
 
-/** @type {Concept[]} The concepts as they were known last, so that a page shows them at once. */
-let known = [];
+/** How many concepts are read at first. */
+const FIRST = 50;
+
+/** The concepts as they were known last, newest first, and whether these are all. */
+const known = { concepts: /** @type {Concept[]} */ ([]), isAll: false };
 
 /**
- * All concepts and the service's capabilities. Concepts are kept from page to page, and asked for again when a page opens.
+ * The concepts and the service's capabilities. What is known is kept from page to page, and asked for again when a page opens.
  *
- * @returns {{ concepts: Concept[], capabilities: Capabilities | null, loaded: boolean, problem: any, reload: () => void }}
+ * There may be thousands of concepts, so the newest come first, and all of them once `all` is true.
+ *
+ * @param {boolean} all
+ * @returns {{ concepts: Concept[], capabilities: Capabilities | null, loaded: boolean, isAll: boolean, problem: any }} `loaded` is true
+ *   once the first are there.
  */
-export function useService() {
+export function useService(all) {
   const capabilities = useCapabilities();
-  const [state, setState] = useState(() => ({ concepts: known, loaded: false, problem: /** @type {any} */ (null) }));
-  const [turn, setTurn] = useState(0);
+  const [state, setState] = useState(() => ({ ...known, loaded: known.isAll, problem: /** @type {any} */ (null) }));
   useEffect(() => {
     let gone = false;
-    api.all("v1/concepts", { limit: 10_000 }).then(
-      (concepts) => {
-        known = concepts;
-        if (!gone) setState({ concepts, loaded: true, problem: null });
-      },
+    (all ? readAll() : readFirst()).then(
+      () => gone || setState({ ...known, loaded: true, problem: null }),
       (problem) => gone || setState((/** @type {any} */ before) => ({ ...before, problem })),
     );
     return () => {
       gone = true;
     };
-  }, [turn]);
-  return { ...state, capabilities, reload: () => setTurn((/** @type {number} */ before) => before + 1) };
+  }, [all]);
+  return { ...state, capabilities };
+}
+
+/** All concepts: those that are known, or else read now. @returns {Promise<Concept[]>} */
+export async function everyConcept() {
+  if (!known.isAll) await readAll();
+  return known.concepts;
+}
+
+async function readAll() {
+  known.concepts = await api.all("v1/concepts", { limit: 10_000 });
+  known.isAll = true;
+}
+
+async function readFirst() {
+  const { body } = await api.get(`v1/concepts?limit=${FIRST}`);
+  const rest = known.concepts.filter(({ id }) => !body.data.some((/** @type {Concept} */ one) => one.id === id));
+  known.concepts = [...body.data, ...(body.has_more ? rest : [])];
+  known.isAll ||= !body.has_more;
 }
 
 /** @type {Map<string, Promise<Delta | null>>} Deltas never change, so each is asked for once. */

@@ -13,12 +13,13 @@ const OFFERED = 8;
  * @param {string} props.value
  * @param {(text: string, added?: Concept) => void} props.onChange `added` is a concept without a token that was chosen.
  * @param {Concept[]} props.concepts
+ * @param {() => void} props.onFocus
  * @param {() => void} props.onSubmit Ctrl+Enter.
  * @param {number | undefined} props.tokens How many tokens the service counts, with start and end.
  * @param {number | undefined} props.mostTokens
  * @param {string[]} props.errors
  */
-export function Prompt({ value, onChange, concepts, onSubmit, tokens, mostTokens, errors }) {
+export function Prompt({ value, onChange, concepts, onFocus, onSubmit, tokens, mostTokens, errors }) {
   const [id] = useState(() => nextId("prompt"));
   const field = useRef(/** @type {HTMLTextAreaElement | null} */ (null));
   const [asked, setAsked] = useState(/** @type {{ from: number, to: number, word: string } | null} */ (null));
@@ -92,6 +93,7 @@ export function Prompt({ value, onChange, concepts, onSubmit, tokens, mostTokens
         onChange(event.currentTarget.value);
         look();
       }}
+      onFocus=${onFocus}
       onClick=${look}
       onKeyUp=${(/** @type {KeyboardEvent} */ event) => /^(Arrow(Left|Right)|Home|End)$/.test(event.key) && look()}
       onKeyDown=${onKeyDown}

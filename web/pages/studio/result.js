@@ -7,7 +7,7 @@ import { Button } from "../../ui/button.js";
 import { confirm } from "../../ui/dialog.js";
 import { classes, html, useEffect, useState } from "../../ui/html.js";
 import { Bar, cancelJob, hasEnded, phaseText, share, useJob } from "../../ui/job.js";
-import { Notice, ProblemNotice, Warnings } from "../../ui/notice.js";
+import { Notice, Warnings } from "../../ui/notice.js";
 import { Picture } from "../../ui/picture.js";
 import { schedulerName } from "./controls.js";
 import { ImageActions } from "./actions.js";
