@@ -45,6 +45,12 @@ test("a wrong number names its field and draws nothing of it", () => {
   assert.deepEqual(body, { prompt: "a dog", n: 1 });
 });
 
+test("what has to be whole is", () => {
+  const { errors } = toRequest({ ...EMPTY, prompt: "a dog", n: "0", num_inference_steps: "1.5", first_index: "-3", width: "64px" }, CONCEPTS);
+
+  assert.deepEqual(errors.map(({ pointer }) => pointer), ["/n", "/first_index", "/num_inference_steps", "/width"]);
+});
+
 test("a comma is a decimal point", () => {
   const settings = { ...EMPTY, prompt: "a <rex> dog", guidance_scale: "3,5", uses: { rex: { strength: "0,8" } } };
 

@@ -2,7 +2,7 @@
 import { api } from "../api.js";
 import { duration } from "../format.js";
 import { navigate } from "../router.js";
-import { useStored } from "../store.js";
+import { drafts, useStored } from "../store.js";
 import { Button } from "../ui/button.js";
 import { confirm } from "../ui/dialog.js";
 import { Empty } from "../ui/empty.js";
@@ -13,12 +13,12 @@ import { Badge, Page, Section } from "../ui/page.js";
 import { toast } from "../ui/toast.js";
 import { Chooser } from "./compose/chooser.js";
 import { Grid } from "./compose/grid.js";
-import { DEFAULT_COLUMNS } from "./compose/plan.js";
+import { DEFAULT_COLUMNS, defaultPrompts, named, promptsOf } from "./compose/plan.js";
 import { Verdict, mergeBody, useCheck } from "./studio/check.js";
 import { Composing, KINDS, SHORT } from "./studio/composing.js";
 import { useService } from "./studio/concepts.js";
 import { useDryRun } from "./studio/foretell.js";
-import { UNDECIDED } from "./studio/settings.js";
+import { EMPTY as NOTHING, UNDECIDED } from "./studio/settings.js";
 import { Uses } from "./studio/uses.js";
 
 /** @typedef {import("./studio/concepts.js").Concept} Concept */
@@ -58,6 +58,16 @@ export default function Compose({ query }) {
     change({ handles, cells: {}, composing: { ...state.composing, boxes: {} }, prompts: "" });
   };
 
+  /** Takes the concepts, their strengths and the way along as a new picture's settings. */
+  const toStudio = () => {
+    const [template] = promptsOf(state.prompts || defaultPrompts(part.length));
+    const uses = Object.fromEntries(
+      part.map(({ handle, modifier_token }) => [handle, { ...(state.uses[handle] ?? { strength: "" }), ...(!modifier_token && { added: true }) }]),
+    );
+    drafts.set("studio", { ...NOTHING, prompt: named(template, part), uses, composing: state.composing });
+    navigate("/studio");
+  };
+
   return html`<${Page} title="Compose" wide class="compose" lead="Two to four concepts in one picture: see what to expect before anything is drawn, then compare the ways.">
     ${problem && html`<${Notice} kind="fail"><p>${problem.detail}</p><//>`}
     ${isAll && trained.length < 2
@@ -92,6 +102,7 @@ export default function Compose({ query }) {
             warnings=${[]}
             bare
           />
+          <${Button} kind="quiet" icon="studio" onClick=${toStudio}>Go on in the studio<//>
           ${!sameDelta && html`<${Keep} part=${part} state=${state} />`}
         <//>
       </div>

@@ -194,6 +194,7 @@ export default function Studio({ query }) {
         <div class="studio-draw">
           <${Button} kind="primary" icon="studio" type="submit" disabled=${!settings.prompt.trim() || errors.length > 0} busy=${drawing}>Draw<//>
           <span class="muted" aria-live="polite">
+            ${errors.length > 0 && "A field above needs a change."}
             ${estimate && `About ${duration(estimate.run_seconds)}${estimate.queue_seconds >= 1 ? `, after ${duration(estimate.queue_seconds)} in the queue` : ""}`}
           </span>
           <${CopyCurl} path="v1/samples" body=${body} />

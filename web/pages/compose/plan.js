@@ -57,7 +57,7 @@ export const promptsOf = (/** @type {string} */ text) =>
     .slice(0, 8);
 
 /** A prompt with the names of the concepts in place of `{}`. */
-function named(/** @type {string} */ template, /** @type {Concept[]} */ part) {
+export function named(/** @type {string} */ template, /** @type {Concept[]} */ part) {
   let at = 0;
   return template.replaceAll("{}", () => inPrompt(part[Math.min(at++, part.length - 1)]));
 }

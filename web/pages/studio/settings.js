@@ -2,7 +2,7 @@
 //
 // Numbers are kept as they were typed. An empty field means the service's default.
 
-import { parseNumber } from "../../format.js";
+import { parseInteger, parseNumber } from "../../format.js";
 import { readSeed } from "../../seed.js";
 
 /** @typedef {import("../../api-types").components["schemas"]["ConceptBody"]} Concept */
@@ -98,6 +98,11 @@ export function toRequest(settings, concepts) {
   const part = takingPart(settings, concepts);
 
   if (settings.negative_prompt) body.negative_prompt = settings.negative_prompt;
+  for (const field of INTEGERS) {
+    const { value, error } = parseInteger(settings[field], { min: field === "first_index" ? 0 : 1 });
+    if (error) errors.push({ pointer: `/${field}`, code: "invalid_value", detail: error });
+    else if (value !== null) body[field] = value;
+  }
   for (const field of NUMBERS) {
     const value = number(settings[field], `/${field}`, errors);
     if (value !== null) body[field] = value;
@@ -133,8 +138,10 @@ export function toRequest(settings, concepts) {
   return { body, errors, order };
 }
 
-/** @type {("n" | "first_index" | "num_inference_steps" | "guidance_scale" | "eta" | "unconditional_strength" | "width" | "height")[]} */
-const NUMBERS = ["n", "first_index", "num_inference_steps", "guidance_scale", "eta", "unconditional_strength", "width", "height"];
+/** @type {("n" | "first_index" | "num_inference_steps" | "width" | "height")[]} */
+const INTEGERS = ["n", "first_index", "num_inference_steps", "width", "height"];
+/** @type {("guidance_scale" | "eta" | "unconditional_strength")[]} */
+const NUMBERS = ["guidance_scale", "eta", "unconditional_strength"];
 
 /**
  * @param {string} text
