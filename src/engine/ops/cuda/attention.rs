@@ -1,6 +1,6 @@
 //! Attention in the flash form: no logit is ever in the GPU's memory.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 
 use super::launch::{self, Arg};
 use super::{Family, has_kernels};
@@ -45,7 +45,12 @@ impl Attention {
     /// The result, and what the backward pass needs of it: each query's largest logit and the logarithm of its sum of
     /// exponentials, `(batch, heads, queries, 2)`.
     pub(crate) fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-        let (batch, queries, _) = q.dims3()?;
+        let (batch, queries, inner) = q.dims3()?;
+        let (of_batch, keys, width) = k.dims3()?;
+        let fits = (of_batch, width) == (batch, inner) && v.dims() == k.dims();
+        if !fits || self.bias.as_ref().is_some_and(|bias| bias.dims() != [queries, keys]) {
+            bail!("queries of {:?}, keys of {:?}, values of {:?}", q.dims(), k.dims(), v.dims());
+        }
         let out = launch::empty(q.dims(), q.dtype(), q)?;
         let softmax = launch::empty(&[batch, self.heads, queries, 2], DType::F32, q)?;
         let mut arguments = vec![Arg::Tensor(q), Arg::Tensor(k), Arg::Tensor(v)];
