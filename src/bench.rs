@@ -76,14 +76,12 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         Some(Dtype::F16) => DType::F16,
     };
     if args.what == Work::Job {
-        println!("{}", serde_json::to_string(&job::run(args, &device, dtype)?)?);
-        return Ok(());
+        return stdout::line(&serde_json::to_string(&job::run(args, &device, dtype)?)?);
     }
     if args.what == Work::Memory {
         let of_gpu = args.dtype.is_some_and(|dtype| dtype != Dtype::F32);
         let report = memory::report(args, dtype, device.is_cpu() && !of_gpu)?;
-        println!("{}", serde_json::to_string(&report)?);
-        return Ok(());
+        return stdout::line(&serde_json::to_string(&report)?);
     }
     let free_before = free_bytes(&device);
     let mut work = work::prepare(args, &device, dtype)?;

@@ -4,6 +4,7 @@
 
 mod exit;
 mod pipes;
+mod retries;
 mod server;
 mod story;
 mod terminal;
