@@ -59,7 +59,7 @@ async fn widths_that_are_not_offered_are_refused(db: PgPool) {
     let service = Service::start(db).await;
     let url = service.upload_image(png(64, 64, 90)).await.text("url");
 
-    for width in ["0", "100", "-64", "64.0", "4294967360", "x", ""] {
+    for width in ["0", "100", "-64", "4294967360", "x", ""] {
         let answer = service.get(&format!("{url}?w={width}")).await;
         assert_eq!(answer.problem(), (422, "invalid_value", vec!["w"]), "{width}");
     }

@@ -1,5 +1,5 @@
 /** What runs, what waits and why, and what has ended lately. */
-import { html, useMemo } from "../ui/html.js";
+import { html, useEffect, useMemo, useRef } from "../ui/html.js";
 import { link } from "../router.js";
 import { ago, duration, percent, plural, shortId } from "../format.js";
 import { Badge, Page, Section } from "../ui/page.js";
@@ -23,15 +23,29 @@ const KINDS = [
 const SHOWN = 20;
 
 export default function Queue() {
-  const running = useLists("running", 20, 2);
-  const canceling = useLists("canceling", 20, 4);
-  const queued = useLists("queued", 100, 3);
-  const ended = useEnded();
+  // One small request says whether there is anything to list.
+  const usage = useGet("v1/usage", { every: 2 });
+  const { queued_jobs: waiting = 0, running_jobs: active = 0 } = usage.body ?? {};
+  const every = waiting + active > 0 ? 3 : undefined;
+  const running = useLists("&status=running&order=asc", 20, every);
+  const queued = useLists("&status=queued&order=asc", 100, every);
+  const newest = useLists("", 20, every);
   const names = useNames();
-  const usage = useGet("v1/usage", { every: 5 });
-  const reload = () => Promise.all([running.reload(), canceling.reload(), queued.reload(), usage.reload()]);
+  const reload = () => Promise.all([running.reload(), queued.reload(), newest.reload(), usage.reload()]);
+  const known = useRef(/** @type {string | null} */ (null));
+  useEffect(() => {
+    const now = usage.body && `${waiting} ${active}`;
+    if (known.current && now !== known.current) for (const lists of [running, queued, newest]) lists.reload();
+    known.current = now;
+  }, [usage.body, waiting, active]);
+  const canceling = newest.jobs.filter((job) => job.status === "canceling" && !running.jobs.some(({ id }) => id === job.id));
+  // Images of evaluations are of low priority, and belong to those.
+  const ended = newest.jobs
+    .filter((job) => job.finished_at && !(job.kind.path === "samples" && job.priority === "low"))
+    .sort((a, b) => b.finished_at.localeCompare(a.finished_at))
+    .slice(0, 12);
 
-  const now = [...running.jobs, ...canceling.jobs];
+  const now = [...running.jobs, ...canceling];
   const waits = queued.kinds.filter((kind) => kind.jobs.length > 0);
   const limit = usage.body?.quotas?.max_active_jobs;
   const first = running.first || queued.first;
@@ -72,13 +86,13 @@ export default function Queue() {
 }
 
 /**
- * The jobs of every kind with one status, the next to run first.
+ * The jobs of every kind, the next to run first.
  *
- * @param {string} status @param {number} limit @param {number} every
+ * @param {string} filter @param {number} limit @param {number | undefined} every Seconds between two readings.
  */
-function useLists(status, limit, every) {
+function useLists(filter, limit, every) {
   // The number of kinds never changes, so the hooks stand in a loop.
-  const lists = KINDS.map((kind) => ({ kind, list: useGet(`v1/${kind.path}?status=${status}&limit=${limit}&order=asc`, { every }) }));
+  const lists = KINDS.map((kind) => ({ kind, list: useGet(`v1/${kind.path}?limit=${limit}${filter}`, { every }) }));
   const kinds = lists.map(({ kind, list }) => ({
     kind,
     more: Boolean(list.body?.has_more),
@@ -93,16 +107,6 @@ function useLists(status, limit, every) {
     problem: lists.find(({ list }) => list.problem)?.list.problem ?? null,
     reload: () => Promise.all(lists.map(({ list }) => list.reload())),
   };
-}
-
-/** The twelve jobs that ended last; the images of evaluations, which are of low priority, belong to those. */
-function useEnded() {
-  const lists = KINDS.map((kind) => ({ kind, list: useGet(`v1/${kind.path}?limit=20`, { every: 5 }) }));
-  return lists
-    .flatMap(({ kind, list }) => (list.body?.data ?? []).map((/** @type {any} */ job) => ({ ...job, kind })))
-    .filter((job) => job.finished_at && !(job.kind.path === "samples" && job.priority === "low"))
-    .sort((a, b) => b.finished_at.localeCompare(a.finished_at))
-    .slice(0, 12);
 }
 
 /** Handles by the ids of concepts and of their current deltas. */

@@ -16,10 +16,12 @@ import { onConnection } from "../connection.js";
 export function useGet(path, { every, all = false } = {}) {
   const [state, setState] = useState({ path, body: /** @type {any} */ (null), problem: /** @type {any} */ (null), loading: path !== null });
   const request = useRef(/** @type {AbortController | null} */ (null));
+  const pending = useRef(false);
   const reload = useCallback(async () => {
     request.current?.abort();
     if (path === null) return;
     const mine = (request.current = new AbortController());
+    pending.current = true;
     setState((/** @type {any} */ former) =>
       former.path === path ? { ...former, loading: true } : { path, body: null, problem: null, loading: true },
     );
@@ -29,6 +31,7 @@ export function useGet(path, { every, all = false } = {}) {
     } catch (problem) {
       if (!mine.signal.aborted) setState((/** @type {any} */ former) => ({ ...former, path, problem, loading: false }));
     }
+    if (request.current === mine) pending.current = false;
   }, [path, all]);
   useEffect(() => {
     reload();
@@ -40,7 +43,8 @@ export function useGet(path, { every, all = false } = {}) {
   }, [reload]);
   useEffect(() => {
     if (!every || path === null) return;
-    const timer = setInterval(() => document.visibilityState === "visible" && reload(), every * 1000);
+    // A server that is slower than the timer gets no further request before its answer.
+    const timer = setInterval(() => document.visibilityState === "visible" && !pending.current && reload(), every * 1000);
     return () => clearInterval(timer);
   }, [every, reload]);
   const set = useCallback((/** @type {any} */ body) => setState({ path, body, problem: null, loading: false }), [path]);
