@@ -45,7 +45,7 @@ export const short = (/** @type {number | null | undefined} */ value, digits = 3
   value === null || value === undefined || !Number.isFinite(value) ? "–" : String(Number(value.toPrecision(digits)));
 
 /** `0.123` as `12 %`. */
-export const percent = (/** @type {number} */ share) => `${Math.round(share * 100)} %`;
+export const percent = (/** @type {number} */ share) => `${Math.round(share * 100)}\u00a0%`;
 
 /** `95` seconds as `1 min 35 s`. */
 export function duration(/** @type {number | null | undefined} */ seconds) {

@@ -14,7 +14,7 @@ export function Empty({ icon = "info", title, whole, children, action }) {
 
 /** Grey shapes where something is about to be. @param {{rows?: number, height?: string}} props */
 export function Skeleton({ rows = 3, height = "1rem" }) {
-  return html`<div class="skeletons" aria-busy="true" aria-label="Loading">
+  return html`<div class="skeletons" role="status" aria-label="Loading">
     ${Array.from({ length: rows }, (_, row) => html`<span key=${row} class="skeleton" style=${{ height }}></span>`)}
   </div>`;
 }

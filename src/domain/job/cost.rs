@@ -6,6 +6,7 @@
 use super::Task;
 use crate::domain::composition::Composition;
 use crate::domain::sample::SampleTask;
+use crate::domain::training_preview::PreviewPlan;
 
 /// A call of the UNet on one image of the base model's own size.
 const FORWARD: f64 = 0.02;
@@ -27,7 +28,11 @@ pub fn estimate(task: &Task, native_size: usize) -> f64 {
         Task::Training(task) => {
             let recipe = &task.recipe;
             let batch = recipe.instance_batch_size + recipe.class_batch_size;
-            (recipe.max_train_steps * batch) as f64 * TRAINING_STEP
+            let drawn = task
+                .previews
+                .as_ref()
+                .map_or(0.0, |plan| previews(plan, recipe.max_train_steps, native_size));
+            (recipe.max_train_steps * batch) as f64 * TRAINING_STEP + drawn
         }
         Task::Sample(task) => sample(task, native_size),
         Task::Merge(task) => task.deltas.len() as f64,
@@ -35,6 +40,13 @@ pub fn estimate(task: &Task, native_size: usize) -> f64 {
         Task::Compression(task) => task.concepts.len().max(1) as f64,
     };
     START + work
+}
+
+/// What a training draws of itself, the base model's images included.
+fn previews(plan: &PreviewPlan, max_train_steps: usize, native_size: usize) -> f64 {
+    let rounds = 1 + max_train_steps.div_ceil(plan.every.max(1));
+    let calls = plan.settings.num_inference_steps * plan.settings.elements_per_image(native_size);
+    (rounds * plan.prompts.len() * calls) as f64 * FORWARD
 }
 
 fn sample(task: &SampleTask, native_size: usize) -> f64 {
@@ -67,6 +79,22 @@ mod tests {
             "deltas": [], "init": null,
         });
         estimate(&serde_json::from_value(task).unwrap(), 512) - START
+    }
+
+    #[test]
+    fn previews_cost_what_samples_of_them_would() {
+        let settings = json!({
+            "n": 1, "first_index": 0, "seed": 1, "num_inference_steps": 50, "guidance_scale": 7.5,
+            "unconditional_strength": 1.0, "guidance_interval": [0.0, 1.0], "scheduler": "ddim", "eta": 0.0,
+            "width": 512, "height": 512, "determinism": "strict", "preview_every": null,
+        });
+        let plan = json!({ "prompts": ["a", "b"], "every": 40, "settings": settings });
+        let plan: PreviewPlan = serde_json::from_value(plan).unwrap();
+
+        let drawn = previews(&plan, 100, 512);
+
+        // Before the first step, and after 40, 80 and 100.
+        assert!((drawn - 4.0 * 2.0 * of_sample(1, 50, 512, 7.5)).abs() < 1e-9, "{drawn}");
     }
 
     #[test]
