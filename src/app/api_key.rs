@@ -22,7 +22,7 @@ use crate::domain::job::JobKind;
 use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::sample::SampleTask;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 
 /// How long the secret before a rotation may stay good, in seconds: at most a week.
 pub const OVERLAP_SECONDS: RangeInclusive<u64> = 0..=604_800;

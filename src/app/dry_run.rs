@@ -15,7 +15,7 @@ use crate::domain::job::forecast::Forecast;
 use crate::domain::job::schedule::Schedule;
 use crate::domain::job::{JobKind, Task};
 use crate::domain::regularization::{Regularization, Selection};
-use crate::domain::training::{TaskConcept, TrainingTask};
+use crate::domain::training::task::{TaskConcept, TrainingTask};
 use crate::domain::warning::Warning;
 
 /// What a request would make.

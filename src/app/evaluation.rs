@@ -41,7 +41,7 @@ use crate::domain::job::{JobKind, Task};
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::model_info::ModelInfo;
 use crate::domain::sample::{SampleSettings, SchedulerName};
-use crate::domain::training::TaskConcept;
+use crate::domain::training::task::TaskConcept;
 use crate::domain::version::TaskVersion;
 use crate::domain::warning::Warning;
 use crate::evaluator::Evaluator;

@@ -20,7 +20,7 @@ use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::record::ExternalId;
 use crate::domain::sample::SampleTask;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 
 /// A kind of job, by the type of its task: its names and its results.

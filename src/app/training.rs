@@ -28,10 +28,8 @@ use crate::domain::model_info::ModelInfo;
 use crate::domain::photo::{PhotoNotes, training_caption};
 use crate::domain::promotion::Promote;
 use crate::domain::sample::MAX_SEED;
-use crate::domain::training::{
-    MAX_CONCEPTS, MIN_IMAGES, Preset, TaskConcept, TaskImage, TaskMask, TrainingRecipe,
-    TrainingTask,
-};
+use crate::domain::training::task::{TaskConcept, TaskImage, TaskMask, TrainingTask};
+use crate::domain::training::{MAX_CONCEPTS, MIN_IMAGES, Preset, TrainingRecipe};
 use crate::domain::version::TaskVersion;
 
 /// A training to start.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::digest::Digest;
 use super::storage_key::StorageKey;
-use super::training::{TaskImage, TrainingTask};
+use super::training::task::{TaskImage, TrainingTask};
 
 /// A recorded checkpoint. Its object is the training's state after `step` steps.
 #[derive(Clone, Debug)]

@@ -16,7 +16,8 @@ use super::digest::Digest;
 use super::evaluator_info::EvaluatorInfo;
 use super::merge::MergeRecipe;
 use super::sample::{SampleSettings, SampleTask};
-use super::training::{ImageSetRef, TaskConcept};
+use super::training::ImageSetRef;
+use super::training::task::TaskConcept;
 use super::version::TaskVersion;
 
 /// The number of subjects of an evaluation.

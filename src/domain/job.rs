@@ -22,7 +22,7 @@ use super::id::{CompressionId, EvaluationId, JobId, MergeId, ProjectId, SampleId
 use super::merge::{MergeReport, MergeTask};
 use super::record::Labels;
 use super::sample::SampleTask;
-use super::training::TrainingTask;
+use super::training::task::TrainingTask;
 use super::warning::Warning;
 
 /// The default limit of queued jobs of one kind.

@@ -27,7 +27,7 @@ use crate::domain::id::{CompressionId, EvaluationId, MergeId, SampleId, Training
 use crate::domain::job::{JobEvent, JobStatus, Phase, Progress};
 use crate::domain::merge::MergeTask;
 use crate::domain::sample::SampleTask;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 
 /// How often a quiet stream sends a comment, so that proxies keep the connection.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);

@@ -27,9 +27,8 @@ use crate::domain::job::Metric;
 use crate::domain::job::schedule::{Priority, Schedule};
 use crate::domain::promotion::Promote;
 use crate::domain::record::{ExternalId, Labels, Metadata};
-use crate::domain::training::{
-    ClassImages, FIELD_ALIASES, Preset, TaskConcept, TrainingRecipe, TrainingTask,
-};
+use crate::domain::training::task::{TaskConcept, TrainingTask};
+use crate::domain::training::{ClassImages, FIELD_ALIASES, Preset, TrainingRecipe};
 use crate::domain::training_report::TrainingReport;
 
 /// A training to start.

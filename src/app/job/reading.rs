@@ -20,7 +20,7 @@ use crate::domain::evaluation::EvaluationTask;
 use crate::domain::id::{JobId, ProjectId};
 use crate::domain::merge::MergeTask;
 use crate::domain::sample::SampleTask;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 
 /// Jobs that are read by one query.
 const MAX_AT_ONCE: usize = 100;

@@ -6,7 +6,8 @@ use crate::domain::code::Code;
 use crate::domain::concept::ModifierToken;
 use crate::domain::invalid::{Checks, FieldError, Invalid};
 use crate::domain::model_info::ModelInfo;
-use crate::domain::training::{TaskConcept, TrainingRecipe, TrainingTask};
+use crate::domain::training::TrainingRecipe;
+use crate::domain::training::task::{TaskConcept, TrainingTask};
 
 /// Refuses modifier tokens that are not free, and what they cannot start from.
 ///

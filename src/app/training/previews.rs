@@ -6,7 +6,7 @@ use crate::db;
 use crate::domain::id::TrainingId;
 use crate::domain::invalid::{Checks, Invalid};
 use crate::domain::model_info::ModelInfo;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 use crate::domain::training_preview::{PreviewPlan, TrainingPreview};
 
 /// The previews that a request asks for.

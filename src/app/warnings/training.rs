@@ -5,7 +5,8 @@ use serde_json::{Map, Value};
 use super::{FAR, far_from_usual, of_repeated};
 use crate::domain::code::Code;
 use crate::domain::regularization::Regularization;
-use crate::domain::training::{MIN_IMAGES, TrainingRecipe, TrainingTask};
+use crate::domain::training::task::TrainingTask;
+use crate::domain::training::{MIN_IMAGES, TrainingRecipe};
 use crate::domain::warning::Warning;
 
 /// As few photos as are worth a word. The paper's concepts have four to ten.
@@ -73,7 +74,7 @@ pub(in crate::app) fn of_training(
 
 fn of_photos(task: &TrainingTask) -> Vec<Warning> {
     let few = task.concepts.iter().enumerate().filter(|(_, one)| one.images.len() <= FEW_PHOTOS);
-    let warning = |(index, concept): (usize, &crate::domain::training::TaskConcept)| {
+    let warning = |(index, concept): (usize, &crate::domain::training::task::TaskConcept)| {
         let detail = format!(
             "concept `{}` has {} photos: five to ten, with different backgrounds, give images that do not only repeat them",
             concept.handle,

@@ -2,7 +2,7 @@
 
 use super::Task;
 use crate::domain::id::{ConceptId, DeltaId, ImageId};
-use crate::domain::training::TaskConcept;
+use crate::domain::training::task::TaskConcept;
 
 /// What a task names, each once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

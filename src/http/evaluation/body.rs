@@ -23,7 +23,7 @@ use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::record::{ExternalId, Labels, Metadata};
 use crate::domain::sample::{Determinism, SampleSettings, SchedulerName};
-use crate::domain::training::TaskConcept;
+use crate::domain::training::task::TaskConcept;
 use crate::http::job::{JobBody, JobResource};
 use crate::http::sample::DeltaUseBody;
 

@@ -10,7 +10,7 @@ use crate::domain::id::{CompressionId, EvaluationId, MergeId, SampleId, Training
 use crate::domain::labelled::Labelled;
 use crate::domain::merge::MergeTask;
 use crate::domain::sample::SampleTask;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 use crate::http::compression::CompressionBody;
 use crate::http::error::{ApiError, Problem};
 use crate::http::evaluation::EvaluationBody;

@@ -15,7 +15,7 @@ use crate::domain::checkpoint::input_digest;
 use crate::domain::delta::Delta as StoredDelta;
 use crate::domain::id::ConceptId;
 use crate::domain::job::Phase;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 use crate::engine::Flow;
 use crate::engine::device::release_memory;

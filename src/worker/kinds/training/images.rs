@@ -5,7 +5,7 @@ use image::{GrayImage, RgbImage};
 
 use super::class_images;
 use crate::domain::storage_key::StorageKey;
-use crate::domain::training::{TaskConcept, TrainingTask};
+use crate::domain::training::task::{TaskConcept, TrainingTask};
 use crate::engine::{Guide, TrainingConcept};
 use crate::worker::error::JobError;
 use crate::worker::job::Job;

@@ -6,7 +6,7 @@ use image::RgbImage;
 use tokio::sync::mpsc;
 
 use crate::db;
-use crate::domain::training::TrainingTask;
+use crate::domain::training::task::TrainingTask;
 use crate::domain::training_preview::{PreviewPlan, TrainingPreview};
 use crate::engine::{ConceptUse, Delta, EngineError, Flow, SampleRequest, sample};
 use crate::image_file;
