@@ -294,7 +294,8 @@ fn of_evaluation(new: &NewEvaluation, task: &EvaluationTask, model: &ModelInfo) 
     let texts: Vec<&str> = new.prompts.iter().map(|prompt| prompt.text.as_str()).collect();
     warnings.extend(of_repeated(&texts, "/prompts"));
     for (index, text) in texts.iter().enumerate() {
-        warnings.extend(not_read(text, &format!("/prompts/{index}")));
+        // `{}` is the concept's place here, and no weight.
+        warnings.extend(not_read(&text.replace("{}", "thing"), &format!("/prompts/{index}")));
     }
     if task.settings.n < FEW_IMAGES {
         let detail = format!(

@@ -31,7 +31,7 @@ pub fn grouped(program: Command) -> Command {
             let about = program.find_subcommand(name).and_then(Command::get_about);
             let about = match about {
                 Some(about) => about.to_string(),
-                None => "Explains a command.".to_owned(),
+                None => "Explains a command".to_owned(),
             };
             text += &format!("  \x1b[1m{name:width$}\x1b[0m  {about}\n");
         }

@@ -114,9 +114,10 @@ pub(super) async fn follow(session: &Session, id: &str, patience: &Patience) -> 
             answer = &mut followed => break answer,
             () = &mut timeout => break Err(Error::new(TimedOut { id: id.to_owned(), seconds })),
             () = held.pressed() => match ask(&held, &progress, id).await {
-                Choice::GoOn => {}
+                Choice::GoOn => progress.resume(),
                 Choice::Leave => break Err(Error::new(Detached(id.to_owned()))),
                 Choice::Cancel => {
+                    progress.resume();
                     session.client.change(Method::POST, &format!("{path}/cancel"), &Value::Null).await?;
                 }
             },
@@ -140,9 +141,8 @@ async fn ask(held: &Held<'_>, progress: &Progress, id: &str) -> Choice {
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
         return Choice::Leave;
     }
-    progress.suspend(|| {
-        eprint!("\ncancel {id}? y: yes, n: no, go on watching, d: no, leave it running: ");
-    });
+    progress.pause();
+    eprint!("\ncancel {id}? y: yes, n: no, go on watching, d: no, leave it running: ");
     let line = tokio::task::spawn_blocking(|| {
         let mut line = String::new();
         std::io::stdin().lock().read_line(&mut line).map(|length| (length, line))

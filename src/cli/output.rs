@@ -1,5 +1,7 @@
 //! Results on standard output: tables on a terminal, ids in a pipe, the service's own JSON on request. Notes go to standard error.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 use anyhow::Result;
@@ -17,6 +19,8 @@ pub(super) struct Output {
     /// Standard error is one.
     pub(super) notes_to_terminal: bool,
     colors: bool,
+    /// Warnings that were said.
+    warned: RefCell<BTreeSet<String>>,
 }
 
 /// A column of a table: its title, and what it shows of an object.
@@ -31,6 +35,7 @@ impl Output {
             is_terminal,
             notes_to_terminal: std::io::stderr().is_terminal(),
             colors: stdout::takes_colors(),
+            warned: RefCell::default(),
         }
     }
 
@@ -46,11 +51,13 @@ impl Output {
         }
     }
 
-    /// Says what the service warns of. It is said in any case: a result may be another than was meant.
+    /// Says what the service warns of, once. It is said in any case: a result may be another than was meant.
     pub(super) fn warnings(&self, body: &Value) {
         for warning in body["warnings"].as_array().into_iter().flatten() {
             let (detail, code) = (text(&warning["detail"]), text(&warning["code"]));
-            eprintln!("warning: {} ({code})", printable(&detail));
+            if self.warned.borrow_mut().insert(detail.clone()) {
+                eprintln!("warning: {} ({code})", printable(&detail));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
 use super::output::{Output, duration, printable, text};
@@ -51,7 +51,10 @@ impl Progress {
             bar.set_position(step);
         }
         let state = state(job);
-        let figures = figures(progress);
+        let figures = match job["status"].as_str() {
+            Some("running") => figures(progress),
+            _ => String::new(),
+        };
         if self.bar.is_some() {
             return self.say(&state, &figures);
         }
@@ -81,11 +84,16 @@ impl Progress {
         }
     }
 
-    /// Does something with the bar out of the way.
-    pub(super) fn suspend<T>(&self, work: impl FnOnce() -> T) -> T {
-        match &self.bar {
-            Some(bar) => bar.suspend(work),
-            None => work(),
+    /// Draws nothing until [`Self::resume`], so that a question can be asked on a line of its own.
+    pub(super) fn pause(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+    }
+
+    pub(super) fn resume(&self) {
+        if let Some(bar) = &self.bar {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
         }
     }
 

@@ -17,7 +17,7 @@ use crate::image_file;
 /// What to generate, and where to save it.
 #[derive(Clone, Debug, Args)]
 pub struct SampleArgs {
-    /// What to generate. A modifier token brings in its concept: "photo of a <rex> dog on the beach".
+    /// What to generate. A modifier token brings in its concept: `photo of a <rex> dog on the beach`.
     #[arg(required_unless_present = "from")]
     prompt: Option<String>,
     /// The number of images.

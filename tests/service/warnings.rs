@@ -170,3 +170,19 @@ async fn merges_and_compressions_warn_as_well(db: PgPool) {
     let alike = service.post("/v1/merges", alike).await;
     assert_eq!(alike.problem(), (422, "invalid_value", vec!["/captions"]));
 }
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn the_concepts_place_in_a_prompt_of_an_evaluation_is_no_weight(db: PgPool) {
+    let service = Service::with_evaluator(db).await;
+    service.trained_concept("rex", DIGEST).await;
+    let body = json!({
+        "subjects": [{ "concepts": [{ "concept": "rex" }] }],
+        "prompts": ["photo of a {}", "a {} of ((gold))"],
+        "dry_run": true,
+    });
+
+    let mut warned = warned(&service.post("/v1/evaluations", body).await);
+
+    warned.retain(|(code, _)| code == "weights_ignored");
+    assert_eq!(warned, one("weights_ignored", "/prompts/1"));
+}
