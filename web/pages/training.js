@@ -89,7 +89,7 @@ const WEIGHTS = { light: 0.8, medium: 0.93, strong: 0.98 };
 
 /** @param {{training: any}} props */
 function Loss({ training }) {
-  const metrics = useMetrics(training);
+  const { metrics, known } = useMetrics(training);
   const [log, setLog] = useStored("loss-log", false, preferences);
   const [raw, setRaw] = useStored("loss-raw", true, preferences);
   const [strength, setStrength] = useStored("loss-smooth", /** @type {keyof typeof WEIGHTS} */ ("medium"), preferences);
@@ -109,13 +109,14 @@ function Loss({ training }) {
     ${metrics.length > 1
       ? html`<${Chart} label=${`The loss over ${metrics.length} steps, last ${short(losses[losses.length - 1])}`} x=${x} series=${series} log=${log} xLabel="Step" marks=${marks} height=${260} />
           <div class="row"><${CheckField} label="Single steps" checked=${raw} onValue=${setRaw} /><${CheckField} label="Logarithmic" checked=${log} onValue=${setLog} /></div>`
-      : html`<p class="muted chart-empty">${hasEnded(training) ? "It ended before its first step." : "The curve begins with the first step."}</p>`}
+      : html`<p class="muted chart-empty">${!known ? "" : hasEnded(training) ? "It ended before its first step." : "The curve begins with the first step."}</p>`}
   <//>`;
 }
 
-/** The losses so far; asks for the newer ones as the training goes on. @param {any} training */
+/** The losses so far, and whether they were answered; asks for the newer ones as the training goes on. @param {any} training */
 function useMetrics(training) {
   const [metrics, setMetrics] = useState(/** @type {{step: number, loss: number}[]} */ ([]));
+  const [known, setKnown] = useState(false);
   const [asked, ask] = useState(0);
   const ended = hasEnded(training);
   useEffect(() => {
@@ -130,7 +131,9 @@ function useMetrics(training) {
         found.push(...fresh);
         if (fresh.length < 9000) break;
       }
-      if (there && found.length !== metrics.length) setMetrics(found);
+      if (!there) return;
+      if (found.length !== metrics.length) setMetrics(found);
+      setKnown(true);
     })().catch(() => {});
     const timer = ended ? 0 : setTimeout(() => ask((former) => former + 1), 1500);
     return () => {
@@ -138,7 +141,7 @@ function useMetrics(training) {
       clearTimeout(timer);
     };
   }, [asked, ended, training.id]);
-  return metrics;
+  return { metrics, known };
 }
 
 /** @param {{training: any}} props */
