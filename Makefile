@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 CARGO ?= cargo
 
-.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema test-web mutants build check-cuda gpu-check fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
+.PHONY: demo demo-quick tables test test-stores test-faults test-load test-clients test-schema test-isa test-aarch64 test-web mutants build check-cuda gpu-check fmt openapi sqlx check-sqlx postgres s3-server object-stores webhook-libraries
 
 ## Teaches four concepts from the photos of the repository and generates images of them: look at demo-out/sheet.png.
 demo: build
@@ -21,6 +21,21 @@ tables: build
 ## Every test, on a private Postgres that is thrown away afterwards.
 test: build object-stores webhook-libraries
 	./target/release/vstar with-postgres -- $(CARGO) test --release --no-fail-fast
+	@$(MAKE) test-isa
+
+## The engine's tests and the golden cases under every instruction set that this CPU has beside the best.
+test-isa: build
+	for set in $$(./target/release/vstar instruction-sets | sed '$$d'); do \
+	  echo "instruction set $$set"; \
+	  VSTAR_ISA=$$set $(CARGO) test --release --test engine --test golden || exit 1; \
+	done
+
+## The engine's tests and the golden cases of sd1, compiled for AArch64, in an emulator: an hour or more. AARCH64_TESTS=ops chooses some.
+test-aarch64:
+	@.ci/aarch64 setup
+	.ci/aarch64 run $(CARGO) test --release --lib engine::
+	.ci/aarch64 run $(CARGO) test --release --test engine -- $(AARCH64_TESTS)
+	.ci/aarch64 run $(CARGO) test --release --test golden -- sd1/
 
 ## The object store alone, on a folder, SeaweedFS, moto and azurite, with connections that fail.
 test-stores: build object-stores

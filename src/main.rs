@@ -69,6 +69,9 @@ enum Command {
     },
     /// Prints the API's OpenAPI document.
     Openapi,
+    /// Prints the instruction sets that kernels exist for and this CPU has, the best last.
+    #[command(hide = true)]
+    InstructionSets,
     /// Times one piece of the engine's work.
     Bench(BenchArgs),
     /// Prints a script by which a shell completes commands and options.
@@ -99,6 +102,7 @@ fn kept_memory(command: &Command) -> Duration {
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
+        | Command::InstructionSets
         | Command::WithPostgres { .. } => None,
     };
     if budget == Some(ByteSize(0)) { Duration::ZERO } else { allocator::KEPT }
@@ -194,6 +198,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Openapi => stdout::line(&http::openapi().to_pretty_json()?),
         Command::Completions(args) => cli::completions(cli::grouped(Cli::command()), &args),
         Command::Man(args) => cli::man(cli::grouped(Cli::command()), &args),
+        Command::InstructionSets => {
+            InstructionSet::available().try_for_each(|set| stdout::line(set.as_str()))
+        }
         Command::Bench(args) => bench::run(&args),
         Command::WithPostgres { command } => with_postgres(&command),
     }
@@ -235,6 +242,7 @@ fn default_lines(command: &Command) -> &'static str {
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
+        | Command::InstructionSets
         | Command::Bench(_)
         | Command::WithPostgres { .. } => "warn",
     }

@@ -42,7 +42,6 @@ impl Kernel {
 
     /// Into how many strips the kernel cuts so many rows, which differ by at most one row.
     pub(super) fn strips(self, rows: usize) -> usize {
-        // SAFETY: it is no more than a division.
         let most = match self.0 {
             #[cfg(target_arch = "x86_64")]
             InstructionSet::Avx512 => sets::Avx512::ROWS,
