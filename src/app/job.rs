@@ -245,6 +245,19 @@ impl App {
         read.ok_or_else(|| Refusal::not_found(N::KIND.as_str(), id))
     }
 
+    /// Returns a job that has just been queued.
+    ///
+    /// # Errors
+    /// [`Refusal::Conflict`] if it is gone already, with a concept that it names.
+    pub(super) async fn queued_job<N: JobNoun>(
+        &self,
+        caller: &Caller,
+        id: N::Id,
+    ) -> Result<Tracked<N>, Refusal> {
+        let read = N::reading(self).read(self, caller.project_id(), id.into()).await?;
+        read.ok_or_else(Refusal::deleted_meanwhile)
+    }
+
     /// Lists the jobs of one kind.
     ///
     /// # Errors

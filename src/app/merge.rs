@@ -49,7 +49,7 @@ impl App {
         let id = self.enqueue(&mut tx, caller, asked, &options).await?;
         tx.commit().await?;
         self.announce(JobKind::Merge);
-        self.job(caller, id).await
+        self.queued_job(caller, id).await
     }
 
     /// Answers what [`Self::start_merge`] would queue.

@@ -117,7 +117,7 @@ fn filled(pattern: &str, ids: &BTreeMap<&'static str, String>) -> Result<String,
         let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
         path.push(match name {
             None => segment.to_owned(),
-            Some("index") => "0".to_owned(),
+            Some("index" | "step") => "0".to_owned(),
             Some("model") => ids["delta_id"].clone(),
             Some(name) => ids.get(name).cloned().ok_or_else(|| name.to_owned())?,
         });
