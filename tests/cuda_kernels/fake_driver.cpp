@@ -48,7 +48,7 @@ template <typename T, int OP> static void binary(size_t count, size_t dims, cons
   if (!is_first()) return;
   for (size_t i = 0; i < count; i++) {
     float x = wide(a[info ? place(i, dims, info, info + dims) : i]), y = wide(b[info ? place(i, dims, info, info + 2 * dims) : i]);
-    out[i] = narrow<T>(OP == 0 ? x + y : OP == 1 ? x - y : OP == 2 ? x * y : x / y);
+    out[i] = narrow<T>(OP == 0 ? x + y : OP == 1 ? x - y : OP == 2 ? x * y : OP == 3 ? x / y : OP == 4 ? fmaxf(x, y) : fminf(x, y));
   }
 }
 template <typename S, typename T> static void cast(size_t count, size_t dims, const size_t *info, const S *in, T *out) {
@@ -96,6 +96,7 @@ template <typename T> static void fast_small(size_t results, size_t each, size_t
 #define CANDLES(C, T)                                                                                                                      \
   {"ucopy_" #T, kernel_of(ucopy<C>)}, {"copy2d_" #T, kernel_of(copy2d<C>)}, {"badd_" #T, kernel_of(binary<C, 0>)},                          \
       {"bsub_" #T, kernel_of(binary<C, 1>)}, {"bmul_" #T, kernel_of(binary<C, 2>)}, {"bdiv_" #T, kernel_of(binary<C, 3>)},                  \
+      {"bmaximum_" #T, kernel_of(binary<C, 4>)}, {"bminimum_" #T, kernel_of(binary<C, 5>)},                                                  \
       {"cast_f32_" #T, kernel_of(cast<float, C>)}, {"cast_bf16_" #T, kernel_of(cast<__nv_bfloat16, C>)},                                    \
       {"cast_f16_" #T, kernel_of(cast<__half, C>)}, {"const_set_" #T, kernel_of(const_set<C>)},                                     \
       {"affine_" #T, kernel_of(affine<C>)}, {"uneg_" #T, kernel_of(unary<C, NEG>)}, {"urecip_" #T, kernel_of(unary<C, RECIP>)},              \
