@@ -17,7 +17,7 @@ pub fn number(text: &str) -> Result<f64, String> {
                 return Err(format!("`{text}` is not a number: write it like 0.8 or 0,8"));
             }
             // 1,500 is a thousand and a half to some, and one and a half to others.
-            if fraction.len() == 3 && whole.trim_start_matches(['-', '+', '0']) != "" {
+            if fraction.len() == 3 && !whole.trim_start_matches(['-', '+', '0']).is_empty() {
                 return Err(format!(
                     "`{text}` can be read in two ways: write {whole}{fraction} or {whole}.{fraction}"
                 ));
