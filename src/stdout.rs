@@ -27,7 +27,7 @@ pub fn print(text: &str) -> Result<()> {
 /// Writes a text and ends the line.
 ///
 /// # Errors
-/// As for [`print`].
+/// As for [`print()`].
 pub fn line(text: &str) -> Result<()> {
     print(&format!("{text}\n"))
 }
@@ -35,7 +35,7 @@ pub fn line(text: &str) -> Result<()> {
 /// Writes bytes as they are, all of them before it returns.
 ///
 /// # Errors
-/// As for [`print`].
+/// As for [`print()`].
 pub fn write(bytes: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {

@@ -29,7 +29,7 @@ pub(crate) async fn in_place(run: Run) -> Result<()> {
         forget_logs(run.fault.name);
         let objects = tempfile::tempdir()?;
         let unpacked =
-            Command::new("tar").arg("-xf").arg(folder.join("objects.tar")).arg("-C").arg(objects.path()).status()?;
+            Command::new("tar").arg("-xzf").arg(folder.join("objects.tar.gz")).arg("-C").arg(objects.path()).status()?;
         ensure!(unpacked.success(), "tar: {unpacked}");
         let postgres = Postgres::start(&log(run.fault.name, "postgres")).await?;
         let mut db = sqlx::PgConnection::connect(&postgres.url()).await?;

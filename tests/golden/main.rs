@@ -20,6 +20,7 @@ mod training;
 use std::{
     collections::HashMap,
     env::VarError,
+    io::Read,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -72,12 +73,12 @@ impl GoldenModel {
         self.clip.get().context("unreachable: it was just set")
     }
 
-    /// A recorded tensor by its name in `cases.safetensors`, on the CPU in the type it was recorded in.
+    /// A recorded tensor by its name in `cases.safetensors.gz`, on the CPU in the type it was recorded in.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor> {
         self.tensors
             .get(name)
             .cloned()
-            .with_context(|| format!("cases.safetensors has no `{name}`"))
+            .with_context(|| format!("cases.safetensors.gz has no `{name}`"))
     }
 }
 
@@ -261,6 +262,13 @@ impl Summary {
     }
 }
 
+/// The tensors that the cases of a model name, on the CPU.
+fn recorded_tensors(path: &Path) -> Result<HashMap<String, Tensor>> {
+    let mut bytes = Vec::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(path)?).read_to_end(&mut bytes)?;
+    Ok(candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?)
+}
+
 /// The cases of one folder as tests.
 fn trials(
     name: &str,
@@ -275,7 +283,7 @@ fn trials(
         device: device.clone(),
         dtype,
         precision,
-        tensors: candle_core::safetensors::load(dir.join("cases.safetensors"), &Device::Cpu)?,
+        tensors: recorded_tensors(&dir.join("cases.safetensors.gz"))?,
         base: OnceLock::new(),
         clip: OnceLock::new(),
     });

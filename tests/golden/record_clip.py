@@ -8,6 +8,7 @@ in the config, f16, preprocessor settings of 2021) and OpenCLIP's (gelu, the tok
 `!`), with an image size that the patch size does not divide. Their tokenizers are those of `sd1` and `sd2`.
 """
 
+import gzip
 import json
 import shutil
 import sys
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -138,7 +139,7 @@ def record(folder: Path, out: Path, variants: dict) -> None:
     out.mkdir(parents=True, exist_ok=True)
     made_with = {"transformers": transformers.__version__, "torch": torch.__version__.split("+")[0], "pillow": Image.__version__}
     json.dump({"flavour": "clip", "made_with": made_with, "cases": cases}, (out / "cases.json").open("w"), indent=1)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, out / "cases.safetensors")
+    (out / "cases.safetensors.gz").write_bytes(gzip.compress(save({name: tensor.contiguous() for name, tensor in tensors.items()}), mtime=0))
 
 
 def random_models() -> None:

@@ -7,6 +7,7 @@ levels, heads per level, odd latent sizes, half precision, sharded files, old na
 Kinds: tokenize, text_encoder, vae_encode, vae_decode, unet, sample (see README.md).
 """
 
+import gzip
 import json
 import random
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 SOURCE = Path(__file__).parent / "sd1" / "model"
@@ -261,7 +262,7 @@ def rename_as_before(folder: Path) -> None:
 
 
 def write(out: Path, cases: list[dict], tensors: dict) -> None:
-    save_file(tensors, out / "cases.safetensors")
+    (out / "cases.safetensors.gz").write_bytes(gzip.compress(save(tensors), mtime=0))
     (out / "cases.json").write_text(json.dumps({"flavour": out.name, "cases": cases}))
 
 

@@ -2,6 +2,7 @@
 //!
 //! `tests/fixtures/README.md` says what was recorded. Today's program runs here as its users run it, as a process.
 
+use std::io::Read;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -172,7 +173,10 @@ impl Restored {
             sqlx::query(lease).execute(db).await.unwrap();
         }
         let objects = tempfile::tempdir().unwrap();
-        unpack(&std::fs::read(folder.join("objects.tar")).unwrap(), objects.path());
+        let archive = std::fs::File::open(folder.join("objects.tar.gz")).unwrap();
+        let mut unzipped = Vec::new();
+        flate2::read::GzDecoder::new(archive).read_to_end(&mut unzipped).unwrap();
+        unpack(&unzipped, objects.path());
         let base_model = match folder.join("base-model") {
             kept if kept.is_dir() => kept,
             _ => tiny(),

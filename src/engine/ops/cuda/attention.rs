@@ -11,7 +11,7 @@ const THREADS: u32 = 128;
 /// Widths of heads that there are kernels for; a narrower one is padded in shared memory.
 const WIDTHS: [usize; 6] = [16, 32, 48, 64, 80, 160];
 
-/// One call of [`attention`](crate::engine::ops::attention).
+/// One call of [`attention`](crate::engine::ops::attention()).
 pub(crate) struct Attention {
     heads: usize,
     scale: f64,
