@@ -74,8 +74,8 @@ pub async fn record(
     let regions = (!image.regions.is_empty()).then_some(Json(&image.regions));
     sqlx::query!(
         "insert into image (image_id, concept_id, file_name, sample_id, index, width, height, size_bytes, sha256,
-            storage_key, created_at, regions, project_id)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+            storage_key, created_at, updated_at, regions, project_id)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12, $13)",
         image.image_id.0,
         concept_id,
         file_name,

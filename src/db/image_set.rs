@@ -57,8 +57,8 @@ pub async fn record(
     let generation_digest = set.generation.as_ref().map(Generation::digest);
     let done = sqlx::query!(
         "insert into image_set (image_set_id, name, source, digest, size_bytes, image_count, caption_count, verdicts,
-            generation, generation_digest, created_at, project_id)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+            generation, generation_digest, created_at, updated_at, project_id)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11, $12)
         on conflict do nothing",
         set.image_set_id.0,
         set.name,
