@@ -46,6 +46,7 @@ mod warnings;
 mod watch;
 pub mod webhook;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +81,11 @@ pub use refusal::{Dependency, Refusal};
 
 /// The service: what every verb works with. A clone is a handle to the same service.
 #[derive(Clone, Debug)]
-pub struct App {
+pub struct App(Arc<Parts>);
+
+/// What the verbs work with. Each of the layers around a request has the application, so that it is cloned often.
+#[derive(Clone, Debug)]
+pub struct Parts {
     db: PgPool,
     storage: Storage,
     model: Arc<ModelInfo>,
@@ -111,6 +116,14 @@ pub struct App {
     thumbnails: Thumbnails,
 }
 
+impl Deref for App {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
 impl App {
     pub fn new(
         db: PgPool,
@@ -126,7 +139,7 @@ impl App {
         let announcer = Announcer::new(db.clone());
         let watches = Watches::new(db.clone());
         let metrics = Metrics::new(db.clone());
-        Self {
+        Self(Arc::new(Parts {
             db,
             storage,
             model,
@@ -147,17 +160,24 @@ impl App {
             computations,
             archives,
             thumbnails: Thumbnails::default(),
-        }
+        }))
+    }
+
+    /// The same with something changed.
+    fn with(self, change: impl FnOnce(&mut Parts)) -> Self {
+        let mut parts = Arc::unwrap_or_clone(self.0);
+        change(&mut parts);
+        Self(Arc::new(parts))
     }
 
     /// Sets the limit of queued jobs of one kind.
     pub fn with_queue_limit(self, queue_limit: usize) -> Self {
-        Self { queue_limit, ..self }
+        self.with(|parts| parts.queue_limit = queue_limit)
     }
 
     /// Sets the number of queued jobs of one kind above which the process says that it is not ready.
     pub fn with_ready_queue_depth(self, ready_queue_depth: Option<usize>) -> Self {
-        Self { ready_queue_depth, ..self }
+        self.with(|parts| parts.ready_queue_depth = ready_queue_depth)
     }
 
     /// Sets the evaluator.
@@ -166,7 +186,10 @@ impl App {
             let shutdown = self.shutdown.draining_token().clone();
             TextIndexes::new(self.storage.clone(), evaluator, shutdown)
         });
-        Self { evaluator, text_indexes, ..self }
+        self.with(|parts| {
+            parts.evaluator = evaluator;
+            parts.text_indexes = text_indexes;
+        })
     }
 
     /// The evaluator, if there is one.

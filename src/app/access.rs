@@ -69,7 +69,7 @@ impl Access {
 impl App {
     /// Sets who may call.
     pub fn with_access(self, access: Access) -> Self {
-        Self { access: Arc::new(access), ..self }
+        self.with(|parts| parts.access = Arc::new(access))
     }
 
     /// Whether callers need keys.

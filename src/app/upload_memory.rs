@@ -127,7 +127,7 @@ impl App {
 
     /// Sets how much memory and disk uploads may take.
     pub fn with_upload_limits(self, limits: UploadLimits) -> Self {
-        Self { uploads: UploadMemory::new(limits), ..self }
+        self.with(|parts| parts.uploads = UploadMemory::new(limits))
     }
 }
 

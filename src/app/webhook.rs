@@ -48,7 +48,7 @@ pub struct EndpointChange {
 impl App {
     /// Sets which receivers webhooks may be sent to.
     pub fn with_receivers(self, receivers: Receivers) -> Self {
-        Self { receivers, ..self }
+        self.with(|parts| parts.receivers = receivers)
     }
 
     /// Creates an endpoint.
