@@ -75,11 +75,17 @@ fn tag_of_revision(body: &[u8]) -> Option<String> {
         position: i64,
     }
     let Revised { revision, queue } = serde_json::from_slice(body).ok()?;
-    let revision = revision?;
-    Some(match queue {
-        Some(Queue { position }) => format!("\"{revision}-{position}\""),
+    Some(tag(revision?, queue.map(|queue| queue.position)))
+}
+
+/// The strong tag of a resource.
+///
+/// - `position`: its place in the queue, if it waits
+pub(super) fn tag(revision: i64, position: Option<i64>) -> String {
+    match position {
+        Some(position) => format!("\"{revision}-{position}\""),
         None => format!("\"{revision}\""),
-    })
+    }
 }
 
 fn tag_of_bytes(body: &[u8]) -> String {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::body::{JobQuery, List, Timestamp};
+use super::entity_tag;
 use super::error::{ApiError, problem_type};
 use crate::app::job::{JobNoun, Tracked, WantedJobs};
 use crate::app::{App, Caller, Precondition};
@@ -244,6 +245,11 @@ pub(crate) async fn get<N: JobResource>(
     let mut headers = HeaderMap::new();
     if !tracked.job.status().is_terminal() {
         headers.insert(header::RETRY_AFTER, ASK_AGAIN);
+    }
+    // A job is polled more than anything: its tag is not looked for in the body.
+    let tag = entity_tag::tag(tracked.job.revision, tracked.job.queue_position);
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        headers.insert(header::ETAG, tag);
     }
     Ok((headers, Json(N::body(tracked))))
 }
