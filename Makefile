@@ -23,11 +23,15 @@ test: build object-stores webhook-libraries
 	./target/release/vstar with-postgres -- $(CARGO) test --release --no-fail-fast
 	@$(MAKE) test-isa
 
-## The engine's tests and the golden cases under every instruction set that this CPU has beside the best.
+ISA_TESTS ?= ops::
+
+## Every golden case, and the engine's operations, once under each narrower instruction set that this CPU has. ISA_TESTS= runs every test of
+## the engine, which takes long without vector instructions.
 test-isa: build
 	for set in $$(./target/release/vstar instruction-sets | sed '$$d'); do \
 	  echo "instruction set $$set"; \
-	  VSTAR_ISA=$$set $(CARGO) test --release --test engine --test golden || exit 1; \
+	  VSTAR_ISA=$$set $(CARGO) test --release --test golden || exit 1; \
+	  VSTAR_ISA=$$set $(CARGO) test --release --test engine -- $(ISA_TESTS) || exit 1; \
 	done
 
 ## The engine's tests and the golden cases of sd1, compiled for AArch64, in an emulator: an hour or more. AARCH64_TESTS=ops chooses some.

@@ -26,7 +26,7 @@ use crate::domain::training::task::TrainingTask;
 const MAX_AT_ONCE: usize = 100;
 
 /// The least time between two queries while requests keep coming. A client alone never waits for it.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(25);
 
 /// The jobs that are asked for, by kind. A clone is a handle to the same ones.
 #[derive(Clone, Debug, Default)]
