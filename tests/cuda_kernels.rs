@@ -3,8 +3,6 @@
 //!
 //! On a GPU, `tests/engine` runs the operations themselves.
 
-#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test that calls it")]
-
 use std::path::Path;
 use std::process::Command;
 
