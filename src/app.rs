@@ -10,6 +10,7 @@ pub mod api_key;
 pub mod audit;
 mod binding;
 mod caller;
+pub mod client_token;
 mod composition;
 pub mod compression;
 pub mod concept;

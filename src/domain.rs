@@ -34,6 +34,7 @@ pub mod record;
 pub mod regularization;
 pub mod sample;
 pub mod scheduler;
+pub mod search;
 pub mod storage_key;
 pub mod training;
 pub mod training_preview;

@@ -22,6 +22,7 @@ mod event;
 mod extract;
 mod file;
 mod form;
+mod gzip;
 mod health;
 mod idempotency;
 mod image;

@@ -1,37 +1,26 @@
-//! Keys of the API, and the client tokens that are made with them.
+//! Keys of the API.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgPool};
 
-use super::access::{ClientToken, Pepper, new_key_text, sign};
+use super::access::{Pepper, new_key_text};
 use super::project::check_name;
+use super::removal::Removed;
 use super::{App, Caller, Refusal};
 use crate::db;
-use crate::domain::access::{ApiKey, Bound, Scope, Scopes};
+use crate::domain::access::{ApiKey, Scope, Scopes};
 use crate::domain::code::Code;
-use crate::domain::compression::CompressionTask;
-use crate::domain::evaluation::EvaluationTask;
-use crate::domain::id::{
-    ApiKeyId, CompressionId, EvaluationId, MergeId, ProjectId, SampleId, TrainingId,
-};
+use crate::domain::id::{ApiKeyId, ProjectId};
 use crate::domain::invalid::FieldError;
-use crate::domain::job::JobKind;
-use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
-use crate::domain::sample::SampleTask;
-use crate::domain::training::task::TrainingTask;
 
 /// How long the secret before a rotation may stay good, in seconds: at most a week.
 pub const OVERLAP_SECONDS: RangeInclusive<u64> = 0..=604_800;
 /// How long it does if the request does not say.
 pub const DEFAULT_OVERLAP_SECONDS: u64 = 86_400;
-/// How long a client token may be good, in seconds.
-pub const TOKEN_SECONDS: RangeInclusive<u64> = 1..=900;
-/// How long it is if the request does not say.
-pub const DEFAULT_TOKEN_SECONDS: u64 = 300;
 
 /// A key to make.
 #[derive(Clone, Debug)]
@@ -49,26 +38,6 @@ pub struct IssuedKey {
     pub key: ApiKey,
     /// The whole key.
     pub text: String,
-}
-
-/// A client token to make; exactly one of `concept` and `job` is given.
-#[derive(Clone, Debug)]
-pub struct NewClientToken {
-    /// The id or the handle of a concept.
-    pub concept: Option<String>,
-    /// The id of a job of any kind.
-    pub job: Option<String>,
-    pub origin: Option<String>,
-    pub seconds: Option<u64>,
-}
-
-/// A client token.
-#[derive(Clone, Debug)]
-pub struct IssuedToken {
-    pub text: String,
-    pub bound: Bound,
-    pub origin: Option<String>,
-    pub expires_at: DateTime<Utc>,
 }
 
 impl App {
@@ -154,84 +123,20 @@ impl App {
     ///
     /// # Errors
     /// [`Refusal::NotFound`]
-    pub async fn delete_api_key(&self, _caller: &Caller, id: ApiKeyId) -> Result<(), Refusal> {
+    pub async fn delete_api_key(&self, _caller: &Caller, id: ApiKeyId) -> Result<Removed, Refusal> {
         let missing = || Refusal::not_found("key", id);
         let stored = db::api_key::find(&self.db, id).await?.ok_or_else(missing)?;
         if !db::api_key::delete(&self.db, id).await? {
             return Err(missing());
         }
         self.forget_key(&stored.key.public_id);
-        Ok(())
+        Ok(Removed { api_keys: 1, ..Removed::default() })
     }
 
     /// The key that the caller has; `None` on a service that asks for none.
     pub async fn own_key(&self, caller: &Caller) -> Result<Option<ApiKey>, Refusal> {
         let Some(id) = caller.key_id() else { return Ok(None) };
         Ok(db::api_key::find(&self.db, id).await?.map(|stored| stored.key))
-    }
-
-    /// Makes a client token, which can do no more than the caller's own key.
-    ///
-    /// # Errors
-    /// [`Refusal::Invalid`] if what it is to be good for does not exist; [`Refusal::Conflict`] if the service asks for no
-    /// keys.
-    pub async fn create_client_token(
-        &self,
-        caller: &Caller,
-        new: NewClientToken,
-    ) -> Result<IssuedToken, Refusal> {
-        let pepper = self.pepper()?;
-        let seconds = new.seconds.unwrap_or(DEFAULT_TOKEN_SECONDS);
-        if !TOKEN_SECONDS.contains(&seconds) {
-            let detail = format!("expires_in_seconds is 1 to {}", TOKEN_SECONDS.end());
-            return Err(FieldError::new("/expires_in_seconds", Code::OutOfRange, detail).into());
-        }
-        if let Some(origin) = &new.origin {
-            check_origin(origin)?;
-        }
-        let bound = match (&new.concept, &new.job) {
-            (Some(name), None) => {
-                let found = self.find_concept(caller, name).await;
-                let concept = unknown(found, "/concept", "concept", name)?;
-                Bound::Concept(concept.concept_id)
-            }
-            (None, Some(id)) => {
-                let found = self.bound_to_job(caller, id).await;
-                unknown(found, "/job", "job", id)?
-            }
-            (None, None) | (Some(_), Some(_)) => {
-                let detail = "a client token is good for one thing: name a `concept` or a `job`";
-                return Err(FieldError::new("", Code::ConflictingFields, detail).into());
-            }
-        };
-        let key = self.own_key(caller).await?;
-        let key = key.ok_or_else(|| Refusal::unauthenticated("the key is gone"))?;
-        let end = Utc::now() + TimeDelta::seconds(i64::try_from(seconds).unwrap_or(0));
-        let expires_at = key.expires_at.map_or(end, |expires| expires.min(end));
-        let token = ClientToken { public_id: key.public_id, bound, origin: new.origin, expires_at };
-        let text = sign(pepper, &token)?;
-        Ok(IssuedToken { text, bound, origin: token.origin, expires_at })
-    }
-
-    /// Finds a job of whatever kind its id says.
-    async fn bound_to_job(&self, caller: &Caller, id: &str) -> Result<Bound, Refusal> {
-        let missing = || Refusal::not_found("job", id);
-        macro_rules! try_kinds {
-            ($($id:ident, $task:ident, $kind:ident;)*) => {
-                $(if let Ok(id) = id.parse::<$id>() {
-                    self.standing::<$task>(caller, id).await?;
-                    return Ok(Bound::Job(JobKind::$kind, id.into()));
-                })*
-            };
-        }
-        try_kinds! {
-            TrainingId, TrainingTask, Training;
-            SampleId, SampleTask, Sample;
-            MergeId, MergeTask, Merge;
-            EvaluationId, EvaluationTask, Evaluation;
-            CompressionId, CompressionTask, Compression;
-        }
-        Err(missing())
     }
 
     /// Makes the first key, if there is none yet; of several processes that start at once, one makes it.
@@ -304,56 +209,4 @@ async fn issue(
     };
     db::api_key::create(db, &key, &pepper.mac_of_secret(&text.secret)).await?;
     Ok(IssuedKey { key, text: text.reveal() })
-}
-
-/// What is not found is an error of the field that names it.
-fn unknown<T>(
-    found: Result<T, Refusal>,
-    pointer: &str,
-    what: &str,
-    name: &str,
-) -> Result<T, Refusal> {
-    match found {
-        Err(Refusal::NotFound { .. }) => {
-            let name: String = name.chars().take(100).collect();
-            let detail = format!("no {what} `{name}`: check its id");
-            let code = if what == "concept" { Code::UnknownConcept } else { Code::InvalidValue };
-            Err(FieldError::new(pointer, code, detail).into())
-        }
-        other => other,
-    }
-}
-
-/// Refuses what no browser sends as the origin of a page.
-fn check_origin(origin: &str) -> Result<(), FieldError> {
-    let parsed = url::Url::parse(origin).ok().map(|url| url.origin().ascii_serialization());
-    match parsed.as_deref() {
-        Some(canonical) if canonical == origin && origin.starts_with("http") => Ok(()),
-        Some(_) | None => {
-            let detail = "an origin is a scheme, a host and a port other than the scheme's own, such as https://shop.example";
-            Err(FieldError::new("/origin", Code::InvalidValue, detail))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_origin_is_written_as_browsers_do() {
-        for good in ["https://shop.example", "http://localhost:3000"] {
-            assert!(check_origin(good).is_ok(), "{good}");
-        }
-        for wrong in [
-            "https://shop.example/",
-            "https://Shop.example",
-            "https://a.example:443",
-            "null",
-            "*",
-            "",
-        ] {
-            assert!(check_origin(wrong).is_err(), "{wrong}");
-        }
-    }
 }

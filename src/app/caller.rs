@@ -29,6 +29,14 @@ impl Caller {
         let most = match bound {
             Bound::Concept(_) => [Scope::Read, Scope::ConceptsWrite].into_iter().collect(),
             Bound::Job(..) => [Scope::Read].into_iter().collect(),
+            // Whoever made the image has been given the token to see it, whatever else the key may read.
+            Bound::Image(_) => {
+                return Self {
+                    scopes: [Scope::Read].into_iter().collect(),
+                    bound: Some(bound),
+                    ..Self::with_key(key)
+                };
+            }
         };
         Self { scopes: key.scopes.and(most), bound: Some(bound), ..Self::with_key(key) }
     }

@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use super::quota::Need;
 use super::{App, Caller, Precondition, Refusal};
 use crate::db;
+use crate::db::image::PhotosInShort;
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef, ConceptWords, Handle, ModifierToken};
-use crate::domain::id::ConceptId;
+use crate::domain::id::{ConceptId, ImageId};
 use crate::domain::invalid::FieldError;
 use crate::domain::labelled::Labelled;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::record::{ExternalId, Labels, LabelsPatch};
+use crate::domain::search::SearchText;
 
 /// A concept to create.
 #[derive(Clone, Debug)]
@@ -28,11 +30,21 @@ pub struct ConceptChanges {
     pub labels: LabelsPatch,
 }
 
-/// A concept and the number of its images.
+/// A concept and its photos in short.
 #[derive(Clone, Debug)]
 pub struct CountedConcept {
     pub concept: Concept,
     pub image_count: i64,
+    /// Its oldest photo.
+    pub cover: Option<ImageId>,
+}
+
+impl CountedConcept {
+    /// - `photos`: `None` for none
+    fn new(concept: Concept, photos: Option<&PhotosInShort>) -> Self {
+        let image_count = photos.map_or(0, |photos| photos.count);
+        Self { concept, image_count, cover: photos.map(|photos| photos.first) }
+    }
 }
 
 impl App {
@@ -56,7 +68,7 @@ impl App {
         match db::concept::create(&mut *tx, project_id, concept_id, handle, words, labels).await {
             Ok(concept) => {
                 tx.commit().await?;
-                Ok(CountedConcept { concept, image_count: 0 })
+                Ok(CountedConcept::new(concept, None))
             }
             Err(error) => {
                 drop(tx);
@@ -72,9 +84,8 @@ impl App {
     /// [`Refusal::NotFound`] if there is none.
     pub async fn concept(&self, caller: &Caller, name: &str) -> Result<CountedConcept, Refusal> {
         let concept = self.find_concept(caller, name).await?;
-        let counts = db::image::count_of_concepts(&self.db, &[concept.concept_id]).await?;
-        let image_count = counts.first().map_or(0, |(_, count)| *count);
-        Ok(CountedConcept { concept, image_count })
+        let photos = db::image::count_of_concepts(&self.db, &[concept.concept_id]).await?;
+        Ok(CountedConcept::new(concept, photos.first()))
     }
 
     /// Changes a concept's handle or labels.
@@ -103,22 +114,24 @@ impl App {
         self.concept(caller, &concept_id.to_string()).await
     }
 
-    /// Lists concepts: all, or the one with this external id.
+    /// Lists concepts: all, those whose names have these words, or the one with this external id.
     pub async fn concepts(
         &self,
         caller: &Caller,
+        search: &SearchText,
         external_id: Option<&ExternalId>,
         page: Page,
     ) -> Result<PageOf<CountedConcept>, Refusal> {
         let (project_id, more) = (caller.project_id(), page.with_one_more());
-        let found = db::concept::list(&self.db, project_id, external_id, more).await?;
+        let found = db::concept::list(&self.db, project_id, search, external_id, more).await?;
         let found = page.cut(found);
         let ids: Vec<ConceptId> = found.items.iter().map(|concept| concept.concept_id).collect();
-        let counts = db::image::count_of_concepts(&self.db, &ids).await?;
-        let counts: HashMap<ConceptId, i64> = counts.into_iter().collect();
+        let photos = db::image::count_of_concepts(&self.db, &ids).await?;
+        let photos: HashMap<ConceptId, PhotosInShort> =
+            photos.into_iter().map(|photos| (photos.concept_id, photos)).collect();
         Ok(found.map(|concept| {
-            let image_count = counts.get(&concept.concept_id).copied().unwrap_or(0);
-            CountedConcept { concept, image_count }
+            let photos = photos.get(&concept.concept_id);
+            CountedConcept::new(concept, photos)
         }))
     }
 

@@ -6,6 +6,7 @@ use crate::db;
 use crate::delta_store::DeltaStoreError;
 use crate::domain::code::Code;
 use crate::domain::delta::{Delta, DeltaConcept, DeltaFormat};
+use crate::domain::digest::Digest;
 use crate::domain::id::DeltaId;
 use crate::domain::invalid::FieldError;
 use crate::domain::page::{Page, PageOf};
@@ -16,6 +17,16 @@ use crate::domain::record::ExternalId;
 pub struct DeltaContents {
     pub delta: Delta,
     pub concepts: Vec<DeltaConcept>,
+}
+
+/// Which deltas of a list are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct WantedDeltas<'a> {
+    /// The id or handle of a concept that they contain.
+    pub concept: Option<&'a str>,
+    /// The digest of their file.
+    pub sha256: Option<Digest>,
+    pub external_id: Option<ExternalId>,
 }
 
 impl App {
@@ -30,23 +41,24 @@ impl App {
         Ok(DeltaContents { delta, concepts })
     }
 
-    /// Lists deltas: all, those of one concept, named by id or handle, or the one with this external id.
+    /// Lists deltas: all, or those that are wanted.
     ///
     /// # Errors
     /// [`Refusal::NotFound`] if there is no such concept.
     pub async fn deltas(
         &self,
         caller: &Caller,
-        concept: Option<&str>,
-        external_id: Option<&ExternalId>,
+        wanted: WantedDeltas<'_>,
         page: Page,
     ) -> Result<PageOf<DeltaContents>, Refusal> {
-        let concept_id = match concept {
+        let concept = match wanted.concept {
             Some(name) => Some(self.find_concept(caller, name).await?.concept_id),
             None => None,
         };
+        let WantedDeltas { sha256, external_id, .. } = wanted;
+        let filter = db::delta::DeltaFilter { concept, sha256, external_id };
         let (project_id, more) = (caller.project_id(), page.with_one_more());
-        let found = db::delta::list(&self.db, project_id, concept_id, external_id, more).await?;
+        let found = db::delta::list(&self.db, project_id, &filter, more).await?;
         let found = page.cut(found);
         let ids: Vec<DeltaId> = found.items.iter().map(|delta| delta.delta_id).collect();
         let contents = db::delta::concepts_of(&self.db, &ids).await?;

@@ -19,7 +19,7 @@ use crate::domain::id::ProjectId;
 
 tokio::task_local! {
     /// The keyed request that this task serves.
-    static REQUEST: KeyedRequest;
+    static REQUEST: Option<KeyedRequest>;
 }
 
 /// A request with a key. A clone is a handle to the same one.
@@ -82,7 +82,7 @@ impl KeyedRequest {
 
     /// Serves the request: verbs that are called by `work` note its key with what they make.
     pub async fn serve<F: Future>(self, work: F) -> F::Output {
-        REQUEST.scope(self, work).await
+        REQUEST.scope(Some(self), work).await
     }
 
     /// Marks the request as being served by this process until the result is dropped.
@@ -95,6 +95,16 @@ impl KeyedRequest {
             false => Err(Refusal::KeyInFlight),
         }
     }
+}
+
+/// Whether this task serves a request that may be sent again with its key.
+pub fn is_keyed() -> bool {
+    REQUEST.try_with(Option::is_some).unwrap_or(false)
+}
+
+/// Does what only prepares for what a request makes: it notes no key.
+pub async fn beforehand<F: Future>(work: F) -> F::Output {
+    REQUEST.scope(None, work).await
 }
 
 /// The keyed requests that this process serves.
@@ -169,7 +179,7 @@ impl App {
         tx: &mut PgConnection,
         made: impl Display,
     ) -> Result<(), Refusal> {
-        let Ok(request) = REQUEST.try_with(KeyedRequest::clone) else { return Ok(()) };
+        let Ok(Some(request)) = REQUEST.try_with(Clone::clone) else { return Ok(()) };
         if request.0.is_claimed.swap(true, Ordering::Relaxed) {
             return Ok(()); // a request makes one thing, and whatever belongs to it
         }

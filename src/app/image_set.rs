@@ -8,13 +8,15 @@ use sqlx::PgExecutor;
 
 use super::download::{Downloadable, Owner};
 use super::quota::Need;
-use super::{App, Caller, Refusal};
+use super::removal::Removed;
+use super::{App, Caller, Precondition, Refusal};
 use crate::class_images::{ClassImageSet, PackedSet};
 use crate::db;
 use crate::domain::code::Code;
 use crate::domain::id::{ImageSetId, ProjectId};
 use crate::domain::image_set::{ImageSet, ImageSetSource, MAX_SET_NAME, SetImage, Verdicts};
 use crate::domain::invalid::{FieldError, Invalid};
+use crate::domain::labelled::Labelled;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::record::ExternalId;
 use crate::image_archive::ImageArchive;
@@ -162,12 +164,18 @@ impl App {
         self.downloadable(of, key, image.position.unsigned_abs(), image.size_bytes, &image.sha256)
     }
 
-    /// Removes a set from the catalog. Its object stays while a job that has not ended names it; then `vstar gc` takes it.
+    /// Removes a set from the catalog. Its object stays while another set or a job that has not ended names it; then `vstar gc`
+    /// takes it.
     ///
     /// # Errors
     /// [`Refusal::NotFound`]; [`Refusal::Conflict`] for the class images of the base model that is served, and of any base model
-    /// unless the caller's project is the default one, which has them.
-    pub async fn delete_image_set(&self, caller: &Caller, id: ImageSetId) -> Result<(), Refusal> {
+    /// unless the caller's project is the default one, which has them; [`Refusal::PreconditionFailed`].
+    pub async fn delete_image_set(
+        &self,
+        caller: &Caller,
+        id: ImageSetId,
+        precondition: &Precondition,
+    ) -> Result<Removed, Refusal> {
         let project_id = caller.project_id();
         let set = db::image_set::find(&self.db, project_id, id).await?;
         let set = set.ok_or_else(|| Refusal::not_found("image set", id))?;
@@ -178,14 +186,17 @@ impl App {
             let detail = "these are the class images of the base model that is served: they stay";
             return Err(Refusal::Conflict(FieldError::new("", Code::ImageSetInUse, detail)));
         }
-        if !db::image_set::delete(&self.db, project_id, id).await?
-            && set.source == ImageSetSource::BaseModel
-        {
-            let detail =
-                "these are the class images of a base model, which all projects can use: they stay";
-            return Err(Refusal::Conflict(FieldError::new("", Code::ImageSetInUse, detail)));
-        }
-        Ok(())
+        let mut tx = self.db.begin().await?;
+        match self.hold(&mut tx, caller, Labelled::ImageSet(id), precondition).await {
+            Err(Refusal::NotFound { .. }) if set.source == ImageSetSource::BaseModel => {
+                let detail = "these are the class images of a base model, which all projects can use: they stay";
+                return Err(Refusal::Conflict(FieldError::new("", Code::ImageSetInUse, detail)));
+            }
+            held => held?,
+        };
+        db::image_set::delete(&mut *tx, project_id, id).await?;
+        tx.commit().await?;
+        Ok(Removed { image_sets: 1, size_bytes: set.size_bytes, ..Removed::default() })
     }
 }
 

@@ -20,6 +20,7 @@ use crate::domain::merge::MergeTask;
 use crate::domain::page::{Page, PageOf};
 use crate::domain::record::ExternalId;
 use crate::domain::sample::SampleTask;
+use crate::domain::search::SearchText;
 use crate::domain::training::task::TrainingTask;
 use crate::domain::training_report::TrainingReport;
 
@@ -71,6 +72,10 @@ pub struct WantedJobs<'a> {
     /// The id or handle of a concept that they use.
     pub concept: Option<&'a str>,
     pub external_id: Option<ExternalId>,
+    /// Words of a sample's prompt.
+    pub prompt: SearchText,
+    /// The seed of a sample.
+    pub seed: Option<u64>,
 }
 
 /// What a training has made.
@@ -272,8 +277,9 @@ impl App {
             Some(name) => Some(self.find_concept(caller, name).await?.concept_id),
             None => None,
         };
-        let WantedJobs { status, external_id, .. } = wanted;
-        let filter = db::job::JobFilter { status, concept, external_id };
+        let WantedJobs { status, external_id, prompt, seed, .. } = wanted;
+        let seed = seed.map(i64::try_from).transpose().map_err(Refusal::internal)?;
+        let filter = db::job::JobFilter { status, concept, external_id, prompt, seed };
         let (project_id, more) = (caller.project_id(), page.with_one_more());
         let found = db::job::list(&self.db, project_id, N::KIND, &filter, more).await?;
         let PageOf { items, has_more } = page.cut(found);

@@ -38,6 +38,11 @@ pub struct Removed {
     pub images: i64,
     pub deltas: usize,
     pub studies: usize,
+    pub image_sets: usize,
+    pub api_keys: usize,
+    pub webhook_endpoints: usize,
+    /// What was sent to the endpoints, and what was still to be sent.
+    pub webhook_deliveries: i64,
     /// Of each kind that there were any of.
     pub jobs: Vec<(JobKind, i64)>,
     /// The size of the files whose size is known.
@@ -103,6 +108,7 @@ impl App {
             jobs: kinds,
             size_bytes: objects.iter().filter_map(|object| object.size_bytes).sum(),
             current_deltas,
+            ..Removed::default()
         };
         Ok((removed, objects))
     }

@@ -4,6 +4,7 @@ mod delivery;
 
 use std::time::Duration;
 
+use super::removal::Removed;
 use super::{App, Caller, Precondition, Refusal};
 use crate::db;
 use crate::db::webhook_endpoint::EndpointSettings;
@@ -186,13 +187,14 @@ impl App {
         caller: &Caller,
         id: WebhookEndpointId,
         precondition: &Precondition,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Removed, Refusal> {
         let mut tx = self.db.begin().await?;
         let found = db::webhook_endpoint::lock(&mut *tx, caller.project_id(), id).await?;
         precondition.check(found.ok_or_else(|| no_endpoint(id))?.record.revision)?;
-        db::webhook_endpoint::delete(&mut *tx, caller.project_id(), id).await?;
+        let webhook_deliveries =
+            db::webhook_endpoint::delete(&mut *tx, caller.project_id(), id).await?;
         tx.commit().await?;
-        Ok(())
+        Ok(Removed { webhook_endpoints: 1, webhook_deliveries, ..Removed::default() })
     }
 
     /// Refuses a URL that nothing is sent to: by what stands in it, and by what its name means now. It is looked at again at each

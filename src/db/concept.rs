@@ -9,6 +9,7 @@ use crate::domain::concept::{ClassNoun, Concept, ConceptWords, Handle, ModifierT
 use crate::domain::id::{ConceptId, DeltaId, ProjectId};
 use crate::domain::page::Order;
 use crate::domain::record::{ExternalId, Labels, Metadata};
+use crate::domain::search::SearchText;
 
 /// Constraint that a second concept of the same handle in a project breaks.
 pub const HANDLE_IS_UNIQUE: &str = "concept_handle_is_unique";
@@ -135,15 +136,17 @@ pub async fn trained_of_names(
     Ok(rows.into_iter().map(Concept::from).collect())
 }
 
-/// Lists the concepts of a project: all, or the one with this external id.
+/// Lists the concepts of a project: all, those whose names have these words, or the one with this external id.
 pub async fn list(
     db: impl PgExecutor<'_>,
     project_id: ProjectId,
+    search: &SearchText,
     external_id: Option<&ExternalId>,
     page: Page,
 ) -> sqlx::Result<Vec<Concept>> {
+    let words = search.patterns();
     macro_rules! listed {
-        ($filter:tt, $direction:tt) => {
+        ($filter:tt, $names:tt, $direction:tt) => {
             sqlx::query_as!(
                 ConceptRow,
                 r#"
@@ -153,7 +156,7 @@ pub async fn list(
                     metadata as "metadata: Json<Metadata>", external_id as "external_id: ExternalId"
                 from concept
                 where project_id = $1 and concept_id > $2 and concept_id < $3 and created_at > $4 and created_at < $5
-                    and "# + $filter + " order by concept_id " + $direction + " limit $7",
+                    and "# + $filter + " and " + $names + " order by concept_id " + $direction + " limit $7",
                 project_id.0,
                 page.above(),
                 page.below(),
@@ -161,16 +164,22 @@ pub async fn list(
                 page.created_before(),
                 external_id.map(ExternalId::as_str),
                 page.limit,
+                &words,
             )
             .fetch_all(db)
             .await?
         };
+        ($filter:tt, $direction:tt) => {
+            listed!($filter, "concat_ws(' ', handle, modifier_token, lower(class_noun)) like all($8)", $direction)
+        };
     }
-    let rows = match (external_id, page.order) {
-        (Some(_), Order::Desc) => listed!("external_id = $6", "desc"),
-        (Some(_), Order::Asc) => listed!("external_id = $6", "asc"),
-        (None, Order::Desc) => listed!("$6::text is null", "desc"),
-        (None, Order::Asc) => listed!("$6::text is null", "asc"),
+    let rows = match (external_id, words.as_slice(), page.order) {
+        (Some(_), _, Order::Desc) => listed!("external_id = $6", "desc"),
+        (Some(_), _, Order::Asc) => listed!("external_id = $6", "asc"),
+        (None, [_, ..], Order::Desc) => listed!("$6::text is null", "desc"),
+        (None, [_, ..], Order::Asc) => listed!("$6::text is null", "asc"),
+        (None, [], Order::Desc) => listed!("$6::text is null", "$8::text[] = '{}'", "desc"),
+        (None, [], Order::Asc) => listed!("$6::text is null", "$8::text[] = '{}'", "asc"),
     };
     Ok(rows.into_iter().map(Concept::from).collect())
 }

@@ -163,16 +163,25 @@ pub async fn find_by_digest(
     Ok(rows.into_iter().map(Delta::from).collect())
 }
 
-/// Lists the deltas of a project: all, those that contain a concept, or the one with this external id.
+/// Which deltas of a list are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct DeltaFilter {
+    /// Those that contain it.
+    pub concept: Option<ConceptId>,
+    /// Those whose object has it.
+    pub sha256: Option<Digest>,
+    pub external_id: Option<ExternalId>,
+}
+
+/// Lists the deltas of a project.
 pub async fn list(
     db: impl PgExecutor<'_>,
     project_id: ProjectId,
-    concept_id: Option<ConceptId>,
-    external_id: Option<&ExternalId>,
+    filter: &DeltaFilter,
     page: Page,
 ) -> sqlx::Result<Vec<Delta>> {
     macro_rules! listed {
-        ($from:tt, $id:tt, $direction:tt) => {
+        ($from:tt, $filters:tt, $id:tt, $direction:tt) => {
             sqlx::query_as!(
                 DeltaRow,
                 r#"
@@ -180,33 +189,25 @@ pub async fn list(
                     delta.base_digest, storage_key, size_bytes, sha256, pack_key, pack_error, delta.created_at,
                     delta.revision, delta.updated_at, delta.metadata as "metadata: Json<Metadata>",
                     delta.external_id as "external_id: ExternalId"
-                from "# + $from + " and " + $id + " > $2 and " + $id + " < $3 and delta.created_at > $4
-                    and delta.created_at < $5 order by " + $id + " " + $direction + " limit $8",
+                from "# + $from + " and " + $filters + " and " + $id + " > $2 and " + $id + " < $3
+                    and delta.created_at > $4 and delta.created_at < $5 order by " + $id + " " + $direction + " limit $8",
                 project_id.0,
                 page.above(),
                 page.below(),
                 page.created_after(),
                 page.created_before(),
-                concept_id.map(|id| id.0),
-                external_id.map(ExternalId::as_str),
+                filter.concept.map(|id| id.0),
+                filter.external_id.as_ref().map(ExternalId::as_str),
                 page.limit,
+                filter.sha256.as_ref().map(Digest::as_str),
             )
             .fetch_all(db)
             .await?
         };
         (all, $direction:tt) => {
             listed!(
-                "delta join job using (job_id) where delta.project_id = $1 and $6::uuid is null and $7::text is null",
-                "delta_id",
-                $direction
-            )
-        };
-        (named, $direction:tt) => {
-            listed!(
-                "delta join job using (job_id) where delta.project_id = $1 and delta.external_id = $7
-                    and ($6::uuid is null or exists (
-                        select from delta_concept as its where its.delta_id = delta.delta_id and concept_id = $6
-                    ))",
+                "delta join job using (job_id) where delta.project_id = $1",
+                "$6::uuid is null and $7::text is null and $9::text is null",
                 "delta_id",
                 $direction
             )
@@ -214,19 +215,48 @@ pub async fn list(
         (concept, $direction:tt) => {
             listed!(
                 "delta_concept join delta using (delta_id) join job using (job_id)
-                where concept_id = $6 and delta.project_id = $1 and $7::text is null",
+                where concept_id = $6 and delta.project_id = $1",
+                "$7::text is null and $9::text is null",
                 "delta_concept.delta_id",
                 $direction
             )
         };
+        (named, $direction:tt) => {
+            listed!(
+                by,
+                "delta join job using (job_id) where delta.project_id = $1 and delta.external_id = $7
+                    and ($9::text is null or sha256 = $9)",
+                $direction
+            )
+        };
+        (digest, $direction:tt) => {
+            listed!(
+                by,
+                "delta join job using (job_id) where delta.project_id = $1 and sha256 = $9 and $7::text is null",
+                $direction
+            )
+        };
+        (by, $from:tt, $direction:tt) => {
+            listed!(
+                $from,
+                "($6::uuid is null or exists (
+                    select from delta_concept as its where its.delta_id = delta.delta_id and concept_id = $6
+                ))",
+                "delta_id",
+                $direction
+            )
+        };
     }
-    let rows = match (external_id, concept_id, page.order) {
-        (Some(_), _, Order::Desc) => listed!(named, "desc"),
-        (Some(_), _, Order::Asc) => listed!(named, "asc"),
-        (None, Some(_), Order::Desc) => listed!(concept, "desc"),
-        (None, Some(_), Order::Asc) => listed!(concept, "asc"),
-        (None, None, Order::Desc) => listed!(all, "desc"),
-        (None, None, Order::Asc) => listed!(all, "asc"),
+    let DeltaFilter { concept, sha256, external_id } = filter;
+    let rows = match (external_id, sha256, concept, page.order) {
+        (Some(_), _, _, Order::Desc) => listed!(named, "desc"),
+        (Some(_), _, _, Order::Asc) => listed!(named, "asc"),
+        (None, Some(_), _, Order::Desc) => listed!(digest, "desc"),
+        (None, Some(_), _, Order::Asc) => listed!(digest, "asc"),
+        (None, None, Some(_), Order::Desc) => listed!(concept, "desc"),
+        (None, None, Some(_), Order::Asc) => listed!(concept, "asc"),
+        (None, None, None, Order::Desc) => listed!(all, "desc"),
+        (None, None, None, Order::Asc) => listed!(all, "asc"),
     };
     Ok(rows.into_iter().map(Delta::from).collect())
 }

@@ -235,19 +235,29 @@ pub async fn of_samples(db: impl PgExecutor<'_>, samples: &[SampleId]) -> sqlx::
     Ok(rows.into_iter().map(Image::from).collect())
 }
 
+/// The photos of a concept in short.
+#[derive(Clone, Copy, Debug)]
+pub struct PhotosInShort {
+    pub concept_id: ConceptId,
+    pub count: i64,
+    /// The oldest.
+    pub first: ImageId,
+}
+
 /// Counts the photos of each of these concepts; one without photos is omitted.
 pub async fn count_of_concepts(
     db: impl PgExecutor<'_>,
     concepts: &[ConceptId],
-) -> sqlx::Result<Vec<(ConceptId, i64)>> {
-    let rows = sqlx::query!(
+) -> sqlx::Result<Vec<PhotosInShort>> {
+    sqlx::query_as!(
+        PhotosInShort,
         r#"
-        select concept_id as "concept_id!: ConceptId", count(*) as "count!"
+        select concept_id as "concept_id!: ConceptId", count(*) as "count!",
+            (array_agg(image_id order by image_id))[1] as "first!: ImageId"
         from image where concept_id = any($1) group by concept_id
         "#,
         &concepts.iter().map(|id| id.0).collect::<Vec<_>>(),
     )
     .fetch_all(db)
-    .await?;
-    Ok(rows.into_iter().map(|row| (row.concept_id, row.count)).collect())
+    .await
 }

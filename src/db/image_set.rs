@@ -285,18 +285,18 @@ pub async fn captions(
     .await
 }
 
-/// Removes a project's set and its images from the catalog. Returns whether it was there.
+/// Removes a project's set and its images from the catalog.
 pub async fn delete(
     db: impl PgExecutor<'_>,
     project_id: ProjectId,
     image_set_id: ImageSetId,
-) -> sqlx::Result<bool> {
-    let done = sqlx::query!(
+) -> sqlx::Result<()> {
+    sqlx::query!(
         "delete from image_set where image_set_id = $1 and project_id = $2",
         image_set_id.0,
         project_id.0,
     )
     .execute(db)
     .await?;
-    Ok(done.rows_affected() == 1)
+    Ok(())
 }

@@ -258,18 +258,23 @@ pub async fn rotate(
     row.map(WebhookEndpoint::try_from).transpose()
 }
 
-/// Deletes an endpoint with its deliveries, those included that are still to be sent. Returns whether there was one.
+/// Deletes an endpoint with its deliveries, those included that are still to be sent. Returns how many there were.
 pub async fn delete(
     db: impl PgExecutor<'_>,
     project: ProjectId,
     endpoint_id: WebhookEndpointId,
-) -> sqlx::Result<bool> {
-    let deleted = sqlx::query!(
-        "delete from webhook_endpoint where project_id = $1 and webhook_endpoint_id = $2",
+) -> sqlx::Result<i64> {
+    // What is counted is the log as it was before the statement.
+    let deliveries = sqlx::query_scalar!(
+        r#"
+        with gone as (
+            delete from webhook_endpoint where project_id = $1 and webhook_endpoint_id = $2
+            returning webhook_endpoint_id
+        )
+        select count(*) as "count!" from gone join webhook_delivery using (webhook_endpoint_id)
+        "#,
         project.0,
         endpoint_id.0,
-    )
-    .execute(db)
-    .await?;
-    Ok(deleted.rows_affected() > 0)
+    );
+    deliveries.fetch_one(db).await
 }

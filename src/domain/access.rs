@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::id::{ApiKeyId, ConceptId, ProjectId};
+use super::id::{ApiKeyId, ConceptId, ImageId, ProjectId};
 
 /// What a key may do. Whatever it does, it does to its own project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
@@ -223,6 +223,8 @@ pub enum Bound {
     Concept(ConceptId),
     /// A job and its stream of events.
     Job(super::job::JobKind, super::id::JobId),
+    /// The file of an image.
+    Image(ImageId),
 }
 
 /// A change that somebody has made.

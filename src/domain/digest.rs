@@ -31,6 +31,12 @@ impl Digest {
         Self(data_encoding::HEXLOWER.encode(&Sha256::digest(bytes)))
     }
 
+    /// Reads a digest in hex of either case; `None` if it is not one.
+    pub fn parse(hex: &str) -> Option<Self> {
+        let is_one = hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_one.then(|| Self(hex.to_ascii_lowercase()))
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -84,6 +90,10 @@ mod tests {
 
         assert!(digest.starts_with("9f86d081884c") && digest.len() == 64);
         assert_eq!(format!("{digest:.12}"), "9f86d081884c");
+        assert_eq!(Digest::parse(&digest.to_uppercase()), Some(digest.clone()));
+        for wrong in ["", "9f86", &"g".repeat(64), &"ä".repeat(32)] {
+            assert_eq!(Digest::parse(wrong), None, "{wrong}");
+        }
         assert_eq!(serde_json::to_value(&digest).unwrap(), digest.as_str());
     }
 }

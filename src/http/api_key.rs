@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::body::{List, ListBody, Timestamp, location, page};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
+use super::record::DeletionBody;
 use crate::app::api_key::{IssuedKey, NewApiKey};
 use crate::app::{App, Caller};
 use crate::domain::access::{ApiKey, Scope, shown_prefix};
@@ -193,14 +194,14 @@ pub(crate) async fn rotate_api_key(
 #[utoipa::path(delete, path = "/v1/api-keys/{key_id}", tag = "keys",
     params(("key_id" = ApiKeyId, Path, description = "Id of the key")),
     responses(
-        (status = 204, description = "Deleted"),
+        (status = 200, body = DeletionBody, description = "Deleted"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "`not_found`"),
     ))]
 pub(crate) async fn delete_api_key(
     State(app): State<App>,
     caller: Caller,
     Path(key_id): Path<ApiKeyId>,
-) -> Result<StatusCode, ApiError> {
-    app.delete_api_key(&caller, key_id).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_api_key(&caller, key_id).await?;
+    Ok(DeletionBody::new(key_id, removed))
 }

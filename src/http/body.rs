@@ -12,10 +12,12 @@ use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::domain::code::Code;
+use crate::domain::digest::Digest;
 use crate::domain::invalid::FieldError;
 use crate::domain::job::JobStatus;
 use crate::domain::page::{Order, Page, PageOf};
 use crate::domain::record::ExternalId;
+use crate::domain::search::SearchText;
 
 /// A time in UTC, to the millisecond.
 #[derive(Clone, Copy, Debug, ToSchema)]
@@ -91,10 +93,23 @@ list_queries! {
         external_id: Option<ExternalId>,
     }
 
+    /// Which concepts to return.
+    ConceptQuery {
+        /// Return only concepts whose handle, modifier token or class noun contains each word of this text, without regard to case.
+        /// At most 200 characters.
+        #[param(value_type = Option<String>, max_length = 200)]
+        q: Option<SearchText>,
+        /// Return only the one with this id of your own.
+        external_id: Option<ExternalId>,
+    }
+
     /// Which deltas to return.
     DeltaQuery {
         /// Return only deltas that contain this concept, given by id or handle.
         concept: Option<String>,
+        /// Return only deltas whose file has this SHA-256, in hex, as a manifest names them.
+        #[param(value_type = Option<String>, pattern = "^[0-9A-Fa-f]{64}$")]
+        sha256: Option<String>,
         /// Return only the one with this id of your own.
         external_id: Option<ExternalId>,
     }
@@ -108,6 +123,36 @@ list_queries! {
         concept: Option<String>,
         /// Return only the one with this id of your own.
         external_id: Option<ExternalId>,
+    }
+
+    /// Which samples to return.
+    SampleQuery {
+        /// Return only samples with this status.
+        #[param(inline)]
+        status: Option<JobStatus>,
+        /// Return only samples that use a delta which contains this concept. The concept is given by id or handle.
+        concept: Option<String>,
+        /// Return only samples whose prompt contains each word of this text, without regard to case. At most 200 characters.
+        #[param(value_type = Option<String>, max_length = 200)]
+        prompt: Option<SearchText>,
+        /// Return only samples of this seed, from 0 to 2⁵³ − 1. All images of a sample have its seed.
+        #[param(minimum = 0, maximum = 9007199254740991_u64)]
+        seed: Option<u64>,
+        /// Return only the one with this id of your own.
+        external_id: Option<ExternalId>,
+    }
+}
+
+impl DeltaQuery {
+    /// The digest that is looked for.
+    pub(crate) fn digest(&self) -> Result<Option<Digest>, FieldError> {
+        let parse = |text: &String| {
+            Digest::parse(text).ok_or_else(|| {
+                let detail = "a SHA-256 has 64 hexadecimal digits: send it whole";
+                FieldError::new("sha256", Code::InvalidValue, detail)
+            })
+        };
+        self.sha256.as_ref().map(parse).transpose()
     }
 }
 

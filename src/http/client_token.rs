@@ -9,8 +9,9 @@ use utoipa::ToSchema;
 use super::body::Timestamp;
 use super::error::{ApiError, Problem};
 use super::extract::Json;
+use super::image::content_path;
 use super::job::job_path;
-use crate::app::api_key::{IssuedToken, NewClientToken};
+use crate::app::client_token::{IssuedToken, NewClientToken};
 use crate::app::{App, Caller};
 use crate::domain::access::Bound;
 
@@ -51,6 +52,7 @@ impl From<IssuedToken> for ClientTokenBody {
         let resource = match issued.bound {
             Bound::Concept(concept) => format!("/v1/concepts/{concept}"),
             Bound::Job(kind, job) => job_path(job, kind),
+            Bound::Image(image) => content_path(image),
         };
         Self {
             object: "client_token",

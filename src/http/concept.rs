@@ -8,9 +8,10 @@ use axum::response::IntoResponse;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{List, ListBody, ListQuery, Timestamp, location};
+use super::body::{ConceptQuery, List, ListBody, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
+use super::image::content_path;
 use super::precondition::IfMatch;
 use super::record::{DeletionBody, DeletionQuery, MergePatch, RecordBody, present};
 use crate::app::concept::{ConceptChanges, CountedConcept, NewConcept};
@@ -57,6 +58,9 @@ pub(crate) struct ConceptBody {
     words: ConceptWords,
     /// The number of photos.
     image_count: i64,
+    /// Path of its first photo, the oldest, as PNG or with `?w=` as a thumbnail. Null without photos.
+    #[schema(examples("/v1/images/img_01jd8q2m5xet8v3k9c0r4n7w6a/content"))]
+    cover: Option<String>,
     /// The delta that a prompt uses when it names the concept: the result of its first training, or the one that was promoted
     /// last. Null before the first.
     current_delta: Option<DeltaId>,
@@ -66,13 +70,14 @@ pub(crate) struct ConceptBody {
 }
 
 impl From<CountedConcept> for ConceptBody {
-    fn from(CountedConcept { concept, image_count }: CountedConcept) -> Self {
+    fn from(CountedConcept { concept, image_count, cover }: CountedConcept) -> Self {
         Self {
             id: concept.concept_id,
             object: "concept",
             handle: concept.handle,
             words: concept.words,
             image_count,
+            cover: cover.map(content_path),
             current_delta: concept.current_delta,
             created_at: concept.created_at.into(),
             record: concept.record.into(),
@@ -117,7 +122,7 @@ pub(crate) async fn get_concept(
 }
 
 /// Lists concepts, newest first.
-#[utoipa::path(get, path = "/v1/concepts", tag = "concepts", params(ListQuery),
+#[utoipa::path(get, path = "/v1/concepts", tag = "concepts", params(ConceptQuery),
     responses(
         (status = 200, body = ListBody<ConceptBody>, description = "OK"),
         (status = 422, body = Problem, content_type = "application/problem+json",
@@ -126,9 +131,11 @@ pub(crate) async fn get_concept(
 pub(crate) async fn list_concepts(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<ListQuery>,
+    Query(query): Query<ConceptQuery>,
 ) -> Result<List<ConceptBody>, ApiError> {
-    let page = app.concepts(&caller, query.external_id.as_ref(), query.page()?).await?;
+    let page = query.page()?;
+    let search = query.q.unwrap_or_default();
+    let page = app.concepts(&caller, &search, query.external_id.as_ref(), page).await?;
     Ok(List::new(page, |counted| counted.concept.concept_id.0, ConceptBody::from))
 }
 

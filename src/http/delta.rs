@@ -13,7 +13,7 @@ use super::extract::{Path, Query};
 use super::job::job_path;
 use super::precondition::IfMatch;
 use super::record::{DeletionBody, DeletionQuery, MergePatch, PatchLabels, RecordBody};
-use crate::app::delta::DeltaContents;
+use crate::app::delta::{DeltaContents, WantedDeltas};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::concept::{ConceptWords, Handle};
 use crate::domain::delta::{DeltaConcept, DeltaFormat};
@@ -85,15 +85,19 @@ impl From<DeltaContents> for DeltaBody {
     responses(
         (status = 200, body = ListBody<DeltaBody>, description = "OK"),
         (status = 404, body = Problem, content_type = "application/problem+json",
-            description = "`not_found`"),
+            description = "`not_found`: there is no such `concept`"),
+        (status = 422, body = Problem, content_type = "application/problem+json",
+            description = "`invalid_value`, `out_of_range`, …"),
     ))]
 pub(crate) async fn list_deltas(
     State(app): State<App>,
     caller: Caller,
     Query(query): Query<DeltaQuery>,
 ) -> Result<List<DeltaBody>, ApiError> {
-    let (concept, external_id) = (query.concept.as_deref(), query.external_id.as_ref());
-    let deltas = app.deltas(&caller, concept, external_id, query.page()?).await?;
+    let (page, sha256) = (query.page()?, query.digest()?);
+    let (concept, external_id) = (query.concept.as_deref(), query.external_id);
+    let wanted = WantedDeltas { concept, sha256, external_id };
+    let deltas = app.deltas(&caller, wanted, page).await?;
     Ok(List::new(deltas, |one| one.delta.delta_id.0, DeltaBody::from))
 }
 

@@ -12,6 +12,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use serde::Deserialize;
 
+use super::gzip::plain_tag;
 use super::precondition::{EntityTag, entity_tags};
 
 /// JSON is never larger; what is gets no tag.
@@ -101,7 +102,7 @@ fn is_known(known: &[HeaderValue], answer: &HeaderMap) -> bool {
     known.iter().filter_map(|field| entity_tags(field.to_str().ok()?)).flatten().any(|known| {
         match known {
             EntityTag::Any => true,
-            EntityTag::Strong(opaque) | EntityTag::Weak(opaque) => opaque == tag,
+            EntityTag::Strong(opaque) | EntityTag::Weak(opaque) => plain_tag(opaque) == tag,
         }
     })
 }
@@ -142,6 +143,7 @@ mod tests {
         for (tag, known, expected) in [
             ("\"37\"", "\"37\"", true),
             ("\"37\"", "W/\"37\"", true),
+            ("\"37\"", "\"37-gzip\"", true),
             ("W/\"ab\"", "\"x\", W/\"ab\"", true),
             ("\"37\"", "*", true),
             ("\"37\"", "\"3\"", false),

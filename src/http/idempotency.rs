@@ -13,6 +13,7 @@ use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, MatchedPath
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, request::Parts};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::path::{Operation, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{
@@ -22,6 +23,7 @@ use utoipa::openapi::{
 use super::error::{ApiError, Problem};
 use super::extract::from_bytes_rejection;
 use super::form::{Form, MAX_UPLOAD_BYTES};
+use super::openai::{self, ResponseFormat};
 use crate::app::idempotency::{EarlierAnswer, KeyedRequest};
 use crate::app::{App, Caller, Refusal};
 use crate::domain::code::Code;
@@ -34,6 +36,9 @@ const MAX_KEY: usize = 255;
 
 /// Answers are never larger; what is gets no copy.
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
+
+/// Operations in the form of OpenAI's API. Their answers have images in them: they are made again of the sample, not kept.
+const OPENAI: &str = "/openai/";
 
 /// Fields that are shown once, and never again.
 const SECRETS: [&str; 2] = ["secret", "token"];
@@ -58,7 +63,8 @@ fn makes_something(path: &str, operation: &Operation) -> bool {
     let has = |status: &str| operation.responses.responses.contains_key(status);
     // A token for a browser is short-lived and not kept: another one does no harm.
     let is_made_again = path.ends_with("/cancel") || path.ends_with("/client-tokens");
-    (has("201") || has("202") || path.ends_with("/links")) && !is_made_again
+    let makes = has("201") || has("202") || path.ends_with("/links") || path.starts_with(OPENAI);
+    makes && !is_made_again
 }
 
 /// Adds the header and its refusals to the operations that make something.
@@ -133,7 +139,8 @@ pub(super) async fn at_most_once(
     let keyed = KeyedRequest::new(&caller, operation, key);
     let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
     keyed.add(target.as_bytes());
-    let served = Served { app: &creating.app, caller, keyed };
+    let of_openai = parts.uri.path().starts_with(OPENAI).then(|| parts.headers.clone());
+    let served = Served { app: &creating.app, caller, keyed, of_openai };
     let response = if is_form(&parts.headers) {
         served.form(parts, body, next).await
     } else {
@@ -168,6 +175,14 @@ struct Served<'a> {
     app: &'a App,
     caller: Caller,
     keyed: KeyedRequest,
+    /// The headers of a request in the form of OpenAI's API.
+    of_openai: Option<HeaderMap>,
+}
+
+/// How a request in the form of OpenAI's API wants its images.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+struct Wanted {
+    response_format: Option<ResponseFormat>,
 }
 
 impl Served<'_> {
@@ -176,11 +191,12 @@ impl Served<'_> {
         let bytes = Bytes::from_request(whole, &()).await.map_err(from_bytes_rejection)?;
         self.keyed.add(&canonical(&bytes));
         let in_flight = self.keyed.begin();
-        if let Some(answer) = self.earlier().await? {
+        let wanted = serde_json::from_slice(&bytes).unwrap_or_default();
+        if let Some(answer) = self.earlier(wanted).await? {
             return Ok(answer);
         }
         let _in_flight = in_flight?;
-        self.run(Request::from_parts(parts, Body::from(bytes)), next).await
+        self.run(Request::from_parts(parts, Body::from(bytes)), wanted, next).await
     }
 
     /// A form is read once: by the handler, or, if the key is known already, here.
@@ -189,27 +205,41 @@ impl Served<'_> {
         request.extensions_mut().insert(self.keyed.clone());
         let in_flight = self.keyed.begin();
         if in_flight.is_ok() && !self.app.knows_key(&self.keyed).await? {
-            return self.run(request, next).await;
+            return self.run(request, Wanted::default(), next).await;
         }
         // The limit of the route is set behind this layer.
         DefaultBodyLimit::max(MAX_UPLOAD_BYTES).apply(&mut request);
         let mut form = Form::open(request, "files").await?;
+        let mut wanted = Wanted::default();
         while let Some(mut part) = form.next_part().await? {
-            while part.chunk().await?.is_some() {}
+            let is_format = part.name() == Some("response_format");
+            let mut text = Vec::new();
+            while let Some(chunk) = part.chunk().await? {
+                if is_format && text.len() < 100 {
+                    text.extend_from_slice(&chunk);
+                }
+            }
+            if is_format {
+                let text = String::from_utf8_lossy(&text);
+                wanted.response_format = serde_json::from_value(text.into()).ok();
+            }
         }
-        let answer = self.earlier().await?;
+        let answer = self.earlier(wanted).await?;
         answer.ok_or_else(|| Refusal::KeyInFlight.into())
     }
 
     /// Serves the request and keeps the answer, unless it is a refusal.
-    async fn run(self, request: Request, next: Next) -> Result<Response, ApiError> {
+    async fn run(self, request: Request, wanted: Wanted, next: Next) -> Result<Response, ApiError> {
         let response = self.keyed.clone().serve(next.run(request)).await;
         if !response.status().is_success() {
             let problem = response.extensions().get::<Problem>();
             let was_slower =
                 problem.is_some_and(|problem| problem.code() == Code::IdempotencyInFlight);
-            let earlier = if was_slower { self.earlier().await? } else { None };
+            let earlier = if was_slower { self.earlier(wanted).await? } else { None };
             return Ok(earlier.unwrap_or(response));
+        }
+        if self.of_openai.is_some() {
+            return Ok(response);
         }
         let (parts, body) = response.into_parts();
         let bytes = axum::body::to_bytes(body, MAX_KEPT_BYTES).await;
@@ -224,7 +254,7 @@ impl Served<'_> {
     }
 
     /// The answer to the same request, if it was made before.
-    async fn earlier(&self) -> Result<Option<Response>, ApiError> {
+    async fn earlier(&self, wanted: Wanted) -> Result<Option<Response>, ApiError> {
         let mut response = match self.app.earlier_answer(&self.keyed).await? {
             None => return Ok(None),
             Some(EarlierAnswer::Kept { status, location, body }) => {
@@ -237,10 +267,15 @@ impl Served<'_> {
                 }
                 response
             }
-            Some(EarlierAnswer::Made(made)) => match made::show(self.app, self.caller, &made).await
-            {
-                Some(response) => response,
-                None => return Ok(None),
+            Some(EarlierAnswer::Made(made)) => match &self.of_openai {
+                Some(headers) => {
+                    let format = wanted.response_format.unwrap_or_default();
+                    openai::drawn_before(self.app, &self.caller, headers, format, &made).await?
+                }
+                None => match made::show(self.app, self.caller, &made).await {
+                    Some(response) => response,
+                    None => return Ok(None),
+                },
             },
         };
         response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

@@ -82,9 +82,14 @@ impl From<Image> for ImageBody {
             photo: None,
             created_at: image.created_at.into(),
             record: image.record.into(),
-            url: format!("/v1/images/{}/content", image.image_id),
+            url: content_path(image.image_id),
         }
     }
+}
+
+/// Path of an image's PNG.
+pub(crate) fn content_path(image_id: ImageId) -> String {
+    format!("/v1/images/{image_id}/content")
 }
 
 impl From<DescribedPhoto> for ImageBody {

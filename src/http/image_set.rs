@@ -4,7 +4,7 @@ mod retrieval;
 mod upload;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -15,7 +15,7 @@ use super::content::{Content, is_current, not_modified};
 use super::error::{ApiError, Problem};
 use super::extract::{Path, Query};
 use super::precondition::IfMatch;
-use super::record::{MergePatch, PatchLabels, RecordBody};
+use super::record::{DeletionBody, MergePatch, PatchLabels, RecordBody};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
 use crate::domain::digest::Digest;
@@ -170,21 +170,24 @@ pub(crate) async fn patch_image_set(
 /// Trainings that have named it are not affected: they name its images by their digest, and those are kept. The class images of
 /// the base model that is served cannot be deleted.
 #[utoipa::path(delete, path = "/v1/image-sets/{set}", tag = "image sets",
-    params(("set" = ImageSetId, Path)),
+    params(("set" = ImageSetId, Path), IfMatch),
     responses(
-        (status = 204, description = "Deleted"),
+        (status = 200, body = DeletionBody, description = "Deleted"),
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "`not_found`"),
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`image_set_in_use`"),
+        (status = 412, body = Problem, content_type = "application/problem+json",
+            description = "`precondition_failed`"),
     ))]
 pub(crate) async fn delete_image_set(
     State(app): State<App>,
     caller: Caller,
     Path(set): Path<ImageSetId>,
-) -> Result<StatusCode, ApiError> {
-    app.delete_image_set(&caller, set).await?;
-    Ok(StatusCode::NO_CONTENT)
+    precondition: Precondition,
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_image_set(&caller, set, &precondition).await?;
+    Ok(DeletionBody::new(set, removed))
 }
 
 /// Lists the images of a set, in the order of their paths.

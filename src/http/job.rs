@@ -19,6 +19,7 @@ use crate::domain::invalid::{Checks, Invalid};
 use crate::domain::job::attempt::Attempt;
 use crate::domain::job::schedule::Priority;
 use crate::domain::job::{Failure, Job, JobKind, JobStatus, Phase, Progress, published_id};
+use crate::domain::page::Page;
 use crate::domain::record::{ExternalId, Metadata};
 use crate::domain::warning::Warning;
 
@@ -263,8 +264,19 @@ pub(crate) async fn list<N: JobResource>(
         status: query.status,
         concept: query.concept.as_deref(),
         external_id: query.external_id.clone(),
+        ..WantedJobs::default()
     };
-    let page = app.jobs::<N>(caller, wanted, query.page()?).await?;
+    list_wanted::<N>(app, caller, wanted, query.page()?).await
+}
+
+/// The same for jobs that are wanted by more than all kinds have in common.
+pub(crate) async fn list_wanted<N: JobResource>(
+    app: &App,
+    caller: &Caller,
+    wanted: WantedJobs<'_>,
+    page: Page,
+) -> Result<List<N::Body>, ApiError> {
+    let page = app.jobs::<N>(caller, wanted, page).await?;
     Ok(List::new(page, |tracked| tracked.job.job_id.0, N::body))
 }
 

@@ -1,7 +1,8 @@
 //! The door for frontends that speak OpenAI's images API: the same samples, in that API's words.
 //!
 //! Only the form differs. A prompt names concepts by their modifier tokens as everywhere, keys are the same keys, and a sample
-//! that is asked for here is listed at `/v1/samples`. A client waits for its images; if it hangs up, the sample is canceled.
+//! that is asked for here is listed at `/v1/samples`. A client waits for its images; if it hangs up, the sample is canceled, unless the
+//! request has an `Idempotency-Key`, with which it may be sent again.
 
 mod edit;
 mod error;
@@ -11,6 +12,7 @@ mod model;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use data_encoding::BASE64;
 use futures::TryStreamExt;
@@ -18,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::ApiError;
+use super::image::content_path;
+use crate::app::idempotency::is_keyed;
+use crate::app::job::Sample;
 use crate::app::queue::JobOptions;
 use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
 use crate::app::{App, Caller, Precondition};
@@ -50,7 +55,8 @@ pub(crate) enum ResponseFormat {
     /// The PNG in base64.
     #[default]
     B64Json,
-    /// An absolute URL of the PNG. It asks for the same key as every other path.
+    /// An absolute URL of the PNG. It needs no key, and is good for 60 minutes; after that, the image is at `/v1/images/{image_id}/content`
+    /// for whoever has a key.
     Url,
 }
 
@@ -140,7 +146,7 @@ pub(crate) struct ImageData {
     /// The PNG in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     b64_json: Option<String>,
-    /// The absolute URL of the PNG.
+    /// The absolute URL of the PNG. Whoever has it can read the image, without a key, for 60 minutes.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<String>,
 }
@@ -253,26 +259,70 @@ async fn draw(
     let options = JobOptions { schedule, ..JobOptions::default() };
     let queued = app.start_sample(caller, new, options).await?;
     let guard = CancelOnDrop { app: app.clone(), caller: *caller, sample: Some(queued.id()) };
-    // A little longer, so that a deadline that is missed is told as the job tells it.
-    let sample = app.wait(caller, queued, WITHIN + Duration::from_secs(10)).await?;
-    if !sample.job.status().is_terminal() {
-        return Err(ApiError::ShuttingDown); // the guard cancels it
+    // Whoever sends a key may ask for the images again.
+    let guard = match is_keyed() {
+        true => {
+            guard.disarm();
+            None
+        }
+        false => Some(guard),
+    };
+    let sample = wait_for(app, caller, queued).await?; // the guard cancels one that has not ended
+    if let Some(guard) = guard {
+        guard.disarm();
     }
-    guard.disarm();
+    answer(app, caller, headers, format, sample).await
+}
+
+/// The answer to a request that is sent again with its key: the images of the sample that it has made.
+pub(super) async fn drawn_before(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    format: ResponseFormat,
+    made: &str,
+) -> Result<Response, ApiError> {
+    let sample_id: SampleId = made.parse().map_err(|_| {
+        ApiError::NotFound("the request has made no images: send it with another key".to_owned())
+    })?;
+    let sample = app.job::<SampleTask>(caller, sample_id).await?;
+    let sample = wait_for(app, caller, sample).await?;
+    Ok(axum::Json(answer(app, caller, headers, format, sample).await?).into_response())
+}
+
+/// Waits for a sample to end.
+async fn wait_for(app: &App, caller: &Caller, sample: Sample) -> Result<Sample, ApiError> {
+    // A little longer, so that a deadline that is missed is told as the job tells it.
+    let sample = app.wait(caller, sample, WITHIN + Duration::from_secs(10)).await?;
+    if sample.job.status().is_terminal() { Ok(sample) } else { Err(ApiError::ShuttingDown) }
+}
+
+async fn answer(
+    app: &App,
+    caller: &Caller,
+    headers: &HeaderMap,
+    format: ResponseFormat,
+    sample: Sample,
+) -> Result<ImagesBody, ApiError> {
     if sample.job.status() != JobStatus::Succeeded {
         return Err(not_made(sample.job));
     }
     let mut data = Vec::with_capacity(sample.outcome.len());
-    for image in &sample.outcome {
-        data.push(match format {
-            ResponseFormat::B64Json => {
+    match format {
+        ResponseFormat::B64Json => {
+            for image in &sample.outcome {
                 let png = read(app, image).await?;
-                ImageData { b64_json: Some(BASE64.encode(&png)), url: None }
+                data.push(ImageData { b64_json: Some(BASE64.encode(&png)), url: None });
             }
-            ResponseFormat::Url => {
-                ImageData { b64_json: None, url: Some(absolute_url(headers, image.image_id)) }
+        }
+        ResponseFormat::Url => {
+            let images: Vec<ImageId> = sample.outcome.iter().map(|image| image.image_id).collect();
+            let tokens = app.image_tokens(caller, &images).await?.unwrap_or_default();
+            for (at, image) in images.into_iter().enumerate() {
+                let url = absolute_url(headers, image, tokens.get(at).map(String::as_str));
+                data.push(ImageData { b64_json: None, url: Some(url) });
             }
-        });
+        }
     }
     let settings = &sample.job.task.settings;
     Ok(ImagesBody {
@@ -306,14 +356,17 @@ async fn read(app: &App, image: &Image) -> Result<Vec<u8>, ApiError> {
 }
 
 /// The URL of an image for this client: by the host that it asked.
-fn absolute_url(headers: &HeaderMap, image_id: ImageId) -> String {
+///
+/// - `token`: with which it can be read without a key
+fn absolute_url(headers: &HeaderMap, image_id: ImageId, token: Option<&str>) -> String {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let scheme = match text("x-forwarded-proto") {
         Some("https") => "https",
         Some(_) | None => "http",
     };
     let host = text(header::HOST.as_str()).unwrap_or("localhost");
-    format!("{scheme}://{host}/v1/images/{image_id}/content")
+    let query = token.map_or_else(String::new, |token| format!("?token={token}"));
+    format!("{scheme}://{host}{}{query}", content_path(image_id))
 }
 
 /// Cancels a sample that nobody waits for any more.
@@ -364,8 +417,8 @@ mod tests {
         headers.insert("host", HeaderValue::from_static("images.example.org:8443"));
         let path = format!("images.example.org:8443/v1/images/{id}/content");
 
-        assert_eq!(absolute_url(&headers, id), format!("http://{path}"));
+        assert_eq!(absolute_url(&headers, id, None), format!("http://{path}"));
         headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
-        assert_eq!(absolute_url(&headers, id), format!("https://{path}"));
+        assert_eq!(absolute_url(&headers, id, Some("t")), format!("https://{path}?token=t"));
     }
 }

@@ -109,7 +109,8 @@ pub(crate) struct DeletionBody {
     /// How many of each kind of resource were removed.
     removed: RemovedBody,
     /// Size of the removed files in bytes, as far as it is known. They are deleted from the object store at once; those that a job
-    /// which has not ended still needs are deleted after it.
+    /// which has not ended still needs are deleted after it. An image set shares its file with all sets of the same images:
+    /// `vstar gc` deletes it when nothing needs it any more.
     size_bytes: i64,
     /// Concepts that are left and whose current delta was removed.
     current_deltas: Vec<CurrentDeltaBody>,
@@ -138,6 +139,14 @@ pub(crate) struct RemovedBody {
     compressions: i64,
     /// Preference studies, with their links and votes.
     preference_studies: usize,
+    /// Image sets.
+    image_sets: usize,
+    /// Keys.
+    api_keys: usize,
+    /// Webhook endpoints.
+    webhook_endpoints: usize,
+    /// Deliveries to webhook endpoints: those of the log, and those that were still to be sent.
+    webhook_deliveries: i64,
 }
 
 /// The current delta of a concept after a deletion.
@@ -162,6 +171,10 @@ impl DeletionBody {
             evaluations: removed.jobs_of(JobKind::Evaluation),
             compressions: removed.jobs_of(JobKind::Compression),
             preference_studies: removed.studies,
+            image_sets: removed.image_sets,
+            api_keys: removed.api_keys,
+            webhook_endpoints: removed.webhook_endpoints,
+            webhook_deliveries: removed.webhook_deliveries,
         };
         let current = removed.current_deltas.into_iter();
         axum::Json(Self {

@@ -18,6 +18,7 @@ use super::docs;
 use super::entity_tag::with_entity_tag;
 use super::error::{ApiError, from_panic, write_problem};
 use super::extract::MAX_JSON_BYTES;
+use super::gzip::compressed;
 use super::idempotency::{Creating, at_most_once};
 use super::openai::write_openai_error;
 use super::parameters::{Parameters, refuse_unknown_parameters};
@@ -52,6 +53,7 @@ pub fn router_behind(app: App, doors: Doors) -> Router {
             ServiceBuilder::new()
                 .layer(MapRequestLayer::new(admission::take_token_from_query))
                 .layer(from_fn(observe))
+                .layer(from_fn(compressed))
                 .layer(from_fn(write_problem))
                 .layer(from_fn(write_openai_error))
                 .layer(CatchPanicLayer::custom(from_panic))

@@ -6,14 +6,14 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::body::{JobQuery, List, ListBody};
+use super::body::{List, ListBody, SampleQuery};
 use super::dry_run::{self, DryRunOrJob};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::image::ImageBody;
 use super::job::{self, JobBody, JobResource, WaitQuery};
 use super::precondition::IfMatch;
-use crate::app::job::Sample;
+use crate::app::job::{Sample, WantedJobs};
 use crate::app::queue::JobOptions;
 use crate::app::sample::{NewSample, PromptedSample, SampleOptions};
 use crate::app::{App, Caller, Precondition};
@@ -28,7 +28,9 @@ use crate::domain::manifest::Manifest;
 use crate::domain::merge::MergeRecipe;
 use crate::domain::merge::options::MergeOptions;
 use crate::domain::record::{ExternalId, Labels, Metadata};
-use crate::domain::sample::{DeltaUse, Determinism, SampleSettings, SampleTask, SchedulerName};
+use crate::domain::sample::{
+    DeltaUse, Determinism, MAX_SEED, SampleSettings, SampleTask, SchedulerName,
+};
 
 /// Images to generate.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -361,7 +363,7 @@ pub(crate) async fn get_sample(
 }
 
 /// Lists samples, newest first.
-#[utoipa::path(get, path = "/v1/samples", tag = "samples", params(JobQuery),
+#[utoipa::path(get, path = "/v1/samples", tag = "samples", params(SampleQuery),
     responses(
         (status = 200, body = ListBody<SampleBody>, description = "OK"),
         (status = 404, body = Problem, content_type = "application/problem+json",
@@ -370,9 +372,20 @@ pub(crate) async fn get_sample(
 pub(crate) async fn list_samples(
     State(app): State<App>,
     caller: Caller,
-    Query(query): Query<JobQuery>,
+    Query(query): Query<SampleQuery>,
 ) -> Result<List<SampleBody>, ApiError> {
-    job::list::<SampleTask>(&app, &caller, &query).await
+    let page = query.page()?;
+    let mut checks = Checks::default();
+    checks.in_range(query.seed.unwrap_or(0), 0..=MAX_SEED, "seed");
+    checks.finish()?;
+    let wanted = WantedJobs {
+        status: query.status,
+        concept: query.concept.as_deref(),
+        external_id: query.external_id,
+        prompt: query.prompt.unwrap_or_default(),
+        seed: query.seed,
+    };
+    job::list_wanted::<SampleTask>(&app, &caller, wanted, page).await
 }
 
 /// Cancels a sample, as for a training.

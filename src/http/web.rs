@@ -20,6 +20,7 @@ use flate2::write::GzEncoder;
 use sha2::{Digest, Sha256};
 
 use super::error::ApiError;
+use super::gzip::takes_gzip;
 use crate::app::App;
 
 /// Paths below `web/` with their bytes, sorted; `build.rs` makes the list.
@@ -133,26 +134,6 @@ impl File {
     }
 }
 
-/// Whether the client takes gzip: it is named, or `*` is, and its weight is not 0.
-fn takes_gzip(headers: &HeaderMap) -> bool {
-    let fields = headers.get_all(header::ACCEPT_ENCODING).iter();
-    let codings = fields.filter_map(|field| field.to_str().ok()).flat_map(|field| field.split(','));
-    let mut any = false;
-    for coding in codings {
-        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
-        let is_taken = weight
-            .trim()
-            .strip_prefix("q=")
-            .is_none_or(|weight| weight.trim().parse::<f32>().is_ok_and(|weight| weight > 0.0));
-        match name.trim() {
-            name if name.eq_ignore_ascii_case("gzip") => return is_taken,
-            "*" => any = is_taken,
-            _ => {}
-        }
-    }
-    any
-}
-
 fn content_type(path: &str) -> &'static str {
     match path.rsplit('.').next().unwrap_or_default() {
         "css" => "text/css; charset=utf-8",
@@ -167,23 +148,6 @@ fn content_type(path: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn gzip_is_sent_to_those_who_take_it() {
-        for (field, expected) in [
-            ("gzip, deflate, br", true),
-            ("br;q=1.0, gzip;q=0.8", true),
-            ("GZIP", true),
-            ("*", true),
-            ("*;q=0.1, gzip;q=0", false),
-            ("gzip;q=0.0", false),
-            ("br", false),
-            ("", false),
-        ] {
-            let field = [(header::ACCEPT_ENCODING, HeaderValue::from_static(field))];
-            assert_eq!(takes_gzip(&HeaderMap::from_iter(field.clone())), expected, "{field:?}");
-        }
-    }
 
     #[test]
     fn the_digest_changes_with_any_byte_of_any_file() {

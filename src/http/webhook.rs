@@ -14,7 +14,7 @@ use super::body::{List, ListBody, PageQuery, Timestamp, location};
 use super::error::{ApiError, Problem};
 use super::extract::{Json, Path, Query};
 use super::precondition::IfMatch;
-use super::record::{MergePatch, RecordBody, present};
+use super::record::{DeletionBody, MergePatch, RecordBody, present};
 use crate::app::webhook::{EndpointChange, NewEndpoint};
 use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
@@ -261,7 +261,7 @@ pub(crate) async fn change_webhook_endpoint(
 #[utoipa::path(delete, path = "/v1/webhook-endpoints/{endpoint_id}", tag = "webhooks",
     params(("endpoint_id" = WebhookEndpointId, Path), IfMatch),
     responses(
-        (status = 204, description = "Deleted"),
+        (status = 200, body = DeletionBody, description = "Deleted"),
         (status = 404, body = Problem, content_type = "application/problem+json", description = "`not_found`"),
         (status = 412, body = Problem, content_type = "application/problem+json",
             description = "`precondition_failed`"),
@@ -271,9 +271,9 @@ pub(crate) async fn delete_webhook_endpoint(
     caller: Caller,
     Path(id): Path<WebhookEndpointId>,
     precondition: Precondition,
-) -> Result<StatusCode, ApiError> {
-    app.delete_webhook_endpoint(&caller, id, &precondition).await?;
-    Ok(StatusCode::NO_CONTENT)
+) -> Result<axum::Json<DeletionBody>, ApiError> {
+    let removed = app.delete_webhook_endpoint(&caller, id, &precondition).await?;
+    Ok(DeletionBody::new(id, removed))
 }
 
 /// Gives a webhook endpoint a new secret.

@@ -6,9 +6,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
+use vstar::app::access::Rates;
 use vstar::delta_store::DeltaStore;
 use vstar::engine::{BaseModel, Delta, DeltaWeights, kv_weights};
 use vstar::evaluator::Evaluator;
+use vstar::http::Doors;
 use vstar::model_folder::ModelFolder;
 use vstar::worker::{LoadedModel, Worker, WorkerConfig};
 
@@ -63,6 +65,12 @@ impl Whole {
         let mut whole = Self { service, model, evaluator, stop_worker, worker };
         whole.start_worker(config);
         whole
+    }
+
+    /// Serves it to holders of keys alone.
+    pub(crate) async fn asking_for_keys(self) -> Self {
+        let service = self.service.asking_for_keys(Rates::default(), Doors::default()).await;
+        Self { service, ..self }
     }
 
     pub(crate) fn start_worker(&mut self, config: WorkerConfig) {

@@ -53,7 +53,7 @@ async fn strays_are_collected_and_everything_else_stays(db: PgPool) {
     assert_eq!(training.status, 202, "{training:?}");
     for set in [&deleted_set, &named_set] {
         let path = format!("/v1/image-sets/{}", set.text("id"));
-        assert_eq!(service.send(service.request(Method::DELETE, &path)).await.status, 204);
+        assert_eq!(service.send(service.request(Method::DELETE, &path)).await.status, 200);
     }
     let digest = |set: &crate::harness::Answer| Digest::from(set.text("digest"));
     let live = JobId::generate();

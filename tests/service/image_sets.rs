@@ -99,7 +99,11 @@ async fn a_set_is_uploaded_listed_and_deleted(db: PgPool) {
     assert_eq!(service.get(&format!("{path}/2/content")).await.problem().0, 404);
 
     let id = format!("/v1/image-sets/{}", set.text("id"));
-    assert_eq!(service.send(service.request(Method::DELETE, &id)).await.status, 204);
+    let delete = |tag: &str| service.request(Method::DELETE, &id).header("if-match", tag);
+    assert_eq!(service.send(delete("\"999\"")).await.problem().0, 412);
+    let deleted = service.send(delete(service.get(&id).await.header("etag"))).await;
+    assert_eq!((deleted.status, &deleted.body["removed"]["image_sets"]), (200, &json!(1)));
+    assert_eq!(deleted.body["size_bytes"], set.body["size_bytes"]);
     assert_eq!(service.get(&id).await.problem().0, 404);
     assert_eq!(service.send(service.request(Method::DELETE, &id)).await.problem().0, 404);
 }

@@ -2,12 +2,14 @@
 
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 use uuid::Uuid;
+use vstar::db::delta::DeltaFilter;
 use vstar::db::job::JobFilter;
 use vstar::db::{self, Page};
 use vstar::domain::id::{ConceptId, ProjectId};
 use vstar::domain::job::{JobKind, JobStatus};
 use vstar::domain::page::Order;
 use vstar::domain::record::ExternalId;
+use vstar::domain::search::SearchText;
 
 /// Rows of each table.
 const ROWS: i64 = 10_000;
@@ -26,13 +28,13 @@ async fn fill(db: &PgPool) {
     let statements = format!(
         "insert into concept (concept_id, handle, class_noun, external_id)
             select {i}, 'c' || i, 'dog', 'concept ' || i from generate_series(0, {ROWS} - 1) i;
-        insert into job (job_id, kind, task, state, finished_at, external_id)
+        insert into job (job_id, kind, task, state, finished_at, external_id, sample_prompt, sample_seed)
             select {i}, 'merge', '{{\"kind\": \"merge\", \"base_digest\": \"b\", \"deltas\": [], \"concepts\": []}}',
-                case when i % 1000 = 5 then 'canceled' else 'succeeded' end, now(), 'job ' || i
+                case when i % 1000 = 5 then 'canceled' else 'succeeded' end, now(), 'job ' || i, 'a dog at ' || i, i % 5000
             from generate_series(0, {ROWS} - 1) i;
         insert into job_use (used, kind, job_id) select {concept}, 'merge', {i} from generate_series(0, {ROWS} - 1) i;
         insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256, external_id)
-            select {i}, {i}, 'b', 'k' || i, 1, 's', 'delta ' || i from generate_series(0, {ROWS} - 1) i;
+            select {i}, {i}, 'b', 'k' || i, 1, 's' || i, 'delta ' || i from generate_series(0, {ROWS} - 1) i;
         insert into delta_concept (delta_id, concept_id, position)
             select {i}, {concept}, 1 from generate_series(0, {ROWS} - 1) i;
         insert into image_set (image_set_id, name, source, digest, size_bytes, image_count, caption_count, verdicts)
@@ -80,8 +82,10 @@ async fn a_deep_page_reads_its_own_rows(db: PgPool) {
         let tables = [("concept", 100), ("delta", 100), ("image_set", 100), ("job", 200)];
         let before = read_all(&mut tx, tables.map(|(table, _)| table)).await;
 
-        let concepts = db::concept::list(&mut *tx, project, None, page).await.unwrap();
-        let deltas = db::delta::list(&mut *tx, project, None, None, page).await.unwrap().len();
+        let concepts =
+            db::concept::list(&mut *tx, project, &SearchText::default(), None, page).await.unwrap();
+        let deltas =
+            db::delta::list(&mut *tx, project, &DeltaFilter::default(), page).await.unwrap().len();
         let sets = db::image_set::list(&mut *tx, project, None, page).await.unwrap().len();
         let all = JobFilter::default();
         let jobs =
@@ -112,6 +116,7 @@ async fn every_filter_has_an_index(db: PgPool) {
             (JobFilter { status: Some(JobStatus::Canceled), ..JobFilter::default() }, 10),
             (JobFilter { concept: Some(ConceptId(id(77))), ..JobFilter::default() }, 3),
             (JobFilter { external_id: named("job 4321"), ..JobFilter::default() }, 1),
+            (JobFilter { seed: Some(77), ..JobFilter::default() }, 2),
         ] {
             let tables = ["job", "job_use"];
             let before = read_all(&mut tx, tables).await;
@@ -124,10 +129,17 @@ async fn every_filter_has_an_index(db: PgPool) {
             }
         }
         let before = read_all(&mut tx, ["concept", "delta"]).await;
-        let (concept, delta) = (named("concept 4321"), named("delta 4321"));
-        let concepts = db::concept::list(&mut *tx, project, concept.as_ref(), page).await.unwrap();
-        let deltas = db::delta::list(&mut *tx, project, None, delta.as_ref(), page).await.unwrap();
+        let concept = named("concept 4321");
+        let delta = DeltaFilter { external_id: named("delta 4321"), ..DeltaFilter::default() };
+        let concepts =
+            db::concept::list(&mut *tx, project, &SearchText::default(), concept.as_ref(), page)
+                .await
+                .unwrap();
+        let deltas = db::delta::list(&mut *tx, project, &delta, page).await.unwrap();
+        let digest = DeltaFilter { sha256: Some("s4321".into()), ..DeltaFilter::default() };
+        let of_digest = db::delta::list(&mut *tx, project, &digest, page).await.unwrap();
         assert_eq!((concepts[0].concept_id.0, deltas[0].delta_id.0), (id(4321), id(4321)));
+        assert_eq!((of_digest.len(), of_digest[0].delta_id.0), (1, id(4321)));
         let after = read_all(&mut tx, ["concept", "delta"]).await;
         assert!(after.iter().zip(&before).all(|(after, before)| after - before < 50), "{mode}");
     }
@@ -138,16 +150,17 @@ async fn the_deltas_of_a_concept_are_found_without_reading_those_of_others(db: P
     fill(&db).await;
     for mode in MODES {
         let mut tx = begin(&db, mode).await;
-        let (project, of) = (ProjectId::DEFAULT, Some(ConceptId(id(77))));
+        let project = ProjectId::DEFAULT;
+        let of = DeltaFilter { concept: Some(ConceptId(id(77))), ..DeltaFilter::default() };
         let page = |after| Page { after, ..Page::newest(21) };
         let tables = ["delta", "delta_concept", "job"];
         let before = read_all(&mut tx, tables).await;
 
-        let all = db::delta::list(&mut *tx, project, of, None, page(None)).await.unwrap();
+        let all = db::delta::list(&mut *tx, project, &of, page(None)).await.unwrap();
         let below = page(Some(id(9999)));
-        let older = db::delta::list(&mut *tx, project, of, None, below).await.unwrap();
+        let older = db::delta::list(&mut *tx, project, &of, below).await.unwrap();
         let newer = Page { order: Order::Asc, ..page(Some(id(5))) };
-        let newer = db::delta::list(&mut *tx, project, of, None, newer).await.unwrap();
+        let newer = db::delta::list(&mut *tx, project, &of, newer).await.unwrap();
 
         let ids = |deltas: &[vstar::domain::delta::Delta]| -> Vec<Uuid> {
             deltas.iter().map(|delta| delta.delta_id.0).collect()

@@ -24,6 +24,7 @@ mod events;
 mod faults;
 mod faulty_store;
 mod gc;
+mod gzip;
 mod harness;
 mod idempotency;
 mod image_sets;
@@ -48,6 +49,7 @@ mod regularization;
 mod replay;
 mod requests_refused;
 mod samples;
+mod search;
 mod stored;
 mod supervision;
 #[path = "../../benches/serving/concepts.rs"]

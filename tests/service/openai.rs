@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -211,4 +212,119 @@ async fn a_client_that_hangs_up_cancels_its_sample(db: PgPool) {
         assert!(began.elapsed() < Duration::from_secs(10), "{list:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn the_url_of_an_image_shows_it_alone_and_for_an_hour(db: PgPool) {
+    let whole = Whole::start(db).await.asking_for_keys().await;
+    let service = &whole.service;
+    let (_, key) = service.project_with_key("shop", &["samples:write"]).await;
+    let body = json!({
+        "prompt": "a dog", "n": 2, "size": "64x64", "num_inference_steps": 2, "response_format": "url",
+    });
+    let request = service.request_without_key(Method::POST, "/openai/v1/images/generations");
+    let drawn = service.send(request.bearer_auth(&key).json(&body)).await;
+    assert_eq!(drawn.status, 200, "{drawn:?}");
+    let urls: Vec<&str> = drawn.body["data"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["url"].as_str().unwrap())
+        .collect();
+
+    let get = async |url: &str| {
+        let path = url.strip_prefix(service.address()).unwrap();
+        service.send(service.request_without_key(Method::GET, path)).await
+    };
+    for url in &urls {
+        let image = get(url).await;
+        assert_eq!((image.status, image.header("content-type")), (200, "image/png"), "{url}");
+        assert_eq!(get(&format!("{url}&w=64")).await.header("content-type"), "image/webp");
+    }
+    let (path, token) = urls[0].split_once("?token=").unwrap();
+    let (other, _) = urls[1].split_once('?').unwrap();
+    assert_eq!(get(path).await.status, 401, "the address alone shows nothing");
+    assert_eq!(get(&format!("{other}?token={token}")).await.problem().1, "missing_scope");
+    let image = path.strip_suffix("/content").unwrap();
+    for (method, path) in [
+        (Method::GET, image.to_owned()),
+        (Method::DELETE, image.to_owned()),
+        (Method::GET, format!("{image}/manifest")),
+        (Method::GET, format!("{}/v1/samples", service.address())),
+    ] {
+        let path = format!("{}?token={token}", path.strip_prefix(service.address()).unwrap());
+        let answer = service.send(service.request_without_key(method.clone(), &path)).await;
+        assert_eq!(answer.status, 403, "{method} {path}");
+    }
+    let claims = token.strip_prefix("vstarct_").unwrap().split_once('.').unwrap().0;
+    let claims = data_encoding::BASE64URL_NOPAD.decode(claims.as_bytes()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    let lasts = claims["exp"].as_i64().unwrap() - chrono::Utc::now().timestamp();
+    assert!((3500..=3600).contains(&lasts), "{claims}");
+
+    // It dies with the key.
+    let keys = service.get("/v1/api-keys").await;
+    let of_shop = keys.body["data"].as_array().unwrap().iter().find(|key| key["name"] == "shop");
+    let path = format!("/v1/api-keys/{}", of_shop.unwrap()["id"].as_str().unwrap());
+    assert_eq!(service.send(service.request(Method::DELETE, &path)).await.status, 200);
+    assert_eq!(get(urls[0]).await.status, 401);
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_request_with_a_key_draws_once(db: PgPool) {
+    let whole = Whole::start(db).await;
+    let service = &whole.service;
+    let generate = async |key: &str, body: &Value| {
+        let request = service.request(Method::POST, "/openai/v1/images/generations");
+        service.send(request.header("idempotency-key", key).json(body)).await
+    };
+    let edit = async |key: &str, format: &str| {
+        let form = Form::new()
+            .part("image", Part::bytes(png(64, 64, 7)).file_name("a.png"))
+            .text("prompt", "a dog")
+            .text("num_inference_steps", "2")
+            .text("response_format", format.to_owned());
+        let request = service.request(Method::POST, "/openai/v1/images/edits");
+        service.send(request.header("idempotency-key", key).multipart(form)).await
+    };
+    let body = json!({ "prompt": "a dog", "num_inference_steps": 2 });
+
+    let (first, again) = (generate("1", &body).await, generate("1", &body).await);
+    assert_eq!((first.status, again.status), (200, 200), "{again:?}");
+    assert_eq!((first.body, again.header("idempotency-replayed")), (again.body.clone(), "true"));
+    let other = generate("1", &json!({ "prompt": "a cat" })).await;
+    assert_eq!(error(&other), (400, "invalid_request_error", None, "idempotency_key_reused"));
+
+    let (first, again) = (edit("2", "url").await, edit("2", "url").await);
+    assert_eq!((first.status, again.status), (200, 200), "{again:?}");
+    assert_eq!((first.body, again.header("idempotency-replayed")), (again.body.clone(), "true"));
+    assert!(again.body["data"][0]["url"].is_string(), "{again:?}");
+    assert_eq!(error(&edit("2", "b64_json").await).3, "idempotency_key_reused");
+
+    let samples = service.get("/v1/samples").await;
+    assert_eq!(samples.body["data"].as_array().unwrap().len(), 2, "{samples:?}");
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn a_client_that_hangs_up_may_ask_again_with_its_key(db: PgPool) {
+    let mut whole = Whole::start(db).await;
+    whole.kill_worker().await;
+    let generate = |service: &Service| {
+        let body = json!({ "prompt": "a dog", "num_inference_steps": 2 });
+        let request = service.request(Method::POST, "/openai/v1/images/generations");
+        request.header("idempotency-key", "order 7").json(&body)
+    };
+    let early = generate(&whole.service).timeout(Duration::from_millis(500)).send().await;
+    assert!(early.unwrap_err().is_timeout());
+
+    whole.start_worker(vstar::worker::WorkerConfig::default());
+    let answer = whole.service.send(generate(&whole.service)).await;
+
+    assert_eq!((answer.status, answer.header("idempotency-replayed")), (200, "true"), "{answer:?}");
+    assert!(answer.body["data"][0]["b64_json"].is_string());
+    let samples = whole.service.get("/v1/samples").await;
+    assert_eq!(samples.body["data"].as_array().unwrap().len(), 1, "{samples:?}");
+    whole.end().await;
 }

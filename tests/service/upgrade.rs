@@ -44,7 +44,12 @@ async fn samples_from_before_manifests_say_how_they_were_generated(db: PgPool) {
     });
     migrate_around(&db, "0004_samples.sql", async || {
         let jobs = "insert into job (job_id, kind, task) values ($1, 'training', '{}'), ($2, 'sample', $3)";
-        sqlx::query(jobs).bind(training.0).bind(sample.0).bind(task).execute(&db).await.unwrap();
+        sqlx::query(jobs).bind(training.0).bind(sample.0).bind(&task).execute(&db).await.unwrap();
+        // Seeds were larger once.
+        let mut large = task.clone();
+        large["settings"]["seed"] = json!(u64::MAX);
+        let job = "insert into job (job_id, kind, task) values ($1, 'sample', $2)";
+        sqlx::query(job).bind(JobId::generate().0).bind(large).execute(&db).await.unwrap();
         let delta_row = "insert into delta (delta_id, job_id, base_digest, storage_key, size_bytes, sha256)
             values ($1, $2, 'ab', 'jobs/1/delta', 3, 'cd')";
         sqlx::query(delta_row).bind(delta.0).bind(training.0).execute(&db).await.unwrap();
@@ -63,11 +68,17 @@ async fn samples_from_before_manifests_say_how_they_were_generated(db: PgPool) {
     assert_eq!((&body["determinism"], &body["init_image"]), (&json!("strict"), &json!(null)));
     assert_eq!(body["deltas"], json!([{ "delta": delta, "strength": 0.5 }]));
     let digests: serde_json::Value =
-        sqlx::query_scalar("select task #> '{deltas,0,sha256}' from job where kind = 'sample'")
+        sqlx::query_scalar("select task #> '{deltas,0,sha256}' from job where job_id = $1")
+            .bind(sample.0)
             .fetch_one(&service.db)
             .await
             .unwrap();
     assert_eq!(digests, "cd");
+    let found = service.get("/v1/samples?prompt=DOG&seed=7").await;
+    let found = found.body["data"].as_array().unwrap();
+    assert_eq!((found.len(), &found[0]["id"]), (1, &body["id"]));
+    let by_prompt = service.get("/v1/samples?prompt=rex").await;
+    assert_eq!(by_prompt.body["data"].as_array().unwrap().len(), 2, "{by_prompt:?}");
 }
 
 /// Deltas without packs, and nothing encoded: what a version before merge packs has left.

@@ -12,7 +12,7 @@ import { ProblemNotice } from "../ui/notice.js";
 import { toast } from "../ui/toast.js";
 import { useGet } from "../ui/load.js";
 import { Picture } from "../ui/picture.js";
-import { ConceptState, useCover } from "./concepts.js";
+import { ConceptState } from "./concepts.js";
 import { Photos } from "./concept/photos.js";
 import { Train } from "./concept/train.js";
 import { Versions } from "./concept/versions.js";
@@ -71,8 +71,7 @@ export default function Concept({ params, query }) {
 
 /** @param {{concept: any}} props */
 function Cover({ concept }) {
-  const cover = useCover(concept);
-  return cover && html`<${Picture} src=${cover} alt="" width=${64} class="concept-cover" />`;
+  return concept.cover && html`<${Picture} src=${concept.cover} alt="" width=${64} class="concept-cover" />`;
 }
 
 /** @param {{concept: any, onClose: () => void}} props */

@@ -1,6 +1,5 @@
 /** The gallery of concepts. */
 import { html, classes, useEffect, useMemo, useState } from "../ui/html.js";
-import { api } from "../api.js";
 import { link, setQuery } from "../router.js";
 import { plural } from "../format.js";
 import { Badge, Page } from "../ui/page.js";
@@ -10,7 +9,7 @@ import { Empty, Skeleton } from "../ui/empty.js";
 import { Picture } from "../ui/picture.js";
 import { ProblemNotice } from "../ui/notice.js";
 import { VirtualGrid, usePages } from "../ui/list.js";
-import { useGet } from "../ui/load.js";
+import { useGet, useSettled } from "../ui/load.js";
 import { share } from "../ui/job.js";
 
 /** @typedef {import("../api-types").components["schemas"]["ConceptBody"]} Concept */
@@ -25,28 +24,24 @@ const STATES = [
 
 /** @param {{query: Record<string, string>}} props */
 export default function Concepts({ query }) {
-  const list = usePages("v1/concepts", { limit: 100 });
-  const trainings = useActiveTrainings();
   const [text, setText] = useState(query.q ?? "");
-  const wanted = text.trim().toLowerCase();
+  const wanted = useSettled(text.trim(), 200);
+  const list = usePages(`v1/concepts${wanted ? `?q=${encodeURIComponent(wanted)}` : ""}`, { limit: 100 });
+  const trainings = useActiveTrainings();
   const state = query.state ?? "";
 
-  // A filter looks at all concepts, so all have to be there.
+  // The state is found out here, of all concepts, so all have to be there.
   useEffect(() => {
-    if ((wanted || state) && list.hasMore && !list.loading) list.more();
-  }, [wanted, state, list.items.length, list.loading]);
+    if (state && list.hasMore && !list.loading && !list.problem) list.more();
+  }, [state, list.items.length, list.loading]);
 
   const shown = useMemo(
-    () =>
-      list.items.filter((/** @type {Concept} */ concept) => {
-        const names = [concept.handle, concept.class_noun, concept.modifier_token ?? ""];
-        return (!wanted || names.some((name) => name.toLowerCase().includes(wanted))) && (!state || stateOf(concept, trainings) === state);
-      }),
-    [list.items, wanted, state, trainings],
+    () => list.items.filter((/** @type {Concept} */ concept) => !state || stateOf(concept, trainings) === state),
+    [list.items, state, trainings],
   );
 
   const narrow = matchMedia("(max-width: 600px)").matches;
-  const none = !list.first && list.items.length === 0 && !list.problem;
+  const none = !list.first && list.items.length === 0 && !list.problem && !wanted && !text.trim();
   const create = html`<${Button} kind="primary" icon="plus" href=${link("/concepts/new")}>New concept<//>`;
   if (none) return html`<${Welcome} />`;
   return html`<${Page} title="Concepts" lead="Things that the model has learned from your photos, or is about to." actions=${create} wide>
@@ -58,6 +53,7 @@ export default function Concepts({ query }) {
           type="search"
           aria-label="Search concepts"
           placeholder="Search by name or kind"
+          maxlength="200"
           value=${text}
           onInput=${(/** @type {any} */ event) => {
             setText(event.currentTarget.value);
@@ -110,10 +106,9 @@ function stateOf(concept, trainings) {
 
 /** @param {{concept: Concept, training?: any}} props */
 function ConceptCard({ concept, training }) {
-  const cover = useCover(concept);
   const done = training && share(training);
   return html`<a class="concept-card" href=${link(`/concepts/${concept.handle}`)}>
-    <${Picture} src=${cover} alt="" width=${256} ratio="5 / 4">
+    <${Picture} src=${concept.cover} alt="" width=${256} ratio="5 / 4">
       ${!concept.image_count && html`<span class="concept-blank"><${Icon} name="images" size=${28} /></span>`}
       ${training && html`<span class="concept-training"><span class=${classes("bar", done === null && "bar-unknown")}><span style=${{ width: done === null ? undefined : `${done * 100}%` }}></span></span></span>`}
     <//>
@@ -128,34 +123,6 @@ export function ConceptState({ concept, training }) {
   if (concept.current_delta) return html`<${Badge} kind="ok">Ready<//>`;
   if (concept.image_count < 4) return html`<${Badge} kind="warn">Needs photos<//>`;
   return html`<${Badge}>Not trained<//>`;
-}
-
-/** First photos, by concept and number of photos. @type {Map<string, Promise<string | null>>} */
-const covers = new Map();
-
-/** The address of the concept's first photo. @param {Concept} concept */
-export function useCover(concept) {
-  const [cover, setCover] = useState(/** @type {string | null} */ (null));
-  const key = `${concept.id} ${concept.image_count}`;
-  useEffect(() => {
-    if (!concept.image_count) return setCover(null);
-    let there = true;
-    const show = () => {
-      if (!covers.has(key)) {
-        const first = api.get(`v1/concepts/${concept.id}/images?limit=1&order=asc`).then(({ body }) => body.data[0]?.url ?? null);
-        first.catch(() => covers.delete(key));
-        covers.set(key, first);
-      }
-      covers.get(key)?.then((url) => there && setCover(url), () => {});
-    };
-    // A card that is only scrolled past asks for nothing.
-    const timer = setTimeout(show, covers.has(key) ? 0 : 60);
-    return () => {
-      there = false;
-      clearTimeout(timer);
-    };
-  }, [key]);
-  return cover;
 }
 
 /** What somebody sees who has no concept yet. */

@@ -2,12 +2,12 @@
 import { api } from "../api.js";
 import { plural } from "../format.js";
 import { link, navigate, setQuery } from "../router.js";
+import { readSeed } from "../seed.js";
 import { Button } from "../ui/button.js";
 import { CompareDialog } from "../ui/compare.js";
 import { confirm } from "../ui/dialog.js";
 import { Empty, Skeleton } from "../ui/empty.js";
 import { classes, html, useEffect, useMemo, useState } from "../ui/html.js";
-import { Icon } from "../ui/icon.js";
 import { VirtualGrid, usePages } from "../ui/list.js";
 import { useSettled } from "../ui/load.js";
 import { ProblemNotice } from "../ui/notice.js";
@@ -36,19 +36,20 @@ export default function Images({ params, query }) {
   const { concepts, capabilities, isAll } = useService(isChoosing);
   const { concept = "", prompt = "", seed = "" } = query;
   const wanted = useSettled({ concept, prompt: prompt.trim(), seed: seed.trim() }, 250);
-  const filters = Boolean(wanted.prompt || wanted.seed);
-  const list = usePages(`v1/samples?status=succeeded${wanted.concept ? `&concept=${encodeURIComponent(wanted.concept)}` : ""}`, { limit: MOST, first: filters ? MOST : FIRST });
-  const drawn = useMemo(() => filtered(list.items, wanted), [list.items, wanted]);
+  const filters = Boolean(wanted.concept || wanted.prompt || wanted.seed);
+  const address = addressOf(wanted);
+  const list = usePages(address, { limit: MOST, first: FIRST });
+  const drawn = useMemo(() => imagesOf(list.items), [list.items]);
   const [marked, setMarked] = useState(/** @type {string[]} */ ([]));
   const [comparing, setComparing] = useState(false);
   const [outside, setOutside] = useState(/** @type {File | null} */ (null));
   const { over, input } = useDroppedFile(setOutside);
   const isSmall = (capabilities?.base_model.native_size ?? 512) <= 128;
 
-  // The filter looks through what was read. It goes on reading until a screen is full.
+  // Samples whose images were deleted show nothing. It goes on reading until a screen is full.
   useEffect(() => {
-    if (filters && drawn.length < 40 && list.hasMore && !list.loading && !list.problem) list.more();
-  }, [filters, drawn.length, list.items.length, list.hasMore, list.loading, list.problem]);
+    if (drawn.length < 40 && list.hasMore && !list.loading && !list.problem) list.more();
+  }, [drawn.length, list.items.length, list.hasMore, list.loading, list.problem]);
 
   const of = (/** @type {string} */ id) => drawn.find(({ image }) => image.id === id);
   const chosen = /** @type {Drawn[]} */ (marked.map(of).filter(Boolean));
@@ -102,8 +103,8 @@ export default function Images({ params, query }) {
       <${Button} small kind="danger" icon="trash" onClick=${removeMarked}>Delete<//>
       <${Button} small kind="quiet" icon="close" onClick=${() => setMarked([])}>Unmark<//>
     </div>`}
-    ${list.first && html`<${Skeleton} rows=${3} height="10rem" />`}
-    ${!list.first && !drawn.length && !list.hasMore && html`<${Nothing} filters=${filters || Boolean(wanted.concept)} />`}
+    ${address && list.first && html`<${Skeleton} rows=${3} height="10rem" />`}
+    ${(!address || (!list.first && !drawn.length && !list.hasMore)) && html`<${Nothing} filters=${filters} />`}
     <${VirtualGrid}
       items=${drawn}
       keyOf=${(/** @type {Drawn} */ { image }) => image.id}
@@ -121,7 +122,6 @@ export default function Images({ params, query }) {
         </label>
       </div>`}
     />
-    ${filters && list.loading && html`<p class="muted images-reading" role="status"><${Icon} name="refresh" size=${16} />Looked through ${plural(list.items.length, "sample")} …</p>`}
     <${ProblemNotice} problem=${list.problem} retry=${list.reload} />
     ${comparing && chosen.length === 2 && html`<${CompareDialog} first=${chosen[0].image} second=${chosen[1].image} onClose=${() => setComparing(false)} />`}
     ${params?.id && html`<${ImageDialog} id=${params.id} drawn=${drawn} query=${query} isSmall=${isSmall} onClose=${close} onGone=${(/** @type {string} */ id) => (forget([id]), close())} />`}
@@ -129,11 +129,20 @@ export default function Images({ params, query }) {
   <//>`;
 }
 
-/** The images of the samples that fit, newest first. @returns {Drawn[]} */
-function filtered(/** @type {any[]} */ samples, /** @type {{ prompt: string, seed: string }} */ { prompt, seed }) {
-  const words = prompt.toLowerCase().split(/\s+/).filter(Boolean);
-  const fits = (/** @type {any} */ sample) => words.every((word) => sample.prompt.toLowerCase().includes(word)) && (!seed || String(sample.seed) === seed);
-  return samples.filter(fits).flatMap((sample) => sample.images.map((/** @type {any} */ image) => ({ image, sample })));
+/** The list of the samples that are looked for; null for a seed that is none, of which the field says why. */
+function addressOf(/** @type {Record<string, string>} */ { concept, prompt, seed }) {
+  const { seed: number, error } = readSeed(seed);
+  if (error) return null;
+  const query = new URLSearchParams({ status: "succeeded" });
+  if (concept) query.set("concept", concept);
+  if (prompt) query.set("prompt", prompt);
+  if (number !== null) query.set("seed", String(number));
+  return `v1/samples?${query}`;
+}
+
+/** The images of samples, newest first. @returns {Drawn[]} */
+function imagesOf(/** @type {any[]} */ samples) {
+  return samples.flatMap((sample) => sample.images.map((/** @type {any} */ image) => ({ image, sample })));
 }
 
 /** @param {{ filters: boolean }} props */

@@ -11,7 +11,7 @@ use super::Pepper;
 use crate::app::Refusal;
 use crate::domain::access::Bound;
 use crate::domain::code::Code;
-use crate::domain::id::{ConceptId, JobId};
+use crate::domain::id::{ConceptId, ImageId, JobId};
 use crate::domain::job::JobKind;
 
 const PREFIX: &str = "vstarct_";
@@ -37,6 +37,8 @@ struct Claims {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     job: Option<(JobKind, JobId)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<ImageId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     origin: Option<String>,
     /// Seconds since 1970.
     exp: i64,
@@ -58,12 +60,13 @@ impl ClientToken {
 
 /// The text of a token.
 pub(in crate::app) fn sign(pepper: &Pepper, token: &ClientToken) -> Result<String, Refusal> {
-    let (concept, job) = match token.bound {
-        Bound::Concept(concept) => (Some(concept), None),
-        Bound::Job(kind, job) => (None, Some((kind, job))),
+    let (concept, job, image) = match token.bound {
+        Bound::Concept(concept) => (Some(concept), None, None),
+        Bound::Job(kind, job) => (None, Some((kind, job)), None),
+        Bound::Image(image) => (None, None, Some(image)),
     };
     let (key, origin) = (token.public_id.clone(), token.origin.clone());
-    let claims = Claims { key, concept, job, origin, exp: token.expires_at.timestamp() };
+    let claims = Claims { key, concept, job, image, origin, exp: token.expires_at.timestamp() };
     let claims = serde_json::to_vec(&claims).map_err(Refusal::internal)?;
     let mac = pepper.mac(PURPOSE, &claims).finalize().into_bytes();
     Ok(format!("{PREFIX}{}.{}", BASE64URL_NOPAD.encode(&claims), BASE64URL_NOPAD.encode(&mac)))
@@ -78,9 +81,10 @@ pub(super) fn verify(pepper: &Pepper, text: &str) -> Result<ClientToken, Refusal
     let (claims, mac) = parts.ok_or_else(invalid)?;
     pepper.mac(PURPOSE, &claims).verify_slice(&mac).map_err(|_| invalid())?;
     let claims: Claims = serde_json::from_slice(&claims).map_err(|_| invalid())?;
-    let bound = match (claims.concept, claims.job) {
-        (Some(concept), None) => Bound::Concept(concept),
-        (None, Some((kind, job))) => Bound::Job(kind, job),
+    let bound = match (claims.concept, claims.job, claims.image) {
+        (Some(concept), None, None) => Bound::Concept(concept),
+        (None, Some((kind, job)), None) => Bound::Job(kind, job),
+        (None, None, Some(image)) => Bound::Image(image),
         _ => return Err(invalid()),
     };
     let expires_at = DateTime::from_timestamp(claims.exp, 0).ok_or_else(invalid)?;
@@ -112,6 +116,8 @@ mod tests {
         let text = sign(&pepper, &token).unwrap();
 
         assert_eq!(verify(&pepper, &text).unwrap(), token);
+        let of_image = ClientToken { bound: Bound::Image(ImageId::generate()), ..token.clone() };
+        assert_eq!(verify(&pepper, &sign(&pepper, &of_image).unwrap()).unwrap(), of_image);
         assert!(verify(&Pepper::generate().unwrap(), &text).is_err());
         let mut changed = text.clone().into_bytes();
         changed[20] ^= 1;

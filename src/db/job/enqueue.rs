@@ -91,6 +91,12 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
     let rows = jobs.iter().map(|job| i32::try_from(job.batch_elements).unwrap_or(i32::MAX));
     let warnings: Vec<Json<&[Warning]>> = jobs.iter().map(|job| Json(job.warnings)).collect();
     let costs: Vec<f64> = jobs.iter().map(|job| job.cost).collect();
+    let samples = jobs.iter().map(|job| match job.task {
+        Task::Sample(sample) => Some(sample),
+        Task::Training(_) | Task::Merge(_) | Task::Evaluation(_) | Task::Compression(_) => None,
+    });
+    let prompts = samples.clone().map(|sample| sample.map(|sample| sample.prompt.to_lowercase()));
+    let seeds = samples.map(|sample| i64::try_from(sample?.settings.seed).ok());
     sqlx::query!(
         r#"
         with place as (
@@ -112,14 +118,15 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         )
         insert into job (job_id, kind, task, rows, priority, project_id, virtual_finish, max_attempts, start_before,
             finish_before, waits_for, progress, needs_memory_mib, metadata, external_id, cost, warnings,
-            request_id, traceparent)
+            request_id, traceparent, sample_prompt, sample_seed)
         select given.job_id, $1, given.task, given.rows, $3, $4,
             virtual_finish - ($5 - sum(cost) over (order by number)) / weight, $6,
             now() + make_interval(secs => $7), now() + make_interval(secs => $8), $9::integer,
             case when $9 > 0 then jsonb_build_object('step', 0, 'total_steps', $9) end, $10, coalesce($15::jsonb, '{}'), $16,
-            given.cost, given.warnings, $18, $19
-        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $17::jsonb[])
-            with ordinality as given (job_id, task, rows, cost, warnings, number)
+            given.cost, given.warnings, $18, $19, given.prompt, given.seed
+        from project, unnest($11::uuid[], $12::jsonb[], $13::integer[], $14::float8[], $17::jsonb[],
+                $20::text[], $21::bigint[])
+            with ordinality as given (job_id, task, rows, cost, warnings, prompt, seed, number)
         "#,
         task.kind().as_str(),
         task.base_digest().as_str(),
@@ -140,6 +147,8 @@ pub async fn enqueue_all(db: impl PgExecutor<'_>, jobs: &[NewJob<'_>]) -> sqlx::
         &warnings as &[Json<&[Warning]>],
         first.request_id,
         first.traceparent,
+        &prompts.collect::<Vec<_>>() as &[Option<String>],
+        &seeds.collect::<Vec<_>>() as &[Option<i64>],
     )
     .execute(db)
     .await?;

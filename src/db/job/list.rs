@@ -10,6 +10,7 @@ use crate::domain::job::{Failure, Job, JobKind, JobState, JobStatus, Phase, Prog
 use crate::domain::merge::MergeReport;
 use crate::domain::page::Order;
 use crate::domain::record::{ExternalId, Metadata};
+use crate::domain::search::SearchText;
 use crate::domain::warning::Warning;
 
 /// Which jobs of a list are wanted.
@@ -19,6 +20,10 @@ pub struct JobFilter {
     /// Those that learn the concept, or use a delta that contains it.
     pub concept: Option<ConceptId>,
     pub external_id: Option<ExternalId>,
+    /// Samples whose prompt has these words.
+    pub prompt: SearchText,
+    /// Samples of this seed.
+    pub seed: Option<i64>,
 }
 
 impl JobFilter {
@@ -45,8 +50,9 @@ pub async fn list(
     page: Page,
 ) -> sqlx::Result<Vec<Job>> {
     let (state, cancel_requested) = filter.state();
+    let words = filter.prompt.patterns();
     macro_rules! listed {
-        ($from:tt, $id:tt, $first:tt, $direction:tt) => {
+        ($from:tt, $filters:tt, $id:tt, $first:tt, $direction:tt) => {
             sqlx::query_as!(
                 JobRow,
                 r#"
@@ -63,7 +69,7 @@ pub async fn list(
                             and (ahead.priority, ahead.virtual_finish, ahead.job_id)
                                 < (job.priority, job.virtual_finish, job.job_id)
                     ) end as queue_position
-                from "# + $from + " and created_at > $5 and created_at < $6
+                from "# + $from + " and " + $filters + " and created_at > $5 and created_at < $6
                     and ($8::boolean is null or cancel_requested = $8)
                 order by " + $first + $id + " " + $direction + " limit $11",
                 project_id.0,
@@ -77,14 +83,16 @@ pub async fn list(
                 filter.concept.map(|id| id.0),
                 filter.external_id.as_ref().map(ExternalId::as_str),
                 page.limit,
+                &words,
+                filter.seed,
             )
             .fetch_all(db)
             .await?
         };
         (all, $direction:tt) => {
             listed!(
-                "job where project_id = $1 and job.kind = $2
-                    and job_id > $3 and job_id < $4 and $7::text is null and $9::uuid is null and $10::text is null",
+                "job where project_id = $1 and job.kind = $2 and job_id > $3 and job_id < $4",
+                "$7::text is null and $9::uuid is null and $10::text is null and $12::text[] = '{}' and $13::bigint is null",
                 "job_id",
                 "",
                 $direction
@@ -94,8 +102,8 @@ pub async fn list(
         // in which the jobs of a rare state are far apart.
         (state, $first:tt, $direction:tt) => {
             listed!(
-                "job where project_id = $1 and job.kind = $2 and $9::uuid is null and $10::text is null
-                    and (state, job_id) > ($7, $3) and (state, job_id) < ($7, $4)",
+                "job where project_id = $1 and job.kind = $2 and (state, job_id) > ($7, $3) and (state, job_id) < ($7, $4)",
+                "$9::uuid is null and $10::text is null and $12::text[] = '{}' and $13::bigint is null",
                 "job_id",
                 $first,
                 $direction
@@ -104,17 +112,32 @@ pub async fn list(
         (concept, $direction:tt) => {
             listed!(
                 "job_use join job using (job_id)
-                where used = $9 and job_use.kind = $2 and job_use.job_id > $3 and job_use.job_id < $4 and project_id = $1
-                    and ($7::text is null or state = $7) and $10::text is null",
+                where used = $9 and job_use.kind = $2 and job_use.job_id > $3 and job_use.job_id < $4 and project_id = $1",
+                "($7::text is null or state = $7) and $10::text is null and $12::text[] = '{}' and $13::bigint is null",
                 "job_use.job_id",
                 "",
                 $direction
             )
         };
         (named, $direction:tt) => {
+            listed!(by, "job where project_id = $1 and job.kind = $2 and external_id = $10", $direction)
+        };
+        (seed, $direction:tt) => {
             listed!(
-                "job where project_id = $1 and job.kind = $2 and external_id = $10 and job_id > $3 and job_id < $4
-                    and ($7::text is null or state = $7)
+                by,
+                "job where project_id = $1 and job.kind = $2 and sample_seed = $13 and $10::text is null",
+                $direction
+            )
+        };
+        (prompt, $direction:tt) => {
+            listed!(by, "job where project_id = $1 and job.kind = $2 and $10::text is null", $direction)
+        };
+        // With all other filters.
+        (by, $from:tt, $direction:tt) => {
+            listed!(
+                $from,
+                "job_id > $3 and job_id < $4 and ($7::text is null or state = $7) and sample_prompt like all($12)
+                    and ($13::bigint is null or sample_seed = $13)
                     and ($9::uuid is null or exists (
                         select from job_use where used = $9 and job_use.kind = $2 and job_use.job_id = job.job_id
                     ))",
@@ -124,15 +147,39 @@ pub async fn list(
             )
         };
     }
-    let rows = match (&filter.external_id, filter.concept, state, page.order) {
-        (Some(_), _, _, Order::Desc) => listed!(named, "desc"),
-        (Some(_), _, _, Order::Asc) => listed!(named, "asc"),
-        (None, Some(_), _, Order::Desc) => listed!(concept, "desc"),
-        (None, Some(_), _, Order::Asc) => listed!(concept, "asc"),
-        (None, None, Some(_), Order::Desc) => listed!(state, "state desc, ", "desc"),
-        (None, None, Some(_), Order::Asc) => listed!(state, "state asc, ", "asc"),
-        (None, None, None, Order::Desc) => listed!(all, "desc"),
-        (None, None, None, Order::Asc) => listed!(all, "asc"),
+    let by = match filter {
+        JobFilter { external_id: Some(_), .. } => By::Name,
+        JobFilter { seed: Some(_), .. } => By::Seed,
+        JobFilter { .. } if !words.is_empty() => By::Prompt,
+        JobFilter { concept: Some(_), .. } => By::Concept,
+        JobFilter { status: Some(_), .. } => By::State,
+        JobFilter { .. } => By::All,
+    };
+    let rows = match (by, page.order) {
+        (By::Name, Order::Desc) => listed!(named, "desc"),
+        (By::Name, Order::Asc) => listed!(named, "asc"),
+        (By::Seed, Order::Desc) => listed!(seed, "desc"),
+        (By::Seed, Order::Asc) => listed!(seed, "asc"),
+        (By::Prompt, Order::Desc) => listed!(prompt, "desc"),
+        (By::Prompt, Order::Asc) => listed!(prompt, "asc"),
+        (By::Concept, Order::Desc) => listed!(concept, "desc"),
+        (By::Concept, Order::Asc) => listed!(concept, "asc"),
+        (By::State, Order::Desc) => listed!(state, "state desc, ", "desc"),
+        (By::State, Order::Asc) => listed!(state, "state asc, ", "asc"),
+        (By::All, Order::Desc) => listed!(all, "desc"),
+        (By::All, Order::Asc) => listed!(all, "asc"),
     };
     Ok(rows.into_iter().map(Job::from).collect())
+}
+
+/// The filter by whose index a list is read: that which leaves the fewest rows.
+#[derive(Clone, Copy)]
+enum By {
+    Name,
+    Seed,
+    /// Without an index of its own: all samples of the project are looked through, from the newest on.
+    Prompt,
+    Concept,
+    State,
+    All,
 }

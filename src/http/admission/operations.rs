@@ -5,6 +5,7 @@ use axum::http::Method;
 
 use crate::domain::access::{Bound, Scope};
 use crate::domain::job::JobKind;
+use crate::http::image::content_path;
 
 /// Who may use an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +84,14 @@ pub(super) fn is_within(bound: Bound, method: &Method, path: &str) -> bool {
             };
             reads && matches!(path.strip_prefix(&job), Some("" | "/events"))
         }
+        Bound::Image(image) => reads && path == content_path(image),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::id::{ConceptId, JobId, SampleId};
+    use crate::domain::id::{ConceptId, ImageId, JobId, SampleId};
 
     #[test]
     fn each_operation_needs_the_scope_of_its_noun() {
@@ -135,5 +137,12 @@ mod tests {
         assert!(is_within(of_job, &Method::GET, &format!("{path}/events")));
         assert!(!is_within(of_job, &Method::POST, &format!("{path}/cancel")));
         assert!(!is_within(of_job, &Method::GET, &format!("{path}0/events")));
+
+        let (image, other) = (ImageId::generate(), ImageId::generate());
+        let of_image = Bound::Image(image);
+        assert!(is_within(of_image, &Method::GET, &content_path(image)));
+        assert!(!is_within(of_image, &Method::GET, &content_path(other)));
+        assert!(!is_within(of_image, &Method::GET, &format!("/v1/images/{image}/manifest")));
+        assert!(!is_within(of_image, &Method::DELETE, &format!("/v1/images/{image}")));
     }
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 use super::error::OpenAiError;
 use super::model::uses_of;
 use super::{ImagesBody, ImagesRequest, ResponseFormat, draw};
+use crate::app::idempotency::beforehand;
 use crate::app::image::UploadedFile;
 use crate::app::{App, Caller, Precondition};
 use crate::domain::code::Code;
@@ -123,7 +124,8 @@ pub(crate) async fn edit_images(
     body.check()?;
     let model = uses_of(&app, &caller, body.model.as_deref()).await?;
     let format = body.response_format.unwrap_or_default();
-    let image = app.add_upload(&caller, file).await?;
+    // A key is for the sample.
+    let image = beforehand(app.add_upload(&caller, file)).await?;
     let new = body.into_sample(model, Some(image.image_id))?;
     let drawn = draw(&app, &caller, &headers, format, new).await;
     if drawn.as_ref().is_err_and(ApiError::is_of_request) {

@@ -14,7 +14,8 @@ use crate::http::extract::Json;
 
 /// Generates images, in the form of OpenAI's API.
 ///
-/// The answer comes with the images, after at most ten minutes. A client that hangs up cancels the sample.
+/// The answer comes with the images, after at most ten minutes. A client that hangs up cancels the sample, unless it has
+/// sent an `Idempotency-Key`.
 #[utoipa::path(post, path = "/openai/v1/images/generations", tag = "openai", request_body = ImagesRequest,
     responses(
         (status = 200, body = ImagesBody, description = "OK"),

@@ -5,7 +5,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::error::OpenAiError;
-use crate::app::delta::DeltaContents;
+use crate::app::delta::{DeltaContents, WantedDeltas};
 use crate::app::{App, Caller, Refusal};
 use crate::domain::code::Code;
 use crate::domain::concept::{Concept, ConceptRef};
@@ -13,6 +13,7 @@ use crate::domain::delta_use::ConceptUse;
 use crate::domain::id::DeltaId;
 use crate::domain::invalid::FieldError;
 use crate::domain::page::Page;
+use crate::domain::search::SearchText;
 use crate::http::error::ApiError;
 use crate::http::extract::Path;
 
@@ -120,8 +121,8 @@ pub(crate) async fn list_models(
     caller: Caller,
 ) -> Result<axum::Json<ModelList>, ApiError> {
     let page = Page::newest(MOST_LISTED);
-    let concepts = app.concepts(&caller, None, page).await?;
-    let deltas = app.deltas(&caller, None, None, page).await?;
+    let concepts = app.concepts(&caller, &SearchText::default(), None, page).await?;
+    let deltas = app.deltas(&caller, WantedDeltas::default(), page).await?;
     let trained = concepts.items.iter().filter(|one| one.concept.current_delta.is_some());
     let of_base = std::iter::once(ModelBody::of_base(&app));
     let data = of_base

@@ -57,11 +57,17 @@ def main(folder):
     assert len(pngs) == 2 and all(png.startswith(PNG) for png in pngs)
     print("generated", images.size, [len(png) for png in pngs])
 
-    # A URL of the same image, which takes the same key.
-    images = client.images.generate(prompt=prompt, response_format="url", size="64x64", extra_body=extra)
-    with urllib.request.urlopen(urllib.request.Request(images.data[0].url, headers=HEADERS)) as answer:
-        assert answer.read() == pngs[0]
-    print("fetched", images.data[0].url.replace(URL, ""))
+    # A URL of the same image, which needs no key. Asked again with the same key, nothing is drawn again.
+    order = {"Idempotency-Key": "order 7"}
+    first, again = (
+        client.images.generate(prompt=prompt, response_format="url", size="64x64", extra_body=extra, extra_headers=order)
+        for _ in range(2)
+    )
+    assert first.sample == again.sample, (first, again)
+    for images in (first, again):
+        with urllib.request.urlopen(images.data[0].url) as answer:
+            assert answer.read() == pngs[0]
+    print("fetched", first.data[0].url.replace(URL, "").split("?")[0])
 
     # A model other than the base model brings in its concepts by itself.
     by_model = client.images.generate(model=delta, prompt=prompt, size="64x64", extra_body=extra)

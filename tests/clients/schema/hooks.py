@@ -231,3 +231,24 @@ def no_answer_speaks_of_rust(ctx, response, case):
     if problem:
         found = re.search(r"\b(usize|[ui](8|16|32|64)|f(32|64)|struct|newtype|unit variant|Some\(|Err\()\b", problem["detail"])
         assert not found, problem["detail"]
+
+
+# Forms: their values are texts and files, so what is wrong as JSON, such as a number for a text, may be right as a form.
+FORMS = {"/v1/concepts/{concept}/images", "/v1/image-sets", "/v1/images", "/openai/v1/images/edits"}
+
+
+@schemathesis.check
+def a_form_that_is_wrong_as_a_form_is_refused(ctx, response, case):
+    """What `negative_data_rejection` finds out for other bodies: no unknown field and no missing one is accepted, and no wrong query."""
+    if case.operation.path not in FORMS or case.method != "POST" or is_to_be_accepted(case) or response.status_code >= 400:
+        return
+    assert not case.meta or positive(case, "query") or not case.query, f"a wrong query was accepted: {case.query}"
+    if not isinstance(case.body, dict):
+        return
+    content = case.operation.definition.raw["requestBody"]["content"]["multipart/form-data"]
+    components = case.operation.schema.raw_schema["components"]["schemas"]
+    schema = components.get(target(content["schema"]), content["schema"])
+    # Null and empty lists are sent as no field at all.
+    sent = {name for name, value in case.body.items() if value is not None and value != []}
+    unknown, missing = sent - set(schema["properties"]), set(schema.get("required", [])) - sent
+    assert not unknown and not missing, f"accepted with {unknown or 'no unknown fields'} and without {missing or 'none'}"

@@ -110,8 +110,14 @@ async fn a_disabled_endpoint_gets_nothing_and_says_so(db: PgPool) {
 async fn what_is_not_there_is_not_found(db: PgPool) {
     let (service, _sender) = start(&db).await;
     let (path, _) = endpoint(&service, "http://127.0.0.1:9/").await;
+    assert_eq!(service.post(&format!("{path}/test"), json!({})).await.status, 202);
     let deleted = service.send(service.request(Method::DELETE, &path)).await;
-    assert_eq!((deleted.status, deleted.bytes.len()), (204, 0));
+    assert_eq!(deleted.status, 200, "{deleted:?}");
+    let removed = &deleted.body["removed"];
+    assert_eq!(
+        (&removed["webhook_endpoints"], &removed["webhook_deliveries"]),
+        (&json!(1), &json!(1))
+    );
 
     for (method, path) in [
         (Method::GET, path.clone()),

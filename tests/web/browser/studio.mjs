@@ -142,12 +142,42 @@ test("concepts are composed side by side, and the verdict comes first", { timeou
   assert.deepEqual(page.errors, []);
 });
 
-test("a picture from outside proves its origin", { timeout: 120_000 }, async () => {
-  const { data } = await server.call("GET", "v1/samples?limit=1&order=asc");
-  const bytes = Buffer.from(await (await fetch(new URL(data[0].images[0].url, server.url))).arrayBuffer());
+test("pictures are found by words of their prompt, and by their seed", { timeout: 120_000 }, async () => {
   await page.goto(`${server.url}#/images`);
   await settled(page);
-  await drop(page, "main", [{ name: "found.png", type: "image/png", bytes }]);
+  const shown = (count) => page.waitForFunction((wanted) => document.querySelectorAll(".virtual-tile img").length === wanted, count);
+  const expected = async (query) => (await server.call("GET", `v1/samples?status=succeeded&limit=100&${query}`)).data.flatMap(({ images }) => images).length;
+
+  await field("Seed").fill("9007199254740991");
+  await shown(await expected("seed=9007199254740991"));
+  await field("Seed").fill("1,5");
+  await page.getByText("No picture fits").waitFor();
+  await field("Seed").fill("");
+  await field("Prompt").fill("DOG <rex>");
+  const [dogs, all] = [await expected("prompt=%3Crex%3E%20dog"), await expected("")];
+  assert.ok(dogs > 0 && dogs < all, `${dogs} of ${all}`);
+  await shown(dogs);
+  await page.reload();
+  await shown(dogs);
+  assert.deepEqual(page.errors, []);
+});
+
+test("a picture from outside proves its origin", { timeout: 120_000 }, async () => {
+  const { id } = await server.call("POST", "v1/samples", { prompt: "a photo of a <rex> dog", num_inference_steps: 2, seed: 5 });
+  await server.ended(`v1/samples/${id}`);
+  const [image] = (await server.call("GET", `v1/samples/${id}`)).images;
+  const bytes = Buffer.from(await (await fetch(new URL(image.url, server.url))).arrayBuffer());
+  const found = { name: "found.png", type: "image/png", bytes };
+  await page.goto(`${server.url}#/images`);
+  await settled(page);
+  await drop(page, "main", [found]);
+  await page.getByText("It was drawn here").waitFor();
+  assert.match(await page.getByRole("link", { name: "this picture" }).getAttribute("href"), new RegExp(`${image.id}$`));
+  await page.keyboard.press("Escape");
+
+  // One that is gone here is drawn again.
+  await server.call("DELETE", `v1/samples/${id}`);
+  await drop(page, "main", [found]);
   await page.getByRole("button", { name: "Draw it again and compare" }).click();
   await page.getByText("Every byte is the same").waitFor({ timeout: 100_000 });
   await accessible("origin");

@@ -22,7 +22,7 @@ export function Filters({ concepts, isAll, onChoosing, query, onChange }) {
   };
   const isBeginning = handle === "" || concepts.some((concept) => concept.handle.startsWith(handle));
   return html`<div class="images-filters" role="search" aria-label="Find pictures">
-    <${TextField} label="Prompt" type="search" placeholder="Words of the prompt" value=${query.prompt ?? ""} onValue=${(/** @type {string} */ prompt) => onChange({ prompt: prompt || null })} />
+    <${TextField} label="Prompt" type="search" maxlength=${200} placeholder="Words of the prompt" value=${query.prompt ?? ""} onValue=${(/** @type {string} */ prompt) => onChange({ prompt: prompt || null })} />
     <${TextField}
       label="Concept"
       type="search"

@@ -43,10 +43,13 @@ function Known({ file, manifest }) {
   useEffect(() => {
     api.post("v1/samples", { from_manifest: manifest, dry_run: true }, { key: null }).then(({ body }) => setTried(body), setProblem);
   }, []);
+  const own = useOwnImage(file, manifest);
   const again = () => api.post("v1/samples", { from_manifest: manifest }).then(({ body }) => setSample(body.id), setProblem);
-  return html`<${Notice} title="It says that vstar has made it">
-      <p>Its manifest names the settings below. Anybody can write a manifest: only drawing the picture again proves it.</p>
-    <//>
+  return html`${own
+      ? html`<${Notice} kind="ok" title="It was drawn here"><p>Every byte is the same as <a href=${link(`/images/${own.id}`)}>this picture</a>.</p><//>`
+      : html`<${Notice} title="It says that vstar has made it">
+          <p>Its manifest names the settings below. Anybody can write a manifest: only drawing the picture again proves it.</p>
+        <//>`}
     <${Facts}
       rows=${[
         ["Prompt", manifest.prompt],
@@ -60,11 +63,39 @@ function Known({ file, manifest }) {
       ]}
     />
     ${problem && html`<${ProblemNotice} problem=${problem} />`}
-    ${tried && !sample && html`<div class="row">
+    ${tried && !sample && !own && html`<div class="row">
       <${Button} kind="primary" icon="check" onClick=${again}>Draw it again and compare<//>
       <span class="muted">About ${duration(tried.estimate.run_seconds)}</span>
     </div>`}
     ${sample && html`<${Again} id=${sample} file=${file} />`}`;
+}
+
+/**
+ * The image of this service that has the same bytes; null until it is found, and if there is none. Where the page may compute no
+ * digests, because its address is not a safe one, none is found.
+ *
+ * @param {File} file @param {any} manifest
+ */
+function useOwnImage(file, manifest) {
+  const [own, setOwn] = useState(/** @type {any} */ (null));
+  useEffect(() => {
+    let there = true;
+    findOwn(file, manifest).then((found) => there && setOwn(found), () => {});
+    return () => {
+      there = false;
+    };
+  }, [file]);
+  return own;
+}
+
+/** @param {File} file @param {any} manifest */
+async function findOwn(file, manifest) {
+  if (!crypto.subtle) return null;
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", await file.arrayBuffer()));
+  const sha256 = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const query = new URLSearchParams({ status: "succeeded", seed: String(manifest.seed), prompt: manifest.prompt.slice(0, 100) });
+  const samples = await api.all(`v1/samples?${query}`);
+  return samples.flatMap(({ images }) => images).find((image) => image.sha256 === sha256) ?? null;
 }
 
 /** Draws the picture again and compares the bytes. @param {{ id: string, file: File }} props */

@@ -11,8 +11,8 @@ import { fromSample } from "./settings.js";
 /**
  * The settings that a manifest names.
  *
- * The service finds the deltas and the start image by their digests. What it does not have is said in `missing`; the other settings
- * are taken all the same.
+ * The service finds the deltas and the start image by their digests. What it does not have is said in `missing`; the other settings,
+ * and the deltas that it has, are taken all the same.
  *
  * @param {any} manifest
  * @param {Concept[]} concepts
@@ -27,9 +27,33 @@ export async function fromManifest(manifest, concepts) {
   } catch (problem) {
     if (!(problem && typeof problem === "object" && "errors" in problem && /** @type {any} */ (problem).status === 422)) throw problem;
     const { detail } = /** @type {any} */ (problem);
-    const plain = { ...manifest, deltas: [], init_image: null, noise_strength: null, composition: null };
-    return { settings: fromSample(plain, new Map(), concepts, index), missing: `The settings were taken, but the picture cannot be drawn again here: ${detail}` };
+    const here = await deltasHere(manifest);
+    const plain = { ...manifest, deltas: here.uses, init_image: null, noise_strength: null, composition: null };
+    return { settings: fromSample(plain, here.deltas, concepts, index), missing: `The settings were taken, but the picture cannot be drawn again here: ${detail}` };
   }
+}
+
+/**
+ * The deltas of a manifest that the service has, by the digests of their files.
+ *
+ * @param {any} manifest
+ * @returns {Promise<{ uses: { delta: string, strength: number }[], deltas: Map<string, any> }>}
+ */
+async function deltasHere(manifest) {
+  const named = Array.isArray(manifest.deltas) ? manifest.deltas : [];
+  const found = await Promise.all(
+    named.map((/** @type {any} */ { sha256, strength }) =>
+      api.get(`v1/deltas?sha256=${encodeURIComponent(sha256)}&order=asc&limit=1`).then(
+        ({ body }) => body.data.map((/** @type {any} */ delta) => ({ delta, strength })),
+        () => [], // it names no delta
+      ),
+    ),
+  );
+  const here = found.flat();
+  return {
+    uses: here.map(({ delta, strength }) => ({ delta: delta.id, strength })),
+    deltas: new Map(here.map(({ delta }) => [delta.id, delta])),
+  };
 }
 
 /**
