@@ -86,15 +86,12 @@ async fn draw(
         Schedule { finish_within_seconds: Some(WITHIN.as_secs()), ..Schedule::default() };
     let options = JobOptions { schedule, ..JobOptions::default() };
     let queued = app.start_sample(caller, new, options).await?;
-    let guard = CancelOnDrop { app: app.clone(), caller: *caller, sample: Some(queued.id()) };
     // Whoever sends a key may ask for the images again.
-    let guard = match is_keyed() {
-        true => {
-            guard.disarm();
-            None
-        }
-        false => Some(guard),
-    };
+    let guard = (!is_keyed()).then(|| CancelOnDrop {
+        app: app.clone(),
+        caller: *caller,
+        sample: Some(queued.id()),
+    });
     let sample = wait_for(app, caller, queued).await?; // the guard cancels one that has not ended
     if let Some(guard) = guard {
         guard.disarm();

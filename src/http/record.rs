@@ -141,7 +141,7 @@ pub(crate) struct RemovedBody {
     preference_studies: usize,
     /// Image sets.
     image_sets: usize,
-    /// Keys.
+    /// Keys of the API.
     api_keys: usize,
     /// Webhook endpoints.
     webhook_endpoints: usize,
