@@ -6,11 +6,12 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::Map;
 
-use super::edit::{Labels, Removal, patch, remove};
+use super::edit::{LabelChanges, Removal, patch, remove};
 use super::list::{self, Page};
 use super::naming::name;
 use super::output::{Column, listed, size, text, time};
-use super::session::{Connection, Session};
+use super::place;
+use super::session::Session;
 
 const DELTAS: &str = "/v1/deltas";
 
@@ -19,8 +20,6 @@ const DELTAS: &str = "/v1/deltas";
 pub struct DeltasArgs {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -54,7 +53,7 @@ enum Command {
         #[arg(value_parser = name)]
         delta: String,
         #[command(flatten)]
-        labels: Labels,
+        labels: LabelChanges,
     },
     /// Deletes deltas.
     Rm {
@@ -75,28 +74,30 @@ const COLUMNS: &[Column] = &[
 
 /// # Errors
 /// What the service refuses.
-pub(super) async fn run(args: DeltasArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+pub(super) async fn run(session: &Session, args: DeltasArgs) -> Result<()> {
     let command = args.command.unwrap_or(Command::Ls { page: Page::default(), concept: None });
     match command {
         Command::Ls { page, concept } => {
             let filters = [("concept", concept.as_deref())];
-            list::show(&session, DELTAS, &filters, &page, COLUMNS).await
+            list::show(session, DELTAS, &filters, &page, COLUMNS).await
         }
-        Command::Show { delta } => show(&session, &delta).await,
+        Command::Show { delta } => show(session, &delta).await,
         Command::Download { delta, out, dense } => {
             let file = out.unwrap_or_else(|| format!("{delta}.safetensors").into());
             let format = if dense { "dense" } else { "native" };
             let path = format!("{DELTAS}/{delta}/content?format={format}");
+            place::file(&file)?;
             session.client.download(&path, &file).await?;
             session.out.line(&file.display().to_string())
         }
         Command::Edit { delta, labels } => {
             let mut body = Map::new();
             labels.add_to(&mut body);
-            patch(&session, &format!("{DELTAS}/{delta}"), body).await
+            patch(session, &format!("{DELTAS}/{delta}"), body).await
         }
-        Command::Rm { deltas, removal } => remove(&session, DELTAS, &deltas, &removal).await,
+        Command::Rm { deltas, removal } => {
+            remove(session, DELTAS, &deltas, &removal.consent, removal.query()).await
+        }
     }
 }
 
