@@ -51,7 +51,7 @@ const UNKNOWN: [&str; 6] = [
 ];
 
 /// Refusals whose remedy is a command. The service names the operation of the API.
-const REMEDIES: [(&str, &str); 7] = [
+const REMEDIES: [(&str, &str); 5] = [
     ("unauthenticated", "VSTAR_API_KEY takes the key"),
     (
         "unknown_concept",
@@ -60,8 +60,6 @@ const REMEDIES: [(&str, &str); 7] = [
     ("concept_not_trained", "`vstar train` teaches it"),
     ("dataset_too_small", "`vstar concepts add` adds photos"),
     ("no_earlier_delta", "`vstar concepts promote` chooses one"),
-    ("concept_in_use", "--cascade deletes what depends on it as well"),
-    ("delta_in_use", "--cascade deletes what depends on it as well"),
 ];
 
 /// The command line is wrong in a way that its parser does not see.

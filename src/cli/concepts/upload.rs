@@ -85,7 +85,9 @@ pub(super) async fn upload(
         }
         see(&answer)?;
     }
-    session.out.note(&format!("{} uploaded", counted(uploaded.accepted, "photo")));
+    if uploaded.accepted > 0 {
+        session.out.note(&format!("{} uploaded", counted(uploaded.accepted, "photo")));
+    }
     Ok(uploaded)
 }
 
