@@ -35,6 +35,9 @@ enum Command {
     Ls {
         #[command(flatten)]
         page: Page,
+        /// Those whose handle, token or class has each word of this text.
+        #[arg(long, value_name = "TEXT")]
+        search: Option<String>,
         /// The one with your own id.
         #[arg(long, value_name = "ID")]
         external_id: Option<String>,
@@ -102,11 +105,15 @@ const COLUMNS: &[Column] = &[
 /// # Errors
 /// What the service refuses.
 pub(super) async fn run(session: &Session, args: ConceptsArgs) -> Result<()> {
-    let command = args.command.unwrap_or(Command::Ls { page: Page::default(), external_id: None });
+    let command = args.command.unwrap_or(Command::Ls {
+        page: Page::default(),
+        search: None,
+        external_id: None,
+    });
     let path = |concept: &str| format!("{CONCEPTS}/{concept}");
     match command {
-        Command::Ls { page, external_id } => {
-            let filters = [("external_id", external_id.as_deref())];
+        Command::Ls { page, search, external_id } => {
+            let filters = [("q", search.as_deref()), ("external_id", external_id.as_deref())];
             list::show(session, CONCEPTS, &filters, &page, COLUMNS).await
         }
         Command::Create(args) => create::run(session, &args).await,

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::list::{data, read_page};
+use super::list::{LARGEST_LIMIT, data, read_page};
 use super::naming::{job_path, name};
 use super::output::{Column, duration, text, time};
 use super::session::Session;
@@ -59,7 +59,9 @@ pub(super) async fn run(session: &Session, args: QueueArgs) -> Result<()> {
             let path = format!("/v1/{kind}");
             let mut after: Option<String> = None;
             loop {
-                let page = read_page(session, &path, &filters, 100, after.as_deref()).await?.value;
+                let page = read_page(session, &path, &filters, LARGEST_LIMIT, after.as_deref())
+                    .await?
+                    .value;
                 jobs.extend(data(&page)?.iter().cloned());
                 match page["next_cursor"].as_str() {
                     Some(cursor) => after = Some(cursor.to_owned()),

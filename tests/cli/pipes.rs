@@ -51,6 +51,9 @@ async fn scripts_get_what_they_ask_for() {
     let one = server.says(&["concepts", "ls", "--external-id", "dog 1"]);
     assert_eq!(server.json(&format!("/v1/concepts/{one}")).await["handle"], "rex");
 
+    let cats = server.says(&["concepts", "ls", "--search", "cat"]);
+    assert_eq!(server.json(&format!("/v1/concepts/{cats}")).await["handle"], "max");
+
     // A reader that has seen enough.
     for line in [
         "vstar --help | head -1",
