@@ -65,7 +65,7 @@ pub enum ClientCommand {
     Cancel(Asking<queue::CancelArgs>),
     /// Shows what runs and what waits.
     Queue(Asking<queue::QueueArgs>),
-    /// Shows, downloads and deletes deltas, the results of trainings and merges.
+    /// Shows, downloads, compresses and deletes deltas, the results of trainings and merges.
     Deltas(Asking<deltas::DeltasArgs>),
     /// Makes, shows, renews and deletes API keys.
     Keys(Asking<access::KeysArgs>),

@@ -4,11 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde_json::Map;
+use serde_json::{Map, json};
 
+use super::body::set;
 use super::edit::{LabelChanges, Removal, patch, remove};
+use super::job::{JobOptions, Patience, Start};
 use super::list::{self, Page};
 use super::naming::name;
+use super::number::number;
 use super::output::{Column, listed, size, text, time};
 use super::place;
 use super::session::Session;
@@ -48,6 +51,8 @@ enum Command {
         #[arg(long)]
         dense: bool,
     },
+    /// Makes a smaller delta from one, and waits for it.
+    Compress(Box<Compress>),
     /// Changes a delta's labels.
     Edit {
         #[arg(value_parser = name)]
@@ -62,6 +67,29 @@ enum Command {
         #[command(flatten)]
         removal: Removal,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(group(clap::ArgGroup::new("kept").required(true)))]
+struct Compress {
+    #[arg(value_parser = name)]
+    delta: String,
+    /// The number of singular values to keep of each matrix's change.
+    #[arg(long, group = "kept")]
+    rank: Option<u64>,
+    /// The share of the singular values' sum to keep, above 0 and up to 1. The paper keeps 0.6.
+    #[arg(long, value_name = "SHARE", value_parser = number, group = "kept")]
+    energy: Option<f64>,
+    /// Makes the result the current delta of its concepts.
+    #[arg(long)]
+    make_current: bool,
+    /// Returns when the compression is queued.
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    job: JobOptions,
 }
 
 const COLUMNS: &[Column] = &[
@@ -90,6 +118,7 @@ pub(super) async fn run(session: &Session, args: DeltasArgs) -> Result<()> {
             session.client.download(&path, &file).await?;
             session.out.line(&file.display().to_string())
         }
+        Command::Compress(args) => compress(session, &args).await,
         Command::Edit { delta, labels } => {
             let mut body = Map::new();
             labels.add_to(&mut body);
@@ -99,6 +128,21 @@ pub(super) async fn run(session: &Session, args: DeltasArgs) -> Result<()> {
             remove(session, DELTAS, &deltas, &removal.consent, removal.query()).await
         }
     }
+}
+
+async fn compress(session: &Session, args: &Compress) -> Result<()> {
+    let mut body = Map::new();
+    set(&mut body, "rank", json!(args.rank));
+    set(&mut body, "energy", json!(args.energy));
+    set(&mut body, "make_current", json!(args.make_current));
+    let start = Start {
+        path: &format!("{DELTAS}/{}/compress", args.delta),
+        body,
+        options: &args.job,
+        patience: (!args.detach).then_some(&args.patience),
+        prints_id: false,
+    };
+    start.run_to_delta(session).await
 }
 
 async fn show(session: &Session, delta: &str) -> Result<()> {

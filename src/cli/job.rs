@@ -100,6 +100,15 @@ impl Start<'_> {
         }
         follow(session, &id, patience).await.map(Some)
     }
+
+    /// The same for a job that makes a delta, which is shown.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub(super) async fn run_to_delta(self, session: &Session) -> Result<()> {
+        let Some(ended) = self.run(session).await? else { return Ok(()) };
+        session.out.done(&ended, &made_by(&ended.value), &outcome(&ended.value))
+    }
 }
 
 /// What is said of a job that is not followed.

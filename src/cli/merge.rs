@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
 use super::body::{chosen, set};
-use super::job::{JobOptions, Patience, Start, made_by, outcome};
+use super::job::{JobOptions, Patience, Start};
 use super::naming::concept_use;
 use super::number::number;
 use super::session::Session;
@@ -55,7 +55,7 @@ impl MergeRecipe {
 }
 
 /// # Errors
-/// As for [`Start::run`].
+/// As for [`Start::run_to_delta`].
 pub(super) async fn run(session: &Session, args: MergeArgs) -> Result<()> {
     let start = Start {
         path: "/v1/merges",
@@ -64,7 +64,5 @@ pub(super) async fn run(session: &Session, args: MergeArgs) -> Result<()> {
         patience: (!args.detach).then_some(&args.patience),
         prints_id: false,
     };
-    let Some(ended) = start.run(session).await? else { return Ok(()) };
-    let merge = &ended.value;
-    session.out.done(&ended, &made_by(merge), &outcome(merge))
+    start.run_to_delta(session).await
 }

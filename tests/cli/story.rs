@@ -86,6 +86,10 @@ async fn a_concept_is_taught_and_drawn_by_command_line() {
     let size = std::fs::metadata(&weights).unwrap().len();
     assert_eq!(server.json(&format!("/v1/deltas/{delta}")).await["size_bytes"], size);
 
+    let small = server.says(&["deltas", "compress", &delta, "--energy", "0,6"]);
+    let small = server.json(&format!("/v1/deltas/{small}")).await;
+    assert!(small["size_bytes"].as_u64().unwrap() < size, "{small}");
+
     // An evaluation, with its files.
     let folder = file("evaluation");
     let evaluation = server.says(&[
