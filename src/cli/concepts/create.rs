@@ -137,7 +137,7 @@ async fn upload_or_delete(
     let hint = match session.client.change(Method::DELETE, &path, &Value::Null).await {
         Ok(_) => format!("{handle} was not created"),
         Err(_) => format!(
-            "{handle} is there without its photos: `vstar concepts rm {handle}` deletes it, `vstar concepts add {handle} FILE` adds them"
+            "{handle} is there, without all of its photos: `vstar concepts rm {handle}` deletes it, `vstar concepts add {handle} FILE` adds them"
         ),
     };
     Err(error.context(Hint(hint)))
