@@ -5,6 +5,7 @@
 //! progress goes to standard error. `exit` says what each exit status means.
 
 mod access;
+mod body;
 mod check;
 mod concepts;
 mod deltas;
@@ -13,6 +14,7 @@ mod edit;
 mod evaluate;
 pub mod exit;
 mod help;
+mod input;
 mod interrupt;
 mod job;
 mod list;
@@ -20,6 +22,7 @@ mod merge;
 mod naming;
 pub mod number;
 mod output;
+mod place;
 mod progress;
 mod queue;
 mod replay;
@@ -33,61 +36,66 @@ mod webhooks;
 use anyhow::Result;
 use clap::Subcommand;
 
+use self::session::Asking;
+
 pub use self::help::grouped;
+pub use self::session::LeadingOptions;
 pub use self::shell::{CompletionsArgs, ManArgs, completions, man};
 
 /// The commands that ask a service for something.
 #[derive(Debug, Subcommand)]
 pub enum ClientCommand {
     /// Creates, shows, changes and deletes concepts and their photos.
-    Concepts(concepts::ConceptsArgs),
+    Concepts(Asking<concepts::ConceptsArgs>),
     /// Teaches concepts from their photos.
-    Train(train::TrainArgs),
+    Train(Asking<train::TrainArgs>),
     /// Generates images and saves them.
-    Sample(Box<sample::SampleArgs>),
+    Sample(Box<Asking<sample::SampleArgs>>),
     /// Merges the deltas of several concepts into one.
-    Merge(merge::MergeArgs),
+    Merge(Asking<merge::MergeArgs>),
     /// Says how good a concept's photos are, or how well several concepts go together.
-    Check(check::CheckArgs),
+    Check(Asking<check::CheckArgs>),
     /// Compares deltas, merges and the base model on prompts, and saves figures, a contact sheet and plots.
-    Evaluate(Box<evaluate::EvaluateArgs>),
+    Evaluate(Box<Asking<evaluate::EvaluateArgs>>),
     /// Generates an image again from the manifest that its PNG carries.
-    Replay(replay::ReplayArgs),
+    Replay(Asking<replay::ReplayArgs>),
     /// Follows a job until it has ended.
-    Watch(watch::WatchArgs),
+    Watch(Asking<watch::WatchArgs>),
     /// Cancels jobs.
-    Cancel(queue::CancelArgs),
+    Cancel(Asking<queue::CancelArgs>),
     /// Shows what runs and what waits.
-    Queue(queue::QueueArgs),
-    /// Shows, downloads and deletes deltas, the results of trainings and merges.
-    Deltas(deltas::DeltasArgs),
+    Queue(Asking<queue::QueueArgs>),
+    /// Shows, downloads, compresses and deletes deltas, the results of trainings and merges.
+    Deltas(Asking<deltas::DeltasArgs>),
     /// Makes, shows, renews and deletes API keys.
-    Keys(access::KeysArgs),
+    Keys(Asking<access::KeysArgs>),
     /// Manages webhook endpoints and shows what was delivered.
-    Webhooks(webhooks::WebhooksArgs),
+    Webhooks(Asking<webhooks::WebhooksArgs>),
     /// Says what is missing on this machine to run a service, and what to do about it.
-    Doctor(Box<doctor::DoctorArgs>),
+    Doctor(Box<Asking<doctor::DoctorArgs>>),
 }
 
 /// Runs a command.
 ///
+/// - `leading`: options that stand before the command
+///
 /// # Errors
 /// What [`exit::report`] shows and turns into an exit status.
-pub async fn run(command: ClientCommand) -> Result<()> {
+pub async fn run(command: ClientCommand, leading: &LeadingOptions) -> Result<()> {
     match command {
-        ClientCommand::Concepts(args) => concepts::run(args).await,
-        ClientCommand::Train(args) => train::run(args).await,
-        ClientCommand::Sample(args) => sample::run(*args).await,
-        ClientCommand::Merge(args) => merge::run(args).await,
-        ClientCommand::Check(args) => check::run(args).await,
-        ClientCommand::Evaluate(args) => evaluate::run(*args).await,
-        ClientCommand::Replay(args) => replay::run(args).await,
-        ClientCommand::Watch(args) => watch::run(args).await,
-        ClientCommand::Cancel(args) => queue::cancel(args).await,
-        ClientCommand::Queue(args) => queue::run(args).await,
-        ClientCommand::Deltas(args) => deltas::run(args).await,
-        ClientCommand::Keys(args) => access::run(args).await,
-        ClientCommand::Webhooks(args) => webhooks::run(args).await,
-        ClientCommand::Doctor(args) => doctor::run(*args).await,
+        ClientCommand::Concepts(asking) => asking.run(leading, concepts::run).await,
+        ClientCommand::Train(asking) => asking.run(leading, train::run).await,
+        ClientCommand::Sample(asking) => asking.run(leading, sample::run).await,
+        ClientCommand::Merge(asking) => asking.run(leading, merge::run).await,
+        ClientCommand::Check(asking) => asking.run(leading, check::run).await,
+        ClientCommand::Evaluate(asking) => asking.run(leading, evaluate::run).await,
+        ClientCommand::Replay(asking) => asking.run(leading, replay::run).await,
+        ClientCommand::Watch(asking) => asking.run(leading, watch::run).await,
+        ClientCommand::Cancel(asking) => asking.run(leading, queue::cancel).await,
+        ClientCommand::Queue(asking) => asking.run(leading, queue::run).await,
+        ClientCommand::Deltas(asking) => asking.run(leading, deltas::run).await,
+        ClientCommand::Keys(asking) => asking.run(leading, access::run).await,
+        ClientCommand::Webhooks(asking) => asking.run(leading, webhooks::run).await,
+        ClientCommand::Doctor(asking) => asking.run(leading, doctor::run).await,
     }
 }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use reqwest::RequestBuilder;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::multipart::{Form, Part};
 use serde::Serialize;
 use serde_json::Value;
@@ -23,7 +23,7 @@ pub use reqwest::{Method, StatusCode};
 
 pub use self::follow::Seen;
 pub(crate) use self::follow::succeeded;
-pub use self::problem::{FieldProblem, JobEnded, Problem, Refused, Unanswered};
+pub use self::problem::{FieldProblem, JobEnded, Problem, Refused, Strange, Unanswered};
 
 /// How often a request is sent again.
 const RETRIES: u32 = 3;
@@ -73,12 +73,15 @@ impl Client {
         Self::with_key(address, std::env::var("VSTAR_API_KEY").ok().as_deref())
     }
 
-    /// Sends a key of the caller's, or none if it is empty.
+    /// Sends a key of the caller's, or none if it is empty. Blanks and line breaks around it are left out.
     pub fn with_key(address: &str, key: Option<&str>) -> Self {
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_LIMIT).build();
+        let http = reqwest::Client::builder()
+            .connect_timeout(CONNECT_LIMIT)
+            .redirect(reqwest::redirect::Policy::none())
+            .build();
         Self {
             http: http.unwrap_or_default(),
-            key: key.filter(|key| !key.is_empty()).map(str::to_owned),
+            key: key.map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned),
             address: address.trim_end_matches('/').to_owned(),
             invocation: uuid::Uuid::new_v4(),
             created: AtomicU64::new(0),
@@ -256,14 +259,16 @@ impl Client {
         let bytes = response.bytes().await.map_err(unanswered)?;
         self.write_down(method, path, status.as_u16(), start.elapsed().as_secs_f64());
         if !status.is_success() {
-            let seconds =
-                headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            let header = |name: HeaderName| headers.get(name)?.to_str().ok();
+            let seconds = header(RETRY_AFTER).and_then(|seconds| seconds.parse().ok());
             return Err(anyhow::Error::new(Refused {
                 method: method.to_string(),
+                address: self.address.clone(),
                 path: path.to_owned(),
                 status,
                 problem: serde_json::from_slice(&bytes).ok(),
                 body: String::from_utf8_lossy(&bytes).into_owned(),
+                location: header(LOCATION).map(str::to_owned),
                 retry_after: seconds.map(Duration::from_secs),
             }));
         }
@@ -294,9 +299,8 @@ impl Client {
 impl Answer {
     fn read_json(mut self, path: &str) -> Result<Self> {
         if !self.bytes.is_empty() {
-            self.value = serde_json::from_slice(&self.bytes).with_context(|| {
-                format!("{path} did not answer with JSON: is this a vstar service?")
-            })?;
+            self.value = serde_json::from_slice(&self.bytes)
+                .map_err(|_| Strange { path: path.to_owned() })?;
         }
         Ok(self)
     }

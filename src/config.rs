@@ -225,9 +225,10 @@ impl Settings {
         if let Some(dir) = &self.base_model {
             return match dir.join("unet").is_dir() {
                 true => Ok(dir.clone()),
-                false => {
-                    Err(format!("--base-model {}: there is no folder unet/ in it", dir.display()))
-                }
+                false => Err(format!(
+                    "--base-model {}: there is no folder unet/ in it: give a folder in the diffusers layout",
+                    dir.display()
+                )),
             };
         }
         bundled("models/tiny")

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use vstar::bench::BenchArgs;
-use vstar::cli::{ClientCommand, CompletionsArgs, ManArgs, exit};
+use vstar::cli::{ClientCommand, CompletionsArgs, LeadingOptions, ManArgs, exit};
 use vstar::config::{ByteSize, ServeSettings, Settings};
 use vstar::demo::{DemoArgs, MergingSheetArgs};
 use vstar::engine::ops::InstructionSet;
@@ -28,8 +28,20 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    leading: LeadingOptions,
+    /// The same as after the command.
+    #[arg(long, value_enum, hide = true)]
+    log_format: Option<LogFormat>,
+}
+
+/// A command that writes log lines.
+#[derive(Args)]
+struct Logging<A: Args> {
+    #[command(flatten)]
+    args: A,
     /// How log lines are written; RUST_LOG says which.
-    #[arg(long, global = true, env = "VSTAR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    #[arg(long, env = "VSTAR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
 }
 
@@ -38,35 +50,21 @@ enum Command {
     #[command(flatten)]
     Client(ClientCommand),
     /// Serves the API, with a worker in the same process unless --no-worker says otherwise.
-    Serve(ServeSettings),
+    Serve(Logging<ServeSettings>),
     /// Runs jobs of a service that runs in another process; one worker per device.
-    Work(Settings),
+    Work(Logging<Settings>),
     /// Teaches two concepts from photos and generates images of them, as a client of a service of its own.
-    Demo(DemoArgs),
+    Demo(Logging<DemoArgs>),
     /// Makes the paper's tables on the base model's own concepts, as a client of a service of its own.
-    Tables(TablesArgs),
+    Tables(Logging<TablesArgs>),
     /// Shows merges of trained deltas on one sheet.
     MergingSheet(MergingSheetArgs),
     /// Brings the database's tables up to date.
-    Migrate(Settings),
+    Migrate(Logging<Settings>),
     /// Deletes objects that nothing refers to, and reports rows whose object is gone. Safe beside a running service.
-    Gc {
-        #[command(flatten)]
-        settings: Settings,
-        #[command(flatten)]
-        options: GcOptions,
-        /// Prints the report as JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    Gc(Logging<GcArgs>),
     /// Makes a key that may do everything, and prints it: for whoever has lost the first one. A service that runs stays up.
-    AdminKey {
-        #[command(flatten)]
-        settings: Settings,
-        /// What keys are stored with: as for `serve`.
-        #[arg(long, env = "VSTAR_KEY_PEPPER", hide_env_values = true, value_name = "SECRET")]
-        key_pepper: Option<String>,
-    },
+    AdminKey(Logging<AdminKeyArgs>),
     /// Prints the API's OpenAPI document.
     Openapi,
     /// Prints the instruction sets that kernels exist for and this CPU has, the best last.
@@ -86,19 +84,39 @@ enum Command {
     },
 }
 
+#[derive(Args)]
+struct GcArgs {
+    #[command(flatten)]
+    settings: Settings,
+    #[command(flatten)]
+    options: GcOptions,
+    /// Prints the report as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct AdminKeyArgs {
+    #[command(flatten)]
+    settings: Settings,
+    /// What keys are stored with: as for `serve`.
+    #[arg(long, env = "VSTAR_KEY_PEPPER", hide_env_values = true, value_name = "SECRET")]
+    key_pepper: Option<String>,
+}
+
 /// How long freed memory is kept. With a memory budget of 0 it is returned at once.
 fn kept_memory(command: &Command) -> Duration {
     let budget = match command {
-        Command::Serve(settings) => settings.common.worker.memory_budget,
-        Command::Work(settings) => settings.worker.memory_budget,
+        Command::Serve(logging) => logging.args.common.worker.memory_budget,
+        Command::Work(logging) => logging.args.worker.memory_budget,
         Command::Bench(args) => args.memory_budget,
         Command::Demo(_)
         | Command::MergingSheet(_)
         | Command::Client(_)
         | Command::Tables(_)
         | Command::Migrate(_)
-        | Command::Gc { .. }
-        | Command::AdminKey { .. }
+        | Command::Gc(_)
+        | Command::AdminKey(_)
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)
@@ -125,8 +143,9 @@ fn main() -> ExitCode {
     }
     allow_open_files();
     allocator::keep_freed_memory(kept_memory(&cli.command));
-    let telemetry = Telemetry::start(cli.log_format, default_lines(&cli.command));
-    match telemetry.and_then(|_telemetry| run(cli.command)) {
+    let log_format = cli.log_format.or(log_format(&cli.command)).unwrap_or(LogFormat::Text);
+    let telemetry = Telemetry::start(log_format, default_lines(&cli.command));
+    match telemetry.and_then(|_telemetry| run(cli.command, &cli.leading)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit::report(&error),
     }
@@ -135,7 +154,12 @@ fn main() -> ExitCode {
 /// Reads the command line; otherwise says what is wrong with it, or the help that it asks for.
 fn parse() -> Result<Cli, ExitCode> {
     let parsed = cli::grouped(Cli::command()).try_get_matches();
-    let error = match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+    let read = parsed.and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        cli.check_leading(matches.subcommand_name().unwrap_or_default())?;
+        Ok(cli)
+    });
+    let error = match read {
         Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
@@ -155,6 +179,45 @@ fn parse() -> Result<Cli, ExitCode> {
     }
 }
 
+impl Cli {
+    /// # Errors
+    /// If an option before the command is not one of the command's own.
+    fn check_leading(&self, command: &str) -> Result<(), clap::Error> {
+        let is_client = matches!(self.command, Command::Client(_));
+        let (option, owners) = match (self.leading.given(), self.log_format) {
+            (Some(option), _) if !is_client => (option, "commands that ask a service"),
+            (_, Some(_)) if log_format(&self.command).is_none() => {
+                ("--log-format", "commands that write log lines")
+            }
+            _ => return Ok(()),
+        };
+        let message = format!(
+            "{option} is an option of {owners}, and `{command}` is none: `vstar help {command}` lists its options"
+        );
+        Err(cli::grouped(Self::command()).error(ErrorKind::ArgumentConflict, message))
+    }
+}
+
+/// How log lines are written; `None` for a command that writes none.
+fn log_format(command: &Command) -> Option<LogFormat> {
+    match command {
+        Command::Serve(logging) => Some(logging.log_format),
+        Command::Work(logging) | Command::Migrate(logging) => Some(logging.log_format),
+        Command::Demo(logging) => Some(logging.log_format),
+        Command::Tables(logging) => Some(logging.log_format),
+        Command::Gc(logging) => Some(logging.log_format),
+        Command::AdminKey(logging) => Some(logging.log_format),
+        Command::Client(_)
+        | Command::MergingSheet(_)
+        | Command::Openapi
+        | Command::InstructionSets
+        | Command::Bench(_)
+        | Command::Completions(_)
+        | Command::Man(_)
+        | Command::WithPostgres { .. } => None,
+    }
+}
+
 /// Raises the number of open files as far as the system lets us: every connection is one.
 #[expect(unsafe_code, reason = "the limit is read and set by system calls")]
 fn allow_open_files() {
@@ -170,34 +233,34 @@ fn allow_open_files() {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: Command, leading: &LeadingOptions) -> anyhow::Result<()> {
     match command {
         Command::Client(command) => {
             let runtime = runtime()?;
-            let done = runtime.block_on(cli::run(command));
+            let done = runtime.block_on(cli::run(command, leading));
             // A thread that still waits for an answer at the terminal is not waited for.
             runtime.shutdown_background();
             done
         }
-        Command::Serve(settings) => block_on(serve::serve(&settings)),
-        Command::Work(settings) => block_on(serve::work(&settings)),
-        Command::Demo(args) => block_on(demo::run(&args)),
-        Command::Tables(args) => block_on(tables::run(&args)),
+        Command::Serve(logging) => block_on(serve::serve(&logging.args)),
+        Command::Work(logging) => block_on(serve::work(&logging.args)),
+        Command::Demo(logging) => block_on(demo::run(&logging.args)),
+        Command::Tables(logging) => block_on(tables::run(&logging.args)),
         Command::MergingSheet(args) => demo::draw_merging_sheet(&args),
-        Command::Migrate(settings) => block_on(serve::migrate(&settings)),
-        Command::Gc { settings, options, json } => {
+        Command::Migrate(logging) => block_on(serve::migrate(&logging.args)),
+        Command::Gc(Logging { args: GcArgs { settings, options, json }, .. }) => {
             let report = block_on(serve::collect_garbage(&settings, &options))?;
             match json {
                 true => stdout::line(&serde_json::to_string_pretty(&report)?),
                 false => stdout::print(&report.to_string()),
             }
         }
-        Command::AdminKey { settings, key_pepper } => {
+        Command::AdminKey(Logging { args: AdminKeyArgs { settings, key_pepper }, .. }) => {
             stdout::line(&block_on(serve::issue_admin_key(&settings, key_pepper.as_deref()))?)
         }
         Command::Openapi => stdout::line(&http::openapi().to_pretty_json()?),
         Command::Completions(args) => cli::completions(cli::grouped(Cli::command()), &args),
-        Command::Man(args) => cli::man(cli::grouped(Cli::command()), &args),
+        Command::Man(args) => cli::man(Cli::command(), &args),
         Command::InstructionSets => {
             InstructionSet::available().try_for_each(|set| stdout::line(set.as_str()))
         }
@@ -237,8 +300,8 @@ fn default_lines(command: &Command) -> &'static str {
         | Command::Client(_)
         | Command::Tables(_)
         | Command::Migrate(_)
-        | Command::Gc { .. }
-        | Command::AdminKey { .. }
+        | Command::Gc(_)
+        | Command::AdminKey(_)
         | Command::Openapi
         | Command::Completions(_)
         | Command::Man(_)

@@ -4,13 +4,13 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::job::set;
+use super::body::set;
+use super::edit::{Consent, remove};
 use super::list::{self, Page};
 use super::naming::name;
 use super::output::{Column, listed, text, time};
-use super::session::{Connection, Session};
-use crate::client::{Answer, Method};
-use crate::stdout;
+use super::session::Session;
+use crate::client::Method;
 
 const KEYS: &str = "/v1/api-keys";
 
@@ -19,8 +19,6 @@ const KEYS: &str = "/v1/api-keys";
 pub struct KeysArgs {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -61,6 +59,8 @@ enum Command {
     Rm {
         #[arg(required = true, value_parser = name)]
         keys: Vec<String>,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -75,47 +75,31 @@ const COLUMNS: &[Column] = &[
 
 /// # Errors
 /// What the service refuses.
-pub(super) async fn run(args: KeysArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+pub(super) async fn run(session: &Session, args: KeysArgs) -> Result<()> {
     let command = args.command.unwrap_or(Command::Ls { page: Page::default(), project: None });
     match command {
         Command::Ls { page, project } => {
             let filters = [("project", project.as_deref())];
-            list::show(&session, KEYS, &filters, &page, COLUMNS).await
+            list::show(session, KEYS, &filters, &page, COLUMNS).await
         }
-        Command::Me => me(&session).await,
+        Command::Me => me(session).await,
         Command::Create { name, scopes, project, expires_at } => {
             let mut body = Map::new();
             set(&mut body, "name", json!(name));
             set(&mut body, "scopes", json!(scopes));
             set(&mut body, "project", json!(project));
             set(&mut body, "expires_at", json!(expires_at));
-            show_secret(&session, &session.client.create(KEYS, &body.into()).await?)
+            session.out.secret(&session.client.create(KEYS, &body.into()).await?)
         }
         Command::Rotate { key, overlap } => {
             let mut body = Map::new();
             set(&mut body, "overlap_seconds", json!(overlap));
             let path = format!("{KEYS}/{key}/rotate");
             let answer = session.client.change(Method::POST, &path, &Value::Object(body)).await?;
-            show_secret(&session, &answer)
+            session.out.secret(&answer)
         }
-        Command::Rm { keys } => {
-            for key in &keys {
-                let path = format!("{KEYS}/{key}");
-                let answer = session.client.change(Method::DELETE, &path, &Value::Null).await?;
-                session.out.done(&answer, key, &format!("{key} is deleted"))?;
-            }
-            Ok(())
-        }
+        Command::Rm { keys, consent } => remove(session, KEYS, &keys, &consent, "").await,
     }
-}
-
-fn show_secret(session: &Session, answer: &Answer) -> Result<()> {
-    if session.out.json {
-        return session.out.body(answer);
-    }
-    session.out.note(&format!("{} is shown this once:", text(&answer.value["id"])));
-    stdout::line(&text(&answer.value["secret"]))
 }
 
 async fn me(session: &Session) -> Result<()> {

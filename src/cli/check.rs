@@ -7,15 +7,13 @@ use serde_json::Value;
 use super::exit::Usage;
 use super::merge::MergeRecipe;
 use super::output::{Column, listed, text};
-use super::session::{Connection, Session};
+use super::session::Session;
 
 /// One concept, or several.
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
     #[command(flatten)]
     recipe: MergeRecipe,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 const PHOTOS: &[Column] = &[
@@ -36,16 +34,15 @@ const PAIRS: &[Column] = &[
 
 /// # Errors
 /// What the service refuses.
-pub(super) async fn run(args: CheckArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+pub(super) async fn run(session: &Session, args: CheckArgs) -> Result<()> {
     match args.recipe.concepts.as_slice() {
         [one] => match one["concept"].as_str() {
-            Some(concept) => photos(&session, concept).await,
+            Some(concept) => photos(session, concept).await,
             None => Err(Error::new(Usage(
                 "a delta has no photos: name its concept, or several to merge".to_owned(),
             ))),
         },
-        _ => together(&session, &args.recipe).await,
+        _ => together(session, &args.recipe).await,
     }
 }
 

@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use serde_json::Map;
+use serde_json::{Map, json};
 
-use super::edit::{Labels, Removal, patch, remove};
+use super::body::set;
+use super::edit::{LabelChanges, Removal, patch, remove};
+use super::job::{JobOptions, Patience, Start};
 use super::list::{self, Page};
 use super::naming::name;
+use super::number::number;
 use super::output::{Column, listed, size, text, time};
-use super::session::{Connection, Session};
+use super::place;
+use super::session::Session;
 
 const DELTAS: &str = "/v1/deltas";
 
@@ -19,8 +23,6 @@ const DELTAS: &str = "/v1/deltas";
 pub struct DeltasArgs {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -49,12 +51,14 @@ enum Command {
         #[arg(long)]
         dense: bool,
     },
+    /// Makes a smaller delta from one, and waits for it.
+    Compress(Box<Compress>),
     /// Changes a delta's labels.
     Edit {
         #[arg(value_parser = name)]
         delta: String,
         #[command(flatten)]
-        labels: Labels,
+        labels: LabelChanges,
     },
     /// Deletes deltas.
     Rm {
@@ -63,6 +67,29 @@ enum Command {
         #[command(flatten)]
         removal: Removal,
     },
+}
+
+#[derive(Clone, Debug, Args)]
+#[command(group(clap::ArgGroup::new("kept").required(true)))]
+struct Compress {
+    #[arg(value_parser = name)]
+    delta: String,
+    /// The number of singular values to keep of each matrix's change.
+    #[arg(long, group = "kept")]
+    rank: Option<u64>,
+    /// The share of the singular values' sum to keep, above 0 and up to 1. The paper keeps 0.6.
+    #[arg(long, value_name = "SHARE", value_parser = number, group = "kept")]
+    energy: Option<f64>,
+    /// Makes the result the current delta of its concepts.
+    #[arg(long)]
+    make_current: bool,
+    /// Returns when the compression is queued.
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    patience: Patience,
+    #[command(flatten)]
+    job: JobOptions,
 }
 
 const COLUMNS: &[Column] = &[
@@ -75,29 +102,47 @@ const COLUMNS: &[Column] = &[
 
 /// # Errors
 /// What the service refuses.
-pub(super) async fn run(args: DeltasArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+pub(super) async fn run(session: &Session, args: DeltasArgs) -> Result<()> {
     let command = args.command.unwrap_or(Command::Ls { page: Page::default(), concept: None });
     match command {
         Command::Ls { page, concept } => {
             let filters = [("concept", concept.as_deref())];
-            list::show(&session, DELTAS, &filters, &page, COLUMNS).await
+            list::show(session, DELTAS, &filters, &page, COLUMNS).await
         }
-        Command::Show { delta } => show(&session, &delta).await,
+        Command::Show { delta } => show(session, &delta).await,
         Command::Download { delta, out, dense } => {
             let file = out.unwrap_or_else(|| format!("{delta}.safetensors").into());
             let format = if dense { "dense" } else { "native" };
             let path = format!("{DELTAS}/{delta}/content?format={format}");
+            place::file(&file)?;
             session.client.download(&path, &file).await?;
             session.out.line(&file.display().to_string())
         }
+        Command::Compress(args) => compress(session, &args).await,
         Command::Edit { delta, labels } => {
             let mut body = Map::new();
             labels.add_to(&mut body);
-            patch(&session, &format!("{DELTAS}/{delta}"), body).await
+            patch(session, &format!("{DELTAS}/{delta}"), body).await
         }
-        Command::Rm { deltas, removal } => remove(&session, DELTAS, &deltas, &removal).await,
+        Command::Rm { deltas, removal } => {
+            remove(session, DELTAS, &deltas, &removal.consent, removal.query()).await
+        }
     }
+}
+
+async fn compress(session: &Session, args: &Compress) -> Result<()> {
+    let mut body = Map::new();
+    set(&mut body, "rank", json!(args.rank));
+    set(&mut body, "energy", json!(args.energy));
+    set(&mut body, "make_current", json!(args.make_current));
+    let start = Start {
+        path: &format!("{DELTAS}/{}/compress", args.delta),
+        body,
+        options: &args.job,
+        patience: (!args.detach).then_some(&args.patience),
+        prints_id: false,
+    };
+    start.run_to_delta(session).await
 }
 
 async fn show(session: &Session, delta: &str) -> Result<()> {

@@ -6,16 +6,38 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::body::set;
 use super::exit::Usage;
 use super::naming::label;
 use super::output::text;
 use super::session::Session;
 use crate::client::Method;
 
-/// Labels of your own.
+/// Labels of your own, for something new.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Labels {
-    /// Your own id for it.
+    /// Your own id for it. A second one of its kind with the same id is refused.
+    #[arg(long, value_name = "ID")]
+    external_id: Option<String>,
+    /// A text of your own that is kept with it. Can be repeated.
+    #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = label)]
+    metadata: Vec<(String, String)>,
+}
+
+impl Labels {
+    /// Adds them to a request that makes something.
+    pub(super) fn add_to(&self, body: &mut Map<String, Value>) {
+        set(body, "external_id", json!(self.external_id));
+        if !self.metadata.is_empty() {
+            set(body, "metadata", self.metadata.iter().cloned().collect());
+        }
+    }
+}
+
+/// How labels are changed.
+#[derive(Clone, Debug, Args)]
+pub(super) struct LabelChanges {
+    /// Your own id for it. A second one of its kind with the same id is refused.
     #[arg(long, value_name = "ID")]
     external_id: Option<String>,
     /// Takes your own id away.
@@ -26,15 +48,13 @@ pub(super) struct Labels {
     metadata: Vec<(String, String)>,
 }
 
-impl Labels {
+impl LabelChanges {
     /// Adds them to a merge patch (RFC 7396), in which null removes.
     pub(super) fn add_to(&self, patch: &mut Map<String, Value>) {
         if self.no_external_id {
             patch.insert("external_id".to_owned(), Value::Null);
         }
-        if let Some(id) = &self.external_id {
-            patch.insert("external_id".to_owned(), json!(id));
-        }
+        set(patch, "external_id", json!(self.external_id));
         if !self.metadata.is_empty() {
             let texts = self.metadata.iter().map(|(key, value)| match value.as_str() {
                 "" => (key.clone(), Value::Null),
@@ -45,30 +65,46 @@ impl Labels {
     }
 }
 
-/// How something is deleted.
+/// Whether a deletion is asked for.
 #[derive(Clone, Debug, Args)]
-pub(super) struct Removal {
-    /// Deletes what depends on it as well.
-    #[arg(long)]
-    cascade: bool,
+pub(super) struct Consent {
     /// Asks no question.
     #[arg(long, short)]
     yes: bool,
 }
 
+/// How something is deleted on which others can depend.
+#[derive(Clone, Debug, Args)]
+pub(super) struct Removal {
+    /// Deletes what depends on it as well.
+    #[arg(long)]
+    cascade: bool,
+    #[command(flatten)]
+    pub(super) consent: Consent,
+}
+
+impl Removal {
+    /// The query of the request.
+    pub(super) fn query(&self) -> &'static str {
+        if self.cascade { "?cascade=true" } else { "" }
+    }
+}
+
 /// Deletes things one after the other; on a terminal, each is asked for.
+///
+/// - `query`: of each request, as by [`Removal::query`]
 pub(super) async fn remove(
     session: &Session,
     collection: &str,
     names: &[String],
-    removal: &Removal,
+    consent: &Consent,
+    query: &str,
 ) -> Result<()> {
     for name in names {
-        if !removal.yes && !is_confirmed(name)? {
+        if !consent.yes && !is_confirmed(name)? {
             session.out.note(&format!("{name} stays"));
             continue;
         }
-        let query = if removal.cascade { "?cascade=true" } else { "" };
         let path = format!("{collection}/{name}{query}");
         let answer = session.client.change(Method::DELETE, &path, &Value::Null).await?;
         session.out.done(&answer, name, &format!("{name} is deleted{}", with_it(&answer.value)))?;

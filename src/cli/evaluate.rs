@@ -1,16 +1,19 @@
 //! `vstar evaluate`: starts an evaluation on a service, waits for it, and leaves its report, sheet and plots in a folder.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error, Result};
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use super::body::{set, some};
 use super::exit::Usage;
-use super::job::{JobOptions, Patience, follow, id_of, outcome, show_dry_run};
+use super::job::{JobOptions, Patience, Start, outcome};
 use super::naming::concept_use;
 use super::number::{number, seed};
-use super::session::{Connection, Session};
+use super::place;
+use super::session::Session;
+use crate::client::Answer;
 use crate::stdout;
 
 /// What to evaluate, how, and where to put the results.
@@ -53,57 +56,57 @@ pub struct EvaluateArgs {
     /// Folder for report.json, sheet.png, alignment.svg and loss.svg; made if it is not there.
     #[arg(long, short, default_value = "evaluation-out")]
     out: PathBuf,
-    /// Returns when the evaluation is queued, and saves nothing.
+    /// Returns when the evaluation is queued. `vstar watch ID -o FOLDER` saves its files.
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
     job: JobOptions,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 /// Runs the evaluation.
 ///
 /// # Errors
-/// What the service answers, or why the evaluation has failed.
-pub(super) async fn run(args: EvaluateArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
-    let mut body = args.request()?;
-    args.job.add_to(&mut body);
-    let started = session.client.create("/v1/evaluations", &body.into()).await?;
-    if args.job.dry_run {
-        return show_dry_run(&session, &started);
-    }
-    let id = id_of(&started.value)?;
-    if args.detach {
-        let sentence = format!("{id} is queued: `vstar watch {id}` shows how far it is");
-        return session.out.done(&started, &id, &sentence);
-    }
-    if !session.out.json && !session.out.is_terminal {
-        session.out.line(&id)?;
-    }
-    let ended = follow(&session, &id, &args.patience).await?;
-    let evaluation = &ended.value;
-
+/// If a file cannot be written, and as for [`Start::run`].
+pub(super) async fn run(session: &Session, args: EvaluateArgs) -> Result<()> {
     let out = &args.out;
-    std::fs::create_dir_all(out).with_context(|| format!("{} cannot be made", out.display()))?;
+    if !args.detach && !args.job.dry_run {
+        // Said before anything is generated.
+        place::folder(out)?;
+    }
+    let start = Start {
+        path: "/v1/evaluations",
+        body: args.request()?,
+        options: &args.job,
+        patience: (!args.detach).then_some(&args.patience),
+        prints_id: true,
+    };
+    let Some(ended) = start.run(session).await? else { return Ok(()) };
+    save(session, &ended, out).await
+}
+
+/// Saves the files of an evaluation in a folder, and shows its figures.
+///
+/// # Errors
+/// If a file cannot be written, or is gone.
+pub(super) async fn save(session: &Session, ended: &Answer, folder: &Path) -> Result<()> {
+    let evaluation = &ended.value;
     let report = serde_json::to_vec_pretty(&evaluation["report"])?;
-    let file = out.join("report.json");
+    let file = folder.join("report.json");
     std::fs::write(&file, report)
         .with_context(|| format!("{} cannot be written", file.display()))?;
     for (field, name) in
         [("sheet", "sheet.png"), ("alignment", "alignment.svg"), ("loss", "loss.svg")]
     {
         if let Some(path) = evaluation["files"][field].as_str() {
-            session.client.download(path, &out.join(name)).await?;
+            session.client.download(path, &folder.join(name)).await?;
         }
     }
     session.out.note(&outcome(evaluation));
-    session.out.note(&format!("report, sheet and plots are in {}", out.display()));
+    session.out.note(&format!("report, sheet and plots are in {}", folder.display()));
     if session.out.json {
-        session.out.body(&ended)
+        session.out.body(ended)
     } else if session.out.is_terminal {
         stdout::print(&table(&evaluation["report"]))
     } else {
@@ -116,22 +119,19 @@ impl EvaluateArgs {
     fn request(&self) -> Result<Map<String, Value>> {
         let subjects: Vec<Value> =
             self.subjects.iter().map(|text| subject(text)).collect::<Result<_>>()?;
-        let mut body = Map::from_iter([("subjects".to_owned(), json!(subjects))]);
-        let mut set = |field: &str, value: Value| {
-            if !value.is_null() && value != json!([]) {
-                body.insert(field.to_owned(), value);
-            }
-        };
-        set("concepts", json!(self.concepts));
-        set("prompts", json!(self.prompts));
-        set("prompt_set", json!(self.prompt_set));
-        set("images_per_prompt", json!(self.images_per_prompt));
-        set("num_inference_steps", json!(self.num_inference_steps));
-        set("guidance_scale", json!(self.guidance_scale));
-        set("scheduler", json!(self.scheduler));
-        set("seed", json!(self.seed));
+        let mut body = Map::new();
+        set(&mut body, "subjects", json!(subjects));
+        set(&mut body, "concepts", some(&self.concepts));
+        set(&mut body, "prompts", some(&self.prompts));
+        set(&mut body, "prompt_set", json!(self.prompt_set));
+        set(&mut body, "images_per_prompt", json!(self.images_per_prompt));
+        set(&mut body, "num_inference_steps", json!(self.num_inference_steps));
+        set(&mut body, "guidance_scale", json!(self.guidance_scale));
+        set(&mut body, "scheduler", json!(self.scheduler));
+        set(&mut body, "seed", json!(self.seed));
         if let Some(held_out) = &self.held_out {
-            set("held_out", json!({ "set": held_out, "subset_size": self.subset_size }));
+            let held_out = json!({ "set": held_out, "subset_size": self.subset_size });
+            set(&mut body, "held_out", held_out);
         }
         Ok(body)
     }

@@ -16,7 +16,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ("The program", &["completions", "man", "help"]),
 ];
 
-/// What a script reads off the exit status; `exit` has the whole table.
+/// What a script reads off the exit status, in short; the whole table is `exit::STATUSES`.
 const STATUS: &str = "Exit status: 0 done, 2 usage, 3 refused as it is, 4 not found, 5 no access, 6 quota, 7 job failed, \
                       8 job canceled, 9 timeout, 130 Ctrl-C, 1 anything else.";
 

@@ -1,4 +1,4 @@
-//! Following a job: its progress, Ctrl-C, and how long it may take.
+//! Starting and following a job: its dry run, its progress, Ctrl-C, and how long it may take.
 
 use std::io::{BufRead, IsTerminal};
 use std::time::Duration;
@@ -7,14 +7,16 @@ use anyhow::{Context, Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::body::{chosen, set};
+use super::edit::Labels;
 use super::exit::{Detached, TimedOut};
 use super::interrupt::Held;
-use super::naming::{job_path, label};
+use super::naming::job_path;
 use super::number::number;
 use super::output::text;
 use super::progress::Progress;
 use super::session::Session;
-use crate::client::{Answer, Method, succeeded};
+use crate::client::{Answer, Method, Refused, StatusCode, succeeded};
 
 /// How long a job is followed.
 #[derive(Clone, Debug, Args)]
@@ -34,12 +36,8 @@ pub(super) struct JobOptions {
     /// Seconds after which the job fails if it has not ended.
     #[arg(long, value_name = "SECONDS")]
     finish_within: Option<u64>,
-    /// Your own id for it. A second job of this kind with the same one is refused.
-    #[arg(long, value_name = "ID")]
-    external_id: Option<String>,
-    /// A text of your own that is kept with it. Can be repeated.
-    #[arg(long = "metadata", value_name = "KEY=VALUE", value_parser = label)]
-    metadata: Vec<(String, String)>,
+    #[command(flatten)]
+    labels: Labels,
     /// Makes nothing: says how long it would take, and what is unusual about it.
     #[arg(long)]
     pub(super) dry_run: bool,
@@ -54,30 +52,72 @@ enum Priority {
 
 impl JobOptions {
     /// Adds them to a request's body.
-    pub(super) fn add_to(&self, body: &mut Map<String, Value>) {
-        let priority = self.priority.and_then(|priority| priority.to_possible_value());
-        set(body, "priority", json!(priority.map(|value| value.get_name().to_owned())));
+    fn add_to(&self, body: &mut Map<String, Value>) {
+        set(body, "priority", chosen(self.priority));
         set(body, "finish_within_seconds", json!(self.finish_within));
-        set(body, "external_id", json!(self.external_id));
-        if !self.metadata.is_empty() {
-            set(body, "metadata", self.metadata.iter().cloned().collect());
-        }
+        self.labels.add_to(body);
         if self.dry_run {
             set(body, "dry_run", json!(true));
         }
     }
 }
 
-/// Sets a field unless its value is null.
-pub(super) fn set(body: &mut Map<String, Value>, field: &str, value: Value) {
-    if !value.is_null() {
-        body.insert(field.to_owned(), value);
+/// A job that a command starts.
+pub(super) struct Start<'a> {
+    /// Where it is created, such as `/v1/merges`.
+    pub(super) path: &'a str,
+    /// The request, without [`Self::options`].
+    pub(super) body: Map<String, Value>,
+    pub(super) options: &'a JobOptions,
+    /// How long it is followed; `None` if the command ends when the job is queued.
+    pub(super) patience: Option<&'a Patience>,
+    /// Whether its id is a result of the command, and printed before the job ends, so that a script has it whatever happens.
+    pub(super) prints_id: bool,
+}
+
+impl Start<'_> {
+    /// Starts the job and follows it until it has succeeded. `None` if the command is done without that: after a dry run, or when the
+    /// job is queued and not followed.
+    ///
+    /// # Errors
+    /// What the service refuses, and as for [`follow`].
+    pub(super) async fn run(mut self, session: &Session) -> Result<Option<Answer>> {
+        let out = &session.out;
+        self.options.add_to(&mut self.body);
+        let started = session.client.create(self.path, &self.body.into()).await?;
+        out.warnings(&started.value);
+        if self.options.dry_run {
+            show_dry_run(session, &started)?;
+            return Ok(None);
+        }
+        let id = id_of(&started.value)?;
+        let Some(patience) = self.patience else {
+            out.done(&started, &id, &queued(&id))?;
+            return Ok(None);
+        };
+        if self.prints_id && !out.json {
+            out.done(&started, &id, &format!("{id} is queued"))?;
+        }
+        follow(session, &id, patience).await.map(Some)
+    }
+
+    /// The same for a job that makes a delta, which is shown.
+    ///
+    /// # Errors
+    /// As for [`Self::run`].
+    pub(super) async fn run_to_delta(self, session: &Session) -> Result<()> {
+        let Some(ended) = self.run(session).await? else { return Ok(()) };
+        session.out.done(&ended, &made_by(&ended.value), &outcome(&ended.value))
     }
 }
 
+/// What is said of a job that is not followed.
+pub(super) fn queued(id: &str) -> String {
+    format!("{id} is queued: `vstar watch {id}` shows how far it is")
+}
+
 /// Shows the answer to a dry run.
-pub(super) fn show_dry_run(session: &Session, answer: &Answer) -> Result<()> {
-    session.out.warnings(&answer.value);
+fn show_dry_run(session: &Session, answer: &Answer) -> Result<()> {
     if session.out.json {
         return session.out.body(answer);
     }
@@ -118,7 +158,12 @@ pub(super) async fn follow(session: &Session, id: &str, patience: &Patience) -> 
                 Choice::Leave => break Err(Error::new(Detached(id.to_owned()))),
                 Choice::Cancel => {
                     progress.resume();
-                    session.client.change(Method::POST, &format!("{path}/cancel"), &Value::Null).await?;
+                    let cancel = format!("{path}/cancel");
+                    match session.client.change(Method::POST, &cancel, &Value::Null).await {
+                        Err(error) if !has_ended_meanwhile(&error) => break Err(error),
+                        // How it ends is seen in any case.
+                        Ok(_) | Err(_) => {}
+                    }
                 }
             },
         }
@@ -128,6 +173,12 @@ pub(super) async fn follow(session: &Session, id: &str, patience: &Patience) -> 
     session.out.warnings(&answer.value);
     succeeded(&path, &answer.value)?;
     Ok(answer)
+}
+
+/// Whether a job could not be canceled because it has ended.
+fn has_ended_meanwhile(error: &Error) -> bool {
+    let refused = error.downcast_ref::<Refused>();
+    refused.is_some_and(|refused| refused.status == StatusCode::CONFLICT)
 }
 
 /// What a user wants of a job.
@@ -178,6 +229,11 @@ pub(super) fn ran(job: &Value) -> String {
         }
         _ => String::new(),
     }
+}
+
+/// The id of what a job that succeeded has made: its delta's, or its own if it has none.
+pub(super) fn made_by(job: &Value) -> String {
+    text(if job["delta"].is_string() { &job["delta"] } else { &job["id"] })
 }
 
 /// What has become of a job that succeeded.

@@ -9,11 +9,16 @@ use super::output::Column;
 use super::session::Session;
 use crate::client::Answer;
 
+/// Entries of a page, unless another number is asked for.
+const DEFAULT_LIMIT: u8 = 20;
+/// The most that the service gives in one page.
+pub(super) const LARGEST_LIMIT: u8 = 100;
+
 /// Which part of a list.
 #[derive(Clone, Debug, Args)]
 pub(super) struct Page {
     /// The number of entries, newest first.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
+    #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u8).range(1..=i64::from(LARGEST_LIMIT)))]
     limit: u8,
     /// Where to go on: the cursor that the page before has ended with.
     #[arg(long, value_name = "CURSOR", conflicts_with = "all")]
@@ -25,7 +30,7 @@ pub(super) struct Page {
 
 impl Default for Page {
     fn default() -> Self {
-        Self { limit: 20, after: None, all: false }
+        Self { limit: DEFAULT_LIMIT, after: None, all: false }
     }
 }
 
@@ -42,7 +47,7 @@ pub(super) async fn show(
     let mut after = page.after.clone();
     let mut objects = Vec::new();
     let cursor = loop {
-        let limit = if page.all { 100 } else { page.limit };
+        let limit = if page.all { LARGEST_LIMIT } else { page.limit };
         let answer = read_page(session, path, filters, limit, after.as_deref()).await?;
         if session.out.json {
             session.out.body(&answer)?;

@@ -4,11 +4,11 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::job::{JobOptions, Patience, follow, id_of, outcome, set, show_dry_run};
+use super::body::{chosen, set};
+use super::job::{JobOptions, Patience, Start};
 use super::naming::concept_use;
 use super::number::number;
-use super::session::{Connection, Session};
-use super::train::chosen;
+use super::session::Session;
 
 /// What to merge, and how.
 #[derive(Clone, Debug, Args)]
@@ -22,8 +22,6 @@ pub struct MergeArgs {
     patience: Patience,
     #[command(flatten)]
     job: JobOptions,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 /// Deltas and how they are put together.
@@ -57,22 +55,14 @@ impl MergeRecipe {
 }
 
 /// # Errors
-/// What the service refuses, and as for [`follow`].
-pub(super) async fn run(args: MergeArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
-    let mut body = args.recipe.body();
-    args.job.add_to(&mut body);
-    let started = session.client.create("/v1/merges", &body.into()).await?;
-    if args.job.dry_run {
-        return show_dry_run(&session, &started);
-    }
-    let id = id_of(&started.value)?;
-    if args.detach {
-        session.out.warnings(&started.value);
-        let sentence = format!("{id} is queued: `vstar watch {id}` shows how far it is");
-        return session.out.done(&started, &id, &sentence);
-    }
-    let ended = follow(&session, &id, &args.patience).await?;
-    let delta = ended.value["delta"].as_str().unwrap_or(&id);
-    session.out.done(&ended, delta, &outcome(&ended.value))
+/// As for [`Start::run_to_delta`].
+pub(super) async fn run(session: &Session, args: MergeArgs) -> Result<()> {
+    let start = Start {
+        path: "/v1/merges",
+        body: args.recipe.body(),
+        options: &args.job,
+        patience: (!args.detach).then_some(&args.patience),
+        prints_id: false,
+    };
+    start.run_to_delta(session).await
 }

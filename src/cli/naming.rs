@@ -1,11 +1,9 @@
 //! How things are named on a command line: ids and handles, and concepts with a strength.
 
-use std::path::{Path, PathBuf};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::exit::{Invalid, Usage};
+use super::exit::Usage;
 use super::number::number;
 
 /// Reads an id or a handle, which stands in a path.
@@ -63,43 +61,6 @@ pub(super) fn object(text: &str) -> Result<Value, String> {
         Ok(_) => Err("a JSON object is expected".to_owned()),
         Err(error) => Err(format!("a JSON object is expected: {error}")),
     }
-}
-
-/// Files, and the photos of folders in the order of their names.
-pub(super) fn photos(given: &[PathBuf]) -> Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for path in given {
-        if !path.is_dir() {
-            // Said before anything is created.
-            std::fs::metadata(path)
-                .map_err(|error| Usage(format!("{} cannot be read: {error}", path.display())))?;
-            files.push(path.clone());
-            continue;
-        }
-        let entries = std::fs::read_dir(path)
-            .with_context(|| format!("{} cannot be read", path.display()))?;
-        let mut found = Vec::new();
-        for entry in entries {
-            let file = entry?.path();
-            if is_photo(&file) {
-                found.push(file);
-            }
-        }
-        if found.is_empty() {
-            let folder = path.display();
-            return Err(anyhow::Error::new(Invalid(format!(
-                "{folder} has no photos: .jpg, .jpeg, .png and .webp are taken"
-            ))));
-        }
-        found.sort();
-        files.append(&mut found);
-    }
-    Ok(files)
-}
-
-fn is_photo(file: &Path) -> bool {
-    let extension = file.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
-    ["jpg", "jpeg", "png", "webp"].contains(&extension.as_str())
 }
 
 #[cfg(test)]

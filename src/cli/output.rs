@@ -81,6 +81,15 @@ impl Output {
         }
     }
 
+    /// A secret that is shown this once. In a pipe, standard output has it alone.
+    pub(super) fn secret(&self, answer: &Answer) -> Result<()> {
+        if self.json {
+            return self.body(answer);
+        }
+        self.note(&format!("the secret of {} is shown this once:", text(&answer.value["id"])));
+        self.line(&text(&answer.value["secret"]))
+    }
+
     /// A sentence as a result.
     pub(super) fn line(&self, text: &str) -> Result<()> {
         stdout::line(&printable(text))
@@ -202,6 +211,14 @@ pub(super) fn duration(seconds: f64) -> String {
     match hours {
         0 => format!("{minutes}:{seconds:02}"),
         _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// A number of things, such as `1 photo` or `6 photos`.
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
     }
 }
 

@@ -20,12 +20,8 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new(out: &Output, id: &str) -> Self {
-        let bar = (out.shows_progress() && out.notes_to_terminal).then(|| {
-            let style = ProgressStyle::with_template("{prefix:11} {wide_bar} {pos}/{len}  {msg}");
-            let bar = ProgressBar::new(1);
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bar
-        });
+        let bar = (out.shows_progress() && out.notes_to_terminal)
+            .then(|| ProgressBar::no_length().with_style(style("{prefix:11} {msg}")));
         let tells = out.shows_progress() && bar.is_none();
         Self { bar, tells, id: id.to_owned(), told: RefCell::default() }
     }
@@ -47,6 +43,9 @@ impl Progress {
             progress["total_steps"].as_u64().filter(|steps| *steps > 0),
         );
         if let (Some(bar), Some(steps)) = (&self.bar, steps) {
+            if bar.length().is_none() {
+                bar.set_style(style("{prefix:11} {wide_bar} {pos}/{len}  {msg}"));
+            }
             bar.set_length(steps);
             bar.set_position(step);
         }
@@ -102,6 +101,10 @@ impl Progress {
             bar.finish_and_clear();
         }
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 /// What a job is doing, such as `optimizing`.

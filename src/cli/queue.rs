@@ -4,10 +4,10 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::list::{data, read_page};
+use super::list::{LARGEST_LIMIT, data, read_page};
 use super::naming::{job_path, name};
 use super::output::{Column, duration, text, time};
-use super::session::{Connection, Session};
+use super::session::Session;
 use crate::client::Method;
 use crate::stdout;
 
@@ -17,8 +17,6 @@ pub struct QueueArgs {
     /// Those of a concept.
     #[arg(long, value_parser = name)]
     concept: Option<String>,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 /// Which jobs to cancel.
@@ -27,8 +25,6 @@ pub struct CancelArgs {
     /// A training, sample, merge, evaluation or compression.
     #[arg(required = true, value_name = "ID", value_parser = name)]
     ids: Vec<String>,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 const KINDS: [&str; 5] = ["trainings", "samples", "merges", "evaluations", "compressions"];
@@ -55,8 +51,7 @@ fn done(job: &Value) -> String {
 
 /// # Errors
 /// What the service refuses.
-pub(super) async fn run(args: QueueArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+pub(super) async fn run(session: &Session, args: QueueArgs) -> Result<()> {
     let mut jobs = Vec::new();
     for state in STATES {
         for kind in KINDS {
@@ -64,7 +59,9 @@ pub(super) async fn run(args: QueueArgs) -> Result<()> {
             let path = format!("/v1/{kind}");
             let mut after: Option<String> = None;
             loop {
-                let page = read_page(&session, &path, &filters, 100, after.as_deref()).await?.value;
+                let page = read_page(session, &path, &filters, LARGEST_LIMIT, after.as_deref())
+                    .await?
+                    .value;
                 jobs.extend(data(&page)?.iter().cloned());
                 match page["next_cursor"].as_str() {
                     Some(cursor) => after = Some(cursor.to_owned()),
@@ -84,8 +81,7 @@ pub(super) async fn run(args: QueueArgs) -> Result<()> {
 
 /// # Errors
 /// What the service refuses.
-pub(super) async fn cancel(args: CancelArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+pub(super) async fn cancel(session: &Session, args: CancelArgs) -> Result<()> {
     let paths = args.ids.iter().map(|id| job_path(id)).collect::<Result<Vec<_>>>()?;
     for (id, path) in args.ids.iter().zip(paths) {
         let path = format!("{path}/cancel");

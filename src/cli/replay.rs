@@ -2,13 +2,16 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use clap::Args;
 use image::RgbImage;
 use serde_json::json;
 
+use super::exit::Usage;
+use super::input;
 use super::job::{Patience, follow, id_of};
-use super::session::{Connection, Session};
+use super::place;
+use super::session::Session;
 use crate::image_file;
 
 /// Which image to generate again, where, and what for.
@@ -25,23 +28,24 @@ pub struct ReplayArgs {
     out: Option<PathBuf>,
     #[command(flatten)]
     patience: Patience,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 /// Generates the image again.
 ///
 /// # Errors
 /// If the file has no manifest, the service cannot generate it, or `--verify` finds a difference.
-pub(super) async fn run(args: ReplayArgs) -> Result<()> {
+pub(super) async fn run(session: &Session, args: ReplayArgs) -> Result<()> {
     let shown = args.file.display();
-    let file = std::fs::read(&args.file).with_context(|| format!("{shown} cannot be read"))?;
-    let manifest = image_file::manifest_of(&file).with_context(|| format!("{shown}"))?;
+    let file = input::read(&args.file)?;
+    let manifest = image_file::manifest_of(&file)
+        .map_err(|error| Usage(format!("{shown}: {:#}", Error::from(error))))?;
 
-    let session = Session::open(&args.connection);
+    if let Some(out) = &args.out {
+        place::file(out)?;
+    }
     let started =
         session.client.create("/v1/samples", &json!({ "from_manifest": manifest })).await?;
-    let ended = follow(&session, &id_of(&started.value)?, &args.patience).await?;
+    let ended = follow(session, &id_of(&started.value)?, &args.patience).await?;
     let image = ended.value["images"][0]["url"].as_str().context("the sample has no image")?;
     let again = session.client.fetch(image).await?;
 

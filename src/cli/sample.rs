@@ -6,12 +6,15 @@ use anyhow::{Context, Error, Result};
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
+use super::body::{chosen, set, some};
 use super::exit::Usage;
-use super::job::{JobOptions, Patience, follow, id_of, set, show_dry_run};
+use super::input;
+use super::job::{JobOptions, Patience, Start, id_of};
 use super::naming::concept_use;
 use super::number::{number, seed};
-use super::session::{Connection, Session};
-use super::train::chosen;
+use super::place::Place;
+use super::session::Session;
+use crate::client::Answer;
 use crate::image_file;
 
 /// What to generate, and where to save it.
@@ -63,15 +66,13 @@ pub struct SampleArgs {
     /// A PNG that vstar has generated, or its manifest as JSON: the same image again.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "seed", "concepts", "init"])]
     from: Option<PathBuf>,
-    /// Returns when the sample is queued, and saves nothing.
+    /// Returns when the sample is queued. `vstar watch ID -o FOLDER` saves its images.
     #[arg(long)]
     detach: bool,
     #[command(flatten)]
     patience: Patience,
     #[command(flatten)]
     job: JobOptions,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -85,25 +86,28 @@ enum Compose {
 }
 
 /// # Errors
-/// What the service refuses, why a file cannot be read or written, and as for [`follow`].
-pub(super) async fn run(args: SampleArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+/// If a file cannot be read or written, and as for [`Start::run`].
+pub(super) async fn run(session: &Session, args: SampleArgs) -> Result<()> {
+    let saves = !args.detach && !args.job.dry_run;
     // Said before anything is generated.
-    let place = Place::at(&args.out)?;
-    let mut body = args.body(&session).await?;
-    args.job.add_to(&mut body);
-    let started = session.client.create("/v1/samples", &body.into()).await?;
-    if args.job.dry_run {
-        return show_dry_run(&session, &started);
-    }
-    let id = id_of(&started.value)?;
-    if args.detach {
-        session.out.warnings(&started.value);
-        let sentence = format!("{id} is queued: `vstar watch {id}` shows how far it is");
-        return session.out.done(&started, &id, &sentence);
-    }
-    let ended = follow(&session, &id, &args.patience).await?;
-    let images = ended.value["images"].as_array().context("the sample has no images")?;
+    let place = saves.then(|| Place::at(&args.out)).transpose()?;
+    let start = Start {
+        path: "/v1/samples",
+        body: args.body(session).await?,
+        options: &args.job,
+        patience: (!args.detach).then_some(&args.patience),
+        prints_id: false,
+    };
+    let (Some(ended), Some(place)) = (start.run(session).await?, place) else { return Ok(()) };
+    save(session, &ended, &place).await
+}
+
+/// Saves the images of a sample, and shows where.
+///
+/// # Errors
+/// If a file cannot be written, or an image is gone.
+pub(super) async fn save(session: &Session, sample: &Answer, place: &Place) -> Result<()> {
+    let images = sample.value["images"].as_array().context("the sample has no images")?;
     let mut saved = Vec::new();
     for (index, image) in images.iter().enumerate() {
         let image_id = id_of(image)?;
@@ -113,7 +117,7 @@ pub(super) async fn run(args: SampleArgs) -> Result<()> {
         saved.push((image_id, file));
     }
     if session.out.json {
-        return session.out.body(&ended);
+        return session.out.body(sample);
     }
     for (image_id, file) in &saved {
         match session.out.is_terminal {
@@ -121,7 +125,7 @@ pub(super) async fn run(args: SampleArgs) -> Result<()> {
             false => session.out.line(image_id)?,
         }
     }
-    session.out.note(&format!("{id}, seed {}", ended.value["seed"]));
+    session.out.note(&format!("{}, seed {}", id_of(&sample.value)?, sample.value["seed"]));
     Ok(())
 }
 
@@ -141,9 +145,7 @@ impl SampleArgs {
         set(&mut body, "height", json!(self.height));
         set(&mut body, "scheduler", json!(self.scheduler));
         set(&mut body, "noise_strength", json!(self.noise_strength));
-        if !self.concepts.is_empty() {
-            set(&mut body, "concepts", json!(self.concepts));
-        }
+        set(&mut body, "concepts", some(&self.concepts));
         if self.compose.is_some() {
             set(&mut body, "composition", json!({ "method": chosen(self.compose) }));
         }
@@ -160,6 +162,7 @@ async fn init_image(session: &Session, given: &str) -> Result<String> {
     if given.starts_with("img_") && !file.exists() {
         return Ok(given.to_owned());
     }
+    input::check_readable(file)?;
     let uploaded = session.client.upload_as("/v1/images", "file", &[file.to_owned()]).await?;
     id_of(&uploaded.value)
 }
@@ -167,63 +170,11 @@ async fn init_image(session: &Session, given: &str) -> Result<String> {
 /// The manifest in a PNG, or in a file of its own.
 fn manifest(file: &Path) -> Result<Value> {
     let shown = file.display();
-    let bytes = std::fs::read(file).with_context(|| format!("{shown} cannot be read"))?;
+    let bytes = input::read(file)?;
     if let Ok(manifest) = serde_json::from_slice(&bytes) {
         return Ok(manifest);
     }
-    let manifest = image_file::manifest_of(&bytes).with_context(|| format!("{shown}"))?;
+    let manifest = image_file::manifest_of(&bytes)
+        .map_err(|error| Usage(format!("--from {shown}: {:#}", Error::from(error))))?;
     Ok(serde_json::to_value(manifest)?)
-}
-
-/// Where images are saved.
-enum Place {
-    Folder(PathBuf),
-    File(PathBuf),
-}
-
-impl Place {
-    /// # Errors
-    /// If it is a file of another kind, or a folder that cannot be made.
-    fn at(out: &Path) -> Result<Self> {
-        match out.extension().and_then(|extension| extension.to_str()) {
-            Some("png") if !out.is_dir() => Ok(Self::File(out.to_owned())),
-            Some(_) if out.is_file() => Err(Error::new(Usage(format!(
-                "-o {}: images are saved as .png, or into a folder",
-                out.display()
-            )))),
-            Some(_) | None => {
-                std::fs::create_dir_all(out)
-                    .with_context(|| format!("the folder {} cannot be made", out.display()))?;
-                Ok(Self::Folder(out.to_owned()))
-            }
-        }
-    }
-
-    fn file(&self, id: &str, index: usize, count: usize) -> PathBuf {
-        match self {
-            Self::Folder(folder) => folder.join(format!("{id}.png")),
-            Self::File(file) if count == 1 => file.clone(),
-            Self::File(file) => {
-                let stem = file.file_stem().unwrap_or_default().to_string_lossy();
-                file.with_file_name(format!("{stem}-{index}.png"))
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn images_go_into_a_folder_or_into_files_of_a_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = Place::at(&dir.path().join("rex.png")).unwrap();
-        let folder = Place::at(&dir.path().join("out")).unwrap();
-
-        assert_eq!(file.file("img_1", 0, 1), dir.path().join("rex.png"));
-        assert_eq!(file.file("img_1", 3, 4), dir.path().join("rex-3.png"));
-        assert_eq!(folder.file("img_1", 0, 1), dir.path().join("out/img_1.png"));
-        assert!(dir.path().join("out").is_dir());
-    }
 }

@@ -1,11 +1,15 @@
 //! Completions for shells, and manual pages.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::{Args, Command};
 use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
+use super::exit::STATUSES;
 use crate::stdout;
 
 /// For which shell.
@@ -40,7 +44,28 @@ pub fn completions(mut program: Command, args: &CompletionsArgs) -> Result<()> {
 pub fn man(program: Command, args: &ManArgs) -> Result<()> {
     let shown = args.dir.display();
     std::fs::create_dir_all(&args.dir).with_context(|| format!("{shown} cannot be made"))?;
-    clap_mangen::generate_to(program, &args.dir)
-        .with_context(|| format!("{shown} cannot be written to"))?;
-    Ok(())
+    let mut program = program.disable_help_subcommand(true);
+    program.build();
+    write_pages(&program, &args.dir).with_context(|| format!("{shown} cannot be written to"))
+}
+
+/// A page for a command, and one for each command below it.
+fn write_pages(command: &Command, dir: &Path) -> io::Result<()> {
+    for below in command.get_subcommands().filter(|command| !command.is_hide_set()) {
+        write_pages(below, dir)?;
+    }
+    let page = Man::new(command.clone()).manual("vstar");
+    let mut text = Vec::new();
+    page.render(&mut text)?;
+    exit_statuses().to_writer(&mut text)?;
+    std::fs::write(dir.join(page.get_filename()), text)
+}
+
+fn exit_statuses() -> Roff {
+    let mut section = Roff::new();
+    section.control("SH", ["EXIT STATUS"]);
+    for (status, cause) in STATUSES {
+        section.control("TP", []).text([bold(status.to_string())]).text([roman(cause)]);
+    }
+    section
 }

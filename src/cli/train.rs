@@ -4,10 +4,14 @@ use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::{Map, Value, json};
 
-use super::job::{JobOptions, Patience, follow, id_of, outcome, set, show_dry_run};
+use super::body::{chosen, set};
+use super::job::{JobOptions, Patience, Start, outcome};
 use super::naming::{name, object};
 use super::number::{number, seed};
-use super::session::{Connection, Session};
+use super::session::Session;
+
+/// Where trainings are created.
+pub(super) const TRAININGS: &str = "/v1/trainings";
 
 /// What to teach, and how.
 #[derive(Clone, Debug, Args)]
@@ -24,8 +28,6 @@ pub struct TrainArgs {
     patience: Patience,
     #[command(flatten)]
     job: JobOptions,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 /// The recipe, as far as it differs from the base model's own.
@@ -89,33 +91,17 @@ impl TrainingOptions {
     }
 }
 
-/// A choice as the service spells it; null for none.
-pub(super) fn chosen<T: ValueEnum>(choice: Option<T>) -> Value {
-    let value = choice.and_then(|choice| choice.to_possible_value());
-    json!(value.map(|value| value.get_name().replace('-', "_")))
-}
-
 /// # Errors
-/// What the service refuses; with `--watch`, as for [`follow`].
-pub(super) async fn run(args: TrainArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
-    let mut body = args.options.body(&args.concepts);
-    args.job.add_to(&mut body);
-    let started = session.client.create("/v1/trainings", &body.into()).await?;
-    if args.job.dry_run {
-        return show_dry_run(&session, &started);
-    }
-    session.out.warnings(&started.value);
-    let id = id_of(&started.value)?;
-    if !args.watch {
-        let sentence = format!("{id} is queued: `vstar watch {id}` shows how far it is");
-        return session.out.done(&started, &id, &sentence);
-    }
-    if !session.out.json {
-        // At once, so that a script has it whatever happens.
-        session.out.done(&started, &id, &format!("{id} is queued"))?;
-    }
-    let ended = follow(&session, &id, &args.patience).await?;
+/// As for [`Start::run`].
+pub(super) async fn run(session: &Session, args: TrainArgs) -> Result<()> {
+    let start = Start {
+        path: TRAININGS,
+        body: args.options.body(&args.concepts),
+        options: &args.job,
+        patience: args.watch.then_some(&args.patience),
+        prints_id: true,
+    };
+    let Some(ended) = start.run(session).await? else { return Ok(()) };
     if session.out.json {
         return session.out.body(&ended);
     }

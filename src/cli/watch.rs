@@ -1,29 +1,49 @@
-//! `vstar watch`: a job's progress until it has ended.
+//! `vstar watch`: a job's progress until it has ended, and on request its files.
 
-use anyhow::Result;
+use std::path::PathBuf;
+
+use anyhow::{Error, Result};
 use clap::Args;
 
-use super::job::{Patience, follow, outcome};
+use super::exit::Usage;
+use super::job::{Patience, follow, made_by, outcome};
 use super::naming::name;
-use super::session::{Connection, Session};
+use super::place::{self, Place};
+use super::session::Session;
+use super::{evaluate, sample};
 
-/// Which job to follow.
+/// Which job to follow, and where to save what it has made.
 #[derive(Clone, Debug, Args)]
 pub struct WatchArgs {
     /// A training, sample, merge, evaluation or compression.
     #[arg(value_parser = name)]
     id: String,
+    /// Saves the images of a sample or the files of an evaluation, as `vstar sample -o` and `vstar evaluate -o` do.
+    #[arg(long, short, value_name = "FOLDER|FILE.png")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     patience: Patience,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 /// # Errors
-/// As for [`follow`].
-pub(super) async fn run(args: WatchArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
-    let answer = follow(&session, &args.id, &args.patience).await?;
-    let id = answer.value["delta"].as_str().unwrap_or(&args.id);
-    session.out.done(&answer, id, &outcome(&answer.value))
+/// If a file cannot be written, and as for [`follow`].
+pub(super) async fn run(session: &Session, args: WatchArgs) -> Result<()> {
+    let id = &args.id;
+    let Some(out) = &args.out else {
+        let answer = follow(session, id, &args.patience).await?;
+        return session.out.done(&answer, &made_by(&answer.value), &outcome(&answer.value));
+    };
+    match id.split_once('_').map(|(kind, _)| kind) {
+        Some("smp") => {
+            let place = Place::at(out)?;
+            sample::save(session, &follow(session, id, &args.patience).await?, &place).await
+        }
+        Some("evl") => {
+            place::folder(out)?;
+            evaluate::save(session, &follow(session, id, &args.patience).await?, out).await
+        }
+        Some(_) | None => Err(Error::new(Usage(format!(
+            "-o saves the files of samples and evaluations, and `{id}` is neither: `vstar deltas download` saves a delta"
+        )))),
+    }
 }

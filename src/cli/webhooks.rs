@@ -4,14 +4,14 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
-use super::edit::patch;
-use super::job::{id_of, set};
+use super::body::{set, some};
+use super::edit::{Consent, patch, remove};
+use super::job::id_of;
 use super::list::{self, Page};
 use super::naming::name;
 use super::output::{Column, listed, text, time};
-use super::session::{Connection, Session};
+use super::session::Session;
 use crate::client::{Answer, Method};
-use crate::stdout;
 
 const ENDPOINTS: &str = "/v1/webhook-endpoints";
 
@@ -20,8 +20,6 @@ const ENDPOINTS: &str = "/v1/webhook-endpoints";
 pub struct WebhooksArgs {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    connection: Connection,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -93,6 +91,8 @@ enum Command {
     Rm {
         #[arg(required = true, value_parser = name)]
         endpoints: Vec<String>,
+        #[command(flatten)]
+        consent: Consent,
     },
 }
 
@@ -119,20 +119,19 @@ const DELIVERIES: &[Column] = &[
 
 /// # Errors
 /// What the service refuses.
-pub(super) async fn run(args: WebhooksArgs) -> Result<()> {
-    let session = Session::open(&args.connection);
+pub(super) async fn run(session: &Session, args: WebhooksArgs) -> Result<()> {
     let client = &session.client;
     let path = |endpoint: &str| format!("{ENDPOINTS}/{endpoint}");
     match args.command.unwrap_or(Command::Ls { page: Page::default() }) {
-        Command::Ls { page } => list::show(&session, ENDPOINTS, &[], &page, COLUMNS).await,
+        Command::Ls { page } => list::show(session, ENDPOINTS, &[], &page, COLUMNS).await,
         Command::Create { url, events, description } => {
             let mut body = Map::new();
             set(&mut body, "url", json!(url));
             set(&mut body, "event_types", some(&events));
             set(&mut body, "description", json!(description));
-            show_secret(&session, &client.create(ENDPOINTS, &body.into()).await?)
+            session.out.secret(&client.create(ENDPOINTS, &body.into()).await?)
         }
-        Command::Show { endpoint } => show(&session, &path(&endpoint)).await,
+        Command::Show { endpoint } => show(session, &path(&endpoint)).await,
         Command::Edit { endpoint, url, events, enable, disable } => {
             let mut body = Map::new();
             set(&mut body, "url", json!(url));
@@ -140,46 +139,29 @@ pub(super) async fn run(args: WebhooksArgs) -> Result<()> {
             if enable || disable {
                 set(&mut body, "enabled", json!(enable));
             }
-            patch(&session, &path(&endpoint), body).await
+            patch(session, &path(&endpoint), body).await
         }
         Command::RotateSecret { endpoint } => {
             let path = format!("{}/rotate-secret", path(&endpoint));
-            show_secret(&session, &client.change(Method::POST, &path, &Value::Null).await?)
+            session.out.secret(&client.change(Method::POST, &path, &Value::Null).await?)
         }
         Command::Test { endpoint } => {
             let path = format!("{}/test", path(&endpoint));
-            queued(&session, &client.create(&path, &Value::Null).await?)
+            queued(session, &client.create(&path, &Value::Null).await?)
         }
         Command::Deliveries { endpoint, status, page } => {
             let filters = [("status", status.as_deref())];
             let path = format!("{}/deliveries", path(&endpoint));
-            list::show(&session, &path, &filters, &page, DELIVERIES).await
+            list::show(session, &path, &filters, &page, DELIVERIES).await
         }
         Command::Redeliver { endpoint, delivery } => {
             let path = format!("{}/deliveries/{delivery}/redeliver", path(&endpoint));
-            queued(&session, &client.create(&path, &Value::Null).await?)
+            queued(session, &client.create(&path, &Value::Null).await?)
         }
-        Command::Rm { endpoints } => {
-            for endpoint in &endpoints {
-                let answer = client.change(Method::DELETE, &path(endpoint), &Value::Null).await?;
-                session.out.done(&answer, endpoint, &format!("{endpoint} is deleted"))?;
-            }
-            Ok(())
+        Command::Rm { endpoints, consent } => {
+            remove(session, ENDPOINTS, &endpoints, &consent, "").await
         }
     }
-}
-
-/// Null for none, which leaves the field out.
-fn some(values: &[String]) -> Value {
-    if values.is_empty() { Value::Null } else { json!(values) }
-}
-
-fn show_secret(session: &Session, answer: &Answer) -> Result<()> {
-    if session.out.json {
-        return session.out.body(answer);
-    }
-    session.out.note(&format!("the secret of {} is shown this once:", id_of(&answer.value)?));
-    stdout::line(&text(&answer.value["secret"]))
 }
 
 fn queued(session: &Session, answer: &Answer) -> Result<()> {

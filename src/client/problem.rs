@@ -11,12 +11,17 @@ use serde_json::Value;
 #[error("{method} {path} answered {status}: {}", self.reason())]
 pub struct Refused {
     pub method: String,
+    /// Where the service is.
+    pub address: String,
     pub path: String,
     pub status: StatusCode,
     /// What the service says; `None` if something else has answered, such as a proxy.
     pub problem: Option<Problem>,
     /// The answer's body as it came.
     pub body: String,
+    /// Where it sends on to, if it answers with a redirect. It is not followed: a service sends none, and a redirect makes a GET of a
+    /// POST and loses the key.
+    pub location: Option<String>,
     /// How long to wait before the request is sent again, if the service says so.
     pub retry_after: Option<Duration>,
 }
@@ -64,8 +69,18 @@ impl Refused {
     fn reason(&self) -> String {
         match &self.problem {
             Some(problem) => format!("{}: {}", problem.code, problem.detail),
-            None => self.body.clone(),
+            None => excerpt(&self.body),
         }
+    }
+}
+
+/// The beginning of a text, on one line: a proxy may answer with a whole page.
+fn excerpt(body: &str) -> String {
+    const LENGTH: usize = 200;
+    let line = body.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LENGTH) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
     }
 }
 
@@ -78,6 +93,15 @@ pub struct Unanswered {
     pub address: String,
     #[source]
     pub source: reqwest::Error,
+}
+
+/// The answer is not JSON, although the request was done.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(
+    "{path} did not answer with JSON, so it is no vstar service: --server or VSTAR_URL takes the address of one"
+)]
+pub struct Strange {
+    pub path: String,
 }
 
 /// A job has ended without a result.

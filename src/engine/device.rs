@@ -200,7 +200,8 @@ mod cuda {
 mod cuda {
     use candle_core::Device;
 
-    const NOT_BUILT_IN: &str = "this program was built without the feature `cuda`";
+    const NOT_BUILT_IN: &str =
+        "this program was built without the feature `cuda`: build one with it (docs/gpu.md)";
 
     pub(super) fn count() -> Result<usize, String> {
         Err(NOT_BUILT_IN.to_owned())

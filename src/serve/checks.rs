@@ -133,13 +133,19 @@ fn files(settings: Settings, used: Use) -> impl FnOnce() -> Vec<Error> {
 /// # Errors
 /// What is missing in the folder.
 pub(super) fn base_model(dir: PathBuf) -> Result<()> {
-    check_folder(&dir)
-        .map_err(|error| Error::from(error).context(format!("--base-model {}", dir.display())))
+    check_folder(&dir).map_err(|error| {
+        let dir = dir.display();
+        Error::from(error)
+            .context(format!("--base-model {dir} is incomplete: give all of a diffusers folder"))
+    })
 }
 
 /// # Errors
 /// What is missing in the folder.
 pub(super) fn evaluator(dir: PathBuf) -> Result<()> {
-    Evaluator::check_folder(&dir)
-        .map_err(|error| Error::from(error).context(format!("--evaluator {}", dir.display())))
+    Evaluator::check_folder(&dir).map_err(|error| {
+        let dir = dir.display();
+        Error::from(error)
+            .context(format!("--evaluator {dir} is incomplete: give all of a transformers folder"))
+    })
 }

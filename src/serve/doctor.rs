@@ -71,22 +71,20 @@ fn examine_files(settings: &Settings) -> Vec<Checked> {
         checks::base_model(dir.clone())?;
         Ok(dir.display().to_string())
     });
-    let evaluator = settings.evaluator_dir().map_err(Error::msg).and_then(|dir| match dir {
-        Some(dir) => {
-            checks::evaluator(dir.clone())?;
-            Ok(dir.display().to_string())
-        }
-        None => Err(anyhow::anyhow!(
-            "there is no CLIP model beside the base model: --evaluator names one; without it, nothing is evaluated"
+    let evaluator = match settings.evaluator_dir() {
+        Ok(Some(dir)) => checks::evaluator(dir.clone()).map(|()| dir.display().to_string()),
+        Err(error) if settings.evaluator.is_some() => Err(Error::msg(error)),
+        Ok(None) | Err(_) => Err(Error::msg(
+            "there is no CLIP model beside the base model: --evaluator names one; without it, nothing is evaluated",
         )),
-    });
+    };
     let device = match device_named(&settings.device) {
         Ok(_) => Ok(settings.device.clone()),
         Err(error) => Err(Error::from(error).context("--device")),
     };
     let mut checked = vec![
         Checked { what: "model folder", found: model, is_optional: false },
-        Checked { what: "evaluator", found: evaluator, is_optional: true },
+        Checked { what: "evaluator", found: evaluator, is_optional: settings.evaluator.is_none() },
         Checked { what: "device", found: device, is_optional: false },
     ];
     if settings.device == "cpu" {

@@ -34,6 +34,34 @@ async fn each_cause_has_its_exit_status() {
     }
     assert_eq!(server.json("/v1/trainings").await["data"], json!([]));
 
+    // Options of the service may stand before a command that asks one, and before no other.
+    let address = server.url();
+    for args in [
+        &["--json", "concepts"][..],
+        &["--server", &address, "concepts", "--json"],
+        &["--json", "-q", "concepts", "ls"],
+    ] {
+        let ran = server.run(args);
+        assert_eq!(
+            (ran.status, ran.stdout.get(..10)),
+            (0, Some("{\"object\":")),
+            "{args:?}: {ran:?}"
+        );
+    }
+    let elsewhere = server.run(&["--server", "http://127.0.0.1:9", "queue"]);
+    assert_eq!(elsewhere.status, 1, "{elsewhere:?}");
+    for (args, option) in [
+        (&["--server", &address, "serve"][..], "--server"),
+        (&["--json", "work"], "--json"),
+        (&["--quiet", "openapi"], "--quiet"),
+        (&["--log-format", "json", "queue"], "--log-format"),
+    ] {
+        let ran = server.run(args);
+        assert_eq!((ran.status, ran.stdout.as_str()), (2, ""), "{args:?}: {ran:?}");
+        let named = format!("error: {option} is an option of commands that ");
+        assert!(ran.stderr.starts_with(&named), "{ran:?}");
+    }
+
     // What the service refuses is told with its code and field.
     let taken = server.run(&create);
     assert_eq!(taken.status, 3);
@@ -48,6 +76,37 @@ async fn each_cause_has_its_exit_status() {
         assert_eq!((ran.status, ran.stdout.as_str()), (expected, ""), "{args:?}: {ran:?}");
         assert!(ran.stderr.starts_with("error: "), "{ran:?}");
     }
+
+    // No photo is taken: the concept is not created, and the same handle can be tried again.
+    for (files, why) in [
+        (&["README.md"][..], "the photo was rejected"),
+        (&["README.md", "Cargo.toml"], "all 2 photos were rejected"),
+    ] {
+        let refused =
+            server.run(&[&["concepts", "create", "tom", "--class", "cat"][..], files].concat());
+        assert_eq!((refused.status, refused.stdout.as_str()), (3, ""), "{refused:?}");
+        assert!(
+            refused.stderr.contains("README.md: rejected: ")
+                && refused.stderr.ends_with(&format!("error: {why}\n  tom was not created\n")),
+            "{refused:?}"
+        );
+        assert_eq!(status(&["concepts", "show", "tom"]), 4);
+    }
+    // A training that cannot start leaves the concept, and says so.
+    let untrained = server.run(&[
+        "concepts",
+        "create",
+        "tom",
+        "demo/concepts/cat",
+        "--class",
+        "cat",
+        "--train",
+        "--steps",
+        "0",
+    ]);
+    assert_eq!(untrained.status, 3, "{untrained:?}");
+    assert!(untrained.stderr.contains("`vstar train tom` teaches it"), "{untrained:?}");
+    assert_eq!(status(&["concepts", "show", "tom"]), 0);
 
     // Some photos are taken and one is not: the concept is there, and nothing is trained.
     let broken = server.path("broken.jpg");

@@ -51,6 +51,9 @@ async fn scripts_get_what_they_ask_for() {
     let one = server.says(&["concepts", "ls", "--external-id", "dog 1"]);
     assert_eq!(server.json(&format!("/v1/concepts/{one}")).await["handle"], "rex");
 
+    let cats = server.says(&["concepts", "ls", "--search", "cat"]);
+    assert_eq!(server.json(&format!("/v1/concepts/{cats}")).await["handle"], "max");
+
     // A reader that has seen enough.
     for line in [
         "vstar --help | head -1",
@@ -125,7 +128,7 @@ async fn shells_and_manuals_know_every_command() {
     server.says(&["man", man.to_str().unwrap()]);
     for page in ["vstar.1", "vstar-train.1", "vstar-concepts-create.1", "vstar-serve.1"] {
         let page = std::fs::read_to_string(man.join(page)).unwrap();
-        assert!(page.contains(".TH vstar"), "{page}");
+        assert!(page.contains(".TH vstar") && page.contains(".SH \"EXIT STATUS\""), "{page}");
     }
 
     // What asks a service stands apart from what runs one.
@@ -136,10 +139,14 @@ async fn shells_and_manuals_know_every_command() {
             && place("Running a service:") < place("\n  serve ")
     );
 
+    // Log lines are the server's.
+    let logs = |command: &str| server.says(&[command, "--help"]).contains("--log-format");
+    assert!(logs("serve") && logs("work") && logs("gc") && !logs("queue") && !logs("doctor"));
+
     // What is missing here, with the remedy.
     let data = server.path("other");
     let data = data.to_str().unwrap();
-    let doctor = server.run(&["doctor", "--data-dir", data]);
+    let doctor = server.run(&["doctor", "--data-dir", data, "--listen", "127.0.0.1:0"]);
     assert_eq!(doctor.status, 0, "{doctor:?}");
     assert!(doctor.stdout.contains("answers: vstar"), "{doctor:?}");
     let sick = server.run(&[
@@ -156,4 +163,18 @@ async fn shells_and_manuals_know_every_command() {
         assert!(sick.stdout.contains(remedy), "{remedy}: {sick:?}");
     }
     assert!(!std::path::Path::new(data).exists(), "doctor makes nothing");
+
+    // A port that is taken: by a service, and by something else.
+    let doctor = |listen: &str| server.run(&["doctor", "--data-dir", data, "--listen", listen]);
+    let taken = doctor(server.url().trim_start_matches("http://"));
+    assert!(taken.status == 0 && taken.stdout.contains("a vstar service listens on"), "{taken:?}");
+    let other = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = other.local_addr().unwrap().to_string();
+    drop(std::thread::spawn(move || other.accept()));
+    let taken = doctor(&address);
+    assert_eq!(taken.status, 1, "{taken:?}");
+    assert!(
+        taken.stdout.contains(&format!("--listen {address}: another program has it")),
+        "{taken:?}"
+    );
 }

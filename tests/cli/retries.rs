@@ -91,4 +91,15 @@ async fn a_change_whose_answer_is_lost_and_a_refusal_that_stays_are_not_sent_aga
         assert_eq!(refused.downcast_ref::<Refused>().unwrap().code(), code);
         assert_eq!(serving.join().unwrap().len(), 1);
     }
+
+    // Followed, it would lose the key and make a GET of the POST.
+    let moved = "HTTP/1.1 301 Moved\r\nlocation: https://a.example/\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let (address, serving) = server(vec![moved.into()]);
+    let refused = client(&address).post("/v1/samples", &json!({})).await.unwrap_err();
+    let refused = refused.downcast_ref::<Refused>().unwrap();
+    assert_eq!(
+        (&*refused.address, refused.location.as_deref()),
+        (&*address, Some("https://a.example/"))
+    );
+    assert_eq!(serving.join().unwrap().len(), 1);
 }

@@ -61,6 +61,17 @@ async fn a_concept_is_taught_and_drawn_by_command_line() {
     server.says(&["sample", "--from", image.to_str().unwrap(), "-o", &again]);
     assert!(std::fs::read(&again).unwrap() == std::fs::read(&image).unwrap());
 
+    // A sample that was not waited for.
+    let detached = server.says(&["sample", "photo of a <rex> dog", "--steps", "2", "--detach"]);
+    let late = file("late/rex.png");
+    assert!(server.says(&["watch", &detached, "-o", &late]).starts_with("img_"));
+    assert!(std::fs::read(&late).unwrap().starts_with(b"\x89PNG"));
+    // What cannot be saved is not generated.
+    let samples = server.json("/v1/samples").await["data"].as_array().unwrap().len();
+    let nowhere = server.run(&["sample", "a dog", "-o", &format!("{late}/out")]);
+    assert_eq!(nowhere.status, 1, "{nowhere:?}");
+    assert_eq!(server.json("/v1/samples").await["data"].as_array().unwrap().len(), samples);
+
     // A second concept; the two together.
     server.says(&["concepts", "create", "urn", "demo/concepts/vase", "--class", "vase"]);
     let training = server.says(&[&["train", "urn", "--watch"], &SHORT[..]].concat());
@@ -74,6 +85,10 @@ async fn a_concept_is_taught_and_drawn_by_command_line() {
     server.says(&["deltas", "download", &delta, "-o", &weights]);
     let size = std::fs::metadata(&weights).unwrap().len();
     assert_eq!(server.json(&format!("/v1/deltas/{delta}")).await["size_bytes"], size);
+
+    let small = server.says(&["deltas", "compress", &delta, "--energy", "0,6"]);
+    let small = server.json(&format!("/v1/deltas/{small}")).await;
+    assert!(small["size_bytes"].as_u64().unwrap() < size, "{small}");
 
     // An evaluation, with its files.
     let folder = file("evaluation");

@@ -1,8 +1,13 @@
 //! Whether a folder can be made and written to, without making it.
 
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Error, Result, anyhow};
+
+/// What is written to see that there is room. A full disk still lets empty files be made.
+const PROBE: [u8; 65_536] = [1; 65_536];
 
 /// # Errors
 /// If the folder, or the nearest one above it that is there, cannot be written to.
@@ -14,12 +19,27 @@ pub(super) fn check(folder: &Path) -> Result<()> {
         return Err(anyhow!("{} is a file: choose a folder", existing.display()));
     }
     // A file without a name leaves nothing behind.
-    tempfile::tempfile_in(existing).map(drop).with_context(|| {
-        format!(
-            "{} cannot be written to: choose another folder, or change its owner",
-            existing.display()
-        )
+    tempfile::tempfile_in(existing).and_then(write_probe).map_err(|error| {
+        let place = existing.display();
+        let remedy = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                format!("{place} is full: make room, or choose another folder")
+            }
+            ErrorKind::ReadOnlyFilesystem => {
+                format!("{place} cannot be written to: choose another folder, or mount it writable")
+            }
+            _ => {
+                format!("{place} cannot be written to: choose another folder, or change its owner")
+            }
+        };
+        Error::from(error).context(remedy)
     })
+}
+
+fn write_probe(mut file: File) -> io::Result<()> {
+    file.write_all(&PROBE)?;
+    // Some file systems find out only now.
+    file.sync_data()
 }
 
 #[cfg(test)]
