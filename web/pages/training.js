@@ -1,5 +1,5 @@
 /** A training: where it is, its loss, what it draws, and with which numbers it was asked for. */
-import { html, useEffect, useMemo, useState } from "../ui/html.js";
+import { html, useEffect, useMemo, useRef, useState } from "../ui/html.js";
 import { api } from "../api.js";
 import { link } from "../router.js";
 import { preferences, useStored } from "../store.js";
@@ -13,6 +13,7 @@ import { Empty, Skeleton } from "../ui/empty.js";
 import { JobCard, cancelJob, hasEnded, useJob } from "../ui/job.js";
 import { Notice, ProblemNotice } from "../ui/notice.js";
 import { confirm } from "../ui/dialog.js";
+import { every } from "../ui/load.js";
 import { Drawings } from "./concept/drawings.js";
 import { Steps } from "./concept/steps.js";
 
@@ -117,30 +118,27 @@ function Loss({ training }) {
 function useMetrics(training) {
   const [metrics, setMetrics] = useState(/** @type {{step: number, loss: number}[]} */ ([]));
   const [known, setKnown] = useState(false);
-  const [asked, ask] = useState(0);
+  const latest = useRef(metrics);
   const ended = hasEnded(training);
   useEffect(() => {
-    let there = true;
-    (async () => {
-      const found = [...metrics];
+    const stop = new AbortController();
+    const read = async () => {
+      const found = [...latest.current];
       for (;;) {
         // A training that went on from a checkpoint reports the steps behind it again.
         const since = found.length ? found[found.length - 1].step : null;
-        const { body } = await api.get(`${training.urls.self}/metrics?limit=10000${since === null ? "" : `&since_step=${since}`}`);
+        const { body } = await api.get(`${training.urls.self}/metrics?limit=10000${since === null ? "" : `&since_step=${since}`}`, { signal: stop.signal });
         const fresh = body.data.filter((/** @type {any} */ metric) => since === null || metric.step > since);
         found.push(...fresh);
         if (fresh.length < 9000) break;
       }
-      if (!there) return;
-      if (found.length !== metrics.length) setMetrics(found);
+      if (found.length !== latest.current.length) setMetrics((latest.current = found));
       setKnown(true);
-    })().catch(() => {});
-    const timer = ended ? 0 : setTimeout(() => ask((former) => former + 1), 1500);
-    return () => {
-      there = false;
-      clearTimeout(timer);
     };
-  }, [asked, ended, training.id]);
+    read().catch(() => {});
+    const end = ended ? () => {} : every(1500, read);
+    return () => (stop.abort(), end());
+  }, [ended, training.id]);
   return { metrics, known };
 }
 
@@ -154,11 +152,11 @@ function Result({ training }) {
   return html`<${Section} class="card" title=${hasEnded(training) ? "In numbers" : "So far"}>
     <${Facts}
       rows=${[
-        ["Asked for", time(training.created_at)],
-        ["Began", training.started_at && time(training.started_at)],
-        [training.status === "succeeded" ? "Done" : "Ended", training.finished_at && time(training.finished_at)],
+        ["Requested", time(training.created_at)],
+        ["Started", training.started_at && time(training.started_at)],
+        [training.status === "succeeded" ? "Finished" : "Ended", training.finished_at && time(training.finished_at)],
         ["Took", took && duration(took)],
-        ["Time left", !took && left && duration(left)],
+        ["Time left", !took && left > 0 && duration(left)],
         ["Loss", training.progress?.loss && short(training.progress.loss)],
         ["Speed", training.progress?.steps_per_second && `${short(training.progress.steps_per_second, 2)} steps/s`],
         ["Attempt", training.attempt > 0 && training.attempt],
@@ -177,8 +175,8 @@ function Result({ training }) {
 function Recipe({ training }) {
   const text = JSON.stringify(requestOf(training), null, 2);
   return html`<details class="card recipe">
-    <summary>The whole recipe</summary>
-    <div class="row row-between"><span class="muted small">Every number that it runs with, defaults included.</span><${CopyButton} text=${text}>Copy<//></div>
+    <summary>The full recipe</summary>
+    <div class="row row-between"><span class="muted small">Every number of this training, defaults included.</span><${CopyButton} text=${text}>Copy<//></div>
     <pre class="code-block" tabindex="0">${text}</pre>
   </details>`;
 }
