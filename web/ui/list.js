@@ -16,7 +16,7 @@ import { ProblemNotice } from "./notice.js";
  *   read behind it; `retry` reads what failed once more.
  */
 export function usePages(path, { limit = 50, first = limit } = {}) {
-  const empty = { items: /** @type {any[]} */ ([]), cursor: /** @type {string | null} */ (null), hasMore: true, loading: false, problem: /** @type {any} */ (null), first: true };
+  const empty = { path, items: /** @type {any[]} */ ([]), cursor: /** @type {string | null} */ (null), hasMore: true, loading: false, problem: /** @type {any} */ (null), first: true };
   const [state, setState] = useState(empty);
   const latest = useRef(state);
   latest.current = state;
@@ -33,7 +33,7 @@ export function usePages(path, { limit = 50, first = limit } = {}) {
         const paged = withParameter(path, "limit", String(cursor ? limit : first));
         const { body } = await api.get(cursor ? withParameter(paged, "after", cursor) : paged);
         if (mine !== generation.current) return;
-        setState((/** @type {any} */ former) => ({ ...joined(what === "again" ? [] : former.items, former, body, Boolean(cursor)), loading: false, problem: null, first: false }));
+        setState((/** @type {any} */ former) => ({ path, ...joined(what === "again" ? [] : former.items, former, body, Boolean(cursor)), loading: false, problem: null, first: false }));
       } catch (problem) {
         if (mine === generation.current) setState((/** @type {any} */ former) => ({ ...former, loading: false, problem, first: false }));
       }
@@ -53,7 +53,8 @@ export function usePages(path, { limit = 50, first = limit } = {}) {
   const refresh = useCallback(() => read("first"), [read]);
   const retry = useCallback(() => read("next"), [read]);
   const change = useCallback((/** @type {any} */ edit) => setState((/** @type {any} */ former) => ({ ...former, items: edit(former.items) })), []);
-  return { ...state, more, reload, refresh, retry, change };
+  // Until the effect has run, the state is that of the former path.
+  return { ...(state.path === path ? state : empty), more, reload, refresh, retry, change };
 }
 
 /**
