@@ -23,13 +23,10 @@ function arrive() {
 }
 arrive();
 addEventListener("popstate", arrive);
-addEventListener(
-  "scroll",
-  () => {
-    if (!isArriving && history.state?.entry) places[history.state.entry] = scrollY;
-  },
-  { passive: true },
-);
+const note = () => {
+  if (!isArriving && history.state?.entry) places[history.state.entry] = scrollY;
+};
+addEventListener("scroll", note, { passive: true });
 addEventListener("pagehide", () => drafts.set("places", Object.fromEntries(Object.entries(places).slice(-50))));
 
 /** How long a page may take to become as long as it was, in milliseconds. */
@@ -59,4 +56,5 @@ export function showPlace() {
 /** Says that a step in the history has not changed the page. */
 export function stayInPlace() {
   isArriving = false;
+  note();
 }
