@@ -67,7 +67,7 @@ export default function Concepts({ query }) {
         ${STATES.map((each) => html`<button type="button" key=${each.id} aria-pressed=${state === each.id ? "true" : "false"} onClick=${() => setQuery({ state: each.id })}>${each.name}</button>`)}
       </div>
     </div>
-    <${ProblemNotice} problem=${list.problem} retry=${list.reload} />
+    <${ProblemNotice} problem=${list.problem} retry=${list.retry} />
     ${list.first && html`<${Skeleton} rows=${3} height="9rem" />`}
     ${!list.first &&
     shown.length === 0 &&

@@ -5,6 +5,7 @@ import { ago, percent, plural, short } from "../format.js";
 import { Badge, Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { Empty, Skeleton } from "../ui/empty.js";
+import { sentence } from "../ui/field.js";
 import { More, usePages } from "../ui/list.js";
 import { Notice, ProblemNotice } from "../ui/notice.js";
 import { Bar, StatusBadge, hasEnded, phaseText, share } from "../ui/job.js";
@@ -64,7 +65,7 @@ function Row({ job }) {
           </span>`,
         )}
       </span>`}
-      ${job.error && html`<span class="small evaluation-error">${job.error.detail}</span>`}
+      ${job.error && html`<span class="small evaluation-error">${sentence(job.error.detail)}</span>`}
     </a>
   </li>`;
 }

@@ -124,7 +124,7 @@ export default function Images({ params, query }) {
         </label>
       </div>`}
     />
-    <${ProblemNotice} problem=${list.problem} retry=${list.reload} />
+    <${ProblemNotice} problem=${list.problem} retry=${list.retry} />
     ${comparing && chosen.length === 2 && html`<${CompareDialog} first=${chosen[0].image} second=${chosen[1].image} onClose=${() => setComparing(false)} />`}
     ${params?.id && html`<${ImageDialog} id=${params.id} drawn=${drawn} query=${query} isSmall=${isSmall} onClose=${close} onGone=${(/** @type {string} */ id) => (forget([id]), close())} />`}
     ${outside && html`<${OriginDialog} file=${outside} onClose=${() => setOutside(null)} />`}

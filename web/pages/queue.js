@@ -6,6 +6,7 @@ import { Badge, Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { Icon } from "../ui/icon.js";
 import { Empty, Skeleton } from "../ui/empty.js";
+import { sentence } from "../ui/field.js";
 import { ProblemNotice } from "../ui/notice.js";
 import { Bar, StatusBadge, cancelJob, phaseText, share } from "../ui/job.js";
 import { useGet } from "../ui/load.js";
@@ -179,7 +180,7 @@ function Cancel({ job, about: what, reload }) {
 function EndedJob({ job, concepts }) {
   return html`<li class="queue-job">
     <${Name} job=${job} concepts=${concepts} />
-    <span class="queue-state">${job.error ? html`<span class="queue-error"><${Icon} name="fail" size=${16} /><span>${job.error.detail}</span></span>` : ago(job.finished_at)}</span>
+    <span class="queue-state">${job.error ? html`<span class="queue-error"><${Icon} name="fail" size=${16} /><span>${sentence(job.error.detail)}</span></span>` : ago(job.finished_at)}</span>
     <span class="queue-cancel"><${StatusBadge} status=${job.status} /></span>
   </li>`;
 }

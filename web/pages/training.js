@@ -44,6 +44,7 @@ export default function Training({ params }) {
     back=${back}
     lead=${html`${count(training.recipe.max_train_steps)} steps on ${training.concepts.map((/** @type {any} */ each) => `${each.image_count} photos`).join(" and ")}, seed <span class="number">${String(training.seed)}</span>`}
     actions=${html`${training.delta && html`<${Button} kind="primary" href=${link(`/concepts/${first.handle}`, { tab: "versions" })}>See the version<//>`}
+      ${["failed", "canceled"].includes(training.status) && first && html`<${Button} kind="primary" icon="refresh" href=${link(`/concepts/${first.handle}`, { tab: "train", with: training.concepts.slice(1).map((/** @type {any} */ each) => each.handle).join() })}>Train again<//>`}
       <${CopyCurl} small=${false} path="v1/trainings" body=${requestOf(training)} />`}
   >
     <div class="card"><${JobCard} job=${training} lost=${lost} onCancel=${stop} /><${Attempts} training=${training} /></div>
@@ -76,13 +77,16 @@ function requestOf(training) {
 /** @param {{training: any}} props */
 function Attempts({ training }) {
   const { previous_attempts: previous, resumed_from_step: resumed, started_over: over, checkpoint_step: checkpoint } = training;
-  if (!previous.length && !over) return null;
-  return html`<${Notice} kind="info" title=${resumed ? `Went on from step ${resumed}` : over ? "Started over" : "Was interrupted, and goes on by itself"}>
+  const ended = hasEnded(training);
+  // What a training failed of is said above.
+  const told = previous.filter((/** @type {any} */ attempt) => !(ended && attempt.reason.detail === training.error?.detail));
+  if (!told.length && !over) return null;
+  return html`<${Notice} kind="info" title=${resumed ? `Went on from step ${resumed}` : over ? "Started over" : ended ? "Was interrupted" : "Was interrupted, and goes on by itself"}>
     ${over && html`<p>${sentence(over)}</p>`}
     <ul class="plain-list">
-      ${previous.map((/** @type {any} */ attempt) => html`<li key=${attempt.attempt}>Attempt ${attempt.attempt} ended ${time(attempt.ended_at)}${attempt.reached_step ? ` at step ${attempt.reached_step}` : ""}. ${sentence(attempt.reason.detail)}</li>`)}
+      ${told.map((/** @type {any} */ attempt) => html`<li key=${attempt.attempt}>Attempt ${attempt.attempt} ended ${time(attempt.ended_at)}${attempt.reached_step ? ` at step ${attempt.reached_step}` : ""}. ${sentence(attempt.reason.detail)}</li>`)}
     </ul>
-    ${checkpoint && !hasEnded(training) && html`<p class="notice-small">Safe up to step ${checkpoint}.</p>`}
+    ${checkpoint && !ended && html`<p class="notice-small">Safe up to step ${checkpoint}.</p>`}
   <//>`;
 }
 
