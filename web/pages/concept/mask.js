@@ -4,7 +4,7 @@
  * The mask is saved in the photo's size: white where the subject is. What is not marked is dimmed. Works with a pointer, by touch, and
  * with the keyboard: arrows move the brush, Space paints, `[` and `]` change its size.
  */
-import { html, useCallback, useEffect, useRef, useState } from "../../ui/html.js";
+import { html, useCallback, useEffect, useLayoutEffect, useRef, useState } from "../../ui/html.js";
 import { api } from "../../api.js";
 import { Button } from "../../ui/button.js";
 import { SliderField } from "../../ui/field.js";
@@ -91,7 +91,7 @@ export function MaskBrush({ photo, onSave, onRemove, onUnsaved }) {
   }, [photo.id, photo.photo?.mask?.sha256, rounds]);
   useEffect(() => () => picture.current?.close(), []);
   useEffect(draw, [draw]);
-  useEffect(() => onUnsaved(changed), [changed]);
+  useLayoutEffect(() => onUnsaved(changed), [changed]);
 
   const keep = () => {
     const context = /** @type {HTMLCanvasElement} */ (mask.current).getContext("2d", { willReadFrequently: true });

@@ -1,5 +1,5 @@
 /** One photo: what was noticed about it, its caption, its subject mask. */
-import { html, useEffect, useRef, useState } from "../../ui/html.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../../ui/html.js";
 import { api } from "../../api.js";
 import { size, time } from "../../format.js";
 import { Button } from "../../ui/button.js";
@@ -13,10 +13,14 @@ import { MaskBrush } from "./mask.js";
 /** @param {{concept: any, photo: any, photos: any[], onShow: (id: string) => void, onClose: () => void, onChange: () => any}} props */
 export function PhotoDialog({ concept, photo, photos, onShow, onClose, onChange }) {
   const unsaved = useRef(false);
+  const isAsking = useRef(false);
   const at = photos.findIndex((each) => each.id === photo.id);
   /** Leaves the photo, after asking if something would be lost. @param {() => void} leave */
   const unlessUnsaved = async (leave) => {
+    if (isAsking.current) return;
+    isAsking.current = true;
     const sure = !unsaved.current || (await confirm({ title: "Leave without saving?", text: html`<p>The caption or the mask was changed, and is not saved.</p>`, yes: "Leave", no: "Stay", danger: true }));
+    isAsking.current = false;
     if (sure) leave();
   };
   const step = (/** @type {number} */ by) => unlessUnsaved(() => onShow(photos[(at + by + photos.length) % photos.length].id));
@@ -49,7 +53,7 @@ function PhotoView({ concept, photo, onClose, onChange, onUnsaved, children }) {
   const saved = photo.photo?.caption ?? "";
   const unsaved = caption.trim() !== saved;
   useEffect(() => setProblem(null), [caption]);
-  useEffect(() => onUnsaved(unsaved || painted), [unsaved, painted]);
+  useLayoutEffect(() => onUnsaved(unsaved || painted), [unsaved, painted]);
 
   const save = async () => {
     try {
