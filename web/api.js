@@ -29,6 +29,8 @@ export class Problem extends Error {
     /** @type {string | null} */
     this.requestId = body.request_id ?? headers?.get("x-request-id") ?? null;
     this.retryable = Boolean(body.retryable);
+    /** A proxy's answer for a server that is away: it is no problem of the API. */
+    this.isGateway = status >= 502 && status <= 504 && !body.code;
     this.retryAfter = Number(headers?.get("retry-after")) || null;
   }
 }
@@ -79,28 +81,49 @@ async function send(method, path, body, { headers = {}, signal, key } = {}) {
       });
     } catch (cause) {
       if (signal?.aborted) throw cause;
-      const back = connectionLost();
-      // Whether the request was done is not known. A POST carries a key that keeps it from being done twice, a DELETE has none.
-      if (method === "DELETE" || (method !== "GET" && attempt >= 5)) throw new Problem(UNREACHABLE, 0);
-      await back;
+      await away(method, attempt);
       continue;
     }
     if (response.ok || response.status === 304) return response;
     const problem = await problemOf(response);
-    if (response.status === 401) {
-      // Another request may have asked for the key meanwhile.
-      if (used.authorization === authorization().authorization) {
-        await askForKey(used.authorization ? "The server does not accept this key." : null);
-      }
+    if (problem.isGateway) {
+      await away(method, attempt);
       continue;
     }
-    const busy = response.status === 503 || (response.status === 409 && problem.code === "idempotency_in_flight");
-    if (busy && attempt < 4) {
-      await wait(Math.min(problem.retryAfter ?? attempt, 5) * 1000);
+    if (response.status === 401) {
+      await signedInAgain(used);
+      continue;
+    }
+    if (isBusy(problem) && attempt < 4) {
+      await wait(pauseOf(problem, attempt));
       continue;
     }
     throw problem;
   }
+}
+
+/** Asks for another key, unless another request has got one meanwhile. @param {Record<string, string>} used The refused one. */
+async function signedInAgain(used) {
+  if (used.authorization !== authorization().authorization) return;
+  await askForKey(used.authorization ? "The server does not accept this key." : null);
+}
+
+/** Whether the same request may succeed in a moment. @param {Problem} problem */
+const isBusy = ({ status, code }) => status === 503 || (status === 409 && code === "idempotency_in_flight");
+
+/** How long to wait before the next attempt, in milliseconds. @param {Problem} problem @param {number} attempt */
+const pauseOf = ({ retryAfter }, attempt) => Math.min(retryAfter ?? attempt, 5) * 1000;
+
+/**
+ * Waits until the server answers again. Throws if the request must not be repeated: whether it was done is not known. A POST
+ * carries a key that keeps it from being done twice, a DELETE has none.
+ *
+ * @param {string} method @param {number} attempt
+ */
+async function away(method, attempt) {
+  const back = connectionLost();
+  if (method === "DELETE" || (method !== "GET" && attempt >= 5)) throw new Problem(UNREACHABLE, 0);
+  await back;
 }
 
 /** @param {Response} response */
@@ -168,13 +191,14 @@ export const api = {
    */
   upload: async (path, form, onProgress = () => {}, { key = idempotencyKey(), method = "POST", signal } = {}) => {
     for (let attempt = 1; ; attempt++) {
+      const used = authorization();
       try {
-        return await sendForm(method, relative(path), form, onProgress, key, signal);
+        return await sendForm(method, relative(path), form, onProgress, key, used, signal);
       } catch (problem) {
         if (!(problem instanceof Problem)) throw problem;
-        if (problem.status === 401) await askForKey();
-        else if (problem.status === 0 && attempt < 5) await connectionLost();
-        else if (problem.status === 503 && attempt < 4) await wait((problem.retryAfter ?? 1) * 1000);
+        if (problem.status === 401) await signedInAgain(used);
+        else if ((problem.status === 0 || problem.isGateway) && attempt < 5) await connectionLost();
+        else if (isBusy(problem) && attempt < 4) await wait(pauseOf(problem, attempt));
         else throw problem;
       }
     }
@@ -193,22 +217,22 @@ export function withParameter(path, name, value) {
  * `fetch` does not say how much of a body has gone, so forms are sent by `XMLHttpRequest`.
  *
  * @param {string} method @param {string} path @param {FormData} form @param {(share: number) => void} onProgress
- * @param {string} key @param {AbortSignal} [signal] @returns {Promise<Answer>}
+ * @param {string} key @param {Record<string, string>} headers @param {AbortSignal} [signal] @returns {Promise<Answer>}
  */
-function sendForm(method, path, form, onProgress, key, signal) {
+function sendForm(method, path, form, onProgress, key, headers, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     request.open(method, path);
-    for (const [name, value] of Object.entries(authorization())) request.setRequestHeader(name, value);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
     if (method === "POST") request.setRequestHeader("idempotency-key", key);
     request.upload.onprogress = ({ loaded, total }) => onProgress(total ? loaded / total : 0);
     request.onerror = () => reject(new Problem(UNREACHABLE, 0));
     request.onabort = () => reject(new DOMException("The upload was stopped.", "AbortError"));
     request.onload = () => {
-      const headers = new Headers();
+      const answered = new Headers();
       for (const name of ["etag", "x-request-id", "retry-after", "location"]) {
         const value = request.getResponseHeader(name);
-        if (value) headers.set(name, value);
+        if (value) answered.set(name, value);
       }
       let body = null;
       try {
@@ -217,9 +241,9 @@ function sendForm(method, path, form, onProgress, key, signal) {
         // A proxy's page is no JSON; the status says enough.
       }
       if (request.status >= 200 && request.status < 300) {
-        resolve({ body, headers, status: request.status, etag: headers.get("etag") });
+        resolve({ body, headers: answered, status: request.status, etag: answered.get("etag") });
       } else {
-        reject(new Problem(body ?? {}, request.status, headers));
+        reject(new Problem(body ?? {}, request.status, answered));
       }
     };
     signal?.addEventListener("abort", () => request.abort());

@@ -21,7 +21,7 @@ async function waitForHealth() {
   for (let delay = 500; ; delay = Math.min(delay * 1.5, 5000)) {
     await new Promise((done) => setTimeout(done, delay));
     try {
-      const answer = await fetch("readyz", { cache: "no-store" });
+      const answer = await fetch("readyz", { cache: "no-store", signal: AbortSignal.timeout(5000) });
       if (answer.ok) break;
     } catch {
       // Still away.

@@ -1,13 +1,17 @@
 /** The start of the page: finds the module of the present address, and shows it in the frame. */
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./ui/html.js";
 import { link, match, navigate, useRoute } from "./router.js";
+import { showPlace, stayInPlace } from "./scroll.js";
 import { Shell } from "./ui/shell.js";
 import { SignIn } from "./ui/sign-in.js";
 import { Toasts } from "./ui/toast.js";
 import { Empty, Skeleton } from "./ui/empty.js";
 import { Button } from "./ui/button.js";
 
-/** Each page by the form of its address: its module in `pages/`, and its style sheet in `styles/pages/`. */
+/**
+ * Each page by the form of its address: its module in `pages/`, and its style sheet in `styles/pages/`. `stays` is for a page that
+ * remains what it is with other parameters.
+ */
 const ROUTES = [
   { path: "/concepts", page: "concepts" },
   { path: "/concepts/new", page: "concept-new", style: "concept" },
@@ -15,8 +19,8 @@ const ROUTES = [
   { path: "/trainings/:id", page: "training" },
   { path: "/studio", page: "studio" },
   { path: "/compose", page: "compose" },
-  { path: "/images", page: "images" },
-  { path: "/images/:id", page: "images" },
+  { path: "/images", page: "images", stays: true },
+  { path: "/images/:id", page: "images", stays: true },
   { path: "/evaluations", page: "evaluations" },
   { path: "/evaluations/:id", page: "evaluation" },
   { path: "/preference", page: "preference" },
@@ -58,8 +62,9 @@ function App() {
   const route = find(path);
   const [, loaded] = useState(0);
   const [failed, setFailed] = useState(/** @type {string | null} */ (null));
-  const start = useRef(true);
+  const former = useRef(/** @type {string | null} */ (null));
   const name = route?.page ?? null;
+  const key = String(route?.stays ? name : name + JSON.stringify(route?.params));
 
   useEffect(() => {
     if (path === "/") navigate("/concepts", { replace: true });
@@ -77,19 +82,17 @@ function App() {
   const ready = name !== null && modules.has(name);
   useEffect(() => {
     if (!ready) return;
-    if (start.current) {
-      start.current = false;
-      return;
-    }
-    scrollTo(0, 0);
-    const heading = /** @type {HTMLElement | null} */ (document.querySelector("main h1"));
-    heading?.focus({ preventScroll: true });
-  }, [path, ready]);
+    if (former.current === key) return stayInPlace();
+    const isFirst = former.current === null;
+    former.current = key;
+    if (!isFirst) /** @type {HTMLElement | null} */ (document.querySelector("main h1"))?.focus({ preventScroll: true });
+    return showPlace();
+  }, [path, JSON.stringify(query), ready]);
 
   const Shown = name ? modules.get(name) : null;
   return html`<${Shell} path=${path}>
       ${Shown
-        ? html`<${Guard} key=${name + JSON.stringify(route?.params)}><${Shown} params=${route?.params} query=${query} /><//>`
+        ? html`<${Guard} key=${key}><${Shown} params=${route?.params} query=${query} /><//>`
         : failed && failed === name
           ? html`<${Empty} whole icon="warn" title="This page cannot be loaded" action=${html`<${Button} onClick=${() => location.reload()}>Load it again<//>`}>
               <p>The server may have been updated meanwhile.</p>

@@ -73,8 +73,11 @@ async function textOfChunk(data) {
   const afterTranslation = afterLanguage < 0 ? -1 : data.indexOf(0, afterLanguage + 1);
   if (afterTranslation < 0) return null;
   const text = data.subarray(afterTranslation + 1);
-  const plain = isCompressed ? await inflate(text) : text;
-  return new TextDecoder().decode(plain);
+  try {
+    return new TextDecoder().decode(isCompressed ? await inflate(text) : text);
+  } catch {
+    throw new Error("The manifest in this PNG is damaged: it cannot be unpacked.");
+  }
 }
 
 /** @param {Uint8Array} bytes */

@@ -37,7 +37,7 @@ export function navigate(path, { query = {}, replace = false } = {}) {
   const address = link(path, query);
   if (address === location.hash) return;
   if (replace) {
-    history.replaceState(null, "", address);
+    history.replaceState(history.state, "", address);
     dispatchEvent(new HashChangeEvent("hashchange"));
   } else {
     location.hash = address;
@@ -74,8 +74,17 @@ export function match(pattern, path) {
   /** @type {Record<string, string>} */
   const params = {};
   for (const [index, part] of wanted.entries()) {
-    if (part.startsWith(":")) params[part.slice(1)] = decodeURIComponent(given[index]);
+    if (part.startsWith(":")) params[part.slice(1)] = decoded(given[index]);
     else if (part !== given[index]) return null;
   }
   return params;
+}
+
+/** A part of an address without its escapes. One that was typed wrong, such as `50%`, stays as it is. */
+function decoded(/** @type {string} */ part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }

@@ -19,16 +19,18 @@ const MAX_STREAMS = 2;
 const HIDDEN_MS = 20_000;
 let open = 0;
 
-/** Fulfilled when the page is visible. */
-const visible = () =>
+/** Fulfilled when the page is visible, or when `signal` is aborted. @param {AbortSignal} signal */
+const visible = (signal) =>
   new Promise((/** @type {(value?: any) => void} */ done) => {
-    if (document.visibilityState === "visible") return done();
     const changed = () => {
-      if (document.visibilityState !== "visible") return;
+      if (document.visibilityState !== "visible" && !signal.aborted) return;
       document.removeEventListener("visibilitychange", changed);
+      signal.removeEventListener("abort", changed);
       done();
     };
     document.addEventListener("visibilitychange", changed);
+    signal.addEventListener("abort", changed);
+    changed();
   });
 
 /** A signal that is aborted with `signal`, or when the page has been hidden for a while. @param {AbortSignal} signal */
@@ -71,7 +73,8 @@ export async function stream(path, { onEvent, onLost = () => {}, lastEventId = n
   open++;
   try {
     while (!signal.aborted) {
-      await Promise.race([visible(), wait(0x7fffffff, signal)]);
+      await visible(signal);
+      if (signal.aborted) return;
       const seen = whileSeen(signal);
       try {
         const response = await api.open(path, {

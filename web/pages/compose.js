@@ -1,7 +1,7 @@
 /** Compose: how well concepts go together, and what each way of bringing them into one picture gives. */
 import { api } from "../api.js";
 import { duration } from "../format.js";
-import { navigate } from "../router.js";
+import { navigate, setQuery } from "../router.js";
 import { drafts, useStored } from "../store.js";
 import { Button } from "../ui/button.js";
 import { confirm } from "../ui/dialog.js";
@@ -39,8 +39,13 @@ const EMPTY = {
 /** @param {{ query: Record<string, string> }} props `concepts` names those to begin with: `rex,delft`. */
 export default function Compose({ query }) {
   const [isLooking, setLooking] = useState(false);
-  const [state, setState] = useStored("compose", { ...EMPTY, handles: query.concepts?.split(",") ?? [] });
+  const [state, setState] = useStored("compose", EMPTY);
   const change = (/** @type {Partial<typeof EMPTY>} */ changes) => setState((before) => ({ ...before, ...changes }));
+  useEffect(() => {
+    if (!query.concepts) return;
+    setState({ ...EMPTY, handles: query.concepts.split(",").slice(0, MOST) });
+    setQuery({ concepts: null });
+  }, [query.concepts]);
 
   const { concepts, capabilities, loaded, isAll, problem } = useService(isLooking || state.handles.length > 0);
   const trained = concepts.filter(({ current_delta }) => current_delta);
@@ -120,7 +125,7 @@ function Joint({ part, verdict }) {
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const body = { concepts: part.map(({ handle }) => handle) };
   const train = async () => {
-    const { body: tried } = await api.post("v1/trainings", { ...body, dry_run: true });
+    const { body: tried } = await api.post("v1/trainings", { ...body, dry_run: true }, { key: null });
     const started = await confirm({
       title: "Train them jointly?",
       text: html`<p>

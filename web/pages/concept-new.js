@@ -24,6 +24,13 @@ export default function ConceptNew() {
   const capabilities = useCapabilities();
   const [draft, setDraft] = useStored("concept-new", EMPTY);
   const [files, setFiles] = useState(/** @type {File[]} */ ([]));
+  // Files cannot be kept over a reload, so the browser asks before.
+  useEffect(() => {
+    if (!files.length) return;
+    const ask = (/** @type {Event} */ event) => event.preventDefault();
+    addEventListener("beforeunload", ask);
+    return () => removeEventListener("beforeunload", ask);
+  }, [files.length > 0]);
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
   const known = useGet("v1/concepts?limit=100");
@@ -135,7 +142,7 @@ export default function ConceptNew() {
 
 /** @param {number} photos @param {number} archives @param {number} needed */
 const countText = (photos, archives, needed) =>
-  [photos ? `${photos} of ${needed} needed` : null, archives ? plural(archives, "archive") : null].filter(Boolean).join(" and ");
+  [photos >= needed ? plural(photos, "photo") : photos ? `${photos} of ${needed} needed` : null, archives ? plural(archives, "archive") : null].filter(Boolean).join(" and ");
 
 /** @param {{file: File, onRemove: () => void}} props */
 function Staged({ file, onRemove }) {
@@ -147,9 +154,9 @@ function Staged({ file, onRemove }) {
     return () => URL.revokeObjectURL(made);
   }, [file]);
   return html`<li>
-    ${url ? html`<img src=${url} alt="" />` : html`<span class="staged-file"><${Icon} name="images" /></span>`}
+    ${url ? html`<img src=${url} alt="" onError=${() => setUrl(null)} />` : html`<span class="staged-file"><${Icon} name="images" /></span>`}
     <span class="staged-name truncate" title=${file.name}>${file.name}</span>
     <span class="muted small">${size(file.size)}</span>
-    <button type="button" class="staged-remove" aria-label=${`Leave out ${file.name}`} onClick=${onRemove}><${Icon} name="close" size=${14} /></button>
+    <button type="button" class="staged-remove" aria-label=${`Remove ${file.name}`} onClick=${onRemove}><${Icon} name="close" size=${14} /></button>
   </li>`;
 }

@@ -1,5 +1,5 @@
 /** A concept: its photos, its trainings, and what they have made. */
-import { html, useCallback, useState } from "../ui/html.js";
+import { html, useCallback, useEffect, useRef, useState } from "../ui/html.js";
 import { api } from "../api.js";
 import { link, navigate } from "../router.js";
 import { plural, size } from "../format.js";
@@ -24,6 +24,14 @@ export default function Concept({ params, query }) {
   const active = useGet(concept ? `v1/trainings?concept=${concept.id}&limit=20` : null, { every: 5 });
   const [renaming, setRenaming] = useState(false);
   const changed = useCallback(() => (reload(), active.reload()), [reload, active.reload]);
+  const trainings = active.body?.data ?? [];
+  const running = trainings.find((/** @type {any} */ training) => ["queued", "running", "canceling"].includes(training.status));
+  // A training that has ended may have made a version, and put it into use.
+  const ran = useRef(/** @type {string | undefined} */ (undefined));
+  useEffect(() => {
+    if (ran.current && ran.current !== running?.id) reload();
+    ran.current = running?.id;
+  }, [running?.id]);
 
   const back = { href: link("/concepts"), label: "Concepts" };
   if (problem?.status === 404) {
@@ -37,8 +45,6 @@ export default function Concept({ params, query }) {
     <//>`;
   }
 
-  const trainings = active.body?.data ?? [];
-  const running = trainings.find((/** @type {any} */ training) => ["queued", "running", "canceling"].includes(training.status));
   const name = concept.modifier_token ? `${concept.modifier_token} ${concept.class_noun}` : concept.class_noun;
   const tab = ["photos", "train", "versions"].includes(query.tab) ? query.tab : concept.current_delta ? "versions" : "photos";
   const at = (/** @type {string} */ id) => link(`/concepts/${concept.handle}`, { tab: id });
@@ -49,7 +55,7 @@ export default function Concept({ params, query }) {
     title=${html`<span class="concept-heading"><${Cover} concept=${concept} />${concept.handle} <${ConceptState} concept=${concept} training=${running} /></span>`}
     back=${back}
     lead=${html`${concept.class_noun[0].toUpperCase() + concept.class_noun.slice(1)}, in prompts <code>${name}</code>`}
-    actions=${html`${concept.current_delta && html`<${Button} kind="primary" icon="studio" href=${link("/studio", { prompt: `photo of a ${name}` })}>Use in the studio<//>`}
+    actions=${html`${concept.current_delta && html`<${Button} kind="primary" icon="studio" href=${link("/studio", { prompt: `photo of a ${name}`, concept: concept.handle })}>Use in the studio<//>`}
       <${Button} icon="edit" label="Rename" onClick=${() => setRenaming(true)} />
       <${Button} kind="danger" icon="trash" label="Delete the concept" onClick=${() => void deleteConcept(concept)} />`}
   >
@@ -62,7 +68,7 @@ export default function Concept({ params, query }) {
         { id: "versions", label: "Versions", href: at("versions") },
       ]}
     />
-    ${tab === "photos" && html`<${Photos} concept=${concept} onChange=${changed} trainAt=${at("train")} />`}
+    ${tab === "photos" && html`<${Photos} concept=${concept} onChange=${changed} trainAt=${at("train")} shown=${query.photo} />`}
     ${tab === "train" && html`<${Train} concept=${concept} trainings=${active} others=${query.with} />`}
     ${tab === "versions" && html`<${Versions} concept=${concept} onChange=${changed} trainAt=${at("train")} running=${running} />`}
     ${renaming && html`<${Rename} concept=${concept} onClose=${() => setRenaming(false)} />`}

@@ -1,5 +1,6 @@
 /** The gallery of concepts. */
-import { html, classes, useEffect, useMemo, useState } from "../ui/html.js";
+import { html, classes, useEffect, useMemo, useRef, useState } from "../ui/html.js";
+import { api } from "../api.js";
 import { link, setQuery } from "../router.js";
 import { plural } from "../format.js";
 import { Badge, Page } from "../ui/page.js";
@@ -28,6 +29,7 @@ export default function Concepts({ query }) {
   const wanted = useSettled(text.trim(), 200);
   const list = usePages(`v1/concepts${wanted ? `?q=${encodeURIComponent(wanted)}` : ""}`, { limit: 100 });
   const trainings = useActiveTrainings();
+  useUpdated(list, trainings);
   const state = query.state ?? "";
 
   // The state is found out here, of all concepts, so all have to be there.
@@ -65,7 +67,7 @@ export default function Concepts({ query }) {
         ${STATES.map((each) => html`<button type="button" key=${each.id} aria-pressed=${state === each.id ? "true" : "false"} onClick=${() => setQuery({ state: each.id })}>${each.name}</button>`)}
       </div>
     </div>
-    <${ProblemNotice} problem=${list.problem} retry=${list.reload} />
+    <${ProblemNotice} problem=${list.problem} retry=${list.retry} />
     ${list.first && html`<${Skeleton} rows=${3} height="9rem" />`}
     ${!list.first &&
     shown.length === 0 &&
@@ -95,6 +97,18 @@ function useActiveTrainings() {
     }
     return found;
   }, [running.body, queued.body]);
+}
+
+/** Reads the concepts again whose training has ended: they may be ready now. @param {any} list @param {Map<string, any>} trainings */
+function useUpdated(list, trainings) {
+  const former = useRef(/** @type {string[]} */ ([]));
+  useEffect(() => {
+    const ended = former.current.filter((id) => !trainings.has(id));
+    former.current = [...trainings.keys()];
+    for (const id of ended) {
+      api.get(`v1/concepts/${id}`).then(({ body }) => list.change((/** @type {Concept[]} */ items) => items.map((item) => (item.id === id ? body : item))), () => {});
+    }
+  }, [trainings]);
 }
 
 /** @param {Concept} concept @param {Map<string, any>} trainings */

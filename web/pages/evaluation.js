@@ -6,7 +6,7 @@ import { plural, short, shortId, size, time } from "../format.js";
 import { Facts, Page, Section, Tabs } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { confirm } from "../ui/dialog.js";
-import { Skeleton } from "../ui/empty.js";
+import { Empty, Skeleton } from "../ui/empty.js";
 import { JobCard, cancelJob, hasEnded, useJob } from "../ui/job.js";
 import { ProblemNotice } from "../ui/notice.js";
 import { toast } from "../ui/toast.js";
@@ -19,6 +19,9 @@ export default function Evaluation({ params, query }) {
   const path = `v1/evaluations/${params.id}`;
   const { body: job, problem, lost, reload } = useJob(path);
   const back = { href: link("/evaluations"), label: "Evaluations" };
+  if (problem?.status === 404) {
+    return html`<${Empty} whole icon="search" title="There is no such evaluation" action=${html`<${Button} href=${link("/evaluations")}>To the evaluations<//>`}><p>It may have been deleted.</p><//>`;
+  }
   if (!job) {
     return html`<${Page} title="Evaluation" back=${back}><${ProblemNotice} problem=${problem} retry=${reload} />${!problem && html`<${Skeleton} rows=${4} height="4rem" />`}<//>`;
   }
@@ -71,7 +74,7 @@ function Settings({ job }) {
         ["Size", `${settings.width} × ${settings.height}`],
         ["Negative prompt", job.negative_prompt || "none"],
         ["Evaluator", html`${evaluator.name} <span class="muted">at ${evaluator.image_size} pixels</span>`],
-        ["Asked for", time(job.created_at)],
+        ["Requested", time(job.created_at)],
         ["Ended", job.finished_at ? time(job.finished_at) : null],
         ["Id", html`<code>${job.id}</code>`],
         job.held_out ? ["Held-out images", `${job.held_out.count ?? ""} ${job.held_out.size_bytes ? size(job.held_out.size_bytes) : ""}`] : ["Held-out images", null],

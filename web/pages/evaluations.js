@@ -1,23 +1,27 @@
 /** Evaluations and preference studies: lists, and what starts one. */
-import { html, useState } from "../ui/html.js";
-import { link, navigate } from "../router.js";
+import { html, useEffect } from "../ui/html.js";
+import { link, navigate, setQuery } from "../router.js";
 import { ago, percent, plural, short } from "../format.js";
 import { Badge, Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { Empty, Skeleton } from "../ui/empty.js";
+import { sentence } from "../ui/field.js";
 import { More, usePages } from "../ui/list.js";
 import { Notice, ProblemNotice } from "../ui/notice.js";
 import { Bar, StatusBadge, hasEnded, phaseText, share } from "../ui/job.js";
-import { useCapabilities } from "../ui/load.js";
+import { every, useCapabilities } from "../ui/load.js";
 import { NewEvaluation } from "./evaluations/new.js";
 import { NewStudy } from "./evaluations/new-study.js";
 
-/** @param {{query: Record<string, string>}} props */
+/** @param {{query: Record<string, string>}} props `new` is the form that is open: `evaluation` or `study`. */
 export default function Evaluations({ query }) {
   const can = useCapabilities();
   const list = usePages("v1/evaluations", { limit: 20 });
   const studies = usePages("v1/preference-studies", { limit: 20 });
-  const [making, setMaking] = useState(query.concept ? "evaluation" : "");
+  const isGoing = list.items.some((job) => !hasEnded(job));
+  useEffect(() => (isGoing ? every(3000, list.refresh) : undefined), [isGoing, list.refresh]);
+  const making = query.new ?? "";
+  const setMaking = (/** @type {string} */ what) => setQuery({ new: what });
   const none = !list.first && !list.items.length && !list.problem;
   const create = html`<${Button} kind="primary" icon="plus" onClick=${() => setMaking("evaluation")}>New evaluation<//>`;
   const mayVote = list.items.some((job) => job.status === "succeeded" && job.subjects.length > 1) || list.items.filter((job) => job.status === "succeeded").length > 1;
@@ -38,7 +42,7 @@ export default function Evaluations({ query }) {
         : html`<p class="muted">No vote yet. It takes the images of an evaluation, and a link for each person.</p>`}
       <${More} list=${studies} />
     <//>`}
-    ${making === "evaluation" && html`<${NewEvaluation} concept=${query.concept} onClose=${() => setMaking("")} onMade=${(/** @type {any} */ job) => navigate(`/evaluations/${job.id}`)} />`}
+    ${making === "evaluation" && html`<${NewEvaluation} onClose=${() => setMaking("")} onMade=${(/** @type {any} */ job) => navigate(`/evaluations/${job.id}`)} />`}
     ${making === "study" && html`<${NewStudy} evaluations=${list.items.filter((job) => job.status === "succeeded")} onClose=${() => setMaking("")} onMade=${(/** @type {any} */ study) => navigate(`/preference/${study.id}`)} />`}
   <//>`;
 }
@@ -61,7 +65,7 @@ function Row({ job }) {
           </span>`,
         )}
       </span>`}
-      ${job.error && html`<span class="small evaluation-error">${job.error.detail}</span>`}
+      ${job.error && html`<span class="small evaluation-error">${sentence(job.error.detail)}</span>`}
     </a>
   </li>`;
 }

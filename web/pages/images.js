@@ -3,6 +3,7 @@ import { api } from "../api.js";
 import { plural } from "../format.js";
 import { link, navigate, setQuery } from "../router.js";
 import { readSeed } from "../seed.js";
+import { useStored } from "../store.js";
 import { Button } from "../ui/button.js";
 import { CompareDialog } from "../ui/compare.js";
 import { confirm } from "../ui/dialog.js";
@@ -24,7 +25,7 @@ import { useDroppedFile } from "./studio/taking.js";
 /** @typedef {{ image: any, sample: any }} Drawn */
 
 /** Samples that are read at first, so that they are there soon, and then at once. */
-const FIRST = 60;
+const FIRST = 20;
 const MOST = 100;
 
 /**
@@ -40,7 +41,7 @@ export default function Images({ params, query }) {
   const address = addressOf(wanted);
   const list = usePages(address, { limit: MOST, first: FIRST });
   const drawn = useMemo(() => imagesOf(list.items), [list.items]);
-  const [marked, setMarked] = useState(/** @type {string[]} */ ([]));
+  const [marked, setMarked] = useStored("marked", /** @type {string[]} */ ([]));
   const [comparing, setComparing] = useState(false);
   const [outside, setOutside] = useState(/** @type {File | null} */ (null));
   const { over, input } = useDroppedFile(setOutside);
@@ -58,7 +59,8 @@ export default function Images({ params, query }) {
     setMarked((before) => before.filter((id) => !ids.includes(id)));
     list.change((samples) => samples.map((sample) => ({ ...sample, images: sample.images.filter((/** @type {any} */ image) => !ids.includes(image.id)) })));
   };
-  const close = () => navigate("/images", { query });
+  // What was opened is closed without another step to go back.
+  const close = () => navigate("/images", { query, replace: true });
   const removeMarked = async () => {
     const ids = chosen.map(({ image }) => image.id);
     /** @type {string[]} */
@@ -87,13 +89,13 @@ export default function Images({ params, query }) {
     title="Images"
     wide
     class="images"
-    actions=${html`<${Button} kind="quiet" small icon="search" onClick=${() => input.current?.click()}>Where is a picture from?<//>
+    actions=${html`<${Button} kind="quiet" small icon="search" onClick=${() => input.current?.click()}>Check a picture’s origin<//>
       <input ref=${input} type="file" accept="image/png" hidden aria-label="A picture to look into" onChange=${(/** @type {any} */ event) => {
         setOutside(event.currentTarget.files[0] ?? null);
         event.currentTarget.value = "";
       }} />`}
   >
-    ${over && html`<div class="dropping" aria-hidden="true"><p>Drop a PNG to see whether it was made here, and how</p></div>`}
+    ${over && html`<div class="dropping" aria-hidden="true"><p>Drop a PNG to see whether and how it was made here</p></div>`}
     <${Filters} concepts=${concepts} isAll=${isAll} onChoosing=${() => setChoosing(true)} query=${query} onChange=${(/** @type {any} */ changes) => setQuery(changes)} />
     ${chosen.length > 0 &&
     html`<div class="images-marked" role="group" aria-label="Marked pictures">
@@ -122,7 +124,7 @@ export default function Images({ params, query }) {
         </label>
       </div>`}
     />
-    <${ProblemNotice} problem=${list.problem} retry=${list.reload} />
+    <${ProblemNotice} problem=${list.problem} retry=${list.retry} />
     ${comparing && chosen.length === 2 && html`<${CompareDialog} first=${chosen[0].image} second=${chosen[1].image} onClose=${() => setComparing(false)} />`}
     ${params?.id && html`<${ImageDialog} id=${params.id} drawn=${drawn} query=${query} isSmall=${isSmall} onClose=${close} onGone=${(/** @type {string} */ id) => (forget([id]), close())} />`}
     ${outside && html`<${OriginDialog} file=${outside} onClose=${() => setOutside(null)} />`}

@@ -1,5 +1,5 @@
 /** One merge that was kept: how it goes, how well it keeps its concepts, and how it is used. */
-import { html, useMemo } from "../ui/html.js";
+import { html } from "../ui/html.js";
 import { api } from "../api.js";
 import { link, navigate } from "../router.js";
 import { percent, plural, short, shortId, time } from "../format.js";
@@ -7,11 +7,12 @@ import { Badge, Facts, Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { CopyButton, CopyCurl } from "../ui/copy.js";
 import { confirm } from "../ui/dialog.js";
-import { Skeleton } from "../ui/empty.js";
+import { Empty, Skeleton } from "../ui/empty.js";
 import { JobCard, cancelJob, hasEnded, useJob } from "../ui/job.js";
 import { Notice, ProblemNotice } from "../ui/notice.js";
 import { toast } from "../ui/toast.js";
-import { useGet } from "../ui/load.js";
+import { useConcepts } from "../ui/names.js";
+import { inPrompt } from "./studio/prompt.js";
 
 /** @type {Record<string, [string, any, string]>} */
 const VERDICTS = {
@@ -24,14 +25,16 @@ const VERDICTS = {
 export default function Merge({ params }) {
   const path = `v1/merges/${params.id}`;
   const { body: job, problem, lost, reload } = useJob(path);
-  const concepts = useGet("v1/concepts?limit=100");
-  const handles = useMemo(() => new Map((concepts.body?.data ?? []).map((/** @type {any} */ each) => [each.id, each])), [concepts.body]);
+  const concepts = useConcepts(job?.concepts ?? []);
   const back = { href: link("/compose"), label: "Compose" };
+  if (problem?.status === 404) {
+    return html`<${Empty} whole icon="search" title="There is no such merge" action=${html`<${Button} href=${link("/compose")}>To Compose<//>`}><p>It may have been deleted.</p><//>`;
+  }
   if (!job) {
     return html`<${Page} title="Merge" back=${back}><${ProblemNotice} problem=${problem} retry=${reload} />${!problem && html`<${Skeleton} rows=${4} height="3rem" />`}<//>`;
   }
-  const names = job.concepts.map((/** @type {string} */ id) => /** @type {any} */ (handles.get(id))?.handle ?? shortId(id));
-  const tokens = job.concepts.map((/** @type {string} */ id) => /** @type {any} */ (handles.get(id))?.modifier_token).filter(Boolean);
+  const names = job.concepts.map((/** @type {string} */ id) => concepts.get(id)?.handle ?? shortId(id));
+  const merged = job.concepts.map((/** @type {string} */ id) => concepts.get(id)).filter(Boolean);
   const remove = async () => {
     const gone = await confirm({
       title: "Delete this merge?",
@@ -53,8 +56,8 @@ export default function Merge({ params }) {
     actions=${hasEnded(job) && html`<${Button} kind="danger" icon="trash" label="Delete this merge" onClick=${remove} />`}
   >
     ${job.status !== "succeeded" && html`<div class="card"><${JobCard} job=${job} lost=${lost} onCancel=${() => cancelJob(job, reload)} /></div>`}
-    ${job.report && html`<${Report} report=${job.report} handles=${handles} names=${names} />`}
-    ${job.delta && html`<${Use} delta=${job.delta} tokens=${tokens} />`}
+    ${job.report && html`<${Report} report=${job.report} names=${names} />`}
+    ${job.delta && html`<${Use} delta=${job.delta} concepts=${merged} />`}
     <${Section} title="How it was made">
       <${Facts}
         rows=${[
@@ -62,7 +65,7 @@ export default function Merge({ params }) {
           ["Weight of the concepts", short(job.constraint_weight)],
           ["Keeps as they are", job.protect.map((/** @type {string} */ text) => (text === "empty_prompt" ? "the empty prompt" : "class words")).join(", ") || "nothing exactly"],
           ["Ordinary prompts", job.captions ? plural(job.captions.length, "prompt") : "those of the base model's class images"],
-          ["Asked for", time(job.created_at)],
+          ["Requested", time(job.created_at)],
           ["Id", html`<code>${job.id}</code>`],
         ]}
       />
@@ -70,7 +73,7 @@ export default function Merge({ params }) {
   <//>`;
 }
 
-/** @param {{report: any, handles: Map<string, any>, names: string[]}} props */
+/** @param {{report: any, names: string[]}} props */
 function Report({ report, names }) {
   const [title, kind, text] = VERDICTS[report.verdict] ?? [report.verdict, "info", ""];
   const order = report.deltas.map((/** @type {any} */ each) => each.delta);
@@ -111,15 +114,14 @@ function Report({ report, names }) {
 /** A share with enough digits to tell small ones apart. @param {number | null} value */
 const percentOf = (value) => (value === null || value === undefined ? "–" : value < 0.01 ? `${short(value * 100, 2)} %` : percent(value));
 
-/** @param {{delta: string, tokens: string[]}} props */
-function Use({ delta, tokens }) {
-  const prompt = `photo of ${tokens.join(" and ") || "…"}`;
+/** @param {{delta: string, concepts: any[]}} props */
+function Use({ delta, concepts }) {
+  const prompt = `photo of ${concepts.map((each) => `a ${inPrompt(each)}`).join(" and ") || "…"}`;
   return html`<${Section} title="Draw with it" lead="The merged delta is used like any other: name it, and write the concepts' tokens into the prompt.">
     <div class="row">
-      <code>${delta}</code>
-      <${CopyButton} text=${delta} label="Copy the delta's id" />
-      <${CopyCurl} path="v1/samples" body=${{ prompt, concepts: [{ delta }] }} />
-      <${Button} small icon="compose" href=${link("/compose")}>Compose<//>
+      <${Button} kind="primary" icon="studio" href=${link("/studio", { prompt, concept: concepts.map(({ handle }) => handle).join(), delta })}>Use in the studio<//>
+      <${CopyCurl} path="v1/samples" body=${{ prompt, concepts: [{ delta }] }} small=${false} />
     </div>
+    <p class="small"><span class="muted">Its id:</span> <code>${delta}</code> <${CopyButton} text=${delta} label="Copy the delta's id" kind="quiet" /></p>
   <//>`;
 }

@@ -7,7 +7,7 @@ import { Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { CopyButton } from "../ui/copy.js";
 import { confirm } from "../ui/dialog.js";
-import { Skeleton } from "../ui/empty.js";
+import { Empty, Skeleton } from "../ui/empty.js";
 import { ProblemNotice } from "../ui/notice.js";
 import { toast, toastProblem } from "../ui/toast.js";
 import { useGet } from "../ui/load.js";
@@ -32,6 +32,9 @@ function Study({ id }) {
   const path = `v1/preference-studies/${id}`;
   const { body: study, problem, reload, set } = useGet(path, { every: 5 });
   const back = { href: link("/evaluations"), label: "Evaluations" };
+  if (problem?.status === 404) {
+    return html`<${Empty} whole icon="search" title="There is no such vote" action=${html`<${Button} href=${link("/evaluations")}>To the evaluations<//>`}><p>It may have been deleted.</p><//>`;
+  }
   if (!study) {
     return html`<${Page} title="Vote" back=${back}><${ProblemNotice} problem=${problem} retry=${reload} />${!problem && html`<${Skeleton} rows=${3} height="4rem" />`}<//>`;
   }

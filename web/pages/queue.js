@@ -1,14 +1,16 @@
 /** What runs, what waits and why, and what has ended lately. */
-import { html, useEffect, useMemo, useRef } from "../ui/html.js";
+import { html, useEffect, useRef } from "../ui/html.js";
 import { link } from "../router.js";
 import { ago, duration, percent, plural, shortId } from "../format.js";
 import { Badge, Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
 import { Icon } from "../ui/icon.js";
 import { Empty, Skeleton } from "../ui/empty.js";
+import { sentence } from "../ui/field.js";
 import { ProblemNotice } from "../ui/notice.js";
 import { Bar, StatusBadge, cancelJob, phaseText, share } from "../ui/job.js";
 import { useGet } from "../ui/load.js";
+import { useConcepts } from "../ui/names.js";
 
 /** Kinds of jobs: their lists, what one is called, and the page that shows it. */
 const KINDS = [
@@ -30,7 +32,8 @@ export default function Queue() {
   const running = useLists("&status=running&order=asc", 20, every);
   const queued = useLists("&status=queued&order=asc", 100, every);
   const newest = useLists("", 20, every);
-  const names = useNames();
+  // Those of whom a job says no more than the id.
+  const concepts = useConcepts([...running.jobs, ...queued.jobs, ...newest.jobs].filter(({ kind }) => kind.path === "merges").flatMap((job) => job.concepts));
   const reload = () => Promise.all([running.reload(), queued.reload(), newest.reload(), usage.reload()]);
   const known = useRef(/** @type {string | null} */ (null));
   useEffect(() => {
@@ -59,27 +62,27 @@ export default function Queue() {
     ${!first &&
     now.length === 0 &&
     queued.jobs.length === 0 &&
-    html`<${Empty} icon="queue" title="Nothing runs and nothing waits" action=${html`<div class="row"><${Button} href=${link("/studio")} icon="studio">Draw something<//><${Button} href=${link("/concepts")} icon="concepts">Train a concept<//></div>`}>
-      <p>A training, an image or an evaluation appears here from the moment it is asked for.</p>
+    html`<${Empty} icon="queue" title="Nothing is running or waiting" action=${html`<div class="row"><${Button} href=${link("/studio")} icon="studio">Draw something<//><${Button} href=${link("/concepts")} icon="concepts">Train a concept<//></div>`}>
+      <p>A training, an image or an evaluation appears here as soon as it is requested.</p>
     <//>`}
     ${now.length > 0 &&
     html`<${Section} title="Running" aside=${html`<${Badge} kind="active"><span class="pulse"></span>${plural(now.length, "job")}<//>`}>
       <ul class="queue-list">
-        ${now.map((/** @type {any} */ job) => html`<${RunningJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
+        ${now.map((/** @type {any} */ job) => html`<${RunningJob} key=${job.id} job=${job} concepts=${concepts} reload=${reload} />`)}
       </ul>
     <//>`}
     ${waits.map(
       ({ kind, jobs, more }) => html`<${Section} key=${kind.path} title=${`Waiting: ${kind.many.toLowerCase()}`} aside=${html`<${Badge}>${jobs.length}${more ? " and more" : ""}<//>`}>
         <ol class="queue-list">
-          ${jobs.slice(0, SHOWN).map((/** @type {any} */ job) => html`<${WaitingJob} key=${job.id} job=${job} names=${names} reload=${reload} />`)}
+          ${jobs.slice(0, SHOWN).map((/** @type {any} */ job) => html`<${WaitingJob} key=${job.id} job=${job} concepts=${concepts} reload=${reload} />`)}
         </ol>
         ${jobs.length > SHOWN && html`<p class="muted small">${plural(jobs.length - SHOWN, "further one")}${more ? " and more" : ""} behind these.</p>`}
       <//>`,
     )}
     ${ended.length > 0 &&
-    html`<${Section} title="Ended lately">
+    html`<${Section} title="Recently finished">
       <ul class="queue-list">
-        ${ended.map((job) => html`<${EndedJob} key=${job.id} job=${job} names=${names} />`)}
+        ${ended.map((job) => html`<${EndedJob} key=${job.id} job=${job} concepts=${concepts} />`)}
       </ul>
     <//>`}
   <//>`;
@@ -109,67 +112,52 @@ function useLists(filter, limit, every) {
   };
 }
 
-/** Handles by the ids of concepts and of their current deltas. */
-function useNames() {
-  const { body } = useGet("v1/concepts?limit=100", { every: 30 });
-  return useMemo(() => {
-    /** @type {Map<string, string>} */
-    const names = new Map();
-    for (const concept of body?.data ?? []) {
-      names.set(concept.id, concept.handle);
-      if (concept.current_delta) names.set(concept.current_delta.id, concept.handle);
-    }
-    return names;
-  }, [body]);
-}
-
-/** What a job is about, in one line. @param {any} job @param {Map<string, string>} names */
-function about(job, names) {
-  const named = (/** @type {string} */ id) => names.get(id) ?? shortId(id);
+/** What a job is about, in one line. @param {any} job @param {Map<string, any>} concepts By id. */
+function about(job, concepts) {
   switch (job.kind.path) {
     case "trainings":
-      return job.concepts.map((/** @type {any} */ concept) => concept.handle ?? named(concept.id)).join(" and ");
+      return job.concepts.map((/** @type {any} */ concept) => concept.handle).join(" and ");
     case "samples":
       return job.prompt || "(empty prompt)";
     case "merges":
-      return job.concepts.map(named).join(" with ");
+      return job.concepts.map((/** @type {string} */ id) => concepts.get(id)?.handle ?? shortId(id)).join(" with ");
     case "evaluations":
       return job.subjects.map((/** @type {any} */ subject) => subject.name).join(", ");
     default:
-      return job.delta ? named(job.delta) : shortId(job.id);
+      return shortId(job.delta ?? job.id);
   }
 }
 
-/** @param {{job: any, names: Map<string, string>}} props */
-function Name({ job, names }) {
+/** @param {{job: any, concepts: Map<string, any>}} props */
+function Name({ job, concepts }) {
   const address = job.kind.page(job);
-  const text = html`<span class="queue-kind">${job.kind.noun}</span><span class="queue-about truncate">${about(job, names)}</span>`;
+  const text = html`<span class="queue-kind">${job.kind.noun}</span><span class="queue-about truncate">${about(job, concepts)}</span>`;
   return address ? html`<a class="queue-name" href=${address}>${text}</a>` : html`<span class="queue-name">${text}</span>`;
 }
 
-/** @param {{job: any, names: Map<string, string>, reload: () => any}} props */
-function RunningJob({ job, names, reload }) {
+/** @param {{job: any, concepts: Map<string, any>, reload: () => any}} props */
+function RunningJob({ job, concepts, reload }) {
   const done = share(job);
   const { eta_seconds: left } = job.progress ?? {};
   return html`<li class="queue-job queue-running">
-    <${Name} job=${job} names=${names} />
+    <${Name} job=${job} concepts=${concepts} />
     <span class="queue-state">
       ${phaseText(job)}${done !== null && done > 0 ? ` · ${percent(done)}` : ""}${left > 0 ? ` · about ${duration(left)} left` : ""}${job.attempt > 1 ? ` · attempt ${job.attempt}` : ""}
     </span>
-    <${Cancel} job=${job} about=${about(job, names)} reload=${reload} />
-    <${Bar} value=${done} label=${`Progress of ${about(job, names)}`} />
+    <${Cancel} job=${job} about=${about(job, concepts)} reload=${reload} />
+    <${Bar} value=${done} label=${`Progress of ${about(job, concepts)}`} />
   </li>`;
 }
 
-/** @param {{job: any, names: Map<string, string>, reload: () => any}} props */
-function WaitingJob({ job, names, reload }) {
+/** @param {{job: any, concepts: Map<string, any>, reload: () => any}} props */
+function WaitingJob({ job, concepts, reload }) {
   const place = job.queue?.position ?? 0;
   return html`<li class="queue-job">
-    <${Name} job=${job} names=${names} />
+    <${Name} job=${job} concepts=${concepts} />
     <span class="queue-state">
-      ${place === 0 ? "Next" : `${place} before it`}${job.priority === "normal" ? "" : ` · ${job.priority} priority`} · asked for ${ago(job.created_at)}
+      ${place === 0 ? "Next" : `${plural(place, "job")} ahead`}${job.priority === "normal" ? "" : ` · ${job.priority} priority`} · requested ${ago(job.created_at)}
     </span>
-    <${Cancel} job=${job} about=${about(job, names)} reload=${reload} />
+    <${Cancel} job=${job} about=${about(job, concepts)} reload=${reload} />
   </li>`;
 }
 
@@ -181,18 +169,18 @@ function Cancel({ job, about: what, reload }) {
       kind="quiet"
       small
       icon=${waits ? "close" : "stop"}
-      label=${`${waits ? "Take out" : "Stop"}: ${job.kind.noun.toLowerCase()} ${what}`}
+      label=${`${waits ? "Remove" : "Stop"}: ${job.kind.noun.toLowerCase()} ${what}`}
       disabled=${job.status === "canceling"}
       onClick=${() => cancelJob(job, reload)}
     />
   </span>`;
 }
 
-/** @param {{job: any, names: Map<string, string>}} props */
-function EndedJob({ job, names }) {
+/** @param {{job: any, concepts: Map<string, any>}} props */
+function EndedJob({ job, concepts }) {
   return html`<li class="queue-job">
-    <${Name} job=${job} names=${names} />
-    <span class="queue-state">${job.error ? html`<span class="queue-error"><${Icon} name="fail" size=${16} /><span>${job.error.detail}</span></span>` : ago(job.finished_at)}</span>
+    <${Name} job=${job} concepts=${concepts} />
+    <span class="queue-state">${job.error ? html`<span class="queue-error"><${Icon} name="fail" size=${16} /><span>${sentence(job.error.detail)}</span></span>` : ago(job.finished_at)}</span>
     <span class="queue-cancel"><${StatusBadge} status=${job.status} /></span>
   </li>`;
 }

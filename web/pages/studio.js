@@ -40,8 +40,8 @@ const FIELDS = [
 /** Those that are there for two or more concepts. */
 const COMPOSING_FIELDS = ["/composition/method", "/composition/regions", "/composition/enlarge", "/merge/method", "/merge/constraint_weight"];
 
-/** @param {{ query: Record<string, string> }} props `sample` is the one that is shown; `prompt` begins a new picture, and
- *   `image` one with the settings of an image. */
+/** @param {{ query: Record<string, string> }} props `sample` is the one that is shown; `prompt` begins a new picture, with `concept` (handles
+ *   between commas) and their `delta` if another than the current one is meant; `image` begins one with the settings of an image. */
 export default function Studio({ query }) {
   const [settings, setSettings] = useStored("studio", EMPTY);
   const [isWriting, setWriting] = useState(false);
@@ -59,8 +59,9 @@ export default function Studio({ query }) {
   };
   useEffect(() => {
     if (query.prompt === undefined) return;
-    change({ prompt: query.prompt });
-    setQuery({ prompt: null });
+    const { prompt, concept, delta } = query;
+    change({ prompt, ...(concept && { uses: usesAsked(prompt, concept.split(","), delta) }) });
+    setQuery({ prompt: null, concept: null, delta: null });
   }, [query.prompt]);
   useEffect(() => {
     if (!query.image) return;
@@ -77,6 +78,7 @@ export default function Studio({ query }) {
 
   /** Draws what the fields say, or other settings. */
   const draw = async (/** @type {Settings} */ wanted = settings) => {
+    if (drawing || !wanted.prompt.trim()) return;
     setDrawing(true);
     try {
       const request = toRequest(wanted, await everyConcept());
@@ -104,7 +106,7 @@ export default function Studio({ query }) {
   const take = (/** @type {any} */ sample, /** @type {number | null} */ index) =>
     settingsOf(sample, index).then((taken) => {
       change(taken);
-      toast("Its settings are in the fields now");
+      toast("Settings copied into the form");
     }, toastProblem);
   const vary = (/** @type {any} */ sample, /** @type {number} */ index) =>
     settingsOf(sample, index).then((taken) => {
@@ -123,14 +125,14 @@ export default function Studio({ query }) {
     const { settings: taken, missing: lacking } = await fromManifest(manifest, await everyConcept());
     change(taken);
     if (lacking) toast(lacking, { kind: "fail" });
-    else toast("The settings of this picture are in the fields now");
+    else toast("Settings of the picture copied into the form");
   };
   const takeFile = async (/** @type {File} */ file) => {
     try {
       const found = await readManifest(file);
       if (!found) {
         change({ init_image: await uploadStart(file) });
-        toast("This picture carries no settings. It is the start image now.", { kind: "info" });
+        toast("This picture has no vstar settings, so it was set as the start image.", { kind: "info" });
         return;
       }
       await takeManifest(found.manifest);
@@ -194,8 +196,8 @@ export default function Studio({ query }) {
         <div class="studio-draw">
           <${Button} kind="primary" icon="studio" type="submit" disabled=${!settings.prompt.trim() || errors.length > 0} busy=${drawing}>Draw<//>
           <span class="muted" aria-live="polite">
-            ${errors.length > 0 && "A field above needs a change."}
-            ${estimate && `About ${duration(estimate.run_seconds)}${estimate.queue_seconds >= 1 ? `, after ${duration(estimate.queue_seconds)} in the queue` : ""}`}
+            ${errors.length > 0 && "Correct the marked field above."}
+            ${estimate && `About ${duration(Math.max(1, estimate.run_seconds))}${estimate.queue_seconds >= 1 ? `, after ${duration(estimate.queue_seconds)} in the queue` : ""}`}
           </span>
           <${CopyCurl} path="v1/samples" body=${body} />
         </div>
@@ -207,7 +209,7 @@ export default function Studio({ query }) {
               id=${shown}
               onTake=${take}
               onVary=${vary}
-              onStartFrom=${(/** @type {any} */ image) => (change({ init_image: image.id }), toast("It is the start image now"))}
+              onStartFrom=${(/** @type {any} */ image) => (change({ init_image: image.id }), toast("Set as the start image"))}
               compared=${compared.map(({ id }) => id)}
               onCompare=${compare}
               onChange=${history.put}
@@ -222,6 +224,11 @@ export default function Studio({ query }) {
     </div>
     ${compared.length === 2 && html`<${CompareDialog} first=${compared[0]} second=${compared[1]} onClose=${() => setCompared([])} />`}
   <//>`;
+}
+
+/** The concepts that an address asks for: those whose word is in the prompt take part by it. @returns {Settings["uses"]} */
+function usesAsked(/** @type {string} */ prompt, /** @type {string[]} */ handles, /** @type {string | undefined} */ delta) {
+  return Object.fromEntries(handles.map((handle) => [handle, { strength: "", ...(delta && { delta }), ...(!prompt.includes("<") && { added: true }) }]));
 }
 
 /** A problem that has the page's own errors before those of the service. */

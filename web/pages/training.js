@@ -1,5 +1,5 @@
 /** A training: where it is, its loss, what it draws, and with which numbers it was asked for. */
-import { html, useEffect, useMemo, useState } from "../ui/html.js";
+import { html, useEffect, useMemo, useRef, useState } from "../ui/html.js";
 import { api } from "../api.js";
 import { link } from "../router.js";
 import { preferences, useStored } from "../store.js";
@@ -13,6 +13,7 @@ import { Empty, Skeleton } from "../ui/empty.js";
 import { JobCard, cancelJob, hasEnded, useJob } from "../ui/job.js";
 import { Notice, ProblemNotice } from "../ui/notice.js";
 import { confirm } from "../ui/dialog.js";
+import { every } from "../ui/load.js";
 import { Drawings } from "./concept/drawings.js";
 import { Steps } from "./concept/steps.js";
 
@@ -43,6 +44,7 @@ export default function Training({ params }) {
     back=${back}
     lead=${html`${count(training.recipe.max_train_steps)} steps on ${training.concepts.map((/** @type {any} */ each) => `${each.image_count} photos`).join(" and ")}, seed <span class="number">${String(training.seed)}</span>`}
     actions=${html`${training.delta && html`<${Button} kind="primary" href=${link(`/concepts/${first.handle}`, { tab: "versions" })}>See the version<//>`}
+      ${["failed", "canceled"].includes(training.status) && first && html`<${Button} kind="primary" icon="refresh" href=${link(`/concepts/${first.handle}`, { tab: "train", with: training.concepts.slice(1).map((/** @type {any} */ each) => each.handle).join() })}>Train again<//>`}
       <${CopyCurl} small=${false} path="v1/trainings" body=${requestOf(training)} />`}
   >
     <div class="card"><${JobCard} job=${training} lost=${lost} onCancel=${stop} /><${Attempts} training=${training} /></div>
@@ -75,13 +77,16 @@ function requestOf(training) {
 /** @param {{training: any}} props */
 function Attempts({ training }) {
   const { previous_attempts: previous, resumed_from_step: resumed, started_over: over, checkpoint_step: checkpoint } = training;
-  if (!previous.length && !over) return null;
-  return html`<${Notice} kind="info" title=${resumed ? `Went on from step ${resumed}` : over ? "Started over" : "Was interrupted, and goes on by itself"}>
+  const ended = hasEnded(training);
+  // What a training failed of is said above.
+  const told = previous.filter((/** @type {any} */ attempt) => !(ended && attempt.reason.detail === training.error?.detail));
+  if (!told.length && !over) return null;
+  return html`<${Notice} kind="info" title=${resumed ? `Went on from step ${resumed}` : over ? "Started over" : ended ? "Was interrupted" : "Was interrupted, and goes on by itself"}>
     ${over && html`<p>${sentence(over)}</p>`}
     <ul class="plain-list">
-      ${previous.map((/** @type {any} */ attempt) => html`<li key=${attempt.attempt}>Attempt ${attempt.attempt} ended ${time(attempt.ended_at)}${attempt.reached_step ? ` at step ${attempt.reached_step}` : ""}. ${sentence(attempt.reason.detail)}</li>`)}
+      ${told.map((/** @type {any} */ attempt) => html`<li key=${attempt.attempt}>Attempt ${attempt.attempt} ended ${time(attempt.ended_at)}${attempt.reached_step ? ` at step ${attempt.reached_step}` : ""}. ${sentence(attempt.reason.detail)}</li>`)}
     </ul>
-    ${checkpoint && !hasEnded(training) && html`<p class="notice-small">Safe up to step ${checkpoint}.</p>`}
+    ${checkpoint && !ended && html`<p class="notice-small">Safe up to step ${checkpoint}.</p>`}
   <//>`;
 }
 
@@ -117,30 +122,27 @@ function Loss({ training }) {
 function useMetrics(training) {
   const [metrics, setMetrics] = useState(/** @type {{step: number, loss: number}[]} */ ([]));
   const [known, setKnown] = useState(false);
-  const [asked, ask] = useState(0);
+  const latest = useRef(metrics);
   const ended = hasEnded(training);
   useEffect(() => {
-    let there = true;
-    (async () => {
-      const found = [...metrics];
+    const stop = new AbortController();
+    const read = async () => {
+      const found = [...latest.current];
       for (;;) {
         // A training that went on from a checkpoint reports the steps behind it again.
         const since = found.length ? found[found.length - 1].step : null;
-        const { body } = await api.get(`${training.urls.self}/metrics?limit=10000${since === null ? "" : `&since_step=${since}`}`);
+        const { body } = await api.get(`${training.urls.self}/metrics?limit=10000${since === null ? "" : `&since_step=${since}`}`, { signal: stop.signal });
         const fresh = body.data.filter((/** @type {any} */ metric) => since === null || metric.step > since);
         found.push(...fresh);
         if (fresh.length < 9000) break;
       }
-      if (!there) return;
-      if (found.length !== metrics.length) setMetrics(found);
+      if (found.length !== latest.current.length) setMetrics((latest.current = found));
       setKnown(true);
-    })().catch(() => {});
-    const timer = ended ? 0 : setTimeout(() => ask((former) => former + 1), 1500);
-    return () => {
-      there = false;
-      clearTimeout(timer);
     };
-  }, [asked, ended, training.id]);
+    read().catch(() => {});
+    const end = ended ? () => {} : every(1500, read);
+    return () => (stop.abort(), end());
+  }, [ended, training.id]);
   return { metrics, known };
 }
 
@@ -154,11 +156,11 @@ function Result({ training }) {
   return html`<${Section} class="card" title=${hasEnded(training) ? "In numbers" : "So far"}>
     <${Facts}
       rows=${[
-        ["Asked for", time(training.created_at)],
-        ["Began", training.started_at && time(training.started_at)],
-        [training.status === "succeeded" ? "Done" : "Ended", training.finished_at && time(training.finished_at)],
+        ["Requested", time(training.created_at)],
+        ["Started", training.started_at && time(training.started_at)],
+        [training.status === "succeeded" ? "Finished" : "Ended", training.finished_at && time(training.finished_at)],
         ["Took", took && duration(took)],
-        ["Time left", !took && left && duration(left)],
+        ["Time left", !took && left > 0 && duration(left)],
         ["Loss", training.progress?.loss && short(training.progress.loss)],
         ["Speed", training.progress?.steps_per_second && `${short(training.progress.steps_per_second, 2)} steps/s`],
         ["Attempt", training.attempt > 0 && training.attempt],
@@ -177,8 +179,8 @@ function Result({ training }) {
 function Recipe({ training }) {
   const text = JSON.stringify(requestOf(training), null, 2);
   return html`<details class="card recipe">
-    <summary>The whole recipe</summary>
-    <div class="row row-between"><span class="muted small">Every number that it runs with, defaults included.</span><${CopyButton} text=${text}>Copy<//></div>
+    <summary>The full recipe</summary>
+    <div class="row row-between"><span class="muted small">Every number of this training, defaults included.</span><${CopyButton} text=${text}>Copy<//></div>
     <pre class="code-block" tabindex="0">${text}</pre>
   </details>`;
 }

@@ -15,6 +15,7 @@ function load() {
       document.head.append(sheet);
     }),
   ]).then(([module]) => module.default);
+  library.catch(() => (library = null)); // The next chart tries again.
   return library;
 }
 
@@ -106,7 +107,7 @@ export function Chart({ x, series, height = 260, log = false, xLabel, yLabel, la
       plot.current = new uPlot(options, [x, ...series.map((each) => each.values)], box.current);
       resized = new ResizeObserver(() => box.current && plot.current?.setSize({ width: box.current.clientWidth, height }));
       resized.observe(box.current);
-    });
+    }, console.error);
     return () => {
       there = false;
       resized?.disconnect();

@@ -9,7 +9,13 @@ import { ProblemNotice } from "./notice.js";
  */
 export function Dialog({ title, onClose, wide, full, actions, children, class: name, closable = true }) {
   const ref = useRef(/** @type {any} */ (null));
-  const id = useRef(nextId("dialog")).current;
+  const [id] = useState(() => nextId("dialog"));
+  // Escape, pressed a second time, closes a dialog without asking the page, which may want to keep it.
+  const closed = () => {
+    if (!ref.current?.isConnected || ref.current.open) return;
+    ref.current.showModal();
+    if (closable) onClose();
+  };
   useEffect(() => {
     const dialog = ref.current;
     if (dialog && !dialog.open) dialog.showModal();
@@ -23,6 +29,7 @@ export function Dialog({ title, onClose, wide, full, actions, children, class: n
       event.preventDefault();
       if (closable) onClose();
     }}
+    onClose=${closed}
     onClick=${(/** @type {any} */ event) => closable && event.target === ref.current && onClose()}
   >
     <div class="dialog-inside">
@@ -58,18 +65,23 @@ export function confirm({ title, text, yes, no = "Cancel", danger = false, actio
     };
     function Question() {
       const [problem, setProblem] = useState(/** @type {any} */ (null));
+      const [acting, setActing] = useState(false);
       const agree = async () => {
         setProblem(null);
+        setActing(true);
         try {
           close(await action());
         } catch (cause) {
           setProblem(cause);
+          setActing(false);
         }
       };
+      // What has begun is not answered with "no": the dialog stays until it is done.
       return html`<${Dialog}
         title=${title}
+        closable=${!acting}
         onClose=${() => close(undefined)}
-        actions=${html`<${Button} onClick=${() => close(undefined)}>${no}<//>
+        actions=${html`<${Button} disabled=${acting} onClick=${() => close(undefined)}>${no}<//>
           <${Button} kind=${danger ? "danger" : "primary"} onClick=${agree}>${yes}<//>`}
       >
         ${text}

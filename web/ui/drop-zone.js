@@ -2,6 +2,12 @@
 import { html, classes, useEffect, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
 
+/** The files that are pasted. None where a text is pasted into a field: programs put a picture of it beside it. @param {ClipboardEvent} event */
+export function pastedFiles(event) {
+  const isText = event.clipboardData?.types.includes("text/plain") && /** @type {Element} */ (event.target).matches?.("input, textarea");
+  return isText ? [] : [...(event.clipboardData?.files ?? [])];
+}
+
 /** Dropped folders are read to their files. @param {DataTransfer} transfer @returns {Promise<File[]>} */
 async function filesOf(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
@@ -35,7 +41,7 @@ export function DropZone({ onFiles, accept = "image/png,image/jpeg,image/webp,.z
   useEffect(() => {
     const stop = (/** @type {DragEvent} */ event) => event.preventDefault(); // A file beside the zone must not leave the page.
     const pasted = (/** @type {ClipboardEvent} */ event) => {
-      const files = [...(event.clipboardData?.files ?? [])];
+      const files = pastedFiles(event);
       if (!files.length) return;
       event.preventDefault();
       latest.current(files);

@@ -1,9 +1,12 @@
 /** What a page shows before there is something to show. */
-import { html } from "./html.js";
+import { html, useEffect } from "./html.js";
 import { Icon } from "./icon.js";
 
 /** @param {{icon?: string, title: any, whole?: boolean, children?: any, action?: any}} props `whole` is for a page that has nothing else */
 export function Empty({ icon = "info", title, whole, children, action }) {
+  useEffect(() => {
+    if (whole) document.title = `${title} · vstar`;
+  }, [whole, title]);
   return html`<div class="empty">
     <span class="empty-icon"><${Icon} name=${icon} size=${28} /></span>
     ${whole ? html`<h1 tabindex="-1">${title}</h1>` : html`<h2>${title}</h2>`}

@@ -43,7 +43,7 @@ export function Field({ label, hint, pointer, problem, error, warning, aside, op
   const child = Array.isArray(children) ? children.find((/** @type {any} */ each) => typeof each === "function") : children;
   return html`<div class=${classes("field", errors.length && "field-wrong", name)}>
     <div class=${classes("field-top", hideLabel && "visually-hidden")}>
-      <label for=${own}>${label}${optional && html` <span class="muted">optional</span>`}</label>
+      <label for=${own} id=${`${own}-label`}>${label}${optional && html` <span class="muted">optional</span>`}</label>
       ${aside && html`<span class="field-aside">${aside}</span>`}
     </div>
     ${typeof child === "function" ? child(attributes) : children}
@@ -143,7 +143,7 @@ export function SliderField({ value, onValue, min, max, step = 0.05, ...field })
   return html`<${Field} ...${field} error=${error ?? field.error}>
     ${(/** @type {any} */ a) => html`<span class="slider">
       <input ...${a} type="range" min=${min} max=${max} step=${step} value=${value} style=${{ "--share": share }} onInput=${(/** @type {any} */ event) => (left(), onValue(Number(event.currentTarget.value)))} />
-      <input class="input input-number" type="text" inputmode="decimal" aria-label="Value" value=${text ?? Number(Number(value).toFixed(Math.max(digits, 4)))} onInput=${typed} onBlur=${left} />
+      <input class="input input-number" type="text" inputmode="decimal" aria-labelledby=${`${a.id}-label`} aria-describedby=${a["aria-describedby"]} aria-invalid=${a["aria-invalid"]} value=${text ?? Number(Number(value).toFixed(Math.max(digits, 4)))} onInput=${typed} onBlur=${left} />
     </span>`}
   <//>`;
 }

@@ -3,11 +3,15 @@ import { html, classes, useCallback, useEffect, useRef, useState } from "./html.
 import { api, relative } from "../api.js";
 import { canStream, stream } from "../stream.js";
 import { duration, plural, short } from "../format.js";
+import { every } from "./load.js";
 import { Badge } from "./page.js";
 import { Icon } from "./icon.js";
 import { ProblemNotice, Warnings } from "./notice.js";
 import { Button } from "./button.js";
 import { toast, toastProblem } from "./toast.js";
+
+/** How long a job may say nothing before it is asked, in milliseconds. */
+const SILENCE_MS = 10_000;
 
 /** Whether a job has ended, in whatever way. */
 export const hasEnded = (/** @type {any} */ job) => ["succeeded", "failed", "canceled"].includes(job?.status);
@@ -23,18 +27,24 @@ export const hasEnded = (/** @type {any} */ job) => ["succeeded", "failed", "can
 export function useJob(path) {
   const [state, setState] = useState({ path, body: /** @type {any} */ (null), problem: /** @type {any} */ (null), lost: false });
   const take = useCallback(
-    (/** @type {any} */ change) => setState((/** @type {any} */ former) => ({ ...(former.path === path ? former : { path, body: null, problem: null, lost: false }), ...(typeof change === "function" ? change(former) : change) })),
+    (/** @type {any} */ change) =>
+      setState((/** @type {any} */ before) => {
+        const former = before.path === path ? before : { path, body: null, problem: null, lost: false };
+        return { ...former, ...(typeof change === "function" ? change(former) : change) };
+      }),
     [path],
   );
   const reload = useCallback(async () => {
     const { body } = await api.get(/** @type {string} */ (path));
-    take({ body, problem: null });
+    // An event may have told of something newer meanwhile.
+    take((/** @type {any} */ former) => ({ body: former.body?.revision > body.revision ? former.body : body, problem: null }));
     return body;
   }, [path]);
 
   useEffect(() => {
     if (!path) return;
     const stop = new AbortController();
+    let heard = Date.now();
     const follow = async () => {
       let body = await reload();
       while (!hasEnded(body) && !stop.signal.aborted) {
@@ -44,6 +54,7 @@ export function useJob(path) {
             lastEventId: String(body.revision),
             onLost: (lost) => take({ lost }),
             onEvent: ({ data }) => {
+              heard = Date.now();
               if (!data) return;
               const { status, phase, progress, error, revision } = data;
               // The event has the state; what else has changed with it is in the job.
@@ -57,12 +68,17 @@ export function useJob(path) {
         }
         if (stop.signal.aborted) return;
         body = await reload();
+        heard = Date.now();
         take({ lost: false });
         if (!hasEnded(body)) await new Promise((done) => setTimeout(done, 500));
       }
     };
-    follow().catch((problem) => !stop.signal.aborted && take({ problem, lost: false }));
-    return () => stop.abort();
+    follow().catch((problem) => !stop.signal.aborted && take({ problem, lost: false })).finally(() => endAsking());
+    // A proxy may hold events back, so a job that says nothing is asked.
+    const endAsking = every(SILENCE_MS, async () => {
+      if (Date.now() - heard >= SILENCE_MS) await reload();
+    });
+    return () => (stop.abort(), endAsking());
   }, [path]);
 
   const fresh = state.path === path;
@@ -102,7 +118,7 @@ const PHASES = {
 export function phaseText(/** @type {any} */ job) {
   if (job.status === "queued") {
     const before = job.queue?.position ?? 0;
-    return before === 0 ? "Next in the queue" : `${plural(before, "job")} before this one`;
+    return before === 0 ? "Next in the queue" : `${plural(before, "job")} ahead of this one`;
   }
   if (job.status === "running" || job.status === "canceling") return PHASES[job.phase] ?? "Starting";
   return STATES[job.status]?.[0] ?? job.status;
@@ -149,7 +165,7 @@ export function JobCard({ job, lost, onCancel, compact, children }) {
     ${running &&
     html`<div class="job-numbers">
       ${total > 0 && html`<span>Step <b>${step}</b> of ${total}</span>`}
-      ${left !== null && html`<span>${left > 0 ? html`about <b>${duration(left)}</b> left` : "nearly done"}</span>`}
+      ${left !== null && html`<span>${left >= 1 ? html`about <b>${duration(left)}</b> left` : "nearly done"}</span>`}
       ${speed > 0 && html`<span>${short(speed, 2)} steps/s</span>`}
       ${job.attempt > 1 && html`<span>Attempt <b>${job.attempt}</b></span>`}
     </div>`}
@@ -186,7 +202,7 @@ function useCountdown(seconds, revision) {
 export async function cancelJob(job, then) {
   try {
     await api.post(job.urls.cancel);
-    toast(job.status === "queued" ? "Taken out of the queue" : "Stopping after the present step", { kind: "info" });
+    toast(job.status === "queued" ? "Removed from the queue" : "Stopping after the current step", { kind: "info" });
     await then?.();
   } catch (problem) {
     toastProblem(problem);

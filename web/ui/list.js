@@ -11,31 +11,29 @@ import { ProblemNotice } from "./notice.js";
  * @param {string | null} path such as `v1/concepts?order=asc`
  * @param {{limit?: number, first?: number}} [options] `first` is the size of the first page, where a small one is wanted soon.
  * @returns {{items: any[], hasMore: boolean, loading: boolean, problem: any, first: boolean, more: () => Promise<void>,
- *   reload: () => Promise<void>, change: (edit: (items: any[]) => any[]) => void}} `first` is true until the first page is there
+ *   reload: () => Promise<void>, refresh: () => Promise<void>, retry: () => Promise<void>, change: (edit: (items: any[]) => any[]) => void}}
+ *   `first` is true until the first page is there. `reload` begins anew; `refresh` reads the first page again and keeps what was
+ *   read behind it; `retry` reads what failed once more.
  */
 export function usePages(path, { limit = 50, first = limit } = {}) {
-  const empty = { items: /** @type {any[]} */ ([]), cursor: /** @type {string | null} */ (null), hasMore: true, loading: false, problem: /** @type {any} */ (null), first: true };
+  const empty = { path, items: /** @type {any[]} */ ([]), cursor: /** @type {string | null} */ (null), hasMore: true, loading: false, problem: /** @type {any} */ (null), first: true };
   const [state, setState] = useState(empty);
   const latest = useRef(state);
   latest.current = state;
   const generation = useRef(0);
 
   const read = useCallback(
-    async (/** @type {boolean} */ again) => {
+    async (/** @type {"again" | "first" | "next"} */ what) => {
       if (!path) return;
-      const mine = again ? ++generation.current : generation.current;
-      const { cursor } = latest.current;
+      const mine = what === "next" ? generation.current : ++generation.current;
+      const cursor = what === "next" ? latest.current.cursor : null;
       latest.current = { ...latest.current, loading: true };
       setState((/** @type {any} */ former) => ({ ...former, loading: true, problem: null }));
       try {
-        const paged = withParameter(path, "limit", String(again || !cursor ? first : limit));
-        const { body } = await api.get(again || !cursor ? paged : withParameter(paged, "after", cursor));
+        const paged = withParameter(path, "limit", String(cursor ? limit : first));
+        const { body } = await api.get(cursor ? withParameter(paged, "after", cursor) : paged);
         if (mine !== generation.current) return;
-        setState((/** @type {any} */ former) => {
-          const known = new Set(again ? [] : former.items.map((/** @type {any} */ item) => item.id));
-          const added = body.data.filter((/** @type {any} */ item) => !item.id || !known.has(item.id));
-          return { items: again ? body.data : [...former.items, ...added], cursor: body.next_cursor, hasMore: body.has_more, loading: false, problem: null, first: false };
-        });
+        setState((/** @type {any} */ former) => ({ path, ...joined(what === "again" ? [] : former.items, former, body, Boolean(cursor)), loading: false, problem: null, first: false }));
       } catch (problem) {
         if (mine === generation.current) setState((/** @type {any} */ former) => ({ ...former, loading: false, problem, first: false }));
       }
@@ -45,14 +43,35 @@ export function usePages(path, { limit = 50, first = limit } = {}) {
   useEffect(() => {
     setState(empty);
     latest.current = empty;
-    read(true);
-    return onConnection((lost) => !lost && read(true));
+    read("again");
+    return onConnection((lost) => !lost && read("first"));
   }, [read]);
   const more = useCallback(async () => {
-    if (!latest.current.loading && latest.current.hasMore && !latest.current.problem) await read(false);
+    if (!latest.current.loading && latest.current.hasMore && !latest.current.problem) await read("next");
   }, [read]);
+  const reload = useCallback(() => read("again"), [read]);
+  const refresh = useCallback(() => read("first"), [read]);
+  const retry = useCallback(() => read("next"), [read]);
   const change = useCallback((/** @type {any} */ edit) => setState((/** @type {any} */ former) => ({ ...former, items: edit(former.items) })), []);
-  return { ...state, more, reload: () => read(true), change };
+  // Until the effect has run, the state is that of the former path.
+  return { ...(state.path === path ? state : empty), more, reload, refresh, retry, change };
+}
+
+/**
+ * The entries that are known, with a page that was read.
+ *
+ * @param {any[]} items @param {{cursor: string | null, hasMore: boolean}} former @param {any} body @param {boolean} isBehind Whether the
+ *   page stands behind the known entries; otherwise it is the first one, read again.
+ */
+function joined(items, former, body, isBehind) {
+  const page = { cursor: body.next_cursor, hasMore: body.has_more };
+  if (isBehind) {
+    const known = new Set(items.map((item) => item.id));
+    return { ...page, items: [...items, ...body.data.filter((/** @type {any} */ item) => !item.id || !known.has(item.id))] };
+  }
+  const last = body.has_more ? items.findIndex((item) => item.id && item.id === body.data.at(-1)?.id) : -1;
+  if (last < 0) return { ...page, items: body.data };
+  return { cursor: former.cursor, hasMore: former.hasMore, items: [...body.data, ...items.slice(last + 1)] };
 }
 
 /** Reads the next page when it comes into sight; also a button for those who do not scroll. @param {{list: any}} props */
@@ -64,7 +83,7 @@ export function More({ list }) {
     near.observe(ref.current);
     return () => near.disconnect();
   }, [list.items.length, list.hasMore, list.loading]);
-  if (list.problem) return html`<${ProblemNotice} problem=${list.problem} retry=${list.reload} />`;
+  if (list.problem) return html`<${ProblemNotice} problem=${list.problem} retry=${list.retry} />`;
   if (!list.hasMore || list.first) return null;
   return html`<div ref=${ref} class="more"><${Button} busy=${list.loading} onClick=${() => list.more()}>Show more<//></div>`;
 }

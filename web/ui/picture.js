@@ -1,6 +1,7 @@
 /** Pictures of the service. */
 import { html, classes, useEffect, useRef, useState } from "./html.js";
 import { api, relative, withParameter } from "../api.js";
+import { onConnection } from "../connection.js";
 import { hasKey } from "../session.js";
 import { Icon } from "./icon.js";
 
@@ -49,6 +50,9 @@ export function Picture({ src, alt, width, ratio = 1, class: name, fit = "cover"
   const box = useRef(/** @type {any} */ (null));
   const [url, setUrl] = useState(/** @type {string | null} */ (null));
   const [state, setState] = useState("waiting");
+  const [tries, setTries] = useState(0);
+  // What could not be read while the connection was lost is read when it is back.
+  useEffect(() => (state === "missing" ? onConnection((lost) => !lost && setTries((/** @type {number} */ count) => count + 1)) : undefined), [state]);
   useEffect(() => {
     setState("waiting");
     setUrl(null);
@@ -72,11 +76,12 @@ export function Picture({ src, alt, width, ratio = 1, class: name, fit = "cover"
       there = false;
       near.disconnect();
     };
-  }, [path]);
+  }, [path, tries]);
   return html`<span ref=${box} class=${classes("picture", `picture-${fit}`, `picture-${state}`, pixelated && "picture-pixelated", name)} style=${{ aspectRatio: String(ratio) }}>
     ${url &&
     state !== "missing" &&
     html`<img
+      key=${tries}
       src=${url}
       alt=${alt}
       loading="lazy"

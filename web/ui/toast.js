@@ -1,5 +1,5 @@
 /** Short messages that go by themselves. They are read out, and stay while the pointer is on them. */
-import { html, classes, useEffect, useState } from "./html.js";
+import { html, classes, useEffect, useRef, useState } from "./html.js";
 import { Icon } from "./icon.js";
 import { sentence } from "./field.js";
 
@@ -39,7 +39,15 @@ export function Toasts() {
     listeners.add(setShown);
     return () => void listeners.delete(setShown);
   }, []);
-  return html`<div class="toasts" role="status" aria-live="polite">
+  const box = useRef(/** @type {HTMLElement | null} */ (null));
+  // Dialogs lie above the page. What is shown last lies above those.
+  useEffect(() => {
+    const { current } = box;
+    if (!current?.showPopover) return;
+    if (current.matches(":popover-open")) current.hidePopover();
+    current.showPopover();
+  }, [shown]);
+  return html`<div ref=${box} class="toasts" popover="manual" role="status" aria-live="polite">
     ${shown.map(
       (each) => html`<div key=${each.id} class=${classes("toast", `toast-${each.kind}`)}>
         <${Icon} name=${each.kind === "ok" ? "check" : each.kind} size=${18} />

@@ -98,6 +98,8 @@ async function send(upload) {
       images: body.data.filter((/** @type {any} */ each) => each.image).map((/** @type {any} */ each) => each.image),
     });
     whenAdded.get(upload.concept)?.forEach((listener) => listener());
+    // Of a photo that is good there is nothing to say: it stands among the others.
+    dismiss(({ id, state, verdict, findings }) => id === upload.id && state === "accepted" && verdict === "ok" && !findings.length);
   } catch (problem) {
     if (problem instanceof Problem && problem.status === 422) {
       const errors = problem.errors.length ? problem.errors : [{ code: problem.code, detail: problem.detail }];

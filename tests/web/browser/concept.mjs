@@ -29,8 +29,24 @@ test("a caption and a mask that was painted with the keyboard", { timeout: 120_0
   await canvas.focus();
   for (const key of ["Space", "ArrowRight", "Space", "ArrowDown", "Space"]) await page.keyboard.press(key);
   await isAccessible(page, "mask");
+  await page.keyboard.press("Escape");
+  await page.getByText("Leave without saving?").waitFor();
+  await page.getByRole("button", { name: "Stay" }).click();
   await page.getByRole("button", { name: "Save the mask" }).click();
   await page.getByRole("button", { name: "Remove the mask" }).waitFor();
+
+  // What is painted and not saved is gone, and the photo is still there after a reload.
+  await page.getByRole("button", { name: "Change the mask" }).click();
+  await page.getByRole("button", { name: "Invert" }).click();
+  await page.getByRole("button", { name: "Cancel" }).click();
+  const dimmed = await canvas.evaluate((/** @type {HTMLCanvasElement} */ shown) => new Promise((done) => setTimeout(() => done(shown.getContext("2d")?.getImageData(4, 4, 1, 1).data[0]), 1000)));
+  await page.getByRole("button", { name: "Change the mask" }).click();
+  await page.getByRole("button", { name: "Invert" }).click();
+  const bright = await canvas.evaluate((/** @type {HTMLCanvasElement} */ shown) => shown.getContext("2d")?.getImageData(4, 4, 1, 1).data[0]);
+  assert.ok(dimmed < bright, `${dimmed} below ${bright}: the corner is outside of the saved mask`);
+  await page.getByRole("button", { name: "Cancel" }).click();
+  await page.reload();
+  await page.getByRole("button", { name: "Change the mask" }).waitFor();
 
   const { caption, mask } = (await photo()).photo;
   assert.equal(caption, "a {} on a lawn");
@@ -72,7 +88,14 @@ test("versions are taken into use and back, and a concept goes with what depends
   await page.getByRole("button", { name: "Use this one" }).click();
   await page.getByText("Version 2 is in use").waitFor();
   assert.notEqual((await server.call("GET", "v1/concepts/rex")).current_delta, first);
-  await page.getByRole("button", { name: "Go back to the one before" }).click();
+
+  // A version that is not in use is tried with itself.
+  await page.getByRole("link", { name: "Try version 1 in the studio" }).click();
+  await page.getByRole("button", { name: "Draw", exact: true }).click();
+  await page.locator(".result-grid .picture img").first().waitFor({ timeout: 120_000 });
+  assert.equal((await server.call("GET", "v1/samples?limit=1")).data[0].deltas[0].delta, first);
+  await page.goto(`${server.url}#/concepts/rex?tab=versions`);
+  await page.getByRole("button", { name: "Roll back" }).click();
   await page.getByText("Back to version 1").waitFor();
   assert.equal((await server.call("GET", "v1/concepts/rex")).current_delta, first);
 

@@ -50,7 +50,7 @@ test("people vote on pairs by a link of their own", { timeout: 120_000 }, async 
   await page.goto(`${server.url}#/evaluations`);
   await page.getByRole("button", { name: "New vote" }).click();
   await dialog().getByLabel("People").fill("1");
-  await dialog().getByRole("button", { name: "Make the links" }).click();
+  await dialog().getByRole("button", { name: "Create the links" }).click();
   const link = page.locator(".links a");
   await link.waitFor();
   const address = await link.getAttribute("href");
@@ -77,9 +77,9 @@ test("the queue shows what runs and what waits, and takes out what is not wanted
   const rows = page.locator("ol .queue-job");
   await page.waitForFunction(() => document.querySelectorAll("ol .queue-job").length === 2);
   assert.match(await rows.nth(0).textContent(), /Next/);
-  assert.match(await rows.nth(1).textContent(), /1 before it/);
+  assert.match(await rows.nth(1).textContent(), /1 job ahead/);
 
-  await rows.nth(0).getByRole("button", { name: /^Take out/ }).click();
+  await rows.nth(0).getByRole("button", { name: /^Remove/ }).click();
   await page.waitForFunction(() => document.querySelectorAll("ol .queue-job").length === 1);
   assert.equal((await server.call("GET", `v1/trainings/${waiting.id}`)).status, "canceled");
   await page.locator(".queue-running").getByRole("button", { name: /^Stop/ }).click();

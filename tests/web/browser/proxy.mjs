@@ -25,7 +25,8 @@ before(async () => {
       answer.writeHead(got.statusCode, got.headers);
       got.pipe(answer);
     });
-    passed.on("error", () => answer.destroy());
+    // A proxy answers for a server that is away; a stream that has begun, it ends.
+    passed.on("error", () => (answer.headersSent ? answer.destroy() : answer.writeHead(502, { "content-type": "text/html" }).end("<h1>Bad Gateway</h1>")));
     asked.pipe(passed);
   });
   const port = await freePort();
@@ -52,5 +53,21 @@ test("behind a proxy below a path everything works", { timeout: 240_000 }, async
   await page.locator(".result-grid .picture img").first().waitFor();
 
   assert.deepEqual(strays.filter((path) => path !== "/favicon.ico"), []);
+  assert.deepEqual(page.errors, []);
+});
+
+test("a proxy's word that the server is away is a lost connection", { timeout: 120_000 }, async () => {
+  const page = await newPage(browser);
+  await page.goto(`${address}/#/concepts/rex`);
+  await page.getByRole("heading", { name: /rex/ }).waitFor();
+
+  await server.kill();
+  await page.getByText("Connection lost, trying again").first().waitFor({ timeout: 30_000 });
+  assert.ok(await page.getByRole("heading", { name: /rex/ }).isVisible(), "the page stays");
+  await server.again();
+
+  await page.getByText("Connection lost, trying again").first().waitFor({ state: "hidden", timeout: 60_000 });
+  await page.getByRole("link", { name: /^Photos/ }).click();
+  await page.locator(".photo-grid li img").first().waitFor();
   assert.deepEqual(page.errors, []);
 });

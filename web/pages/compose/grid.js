@@ -7,9 +7,9 @@ import { Button } from "../../ui/button.js";
 import { FormProblem, TextField } from "../../ui/field.js";
 import { html, useEffect, useState } from "../../ui/html.js";
 import { hasEnded } from "../../ui/job.js";
+import { every } from "../../ui/load.js";
 import { Section } from "../../ui/page.js";
 import { Picture } from "../../ui/picture.js";
-import { every } from "../studio/foretell.js";
 import { COLUMN_KINDS, columnsOf, defaultPrompts, promptsOf, requestOf } from "./plan.js";
 
 /** @typedef {import("../studio/concepts.js").Concept} Concept */

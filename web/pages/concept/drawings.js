@@ -4,7 +4,7 @@
  * The images are samples like any other. Each has an external id made of its version, prompt and seed, by which it is found
  * again: the table is there after a reload, and nothing is drawn twice.
  */
-import { html, classes, useCallback, useEffect, useMemo, useState } from "../../ui/html.js";
+import { html, classes, useCallback, useEffect, useMemo, useRef, useState } from "../../ui/html.js";
 import { Problem, api } from "../../api.js";
 import { link } from "../../router.js";
 import { preferences, useStored } from "../../store.js";
@@ -116,9 +116,11 @@ const find = async (/** @type {string} */ id) => (await api.get(`v1/samples?exte
 /** The samples that are there already. @param {Wanted[]} all */
 function useSamples(all) {
   const [state, setState] = useState({ found: /** @type {Map<string, any>} */ (new Map()), loading: true });
+  const latest = useRef(all);
+  latest.current = all;
   const reload = useCallback(async () => {
     const samples = await Promise.all(all.map(({ id }) => find(id).catch(() => null)));
-    setState({ found: new Map(all.map(({ id }, index) => [id, samples[index]])), loading: false });
+    if (latest.current === all) setState({ found: new Map(all.map(({ id }, index) => [id, samples[index]])), loading: false });
   }, [all]);
   useEffect(() => {
     setState((/** @type {any} */ former) => ({ ...former, loading: true }));
@@ -149,7 +151,7 @@ function Cell({ sample, prompt, onAgain }) {
     return html`<a class="drawing" href=${link(`/images/${now.images[0].id}`)}><${Picture} src=${now.images[0].url} alt=${prompt} width=${256} /></a>`;
   }
   if (hasEnded(now)) {
-    return html`<span class="drawing drawing-none"><span class="small">${sentence(now.error?.detail ?? "It was stopped")}</span><${Button} small onClick=${() => onAgain(now)}>Leave it<//></span>`;
+    return html`<span class="drawing drawing-none"><span class="small">${sentence(now.error?.detail ?? "It was stopped")}</span><${Button} small onClick=${() => onAgain(now)}>Remove<//></span>`;
   }
   return html`<span class="drawing drawing-none"><span class="small muted">${phaseText(now)}</span><${Bar} value=${share(now)} label="Progress" /></span>`;
 }

@@ -1,31 +1,39 @@
 /**
  * The brush for the subject mask.
  *
- * The mask has the photo's size: white where the subject is. What is not marked is dimmed. Works with a pointer, by touch, and
+ * The mask is saved in the photo's size: white where the subject is. What is not marked is dimmed. Works with a pointer, by touch, and
  * with the keyboard: arrows move the brush, Space paints, `[` and `]` change its size.
  */
-import { html, useCallback, useEffect, useRef, useState } from "../../ui/html.js";
+import { html, useCallback, useEffect, useLayoutEffect, useRef, useState } from "../../ui/html.js";
 import { api } from "../../api.js";
 import { Button } from "../../ui/button.js";
 import { SliderField } from "../../ui/field.js";
 import { ProblemNotice } from "../../ui/notice.js";
 
 const UNDO_STEPS = 20;
+/** The longest side that is painted on. A training sees photos smaller than this, and a step back costs its pixels in memory. */
+const LONGEST = 1024;
 
-/** @param {{photo: any, onSave: (mask: Blob) => Promise<boolean>, onRemove: () => Promise<void>}} props */
-export function MaskBrush({ photo, onSave, onRemove }) {
+/**
+ * @param {{photo: any, onSave: (mask: Blob) => Promise<boolean>, onRemove: () => Promise<void>, onUnsaved: (unsaved: boolean) => void}} props
+ *   `onUnsaved` is told whether there is something painted that is not saved.
+ */
+export function MaskBrush({ photo, onSave, onRemove, onUnsaved }) {
   const canvas = useRef(/** @type {any} */ (null));
   const picture = useRef(/** @type {ImageBitmap | null} */ (null));
   const mask = useRef(/** @type {HTMLCanvasElement | null} */ (null));
   const undo = useRef(/** @type {ImageData[]} */ ([]));
   const last = useRef(/** @type {any} */ (null));
-  const cursor = useRef({ x: photo.width / 2, y: photo.height / 2, shown: false });
+  const scale = Math.min(1, LONGEST / Math.max(photo.width, photo.height));
+  const [width, height] = [photo.width, photo.height].map((side) => Math.max(1, Math.round(side * scale)));
+  const shade = useRef(/** @type {OffscreenCanvas | null} */ (null));
+  const cursor = useRef({ x: width / 2, y: height / 2, shown: false });
   const [painting, setPainting] = useState(false);
   const [erasing, setErasing] = useState(false);
   const [share, setShare] = useState(12);
   const [changed, setChanged] = useState(false);
   const [problem, setProblem] = useState(/** @type {any} */ (null));
-  const { width, height } = photo;
+  const [rounds, setRounds] = useState(0);
   const radius = (Math.max(width, height) * share) / 200;
 
   const draw = useCallback(() => {
@@ -36,13 +44,14 @@ export function MaskBrush({ photo, onSave, onRemove }) {
     context.drawImage(picture.current, 0, 0, width, height);
     if (!painting && !photo.photo?.mask) return;
     // Everything outside of the mask is dimmed: a dark layer from which the mask is cut out.
-    const shade = new OffscreenCanvas(width, height);
-    const layer = /** @type {OffscreenCanvasRenderingContext2D} */ (shade.getContext("2d"));
+    shade.current ??= new OffscreenCanvas(width, height);
+    const layer = /** @type {OffscreenCanvasRenderingContext2D} */ (shade.current.getContext("2d"));
+    layer.globalCompositeOperation = "copy";
     layer.fillStyle = "rgb(12 10 8 / 68%)";
     layer.fillRect(0, 0, width, height);
     layer.globalCompositeOperation = "destination-out";
     layer.drawImage(/** @type {any} */ (mask.current), 0, 0);
-    context.drawImage(shade, 0, 0);
+    context.drawImage(shade.current, 0, 0);
     if (cursor.current.shown && painting) {
       context.lineWidth = Math.max(1, width / 300);
       for (const [color, dash] of /** @type {[string, number[]][]} */ ([["#000", []], ["#fff", [width / 60, width / 60]]])) {
@@ -55,27 +64,34 @@ export function MaskBrush({ photo, onSave, onRemove }) {
       context.setLineDash([]);
     }
   }, [painting, radius, photo]);
+  const latestDraw = useRef(draw);
+  latestDraw.current = draw;
 
   useEffect(() => {
-    let there = true;
+    const stop = new AbortController();
     (async () => {
       const made = document.createElement("canvas");
       made.width = width;
       made.height = height;
-      picture.current = await createImageBitmap(await api.blob(photo.url));
+      const { signal } = stop;
+      picture.current ??= await createImageBitmap(await api.blob(photo.url, { signal }), { resizeWidth: width, resizeHeight: height, resizeQuality: "high" });
       if (photo.photo?.mask) {
-        const bitmap = await createImageBitmap(await api.blob(photo.photo.mask.url));
+        const bitmap = await createImageBitmap(await api.blob(photo.photo.mask.url, { signal }));
         /** @type {CanvasRenderingContext2D} */ (made.getContext("2d")).drawImage(bitmap, 0, 0, width, height);
+        bitmap.close();
         brightnessToAlpha(made);
       }
+      if (stop.signal.aborted) return;
       mask.current = made;
-      if (there) draw();
-    })().catch((cause) => there && setProblem(cause));
+      latestDraw.current();
+    })().catch((cause) => stop.signal.aborted || setProblem(cause));
     undo.current = [];
     setChanged(false);
-    return () => void (there = false);
-  }, [photo.id, photo.photo?.mask?.sha256]);
+    return () => stop.abort();
+  }, [photo.id, photo.photo?.mask?.sha256, rounds]);
+  useEffect(() => () => picture.current?.close(), []);
   useEffect(draw, [draw]);
+  useLayoutEffect(() => onUnsaved(changed), [changed]);
 
   const keep = () => {
     const context = /** @type {HTMLCanvasElement} */ (mask.current).getContext("2d", { willReadFrequently: true });
@@ -159,13 +175,20 @@ export function MaskBrush({ photo, onSave, onRemove }) {
   };
   const save = async () => {
     const black = document.createElement("canvas");
-    black.width = width;
-    black.height = height;
+    black.width = photo.width;
+    black.height = photo.height;
     const context = /** @type {CanvasRenderingContext2D} */ (black.getContext("2d"));
-    context.fillRect(0, 0, width, height);
-    context.drawImage(/** @type {HTMLCanvasElement} */ (mask.current), 0, 0);
+    context.fillRect(0, 0, photo.width, photo.height);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(/** @type {HTMLCanvasElement} */ (mask.current), 0, 0, photo.width, photo.height);
     const blob = await new Promise((/** @type {(blob: any) => void} */ done) => black.toBlob(done, "image/png"));
     if (await onSave(blob)) setPainting(false);
+  };
+
+  /** Puts the saved mask back. */
+  const cancel = () => {
+    setPainting(false);
+    if (changed) setRounds(rounds + 1);
   };
 
   return html`<div class="mask">
@@ -174,7 +197,7 @@ export function MaskBrush({ photo, onSave, onRemove }) {
       width=${width}
       height=${height}
       class=${painting ? "mask-painting" : undefined}
-      style=${{ width: `min(100%, calc(60vh * ${width / height}))` }}
+      style=${{ width: `min(100%, calc(var(--mask-height) * ${width / height}))` }}
       tabindex=${painting ? "0" : undefined}
       role="img"
       aria-label=${painting ? "The photo. Paint over its subject: arrows move the brush, Space paints, brackets change its size." : photo.file_name ?? "Photo"}
@@ -199,7 +222,7 @@ export function MaskBrush({ photo, onSave, onRemove }) {
           <${SliderField} label="Brush" value=${share} min=${2} max=${50} step=${1} onValue=${setShare} />
           <div class="row">
             <${Button} small kind="primary" disabled=${!changed} onClick=${save}>Save the mask<//>
-            <${Button} small kind="quiet" onClick=${() => setPainting(false)}>Leave it<//>
+            <${Button} small kind="quiet" onClick=${cancel}>Cancel<//>
           </div>
         </div>`
       : html`<div class="row">

@@ -1,5 +1,5 @@
 /** One photo: what was noticed about it, its caption, its subject mask. */
-import { html, useEffect, useState } from "../../ui/html.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../../ui/html.js";
 import { api } from "../../api.js";
 import { size, time } from "../../format.js";
 import { Button } from "../../ui/button.js";
@@ -12,13 +12,48 @@ import { MaskBrush } from "./mask.js";
 
 /** @param {{concept: any, photo: any, photos: any[], onShow: (id: string) => void, onClose: () => void, onChange: () => any}} props */
 export function PhotoDialog({ concept, photo, photos, onShow, onClose, onChange }) {
+  const unsaved = useRef(false);
+  const isAsking = useRef(false);
+  const at = photos.findIndex((each) => each.id === photo.id);
+  /** Leaves the photo, after asking if something would be lost. @param {() => void} leave */
+  const unlessUnsaved = async (leave) => {
+    if (isAsking.current) return;
+    isAsking.current = true;
+    const sure = !unsaved.current || (await confirm({ title: "Leave without saving?", text: html`<p>The caption or the mask was changed, and is not saved.</p>`, yes: "Leave", no: "Stay", danger: true }));
+    isAsking.current = false;
+    if (sure) leave();
+  };
+  const step = (/** @type {number} */ by) => unlessUnsaved(() => onShow(photos[(at + by + photos.length) % photos.length].id));
+  useEffect(() => {
+    const pressed = (/** @type {any} */ event) => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[/** @type {"ArrowLeft"} */ (event.key)];
+      if (by && photos.length > 1 && event.target.closest(".photo-dialog") && !event.target.closest("input, textarea, canvas")) step(by);
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  });
+  return html`<${Dialog} wide title=${photo.file_name ?? "Photo"} class="photo-dialog" onClose=${() => unlessUnsaved(onClose)}>
+    <${PhotoView} key=${photo.id} concept=${concept} photo=${photo} onClose=${onClose} onChange=${onChange} onUnsaved=${(/** @type {boolean} */ is) => (unsaved.current = is)}>
+      ${photos.length > 1 &&
+      html`<div class="row row-between">
+        <${Button} small kind="quiet" icon="back" onClick=${() => step(-1)}>Previous<//>
+        <span class="muted small number">${at + 1} of ${photos.length}</span>
+        <${Button} small kind="quiet" icon="forward" onClick=${() => step(1)}>Next<//>
+      </div>`}
+    <//>
+  <//>`;
+}
+
+/** @param {{concept: any, photo: any, onClose: () => void, onChange: () => any, onUnsaved: (unsaved: boolean) => void, children?: any}} props */
+function PhotoView({ concept, photo, onClose, onChange, onUnsaved, children }) {
   const [caption, setCaption] = useState(photo.photo?.caption ?? "");
   const [problem, setProblem] = useState(/** @type {any} */ (null));
+  const [painted, setPainted] = useState(false);
   const path = `v1/concepts/${concept.id}/images/${photo.id}`;
   const saved = photo.photo?.caption ?? "";
-  const at = photos.findIndex((each) => each.id === photo.id);
   const unsaved = caption.trim() !== saved;
   useEffect(() => setProblem(null), [caption]);
+  useLayoutEffect(() => onUnsaved(unsaved || painted), [unsaved, painted]);
 
   const save = async () => {
     try {
@@ -64,22 +99,10 @@ export function PhotoDialog({ concept, photo, photos, onShow, onClose, onChange 
       toastProblem(refused);
     }
   };
-  const pressed = (/** @type {any} */ event) => {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[/** @type {"ArrowLeft"} */ (event.key)];
-    if (by && photos.length > 1 && !event.target.closest("input, textarea, canvas")) step(by);
-  };
-  const step = (/** @type {number} */ by) => onShow(photos[(at + by + photos.length) % photos.length].id);
-
-  return html`<${Dialog} wide title=${photo.file_name ?? "Photo"} class="photo-dialog" onClose=${onClose}>
-    <div class="photo-view" onKeyDown=${pressed}>
+  return html`<div class="photo-view">
       <div class="stack-small">
-        <${MaskBrush} photo=${photo} onSave=${saveMask} onRemove=${removeMask} />
-        ${photos.length > 1 &&
-        html`<div class="row row-between">
-          <${Button} small kind="quiet" icon="back" onClick=${() => step(-1)}>Previous<//>
-          <span class="muted small number">${at + 1} of ${photos.length}</span>
-          <${Button} small kind="quiet" icon="forward" onClick=${() => step(1)}>Next<//>
-        </div>`}
+        <${MaskBrush} photo=${photo} onSave=${saveMask} onRemove=${removeMask} onUnsaved=${setPainted} />
+        ${children}
       </div>
       <div class="stack">
         ${(photo.photo?.findings ?? []).map((/** @type {any} */ finding) => html`<${Notice} key=${finding.code} kind=${finding.verdict}>${sentence(finding.detail)}<//>`)}
@@ -104,6 +127,5 @@ export function PhotoDialog({ concept, photo, photos, onShow, onClose, onChange 
         <${Facts} rows=${[["Size", `${photo.width} × ${photo.height}`], ["File", size(photo.size_bytes)], ["Added", time(photo.created_at)]]} />
         <div><${Button} small kind="danger" icon="trash" onClick=${() => void remove()}>Remove the photo<//></div>
       </div>
-    </div>
-  <//>`;
+    </div>`;
 }

@@ -1,6 +1,7 @@
 /** The photos of a concept: what is on its way, what is there, and how good it is. */
 import { html, classes, useCallback, useState } from "../../ui/html.js";
 import { plural, size } from "../../format.js";
+import { setQuery } from "../../router.js";
 import { Section } from "../../ui/page.js";
 import { Button } from "../../ui/button.js";
 import { Icon } from "../../ui/icon.js";
@@ -13,22 +14,21 @@ import { dismiss, sendAgain, sendPhotos, useUploads } from "../../ui/uploads.js"
 import { useCapabilities, useGet } from "../../ui/load.js";
 import { PhotoDialog } from "./photo.js";
 
-/** @param {{concept: any, onChange: () => void, trainAt: string}} props */
-export function Photos({ concept, onChange, trainAt }) {
+/** @param {{concept: any, onChange: () => void, trainAt: string, shown?: string}} props `shown` is the id of the photo that is open. */
+export function Photos({ concept, onChange, trainAt, shown }) {
   const check = useGet(`v1/concepts/${concept.id}/check`);
   const capabilities = useCapabilities();
   const added = useCallback(() => (check.reload(), onChange()), [check.reload, onChange]);
   const uploads = useUploads(concept.id, added);
-  const [shown, setShown] = useState(/** @type {string | null} */ (null));
+  const setShown = (/** @type {string | null} */ photo) => setQuery({ photo });
   const photos = check.body?.data ?? [];
   const open = photos.find((/** @type {any} */ photo) => photo.id === shown);
   const needed = capabilities?.limits.photos_per_training_min ?? 4;
   const enough = photos.length >= needed;
-  const shownUploads = uploads.filter((upload) => !(upload.state === "accepted" && upload.verdict === "ok" && !upload.findings.length));
 
   return html`<div class="stack">
     <${DropZone} compact=${photos.length > 0} title="Drop photos or a zip here, or choose them" hint="PNG, JPEG or WebP. A text file named like a photo becomes its caption." label="Photos" onFiles=${(/** @type {File[]} */ files) => sendPhotos(concept.id, files)} />
-    ${shownUploads.length > 0 && html`<${Uploads} uploads=${shownUploads} />`}
+    ${uploads.length > 0 && html`<${Uploads} uploads=${uploads} />`}
     <${ProblemNotice} problem=${check.problem} retry=${check.reload} />
     ${!check.body && !check.problem && html`<${Skeleton} rows=${2} height="8rem" />`}
     ${check.body && photos.length > 0 && html`<${Summary} check=${check.body} enough=${enough} needed=${needed} trainAt=${trainAt} trained=${Boolean(concept.current_delta)} />`}
@@ -39,7 +39,6 @@ export function Photos({ concept, onChange, trainAt }) {
     ${check.body && photos.length === 0 && uploads.length === 0 && html`<p class="muted">No photos yet. ${needed} are needed to train; six to ten are better.</p>`}
     ${open &&
     html`<${PhotoDialog}
-      key=${open.id}
       concept=${concept}
       photo=${open}
       photos=${photos}
@@ -105,7 +104,7 @@ function Uploads({ uploads }) {
   const going = uploads.length - ended.length;
   return html`<${Section}
     class="card uploads"
-    title=${going ? `Sending ${plural(going, "file")}` : "What became of the files"}
+    title=${going ? `Sending ${plural(going, "file")}` : "Uploads"}
     aside=${ended.length > 0 && html`<${Button} small kind="quiet" onClick=${() => dismiss((upload) => ended.includes(upload))}>Clear<//>`}
   >
     <ul class="plain-list upload-list" aria-live="polite">
@@ -119,9 +118,10 @@ const STATES = { waiting: "Waiting", sending: "Sending", checking: "Looking at i
 /** @param {{upload: import("../../ui/uploads.js").Upload}} props */
 function UploadRow({ upload }) {
   const { state, verdict, findings, file } = upload;
+  const [isBroken, setBroken] = useState(false);
   const moving = ["waiting", "sending", "checking"].includes(state);
   return html`<li class="upload">
-    <span class="upload-picture">${upload.preview ? html`<img src=${upload.preview} alt="" />` : html`<${Icon} name="images" />`}</span>
+    <span class="upload-picture">${upload.preview && !isBroken ? html`<img src=${upload.preview} alt="" onError=${() => setBroken(true)} />` : html`<${Icon} name="images" />`}</span>
     <span class="upload-text">
       <span class="upload-name"><b class="truncate">${file.name}</b><span class="muted small nowrap">${size(file.size)}</span></span>
       ${moving && html`<span class=${classes("bar", state === "checking" && "bar-unknown")} role="progressbar" aria-label=${`Sending ${file.name}`} aria-valuenow=${Math.round(upload.share * 100)} aria-valuemin="0" aria-valuemax="100"><span style=${{ width: state === "checking" ? undefined : `${upload.share * 100}%` }}></span></span>`}

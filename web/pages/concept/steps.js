@@ -5,6 +5,7 @@ import { Section } from "../../ui/page.js";
 import { Picture } from "../../ui/picture.js";
 import { Icon } from "../../ui/icon.js";
 import { hasEnded } from "../../ui/job.js";
+import { every } from "../../ui/load.js";
 
 /** @param {{training: any}} props A training that was asked for previews. */
 export function Steps({ training }) {
@@ -54,16 +55,13 @@ export function Steps({ training }) {
 /** The images so far; asks again while the training goes on. @param {any} training */
 function usePreviews(training) {
   const [previews, setPreviews] = useState(/** @type {{step: number, index: number, url: string}[]} */ ([]));
-  const [asked, ask] = useState(0);
   const ended = hasEnded(training);
   useEffect(() => {
-    let there = true;
-    api.get(`${training.urls.self}/previews`).then(({ body }) => there && setPreviews(body.data), () => {});
-    const timer = ended ? 0 : setTimeout(() => ask((/** @type {number} */ former) => former + 1), 2000);
-    return () => {
-      there = false;
-      clearTimeout(timer);
-    };
-  }, [asked, ended, training.id]);
+    const stop = new AbortController();
+    const read = () => api.get(`${training.urls.self}/previews`, { signal: stop.signal }).then(({ body }) => setPreviews(body.data));
+    read().catch(() => {});
+    const end = ended ? () => {} : every(2000, read);
+    return () => (stop.abort(), end());
+  }, [ended, training.id]);
   return previews;
 }

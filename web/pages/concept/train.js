@@ -9,6 +9,7 @@ import { Button } from "../../ui/button.js";
 import { CheckField, Field, FormProblem, NumberField, SelectField, TextField, errorsAt } from "../../ui/field.js";
 import { Notice, Warnings } from "../../ui/notice.js";
 import { CopyCurl } from "../../ui/copy.js";
+import { Folded } from "../../ui/folded.js";
 import { Bar, StatusBadge, phaseText, share } from "../../ui/job.js";
 import { useCapabilities, useSettled } from "../../ui/load.js";
 import { PROMPTS } from "./drawings.js";
@@ -23,14 +24,14 @@ const EMPTY = { preset: "default", promote: "auto", seed: null, source: "set", m
 
 /** Numbers of the recipe that are worth a field: name, label, hint, whole or not. @type {[string, string, string, boolean][]} */
 const NUMBERS = [
-  ["max_train_steps", "Steps", "More steps learn it better, and then by heart.", true],
+  ["max_train_steps", "Steps", "More steps learn the concept better; too many learn the photos by heart.", true],
   ["learning_rate", "Learning rate", "How far each step goes.", false],
   ["instance_batch_size", "Photos in a step", "", true],
   ["class_batch_size", "Class images in a step", "0 trains without.", true],
   ["prior_loss_weight", "Weight of the class images", "How firmly the kind stays as it was.", false],
   ["token_learning_rate_factor", "Rate of the word", "Times the learning rate.", false],
   ["lr_warmup_steps", "Warm-up steps", "", true],
-  ["rank", "Rank", "Empty learns whole matrices; a number, two factors of it.", true],
+  ["rank", "Rank", "Empty learns full matrices, a number their factors of that rank.", true],
 ];
 /** Pointers of the fields under "More settings". */
 const FOLDED = [...NUMBERS.slice(1).map(([name]) => `/recipe/${name}`), "/recipe/lr_scheduler", "/regularization"];
@@ -58,6 +59,7 @@ export function Train({ concept, trainings, others = "" }) {
   const [draft, setDraft] = useStored(`train ${concept.id}`, EMPTY);
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [usable, setUsable] = useState(/** @type {Record<string, boolean>} */ ({}));
+  const [rounds, setRounds] = useState(0);
   const jointly = useMemo(() => others.split(",").filter(Boolean), [others]);
   const [prompts, setPrompts] = useStored(`prompts ${concept.id}`, PROMPTS, preferences);
   const body = useMemo(() => bodyOf(concept, jointly, draft, prompts), [concept.handle, jointly, draft, prompts]);
@@ -83,7 +85,7 @@ export function Train({ concept, trainings, others = "" }) {
   const touched = JSON.stringify(draft) !== JSON.stringify(EMPTY);
 
   return html`<div class="train">
-    <form class="stack" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+    <form key=${rounds} class="stack" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <${FormProblem} problem=${shown} shown=${SHOWN} />
       ${jointly.length > 0 &&
       html`<${Notice} kind="info" title=${`Learned together with ${jointly.join(", ")}`} action=${html`<${Button} small href=${link(`/concepts/${concept.handle}`, { tab: "train" })}>Alone<//>`}>
@@ -94,7 +96,7 @@ export function Train({ concept, trainings, others = "" }) {
         <legend>Recipe</legend>
         <label class="choice">
           <input type="radio" name="preset" checked=${draft.preset === "default"} onChange=${() => set({ preset: "default" })} />
-          <span><b>Made for this model</b><span class="muted small">${capabilities ? `${count(capabilities.training_presets.default.max_train_steps)} steps, what ${capabilities.base_model.name} learns best with.` : "…"}</span></span>
+          <span><b>Tuned for this model</b><span class="muted small">${capabilities ? `${count(capabilities.training_presets.default.max_train_steps)} steps, which suits ${capabilities.base_model.name} best.` : "…"}</span></span>
         </label>
         <label class="choice">
           <input type="radio" name="preset" checked=${draft.preset === "paper"} onChange=${() => set({ preset: "paper" })} />
@@ -106,8 +108,8 @@ export function Train({ concept, trainings, others = "" }) {
         <${NumberField} integer label=${NUMBERS[0][1]} hint=${NUMBERS[0][2]} pointer="/recipe/max_train_steps" problem=${shown} min=${1} value=${draft.recipe.max_train_steps} placeholder=${preset.max_train_steps} onValue=${(/** @type {any} */ value, /** @type {boolean} */ fine) => setRecipe("max_train_steps", value, fine)} />
         <${NumberField} integer label="Seed" optional hint="The same seed gives the same version." pointer="/seed" problem=${shown} max=${capabilities?.sampling_ranges.seed[1]} value=${draft.seed} placeholder="by chance" onValue=${(/** @type {any} */ value, /** @type {boolean} */ fine) => (setUsable((former) => ({ ...former, seed: fine })), fine && set({ seed: value }))} />
         <${SelectField}
-          label="When it has learned"
-          hint=${concept.current_delta ? "Look at it first, or use it at once." : "The first version is used at once."}
+          label="When it is done"
+          hint=${concept.current_delta ? "Look at the new version first, or use it at once." : "The first version is used at once."}
           pointer="/promote"
           problem=${shown}
           value=${draft.promote}
@@ -133,8 +135,8 @@ export function Train({ concept, trainings, others = "" }) {
 
       <div class="stack-small">
         <${CheckField}
-          label="Draw while it learns"
-          hint="The same prompts after every fifth of the steps, so that you see what it has learned. The version is the same without."
+          label="Previews during the training"
+          hint="The same prompts are drawn after every fifth of the steps. They do not change what is learned."
           checked=${draft.previews}
           onValue=${(/** @type {boolean} */ previews) => set({ previews })}
         />
@@ -152,8 +154,7 @@ export function Train({ concept, trainings, others = "" }) {
         />`}
       </div>
 
-      <details class="more-settings" open=${errorsAt(shown, FOLDED).length > 0 || undefined}>
-        <summary>More settings</summary>
+      <${Folded} class="more-settings" title="More settings" open=${errorsAt(shown, FOLDED).length > 0}>
         <div class="stack">
           <div class="fields">
             ${NUMBERS.slice(1).map(
@@ -170,7 +171,7 @@ export function Train({ concept, trainings, others = "" }) {
                 onValue=${(/** @type {any} */ value, /** @type {boolean} */ fine) => setRecipe(name, value, fine)}
               />`,
             )}
-            <${SelectField} label="Rate over time" pointer="/recipe/lr_scheduler" problem=${shown} value=${draft.recipe.lr_scheduler ?? ""} onValue=${(/** @type {string} */ value) => setRecipe("lr_scheduler", value)} options=${[{ value: "", label: `as the recipe (${preset.lr_scheduler ?? "…"})` }, { value: "constant", label: "constant" }, { value: "cosine", label: "falling (cosine)" }]} />
+            <${SelectField} label="Rate over time" pointer="/recipe/lr_scheduler" problem=${shown} value=${draft.recipe.lr_scheduler ?? ""} onValue=${(/** @type {string} */ value) => setRecipe("lr_scheduler", value)} options=${[{ value: "", label: `default (${preset.lr_scheduler ?? "…"})` }, { value: "constant", label: "constant" }, { value: "cosine", label: "falling (cosine)" }]} />
             <${SelectField}
               label="Class images"
               hint="They keep other things of the kind as they are."
@@ -179,7 +180,7 @@ export function Train({ concept, trainings, others = "" }) {
               value=${draft.source}
               onValue=${(/** @type {string} */ source) => set({ source })}
               options=${[
-                { value: "set", label: "the base model's, by kind" },
+                { value: "set", label: "of the same kind" },
                 { value: "retrieved", label: "similar captions" },
                 { value: "generated", label: "drawn by the model" },
                 { value: "none", label: "none" },
@@ -188,16 +189,16 @@ export function Train({ concept, trainings, others = "" }) {
           </div>
           <${CheckField} label="Mirror every second photo" hint="Not for things with writing or a left and a right." checked=${draft.recipe.horizontal_flip ?? preset.horizontal_flip ?? true} onValue=${(/** @type {boolean} */ value) => setRecipe("horizontal_flip", value === preset.horizontal_flip ? null : value)} />
         </div>
-      </details>
+      <//>
     </form>
 
-    <aside class="card forecast" aria-label="What it would take" aria-live="polite">
-      <h2>What it would take</h2>
+    <aside class="card forecast" aria-label="Estimate" aria-live="polite">
+      <h2>Estimate</h2>
       <${Forecast} forecast=${forecast} ok=${ok} needed=${capabilities?.limits.photos_per_training_min ?? 4} concept=${concept} />
       <${Button} kind="primary" icon="play" disabled=${!ok || (forecast.problem && forecast.problem.status === 422)} onClick=${start}>Start the training<//>
       <div class="row">
         <${CopyCurl} path="v1/trainings" body=${body} />
-        ${touched && html`<${Button} small kind="quiet" onClick=${() => (setUsable({}), set({ ...EMPTY }))}>Start over<//>`}
+        ${touched && html`<${Button} small kind="quiet" onClick=${() => (setUsable({}), setRounds(rounds + 1), set({ ...EMPTY }))}>Start over<//>`}
       </div>
     </aside>
 
@@ -214,7 +215,7 @@ function useForecast(body, photos) {
     if (!settled) return;
     const stop = new AbortController();
     setState((/** @type {any} */ former) => ({ ...former, loading: true }));
-    api.post("v1/trainings", { ...settled, dry_run: true }, { signal: stop.signal }).then(
+    api.post("v1/trainings", { ...settled, dry_run: true }, { signal: stop.signal, key: null }).then(
       (answer) => setState({ body: answer.body, problem: null, loading: false }),
       (problem) => stop.signal.aborted || setState({ body: null, problem, loading: false }),
     );
@@ -228,7 +229,7 @@ function Forecast({ forecast, ok, needed, concept }) {
   if (concept.image_count < needed) {
     return html`<${Notice} kind="warn" title=${`${concept.image_count} of ${needed} photos`} action=${html`<${Button} small href=${link(`/concepts/${concept.handle}`, { tab: "photos" })}>Add photos<//>`}>A training needs ${needed}.<//>`;
   }
-  if (!ok || forecast.problem) return html`<p class="muted">${ok ? "The service does not take it like this. The reason is beside the form." : "One of the fields cannot be read yet."}</p>`;
+  if (!ok || forecast.problem) return html`<p class="muted">${ok ? "The service refuses these settings. The reason stands beside the field." : "One of the fields cannot be read yet."}</p>`;
   if (!forecast.body) return html`<p class="muted">Asking the service …</p>`;
   const { estimate, dataset, warnings } = forecast.body;
   const per = dataset?.passes;

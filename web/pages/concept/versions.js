@@ -1,7 +1,8 @@
 /** The versions of a concept: what each training has made, which one is used, and how they compare. */
-import { html, classes, useMemo, useState } from "../../ui/html.js";
+import { html, classes, useEffect, useMemo, useRef } from "../../ui/html.js";
 import { api } from "../../api.js";
 import { link } from "../../router.js";
+import { useStored } from "../../store.js";
 import { ago, percent, short, shortId, size, time } from "../../format.js";
 import { Badge, Section } from "../../ui/page.js";
 import { Button } from "../../ui/button.js";
@@ -11,7 +12,7 @@ import { Notice, ProblemNotice } from "../../ui/notice.js";
 import { sentence } from "../../ui/field.js";
 import { toast, toastProblem } from "../../ui/toast.js";
 import { JobCard } from "../../ui/job.js";
-import { useGet } from "../../ui/load.js";
+import { useCapabilities, useGet } from "../../ui/load.js";
 import { Drawings } from "./drawings.js";
 
 /** As many columns can be looked at side by side. */
@@ -25,12 +26,19 @@ export function Versions({ concept, onChange, trainAt, running }) {
   const deltas = useGet(`v1/deltas?concept=${concept.id}`, { all: true });
   const evaluations = useGet(`v1/evaluations?concept=${concept.id}&limit=50`, { every: 10 });
   const promotions = useGet(`v1/concepts/${concept.id}/promotions?limit=50`);
-  const [chosen, setChosen] = useState(/** @type {string[] | null} */ (null));
+  const [chosen, setChosen] = useStored(`versions ${concept.id}`, /** @type {string[] | null} */ (null));
   const versions = deltas.body ?? [];
   const figures = useMemo(() => figuresOf(evaluations.body?.data ?? []), [evaluations.body]);
   const numbers = new Map(versions.map((/** @type {any} */ delta, /** @type {number} */ index) => [delta.id, versions.length - index]));
   const compared = chosen ?? versions.slice(0, COMPARED - 1).map((/** @type {any} */ delta) => delta.id);
   const changed = () => (onChange(), deltas.reload(), promotions.reload());
+  const capabilities = useCapabilities();
+  // When a training ends, it has made a version.
+  const ran = useRef(running?.id);
+  useEffect(() => {
+    if (ran.current && ran.current !== running?.id) (deltas.reload(), promotions.reload());
+    ran.current = running?.id;
+  }, [running?.id]);
 
   if (deltas.problem) return html`<${ProblemNotice} problem=${deltas.problem} retry=${deltas.reload} />`;
   if (!deltas.body) return html`<${Skeleton} rows=${2} height="6rem" />`;
@@ -59,7 +67,7 @@ export function Versions({ concept, onChange, trainAt, running }) {
           compared=${compared.includes(delta.id)}
           onCompare=${() => toggle(delta.id)}
           onChange=${changed}
-          onEvaluate=${evaluations.reload}
+          onEvaluate=${capabilities?.evaluator && evaluations.reload}
         />`,
       )}
     </ul>
@@ -82,7 +90,7 @@ function figuresOf(evaluations) {
   return found;
 }
 
-/** @param {{delta: any, number: any, concept: any, figures: any, compared: boolean, onCompare: () => void, onChange: () => void, onEvaluate: () => any}} props */
+/** @param {{delta: any, number: any, concept: any, figures: any, compared: boolean, onCompare: () => void, onChange: () => void, onEvaluate?: () => any}} props */
 function Version({ delta, number, concept, figures, compared, onCompare, onChange, onEvaluate }) {
   const current = delta.id === concept.current_delta;
   const kind = delta.made_by.split("/")[2];
@@ -106,7 +114,7 @@ function Version({ delta, number, concept, figures, compared, onCompare, onChang
         images_per_prompt: 2,
       });
       toast("The evaluation is in the queue");
-      await onEvaluate();
+      await onEvaluate?.();
     } catch (problem) {
       toastProblem(problem);
     }
@@ -120,17 +128,18 @@ function Version({ delta, number, concept, figures, compared, onCompare, onChang
         ${joint.length > 0 && ` with ${joint.join(", ")}`} · ${size(delta.size_bytes)} · <span title=${delta.id}>${shortId(delta.id)}</span>
       </p>
     </div>
-    <${Figures} figures=${figures} onEvaluate=${evaluate} />
+    <${Figures} figures=${figures} onEvaluate=${onEvaluate && evaluate} />
     <div class="version-actions">
       ${!current && html`<${Button} small onClick=${promote}>Use this one<//>`}
-      <${Button} small icon="studio" label=${`Try version ${number} in the studio`} href=${link("/studio", { prompt: `photo of a ${concept.modifier_token ? `${concept.modifier_token} ` : ""}${concept.class_noun}`, delta: delta.id })} />
+      <${Button} small icon="studio" label=${`Try version ${number} in the studio`} href=${link("/studio", { prompt: `photo of a ${concept.modifier_token ? `${concept.modifier_token} ` : ""}${concept.class_noun}`, concept: concept.handle, delta: delta.id })} />
       <${Button} small kind="quiet" icon="trash" label=${`Delete version ${number}`} onClick=${() => void deleteVersion(delta, number, onChange)} />
     </div>
   </li>`;
 }
 
-/** @param {{figures: any, onEvaluate: () => Promise<void>}} props */
+/** @param {{figures: any, onEvaluate?: () => Promise<void>}} props `onEvaluate` is missing where the service cannot evaluate. */
 function Figures({ figures, onEvaluate }) {
+  if (!figures && !onEvaluate) return null;
   if (!figures) return html`<div class="version-figures"><${Button} small kind="quiet" icon="evaluations" onClick=${onEvaluate}>Evaluate<//></div>`;
   const { evaluation, report } = figures;
   const at = link(`/evaluations/${evaluation.id}`);
@@ -168,8 +177,8 @@ async function deleteVersion(delta, number, onChange) {
     const second = await confirm({
       title: "It is in use",
       text: html`<ul class="bullets">${refused.errors.map((/** @type {any} */ error) => html`<li key=${error.detail}>${sentence(error.detail)}</li>`)}</ul>
-        <p>If you delete it all the same, the concept goes back to the version before.</p>`,
-      yes: "Delete it all the same",
+        <p>If you delete it anyway, the concept goes back to the version before.</p>`,
+      yes: "Delete it anyway",
       danger: true,
       action: () => api.delete(`${path}?cascade=true`),
     });
@@ -192,7 +201,7 @@ function History({ promotions, numbers, concept, onChange }) {
       toastProblem(problem);
     }
   };
-  return html`<${Section} title="Which was in use when" aside=${before.length > 1 && html`<${Button} small icon="undo" onClick=${rollBack}>Go back to the one before<//>`}>
+  return html`<${Section} title="Which version was in use" aside=${before.length > 1 && html`<${Button} small icon="undo" onClick=${rollBack}>Roll back<//>`}>
     <div class="table-box">
       <table class="table">
         <thead><tr><th scope="col">Version</th><th scope="col">Since</th><th scope="col">By</th><th scope="col"><span class="visually-hidden">Since then</span></th></tr></thead>

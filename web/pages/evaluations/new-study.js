@@ -25,7 +25,7 @@ export function NewStudy({ evaluations, onClose, onMade }) {
       setKey(idempotencyKey());
     }
   };
-  return html`<${Dialog} title="New vote" onClose=${onClose} actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" disabled=${!first || !second} onClick=${start}>Make the links<//>`}>
+  return html`<${Dialog} title="New vote" onClose=${onClose} actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" disabled=${!first || !second} onClick=${start}>Create the links<//>`}>
     <${FormProblem} problem=${problem} shown=${["/first", "/second", "/pairs", "/links"]} />
     <p>People see two images of one prompt, side by side and in a random order. They say which fits the prompt better, and which looks more like the photos.</p>
     <${SelectField} label="First" pointer="/first" problem=${problem} value=${first} onValue=${setFirst} options=${sides} />

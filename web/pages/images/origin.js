@@ -23,11 +23,11 @@ export function OriginDialog({ file, onClose }) {
     readManifest(file).then(setFound, (cause) => setFound({ damaged: cause.message }));
     return () => URL.revokeObjectURL(url);
   }, [file]);
-  return html`<${Dialog} title="Where is this picture from?" wide class="origin" onClose=${onClose}>
+  return html`<${Dialog} title="Where does this picture come from?" wide class="origin" onClose=${onClose}>
     <div class="one-columns">
       <img class="origin-picture" src=${address} alt=${file.name} />
       <div class="one-side" aria-live="polite">
-        ${found === null && html`<${Notice} kind="warn" title="It carries no manifest"><p>Either vstar has not made it, or something has taken the manifest out: many programs do when they save a picture.</p><//>`}
+        ${found === null && html`<${Notice} kind="warn" title="It has no manifest"><p>Either vstar did not make it, or another program removed the manifest. Many do when they save a picture.</p><//>`}
         ${found?.damaged && html`<${Notice} kind="fail" title="Its manifest cannot be read"><p>${found.damaged}</p><//>`}
         ${found?.manifest && html`<${Known} file=${file} manifest=${found.manifest} />`}
       </div>
@@ -47,7 +47,7 @@ function Known({ file, manifest }) {
   const again = () => api.post("v1/samples", { from_manifest: manifest }).then(({ body }) => setSample(body.id), setProblem);
   return html`${own
       ? html`<${Notice} kind="ok" title="It was drawn here"><p>Every byte is the same as <a href=${link(`/images/${own.id}`)}>this picture</a>.</p><//>`
-      : html`<${Notice} title="It says that vstar has made it">
+      : html`<${Notice} title="Made by vstar, according to its manifest">
           <p>Its manifest names the settings below. Anybody can write a manifest: only drawing the picture again proves it.</p>
         <//>`}
     <${Facts}
@@ -65,7 +65,7 @@ function Known({ file, manifest }) {
     ${problem && html`<${ProblemNotice} problem=${problem} />`}
     ${tried && !sample && !own && html`<div class="row">
       <${Button} kind="primary" icon="check" onClick=${again}>Draw it again and compare<//>
-      <span class="muted">About ${duration(tried.estimate.run_seconds)}</span>
+      <span class="muted">About ${duration(Math.max(1, tried.estimate.run_seconds))}</span>
     </div>`}
     ${sample && html`<${Again} id=${sample} file=${file} />`}`;
 }
@@ -111,7 +111,7 @@ function Again({ id, file }) {
   if (sample && hasEnded(sample) && !image) return html`<${ProblemNotice} problem=${sample.error ?? { detail: "It could not be drawn again." }} />`;
   if (same === null) return html`<p class="muted" role="status">${sample ? phaseText(sample) : "Asking"} …</p>`;
   return same
-    ? html`<${Notice} kind="ok" title="Every byte is the same"><p>This service has made the picture, or one with the same model, concepts and engine has. <a href=${link("/studio", { sample: id })}>Show it in the studio</a></p><//>`
+    ? html`<${Notice} kind="ok" title="Every byte is the same"><p>This service made the picture, or one with the same model, concepts and engine did. <a href=${link("/studio", { sample: id })}>Show it in the studio</a></p><//>`
     : html`<${Notice} kind="warn" title="The bytes differ">
         <p>Another version or machine rounds differently, or the picture was changed after it was drawn. <a href=${link("/studio", { sample: id })}>Look at what is drawn here</a></p>
       <//>`;

@@ -1,4 +1,4 @@
-/** Keys: made, rotated, withdrawn. A secret is shown once. */
+/** Keys: created, rotated, revoked. A secret is shown once. */
 import { html, useState } from "../../ui/html.js";
 import { api, idempotencyKey } from "../../api.js";
 import { ago, time } from "../../format.js";
@@ -68,13 +68,13 @@ function KeyList({ me }) {
 function KeyRow({ apiKey: key, own, onRotate, reload }) {
   const remove = () =>
     confirm({
-      title: `Withdraw the key “${key.name}”?`,
+      title: `Revoke the key “${key.name}”?`,
       text: html`<p>Programs that use it are refused from now on. ${own && html`<b>This page uses it: you would have to sign in with another one.</b>`}</p>`,
-      yes: "Withdraw it",
+      yes: "Revoke it",
       danger: true,
       action: async () => {
         await api.delete(`v1/api-keys/${key.id}`);
-        toast("Key withdrawn");
+        toast("Key revoked");
         await reload();
         return true;
       },
@@ -83,13 +83,13 @@ function KeyRow({ apiKey: key, own, onRotate, reload }) {
   return html`<li class="settings-row">
     <div class="settings-main">
       <p class="settings-name"><b>${key.name}</b> ${own && html`<${Badge} kind="active">This page<//>`} ${expired && html`<${Badge} kind="fail">Expired<//>`}</p>
-      <p class="muted small"><code>${key.prefix}…</code> · ${key.last_used_at ? `used ${ago(key.last_used_at)}` : "never used"} · made ${ago(key.created_at)}${key.expires_at ? ` · good until ${time(key.expires_at)}` : ""}</p>
-      ${key.previous_secret_until && Date.parse(key.previous_secret_until) > Date.now() && html`<p class="small settings-warn">The former secret is good until ${time(key.previous_secret_until)}.</p>`}
+      <p class="muted small"><code>${key.prefix}…</code> · ${key.last_used_at ? `used ${ago(key.last_used_at)}` : "never used"} · created ${ago(key.created_at)}${key.expires_at ? ` · valid until ${time(key.expires_at)}` : ""}</p>
+      ${key.previous_secret_until && Date.parse(key.previous_secret_until) > Date.now() && html`<p class="small settings-warn">The old secret is valid until ${time(key.previous_secret_until)}.</p>`}
       <p class="settings-scopes">${key.scopes.map((/** @type {string} */ scope) => html`<${Badge} key=${scope} title=${SCOPES[scope]}>${scope}<//>`)}</p>
     </div>
     <div class="row">
       <${Button} small icon="refresh" onClick=${onRotate}>Rotate<//>
-      <${Button} small kind="danger" icon="trash" label=${`Withdraw ${key.name}`} onClick=${remove} />
+      <${Button} small kind="danger" icon="trash" label=${`Revoke ${key.name}`} onClick=${remove} />
     </div>
   </li>`;
 }
@@ -112,7 +112,7 @@ function NewKey({ onClose, onMade }) {
     }
   };
   const shown = ["/name", "/scopes", "/expires_at"];
-  return html`<${Dialog} title="New key" onClose=${onClose} actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" onClick=${make}>Make the key<//>`}>
+  return html`<${Dialog} title="New key" onClose=${onClose} actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" onClick=${make}>Create the key<//>`}>
     <${FormProblem} problem=${problem} shown=${shown} />
     <${TextField} label="Name" hint="Who has the key, and for what." pointer="/name" problem=${problem} value=${name} onValue=${setName} placeholder="web frontend" autofocus />
     <${Field} label="Scopes" pointer="/scopes" problem=${problem}>
@@ -121,13 +121,13 @@ function NewKey({ onClose, onMade }) {
       </div>`}
     <//>
     <${SelectField}
-      label="Good for"
+      label="Valid for"
       pointer="/expires_at"
       problem=${problem}
       value=${days}
       onValue=${setDays}
       options=${[
-        { value: "", label: "As long as nobody withdraws it" },
+        { value: "", label: "Until it is revoked" },
         { value: "7", label: "A week" },
         { value: "30", label: "30 days" },
         { value: "365", label: "A year" },
@@ -144,14 +144,14 @@ function Rotate({ apiKey, onClose, onMade }) {
     setProblem(null);
     try {
       const { body } = await api.post(`v1/api-keys/${apiKey.id}/rotate`, { overlap_seconds: Math.round((hours ?? 24) * 3600) });
-      onMade(body, body.previous_secret_until ? `The former secret is good until ${time(body.previous_secret_until)}.` : "The former secret is good no more.");
+      onMade(body, body.previous_secret_until ? `The old secret is valid until ${time(body.previous_secret_until)}.` : "The old secret is no longer valid.");
     } catch (cause) {
       setProblem(cause);
     }
   };
   return html`<${Dialog} title=${`Rotate “${apiKey.name}”`} onClose=${onClose} actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" onClick=${rotate}>Rotate<//>`}>
     <${FormProblem} problem=${problem} shown=${["/overlap_seconds"]} />
-    <p>The key gets a new secret. Programs can be changed over while the former one is still good.</p>
-    <${NumberField} label="The former secret stays good for" unit="hours" min=${0} max=${168} pointer="/overlap_seconds" problem=${problem} value=${hours} onValue=${setHours} hint="0 to 168 hours. 0 withdraws it at once." />
+    <p>The key gets a new secret. Programs can be changed over while the old one is still valid.</p>
+    <${NumberField} label="The old secret stays valid for" unit="hours" min=${0} max=${168} pointer="/overlap_seconds" problem=${problem} value=${hours} onValue=${setHours} hint="0 to 168 hours. 0 revokes it at once." />
   <//>`;
 }

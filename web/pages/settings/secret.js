@@ -10,7 +10,7 @@ export function SecretDialog({ title, secret, note, onClose }) {
     title=${title}
     onClose=${onClose}
     closable=${false}
-    actions=${html`<${Button} kind="primary" onClick=${onClose}>I have kept it<//>`}
+    actions=${html`<${Button} kind="primary" onClick=${onClose}>I have saved it<//>`}
   >
     <p>This is shown once. The service keeps only what it needs to recognise it, so it cannot be shown again.</p>
     <div class="secret">

@@ -1,4 +1,4 @@
-/** Client tokens: short-lived, for one concept or one job, to be given to a page. */
+/** Client tokens: short-lived, for one concept or one job, to hand to a page. */
 import { html, useState } from "../../ui/html.js";
 import { api } from "../../api.js";
 import { time } from "../../format.js";
@@ -6,7 +6,7 @@ import { Section } from "../../ui/page.js";
 import { Button } from "../../ui/button.js";
 import { FormProblem, NumberField, SelectField, TextField } from "../../ui/field.js";
 import { Notice } from "../../ui/notice.js";
-import { useGet } from "../../ui/load.js";
+import { useService } from "../studio/concepts.js";
 import { SecretDialog } from "./secret.js";
 
 /** @param {{me: any}} props */
@@ -18,7 +18,8 @@ export function ClientTokens({ me }) {
 }
 
 function TokenForm() {
-  const concepts = useGet("v1/concepts?limit=100");
+  const [isLooking, setLooking] = useState(false);
+  const { concepts } = useService(isLooking);
   const [kind, setKind] = useState("concept");
   const [concept, setConcept] = useState("");
   const [job, setJob] = useState("");
@@ -26,10 +27,9 @@ function TokenForm() {
   const [seconds, setSeconds] = useState(/** @type {number | null} */ (300));
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [made, setMade] = useState(/** @type {any} */ (null));
-  const handles = (concepts.body?.data ?? []).map((/** @type {any} */ each) => each.handle);
   const make = async () => {
     setProblem(null);
-    const what = kind === "concept" ? { concept: concept || handles[0] } : { job: job.trim() };
+    const what = kind === "concept" ? { concept: concept.trim() } : { job: job.trim() };
     try {
       const { body } = await api.post("v1/client-tokens", { ...what, expires_in_seconds: seconds ?? undefined, origin: origin.trim() || undefined });
       setMade(body);
@@ -40,20 +40,21 @@ function TokenForm() {
   const shown = ["/concept", "/job", "/origin", "/expires_in_seconds"];
   return html`<${Section}
     title="Client tokens"
-    lead="A page of yours gets a token instead of a key: it is good for one concept or one job, and for minutes. It reads that one thing; for a concept it can also add photos."
+    lead="A page of yours gets a token instead of a key: it is valid for one concept or one job, and for minutes. It reads that one thing; for a concept it can also add photos."
   >
     <form class="card settings-form" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <${FormProblem} problem=${problem} shown=${shown} />
       <div class="fields">
-        <${SelectField} label="Good for" value=${kind} onValue=${setKind} options=${[{ value: "concept", label: "One concept" }, { value: "job", label: "One job" }]} />
+        <${SelectField} label="Valid for" value=${kind} onValue=${setKind} options=${[{ value: "concept", label: "One concept" }, { value: "job", label: "One job" }]} />
         ${kind === "concept"
-          ? html`<${SelectField} label="Concept" pointer="/concept" problem=${problem} value=${concept || handles[0] || ""} onValue=${setConcept} options=${handles.map((/** @type {string} */ handle) => ({ value: handle, label: handle }))} />`
+          ? html`<${TextField} label="Concept" pointer="/concept" problem=${problem} value=${concept} onValue=${setConcept} onFocus=${() => setLooking(true)} list="token-concepts" placeholder=${concepts[0]?.handle ?? "rex"} />
+              <datalist id="token-concepts">${concepts.map(({ id, handle }) => html`<option key=${id} value=${handle} />`)}</datalist>`
           : html`<${TextField} label="Id of the job" pointer="/job" problem=${problem} value=${job} onValue=${setJob} placeholder="trn_…" />`}
         <${NumberField} label="Seconds" integer min=${1} max=${900} pointer="/expires_in_seconds" problem=${problem} value=${seconds} onValue=${setSeconds} hint="1 to 900." />
         <${TextField} label="Origin of the page" optional pointer="/origin" problem=${problem} value=${origin} onValue=${setOrigin} placeholder="https://shop.example" hint="Other pages cannot use it then." />
       </div>
-      <div class="row"><${Button} kind="primary" icon="key" type="submit" disabled=${kind === "concept" && !handles.length} onClick=${make}>Make a token<//></div>
+      <div class="row"><${Button} kind="primary" icon="key" type="submit" disabled=${!(kind === "concept" ? concept : job).trim()} onClick=${make}>Create a token<//></div>
     </form>
-    ${made && html`<${SecretDialog} title="A client token" secret=${made.token} note=${html`Good for <code>${made.resource}</code> until ${time(made.expires_at)}.`} onClose=${() => setMade(null)} />`}
+    ${made && html`<${SecretDialog} title="A client token" secret=${made.token} note=${html`Valid for <code>${made.resource}</code> until ${time(made.expires_at)}.`} onClose=${() => setMade(null)} />`}
   <//>`;
 }

@@ -12,7 +12,7 @@ import { CheckField, Field, FormProblem, TextField } from "../../ui/field.js";
 import { More, usePages } from "../../ui/list.js";
 import { Notice, ProblemNotice } from "../../ui/notice.js";
 import { toast, toastProblem } from "../../ui/toast.js";
-import { useGet } from "../../ui/load.js";
+import { every, useGet } from "../../ui/load.js";
 import { SecretDialog } from "./secret.js";
 
 /** Types of events by what they are about. @type {Record<string, string[]>} */
@@ -75,17 +75,15 @@ function Endpoint({ id, status }) {
   const [opened, setOpened] = useState(/** @type {string | null} */ (null));
   const pending = deliveries.items.some((each) => each.status === "pending");
   useEffect(() => {
-    if (!pending) return;
-    const timer = setInterval(() => document.visibilityState === "visible" && deliveries.reload(), 2000);
-    return () => clearInterval(timer);
-  }, [pending, deliveries.reload]);
+    if (pending) return every(2000, deliveries.refresh);
+  }, [pending, deliveries.refresh]);
 
   const test = async () => {
     try {
       const { body } = await api.post(`${path}/test`);
       toast("A test is on its way", { kind: "info" });
       setOpened(body.id);
-      await deliveries.reload();
+      await deliveries.refresh();
     } catch (cause) {
       toastProblem(cause);
     }
@@ -99,9 +97,9 @@ function Endpoint({ id, status }) {
   };
   const rotate = () =>
     confirm({
-      title: "Make a new secret?",
+      title: "Create a new secret?",
       text: html`<p>Deliveries are signed with both secrets for a day, so that your receiver can be changed over.</p>`,
-      yes: "Make it",
+      yes: "Create it",
       action: async () => {
         const { body } = await api.post(`${path}/rotate-secret`);
         setSecret(body.secret);
@@ -125,7 +123,7 @@ function Endpoint({ id, status }) {
   const resend = async (/** @type {any} */ delivery) => {
     try {
       await api.post(`${path}/deliveries/${delivery.id}/redeliver`);
-      toast("It is sent again", { kind: "info" });
+      toast("Sent again", { kind: "info" });
       await deliveries.reload();
     } catch (cause) {
       toastProblem(cause);
@@ -142,7 +140,7 @@ function Endpoint({ id, status }) {
     >
       ${endpoint.disabled_reason && html`<${Notice} kind="fail" title="The service has switched it off"><p>${endpoint.disabled_reason}. Switch it on again when your receiver answers.</p><//>`}
       <p class="settings-scopes">${endpoint.event_types ? endpoint.event_types.map((/** @type {string} */ type) => html`<${Badge} key=${type}>${type}<//>`) : html`<${Badge}>all events<//>`}</p>
-      ${endpoint.previous_secret_until && Date.parse(endpoint.previous_secret_until) > Date.now() && html`<p class="small settings-warn">Deliveries are also signed with the former secret until ${time(endpoint.previous_secret_until)}.</p>`}
+      ${endpoint.previous_secret_until && Date.parse(endpoint.previous_secret_until) > Date.now() && html`<p class="small settings-warn">Deliveries are also signed with the old secret until ${time(endpoint.previous_secret_until)}.</p>`}
       <div class="row">
         <${Button} icon="play" onClick=${test}>Send a test<//>
         <${Button} icon="edit" onClick=${() => setEditing(true)}>Change<//>
@@ -230,7 +228,7 @@ function EndpointForm({ endpoint, onClose, onDone }) {
   return html`<${Dialog}
     title=${endpoint ? "Change the webhook" : "New webhook"}
     onClose=${onClose}
-    actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" onClick=${save}>${endpoint ? "Save" : "Make it"}<//>`}
+    actions=${html`<${Button} onClick=${onClose}>Cancel<//><${Button} kind="primary" onClick=${save}>${endpoint ? "Save" : "Create"}<//>`}
   >
     <${FormProblem} problem=${problem} shown=${shown} />
     <${TextField} label="Address" type="url" hint="https, on a public address." pointer="/url" problem=${problem} value=${url} onValue=${setUrl} placeholder="https://shop.example/vstar-events" />

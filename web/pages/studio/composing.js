@@ -2,6 +2,7 @@
 
 import { parseNumber } from "../../format.js";
 import { SelectField, TextField, errorsAt } from "../../ui/field.js";
+import { Folded } from "../../ui/folded.js";
 import { html } from "../../ui/html.js";
 import { Badge } from "../../ui/page.js";
 import { Regions } from "../../ui/regions.js";
@@ -53,8 +54,7 @@ export function Composing({ composing, onChange, part, uses, aspect, problem, wa
     />
     ${composing.way === "soft" && html`<${Weight} composing=${composing} onChange=${onChange} problem=${problem} />`}
     ${regional &&
-    html`<details class="composing-boxes" open=${Object.keys(composing.boxes).length > 0}>
-      <summary>Places</summary>
+    html`<${Folded} class="composing-boxes" title="Places" open=${Object.keys(composing.boxes).length > 0}>
       <${Regions}
         concepts=${part.map(({ handle, modifier_token, class_noun }) => ({ handle, label: modifier_token ?? class_noun }))}
         boxes=${composing.boxes}
@@ -72,7 +72,7 @@ export function Composing({ composing, onChange, part, uses, aspect, problem, wa
         placeholder="1"
         hint="1 to 4 times the size: regions gain detail."
       />
-    </details>`}
+    <//>`}
   </fieldset>`;
 }
 

@@ -2,6 +2,7 @@
 
 import { Button } from "../../ui/button.js";
 import { SelectField, TextField } from "../../ui/field.js";
+import { Folded } from "../../ui/folded.js";
 import { html } from "../../ui/html.js";
 import { randomSeed } from "../../seed.js";
 import { StartImage } from "./start-image.js";
@@ -65,8 +66,7 @@ export function Controls({ settings, change, capabilities, problem, warnings, ne
     />
     <${TextField} label="Negative prompt" optional multiline rows="2" ...${field("negative_prompt")} aside=${settings.negative_prompt && negativeTokens ? `${negativeTokens} of ${model?.max_prompt_tokens ?? "…"} tokens` : undefined} hint="What the pictures should not show." />
     <${StartImage} settings=${settings} change=${change} field=${field} standard=${defaults?.noise_strength} />
-    <details class="controls-more" open=${isAdvanced(settings)}>
-      <summary>More settings</summary>
+    <${Folded} class="controls-more" title="More settings" open=${isAdvanced(settings)}>
       <div class="controls-row">
         <${TextField} label="Guidance from" inputmode="decimal" ...${field("guidance_start", "/guidance_interval")} placeholder="0" />
         <${TextField} label="Guidance until" inputmode="decimal" ...${field("guidance_end", "/guidance_interval")} placeholder="1" />
@@ -85,7 +85,7 @@ export function Controls({ settings, change, capabilities, problem, warnings, ne
           { value: "fast", label: "Fast: last bits may differ on a GPU" },
         ]}
       />
-    </details>
+    <//>
   </div>`;
 }
 

@@ -54,24 +54,3 @@ export function useAnswer(path, body) {
   }, [path, text]);
   return state;
 }
-
-/**
- * Does something again and again, each time so many milliseconds after it has ended, while the page is visible. A failure is tried
- * again.
- *
- * @param {number} ms
- * @param {() => Promise<void>} action
- * @returns {() => void} Ends it.
- */
-export function every(ms, action) {
-  let timer = setTimeout(again, ms);
-  let ended = false;
-  async function again() {
-    if (!document.hidden) await action().catch(() => {});
-    if (!ended) timer = setTimeout(again, ms);
-  }
-  return () => {
-    ended = true;
-    clearTimeout(timer);
-  };
-}

@@ -2,17 +2,23 @@
 
 import { api } from "../../api.js";
 import { ago, plural } from "../../format.js";
-import { every } from "./foretell.js";
 import { Button } from "../../ui/button.js";
 import { classes, html, useCallback, useEffect, useRef, useState } from "../../ui/html.js";
+import { every } from "../../ui/load.js";
 import { Picture } from "../../ui/picture.js";
 import { toastProblem } from "../../ui/toast.js";
 
 /** @typedef {import("../../api-types").components["schemas"]["SampleBody"]} Sample */
 
 const PAGE = 24;
+/** The largest page of the API, and how many are read to find enough to show. */
+const MOST = 100;
+const MOST_REQUESTS = 20;
 /** How often samples that have not ended are looked at, in milliseconds. */
 const LOOK_MS = 3000;
+
+/** Whether somebody asked for the pictures. Those of evaluations are of low priority, and are looked at there. */
+const isDrawnHere = (/** @type {Sample} */ { priority }) => priority !== "low";
 
 const hasEnded = (/** @type {Sample} */ sample) => ["succeeded", "failed", "canceled"].includes(sample.status);
 
@@ -35,9 +41,15 @@ export function useHistory() {
   const drop = useCallback((/** @type {string} */ id) => setSamples((before) => before && before.filter((one) => one.id !== id)), []);
   const load = async (/** @type {string | null} */ after) => {
     try {
-      const { body } = await api.get(`v1/samples?limit=${PAGE}${after ? `&after=${after}` : ""}`);
-      setSamples((before) => [...(after && before ? before : []), ...body.data]);
-      setCursor(body.next_cursor);
+      const found = /** @type {Sample[]} */ ([]);
+      let next = after;
+      for (let requests = 0; requests < MOST_REQUESTS && (requests === 0 || (next && found.length < PAGE / 2)); requests++) {
+        const { body } = await api.get(`v1/samples?limit=${requests ? MOST : PAGE}${next ? `&after=${next}` : ""}`);
+        found.push(...body.data.filter(isDrawnHere));
+        next = body.next_cursor;
+      }
+      setSamples((before) => [...(after && before ? before : []), ...found]);
+      setCursor(next);
     } catch (problem) {
       toastProblem(problem);
       setSamples((before) => before ?? []);
@@ -51,7 +63,7 @@ export function useHistory() {
     if (!pending) return;
     return every(LOOK_MS, async () => {
       const { body } = await api.get(`v1/samples?limit=${PAGE}`);
-      body.data.forEach(put);
+      body.data.filter(isDrawnHere).forEach(put);
     });
   }, [pending]);
 

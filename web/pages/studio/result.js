@@ -5,6 +5,7 @@ import { duration, plural, shortId } from "../../format.js";
 import { link } from "../../router.js";
 import { Button } from "../../ui/button.js";
 import { confirm } from "../../ui/dialog.js";
+import { sentence } from "../../ui/field.js";
 import { classes, html, useEffect, useState } from "../../ui/html.js";
 import { Bar, cancelJob, hasEnded, phaseText, share, useJob } from "../../ui/job.js";
 import { Notice, Warnings } from "../../ui/notice.js";
@@ -36,7 +37,7 @@ export function Result({ id, onTake, onVary, onStartFrom, compared, onCompare, o
   }, [sample]);
   if (problem) {
     return html`<${Notice} kind="fail" action=${html`<${Button} small onClick=${onGone}>Close<//>`}>
-      <p>${problem.status === 404 || problem.status === 410 ? "These pictures have been deleted." : problem.detail}</p>
+      <p>${problem.status === 404 || problem.status === 410 ? "These pictures have been deleted." : sentence(problem.detail)}</p>
     <//>`;
   }
   if (!sample) return html`<div class="result-wait" aria-busy="true"></div>`;
@@ -77,7 +78,7 @@ export function Result({ id, onTake, onVary, onStartFrom, compared, onCompare, o
       </div>
     </header>
     ${running && html`<${Running} sample=${sample} lost=${lost} />`}
-    ${sample.status === "failed" && html`<${Notice} kind="fail" title=${sample.error?.title}><p>${sample.error?.detail}</p><//>`}
+    ${sample.status === "failed" && html`<${Notice} kind="fail" title=${sample.error?.title}><p>${sentence(sample.error?.detail ?? "The server did not say why.")}</p><//>`}
     ${sample.status === "succeeded" && !sample.images.length && html`<${Notice}><p>Its pictures have been deleted. With its settings they can be drawn again.</p><//>`}
     ${sample.status === "canceled" && html`<${Notice}><p>This was canceled before its pictures were ready.</p><//>`}
     <${Warnings} warnings=${sample.warnings} />

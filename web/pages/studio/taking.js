@@ -1,6 +1,7 @@
 // Takes the settings out of a picture that is dropped on the page.
 
 import { api } from "../../api.js";
+import { pastedFiles } from "../../ui/drop-zone.js";
 import { useEffect, useRef, useState } from "../../ui/html.js";
 import { deltasOf } from "./concepts.js";
 import { fromSample } from "./settings.js";
@@ -84,7 +85,7 @@ export function useDroppedFile(onFile) {
       handler.current(file);
     };
     const paste = (/** @type {ClipboardEvent} */ event) => {
-      const file = event.clipboardData?.files[0];
+      const [file] = pastedFiles(event);
       if (!file) return;
       event.preventDefault();
       handler.current(file);

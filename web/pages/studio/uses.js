@@ -61,7 +61,7 @@ function OneUse({ concept, use, change, remove, pointer, problem, warning }) {
       <span class="muted">${concept.modifier_token ? concept.class_noun : "own word"}</span>
       <span class="use-tools">
         <${Button} kind="quiet" small icon="down" label=${`${open ? "Hide" : "Choose"} the version of ${handle}`} aria-expanded=${open ? "true" : "false"} onClick=${() => setOpen(!open)} />
-        ${use.added && html`<${Button} kind="quiet" small icon="close" label=${`Leave out ${handle}`} onClick=${remove} />`}
+        ${use.added && html`<${Button} kind="quiet" small icon="close" label=${`Remove ${handle}`} onClick=${remove} />`}
       </span>
     </div>
     <${SliderField}
