@@ -6,18 +6,20 @@ use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
 pub(crate) use self::softmax::Softmax;
-use self::softmax::{exponentials, softmax_gradient};
+use self::softmax::{Running, softmax_gradient};
 use crate::engine::ops::buffer::{SharedPtr, filled, tensor, values};
 use crate::engine::ops::gemm::{
     Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, gemm, gemm_columns, transpose,
 };
 use crate::engine::ops::simd::vectorized;
 
-/// Queries of one block, whose logits over all keys are in memory at once.
+/// Queries of one block.
 ///
 /// In the forward pass the lanes of a register hold queries, in the backward pass keys: never the channels of a head,
 /// which may be narrower than a register (ADR 0006).
 const QUERIES: usize = NR;
+/// Most keys of one block: its weights stay in the first-level cache from their logits to their sums.
+const KEYS: usize = 128;
 const BACKWARD_QUERIES: usize = 64;
 
 /// The least bias. It keeps the logit of a masked key finite, whatever it is multiplied by.
@@ -111,30 +113,44 @@ impl Attention {
         let mut softmaxes = vec![Softmax::default(); batch * heads * queries];
         // Blocks of nearly one size: a short last one would cost as much as a whole one.
         let block_size = queries.div_ceil(queries.div_ceil(QUERIES).max(1)).next_multiple_of(PANEL);
+        let keys_at_once = keys.div_ceil(keys.div_ceil(KEYS).max(1)).max(1);
         let out = filled(q.len(), |out| {
             let shared = SharedPtr::new(out);
             softmaxes.par_chunks_mut(queries).enumerate().for_each(|(task, softmaxes)| {
                 let q = sizes.head(q, task, queries);
-                let k = tokens(sizes.head(k, task, keys), keys, inner);
-                let v = transposed_tokens(sizes.head(v, task, keys), head_dim, inner);
+                let [k, v] = [k, v].map(|x| sizes.head(x, task, keys));
                 softmaxes.par_chunks_mut(block_size).enumerate().for_each(|(block, softmaxes)| {
                     let (first, count) = (block * block_size, softmaxes.len());
                     let width = count.next_multiple_of(PANEL);
                     let q = Panels::from_columns(&q[first * inner..], inner, head_dim, count);
                     let q = PanelsView { width, ..q.view() }; // zeros beyond the queries
-                    let weights = filled(keys * width, |weights| {
-                        gemm(k, Right::Packed(q), Epilogue::default(), weights, width); // K Qᵀ
-                        if let Some(bias) = &self.bias {
-                            self.add_bias_by_key(weights, width, &bias[first..]);
-                        }
-                        exponentials(weights, width, self.base_2(), softmaxes);
-                    });
+                    let mut running = Running::<QUERIES>::new();
+                    let mut weights = filled(keys_at_once * width, |_| {});
                     let out = filled(head_dim * width, |out| {
-                        gemm(v, row_major(&weights, width), Epilogue::default(), out, width);
+                        for start in (0..keys).step_by(keys_at_once) {
+                            let count = keys_at_once.min(keys - start);
+                            let weights = &mut weights[..count * width];
+                            let (k, v) = (&k[start * inner..], &v[start * inner..]);
+                            let k = tokens(k, count, inner);
+                            gemm(k, Right::Packed(q), Epilogue::default(), weights, width); // K Qᵀ
+                            if let Some(bias) = &self.bias {
+                                let bias = &bias[start * queries + first..];
+                                self.add_bias_by_key(weights, width, bias);
+                            }
+                            running.exponentials(weights, width, self.base_2());
+                            let epilogue =
+                                Epilogue { accumulate: start > 0, ..Epilogue::default() };
+                            if epilogue.accumulate {
+                                running.rescale(out, width);
+                            }
+                            let v = transposed_tokens(v, head_dim, inner);
+                            gemm(v, row_major(weights, width), epilogue, out, width);
+                        }
                     });
                     let mut factors = [0.0; QUERIES];
-                    for (factor, softmax) in factors.iter_mut().zip(softmaxes) {
-                        *factor = softmax.factor;
+                    for (index, softmax) in softmaxes.iter_mut().enumerate() {
+                        *softmax = running.softmax(index);
+                        factors[index] = softmax.factor;
                     }
                     let place = shared.at(sizes.offset(task, queries, first));
                     // SAFETY: each block writes its own queries of its own head, inside the result.

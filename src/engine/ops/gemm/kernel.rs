@@ -7,10 +7,9 @@ mod operands;
 mod sets;
 mod tile;
 
-use self::operands::Columns;
 pub(super) use self::operands::{MicroPanel, Run, StridedRows, Strip};
-use self::sets::Set;
-use self::tile::{Ahead, Tile};
+use self::sets::{Layout, Set};
+use self::tile::{Ahead, Prefetches, Tile};
 use super::blocking::PANEL;
 use super::epilogue::Epilogue;
 use crate::engine::ops::instructions::InstructionSet;
@@ -102,21 +101,32 @@ unsafe fn run_strided<S: Set>(
     out: *mut f32,
     stride: usize,
 ) {
+    let prefetches = Prefetches::of(&micro_panel.next, a.depth);
+    let layout =
+        Layout { transposed: a.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
+    // The first strips have a row more than the others.
+    let (rows_of_strip, with_one_more) = (a.rows / strips, a.rows % strips);
     // The columns of a tile stay in the first-level cache while the rows pass by.
     let mut tile = 0;
     for first in (0..micro_panel.columns()).step_by(S::VECTORS * S::LANES) {
         let columns = micro_panel.some(first, S::VECTORS * S::LANES);
+        let loops = S::loops(layout, columns.count);
         let mut row = 0;
-        for index in 1..=strips {
-            let end = a.rows * index / strips;
-            let runs = &a.run(row, end - row);
-            let strip = Strip { rows: end - row, runs, depth_stride: a.depth_stride };
-            let ahead = Ahead::of_tile(tile, &micro_panel.next, a.depth);
-            let epilogue = epilogue.starting_at(row, first);
-            let out = out.wrapping_add(row * stride + first);
+        for strip in 0..strips {
+            let rows = rows_of_strip + usize::from(strip < with_one_more);
+            let ahead = prefetches.of_tile(tile);
+            let compute = loops[rows - 1][usize::from(ahead.is_some())];
+            let tile_of_strip = Tile {
+                strip: Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride },
+                columns,
+                ahead: ahead.unwrap_or(Ahead::NOTHING),
+                epilogue: epilogue.starting_at(row, first),
+                out: out.wrapping_add(row * stride + first),
+                stride,
+            };
             // SAFETY: the caller upholds the contract for these rows and columns.
-            unsafe { for_layout::<S>(strip, columns, ahead, epilogue, out, stride) };
-            row = end;
+            unsafe { compute(&tile_of_strip) };
+            row += rows;
             tile += 1;
         }
     }
@@ -131,108 +141,15 @@ unsafe fn run_strip<S: Set>(
     out: *mut f32,
     stride: usize,
 ) {
+    let layout =
+        Layout { transposed: strip.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
     for first in (0..micro_panel.columns()).step_by(S::VECTORS * S::LANES) {
         let columns = micro_panel.some(first, S::VECTORS * S::LANES);
+        let [compute, _] = S::loops(layout, columns.count)[strip.rows - 1];
         let epilogue = epilogue.starting_at(0, first);
         let out = out.wrapping_add(first);
         // SAFETY: the caller upholds the contract for these columns.
-        unsafe { for_layout::<S>(strip, columns, None, epilogue, out, stride) };
-    }
-}
-
-/// Calls the loops that are compiled for the layout of both factors and for a number of registers.
-///
-/// # Safety
-/// As for [`run_strip`].
-#[inline(always)]
-unsafe fn for_layout<S: Set>(
-    strip: Strip<'_>,
-    columns: Columns,
-    ahead: Option<Ahead>,
-    epilogue: Epilogue<'_>,
-    out: *mut f32,
-    stride: usize,
-) {
-    let prefetches = ahead.is_some();
-    let ahead = ahead.unwrap_or(Ahead::NOTHING);
-    let tile = Tile { strip, columns, ahead, epilogue, out, stride };
-    let is_row_major = columns.row_stride != PANEL;
-    // SAFETY: the caller upholds the contract, which is the same.
-    unsafe {
-        match (strip.depth_stride != 1, is_row_major) {
-            (false, false) => for_width::<S, false, false>(tile, prefetches),
-            (false, true) => for_width::<S, false, true>(tile, prefetches),
-            (true, false) => for_width::<S, true, false>(tile, prefetches),
-            (true, true) => for_width::<S, true, true>(tile, prefetches),
-        }
-    }
-}
-
-/// # Safety
-/// As for [`run_strip`].
-#[inline(always)]
-unsafe fn for_width<S: Set, const TRANSPOSED: bool, const ROW_MAJOR: bool>(
-    tile: Tile<'_>,
-    prefetches: bool,
-) {
-    // SAFETY: the caller upholds the contract, which is the same.
-    unsafe {
-        // Only registers of whole panels come in several numbers.
-        if S::LANES == PANEL && tile.columns.count <= PANEL {
-            for_rows::<S, 1, TRANSPOSED, ROW_MAJOR>(tile, prefetches)
-        } else if S::VECTORS == 2 || S::LANES == PANEL && tile.columns.count <= 2 * PANEL {
-            for_rows::<S, 2, TRANSPOSED, ROW_MAJOR>(tile, prefetches)
-        } else if S::VECTORS == 3 {
-            for_rows::<S, 3, TRANSPOSED, ROW_MAJOR>(tile, prefetches)
-        } else {
-            for_rows::<S, 4, TRANSPOSED, ROW_MAJOR>(tile, prefetches)
-        }
-    }
-}
-
-/// Calls the loops that are compiled for a number of rows. Most strips are as high as possible and prefetch nothing.
-///
-/// # Safety
-/// As for [`run_strip`].
-#[inline(always)]
-unsafe fn for_rows<S: Set, const N: usize, const T: bool, const M: bool>(
-    tile: Tile<'_>,
-    prefetches: bool,
-) {
-    let rows = tile.strip.rows;
-    // SAFETY: the caller upholds the contract, which is the same. What a set has no room for is not compiled.
-    unsafe {
-        if S::ROWS == 8 && rows == 8 {
-            if prefetches {
-                S::tile::<8, N, T, M, true>(tile)
-            } else {
-                S::tile::<8, N, T, M, false>(tile)
-            }
-        } else if S::ROWS == 8 && rows == 7 {
-            S::tile::<7, N, T, M, true>(tile)
-        } else if S::ROWS == 6 && rows == 6 {
-            if prefetches {
-                S::tile::<6, N, T, M, true>(tile)
-            } else {
-                S::tile::<6, N, T, M, false>(tile)
-            }
-        } else if S::ROWS == 8 && rows == 6 {
-            S::tile::<6, N, T, M, true>(tile)
-        } else if S::ROWS >= 5 && rows == 5 {
-            S::tile::<5, N, T, M, true>(tile)
-        } else if rows == 4 {
-            if prefetches {
-                S::tile::<4, N, T, M, true>(tile)
-            } else {
-                S::tile::<4, N, T, M, false>(tile)
-            }
-        } else {
-            match rows {
-                3 => S::tile::<3, N, T, M, true>(tile),
-                2 => S::tile::<2, N, T, M, true>(tile),
-                _ => S::tile::<1, N, T, M, true>(tile),
-            }
-        }
+        unsafe { compute(&Tile { strip, columns, ahead: Ahead::NOTHING, epilogue, out, stride }) };
     }
 }
 

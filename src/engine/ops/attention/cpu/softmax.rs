@@ -11,44 +11,107 @@ pub(crate) struct Softmax {
     pub(super) factor: f32,
 }
 
+/// The softmax of up to `N` queries over the keys that were seen so far.
+pub(super) struct Running<const N: usize> {
+    /// The largest logit of base 2.
+    largest: [f32; N],
+    /// The sum of `2^(x − largest)`.
+    sums: [f32; N],
+    /// What the newest keys have changed: `2^(largest before − largest)`.
+    rescale: [f32; N],
+}
+
+impl<const N: usize> Running<N> {
+    pub(super) fn new() -> Self {
+        Self { largest: [f32::MIN; N], sums: [0.0; N], rescale: [1.0; N] }
+    }
+
+    /// Replaces logits `(keys, width)` of further keys, one column per query, by `2^(base_2 · logit − largest)`.
+    ///
+    /// `width` is a multiple of [`PANEL`]. What was summed with the results for earlier keys has to be
+    /// [rescaled](Self::rescale).
+    pub(super) fn exponentials(&mut self, logits: &mut [f32], width: usize, base_2: f32) {
+        exponentials(
+            logits,
+            base_2,
+            &mut self.largest[..width],
+            &mut self.sums[..width],
+            &mut self.rescale[..width],
+        );
+    }
+
+    /// Makes `(rows, width)` sums with earlier results fit the newest ones.
+    pub(super) fn rescale(&self, sums: &mut [f32], width: usize) {
+        let factors = &self.rescale[..width];
+        if factors.iter().any(|factor| *factor < 1.0) {
+            scale_columns(sums, factors);
+        }
+    }
+
+    /// The softmax of query `index`.
+    pub(super) fn softmax(&self, index: usize) -> Softmax {
+        Softmax { largest: self.largest[index], factor: 1.0 / self.sums[index] }
+    }
+}
+
 vectorized! {
-    /// Replaces logits `(keys, width)`, one column per query, by `2^(base_2 · logit − largest)`. The factor, which
-    /// makes them probabilities, is applied later.
-    pub(super) fn exponentials(logits: &mut [f32], width: usize, base_2: f32, softmaxes: &mut [Softmax]) {
-        match width / PANEL {
-            1 => exponentials_of::<1>(logits, base_2, softmaxes),
-            2 => exponentials_of::<2>(logits, base_2, softmaxes),
-            _ => exponentials_of::<3>(logits, base_2, softmaxes),
+    fn exponentials(logits: &mut [f32], base_2: f32, largest: &mut [f32], sums: &mut [f32], rescale: &mut [f32]) {
+        match largest.len() / PANEL {
+            1 => exponentials_of::<1>(logits, base_2, largest, sums, rescale),
+            2 => exponentials_of::<2>(logits, base_2, largest, sums, rescale),
+            _ => exponentials_of::<3>(logits, base_2, largest, sums, rescale),
         }
     }
 }
 
-/// [`exponentials`] for `P` panels of columns.
+/// [`Running::exponentials`] for `P` panels of columns.
 #[inline(always)]
-fn exponentials_of<const P: usize>(logits: &mut [f32], base_2: f32, softmaxes: &mut [Softmax]) {
+fn exponentials_of<const P: usize>(
+    logits: &mut [f32],
+    base_2: f32,
+    largest: &mut [f32],
+    sums: &mut [f32],
+    rescale: &mut [f32],
+) {
     let (rows, _) = logits.as_chunks_mut::<PANEL>();
     let (rows, _) = rows.as_chunks_mut::<P>();
-    let mut largest = [[f32::MIN; PANEL]; P];
+    let mut of_these = [[f32::MIN; PANEL]; P];
     for row in &*rows {
-        for (largest, row) in largest.iter_mut().zip(row) {
+        for (largest, row) in of_these.iter_mut().zip(row) {
             for (largest, &x) in largest.iter_mut().zip(row) {
                 *largest = if x > *largest { x } else { *largest };
             }
         }
     }
-    largest.iter_mut().flatten().for_each(|largest| *largest *= base_2);
-    let mut sums = [[0.0; PANEL]; P];
-    for row in rows {
-        for ((sums, largest), row) in sums.iter_mut().zip(&largest).zip(row) {
-            for ((sum, largest), x) in sums.iter_mut().zip(largest).zip(row) {
+    let columns = largest.iter_mut().zip(sums.iter_mut()).zip(rescale);
+    for (((largest, sum), rescale), of_these) in columns.zip(of_these.as_flattened_mut()) {
+        let before = *largest;
+        *largest = before.max(*of_these * base_2);
+        *of_these = *largest;
+        *rescale = exp2_of_negative(before - *largest);
+        *sum *= *rescale;
+    }
+    // One panel after the other: the registers of AVX2 hold its sums and the polynomial, and no more.
+    for (panel, (sums, largest)) in
+        sums.as_chunks_mut::<PANEL>().0.iter_mut().zip(&of_these).enumerate()
+    {
+        let mut sums_of_these = [0.0; PANEL];
+        for row in &mut *rows {
+            for ((sum, largest), x) in sums_of_these.iter_mut().zip(largest).zip(&mut row[panel]) {
                 *x = exp2_of_negative(x.mul_add(base_2, -largest));
                 *sum += *x;
             }
         }
+        sums.iter_mut().zip(sums_of_these).for_each(|(sum, x)| *sum += x);
     }
-    let columns = largest.as_flattened().iter().zip(sums.as_flattened());
-    for (softmax, (&largest, sum)) in softmaxes.iter_mut().zip(columns) {
-        *softmax = Softmax { largest, factor: 1.0 / sum };
+}
+
+vectorized! {
+    /// Multiplies each column of `(rows, columns)` by its factor.
+    fn scale_columns(rows: &mut [f32], factors: &[f32]) {
+        for row in rows.chunks_exact_mut(factors.len()) {
+            row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+        }
     }
 }
 

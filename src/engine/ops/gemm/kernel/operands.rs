@@ -30,10 +30,10 @@ pub(crate) struct StridedRows {
 }
 
 impl StridedRows {
-    /// The one run of the strip of some rows from `row` on.
+    /// The one run of the strip that begins at `row`. What lies beyond the strip's rows is not read.
     #[inline(always)]
-    pub(crate) fn run(self, row: usize, rows: usize) -> [Run; 1] {
-        let start = |r: usize| self.start.wrapping_add((row + r.min(rows - 1)) * self.row_stride);
+    pub(crate) fn run(self, row: usize) -> [Run; 1] {
+        let start = |r: usize| self.start.wrapping_add((row + r) * self.row_stride);
         [Run { starts: Some(std::array::from_fn(start)), length: self.depth }]
     }
 }

@@ -1,13 +1,32 @@
 //! The sizes of each instruction set's tiles, and its compiled loops.
 
 use super::tile::{Tile, compute};
+use crate::engine::ops::gemm::blocking::MR;
 use crate::engine::ops::vector;
+
+/// Loops that are compiled for a number of rows, a number of registers and a layout.
+///
+/// # Safety
+/// The CPU must have the set. The rest is as for [`compute`].
+pub(super) type Loops = unsafe fn(&Tile<'_>);
+
+/// The loops of one layout: those of `R` rows at place `R − 1`, without prefetches and with them.
+pub(super) type LoopsByRows = [[Loops; 2]; MR];
+
+/// How both factors of a product are stored.
+#[derive(Clone, Copy)]
+pub(super) struct Layout {
+    /// Whether the rows of the left factor are adjacent, and its depth has a stride.
+    pub(super) transposed: bool,
+    /// Whether the panels of the right factor are adjacent, and their rows have a stride.
+    pub(super) row_major: bool,
+}
 
 /// What the kernel needs of an instruction set.
 pub(super) trait Set {
     /// Floats of a register.
     const LANES: usize;
-    /// Most rows of a tile, up to eight.
+    /// Most rows of a tile, up to [`MR`].
     const ROWS: usize;
     /// Most registers of a tile's row.
     ///
@@ -15,23 +34,12 @@ pub(super) trait Set {
     /// or nearly so.
     const VECTORS: usize;
 
-    /// [`compute`], compiled for this set.
-    ///
-    /// # Safety
-    /// The CPU must have the set. The rest is as for [`compute`].
-    unsafe fn tile<
-        const R: usize,
-        const N: usize,
-        const TRANSPOSED: bool,
-        const ROW_MAJOR: bool,
-        const PREFETCHES: bool,
-    >(
-        tile: Tile<'_>,
-    );
+    /// The loops for tiles of so many columns. There are none for more than [`Self::ROWS`] rows: others stand there.
+    fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows;
 }
 
 macro_rules! set {
-    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal, $vector:ty $(, $features:literal)?) => {
+    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $vector:ty $(, $features:literal)?) => {
         $(#[$meta])*
         pub(super) struct $set;
 
@@ -40,21 +48,51 @@ macro_rules! set {
             const ROWS: usize = $rows;
             const VECTORS: usize = $vectors;
 
-            #[inline(always)]
-            unsafe fn tile<const R: usize, const N: usize, const T: bool, const M: bool, const P: bool>(
-                tile: Tile<'_>,
-            ) {
+            fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows {
                 /// # Safety
-                /// As for [`Set::tile`].
+                /// As for [`Loops`].
                 $(#[target_feature(enable = $features)])?
                 unsafe fn compiled<const R: usize, const N: usize, const T: bool, const M: bool, const P: bool>(
-                    tile: Tile<'_>,
+                    tile: &Tile<'_>,
                 ) {
                     // SAFETY: the caller upholds the contract, which is the same.
                     unsafe { compute::<$vector, R, N, T, M, P>(tile) }
                 }
-                // SAFETY: the caller upholds the contract, which is the same.
-                unsafe { compiled::<R, N, T, M, P>(tile) }
+
+                struct Compiled<const N: usize, const T: bool, const M: bool>;
+
+                impl<const N: usize, const T: bool, const M: bool> Compiled<N, T, M> {
+                    /// Most strips are as high as possible and prefetch nothing; only they have loops without.
+                    const ALL: LoopsByRows = {
+                        macro_rules! of {
+                            ($r:literal) => {
+                                if $r == $rows || $r == 4 {
+                                    [compiled::<$r, N, T, M, false>, compiled::<$r, N, T, M, true>]
+                                } else if $r < $rows {
+                                    [compiled::<$r, N, T, M, true>; 2]
+                                } else {
+                                    [compiled::<1, N, T, M, true>; 2]
+                                }
+                            };
+                        }
+                        [of!(1), of!(2), of!(3), of!(4), of!(5), of!(6), of!(7), of!(8)]
+                    };
+                }
+
+                macro_rules! of_registers {
+                    ($n:literal) => {
+                        match layout {
+                            Layout { transposed: false, row_major: false } => &Compiled::<$n, false, false>::ALL,
+                            Layout { transposed: false, row_major: true } => &Compiled::<$n, false, true>::ALL,
+                            Layout { transposed: true, row_major: false } => &Compiled::<$n, true, false>::ALL,
+                            Layout { transposed: true, row_major: true } => &Compiled::<$n, true, true>::ALL,
+                        }
+                    };
+                }
+                match columns.div_ceil(Self::LANES) {
+                    $($fewer => of_registers!($fewer),)*
+                    _ => of_registers!($vectors),
+                }
             }
         }
     };
@@ -63,19 +101,19 @@ macro_rules! set {
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 24 sums and 3 panels in 32 registers.
-    Avx512, 8 by 3, vector::Avx512, "avx512f,avx512dq,avx512vl,fma"
+    Avx512, 8 by 3 (1 2), vector::Avx512, "avx512f,avx512dq,avx512vl,fma"
 );
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 12 sums, a panel in 2 and a factor in 16 registers.
-    Avx2, 6 by 2, vector::Avx2, "avx2,fma"
+    Avx2, 6 by 2 (), vector::Avx2, "avx2,fma"
 );
 #[cfg(target_arch = "aarch64")]
 set!(
     /// 24 sums, a panel in 4 and a factor in 32 registers.
-    Neon, 6 by 4, vector::Neon
+    Neon, 6 by 4 (), vector::Neon
 );
 set!(
     /// 8 sums, half a panel in 2 and a factor in the 16 registers that x86-64 has at least.
-    Portable, 4 by 2, vector::Portable
+    Portable, 4 by 2 (), vector::Portable
 );

@@ -36,23 +36,43 @@ pub(super) struct Ahead {
 impl Ahead {
     pub(super) const NOTHING: Self =
         Self { next: std::ptr::null(), stride: 0, rows: usize::MAX, turn: 0 };
+}
 
-    /// The share of tile number `tile` of those that one call computes over a depth, if there is one.
-    #[inline(always)]
-    pub(super) fn of_tile(
-        mut tile: usize,
-        prefetches: &[Option<Prefetch>],
-        depth: usize,
-    ) -> Option<Self> {
-        for prefetch in prefetches.iter().flatten() {
-            let Prefetch { start, rows, stride, between, sweeps } = *prefetch;
+/// What the tiles of one call prefetch, one after the other.
+pub(super) struct Prefetches([Option<Shares>; 2]);
+
+/// A [`Prefetch`] that is cut into shares.
+#[derive(Clone, Copy)]
+struct Shares {
+    first: Ahead,
+    /// Floats from the start of one share to that of the next.
+    between: usize,
+    tiles: usize,
+}
+
+impl Prefetches {
+    /// Cut into what a tile of this depth has time for.
+    pub(super) fn of(prefetches: &[Option<Prefetch>; 2], depth: usize) -> Self {
+        Self(prefetches.map(|prefetch| {
+            let Prefetch { start, rows, stride, between, sweeps } = prefetch?;
             // How many sweeps one tile has time for. If it is none, the first tile takes what it can.
             let own = depth / rows;
             let tiles = if own == 0 { 1 } else { sweeps.div_ceil(own) };
-            if tile < tiles {
-                let next = start.wrapping_add(tile * own * between);
-                let turn = between.wrapping_sub(rows * stride);
-                return Some(Self { next, stride, rows, turn });
+            let turn = between.wrapping_sub(rows * stride);
+            Some(Shares {
+                first: Ahead { next: start, stride, rows, turn },
+                between: own * between,
+                tiles,
+            })
+        }))
+    }
+
+    /// The share of tile number `tile`, if there is one.
+    #[inline(always)]
+    pub(super) fn of_tile(&self, mut tile: usize) -> Option<Ahead> {
+        for Shares { first, between, tiles } in self.0.iter().flatten() {
+            if tile < *tiles {
+                return Some(Ahead { next: first.next.wrapping_add(tile * between), ..*first });
             }
             tile -= tiles;
         }
@@ -77,7 +97,7 @@ pub(super) unsafe fn compute<
     const ROW_MAJOR: bool,
     const PREFETCHES: bool,
 >(
-    Tile { strip, columns, ahead, epilogue, out, stride }: Tile<'_>,
+    &Tile { strip, columns, ahead, epilogue, out, stride }: &Tile<'_>,
 ) {
     let depth_stride = if TRANSPOSED { strip.depth_stride } else { 1 };
     let (panel_stride, row_stride) =
