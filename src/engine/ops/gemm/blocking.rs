@@ -8,7 +8,5 @@ pub(crate) const PANELS: usize = 3;
 pub(crate) const MR: usize = 8;
 /// Columns of a micro-tile.
 pub(crate) const NR: usize = PANELS * PANEL;
-/// Most steps of the depth in one block. A micro-panel of this depth fits the second-level cache many times over.
-pub(crate) const KC: usize = 192;
 /// Floats of one operand that the second-level cache holds beside the other two.
 pub(crate) const L2_FLOATS: usize = 96 << 10;

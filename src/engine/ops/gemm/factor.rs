@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::blocking::{KC, NR, PANEL};
+use super::blocking::{NR, PANEL};
 use super::panels::PanelsView;
 use super::prefetch::Prefetch;
 
@@ -148,20 +148,20 @@ pub(crate) fn check_right(b: Right<'_>, depth: usize, end: usize) {
     }
 }
 
-/// Cuts the depth into blocks of at most [`KC`] at fixed places: into whole parts of gathered rows while these are
+/// Cuts the depth into blocks of at most `most` steps at fixed places: into whole parts of gathered rows while these are
 /// short, else within each part.
-pub(crate) fn blocks(a: Left<'_>, depth: usize) -> impl Iterator<Item = Range<usize>> {
+pub(crate) fn blocks(a: Left<'_>, depth: usize, most: usize) -> impl Iterator<Item = Range<usize>> {
     let length = match a {
         Left::Gathered { length, .. } => length,
         Left::Strided { .. } => depth,
     };
-    let step = if length <= KC {
-        KC / length.max(1) * length.max(1)
+    let step = if length <= most {
+        most / length.max(1) * length.max(1)
     } else {
-        length.div_ceil(length.div_ceil(KC))
+        length.div_ceil(length.div_ceil(most))
     };
-    let parts = if length <= KC { 1 } else { depth / length };
-    let within = if length <= KC { depth } else { length };
+    let parts = if length <= most { 1 } else { depth / length };
+    let within = if length <= most { depth } else { length };
     (0..parts).flat_map(move |part| {
         let start = part * within;
         (0..within.max(1))

@@ -41,16 +41,12 @@ impl Kernel {
 
     /// Into how many strips the kernel cuts so many rows, which differ by at most one row.
     pub(super) fn strips(self, rows: usize) -> usize {
-        let most = match self.0 {
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => sets::Avx512::ROWS,
-            #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => sets::Avx2::ROWS,
-            #[cfg(target_arch = "aarch64")]
-            InstructionSet::Neon => sets::Neon::ROWS,
-            _ => sets::Portable::ROWS,
-        };
-        rows.div_ceil(most)
+        rows.div_ceil(for_set!(self, most_rows()))
+    }
+
+    /// Most steps of the depth in one block.
+    pub(super) fn depth(self) -> usize {
+        for_set!(self, most_depth())
     }
 
     /// Multiplies any number of strided rows by a micro-panel.
@@ -89,6 +85,14 @@ impl Kernel {
         // SAFETY: the CPU has the set, and the caller upholds the contract.
         unsafe { for_set!(self, run_strip(strip, micro_panel, epilogue, out, stride)) }
     }
+}
+
+fn most_rows<S: Set>() -> usize {
+    S::ROWS
+}
+
+fn most_depth<S: Set>() -> usize {
+    S::DEPTH
 }
 
 /// # Safety

@@ -91,19 +91,16 @@ fn exponentials_of<const P: usize>(
         *rescale = exp2_of_negative(before - *largest);
         *sum *= *rescale;
     }
-    // One panel after the other: the registers of AVX2 hold its sums and the polynomial, and no more.
-    for (panel, (sums, largest)) in
-        sums.as_chunks_mut::<PANEL>().0.iter_mut().zip(&of_these).enumerate()
-    {
-        let mut sums_of_these = [0.0; PANEL];
-        for row in &mut *rows {
-            for ((sum, largest), x) in sums_of_these.iter_mut().zip(largest).zip(&mut row[panel]) {
+    let mut sums_of_these = [[0.0; PANEL]; P];
+    for row in rows {
+        for ((sums, largest), row) in sums_of_these.iter_mut().zip(&of_these).zip(row) {
+            for ((sum, largest), x) in sums.iter_mut().zip(largest).zip(row) {
                 *x = exp2_of_negative(x.mul_add(base_2, -largest));
                 *sum += *x;
             }
         }
-        sums.iter_mut().zip(sums_of_these).for_each(|(sum, x)| *sum += x);
     }
+    sums.iter_mut().zip(sums_of_these.as_flattened()).for_each(|(sum, x)| *sum += x);
 }
 
 vectorized! {

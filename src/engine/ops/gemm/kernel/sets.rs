@@ -33,13 +33,16 @@ pub(super) trait Set {
     /// The rows times these registers, these registers once more and one for the left factor are all that the CPU has,
     /// or nearly so.
     const VECTORS: usize;
+    /// Most steps of the depth in one block: so much of a tile's columns stays in the first-level cache while the rows
+    /// pass by.
+    const DEPTH: usize;
 
     /// The loops for tiles of so many columns. There are none for more than [`Self::ROWS`] rows: others stand there.
     fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows;
 }
 
 macro_rules! set {
-    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $vector:ty $(, $features:literal)?) => {
+    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $depth:literal, $vector:ty $(, $features:literal)?) => {
         $(#[$meta])*
         pub(super) struct $set;
 
@@ -47,6 +50,7 @@ macro_rules! set {
             const LANES: usize = <$vector as vector::Vector>::LANES;
             const ROWS: usize = $rows;
             const VECTORS: usize = $vectors;
+            const DEPTH: usize = $depth;
 
             fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows {
                 /// # Safety
@@ -101,19 +105,19 @@ macro_rules! set {
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 24 sums and 3 panels in 32 registers.
-    Avx512, 8 by 3 (1 2), vector::Avx512, "avx512f,avx512dq,avx512vl,fma"
+    Avx512, 8 by 3 (1 2), 192, vector::Avx512, "avx512f,avx512dq,avx512vl,fma"
 );
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 12 sums, a panel in 2 and a factor in 16 registers.
-    Avx2, 6 by 2 (), vector::Avx2, "avx2,fma"
+    Avx2, 6 by 2 (), 320, vector::Avx2, "avx2,fma"
 );
 #[cfg(target_arch = "aarch64")]
 set!(
     /// 24 sums, a panel in 4 and a factor in 32 registers.
-    Neon, 6 by 4 (), vector::Neon
+    Neon, 6 by 4 (), 320, vector::Neon
 );
 set!(
     /// 8 sums, half a panel in 2 and a factor in the 16 registers that x86-64 has at least.
-    Portable, 4 by 2 (), vector::Portable
+    Portable, 4 by 2 (), 320, vector::Portable
 );

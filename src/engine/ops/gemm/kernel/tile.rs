@@ -191,39 +191,49 @@ pub(super) unsafe fn compute<
 /// `out` and the epilogue must hold `R` rows of `count` columns.
 #[inline(always)]
 unsafe fn finish<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
-    sums: [[V; N]; R],
+    mut sums: [[V; N]; R],
     count: usize,
     epilogue: Epilogue<'_>,
     out: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: the caller vouches for so many floats.
-    let load = |from: *const f32, count: usize| unsafe {
-        if WHOLE { V::load(from) } else { V::load_first(from, count) }
+    // Of register `n`.
+    let lanes = |n: usize| count.saturating_sub(n * V::LANES).min(V::LANES);
+    let load = |from: *const f32, n: usize| {
+        let from = from.wrapping_add(n * V::LANES);
+        // SAFETY: the caller vouches for so many floats.
+        unsafe { if WHOLE { V::load(from) } else { V::load_first(from, lanes(n)) } }
     };
+    // One question for all registers, not one for each.
+    if epilogue.accumulate {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = load(out.wrapping_add(r * stride), n) + *sum;
+            }
+        }
+    }
+    if let Some(values) = epilogue.bias {
+        for n in 0..N {
+            let values = load(values.as_ptr(), n);
+            sums.iter_mut().for_each(|sums| sums[n] = sums[n] + values);
+        }
+    }
+    if let Some((values, stride)) = epilogue.addend {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            for (n, sum) in sums.iter_mut().enumerate() {
+                *sum = *sum + load(values.as_ptr().wrapping_add(r * stride), n);
+            }
+        }
+    }
     for (r, sums) in sums.into_iter().enumerate() {
-        for (n, mut sum) in sums.into_iter().enumerate() {
-            let column = n * V::LANES;
-            let count = count.saturating_sub(column).min(V::LANES);
-            if !WHOLE && count == 0 {
-                break;
-            }
-            let place = out.wrapping_add(r * stride + column);
-            if epilogue.accumulate {
-                sum = load(place, count) + sum;
-            }
-            if let Some(values) = epilogue.bias {
-                sum = sum + load(values.as_ptr().wrapping_add(column), count);
-            }
-            if let Some((values, stride)) = epilogue.addend {
-                sum = sum + load(values.as_ptr().wrapping_add(r * stride + column), count);
-            }
+        for (n, sum) in sums.into_iter().enumerate() {
+            let place = out.wrapping_add(r * stride + n * V::LANES);
             // SAFETY: the caller vouches for these places.
             unsafe {
                 if WHOLE {
                     sum.store(place);
                 } else {
-                    sum.store_first(place, count);
+                    sum.store_first(place, lanes(n));
                 }
             }
         }
