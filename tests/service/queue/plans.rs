@@ -120,7 +120,9 @@ async fn a_new_job_reads_the_head_of_the_queue(db: PgPool) {
         .bind(None::<String>) // external id
         .bind(vec![Json(Value::Array(Vec::new()))]) // warnings
         .bind(None::<String>) // request id
-        .bind(None::<String>); // traceparent
+        .bind(None::<String>) // traceparent
+        .bind(vec![None::<String>]) // prompt
+        .bind(vec![None::<i64>]); // seed
 
     let explained = explain(&mut db, query).await;
 

@@ -18,8 +18,10 @@ use crate::engine::ops::simd::vectorized;
 /// In the forward pass the lanes of a register hold queries, in the backward pass keys: never the channels of a head,
 /// which may be narrower than a register (ADR 0006).
 const QUERIES: usize = NR;
-/// Most keys of one block: its weights stay in the first-level cache from their logits to their sums.
-const KEYS: usize = 128;
+/// Most keys of one block: its weights stay in the nearest caches from their logits to their sums.
+///
+/// Images whose attention has no more keys, `tiny`'s among them, have the same bytes as before there were blocks.
+const KEYS: usize = 256;
 const BACKWARD_QUERIES: usize = 64;
 
 /// The least bias. It keeps the logit of a masked key finite, whatever it is multiplied by.
