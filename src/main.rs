@@ -192,7 +192,7 @@ impl Cli {
             _ => return Ok(()),
         };
         let message = format!(
-            "{option} is an option of {owners}, and `{command}` is none: `vstar help {command}` lists its options"
+            "{option} is an option of {owners}, not of `{command}`: `vstar help {command}` lists those"
         );
         Err(cli::grouped(Self::command()).error(ErrorKind::ArgumentConflict, message))
     }

@@ -95,7 +95,11 @@ impl App {
         caller: &Caller,
         images: &[ImageId],
     ) -> Result<Option<Vec<String>>, Refusal> {
-        let Some(key) = self.own_key(caller).await? else { return Ok(None) };
+        if caller.key_id().is_none() {
+            return Ok(None);
+        }
+        let gone = || Refusal::unauthenticated("the key of this request is gone: send another one");
+        let key = self.own_key(caller).await?.ok_or_else(gone)?;
         let pepper = self.pepper()?;
         let end = Utc::now() + IMAGE_TOKENS_LAST;
         let expires_at = key.expires_at.map_or(end, |expires| expires.min(end));

@@ -159,7 +159,11 @@ pub(super) async fn follow(session: &Session, id: &str, patience: &Patience) -> 
                 Choice::Cancel => {
                     progress.resume();
                     let cancel = format!("{path}/cancel");
-                    match session.client.change(Method::POST, &cancel, &Value::Null).await {
+                    let canceled = tokio::select! {
+                        canceled = session.client.change(Method::POST, &cancel, &Value::Null) => canceled,
+                        () = held.pressed() => Err(Error::new(Detached(id.to_owned()))),
+                    };
+                    match canceled {
                         Err(error) if !has_ended_meanwhile(&error) => break Err(error),
                         // How it ends is seen in any case.
                         Ok(_) | Err(_) => {}

@@ -37,7 +37,7 @@ const MAX_KEY: usize = 255;
 /// Answers are never larger; what is gets no copy.
 const MAX_KEPT_BYTES: usize = 8 * 1024 * 1024;
 
-/// Operations in the form of OpenAI's API. Their answers have images in them: they are made again of the sample, not kept.
+/// Operations in the form of OpenAI's API. Their answers contain images, so they are not kept: a repeated request is answered from its sample.
 const OPENAI: &str = "/openai/";
 
 /// Fields that are shown once, and never again.

@@ -93,7 +93,7 @@ async fn connection(
     let service = service_fn(move |request: Request<Incoming>| {
         let (router, shutdown) = (router.clone(), answering.clone());
         let is_http1 = request.version() < Version::HTTP_2;
-        let response = router.oneshot(request.map(Body::new));
+        let response = router.oneshot(with_host(request.map(Body::new)));
         response.map_ok(move |response| {
             last_of_connection(response, is_http1 && shutdown.is_draining())
         })
@@ -145,6 +145,16 @@ async fn begins_as_http2(stream: &TcpStream) -> std::io::Result<bool> {
         }
         tokio::time::sleep(Duration::from_millis(10)).await; // the beginning of `POST`, or of the preface
     }
+}
+
+/// A request whose `Host` is there in HTTP/2 as well, which has `:authority` in its place.
+fn with_host(mut request: Request<Body>) -> Request<Body> {
+    let authority = request.uri().authority();
+    let host = authority.and_then(|authority| HeaderValue::try_from(authority.as_str()).ok());
+    if let Some(host) = host {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+    request
 }
 
 /// Tells a client that keeps its connection to open another one, which will lead to another process.

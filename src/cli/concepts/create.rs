@@ -1,7 +1,7 @@
 //! `vstar concepts create`: a concept with its photos, and on request its training.
 //!
-//! A concept is kept if the service has taken at least one of its photos. Otherwise it is deleted again, so that the same command can be
-//! given a second time.
+//! If an upload fails or no photo is accepted, the concept is deleted again with the photos that were accepted, so that the same command can
+//! be repeated. Photos that are rejected do not matter as long as one is accepted.
 
 use std::path::PathBuf;
 
@@ -134,7 +134,11 @@ async fn upload_or_delete(
     };
     let path = format!("{CONCEPTS}/{id}");
     let handle = &args.handle;
-    let hint = match session.client.change(Method::DELETE, &path, &Value::Null).await {
+    let deleted = tokio::select! {
+        deleted = session.client.change(Method::DELETE, &path, &Value::Null) => deleted,
+        () = held.pressed() => Err(Error::new(Interrupted)),
+    };
+    let hint = match deleted {
         Ok(_) => format!("{handle} was not created"),
         Err(_) => format!(
             "{handle} is there, without all of its photos: `vstar concepts rm {handle}` deletes it, `vstar concepts add {handle} FILE` adds them"

@@ -51,13 +51,10 @@ pub(crate) fn take_token_from_query(mut request: Request) -> Request {
 
 /// Reads what a request brings.
 pub(super) fn credentials(request: &Request) -> Credentials {
-    let in_header = in_header(request.headers());
     let Some(QueryToken(token)) = request.extensions().get::<QueryToken>() else {
-        return in_header;
+        return in_header(request.headers());
     };
-    if in_header != Credentials::None {
-        return Credentials::Unusable("send a key or a client token, and not both");
-    }
+    // A client may send its key with every request. The token is good for less, so it decides.
     match token.starts_with("vstarct_") && token.len() <= MAX_BYTES {
         true => Credentials::ClientToken(token.clone()),
         false => Credentials::Unusable(
