@@ -240,6 +240,11 @@ async fn the_url_of_an_image_shows_it_alone_and_for_an_hour(db: PgPool) {
         let image = get(url).await;
         assert_eq!((image.status, image.header("content-type")), (200, "image/png"), "{url}");
         assert_eq!(get(&format!("{url}&w=64")).await.header("content-type"), "image/webp");
+        // Clients that send their key with every request, or a name and password for a proxy.
+        let path = url.strip_prefix(service.address()).unwrap();
+        let request = || service.request_without_key(Method::GET, path);
+        assert_eq!(service.send(request().bearer_auth(&key)).await.status, 200);
+        assert_eq!(service.send(request().basic_auth("proxy", Some("word"))).await.status, 200);
     }
     let (path, token) = urls[0].split_once("?token=").unwrap();
     let (other, _) = urls[1].split_once('?').unwrap();

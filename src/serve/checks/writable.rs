@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Error, Result, anyhow};
 
 /// What is written to see that there is room. A full disk still lets empty files be made.
-const PROBE: [u8; 65_536] = [1; 65_536];
+static PROBE: [u8; 65_536] = [1; 65_536];
 
 /// # Errors
 /// If the folder, or the nearest one above it that is there, cannot be written to.
