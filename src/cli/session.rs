@@ -54,7 +54,7 @@ struct Connection {
     quiet: bool,
 }
 
-/// The options of a [`Connection`] where they stand before the command, as in `vstar --json queue`.
+/// The options of a connection where they stand before the command, as in `vstar --json queue`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct LeadingOptions {
     /// The same as after the command.
