@@ -86,7 +86,7 @@ function App() {
     const isFirst = former.current === null;
     former.current = key;
     if (!isFirst) /** @type {HTMLElement | null} */ (document.querySelector("main h1"))?.focus({ preventScroll: true });
-    return showPlace();
+    showPlace();
   }, [path, JSON.stringify(query), ready]);
 
   const Shown = name ? modules.get(name) : null;

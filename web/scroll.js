@@ -15,7 +15,11 @@ let isArriving = true;
 /** Where the page is to be that is arriving. */
 let wanted = 0;
 
+/** Ends the scrolling of the page that is arriving. @type {(() => void) | null} */
+let end = null;
+
 function arrive() {
+  end?.();
   isArriving = true;
   const known = history.state?.entry;
   wanted = known ? (places[known] ?? 0) : 0;
@@ -32,29 +36,34 @@ addEventListener("pagehide", () => drafts.set("places", Object.fromEntries(Objec
 /** How long a page may take to become as long as it was, in milliseconds. */
 const PATIENCE = 5000;
 
-/** Scrolls a page that has just been shown: to where it was if it is come back to, else to its top. Returns what ends that. */
+/** Scrolls a page that has just been shown: to where it was if it is come back to, else to its top. */
 export function showPlace() {
-  let frame = 0;
+  end?.();
   const goal = wanted;
   const until = performance.now() + PATIENCE;
-  const end = () => {
+  let frame = 0;
+  const arrived = () => {
+    end?.();
+    stayInPlace();
+  };
+  end = () => {
     cancelAnimationFrame(frame);
-    for (const event of ["wheel", "pointerdown", "keydown"]) removeEventListener(event, end);
-    isArriving = false;
+    for (const event of ["wheel", "pointerdown", "keydown"]) removeEventListener(event, arrived);
+    end = null;
   };
   const step = () => {
     scrollTo(0, goal);
     // A list reads on as its end comes into sight, so the page may grow for a while.
-    if (scrollY >= goal - 1 || performance.now() > until) end();
+    if (scrollY >= goal - 1 || performance.now() > until) arrived();
     else frame = requestAnimationFrame(step);
   };
-  for (const event of ["wheel", "pointerdown", "keydown"]) addEventListener(event, end);
+  for (const event of ["wheel", "pointerdown", "keydown"]) addEventListener(event, arrived);
   step();
-  return end;
 }
 
-/** Says that a step in the history has not changed the page. */
+/** Says that the page is where it is to be: it was scrolled there, or a step in the history has not changed it. */
 export function stayInPlace() {
+  if (end) return; // still on its way
   isArriving = false;
   note();
 }

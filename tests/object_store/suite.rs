@@ -229,7 +229,10 @@ async fn gc_collects(storage: &Storage) {
     let report = collect(&db, storage, &options).await.unwrap();
 
     println!("gc of {} strays in {:.2} s", report.deleted(), begin.elapsed().as_secs_f64());
-    assert_eq!(report.deleted(), strays.len(), "{report}");
+    // A store that was still starting may have kept probes of checks that did not wait for it: those are strays, too.
+    let uploads = report.folders.iter().find(|folder| folder.name == "uploads").unwrap();
+    assert_eq!(uploads.deleted, strays.len(), "{report}");
+    assert_eq!(report.deleted(), report.stray(), "{report}");
     assert!(storage.exists(&kept.storage_key).await.unwrap());
     assert_eq!(report.lost_count, 1, "{report}");
     assert!(report.lost[0].owner.contains(&lost.image_id.to_string()), "{report}");

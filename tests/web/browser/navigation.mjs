@@ -41,7 +41,7 @@ test("a picture opens over the list, which stays where it was", { timeout: 120_0
 test("back comes back to the same place, and so does a reload", { timeout: 120_000 }, async () => {
   await page.getByRole("link", { name: "Queue", exact: true }).first().click();
   await page.getByRole("heading", { name: "Queue" }).waitFor();
-  assert.equal(await page.evaluate(() => document.activeElement?.tagName), "H1");
+  await page.waitForFunction(() => document.activeElement?.tagName === "H1", null, { timeout: 10_000 });
   assert.equal(await page.evaluate(() => scrollY), 0);
   await page.goBack();
   await page.getByRole("heading", { name: "Images" }).waitFor();
