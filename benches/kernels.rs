@@ -1,4 +1,4 @@
-//! How near our kernels come to what the machine can do: `cargo bench --bench kernels [-- FILTER]`.
+//! How near our kernels come to what the machine can do: `cargo bench --bench kernels [-- [--bf16] FILTER]`.
 //!
 //! Each kernel of a Stable Diffusion 1.x step is timed at its real shapes (latents of 64×64, batch 1) with one thread
 //! and with all. GFLOP/s count the definition's operations, so that a Winograd convolution can exceed the peak; the
@@ -14,7 +14,7 @@ use rayon::ThreadPool;
 use vstar::allocator;
 use vstar::engine::autograd::{Tape, Variable};
 use vstar::engine::ops::{
-    FrozenConv2d, FrozenLinear, Geglu, GroupNorm, InstructionSet, LayerNorm, Padding, Precision,
+    FrozenConv2d, FrozenLinear, FrozenWeight, Geglu, GroupNorm, InstructionSet, LayerNorm, Padding, Precision,
     attention,
 };
 use vstar::engine::random::{Purpose, Random};
@@ -40,7 +40,8 @@ fn main() -> candle_core::Result<()> {
         "| kernel | ms, 1 thread | GFLOP/s | of peak | ms, {most} threads | GFLOP/s | of peak | gain |"
     );
     println!("|---|---|---|---|---|---|---|---|");
-    for kernel in kernels()? {
+    let is_bf16 = std::env::args().any(|argument| argument == "--bf16");
+    for kernel in kernels(if is_bf16 { Precision::Bf16 } else { Precision::Fast })? {
         if filter.as_ref().is_some_and(|filter| !kernel.name.contains(filter.as_str())) {
             continue;
         }
@@ -73,7 +74,7 @@ impl Kernel {
     }
 }
 
-fn kernels() -> candle_core::Result<Vec<Kernel>> {
+fn kernels(precision: Precision) -> candle_core::Result<Vec<Kernel>> {
     let mut kernels = Vec::new();
     for (batch, side, input, output) in [
         (8, 16, 48, 48),
@@ -96,7 +97,7 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
             None,
             1,
             Padding::same(1),
-            Precision::Fast,
+            precision,
         )?;
         let flops = 2 * 9 * batch * side * side * input * output;
         // A tile of 16 pixels takes 36 products instead of 144, one of 4 pixels 16 instead of 36; small maps of many
@@ -133,7 +134,8 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
         (256, 1280, 10240),
         (77, 768, 3072),
     ] {
-        let linear = FrozenLinear::new(numbers(&[output, input])?, None)?;
+        let weight = FrozenWeight::from(numbers(&[output, input])?).with_precision(precision);
+        let linear = FrozenLinear::new(weight, None)?;
         let flops = 2 * rows * input * output;
         let name = format!("{rows}×{input}→{output}");
         let (x, dy) = (numbers(&[rows, input])?, numbers(&[rows, output])?);
@@ -158,7 +160,7 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
         // Two products in the forward pass, five in the backward pass.
         let flops = (flops, flops * 7 / 2);
         kernels.extend(both_ways("attention", &name, flops, q.clone(), q, move |q| {
-            attention(q, &k, &k, heads, scale, None)
+            attention(q, &k, &k, heads, scale, None, precision)
         }));
     }
     for (side, channels) in [(64, 320), (32, 640), (8, 1280)] {
@@ -177,7 +179,8 @@ fn kernels() -> candle_core::Result<Vec<Kernel>> {
         norm.forward(&x).expect("forward").into_tensor()
     }));
     for (rows, input, output) in [(2048, 48, 192), (4096, 320, 1280), (512, 640, 2560)] {
-        let layer = Geglu::new(numbers(&[2 * output, input])?, numbers(&[2 * output])?)?;
+        let weight = FrozenWeight::from(numbers(&[2 * output, input])?).with_precision(precision);
+        let layer = Geglu::new(weight, numbers(&[2 * output])?)?;
         let flops = 2 * rows * input * 2 * output;
         let name = format!("{rows}×{input}→{output}");
         let (x, dy) = (numbers(&[rows, input])?, numbers(&[rows, output])?);

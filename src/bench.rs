@@ -14,12 +14,21 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device};
 use serde::Serialize;
 
-use self::args::{Dtype, Work};
-use crate::engine::device::{compute_dtype, device_named, free_bytes};
-use crate::engine::ops::InstructionSet;
+use self::args::Work;
+use crate::config::NetworkPrecision;
+use crate::engine::device::{compute_dtype, computing_in, device_named, free_bytes};
+use crate::engine::ops::{InstructionSet, Precision};
 use crate::stdout;
 
 pub use self::args::BenchArgs;
+
+/// Where and how the work is computed.
+#[derive(Clone, Copy)]
+struct Computing<'a> {
+    device: &'a Device,
+    dtype: DType,
+    precision: Precision,
+}
 
 /// What is printed; seconds per call.
 #[derive(Serialize)]
@@ -69,22 +78,21 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         .context("thread pool")?;
     let start = Instant::now();
     let device = device_named(&args.device)?;
-    let dtype = match args.dtype {
-        None => compute_dtype(&device),
-        Some(Dtype::F32) => DType::F32,
-        Some(Dtype::Bf16) => DType::BF16,
-        Some(Dtype::F16) => DType::F16,
-    };
-    if args.what == Work::Job {
-        return stdout::line(&serde_json::to_string(&job::run(args, &device, dtype)?)?);
-    }
+    let wanted = args.precision.map(NetworkPrecision::dtype);
     if args.what == Work::Memory {
-        let of_gpu = args.dtype.is_some_and(|dtype| dtype != Dtype::F32);
+        let dtype = wanted.unwrap_or(compute_dtype(&device));
+        let of_gpu = dtype != DType::F32;
         let report = memory::report(args, dtype, device.is_cpu() && !of_gpu)?;
         return stdout::line(&serde_json::to_string(&report)?);
     }
+    let (dtype, precision) = computing_in(&device, wanted)?;
+    let precision = if args.exact { Precision::Exact } else { precision };
+    let computing = Computing { device: &device, dtype, precision };
+    if args.what == Work::Job {
+        return stdout::line(&serde_json::to_string(&job::run(args, computing)?)?);
+    }
     let free_before = free_bytes(&device);
-    let mut work = work::prepare(args, &device, dtype)?;
+    let mut work = work::prepare(args, computing)?;
     time(&device, &mut work.call)?;
     let first_step_s = start.elapsed().as_secs_f64();
     if let Some((_, call)) = &mut work.beside {

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use candle_core::DType;
+use clap::{Args, ValueEnum};
 
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
 use crate::domain::webhook::url::Receivers;
@@ -41,6 +42,10 @@ pub struct Settings {
     /// each GPU, the metrics of each at the port after the last's.
     #[arg(long, env = "VSTAR_DEVICE", default_value = "cpu")]
     pub device: String,
+    /// What the base model computes in, if not in the device's own: f32 on a CPU, bf16 on a GPU that has it. On a CPU with
+    /// AVX512-BF16, bf16 is faster and less exact: the products of linear layers and attention round their factors.
+    #[arg(long, env = "VSTAR_PRECISION", value_enum)]
+    pub precision: Option<NetworkPrecision>,
     #[command(flatten)]
     pub worker: WorkerSettings,
     /// CPU threads of the engine; one per core if this is not set.
@@ -51,6 +56,24 @@ pub struct Settings {
     pub metrics_listen: Option<SocketAddr>,
     #[command(flatten)]
     pub ending: EndingSettings,
+}
+
+/// What a base model can compute in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NetworkPrecision {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl NetworkPrecision {
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::Bf16 => DType::BF16,
+            Self::F16 => DType::F16,
+        }
+    }
 }
 
 /// How a process ends.

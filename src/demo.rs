@@ -107,6 +107,7 @@ pub(crate) fn private_settings(data_dir: &Path, pg_bin: Option<&Path>) -> ServeS
             base_model: None,
             evaluator: None,
             device: "cpu".to_owned(),
+            precision: None,
             threads: None,
             worker: WorkerSettings::default(),
             metrics_listen: None,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use crate::config::ByteSize;
+use crate::config::{ByteSize, NetworkPrecision};
 
 /// Times one piece of the engine's work and prints one JSON line.
 #[derive(Debug, Args)]
@@ -31,9 +31,10 @@ pub struct BenchArgs {
     /// Where it runs: cpu, or cuda:0 in a build with the feature cuda.
     #[arg(long, default_value = "cpu")]
     pub(super) device: String,
-    /// What the networks compute in; the device's own dtype if this is not set. The CPU's kernels are those of f32.
-    #[arg(long, value_enum)]
-    pub(super) dtype: Option<Dtype>,
+    /// What the networks compute in; the device's own if this is not set. On a CPU, bf16 is for the products of linear layers and
+    /// attention, and needs AVX512-BF16.
+    #[arg(long, value_enum, alias = "dtype")]
+    pub(super) precision: Option<NetworkPrecision>,
     /// For `job`: the folder with photos in dog/ and cat/.
     #[arg(long, value_name = "DIR")]
     pub(super) photos: Option<PathBuf>,
@@ -47,14 +48,6 @@ pub struct BenchArgs {
     /// Computes every product and convolution term by term, without Winograd's transforms.
     #[arg(long)]
     pub(super) exact: bool,
-}
-
-/// A dtype of activations and frozen weights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Dtype {
-    F32,
-    Bf16,
-    F16,
 }
 
 /// A piece of work.

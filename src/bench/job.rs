@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use candle_core::{DType, Device};
 use image::RgbImage;
 use serde::Serialize;
 
+use super::Computing;
 use super::args::BenchArgs;
 use crate::domain::base_model::BaseModelProfile;
 use crate::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::sample::Determinism;
 use crate::domain::training::TrainingRecipe;
-use crate::engine::ops::Precision;
 use crate::engine::weights::read_json;
 use crate::engine::{
     BaseModel, ConceptUse, Delta, Flow, Merge, MergePack, PackUse, RegularizationStatistics,
@@ -59,15 +58,15 @@ pub(super) struct JobReport {
     images: Vec<String>,
 }
 
-/// Does the job on `device`.
+/// Does the job.
 ///
 /// # Errors
 /// A folder that does not load, missing photos, or what the engine says.
-pub(super) fn run(args: &BenchArgs, device: &Device, dtype: DType) -> Result<JobReport> {
+pub(super) fn run(args: &BenchArgs, computing: Computing<'_>) -> Result<JobReport> {
+    let Computing { device, dtype, precision } = computing;
     let photos = args.photos.as_deref().context("--photos: the folder with dog/ and cat/")?;
     let out = args.out.as_deref().context("--out: the folder for the images")?;
     std::fs::create_dir_all(out).with_context(|| out.display().to_string())?;
-    let precision = if args.exact { Precision::Exact } else { Precision::Fast };
     let base = BaseModel::load_as(&args.model, device, dtype, precision)?;
     let profile = match args.model.join("vstar.json") {
         path if path.is_file() => read_json::<BaseModelProfile>(&path)?,

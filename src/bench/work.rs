@@ -6,11 +6,11 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
 
+use super::Computing;
 use super::args::{BenchArgs, Work};
 use crate::domain::merge::MergeRecipe;
 use crate::domain::training::TrainingRecipe;
 use crate::engine::clip::ClipTextEncoder;
-use crate::engine::ops::Precision;
 use crate::engine::random::{Purpose, Random};
 use crate::engine::schedulers::SchedulerConfig;
 use crate::engine::unet::UNet2DConditionModel;
@@ -31,9 +31,9 @@ pub(super) struct Prepared {
     pub(super) beside: Option<(&'static str, Call)>,
 }
 
-/// Loads what the work needs to `device`.
-pub(super) fn prepare(args: &BenchArgs, device: &Device, dtype: DType) -> Result<Prepared> {
-    let precision = if args.exact { Precision::Exact } else { Precision::Fast };
+/// Loads what the work needs to the device.
+pub(super) fn prepare(args: &BenchArgs, computing: Computing<'_>) -> Result<Prepared> {
+    let Computing { device, dtype, precision } = computing;
     let (batch, latent) = (args.batch, args.latent);
     let folder = |name: &str| args.model.join(name);
     let files = |name: &str, stem: &str| {

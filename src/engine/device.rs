@@ -56,6 +56,28 @@ pub fn compute_dtype(device: &Device) -> DType {
     }
 }
 
+/// How a device computes in `wanted`, or in its own dtype: the type of weights and activations, and how f32 is multiplied.
+///
+/// A CPU's tensors are f32 in any case. In bf16, it rounds the factors of products.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] if a CPU cannot do this.
+pub fn computing_in(device: &Device, wanted: Option<DType>) -> Result<(DType, Precision)> {
+    let refused = |reason: &str| Err(EngineError::InvalidInput(reason.to_owned()));
+    match wanted {
+        None => Ok((compute_dtype(device), Precision::default())),
+        Some(dtype) if !device.is_cpu() => Ok((dtype, Precision::default())),
+        Some(DType::F32) => Ok((DType::F32, Precision::default())),
+        Some(DType::BF16) if InstructionSet::used().multiplies_bf16() => {
+            Ok((DType::F32, Precision::Bf16))
+        }
+        Some(DType::BF16) => refused(
+            "precision bf16: this CPU has no products of bf16 numbers (AVX512-BF16), or VSTAR_ISA forbids them; use f32",
+        ),
+        Some(_) => refused("a CPU computes in f32, or in bf16 where it has AVX512-BF16"),
+    }
+}
+
 /// Memory that is free on a GPU; `None` on the CPU, or if the driver does not say.
 pub fn free_bytes(device: &Device) -> Option<usize> {
     cuda::free_bytes(device)
@@ -100,6 +122,9 @@ pub fn arithmetic(device: &Device, dtype: DType, precision: Precision) -> String
             Precision::Exact => format!("{dtype}, cpu {}", InstructionSet::used().as_str()),
             Precision::Fast => {
                 format!("{dtype}, cpu {}, winograd", InstructionSet::used().as_str())
+            }
+            Precision::Bf16 => {
+                format!("{dtype} and bf16, cpu {}, winograd", InstructionSet::used().as_str())
             }
         },
     }

@@ -192,9 +192,10 @@ impl Weights<'_> {
             && let Some(weight) = FrozenWeight::mapped(file, entry.start as usize, shape)
         {
             lock(&self.files.taken).insert(self.full_name(name));
-            return Ok(weight);
+            return Ok(weight.with_precision(self.files.precision));
         }
-        Ok(self.load(name, entry, shape, self.files.dtype)?.into())
+        let weight = self.load(name, entry, shape, self.files.dtype)?;
+        Ok(FrozenWeight::from(weight).with_precision(self.files.precision))
     }
 
     fn load(&self, name: &str, entry: &Entry, shape: &[usize], dtype: DType) -> Result<Tensor> {

@@ -8,9 +8,9 @@ use std::path::PathBuf;
 use anyhow::{Error, Result, anyhow};
 
 use super::database;
-use crate::config::Settings;
+use crate::config::{NetworkPrecision, Settings};
 use crate::engine::check_folder;
-use crate::engine::device::device_named;
+use crate::engine::device::{computing_in, device_named};
 use crate::evaluator::Evaluator;
 use crate::postgres::PrivatePostgres;
 
@@ -123,11 +123,20 @@ fn files(settings: Settings, used: Use) -> impl FnOnce() -> Vec<Error> {
             Err(_) => {}
         }
         let has_worker = used == Use::WorkerAlone || used == Use::Api { worker: true };
-        if has_worker && let Err(error) = device_named(&settings.device) {
-            wrong.push(Error::from(error).context("--device"));
+        if has_worker {
+            wrong.extend(device(&settings).err());
         }
         wrong
     }
+}
+
+/// # Errors
+/// What a worker lacks to use its device as it is told to.
+pub(super) fn device(settings: &Settings) -> Result<()> {
+    let device = device_named(&settings.device).map_err(|error| Error::from(error).context("--device"))?;
+    let dtype = settings.precision.map(NetworkPrecision::dtype);
+    computing_in(&device, dtype).map_err(|error| Error::from(error).context("--precision"))?;
+    Ok(())
 }
 
 /// # Errors

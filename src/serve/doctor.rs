@@ -78,10 +78,7 @@ fn examine_files(settings: &Settings) -> Vec<Checked> {
             "there is no CLIP model beside the base model: --evaluator names one; without it, nothing is evaluated",
         )),
     };
-    let device = match device_named(&settings.device) {
-        Ok(_) => Ok(settings.device.clone()),
-        Err(error) => Err(Error::from(error).context("--device")),
-    };
+    let device = checks::device(settings).map(|()| settings.device.clone());
     let mut checked = vec![
         Checked { what: "model folder", found: model, is_optional: false },
         Checked { what: "evaluator", found: evaluator, is_optional: settings.evaluator.is_none() },

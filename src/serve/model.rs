@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::config::Settings;
+use crate::config::{NetworkPrecision, Settings};
 use crate::delta_store::{BaseModelRef, DeltaStore};
 use crate::evaluator::Evaluator;
 use crate::model_folder::ModelFolder;
@@ -70,10 +70,11 @@ fn limit_threads(settings: &Settings) {
 pub(super) async fn load_model(settings: &Settings) -> Result<LoadedModel> {
     let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
     let device = settings.device.clone();
+    let dtype = settings.precision.map(NetworkPrecision::dtype);
     limit_threads(settings);
     tracing::info!(dir = %dir.display(), device, "loading the base model");
     let shown = dir.display().to_string();
-    tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device))
+    tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device, dtype))
         .await?
         .with_context(|| format!("the base model {shown} does not load"))
 }

@@ -3,9 +3,11 @@
 use std::cell::Cell;
 use std::path::Path;
 
+use candle_core::DType;
+
 use crate::engine::BaseModel;
 use crate::engine::Result;
-use crate::engine::device::{compute_dtype, device_named, free_bytes, usable_bytes};
+use crate::engine::device::{computing_in, device_named, free_bytes, usable_bytes};
 use crate::evaluator::Evaluator;
 use crate::model_folder::ModelFolder;
 
@@ -19,8 +21,12 @@ pub struct LoadedModel {
 
 impl LoadedModel {
     /// Loads a folder of the diffusers layout onto a device such as `cpu` or `cuda:0`.
-    pub fn load(dir: &Path, device: &str) -> Result<Self> {
-        let base = BaseModel::load(dir, &device_named(device)?)?;
+    ///
+    /// - `dtype`: what it computes in, if not in the device's own
+    pub fn load(dir: &Path, device: &str, dtype: Option<DType>) -> Result<Self> {
+        let device = device_named(device)?;
+        let (dtype, precision) = computing_in(&device, dtype)?;
+        let base = BaseModel::load_as(dir, &device, dtype, precision)?;
         warn_of_unread(&base.unexpected_weights);
         let folder = ModelFolder::with_digest(dir, base.digest.as_str().into())?;
         // The other half is left for samples.
@@ -88,7 +94,7 @@ impl Engine {
         let config = self.base.unet.config();
         let side = self.base.resolution() / self.base.vae.factor();
         let channels = config.block_out_channels.first().copied().unwrap_or(1);
-        let widest = side * side * channels * compute_dtype(&self.base.device).size_in_bytes();
+        let widest = side * side * channels * self.base.dtype.size_in_bytes();
         // Half of it is left to a training and to the decoder.
         (free / 2 / (WIDEST_MAPS * widest)).clamp(1, GPU_BATCH_SIZE)
     }

@@ -170,7 +170,7 @@ fn attend(
                 .collect();
         let mask = place.put(&Tensor::from_vec(mask, (queries, keys), &Device::Cpu)?);
         let scale = (head_dim as f64).powf(-0.5);
-        attention(&x[0], &x[1], &x[2], heads, scale, masked.then_some(&mask))
+        attention(&x[0], &x[1], &x[2], heads, scale, masked.then_some(&mask), Precision::Exact)
     })
 }
 

@@ -9,7 +9,7 @@ use crate::engine::{
     autograd::Variable,
     error::{EngineError, Result},
     layers::{layer_norm, linear},
-    ops::{self, FrozenLinear, LayerNorm},
+    ops::{self, FrozenLinear, LayerNorm, Precision},
     weights::Weights,
 };
 
@@ -98,6 +98,7 @@ struct EncoderLayer {
     fc2: FrozenLinear,
     hidden_act: HiddenAct,
     heads: usize,
+    precision: Precision,
 }
 
 impl EncoderLayer {
@@ -115,6 +116,7 @@ impl EncoderLayer {
             fc2: linear(&weights.at("mlp.fc2"), dim, intermediate)?,
             hidden_act: config.hidden_act,
             heads: config.num_attention_heads,
+            precision: weights.precision(),
         })
     }
 
@@ -125,7 +127,7 @@ impl EncoderLayer {
         let key = self.k_proj.forward(&normed)?;
         let value = self.v_proj.forward(&normed)?;
         let scale = ((query.tensor().dim(D::Minus1)? / self.heads) as f64).powf(-0.5);
-        let gathered = ops::attention(&query, &key, &value, self.heads, scale, mask)?;
+        let gathered = ops::attention(&query, &key, &value, self.heads, scale, mask, self.precision)?;
         let hidden_states = self.out_proj.forward_add(&gathered, hidden_states)?;
 
         let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)

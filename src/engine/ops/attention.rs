@@ -9,6 +9,7 @@ pub(super) use self::candle::QUERIES;
 pub(super) use self::cpu::Softmax;
 use super::buffer::has_kernels;
 use super::cuda;
+use super::precision::Precision;
 use crate::engine::autograd::Variable;
 
 /// `softmax(Q Kᵀ · scale + bias) V` for every head. The last dimension holds one head after the other.
@@ -22,6 +23,7 @@ use crate::engine::autograd::Variable;
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
 /// - `bias`: `(queries, keys)`, added to the logits of every head, takes no gradient
+/// - `precision`: on the CPU, how the products of a forward pass are computed that nothing is differentiated through
 /// - returns `(batch, queries, heads · head_dim)`
 pub fn attention(
     query: &Variable,
@@ -30,11 +32,14 @@ pub fn attention(
     heads: usize,
     scale: f64,
     bias: Option<&Tensor>,
+    precision: Precision,
 ) -> Result<Variable> {
     let [q, k, v] =
         [query.tensor().contiguous()?, key.tensor().contiguous()?, value.tensor().contiguous()?];
     if has_kernels(&q) {
-        let attention = cpu::Attention::new([&q, &k, &v], heads, scale, bias)?;
+        let is_tracked = [query, key, value].iter().any(|x| x.is_tracked());
+        let precision = if is_tracked { Precision::Fast } else { precision };
+        let attention = cpu::Attention::new([&q, &k, &v], heads, scale, bias, precision)?;
         let (out, softmaxes) = attention.forward(&q, &k, &v)?;
         return Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
             let gradients =

@@ -13,6 +13,7 @@ mod epilogue;
 mod factor;
 mod frozen;
 mod kernel;
+mod pairs;
 mod panels;
 mod parallel;
 mod prefetch;
@@ -24,6 +25,7 @@ pub(super) use self::blocking::{NR, PANEL};
 pub(super) use self::epilogue::Epilogue;
 pub(super) use self::factor::{Left, Right, Start};
 pub(super) use self::frozen::FrozenMatrix;
+pub(super) use self::pairs::{Numbers, pair_rows, pair_steps, paired, paired_steps};
 pub(super) use self::panels::{Panels, PanelsView, pack_columns, pack_rows};
 pub(super) use self::parallel::{par_blocks, par_gemm, par_gemm_rows};
 pub(super) use self::prefetch::Prefetch;
@@ -77,7 +79,7 @@ mod tests {
                 to[..width].copy_from_slice(from);
             }
             let mut c = vec![0.0; rows * width];
-            let right = Right::Rows { data: &padded, stride, width };
+            let right = Right::Rows { data: &padded, stride, width, numbers: Numbers::Floats };
             par_gemm_rows(&a, right, Epilogue::default(), &mut c);
             assert_close(&c, &expected);
 

@@ -59,6 +59,18 @@ impl InstructionSet {
         }
     }
 
+    /// Whether this CPU multiplies bf16 numbers with this set: AVX512-BF16.
+    pub fn multiplies_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        {
+            self == Self::Avx512
+                && self.is_available()
+                && std::arch::is_x86_feature_detected!("avx512bf16")
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Those that this CPU has, the best last.
     pub fn available() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|set| set.is_available())

@@ -11,7 +11,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use self::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use self::avx512::Avx512;
+pub(crate) use self::avx512::{Avx512, OfBf16Pairs};
 #[cfg(target_arch = "aarch64")]
 pub(crate) use self::neon::Neon;
 pub(crate) use self::portable::Portable;
@@ -105,6 +105,22 @@ pub(crate) trait Vector:
         let to = &mut to[..Self::LANES];
         // SAFETY: the slice has these places.
         unsafe { self.store(to.as_mut_ptr()) }
+    }
+}
+
+/// The step of a sum of products: what the floats of both factors stand for.
+pub(crate) trait Product<V> {
+    /// `sum` plus the products of the numbers in each lane.
+    fn add(a: V, b: V, sum: V) -> V;
+}
+
+/// Each float is a number.
+pub(crate) struct OfFloats;
+
+impl<V: Vector> Product<V> for OfFloats {
+    #[inline(always)]
+    fn add(a: V, b: V, sum: V) -> V {
+        a.mul_add(b, sum)
     }
 }
 

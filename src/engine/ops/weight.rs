@@ -6,6 +6,7 @@ use candle_core::{Result, Tensor};
 use memmap2::Mmap;
 
 use super::buffer::{filled, has_kernels, values};
+use super::precision::Precision;
 
 /// A weight that never changes, in row-major order: a part of a mapped file, or a tensor.
 ///
@@ -15,6 +16,7 @@ use super::buffer::{filled, has_kernels, values};
 pub struct FrozenWeight {
     shape: Vec<usize>,
     source: Source,
+    precision: Precision,
 }
 
 #[derive(Clone)]
@@ -37,6 +39,8 @@ pub(crate) struct CpuWeight {
     memory: Memory,
     start: usize,
     len: usize,
+    /// How products with it are computed.
+    precision: Precision,
 }
 
 #[derive(Clone)]
@@ -48,7 +52,11 @@ enum Memory {
 
 impl From<Tensor> for FrozenWeight {
     fn from(tensor: Tensor) -> Self {
-        Self { shape: tensor.dims().to_vec(), source: Source::Tensor(tensor) }
+        Self {
+            shape: tensor.dims().to_vec(),
+            source: Source::Tensor(tensor),
+            precision: Precision::default(),
+        }
     }
 }
 
@@ -63,8 +71,10 @@ impl FrozenWeight {
         if cfg!(target_endian = "big") || bytemuck::try_cast_slice::<u8, f32>(bytes).is_err() {
             return None;
         }
-        let weight = CpuWeight { memory: Memory::File(file.clone(), start), start: 0, len };
-        Some(Self { shape: shape.to_vec(), source: Source::File(weight) })
+        let precision = Precision::default();
+        let memory = Memory::File(file.clone(), start);
+        let weight = CpuWeight { memory, start: 0, len, precision };
+        Some(Self { shape: shape.to_vec(), source: Source::File(weight), precision })
     }
 
     /// Its dimensions, as the `new` of an operation documents them.
@@ -72,16 +82,25 @@ impl FrozenWeight {
         &self.shape
     }
 
+    /// The same weight, for products that are computed in this way.
+    #[must_use]
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
+    }
+
     /// The weight for its device. A tensor on the CPU is copied.
     pub(crate) fn backend(self) -> Result<Backend> {
         match self.source {
-            Source::File(weight) => Ok(Backend::Cpu(weight)),
+            Source::File(weight) => {
+                Ok(Backend::Cpu(CpuWeight { precision: self.precision, ..weight }))
+            }
             Source::Tensor(tensor) if has_kernels(&tensor) => {
                 let tensor = tensor.contiguous()?;
                 let values = values(&tensor)?;
                 let own = filled(values.len(), |own| own.copy_from_slice(&values));
                 let len = own.len();
-                Ok(Backend::Cpu(CpuWeight { memory: Memory::Owned(Arc::new(own)), start: 0, len }))
+                let memory = Memory::Owned(Arc::new(own));
+                Ok(Backend::Cpu(CpuWeight { memory, start: 0, len, precision: self.precision }))
             }
             Source::Tensor(tensor) => Ok(Backend::Candle(tensor)),
         }
@@ -104,7 +123,11 @@ impl CpuWeight {
     /// Part `index` of `count` parts of one length.
     pub(crate) fn part(&self, index: usize, count: usize) -> Self {
         let len = self.len / count;
-        Self { memory: self.memory.clone(), start: self.start + index * len, len }
+        Self { start: self.start + index * len, len, ..self.clone() }
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
     }
 
     pub(crate) fn size_bytes(&self) -> usize {

@@ -10,7 +10,7 @@ use crate::engine::{
     autograd::Variable,
     error::Result,
     layers::{geglu, group_norm, layer_norm, linear, linear_without_bias},
-    ops::{self, FrozenLinear, Geglu, GroupNorm, LayerNorm},
+    ops::{self, FrozenLinear, Geglu, GroupNorm, LayerNorm, Precision},
     weights::Weights,
 };
 
@@ -136,12 +136,14 @@ impl TransformerBlock {
                 to_v: linear_without_bias(&attn1.at("to_v"), inner, inner)?,
                 to_out: linear(&attn1.at("to_out.0"), inner, inner)?,
                 heads,
+                precision: weights.precision(),
             },
             norm2: norm("norm2")?,
             attn2: CrossAttention {
                 to_q: linear_without_bias(&attn2.at("to_q"), inner, inner)?,
                 to_out: linear(&attn2.at("to_out.0"), inner, inner)?,
                 heads,
+                precision: weights.precision(),
                 layer: cross_attention.len() - 1,
             },
             norm3: norm("norm3")?,
@@ -170,6 +172,7 @@ struct SelfAttention {
     to_v: FrozenLinear,
     to_out: FrozenLinear,
     heads: usize,
+    precision: Precision,
 }
 
 impl SelfAttention {
@@ -178,7 +181,7 @@ impl SelfAttention {
         let query = self.to_q.forward(hidden_states)?;
         let key = self.to_k.forward(hidden_states)?;
         let value = self.to_v.forward(hidden_states)?;
-        attend(&query, &key, &value, self.heads)
+        attend([&query, &key, &value], self.heads, self.precision)
     }
 }
 
@@ -196,6 +199,7 @@ struct CrossAttention {
     to_q: FrozenLinear,
     to_out: FrozenLinear,
     heads: usize,
+    precision: Precision,
     /// Which of the model's cross-attention layers this is.
     layer: usize,
 }
@@ -211,12 +215,17 @@ impl CrossAttention {
         if let Some(watch) = &kv.watch {
             watch.record(query.tensor(), kv.key.tensor(), self.heads)?;
         }
-        attend(&query, &kv.key, &kv.value, self.heads)
+        attend([&query, &kv.key, &kv.value], self.heads, self.precision)
     }
 }
 
 /// `(batch, queries, inner)` and twice `(batch, keys, inner)` → `(batch, queries, inner)`.
-fn attend(query: &Variable, key: &Variable, value: &Variable, heads: usize) -> Result<Variable> {
+fn attend(
+    [query, key, value]: [&Variable; 3],
+    heads: usize,
+    precision: Precision,
+) -> Result<Variable> {
     let head_dim = query.tensor().dim(D::Minus1)? / heads;
-    Ok(ops::attention(query, key, value, heads, (head_dim as f64).powf(-0.5), None)?)
+    let scale = (head_dim as f64).powf(-0.5);
+    Ok(ops::attention(query, key, value, heads, scale, None, precision)?)
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, DType, Device, Tensor};
 
 use crate::engine::error::{EngineError, Result};
-use crate::engine::ops;
+use crate::engine::ops::{self, Precision};
 
 /// An element of a call whose cross-attention is kept.
 #[derive(Clone, Debug)]
@@ -70,7 +70,7 @@ impl Watch {
                 Tensor::from_vec(marks, key.shape(), key.device())?.to_dtype(key.dtype())?;
             let scale = (head_dim as f64).powf(-0.5);
             let sums =
-                ops::attention(&query.into(), &key.into(), &value.into(), heads, scale, None)?;
+                ops::attention(&query.into(), &key.into(), &value.into(), heads, scale, None, Precision::Exact)?;
             let sums: Vec<f32> = sums
                 .into_tensor()
                 .to_dtype(DType::F32)?

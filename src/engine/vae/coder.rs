@@ -12,7 +12,7 @@ use crate::engine::{
     autograd::Variable,
     error::Result,
     layers::{self, conv, conv_same, group_norm},
-    ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, Padding},
+    ops::{self, FrozenConv2d, FrozenLinear, GroupNorm, Padding, Precision},
     weights::Weights,
 };
 
@@ -254,6 +254,7 @@ struct MidAttention {
     to_k: FrozenLinear,
     to_v: FrozenLinear,
     to_out: FrozenLinear,
+    precision: Precision,
 }
 
 impl MidAttention {
@@ -274,6 +275,7 @@ impl MidAttention {
             to_k: linear("to_k", "key")?,
             to_v: linear("to_v", "value")?,
             to_out: linear("to_out.0", "proj_attn")?,
+            precision: weights.precision(),
         })
     }
 
@@ -286,7 +288,7 @@ impl MidAttention {
         let key = self.to_k.forward(&normed)?;
         let value = self.to_v.forward(&normed)?;
         let scale = (channels as f64).powf(-0.5);
-        let gathered = ops::attention(&query, &key, &value, 1, scale, None)?;
+        let gathered = ops::attention(&query, &key, &value, 1, scale, None, self.precision)?;
         let after = self.to_out.forward_add(&gathered, &hidden_states.reshape(positions)?)?;
         Ok(after.reshape((batch, height, width, channels))?)
     }

@@ -2,6 +2,8 @@
 
 mod softmax;
 
+use std::borrow::Cow;
+
 use candle_core::{Result, Tensor, bail};
 use rayon::prelude::*;
 
@@ -9,8 +11,10 @@ pub(crate) use self::softmax::Softmax;
 use self::softmax::{Running, softmax_gradient};
 use crate::engine::ops::buffer::{SharedPtr, filled, tensor, values};
 use crate::engine::ops::gemm::{
-    Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, gemm, gemm_columns, transpose,
+    Epilogue, Left, NR, Numbers, PANEL, Panels, PanelsView, Right, gemm, gemm_columns, pair_rows,
+    pair_steps, paired_steps, transpose,
 };
+use crate::engine::ops::precision::Precision;
 use crate::engine::ops::simd::vectorized;
 
 /// Queries of one block.
@@ -33,6 +37,8 @@ pub(super) struct Attention {
     scale: f32,
     /// `(keys, queries)`.
     bias: Option<Vec<f32>>,
+    /// What the products of the forward pass are of.
+    numbers: Numbers,
 }
 
 #[derive(Clone, Copy)]
@@ -85,7 +91,73 @@ fn transposed_tokens(values: &[f32], head_dim: usize, inner: usize) -> Left<'_> 
 
 /// A row-major right factor without gaps.
 fn row_major(data: &[f32], width: usize) -> Right<'_> {
-    Right::Rows { data, stride: width, width }
+    Right::Rows { data, stride: width, width, numbers: Numbers::Floats }
+}
+
+/// The keys and values of one head, as the left factors of the forward pass.
+struct KeysAndValues<'a> {
+    /// A row for each key, these floats apart.
+    keys: Cow<'a, [f32]>,
+    key_stride: usize,
+    /// A row for each value or pair of values, these floats apart.
+    values: Cow<'a, [f32]>,
+    value_stride: usize,
+    head_dim: usize,
+    numbers: Numbers,
+}
+
+impl<'a> KeysAndValues<'a> {
+    fn new(keys: &'a [f32], values: &'a [f32], sizes: Sizes, numbers: Numbers) -> Self {
+        let Sizes { keys: count, inner, head_dim, .. } = sizes;
+        let (keys, key_stride, values, value_stride) = match numbers {
+            Numbers::Floats => (Cow::Borrowed(keys), inner, Cow::Borrowed(values), inner),
+            Numbers::Bf16Pairs => (
+                Cow::Owned(pair_rows(keys, inner, count, head_dim)),
+                head_dim / 2,
+                Cow::Owned(paired_steps(values, inner, count, head_dim)),
+                head_dim,
+            ),
+        };
+        Self { keys, key_stride, values, value_stride, head_dim, numbers }
+    }
+
+    /// `K` of `count` keys from `start` on.
+    fn keys(&self, start: usize, count: usize) -> Left<'_> {
+        tokens(&self.keys[start * self.key_stride..], count, self.key_stride)
+    }
+
+    /// `Vᵀ` from value `start` on, which is even for pairs.
+    fn values(&self, start: usize) -> Left<'_> {
+        let row = match self.numbers {
+            Numbers::Floats => start,
+            Numbers::Bf16Pairs => start / 2,
+        };
+        let values = &self.values[row * self.value_stride..];
+        transposed_tokens(values, self.head_dim, self.value_stride)
+    }
+}
+
+/// `Qᵀ` of `count` queries, as packed panels.
+fn pack_queries(queries: &[f32], count: usize, sizes: Sizes, numbers: Numbers) -> Panels {
+    let Sizes { inner, head_dim, .. } = sizes;
+    match numbers {
+        Numbers::Floats => Panels::from_columns(queries, inner, head_dim, count),
+        Numbers::Bf16Pairs => {
+            let pairs = pair_rows(queries, inner, count, head_dim);
+            Panels::from_columns(&pairs, head_dim / 2, head_dim / 2, count).of_pairs()
+        }
+    }
+}
+
+/// The weights `(keys, width)` as a right factor. They are overwritten by their pairs.
+fn weights_factor(weights: &mut [f32], width: usize, numbers: Numbers) -> Right<'_> {
+    match numbers {
+        Numbers::Floats => row_major(weights, width),
+        Numbers::Bf16Pairs => {
+            pair_steps(weights, width);
+            Right::Rows { data: weights, stride: 2 * width, width, numbers }
+        }
+    }
 }
 
 impl Attention {
@@ -95,10 +167,15 @@ impl Attention {
         heads: usize,
         scale: f64,
         bias: Option<&Tensor>,
+        precision: Precision,
     ) -> Result<Self> {
         let bias = bias.map(|bias| bias.t()?.flatten_all()?.to_vec1::<f32>()).transpose()?;
         let sizes = Sizes::of(query, key, value, heads)?;
-        Ok(Self { sizes, scale: scale as f32, bias })
+        let numbers = match precision {
+            Precision::Bf16 if sizes.head_dim.is_multiple_of(2) => Numbers::Bf16Pairs,
+            _ => Numbers::Floats,
+        };
+        Ok(Self { sizes, scale: scale as f32, bias, numbers })
     }
 
     /// The result, and what turns logits into probabilities, `(batch, heads, queries)`.
@@ -116,15 +193,20 @@ impl Attention {
         // Blocks of nearly one size: a short last one would cost as much as a whole one.
         let block_size = queries.div_ceil(queries.div_ceil(QUERIES).max(1)).next_multiple_of(PANEL);
         let keys_at_once = keys.div_ceil(keys.div_ceil(KEYS).max(1)).max(1);
+        let keys_at_once = match self.numbers {
+            Numbers::Floats => keys_at_once,
+            Numbers::Bf16Pairs => keys_at_once.next_multiple_of(2),
+        };
         let out = filled(q.len(), |out| {
             let shared = SharedPtr::new(out);
             softmaxes.par_chunks_mut(queries).enumerate().for_each(|(task, softmaxes)| {
                 let q = sizes.head(q, task, queries);
                 let [k, v] = [k, v].map(|x| sizes.head(x, task, keys));
+                let factors = KeysAndValues::new(k, v, sizes, self.numbers);
                 softmaxes.par_chunks_mut(block_size).enumerate().for_each(|(block, softmaxes)| {
                     let (first, count) = (block * block_size, softmaxes.len());
                     let width = count.next_multiple_of(PANEL);
-                    let q = Panels::from_columns(&q[first * inner..], inner, head_dim, count);
+                    let q = pack_queries(&q[first * inner..], count, sizes, self.numbers);
                     let q = PanelsView { width, ..q.view() }; // zeros beyond the queries
                     let mut running = Running::<QUERIES>::new();
                     let mut weights = filled(keys_at_once * width, |_| {});
@@ -132,8 +214,7 @@ impl Attention {
                         for start in (0..keys).step_by(keys_at_once) {
                             let count = keys_at_once.min(keys - start);
                             let weights = &mut weights[..count * width];
-                            let (k, v) = (&k[start * inner..], &v[start * inner..]);
-                            let k = tokens(k, count, inner);
+                            let k = factors.keys(start, count);
                             gemm(k, Right::Packed(q), Epilogue::default(), weights, width); // K Qᵀ
                             if let Some(bias) = &self.bias {
                                 let bias = &bias[start * queries + first..];
@@ -145,8 +226,8 @@ impl Attention {
                             if epilogue.accumulate {
                                 running.rescale(out, width);
                             }
-                            let v = transposed_tokens(v, head_dim, inner);
-                            gemm(v, row_major(weights, width), epilogue, out, width);
+                            let weights = weights_factor(weights, width, self.numbers);
+                            gemm(factors.values(start), weights, epilogue, out, width);
                         }
                     });
                     let mut factors = [0.0; QUERIES];

@@ -62,7 +62,7 @@ impl Filters {
     ) -> Result<Self> {
         let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
         let is_supported =
-            precision == Precision::Fast && Winograd::supports(geometry, in_channels, out_channels);
+            precision != Precision::Exact && Winograd::supports(geometry, in_channels, out_channels);
         let winograd = is_supported
             .then(|| Box::new(Winograd::new(weight.clone(), in_channels, out_channels)));
         let plain = Plain::new(geometry, weight, in_channels, out_channels);

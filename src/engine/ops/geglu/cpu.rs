@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::engine::ops::buffer::{SharedPtr, filled, tensor, values};
 use crate::engine::ops::gemm::{
-    Epilogue, FrozenMatrix, Left, NR, gemm_columns, par_blocks, par_gemm_rows,
+    Epilogue, FrozenMatrix, Left, NR, gemm_columns, paired, par_blocks, par_gemm_rows,
 };
 use crate::engine::ops::math::normal;
 use crate::engine::ops::simd::vectorized;
@@ -82,15 +82,17 @@ impl Projection {
     /// Computes all rows of the result and of the factors.
     fn gate_rows(&self, x: &[f32], rows: usize, y: SharedPtr, factors: Option<SharedPtr>) {
         let width = self.out_features;
+        let rights = self.halves.each_ref().map(|half| half.matrix.forward_factor());
+        let x = &*paired(x, rights[0]);
+        let depth = rights[0].depth();
         par_blocks((rows, width), (FORWARD_ROWS, COLUMNS), |rows, columns| {
-            let x = &x[rows.start * self.in_features..rows.end * self.in_features];
-            let left = Left::rows(x, self.in_features);
+            let left = Left::rows(&x[rows.start * depth..rows.end * depth], depth);
             let mut products = [(); 2].map(|()| filled(rows.len() * COLUMNS, |_| {}));
             for column in columns.clone().step_by(COLUMNS) {
                 let columns = column..columns.end.min(column + COLUMNS);
-                for (product, half) in products.iter_mut().zip(&self.halves) {
+                let halves = self.halves.iter().zip(rights);
+                for (product, (half, right)) in products.iter_mut().zip(halves) {
                     let epilogue = Epilogue { bias: Some(&half.bias), ..Epilogue::default() };
-                    let right = half.matrix.forward_factor();
                     let place = product.as_mut_ptr().wrapping_sub(column);
                     // SAFETY: these columns of each row are inside `product`, which is exclusive.
                     unsafe { gemm_columns(left, right, epilogue, columns.clone(), place, COLUMNS) };

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::blocking::{NR, PANEL};
+use super::pairs::Numbers;
 use super::panels::PanelsView;
 use super::prefetch::Prefetch;
 
@@ -12,7 +13,7 @@ pub(crate) enum Right<'a> {
     /// Packed panels.
     Packed(PanelsView<'a>),
     /// Row-major `(depth, width)`. The stride is a multiple of [`PANEL`], so that whole panels can be read in place.
-    Rows { data: &'a [f32], stride: usize, width: usize },
+    Rows { data: &'a [f32], stride: usize, width: usize, numbers: Numbers },
     /// The transpose of a row-major `(width, depth)` matrix, which is read one micro-panel at a time through a buffer.
     Transposed { data: &'a [f32], depth: usize, width: usize },
 }
@@ -30,6 +31,14 @@ impl Right<'_> {
         match self {
             Self::Packed(panels) => panels.width,
             Self::Rows { width, .. } | Self::Transposed { width, .. } => width,
+        }
+    }
+
+    /// What its floats stand for, and those of the left factor.
+    pub(crate) fn numbers(self) -> Numbers {
+        match self {
+            Self::Packed(PanelsView { numbers, .. }) | Self::Rows { numbers, .. } => numbers,
+            Self::Transposed { .. } => Numbers::Floats,
         }
     }
 
@@ -55,10 +64,13 @@ impl Right<'_> {
     /// `width` columns from `first` on, a multiple of [`PANEL`].
     pub(crate) fn columns(self, first: usize, width: usize) -> Self {
         match self {
-            Self::Packed(PanelsView { data, depth, .. }) => {
-                Self::Packed(PanelsView { data: &data[first * depth..], depth, width })
+            Self::Packed(panels) => {
+                let data = &panels.data[first * panels.depth..];
+                Self::Packed(PanelsView { data, width, ..panels })
             }
-            Self::Rows { data, stride, .. } => Self::Rows { data: &data[first..], stride, width },
+            Self::Rows { data, stride, numbers, .. } => {
+                Self::Rows { data: &data[first..], stride, width, numbers }
+            }
             Self::Transposed { data, depth, .. } => {
                 Self::Transposed { data: &data[first * depth..], depth, width }
             }
@@ -136,7 +148,7 @@ pub(crate) fn check_right(b: Right<'_>, depth: usize, end: usize) {
             let panels = end.next_multiple_of(PANEL) * depth;
             assert!(data.len() >= panels, "the right factor has too few panels");
         }
-        Right::Rows { data, stride, width } => {
+        Right::Rows { data, stride, width, .. } => {
             assert!(
                 stride.is_multiple_of(PANEL) && width <= stride,
                 "the right factor's rows do not hold whole panels"

@@ -4,8 +4,10 @@ use std::sync::OnceLock;
 
 use super::blocking::PANEL;
 use super::factor::Right;
+use super::pairs::{Numbers, pack_paired_columns, pack_paired_rows};
 use super::panels::{Panels, pack_columns, pack_rows};
 use crate::engine::ops::once::get_or_init;
+use crate::engine::ops::precision::Precision;
 use crate::engine::ops::weight::CpuWeight;
 
 /// Largest matrix that is packed, in bytes; larger ones are read in place.
@@ -34,6 +36,15 @@ impl FrozenMatrix {
     pub(crate) fn forward_factor(&self) -> Right<'_> {
         let Self { depth, width, .. } = *self;
         let data = self.weight.values();
+        if self.is_of_pairs(depth) {
+            let panels = get_or_init(&self.forward, || {
+                let fill = |index, panel: &mut [f32]| {
+                    pack_paired_columns(data, depth, width, index, panel);
+                };
+                Panels::filled(depth / 2, width, fill).of_pairs()
+            });
+            return Right::Packed(panels.view());
+        }
         if !self.is_packed() {
             return Right::Transposed { data, depth, width };
         }
@@ -50,8 +61,16 @@ impl FrozenMatrix {
     pub(crate) fn backward_factor(&self) -> Right<'_> {
         let Self { depth, width, .. } = *self;
         let data = self.weight.values();
+        if self.is_of_pairs(width) {
+            let panels = get_or_init(&self.backward, || {
+                let fill =
+                    |index, panel: &mut [f32]| pack_paired_rows(data, width, depth, index, panel);
+                Panels::filled(width / 2, depth, fill).of_pairs()
+            });
+            return Right::Packed(panels.view());
+        }
         if !self.is_packed() && depth.is_multiple_of(PANEL) {
-            return Right::Rows { data, stride: depth, width: depth };
+            return Right::Rows { data, stride: depth, width: depth, numbers: Numbers::Floats };
         }
         let panels = get_or_init(&self.backward, || {
             Panels::filled(width, depth, |index, panel| {
@@ -59,6 +78,11 @@ impl FrozenMatrix {
             })
         });
         Right::Packed(panels.view())
+    }
+
+    /// Whether a product over this depth is one of bf16 numbers. Such a factor is always packed, in half the memory.
+    fn is_of_pairs(&self, depth: usize) -> bool {
+        self.weight.precision() == Precision::Bf16 && depth.is_multiple_of(2)
     }
 
     fn is_packed(&self) -> bool {

@@ -12,22 +12,25 @@ use self::sets::{Layout, Set};
 use self::tile::{Ahead, Prefetches, Tile};
 use super::blocking::PANEL;
 use super::epilogue::Epilogue;
+use super::pairs::Numbers;
 use crate::engine::ops::instructions::InstructionSet;
 
-/// The kernel of an instruction set that this CPU has.
+/// The kernel of an instruction set that this CPU has, for factors of one kind.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Kernel(InstructionSet);
+pub(super) struct Kernel(InstructionSet, Numbers);
 
 /// Calls a function that is generic over [`Set`].
 macro_rules! for_set {
     ($kernel:ident, $call:ident($($argument:expr),* $(,)?)) => {
-        match $kernel.0 {
+        match ($kernel.0, $kernel.1) {
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx512 => $call::<sets::Avx512>($($argument),*),
+            (_, Numbers::Bf16Pairs) => $call::<sets::Avx512Bf16>($($argument),*),
             #[cfg(target_arch = "x86_64")]
-            InstructionSet::Avx2 => $call::<sets::Avx2>($($argument),*),
+            (InstructionSet::Avx512, _) => $call::<sets::Avx512>($($argument),*),
+            #[cfg(target_arch = "x86_64")]
+            (InstructionSet::Avx2, _) => $call::<sets::Avx2>($($argument),*),
             #[cfg(target_arch = "aarch64")]
-            InstructionSet::Neon => $call::<sets::Neon>($($argument),*),
+            (InstructionSet::Neon, _) => $call::<sets::Neon>($($argument),*),
             _ => $call::<sets::Portable>($($argument),*),
         }
     };
@@ -35,8 +38,13 @@ macro_rules! for_set {
 
 impl Kernel {
     /// That of the set in use.
-    pub(super) fn used() -> Self {
-        Self(InstructionSet::used())
+    ///
+    /// # Panics
+    /// If the factors are pairs of bf16 numbers, and the set does not multiply those.
+    pub(super) fn used(numbers: Numbers) -> Self {
+        let set = InstructionSet::used();
+        assert!(numbers == Numbers::Floats || set.multiplies_bf16(), "no products of bf16 numbers");
+        Self(set, numbers)
     }
 
     /// Into how many strips the kernel cuts so many rows, which differ by at most one row.

@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::blocking::PANEL;
+use super::pairs::Numbers;
 use super::transpose::transpose;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::simd::vectorized;
@@ -12,6 +13,7 @@ pub(crate) struct Panels {
     data: Vec<f32>,
     depth: usize,
     width: usize,
+    numbers: Numbers,
 }
 
 impl Panels {
@@ -25,7 +27,7 @@ impl Panels {
             let panels = data.par_chunks_exact_mut((depth * PANEL).max(1)).enumerate();
             panels.for_each(|(index, panel)| fill(index, panel));
         });
-        Self { data, depth, width }
+        Self { data, depth, width, numbers: Numbers::Floats }
     }
 
     /// [`Self::filled`] on this thread alone, for callers that are one task of many.
@@ -34,7 +36,7 @@ impl Panels {
             let panels = data.chunks_exact_mut((depth * PANEL).max(1)).enumerate();
             panels.for_each(|(index, panel)| fill(index, panel));
         });
-        Self { data, depth, width }
+        Self { data, depth, width, numbers: Numbers::Floats }
     }
 
     /// From row-major `(depth, width)` rows, `stride` apart.
@@ -51,8 +53,14 @@ impl Panels {
         })
     }
 
+    /// The same panels, whose floats stand for pairs of bf16 numbers.
+    pub(crate) fn of_pairs(self) -> Self {
+        Self { numbers: Numbers::Bf16Pairs, ..self }
+    }
+
     pub(crate) fn view(&self) -> PanelsView<'_> {
-        PanelsView { data: &self.data, depth: self.depth, width: self.width }
+        let Self { ref data, depth, width, numbers } = *self;
+        PanelsView { data, depth, width, numbers }
     }
 }
 
@@ -62,6 +70,7 @@ pub(crate) struct PanelsView<'a> {
     pub(crate) data: &'a [f32],
     pub(crate) depth: usize,
     pub(crate) width: usize,
+    pub(crate) numbers: Numbers,
 }
 
 vectorized! {

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::blocking::{MR, NR};
 use super::epilogue::Epilogue;
 use super::factor::{Left, Right};
+use super::pairs::paired;
 use super::serial::{gemm, gemm_columns};
 use crate::engine::ops::buffer::SharedPtr;
 
@@ -15,9 +16,9 @@ const SMALL: usize = 1 << 19;
 /// Least multiplications of one task: about twenty microseconds' work.
 const TASK: usize = 1 << 21;
 
-/// [`gemm()`] on all threads, of a row-major `a` without gaps.
+/// [`gemm()`] on all threads, of floats in row-major order without gaps.
 pub(crate) fn par_gemm_rows(a: &[f32], b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
-    par_gemm(Left::rows(a, b.depth()), b, epilogue, c);
+    par_gemm(Left::rows(&paired(a, b), b.depth()), b, epilogue, c);
 }
 
 /// [`gemm()`] on all threads, of a strided `a`; the rows of `c` have no gaps.

@@ -6,6 +6,7 @@ use super::blocking::{L2_FLOATS, NR, PANEL, PANELS};
 use super::epilogue::Epilogue;
 use super::factor::{Left, Right, Start, blocks, check, check_right};
 use super::kernel::{Kernel, MicroPanel, Run, StridedRows, Strip};
+use super::pairs::Numbers;
 use super::panels::{PanelsView, pack_columns};
 use super::prefetch::Prefetch;
 
@@ -61,7 +62,7 @@ pub(crate) unsafe fn gemm_columns_prefetching(
     check_right(b, depth, columns.end);
     epilogue.check(rows, columns.end);
     let mut transposed = Vec::new();
-    let mut strips = Strips::new(a);
+    let mut strips = Strips::new(a, b.numbers());
     for first in columns.clone().step_by(cached_columns(rows)) {
         let group = first..columns.end.min(first + cached_columns(rows));
         for (index, block) in blocks(a, depth, strips.kernel.depth()).enumerate() {
@@ -113,12 +114,12 @@ struct Strips<'a> {
 }
 
 impl<'a> Strips<'a> {
-    fn new(rows: Left<'a>) -> Self {
+    fn new(rows: Left<'a>, numbers: Numbers) -> Self {
         let zeros = match rows {
             Left::Gathered { length, .. } => vec![0.0; length],
             Left::Strided { .. } => Vec::new(),
         };
-        Self { kernel: Kernel::used(), rows, zeros, runs: Vec::new() }
+        Self { kernel: Kernel::used(numbers), rows, zeros, runs: Vec::new() }
     }
 
     /// The memory of some rows over a part of the depth, unless the cache still holds it.

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::blocking::{NR, PANEL};
 use super::epilogue::Epilogue;
 use super::factor::{Left, Right};
+use super::pairs::Numbers;
 use super::panels::PanelsView;
 use super::serial::gemm_columns;
 
@@ -34,7 +35,7 @@ pub(crate) fn gemm_stacked(
                 to[from.len()..].fill(0.0);
             }
         }
-        let panels = PanelsView { data: &data, depth, width: block.len() };
+        let panels = PanelsView { data: &data, depth, width: block.len(), numbers: Numbers::Floats };
         let c = &mut c[start - columns.start..];
         // SAFETY: the assertion bounds every write, and `c` is exclusive.
         unsafe {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::engine::ops::buffer::{filled, tensor, values};
 use crate::engine::ops::gemm::{
-    Epilogue, Left, PANEL, Panels, Right, gemm_stacked, pack_rows, par_gemm,
+    Epilogue, Left, Numbers, PANEL, Panels, Right, gemm_stacked, pack_rows, par_gemm,
 };
 
 pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -21,7 +21,7 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let right = if b_transposed {
         Right::Transposed { data: b, depth, width }
     } else if width.is_multiple_of(PANEL) {
-        Right::Rows { data: b, stride: width, width }
+        Right::Rows { data: b, stride: width, width, numbers: Numbers::Floats }
     } else {
         packed = Panels::filled(depth, width, |index, panel| {
             pack_rows(b, width, depth, width, index, panel);

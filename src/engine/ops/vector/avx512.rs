@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{QUAD, Vector, operators};
+use super::{Product, QUAD, Vector, operators};
 
 /// Sixteen floats.
 #[derive(Clone, Copy)]
@@ -115,5 +115,19 @@ impl Vector for Avx512 {
     fn prefetch_to_write(to: *mut f32) {
         // SAFETY: likewise; a CPU without the instruction does nothing.
         unsafe { _mm_prefetch::<_MM_HINT_ET0>(to.cast_const().cast()) }
+    }
+}
+
+/// Each float stands for a pair of bf16 numbers, the first one in its lower half; AVX512-BF16.
+pub(crate) struct OfBf16Pairs;
+
+impl Product<Avx512> for OfBf16Pairs {
+    #[inline(always)]
+    fn add(a: Avx512, b: Avx512, sum: Avx512) -> Avx512 {
+        // SAFETY: the CPU has the instruction where this is called, as `Vector` requires; the types are 512 bits each.
+        unsafe {
+            let pairs = |x: Avx512| std::mem::transmute::<__m512, __m512bh>(x.0);
+            Avx512(_mm512_dpbf16_ps(sum.0, pairs(a), pairs(b)))
+        }
     }
 }

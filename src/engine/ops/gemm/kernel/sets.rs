@@ -42,7 +42,7 @@ pub(super) trait Set {
 }
 
 macro_rules! set {
-    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $depth:literal, $vector:ty $(, $features:literal)?) => {
+    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $depth:literal, $vector:ty, $product:ty $(, $features:literal)?) => {
         $(#[$meta])*
         pub(super) struct $set;
 
@@ -60,7 +60,7 @@ macro_rules! set {
                     tile: &Tile<'_>,
                 ) {
                     // SAFETY: the caller upholds the contract, which is the same.
-                    unsafe { compute::<$vector, R, N, T, M, P>(tile) }
+                    unsafe { compute::<$vector, $product, R, N, T, M, P>(tile) }
                 }
 
                 struct Compiled<const N: usize, const T: bool, const M: bool>;
@@ -105,19 +105,24 @@ macro_rules! set {
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 24 sums and 3 panels in 32 registers.
-    Avx512, 8 by 3 (1 2), 192, vector::Avx512, "avx512f,avx512dq,avx512vl,fma"
+    Avx512, 8 by 3 (1 2), 192, vector::Avx512, vector::OfFloats, "avx512f,avx512dq,avx512vl,fma"
+);
+#[cfg(target_arch = "x86_64")]
+set!(
+    /// The same for pairs of bf16 numbers.
+    Avx512Bf16, 8 by 3 (1 2), 192, vector::Avx512, vector::OfBf16Pairs, "avx512f,avx512dq,avx512vl,avx512bf16,fma"
 );
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 12 sums, a panel in 2 and a factor in 16 registers.
-    Avx2, 6 by 2 (), 320, vector::Avx2, "avx2,fma"
+    Avx2, 6 by 2 (), 320, vector::Avx2, vector::OfFloats, "avx2,fma"
 );
 #[cfg(target_arch = "aarch64")]
 set!(
     /// 24 sums, a panel in 4 and a factor in 32 registers.
-    Neon, 6 by 4 (), 320, vector::Neon
+    Neon, 6 by 4 (), 320, vector::Neon, vector::OfFloats
 );
 set!(
     /// 8 sums, half a panel in 2 and a factor in the 16 registers that x86-64 has at least.
-    Portable, 4 by 2 (), 320, vector::Portable
+    Portable, 4 by 2 (), 320, vector::Portable, vector::OfFloats
 );

@@ -4,7 +4,7 @@ use super::operands::{Columns, Run, Strip};
 use crate::engine::ops::gemm::blocking::PANEL;
 use crate::engine::ops::gemm::epilogue::Epilogue;
 use crate::engine::ops::gemm::prefetch::Prefetch;
-use crate::engine::ops::vector::Vector;
+use crate::engine::ops::vector::{Product, Vector};
 
 /// Steps of the depth that are unrolled. Sums of 1024 products run at 184 to 191 GFLOP/s on a core where they ran at
 /// 155 to 165 without unrolling.
@@ -82,6 +82,7 @@ impl Prefetches {
 
 /// Computes `R` rows by `N` registers.
 ///
+/// - `P`: what the floats of the factors stand for
 /// - `TRANSPOSED`: the rows of the left factor are adjacent, and its depth has a stride.
 /// - `ROW_MAJOR`: the panels of the right factor are adjacent, and their rows have a stride.
 /// - `PREFETCHES`: whether `ahead` prefetches anything.
@@ -91,6 +92,7 @@ impl Prefetches {
 #[inline(always)]
 pub(super) unsafe fn compute<
     V: Vector,
+    P: Product<V>,
     const R: usize,
     const N: usize,
     const TRANSPOSED: bool,
@@ -133,7 +135,7 @@ pub(super) unsafe fn compute<
                     for (sums, row) in sums.iter_mut().zip(&rows) {
                         let factor = V::splat(*row.add(at));
                         for (sum, column) in sums.iter_mut().zip(&factors) {
-                            *sum = factor.mul_add(*column, *sum);
+                            *sum = P::add(factor, *column, *sum);
                         }
                     }
                 }
