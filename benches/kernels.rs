@@ -14,8 +14,8 @@ use rayon::ThreadPool;
 use vstar::allocator;
 use vstar::engine::autograd::{Tape, Variable};
 use vstar::engine::ops::{
-    FrozenConv2d, FrozenLinear, FrozenWeight, Geglu, GroupNorm, InstructionSet, LayerNorm, Padding, Precision,
-    attention,
+    FrozenConv2d, FrozenLinear, FrozenWeight, Geglu, GroupNorm, InstructionSet, LayerNorm, Padding,
+    Precision, attention,
 };
 use vstar::engine::random::{Purpose, Random};
 

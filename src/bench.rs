@@ -42,6 +42,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     instruction_set: Option<&'static str>,
     dtype: &'static str,
+    /// What products are computed in.
+    precision: &'static str,
     seconds_median: f64,
     seconds_min: f64,
     seconds_max: f64,
@@ -115,6 +117,10 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         threads: args.threads,
         instruction_set: device.is_cpu().then(|| InstructionSet::used().as_str()),
         dtype: dtype.as_str(),
+        precision: match precision {
+            Precision::Exact | Precision::Fast => dtype.as_str(),
+            Precision::Bf16 => DType::BF16.as_str(),
+        },
         seconds_median: median(&seconds),
         seconds_min: seconds[0],
         seconds_max: seconds[seconds.len() - 1],

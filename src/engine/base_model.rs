@@ -41,8 +41,6 @@ pub struct BaseModel {
     pub vae: AutoencoderKl,
     pub scheduler: SchedulerConfig,
     pub device: Device,
-    /// The type of frozen weights and activations.
-    pub dtype: DType,
     /// SHA-256 in hex over configs, vocabulary and weights: a delta names the base model it belongs to by this.
     pub digest: String,
     /// How numbers are computed, as [`arithmetic`] calls it.
@@ -80,7 +78,6 @@ impl BaseModel {
             vae: AutoencoderKl::load(&dir.join("vae"), &vae_files)?,
             scheduler: SchedulerConfig::read(&dir.join("scheduler/scheduler_config.json"))?,
             device: device.clone(),
-            dtype,
             arithmetic: arithmetic(device, dtype, precision),
             digest: digest(dir, &DIGESTED, &[&text_files, &unet_files, &vae_files])?,
             unexpected_weights: Vec::new(),

@@ -133,7 +133,8 @@ fn files(settings: Settings, used: Use) -> impl FnOnce() -> Vec<Error> {
 /// # Errors
 /// What a worker lacks to use its device as it is told to.
 pub(super) fn device(settings: &Settings) -> Result<()> {
-    let device = device_named(&settings.device).map_err(|error| Error::from(error).context("--device"))?;
+    let device =
+        device_named(&settings.device).map_err(|error| Error::from(error).context("--device"))?;
     let dtype = settings.precision.map(NetworkPrecision::dtype);
     computing_in(&device, dtype).map_err(|error| Error::from(error).context("--precision"))?;
     Ok(())

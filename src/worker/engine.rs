@@ -94,7 +94,7 @@ impl Engine {
         let config = self.base.unet.config();
         let side = self.base.resolution() / self.base.vae.factor();
         let channels = config.block_out_channels.first().copied().unwrap_or(1);
-        let widest = side * side * channels * self.base.dtype.size_in_bytes();
+        let widest = side * side * channels * self.base.unet.dtype().size_in_bytes();
         // Half of it is left to a training and to the decoder.
         (free / 2 / (WIDEST_MAPS * widest)).clamp(1, GPU_BATCH_SIZE)
     }

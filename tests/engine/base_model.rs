@@ -8,6 +8,7 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use vstar::engine::ops::{InstructionSet, Precision};
 use vstar::engine::weights::WeightFiles;
 use vstar::engine::{BaseModel, EngineError, clip::ClipTokenizer};
 
@@ -55,6 +56,34 @@ fn a_published_folder_loads_and_keeps_its_digest() {
     assert_eq!(layers.len(), 16);
     assert_eq!(layers[0].name, "down_blocks.0.attentions.0.transformer_blocks.0.attn2");
     assert_eq!(layers[15].name, "mid_block.attentions.0.transformer_blocks.0.attn2");
+}
+
+#[test]
+fn products_of_bf16_numbers_predict_nearly_the_same_noise() {
+    if !InstructionSet::used().multiplies_bf16() {
+        println!("skipped: this CPU does not multiply bf16 numbers");
+        return;
+    }
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/tiny");
+    let predict = |precision: Precision| -> Vec<f32> {
+        let base = BaseModel::load_as(&dir, &Device::Cpu, DType::F32, precision).unwrap();
+        let ids = ["a dog on the beach", "two red cats"]
+            .map(|prompt| base.prompt_encoder.tokenize(prompt, &[]).unwrap().ids);
+        let features = base.prompt_encoder.encode(&ids, None).unwrap();
+        let key_values = base.unet.project(&features).unwrap();
+        let values = (0..2 * 4 * 16 * 16).map(|i| ((i * 37 + 11) % 101) as f32 / 50.0 - 1.0);
+        let latents =
+            Tensor::from_iter(values, &Device::Cpu).unwrap().reshape((2, 4, 16, 16)).unwrap();
+        let predicted = base.unet.forward(&latents, &[700.0, 200.0], &key_values).unwrap();
+        predicted.flatten_all().unwrap().to_vec1().unwrap()
+    };
+
+    let (exact, rounded) = (predict(Precision::Exact), predict(Precision::Bf16));
+
+    let largest = exact.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let difference = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    println!("{difference} of {largest}");
+    assert!(difference > 0.0 && difference < 0.02 * largest, "{difference} of {largest}");
 }
 
 #[test]

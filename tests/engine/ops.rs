@@ -9,7 +9,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 use vstar::engine::autograd::{Tape, Variable, checkpoint};
 use vstar::engine::ops::{
-    self, FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding, Precision, attention,
+    self, FrozenConv2d, FrozenLinear, FrozenWeight, Geglu, GroupNorm, InstructionSet, LayerNorm,
+    Padding, Precision, attention,
 };
 use vstar::engine::unet::{Activations, KeyValueVariable};
 use vstar::engine::{BaseModel, KeyValue};
@@ -35,16 +36,34 @@ fn numbers(seed: u64, shape: &[usize]) -> Tensor {
 struct Place {
     device: Device,
     dtype: DType,
+    /// Of linear layers, projections and attention.
+    precision: Precision,
 }
 
 impl Place {
+    fn new(device: &Device, dtype: DType) -> Self {
+        Self { device: device.clone(), dtype, precision: Precision::default() }
+    }
+
     /// f64 on the CPU: the plain tensor code.
     fn reference() -> Self {
-        Self { device: Device::Cpu, dtype: DType::F64 }
+        Self::new(&Device::Cpu, DType::F64)
     }
 
     fn single(device: &Device) -> Self {
-        Self { device: device.clone(), dtype: DType::F32 }
+        Self::new(device, DType::F32)
+    }
+
+    /// Products of bf16 numbers, where this CPU has them.
+    fn rounding_factors() -> Option<Self> {
+        let has_them = InstructionSet::used().multiplies_bf16();
+        let place = Self { precision: Precision::Bf16, ..Self::single(&Device::Cpu) };
+        has_them.then_some(place)
+    }
+
+    /// The ways in which our kernels compute on this CPU.
+    fn with_kernels() -> impl Iterator<Item = Self> {
+        std::iter::once(Self::single(&Device::Cpu)).chain(Self::rounding_factors())
     }
 
     fn put(&self, x: &Tensor) -> Tensor {
@@ -53,6 +72,10 @@ impl Place {
 
     fn weight(&self, seed: u64, shape: &[usize]) -> Tensor {
         self.put(&numbers(seed, shape))
+    }
+
+    fn matrix(&self, seed: u64, shape: &[usize; 2]) -> FrozenWeight {
+        FrozenWeight::from(self.weight(seed, shape)).with_precision(self.precision)
     }
 }
 
@@ -139,7 +162,7 @@ fn winograd(name: &'static str, input: [usize; 4], out_channels: usize) -> Opera
 
 fn linear(name: &'static str, in_features: usize, out_features: usize) -> Operation {
     operation(name, &[&[3, 35, in_features]], move |place, x| {
-        let weight = place.weight(15, &[out_features, in_features]);
+        let weight = place.matrix(15, &[out_features, in_features]);
         FrozenLinear::new(weight, Some(place.weight(16, &[out_features])))?.forward(&x[0])
     })
 }
@@ -149,7 +172,7 @@ fn geglu(name: &'static str, input: &[usize; 3], width: usize) -> Operation {
     scaled(
         4.0,
         operation(name, &[input], move |place, x| {
-            let weight = place.weight(15, &[2 * width, in_features]);
+            let weight = place.matrix(15, &[2 * width, in_features]);
             Geglu::new(weight, place.weight(16, &[2 * width]))?.forward(&x[0])
         }),
     )
@@ -170,7 +193,7 @@ fn attend(
                 .collect();
         let mask = place.put(&Tensor::from_vec(mask, (queries, keys), &Device::Cpu)?);
         let scale = (head_dim as f64).powf(-0.5);
-        attention(&x[0], &x[1], &x[2], heads, scale, masked.then_some(&mask), Precision::Exact)
+        attention(&x[0], &x[1], &x[2], heads, scale, masked.then_some(&mask), place.precision)
     })
 }
 
@@ -202,14 +225,14 @@ fn operations() -> Vec<Operation> {
         linear("linear, large, odd", 501, 543),
         geglu("geglu, large", &[3, 201, 480], 552),
         operation("linear", &[&[3, 67, 300]], |place, x| {
-            let (weight, bias) = (place.weight(15, &[70, 300]), place.weight(16, &[70]));
+            let (weight, bias) = (place.matrix(15, &[70, 300]), place.weight(16, &[70]));
             FrozenLinear::new(weight, Some(bias))?.forward(&x[0])
         }),
         operation("linear without bias", &[&[3, 5, 12]], |place, x| {
-            FrozenLinear::new(place.weight(15, &[17, 12]), None)?.forward(&x[0])
+            FrozenLinear::new(place.matrix(15, &[17, 12]), None)?.forward(&x[0])
         }),
         operation("linear, added", &[&[3, 67, 33], &[3, 67, 70]], |place, x| {
-            FrozenLinear::new(place.weight(15, &[70, 33]), None)?.forward_add(&x[0], &x[1])
+            FrozenLinear::new(place.matrix(15, &[70, 33]), None)?.forward_add(&x[0], &x[1])
         }),
         operation("group norm", &[&[3, 5, 7, 12]], move |place, x| {
             let (weight, bias) = norm(place, 12);
@@ -242,7 +265,7 @@ fn operations() -> Vec<Operation> {
             ops::concat_channels(&x[0], &ops::silu(&x[0])?)?.reshape(((), 48))
         }),
         operation("recomputed", &[&[3, 5, 8], &[3, 5, 8]], |place, x| {
-            let linear = FrozenLinear::new(place.weight(15, &[8, 8]), None)?;
+            let linear = FrozenLinear::new(place.matrix(15, &[8, 8]), None)?;
             let block = move |x: &[Variable]| Ok(linear.forward_add(&ops::silu(&x[0])?, &x[1])?);
             checkpoint(&[&x[0], &x[1]], block).map_err(candle_core::Error::wrap)
         }),
@@ -298,8 +321,13 @@ fn assert_matches_the_reference(place: &Place, tolerance: f64) {
             let what = format!("{}, gradient {i}", op.name);
             worst = worst.max(assert_close(&what, ours, expected, tolerance));
         }
+        // Attention that nothing is differentiated through may be computed in another way.
+        let what = format!("{}, value alone", op.name);
+        worst = worst.max(assert_close(&what, &op.value(place, &inputs), &expected, tolerance));
         // In the form of the golden cases' lines, for `gpu/check`.
-        let label = format!("{:?} {}: {}", place.device.location(), place.dtype.as_str(), op.name);
+        let Place { device, dtype, precision } = place;
+        let rounded = if *precision == Precision::Bf16 { ", bf16 products" } else { "" };
+        let label = format!("{:?} {}{rounded}: {}", device.location(), dtype.as_str(), op.name);
         println!("{label:<60}  {worst:9.2e}  of {tolerance:8.1e}  value and gradients");
     }
 }
@@ -311,12 +339,21 @@ fn kernels_match_plain_tensor_code_in_f64() {
     }
 }
 
+/// Factors are rounded to bf16, and nothing else is.
+#[test]
+fn products_of_bf16_numbers_stay_within_their_rounding() {
+    match Place::rounding_factors() {
+        Some(place) => assert_matches_the_reference(&place, 1e-2),
+        None => println!("skipped: this CPU does not multiply bf16 numbers"),
+    }
+}
+
 /// Inputs, weights and results are rounded to half; sums, norms and softmax are not.
 #[test]
 fn half_precision_stays_within_its_rounding() {
     for device in test_devices() {
         for (dtype, tolerance) in [(DType::BF16, 2e-2), (DType::F16, 2.5e-3)] {
-            assert_matches_the_reference(&Place { device: device.clone(), dtype }, tolerance);
+            assert_matches_the_reference(&Place::new(&device, dtype), tolerance);
         }
     }
 }
@@ -325,7 +362,7 @@ fn half_precision_stays_within_its_rounding() {
 #[test]
 fn gradients_match_finite_differences() {
     const STEP: f64 = 1e-5;
-    let places = test_devices().into_iter().map(|device| Place { device, dtype: DType::F64 });
+    let places = test_devices().into_iter().map(|device| Place::new(&device, DType::F64));
     for (place, op) in
         places.flat_map(|place| operations().into_iter().map(move |op| (place.clone(), op)))
     {
@@ -356,10 +393,13 @@ fn gradients_match_finite_differences() {
 
 #[test]
 fn an_element_alone_has_the_bytes_of_the_same_element_among_others() {
-    let place = Place::single(&Device::Cpu);
-    for op in operations() {
+    let all = || operations().into_iter();
+    for (place, op) in
+        Place::with_kernels().flat_map(|place| all().map(move |op| (place.clone(), op)))
+    {
         let inputs = op.inputs();
         let (value, gradients) = op.value_and_gradients(&place, &inputs, pull);
+        let value_without_gradients = op.value(&place, &inputs);
         for element in 0..3 {
             let alone: Vec<Tensor> =
                 inputs.iter().map(|x| x.narrow(0, element, 1).unwrap()).collect();
@@ -371,6 +411,8 @@ fn an_element_alone_has_the_bytes_of_the_same_element_among_others() {
             let same =
                 |all: &Tensor, one: &Tensor| bits(&all.narrow(0, element, 1).unwrap()) == bits(one);
             assert!(same(&value, &value_alone), "{}, element {element}", op.name);
+            let value_alone = op.value(&place, &alone);
+            assert!(same(&value_without_gradients, &value_alone), "{}, element {element}", op.name);
             for (all, one) in gradients.iter().zip(&gradients_alone) {
                 assert!(same(all, one), "{}, gradient of element {element}", op.name);
             }
@@ -382,7 +424,7 @@ fn an_element_alone_has_the_bytes_of_the_same_element_among_others() {
 #[test]
 fn a_batch_that_is_computed_in_chunks_has_the_numbers_of_its_elements_alone() {
     // A GPU's matrix product may sum in another order for another number of rows.
-    let place = Place { device: Device::Cpu, dtype: DType::F16 };
+    let place = Place::new(&Device::Cpu, DType::F16);
     let silu = operation("silu", &[&[3, 1 << 23]], |_, x| ops::silu(&x[0]));
     for op in [silu, attend("attention", (512, 2048, 8, 2), false)] {
         let inputs = op.inputs();
@@ -403,15 +445,18 @@ fn a_batch_that_is_computed_in_chunks_has_the_numbers_of_its_elements_alone() {
 
 #[test]
 fn results_do_not_depend_on_the_number_of_threads() {
-    let place = Place::single(&Device::Cpu);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let all = operations().into_iter().flat_map(|op| {
-                let (value, gradients) = op.value_and_gradients(&place, &op.inputs(), pull);
-                std::iter::once(value).chain(gradients).map(|x| bits(&x)).collect::<Vec<_>>()
-            });
-            all.collect::<Vec<_>>()
+            let results = |place: &Place, op: &Operation| {
+                let (value, gradients) = op.value_and_gradients(place, &op.inputs(), pull);
+                let alone = op.value(place, &op.inputs());
+                [value, alone].into_iter().chain(gradients).map(|x| bits(&x)).collect::<Vec<_>>()
+            };
+            let of_place = |place: Place| -> Vec<_> {
+                operations().iter().flat_map(|op| results(&place, op)).collect()
+            };
+            Place::with_kernels().map(of_place).collect::<Vec<_>>()
         })
     };
     assert!(run(1) == run(5));
@@ -594,7 +639,7 @@ fn fully_masked_queries_give_finite_values_and_gradients() {
             place.put(&Tensor::from_vec(vec![lowest; 5 * 7], (5, 7), &Device::Cpu).unwrap())
         };
         let op = operation("masked", &[&[2, 5, 8], &[2, 7, 8], &[2, 7, 8]], move |place, x| {
-            attention(&x[0], &x[1], &x[2], 2, 0.5, Some(&mask(place)))
+            attention(&x[0], &x[1], &x[2], 2, 0.5, Some(&mask(place)), place.precision)
         });
         for device in test_devices() {
             let (value, gradients) =

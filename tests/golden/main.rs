@@ -7,7 +7,7 @@
 //! A case is a test, called `model/name`; what has an exact and a fast path runs both, the fast one as `model/name/fast`.
 //! The usual arguments of a test program work (`--list`, `--exact`, `--skip`, …); a filter that matches nothing fails.
 //! `GOLDEN_DEVICE=cuda:0` runs the cases there, in f32. With `GOLDEN_DTYPE=bf16` or `f16` the models compute in that dtype,
-//! to measure its errors: they exceed many of the bounds, which are those of f32. `record_variants.py` makes further folders
+//! to measure its errors: they exceed many of the bounds, which are those of f32. On a CPU, bf16 is for the factors of products. `record_variants.py` makes further folders
 //! for `GOLDEN_DIR`.
 
 mod clip;
@@ -30,7 +30,11 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
-use vstar::engine::{BaseModel, Clip, device::device_named, ops::Precision};
+use vstar::engine::{
+    BaseModel, Clip,
+    device::{computing_in, device_named},
+    ops::Precision,
+};
 
 /// A folder with a model and what diffusers answered for it.
 pub(crate) struct GoldenModel {
@@ -296,6 +300,7 @@ fn trials(
                 format!("{name}/{case}/fast")
             }
             Precision::Fast => continue,
+            Precision::Bf16 => format!("{name}/{case}/bf16"),
         };
         let (model, summary, json) = (model.clone(), summary.clone(), json.clone());
         trials.push(Trial::test(label.clone(), move || {
@@ -325,7 +330,7 @@ fn judge(label: &str, measured: Result<Vec<Measured>>, summary: &Summary) -> Res
 /// All cases of all folders below `root`.
 fn all_trials(
     root: &Path,
-    (device, dtype): (&Device, DType),
+    (device, dtype, precisions): (&Device, DType, &[Precision]),
     summary: &Arc<Summary>,
 ) -> Result<Vec<Trial>> {
     let mut folders = Vec::new();
@@ -337,7 +342,7 @@ fn all_trials(
             Ok(path) if !path.as_os_str().is_empty() => path.display().to_string(),
             _ => root.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         };
-        for precision in [Precision::Exact, Precision::Fast] {
+        for &precision in precisions {
             let trials = trials(&name, dir, (device, dtype), precision, summary)
                 .with_context(|| dir.display().to_string())?;
             all.extend(trials);
@@ -374,7 +379,11 @@ fn main() -> Result<ExitCode> {
     let device =
         device_named(&std::env::var("GOLDEN_DEVICE").unwrap_or_else(|_| "cpu".to_owned()))?;
     let summary = Arc::new(Summary::default());
-    let trials = all_trials(&root, (&device, chosen_dtype()?), &summary)?;
+    let (dtype, precisions) = match computing_in(&device, Some(chosen_dtype()?))? {
+        (dtype, Precision::Bf16) => (dtype, &[Precision::Bf16][..]),
+        (dtype, _) => (dtype, &[Precision::Exact, Precision::Fast][..]),
+    };
+    let trials = all_trials(&root, (&device, dtype, precisions), &summary)?;
     if !arguments.list && !trials.iter().any(|trial| is_chosen(&arguments, trial.name())) {
         eprintln!("no golden case matches {:?}", arguments.filter.as_deref().unwrap_or_default());
         return Ok(ExitCode::from(101));

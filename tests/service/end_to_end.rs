@@ -80,7 +80,8 @@ impl Whole {
 
     /// Starts a worker with a folder of its own.
     pub(crate) fn start_worker_on(&mut self, model: &Path, config: WorkerConfig) {
-        let model = LoadedModel::load(model, "cpu", None).unwrap().with_evaluator(self.evaluator.clone());
+        let model =
+            LoadedModel::load(model, "cpu", None).unwrap().with_evaluator(self.evaluator.clone());
         let (db, storage) = (self.service.db.clone(), self.service.storage.clone());
         let deltas = DeltaStore::new(storage.clone(), (&model.folder).into(), DELTA_BYTES);
         let worker = Worker::new(db, storage, deltas, model, config).unwrap();

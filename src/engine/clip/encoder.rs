@@ -127,7 +127,8 @@ impl EncoderLayer {
         let key = self.k_proj.forward(&normed)?;
         let value = self.v_proj.forward(&normed)?;
         let scale = ((query.tensor().dim(D::Minus1)? / self.heads) as f64).powf(-0.5);
-        let gathered = ops::attention(&query, &key, &value, self.heads, scale, mask, self.precision)?;
+        let gathered =
+            ops::attention(&query, &key, &value, self.heads, scale, mask, self.precision)?;
         let hidden_states = self.out_proj.forward_add(&gathered, hidden_states)?;
 
         let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)

@@ -144,7 +144,9 @@ fn operations(
                 let shapes =
                     vec![vec![2, queries, inner], vec![2, keys, inner], vec![2, keys, inner]];
                 let scale = 1.0 / (head_dim as f64).sqrt();
-                let call = move |x: &[Variable]| attention(&x[0], &x[1], &x[2], heads, scale, None, Precision::Exact);
+                let call = move |x: &[Variable]| {
+                    attention(&x[0], &x[1], &x[2], heads, scale, None, Precision::Exact)
+                };
                 all.push((shapes, Box::new(call)));
             }
         }

@@ -69,8 +69,15 @@ impl Watch {
             let value =
                 Tensor::from_vec(marks, key.shape(), key.device())?.to_dtype(key.dtype())?;
             let scale = (head_dim as f64).powf(-0.5);
-            let sums =
-                ops::attention(&query.into(), &key.into(), &value.into(), heads, scale, None, Precision::Exact)?;
+            let sums = ops::attention(
+                &query.into(),
+                &key.into(),
+                &value.into(),
+                heads,
+                scale,
+                None,
+                Precision::Exact,
+            )?;
             let sums: Vec<f32> = sums
                 .into_tensor()
                 .to_dtype(DType::F32)?

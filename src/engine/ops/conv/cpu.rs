@@ -61,8 +61,8 @@ impl Filters {
         precision: Precision,
     ) -> Result<Self> {
         let bias = bias.map(|bias| bias.to_vec1()).transpose()?;
-        let is_supported =
-            precision != Precision::Exact && Winograd::supports(geometry, in_channels, out_channels);
+        let is_supported = precision != Precision::Exact
+            && Winograd::supports(geometry, in_channels, out_channels);
         let winograd = is_supported
             .then(|| Box::new(Winograd::new(weight.clone(), in_channels, out_channels)));
         let plain = Plain::new(geometry, weight, in_channels, out_channels);

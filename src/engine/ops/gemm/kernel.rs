@@ -168,16 +168,47 @@ unsafe fn run_strip<S: Set>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::ops::gemm::pairs::{halves, pair_of};
     use crate::engine::ops::gemm::prefetch::Prefetch;
 
-    /// Small integers: their sum is the same in every order.
+    /// Small integers: their sum is the same in every order, and bf16 holds them.
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|i| ((i * 7 + seed) % 11) as f32 - 5.0).collect()
     }
 
+    impl Kernel {
+        /// Those of this CPU.
+        fn available() -> impl Iterator<Item = Self> {
+            let of_floats = InstructionSet::available().map(|set| Self(set, Numbers::Floats));
+            let of_pairs = InstructionSet::available()
+                .filter(|set| set.multiplies_bf16())
+                .map(|set| Self(set, Numbers::Bf16Pairs));
+            of_floats.chain(of_pairs)
+        }
+
+        /// Floats of a factor, or pairs of numbers in their place.
+        fn factor(self, count: usize, seed: usize) -> Vec<f32> {
+            match self.1 {
+                Numbers::Floats => numbers(count, seed),
+                Numbers::Bf16Pairs => {
+                    let numbers = numbers(2 * count, seed);
+                    numbers.as_chunks().0.iter().map(|[a, b]| pair_of(*a, *b)).collect()
+                }
+            }
+        }
+
+        /// What one float of each factor adds to a sum.
+        fn product(self, a: f32, b: f32) -> f32 {
+            match self.1 {
+                Numbers::Floats => a * b,
+                Numbers::Bf16Pairs => halves(a).iter().zip(halves(b)).map(|(a, b)| a * b).sum(),
+            }
+        }
+    }
+
     #[test]
     fn every_instruction_set_gives_the_definitions_product() {
-        for kernel in InstructionSet::available().map(Kernel) {
+        for kernel in Kernel::available() {
             // Of panels one after the other, and of rows that hold all of them.
             for (rows, panels, last, row_major) in [
                 (1, 1, 16, false),
@@ -214,12 +245,12 @@ mod tests {
     impl Case {
         fn check(self, kernel: Kernel) {
             let Self { rows, panels, last, row_major, transposed, prefetches } = self;
-            let a = numbers(rows * DEPTH, 1);
+            let a = kernel.factor(rows * DEPTH, 1);
             let (row_stride_a, depth_stride) = if transposed { (1, rows) } else { (DEPTH, 1) };
             let (stride, row_stride) =
                 if row_major { (PANEL, panels * PANEL) } else { (DEPTH * PANEL, PANEL) };
             let columns = (panels - 1) * PANEL + last;
-            let b = numbers(panels * DEPTH * PANEL, 2);
+            let b = kernel.factor(panels * DEPTH * PANEL, 2);
             let (bias, matrix) = (numbers(columns, 3), numbers(rows * columns, 4));
             let next = match prefetches {
                 true => [
@@ -237,7 +268,8 @@ mod tests {
                     let first = column / PANEL * stride + column % PANEL;
                     let a = |k: usize| a[row * row_stride_a + k * depth_stride];
                     let b = |k: usize| b[first + k * row_stride];
-                    let product: f32 = (0..DEPTH).filter(takes_part).map(|k| a(k) * b(k)).sum();
+                    let step = |k| kernel.product(a(k), b(k));
+                    let product: f32 = (0..DEPTH).filter(takes_part).map(step).sum();
                     0.5 + product + bias[column] + matrix[i]
                 };
                 (0..rows * columns).map(element).collect()

@@ -120,7 +120,7 @@ vectorized! {
 }
 
 #[inline(always)]
-fn pair_of(first: f32, second: f32) -> f32 {
+pub(super) fn pair_of(first: f32, second: f32) -> f32 {
     f32::from_bits(rounded(first) >> 16 | rounded(second) & 0xffff_0000)
 }
 
@@ -132,14 +132,16 @@ fn rounded(x: f32) -> u32 {
     if x.is_nan() { bits | 0x0040_0000 } else { nearest }
 }
 
+/// Both numbers of a pair.
+#[cfg(test)]
+pub(super) fn halves(pair: f32) -> [f32; 2] {
+    let bits = pair.to_bits();
+    [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn halves(pair: f32) -> [f32; 2] {
-        let bits = pair.to_bits();
-        [f32::from_bits(bits << 16), f32::from_bits(bits & 0xffff_0000)]
-    }
 
     #[test]
     fn numbers_are_rounded_to_the_nearest_and_ties_to_even() {
@@ -155,7 +157,11 @@ mod tests {
             (-0.0, -0.0),
         ] {
             let [first, second] = halves(pair_of(x, -x));
-            assert_eq!((first.to_bits(), second.to_bits()), (f32::to_bits(nearest), f32::to_bits(-nearest)), "{x}");
+            assert_eq!(
+                (first.to_bits(), second.to_bits()),
+                (f32::to_bits(nearest), f32::to_bits(-nearest)),
+                "{x}"
+            );
         }
         let [first, second] = halves(pair_of(f32::from_bits(0x7fff_ffff), f32::NAN));
         assert!(first.is_nan() && second.is_nan());
@@ -165,7 +171,8 @@ mod tests {
     fn steps_and_columns_are_paired_and_an_odd_step_stands_with_zero() {
         let numbers: Vec<f32> = (0..30).map(|i| i as f32).collect();
         let rows = pair_rows(&numbers, 10, 3, 4); // of ten columns, the first four
-        let expected = [[0.0, 1.0], [2.0, 3.0], [10.0, 11.0], [12.0, 13.0], [20.0, 21.0], [22.0, 23.0]];
+        let expected =
+            [[0.0, 1.0], [2.0, 3.0], [10.0, 11.0], [12.0, 13.0], [20.0, 21.0], [22.0, 23.0]];
         assert_eq!(rows.iter().copied().map(halves).collect::<Vec<_>>(), expected);
 
         let expected = [[0.0, 10.0], [1.0, 11.0], [20.0, 0.0], [21.0, 0.0]];

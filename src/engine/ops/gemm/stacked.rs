@@ -35,7 +35,8 @@ pub(crate) fn gemm_stacked(
                 to[from.len()..].fill(0.0);
             }
         }
-        let panels = PanelsView { data: &data, depth, width: block.len(), numbers: Numbers::Floats };
+        let panels =
+            PanelsView { data: &data, depth, width: block.len(), numbers: Numbers::Floats };
         let c = &mut c[start - columns.start..];
         // SAFETY: the assertion bounds every write, and `c` is exclusive.
         unsafe {
