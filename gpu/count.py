@@ -4,7 +4,7 @@
     gpu/count.py [--config unet/config.json] [--batch 8] [--latent 64] [--train] [--by-kind]
 
 Prints the time below which no program can be: by arithmetic, by memory, and by launches at 5 µs each, for several cards.
-`tensors` is the engine in candle's tensors, `kernels` with the kernels of `src/engine/ops/cuda`. Without --config it is Stable
+`tensors` is the engine in candle's tensors, `kernels` with the kernels of `src/engine/ops/cuda` and cuDNN's convolutions. Without --config it is Stable
 Diffusion 1.5. The bytes are those that must pass through the card's memory if nothing stays in a cache between two launches.
 """
 
@@ -90,13 +90,19 @@ class Count:
         # Padded twice, nine strided copies, joined, multiplied, bias added.
         copies = BF16 * (4 * into + 4 * unfolded + unfolded)
         tensors = Cost(flops, copies + 3 * result + weights + 3 * result * adds, (4 + 9 + 9 + 1) * chunks + 1 + adds)
+        back = rows * kernel**2 * out * stride**2
+        backward = Cost(2.0 * unfolded * out, BF16 * (5 * back) + 2 * weights + BF16 * into, 24 * -(-back // CHUNK) + 2)
+        if channels % 8 == 0 and out % 8 == 0:
+            # By cuDNN in one pass; bias and the other summand in another.
+            tensors.kernel_bytes, tensors.kernel_launches = BF16 * into + weights + (3 + adds) * result, 2
+            backward.kernel_bytes, backward.kernel_launches = BF16 * into + weights + result, 1
+            self.add("3×3 convolution", tensors, backward)
+            return None
         # Unfolded in one pass, multiplied; bias and the other summand in one pass. Chunks are copied together.
         chunks = -(-unfolded // UNFOLDED)
         copied = 0 if chunks == 1 else chunks
         tensors.kernel_bytes = BF16 * (into + 2 * unfolded) + weights + (3 + adds) * result + (2 * result if copied else 0)
         tensors.kernel_launches = 2 * chunks + 1 + copied
-        back = rows * kernel**2 * out * stride**2
-        backward = Cost(2.0 * unfolded * out, BF16 * (5 * back) + 2 * weights + BF16 * into, 24 * -(-back // CHUNK) + 2)
         chunks = -(-back // UNFOLDED)
         backward.kernel_bytes = BF16 * (rows * out + 2 * back + into) + 3 * weights
         backward.kernel_launches = 2 * chunks + 1 + (0 if chunks == 1 else chunks)

@@ -33,7 +33,7 @@ pub struct BenchArgs {
     pub(super) device: String,
     /// What the networks compute in; the device's own if this is not set. On a CPU, bf16 is for the products of linear layers and
     /// attention, and needs AVX512-BF16.
-    #[arg(long, value_enum, alias = "dtype")]
+    #[arg(long, value_enum)]
     pub(super) precision: Option<NetworkPrecision>,
     /// For `job`: the folder with photos in dog/ and cat/.
     #[arg(long, value_name = "DIR")]

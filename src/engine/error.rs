@@ -40,14 +40,18 @@ pub enum EngineError {
 
 impl From<candle_core::Error> for EngineError {
     fn from(error: candle_core::Error) -> Self {
-        // The driver's, cuBLAS's and cuDNN's errors arrive boxed, with the name of their code in the text.
-        let text = format!("{error:?}");
-        let codes = ["CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED"];
-        match codes.iter().any(|code| text.contains(code)) {
+        match is_out_of_memory(&error) {
             true => Self::OutOfMemory(error),
             false => Self::Tensor(error),
         }
     }
+}
+
+/// Whether a device has no memory for what was asked of it.
+pub(crate) fn is_out_of_memory(error: &candle_core::Error) -> bool {
+    // The driver's, cuBLAS's and cuDNN's errors arrive boxed, with the name of their code in the text.
+    let text = format!("{error:?}");
+    ["CUDA_ERROR_OUT_OF_MEMORY", "STATUS_ALLOC_FAILED"].iter().any(|code| text.contains(code))
 }
 
 pub type Result<T, E = EngineError> = std::result::Result<T, E>;

@@ -7,8 +7,8 @@
 //! A case is a test, called `model/name`; what has an exact and a fast path runs both, the fast one as `model/name/fast`.
 //! The usual arguments of a test program work (`--list`, `--exact`, `--skip`, …); a filter that matches nothing fails.
 //! `GOLDEN_DEVICE=cuda:0` runs the cases there, in f32. With `GOLDEN_DTYPE=bf16` or `f16` the models compute in that dtype,
-//! to measure its errors: they exceed many of the bounds, which are those of f32. On a CPU, bf16 is for the factors of products. `record_variants.py` makes further folders
-//! for `GOLDEN_DIR`.
+//! to measure its errors: they exceed many of the bounds, which are those of f32. `GOLDEN_PRECISION=bf16` does the same for products of
+//! bf16 numbers on a CPU. `record_variants.py` makes further folders for `GOLDEN_DIR`.
 
 mod clip;
 mod merging;
@@ -32,8 +32,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use vstar::engine::{
     BaseModel, Clip,
-    device::{computing_in, device_named},
-    ops::Precision,
+    device::device_named,
+    ops::{InstructionSet, Precision},
 };
 
 /// A folder with a model and what diffusers answered for it.
@@ -361,6 +361,17 @@ fn chosen_dtype() -> Result<DType> {
     }
 }
 
+/// What `GOLDEN_PRECISION` asks for.
+fn chosen_precisions() -> Result<&'static [Precision]> {
+    match std::env::var("GOLDEN_PRECISION").as_deref() {
+        Err(VarError::NotPresent) => Ok(&[Precision::Exact, Precision::Fast]),
+        Ok("bf16") if InstructionSet::used().multiplies_bf16() => Ok(&[Precision::Bf16]),
+        other => bail!(
+            "GOLDEN_PRECISION is {other:?}: only bf16 can be chosen, where the CPU multiplies it"
+        ),
+    }
+}
+
 /// Whether the arguments choose a test, by libtest's rules.
 fn is_chosen(arguments: &Arguments, name: &str) -> bool {
     let matches = |pattern: &String| match arguments.exact {
@@ -379,11 +390,7 @@ fn main() -> Result<ExitCode> {
     let device =
         device_named(&std::env::var("GOLDEN_DEVICE").unwrap_or_else(|_| "cpu".to_owned()))?;
     let summary = Arc::new(Summary::default());
-    let (dtype, precisions) = match computing_in(&device, Some(chosen_dtype()?))? {
-        (dtype, Precision::Bf16) => (dtype, &[Precision::Bf16][..]),
-        (dtype, _) => (dtype, &[Precision::Exact, Precision::Fast][..]),
-    };
-    let trials = all_trials(&root, (&device, dtype, precisions), &summary)?;
+    let trials = all_trials(&root, (&device, chosen_dtype()?, chosen_precisions()?), &summary)?;
     if !arguments.list && !trials.iter().any(|trial| is_chosen(&arguments, trial.name())) {
         eprintln!("no golden case matches {:?}", arguments.filter.as_deref().unwrap_or_default());
         return Ok(ExitCode::from(101));

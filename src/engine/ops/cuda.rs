@@ -5,6 +5,8 @@
 //! off kernels that disagree. `VSTAR_CUDA_KERNELS=off` turns off all of them, and `on` uses all of them without that test.
 
 mod attention;
+#[cfg_attr(not(feature = "cudnn"), path = "cuda/no_cudnn.rs")]
+mod cudnn;
 #[cfg_attr(not(feature = "cuda"), path = "cuda/no_launch.rs")]
 mod launch;
 
@@ -16,6 +18,7 @@ use candle_core::{DType, Result, Tensor, bail};
 
 pub(super) use self::attention::Attention;
 use self::launch::Arg;
+use crate::engine::error::is_out_of_memory;
 
 /// Threads of a block.
 const THREADS: u32 = 256;
@@ -27,6 +30,9 @@ pub(crate) const UNFOLDED: usize = 1 << 27;
 /// Kernels that are used or not together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
+    /// Convolutions that cuDNN computes.
+    Cudnn,
+    /// Pixels that are gathered for the others.
     Convolution,
     Sums,
     Norms,
@@ -112,6 +118,58 @@ pub(super) struct Window {
     /// Zeros above and to the left of an image; those below and to the right follow from the output's size.
     pub(super) top: usize,
     pub(super) left: usize,
+}
+
+/// Images `(images, height, width, channels)` and their convolution `(images, rows, columns, filters)`.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(feature = "cudnn"), expect(dead_code, reason = "there is nothing to give it to"))]
+pub(super) struct ConvolutionSizes {
+    pub(super) images: usize,
+    pub(super) input: (usize, usize),
+    pub(super) channels: usize,
+    pub(super) output: (usize, usize),
+    pub(super) filters: usize,
+}
+
+impl ConvolutionSizes {
+    /// Whether cuDNN has a fast algorithm: channels by the pack, and the same padding on both sides.
+    fn are_cudnns(self, Window { kernel, stride, top, left }: Window) -> bool {
+        let Self { input: (height, width), channels, output, filters, .. } = self;
+        let along = |size: usize, padding: usize| {
+            (size + 2 * padding + 1).checked_sub(kernel).map(|rest| rest.div_ceil(stride))
+        };
+        kernel > 1
+            && channels.is_multiple_of(8)
+            && filters.is_multiple_of(8)
+            && along(height, top) == Some(output.0)
+            && along(width, left) == Some(output.1)
+    }
+}
+
+/// A convolution by cuDNN or, with `backward`, the gradient of its images. `None` where cuDNN is not there, or is not the one to ask.
+///
+/// - `x`: the images, or the gradient of the result
+/// - `weight`: `(filters, kernel² · channels)`
+pub(super) fn convolve(
+    x: &Tensor,
+    weight: &Tensor,
+    window: Window,
+    sizes: ConvolutionSizes,
+    backward: bool,
+) -> Result<Option<Tensor>> {
+    let is_half = matches!(x.dtype(), DType::BF16 | DType::F16);
+    let is_asked = cfg!(feature = "cudnn") && is_half && sizes.are_cudnns(window);
+    if !is_asked || !has_kernels(x, Family::Cudnn) {
+        return Ok(None);
+    }
+    match cudnn::convolve(&x.contiguous()?, weight, window, sizes, backward) {
+        Err(error) if !is_out_of_memory(&error) => {
+            turn_off(Family::Cudnn);
+            tracing::warn!(%error, "cuDNN is turned off, which makes the device slower");
+            Ok(None)
+        }
+        result => result.map(Some),
+    }
 }
 
 /// For each pixel of `output` the pixels that it reads: `(images · rows · columns, kernel² · channels)`.

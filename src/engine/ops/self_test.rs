@@ -25,8 +25,14 @@ pub(crate) fn self_test(device: &Device, dtype: DType) -> Vec<String> {
         Ok(probe) => probe,
         Err(error) => return vec![format!("the device does not work: {error}")],
     };
-    let families =
-        [Family::Convolution, Family::Sums, Family::Norms, Family::Pointwise, Family::Attention];
+    let families = [
+        Family::Cudnn,
+        Family::Convolution,
+        Family::Sums,
+        Family::Norms,
+        Family::Pointwise,
+        Family::Attention,
+    ];
     let mut wrong = Vec::new();
     for family in families {
         if !has_kernels(&probe, family) {
@@ -100,10 +106,15 @@ fn operations(
     let weight = |seed: usize, shape: &[usize]| numbers(100 + seed, shape, device, dtype);
     let mut all: Vec<(Vec<Vec<usize>>, Operation)> = Vec::new();
     match family {
-        Family::Convolution => {
-            for (channels, stride) in [(16, 1), (3, 1), (16, 2)] {
+        // Where the padding differs from side to side, or channels do not fill a pack, pixels are gathered.
+        Family::Cudnn | Family::Convolution => {
+            let below = Padding { top: 0, left: 0, bottom: 2, right: 2 };
+            let convolutions: &[_] = match family {
+                Family::Cudnn => &[(16, 1, Padding::same(1)), (16, 2, Padding::same(1))],
+                _ => &[(16, 1, below), (3, 1, Padding::same(1)), (16, 2, below)],
+            };
+            for &(channels, stride, padding) in convolutions {
                 let filters = weight(1, &[24, channels, 3, 3])?;
-                let padding = Padding::same(1);
                 let conv = FrozenConv2d::new(filters, None, stride, padding, Precision::Exact)?;
                 all.push((vec![vec![2, 7, 6, channels]], Box::new(move |x| conv.forward(&x[0]))));
             }

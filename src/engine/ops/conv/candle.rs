@@ -1,14 +1,15 @@
-//! Convolution in candle's tensors (im2col): pixels are gathered, then multiplied by a matrix of filters.
+//! Convolution in candle's tensors (im2col): pixels are gathered, then multiplied by a matrix of filters. On a GPU, cuDNN does both
+//! at once where it can.
 
 use candle_core::{Result, Tensor};
 
 use super::geometry::{Geometry, Padding};
 use crate::engine::ops::chunks::{CHUNK_FLOATS, in_chunks_of};
-use crate::engine::ops::cuda::{self, Family, Window};
+use crate::engine::ops::cuda::{self, ConvolutionSizes, Family, Window};
 
 /// The filters of one layer.
 pub(super) struct Filters {
-    /// `(kernel² · in_channels, out_channels)`.
+    /// `(out_channels, kernel² · in_channels)`.
     matrix: Tensor,
     bias: Option<Tensor>,
 }
@@ -18,8 +19,8 @@ impl Filters {
     /// - `bias`: `(out_channels,)`
     pub(super) fn new(weight: Tensor, bias: Option<Tensor>) -> Result<Self> {
         let out_channels = weight.dim(0)?;
-        let matrix = weight.permute((2, 3, 1, 0))?.contiguous()?;
-        Ok(Self { matrix: matrix.reshape(((), out_channels))?, bias })
+        let matrix = weight.permute((0, 2, 3, 1))?.contiguous()?;
+        Ok(Self { matrix: matrix.reshape((out_channels, ()))?, bias })
     }
 
     /// The result, plus `other`.
@@ -31,7 +32,18 @@ impl Filters {
         geometry: Geometry,
         other: Option<&Tensor>,
     ) -> Result<Tensor> {
-        let y = gather_and_multiply(x, &self.matrix, geometry, PositionOrder::InOrder)?;
+        let (images, height, width, channels) = x.dims4()?;
+        let sizes = ConvolutionSizes {
+            images,
+            input: (height, width),
+            channels,
+            output: geometry.output(height, width),
+            filters: self.matrix.dim(0)?,
+        };
+        let y = match cuda::convolve(x, &self.matrix, window(geometry), sizes, false)? {
+            Some(y) => y,
+            None => gather_and_multiply(x, &self.matrix.t()?, geometry, PositionOrder::InOrder)?,
+        };
         if cuda::has_kernels(&y, Family::Sums) {
             return cuda::finish(y, self.bias.as_ref(), other);
         }
@@ -58,11 +70,21 @@ impl Filters {
         (height, width): (usize, usize),
     ) -> Result<Tensor> {
         let Geometry { kernel, stride, padding: p } = geometry;
-        let (_, rows, columns, out_channels) = dy.dims4()?;
-        let in_channels = self.matrix.dim(0)? / (kernel * kernel);
-        // (kernel² · in, out) → (kernel² · out, in), with the positions in the same order
-        let by_position = self.matrix.reshape((kernel * kernel, in_channels, out_channels))?;
-        let exchanged = by_position.transpose(1, 2)?.contiguous()?.reshape(((), in_channels))?;
+        let (images, rows, columns, out_channels) = dy.dims4()?;
+        let in_channels = self.matrix.dim(1)? / (kernel * kernel);
+        let sizes = ConvolutionSizes {
+            images,
+            input: (height, width),
+            channels: in_channels,
+            output: (rows, columns),
+            filters: out_channels,
+        };
+        if let Some(dx) = cuda::convolve(dy, &self.matrix, window(geometry), sizes, true)? {
+            return Ok(dx);
+        }
+        // (out, kernel² · in) → (kernel² · out, in), with the positions in the same order
+        let by_position = self.matrix.reshape((out_channels, kernel * kernel, in_channels))?;
+        let exchanged = by_position.transpose(0, 1)?.contiguous()?.reshape(((), in_channels))?;
         if cuda::has_kernels(dy, Family::Convolution) {
             let gathered = height * width * exchanged.dim(0)?;
             return in_chunks_of(cuda::UNFOLDED, &[dy], gathered, |part| {

@@ -3,7 +3,7 @@
 //! A pair holds two consecutive steps of a product's depth, the first one in its lower half. A product of pairs is then one
 //! of floats over half the depth, with the same blocks, panels and tiles; the kernel alone takes them apart.
 //!
-//! Numbers are rounded to the nearest, ties to even, and those too small for a normal number to zero, as the CPU does.
+//! Numbers are rounded to the nearest, ties to even. The CPU takes those that are too small for a normal number as zero.
 
 use std::borrow::Cow;
 
