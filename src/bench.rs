@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use self::args::Work;
 use crate::config::NetworkPrecision;
-use crate::engine::device::{compute_dtype, computing_in, device_named, free_bytes};
+use crate::engine::device::{compute_dtype, computing_in, device_named, dtype_named, free_bytes};
 use crate::engine::ops::{InstructionSet, Precision};
 use crate::stdout;
 
@@ -80,9 +80,9 @@ pub fn run(args: &BenchArgs) -> Result<()> {
         .context("thread pool")?;
     let start = Instant::now();
     let device = device_named(&args.device)?;
-    let wanted = args.precision.map(NetworkPrecision::dtype);
+    let wanted = args.precision.map(NetworkPrecision::as_str);
     if args.what == Work::Memory {
-        let dtype = wanted.unwrap_or(compute_dtype(&device));
+        let dtype = wanted.map_or(Ok(compute_dtype(&device)), dtype_named)?;
         let of_gpu = dtype != DType::F32;
         let report = memory::report(args, dtype, device.is_cpu() && !of_gpu)?;
         return stdout::line(&serde_json::to_string(&report)?);

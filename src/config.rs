@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use candle_core::DType;
 use clap::{Args, ValueEnum};
 
 use crate::domain::job::DEFAULT_QUEUE_LIMIT;
@@ -67,11 +66,12 @@ pub enum NetworkPrecision {
 }
 
 impl NetworkPrecision {
-    pub fn dtype(self) -> DType {
+    /// Its name, as the engine takes it.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Self::F32 => DType::F32,
-            Self::Bf16 => DType::BF16,
-            Self::F16 => DType::F16,
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
         }
     }
 }

@@ -56,25 +56,41 @@ pub fn compute_dtype(device: &Device) -> DType {
     }
 }
 
-/// How a device computes in `wanted`, or in its own dtype: the type of weights and activations, and how f32 is multiplied.
+/// How a device computes in `f32`, `bf16` or `f16`, or in its own dtype: the type of weights and activations, and how f32 is multiplied.
 ///
 /// A CPU's tensors are f32 in any case. In bf16, it rounds the factors of products.
 ///
 /// # Errors
-/// [`EngineError::InvalidInput`] if a CPU cannot do this.
-pub fn computing_in(device: &Device, wanted: Option<DType>) -> Result<(DType, Precision)> {
+/// [`EngineError::InvalidInput`] for another name, or if a CPU cannot do this.
+pub fn computing_in(device: &Device, wanted: Option<&str>) -> Result<(DType, Precision)> {
+    let Some(wanted) = wanted else { return Ok((compute_dtype(device), Precision::default())) };
+    let dtype = dtype_named(wanted)?;
     let refused = |reason: &str| Err(EngineError::InvalidInput(reason.to_owned()));
-    match wanted {
-        None => Ok((compute_dtype(device), Precision::default())),
-        Some(dtype) if !device.is_cpu() => Ok((dtype, Precision::default())),
-        Some(DType::F32) => Ok((DType::F32, Precision::default())),
-        Some(DType::BF16) if InstructionSet::used().multiplies_bf16() => {
+    match dtype {
+        _ if !device.is_cpu() => Ok((dtype, Precision::default())),
+        DType::F32 => Ok((DType::F32, Precision::default())),
+        DType::BF16 if InstructionSet::used().multiplies_bf16() => {
             Ok((DType::F32, Precision::Bf16))
         }
-        Some(DType::BF16) => refused(
-            "precision bf16: this CPU has no products of bf16 numbers (AVX512-BF16), or VSTAR_ISA forbids them; use f32",
+        DType::BF16 => refused(
+            "this CPU has no products of bf16 numbers (AVX512-BF16), or VSTAR_ISA forbids them; use f32",
         ),
-        Some(_) => refused("a CPU computes in f32, or in bf16 where it has AVX512-BF16"),
+        _ => refused("a CPU computes in f32, or in bf16 where it has AVX512-BF16"),
+    }
+}
+
+/// The type called `f32`, `bf16` or `f16`.
+///
+/// # Errors
+/// [`EngineError::InvalidInput`] for another name.
+pub fn dtype_named(name: &str) -> Result<DType> {
+    match name {
+        "f32" => Ok(DType::F32),
+        "bf16" => Ok(DType::BF16),
+        "f16" => Ok(DType::F16),
+        _ => Err(EngineError::InvalidInput(format!(
+            "`{name}` is not a precision: write f32, bf16 or f16"
+        ))),
     }
 }
 
@@ -266,5 +282,19 @@ mod tests {
     #[test]
     fn the_cpu_computes_in_f32() {
         assert_eq!(compute_dtype(&Device::Cpu), DType::F32);
+    }
+
+    #[test]
+    fn a_cpu_computes_in_what_it_can() {
+        let computing = |dtype| computing_in(&Device::Cpu, dtype);
+        assert_eq!(computing(None).unwrap(), (DType::F32, Precision::Fast));
+        assert_eq!(computing(Some("f32")).unwrap(), (DType::F32, Precision::Fast));
+        assert!(computing(Some("f16")).unwrap_err().to_string().contains("f32"));
+        match (InstructionSet::used().multiplies_bf16(), computing(Some("bf16"))) {
+            (true, computed) => assert_eq!(computed.unwrap(), (DType::F32, Precision::Bf16)),
+            (false, refused) => {
+                assert!(refused.unwrap_err().to_string().contains("AVX512-BF16"));
+            }
+        }
     }
 }

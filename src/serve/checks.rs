@@ -135,8 +135,8 @@ fn files(settings: Settings, used: Use) -> impl FnOnce() -> Vec<Error> {
 pub(super) fn device(settings: &Settings) -> Result<()> {
     let device =
         device_named(&settings.device).map_err(|error| Error::from(error).context("--device"))?;
-    let dtype = settings.precision.map(NetworkPrecision::dtype);
-    computing_in(&device, dtype).map_err(|error| Error::from(error).context("--precision"))?;
+    let precision = settings.precision.map(NetworkPrecision::as_str);
+    computing_in(&device, precision).map_err(|error| Error::from(error).context("--precision"))?;
     Ok(())
 }
 

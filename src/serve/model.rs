@@ -70,11 +70,11 @@ fn limit_threads(settings: &Settings) {
 pub(super) async fn load_model(settings: &Settings) -> Result<LoadedModel> {
     let dir = settings.base_model_dir().map_err(anyhow::Error::msg)?;
     let device = settings.device.clone();
-    let dtype = settings.precision.map(NetworkPrecision::dtype);
+    let precision = settings.precision.map(NetworkPrecision::as_str);
     limit_threads(settings);
     tracing::info!(dir = %dir.display(), device, "loading the base model");
     let shown = dir.display().to_string();
-    tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device, dtype))
+    tokio::task::spawn_blocking(move || LoadedModel::load(&dir, &device, precision))
         .await?
         .with_context(|| format!("the base model {shown} does not load"))
 }

@@ -3,8 +3,6 @@
 use std::cell::Cell;
 use std::path::Path;
 
-use candle_core::DType;
-
 use crate::engine::BaseModel;
 use crate::engine::Result;
 use crate::engine::device::{computing_in, device_named, free_bytes, usable_bytes};
@@ -22,10 +20,10 @@ pub struct LoadedModel {
 impl LoadedModel {
     /// Loads a folder of the diffusers layout onto a device such as `cpu` or `cuda:0`.
     ///
-    /// - `dtype`: what it computes in, if not in the device's own
-    pub fn load(dir: &Path, device: &str, dtype: Option<DType>) -> Result<Self> {
+    /// - `precision`: what it computes in, `f32`, `bf16` or `f16`, if not in the device's own
+    pub fn load(dir: &Path, device: &str, precision: Option<&str>) -> Result<Self> {
         let device = device_named(device)?;
-        let (dtype, precision) = computing_in(&device, dtype)?;
+        let (dtype, precision) = computing_in(&device, precision)?;
         let base = BaseModel::load_as(dir, &device, dtype, precision)?;
         warn_of_unread(&base.unexpected_weights);
         let folder = ModelFolder::with_digest(dir, base.digest.as_str().into())?;

@@ -3,6 +3,7 @@ import { html, useEffect, useMemo, useState } from "../ui/html.js";
 import { api } from "../api.js";
 import { link, navigate } from "../router.js";
 import { drafts, useStored } from "../store.js";
+import { useFiles } from "../files.js";
 import { plural, size } from "../format.js";
 import { Page, Section } from "../ui/page.js";
 import { Button } from "../ui/button.js";
@@ -23,14 +24,14 @@ const handleOf = (/** @type {string} */ name) =>
 export default function ConceptNew() {
   const capabilities = useCapabilities();
   const [draft, setDraft] = useStored("concept-new", EMPTY);
-  const [files, setFiles] = useState(/** @type {File[]} */ ([]));
-  // Files cannot be kept over a reload, so the browser asks before.
+  const { files, setFiles, kept, forget } = useFiles("concept-new");
+  const isLosing = files.length > 0 && !kept;
   useEffect(() => {
-    if (!files.length) return;
+    if (!isLosing) return;
     const ask = (/** @type {Event} */ event) => event.preventDefault();
     addEventListener("beforeunload", ask);
     return () => removeEventListener("beforeunload", ask);
-  }, [files.length > 0]);
+  }, [isLosing]);
   const [problem, setProblem] = useState(/** @type {any} */ (null));
   const [busy, setBusy] = useState(false);
   const known = useGet("v1/concepts?limit=100");
@@ -53,6 +54,7 @@ export default function ConceptNew() {
       const { body } = await api.post("v1/concepts", { handle, class_noun: noun, ...(draft.known ? { modifier_token: token } : {}) });
       if (files.length) sendPhotos(body.id, files);
       drafts.set("concept-new", null);
+      forget();
       navigate(`/concepts/${body.handle}`, { query: { tab: "photos" } });
     } catch (refused) {
       setProblem(refused);

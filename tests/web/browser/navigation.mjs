@@ -5,6 +5,7 @@ import { after, before, test } from "node:test";
 
 import { newPage, openBrowser, settled } from "../support/browser.mjs";
 import { Server } from "../support/server.mjs";
+import { root } from "../support/tools.mjs";
 
 let server, browser, page;
 before(async () => {
@@ -53,6 +54,33 @@ test("back comes back to the same place, and so does a reload", { timeout: 120_0
   await page.reload();
   await page.locator(".images-tile").first().waitFor();
   await isFar();
+  assert.deepEqual(page.errors, []);
+});
+
+test("photos that were chosen for a new concept are there after a reload, and in this tab alone", { timeout: 60_000 }, async () => {
+  const photos = ["1.jpg", "2.jpg"].map((name) => `${root}demo/concepts/dog/${name}`);
+  await page.goto(`${server.url}#/concepts/new`);
+  await page.getByLabel("Name").fill("Rex");
+  await page.locator("input[type=file]").setInputFiles(photos);
+  await page.locator(".staged li").nth(1).waitFor();
+  await page.waitForTimeout(300);
+  await page.reload();
+  await page.locator(".staged li").nth(1).waitFor();
+  assert.equal(await page.getByLabel("Name").inputValue(), "Rex");
+  const other = await page.context().newPage();
+  await other.goto(`${server.url}#/concepts/new`);
+  await other.getByLabel("Name").waitFor();
+  await other.waitForTimeout(300);
+  assert.equal(await other.locator(".staged li").count(), 0);
+  await other.close();
+
+  await page.getByLabel("Kind").fill("dog");
+  await page.getByRole("button", { name: "Create and check the photos" }).click();
+  await page.waitForURL(/#\/concepts\/rex/);
+  await page.goto(`${server.url}#/concepts/new`);
+  await page.getByLabel("Name").waitFor();
+  await page.waitForTimeout(300);
+  assert.equal(await page.locator(".staged li").count(), 0);
   assert.deepEqual(page.errors, []);
 });
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::blocking::{NR, PANEL};
-use super::pairs::Numbers;
+use super::numbers::Numbers;
 use super::panels::PanelsView;
 use super::prefetch::Prefetch;
 

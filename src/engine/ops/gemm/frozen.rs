@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use super::blocking::PANEL;
 use super::factor::Right;
-use super::pairs::{Numbers, pack_paired_columns, pack_paired_rows};
+use super::numbers::Numbers;
+use super::pairs::{pack_paired_columns, pack_paired_rows};
 use super::panels::{Panels, pack_columns, pack_rows};
 use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::precision::Precision;

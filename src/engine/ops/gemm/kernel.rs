@@ -12,7 +12,7 @@ use self::sets::{Layout, Set};
 use self::tile::{Ahead, Prefetches, Tile};
 use super::blocking::PANEL;
 use super::epilogue::Epilogue;
-use super::pairs::Numbers;
+use super::numbers::Numbers;
 use crate::engine::ops::instructions::InstructionSet;
 
 /// The kernel of an instruction set that this CPU has, for factors of one kind.

@@ -11,16 +11,10 @@ use rayon::prelude::*;
 
 use super::blocking::PANEL;
 use super::factor::Right;
+use super::numbers::Numbers;
 use super::panels::pack_columns;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::simd::vectorized;
-
-/// What the floats of both factors of a product stand for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Numbers {
-    Floats,
-    Bf16Pairs,
-}
 
 /// Floats that one task turns into pairs.
 const TASK: usize = 1 << 15;

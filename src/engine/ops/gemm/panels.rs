@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::blocking::PANEL;
-use super::pairs::Numbers;
+use super::numbers::Numbers;
 use super::transpose::transpose;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::simd::vectorized;

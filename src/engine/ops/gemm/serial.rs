@@ -6,7 +6,7 @@ use super::blocking::{L2_FLOATS, NR, PANEL, PANELS};
 use super::epilogue::Epilogue;
 use super::factor::{Left, Right, Start, blocks, check, check_right};
 use super::kernel::{Kernel, MicroPanel, Run, StridedRows, Strip};
-use super::pairs::Numbers;
+use super::numbers::Numbers;
 use super::panels::{PanelsView, pack_columns};
 use super::prefetch::Prefetch;
 

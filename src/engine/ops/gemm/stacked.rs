@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::blocking::{NR, PANEL};
 use super::epilogue::Epilogue;
 use super::factor::{Left, Right};
-use super::pairs::Numbers;
+use super::numbers::Numbers;
 use super::panels::PanelsView;
 use super::serial::gemm_columns;
 
