@@ -50,7 +50,8 @@ async function sweep() {
 }
 
 /**
- * Like `useState` for a list of files. `kept` is false where the browser keeps nothing: then a reload loses them.
+ * Like `useState` for a list of files. `kept` is false until the browser has them, and where it keeps nothing: then a reload
+ * loses them.
  *
  * @param {string} name Unique in the page, such as `concept-new`.
  * @returns {{files: File[], setFiles: (change: (former: File[]) => File[]) => void, kept: boolean, forget: () => void}}
@@ -69,10 +70,11 @@ export function useFiles(name) {
   }, []);
   useEffect(() => {
     if (!changed.current) return;
+    setKept(false);
     const put = files.length ? inStore("readwrite", (store) => store.put({ files, at: Date.now() }, key)) : inStore("readwrite", (store) => store.delete(key));
     put.then(
       () => setKept(true),
-      () => setKept(false),
+      () => {},
     );
   }, [files]);
   const set = (/** @type {(former: File[]) => File[]} */ change) => {

@@ -36,7 +36,7 @@ fn numbers(seed: u64, shape: &[usize]) -> Tensor {
 struct Place {
     device: Device,
     dtype: DType,
-    /// Of linear layers, projections and attention.
+    /// Of products on the CPU.
     precision: Precision,
 }
 
@@ -74,7 +74,7 @@ impl Place {
         self.put(&numbers(seed, shape))
     }
 
-    fn matrix(&self, seed: u64, shape: &[usize; 2]) -> FrozenWeight {
+    fn frozen(&self, seed: u64, shape: &[usize]) -> FrozenWeight {
         FrozenWeight::from(self.weight(seed, shape)).with_precision(self.precision)
     }
 }
@@ -143,7 +143,7 @@ fn conv(
     padding: Padding,
 ) -> Operation {
     operation(name, &[&input], move |place, x| {
-        let weight = place.weight(11, &[out_channels, input[3], kernel, kernel]);
+        let weight = place.frozen(11, &[out_channels, input[3], kernel, kernel]);
         let bias = place.weight(12, &[out_channels]);
         FrozenConv2d::new(weight, Some(bias), stride, padding, Precision::Exact)?.forward(&x[0])
     })
@@ -153,7 +153,7 @@ fn conv(
 fn winograd(name: &'static str, input: [usize; 4], out_channels: usize) -> Operation {
     let output = [input[0], input[1], input[2], out_channels];
     operation(name, &[&input, &output], move |place, x| {
-        let weight = place.weight(11, &[out_channels, input[3], 3, 3]);
+        let weight = place.frozen(11, &[out_channels, input[3], 3, 3]);
         let bias = place.weight(12, &[out_channels]);
         let same = Padding::same(1);
         FrozenConv2d::new(weight, Some(bias), 1, same, Precision::Fast)?.forward_add(&x[0], &x[1])
@@ -162,7 +162,7 @@ fn winograd(name: &'static str, input: [usize; 4], out_channels: usize) -> Opera
 
 fn linear(name: &'static str, in_features: usize, out_features: usize) -> Operation {
     operation(name, &[&[3, 35, in_features]], move |place, x| {
-        let weight = place.matrix(15, &[out_features, in_features]);
+        let weight = place.frozen(15, &[out_features, in_features]);
         FrozenLinear::new(weight, Some(place.weight(16, &[out_features])))?.forward(&x[0])
     })
 }
@@ -172,7 +172,7 @@ fn geglu(name: &'static str, input: &[usize; 3], width: usize) -> Operation {
     scaled(
         4.0,
         operation(name, &[input], move |place, x| {
-            let weight = place.matrix(15, &[2 * width, in_features]);
+            let weight = place.frozen(15, &[2 * width, in_features]);
             Geglu::new(weight, place.weight(16, &[2 * width]))?.forward(&x[0])
         }),
     )
@@ -225,14 +225,14 @@ fn operations() -> Vec<Operation> {
         linear("linear, large, odd", 501, 543),
         geglu("geglu, large", &[3, 201, 480], 552),
         operation("linear", &[&[3, 67, 300]], |place, x| {
-            let (weight, bias) = (place.matrix(15, &[70, 300]), place.weight(16, &[70]));
+            let (weight, bias) = (place.frozen(15, &[70, 300]), place.weight(16, &[70]));
             FrozenLinear::new(weight, Some(bias))?.forward(&x[0])
         }),
         operation("linear without bias", &[&[3, 5, 12]], |place, x| {
-            FrozenLinear::new(place.matrix(15, &[17, 12]), None)?.forward(&x[0])
+            FrozenLinear::new(place.frozen(15, &[17, 12]), None)?.forward(&x[0])
         }),
         operation("linear, added", &[&[3, 67, 33], &[3, 67, 70]], |place, x| {
-            FrozenLinear::new(place.matrix(15, &[70, 33]), None)?.forward_add(&x[0], &x[1])
+            FrozenLinear::new(place.frozen(15, &[70, 33]), None)?.forward_add(&x[0], &x[1])
         }),
         operation("group norm", &[&[3, 5, 7, 12]], move |place, x| {
             let (weight, bias) = norm(place, 12);
@@ -265,7 +265,7 @@ fn operations() -> Vec<Operation> {
             ops::concat_channels(&x[0], &ops::silu(&x[0])?)?.reshape(((), 48))
         }),
         operation("recomputed", &[&[3, 5, 8], &[3, 5, 8]], |place, x| {
-            let linear = FrozenLinear::new(place.matrix(15, &[8, 8]), None)?;
+            let linear = FrozenLinear::new(place.frozen(15, &[8, 8]), None)?;
             let block = move |x: &[Variable]| Ok(linear.forward_add(&ops::silu(&x[0])?, &x[1])?);
             checkpoint(&[&x[0], &x[1]], block).map_err(candle_core::Error::wrap)
         }),

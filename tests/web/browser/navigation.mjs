@@ -57,13 +57,28 @@ test("back comes back to the same place, and so does a reload", { timeout: 120_0
   assert.deepEqual(page.errors, []);
 });
 
+/** Waits until the browser has what it was given. */
+const isStored = () =>
+  page.waitForFunction(
+    () =>
+      new Promise((done) => {
+        const request = indexedDB.open("vstar", 1);
+        request.onsuccess = () => {
+          const count = request.result.transaction("files").objectStore("files").count();
+          count.onsuccess = () => (request.result.close(), done(count.result > 0));
+        };
+      }),
+    null,
+    { timeout: 10_000 },
+  );
+
 test("photos that were chosen for a new concept are there after a reload, and in this tab alone", { timeout: 60_000 }, async () => {
   const photos = ["1.jpg", "2.jpg"].map((name) => `${root}demo/concepts/dog/${name}`);
   await page.goto(`${server.url}#/concepts/new`);
   await page.getByLabel("Name").fill("Rex");
   await page.locator("input[type=file]").setInputFiles(photos);
   await page.locator(".staged li").nth(1).waitFor();
-  await page.waitForTimeout(300);
+  await isStored();
   await page.reload();
   await page.locator(".staged li").nth(1).waitFor();
   assert.equal(await page.getByLabel("Name").inputValue(), "Rex");

@@ -27,6 +27,14 @@ impl Right<'_> {
         }
     }
 
+    /// Numbers that are summed: as many as the depth has floats, or twice as many if these are pairs.
+    pub(crate) fn steps(self) -> usize {
+        match self.numbers() {
+            Numbers::Floats => self.depth(),
+            Numbers::Bf16Pairs => 2 * self.depth(),
+        }
+    }
+
     pub(crate) fn width(self) -> usize {
         match self {
             Self::Packed(panels) => panels.width,

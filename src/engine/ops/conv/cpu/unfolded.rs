@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::conv::geometry::Pass;
 use crate::engine::ops::gemm::{
-    Epilogue, FrozenMatrix, Left, PANEL, Start, par_gemm, par_gemm_rows,
+    Epilogue, FrozenMatrix, Left, PANEL, Start, paired, par_gemm, par_gemm_rows,
 };
 
 /// Output pixels that are unfolded at once.
@@ -28,7 +28,7 @@ impl Unfolded {
         y: &mut [f32],
     ) {
         let filters = self.0.forward_factor();
-        let (depth, width) = (filters.depth(), filters.width());
+        let (depth, width) = (filters.steps(), filters.width());
         let channels = depth / pass.area();
         let pixels = batch * pass.output.0 * pass.output.1;
         for first in (0..pixels).step_by(PIXELS) {
@@ -50,18 +50,19 @@ impl Unfolded {
     /// - `pass`: from the result to the image
     pub(super) fn backward(&self, dy: &[f32], batch: usize, pass: Pass, dx: &mut [f32]) {
         let filters = self.0.backward_factor();
-        let (from, depth) = (filters.depth(), filters.width());
+        let (from, depth) = (filters.steps(), filters.width());
         let (area, rows) = (pass.area(), dy.len() / from);
         let channels = depth / area;
         let pixels = batch * pass.output.0 * pass.output.1;
         // A few channels at a time, of all pixels, since a pixel of the image is part of many rows.
         let some = (GRADIENT_FLOATS / (rows * area).max(1)).max(1).next_multiple_of(PANEL);
         let mut products = Vec::new();
+        let dy = &*paired(dy, filters);
         for first in (0..channels).step_by(some) {
             let some = some.min(channels - first);
             let width = some * area;
             products.resize(rows * width, 0.0);
-            let left = Left::rows(dy, from);
+            let left = Left::rows(dy, filters.depth());
             par_gemm(
                 left,
                 filters.columns(first * area, width),
