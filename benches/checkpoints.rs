@@ -158,6 +158,7 @@ impl Running {
                 base_model: None,
                 evaluator: None,
                 device: "cpu".to_owned(),
+                precision: None,
                 threads: None,
                 worker: WorkerSettings { checkpoint_every, ..WorkerSettings::default() },
                 metrics_listen: None,

@@ -72,6 +72,7 @@ pub(crate) async fn start(worker: WorkerSettings, queue_limit: usize) -> Result<
             base_model: None,
             evaluator: None,
             device: "cpu".to_owned(),
+            precision: None,
             threads: None,
             worker,
             metrics_listen: None,

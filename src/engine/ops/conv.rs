@@ -34,7 +34,7 @@ struct Filters {
 
 /// The filters, in the form that their device needs.
 enum Backend {
-    Cpu(cpu::Filters),
+    Cpu(Box<cpu::Filters>),
     Candle(candle::Filters),
 }
 
@@ -60,7 +60,8 @@ impl FrozenConv2d {
         let backend = match weight.backend()? {
             weight::Backend::Cpu(weight) => {
                 let channels = (in_channels, out_channels);
-                Backend::Cpu(cpu::Filters::new(geometry, weight, bias, channels, precision)?)
+                let filters = cpu::Filters::new(geometry, weight, bias, channels, precision)?;
+                Backend::Cpu(Box::new(filters))
             }
             weight::Backend::Candle(weight) => Backend::Candle(candle::Filters::new(weight, bias)?),
         };
