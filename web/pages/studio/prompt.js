@@ -40,12 +40,13 @@ export function Prompt({ value, onChange, concepts, onFocus, onSubmit, tokens, m
     const rest = value.slice(asked.to).replace(/^>/, "");
     const words = inPrompt(concept, rest);
     const before = value.slice(0, asked.from) + words;
-    onChange(before + rest, concept.modifier_token ? undefined : concept);
+    // At once, for who types on would otherwise be ahead of the caret.
+    const area = /** @type {HTMLTextAreaElement} */ (field.current);
+    area.value = before + rest;
+    area.focus();
+    area.setSelectionRange(before.length, before.length);
+    onChange(area.value, concept.modifier_token ? undefined : concept);
     setAsked(null);
-    requestAnimationFrame(() => {
-      field.current?.focus();
-      field.current?.setSelectionRange(before.length, before.length);
-    });
   };
 
   const onKeyDown = (/** @type {KeyboardEvent} */ event) => {
