@@ -50,12 +50,17 @@ export async function settled(page) {
   }
   await page.waitForFunction(() => !document.querySelector("main .skeleton, main .picture-waiting img[src]"), null, { timeout: 15_000 }).catch(() => {});
   await page.evaluate(() => document.fonts.ready);
-  await page.evaluate(() => Promise.all(document.getAnimations().map((each) => (each.effect?.getComputedTiming().iterations === Infinity ? null : each.finished.catch(() => {})))));
+  await animated(page);
 }
+
+/** Waits until what moves or fades in has arrived. @param {any} page */
+const animated = (page) =>
+  page.evaluate(() => Promise.all(document.getAnimations().map((each) => (each.effect?.getComputedTiming().iterations === Infinity ? null : each.finished.catch(() => {})))));
 
 /** Fails if axe finds something serious. @param {any} page @param {string} name */
 export async function isAccessible(page, name) {
   const before = page.errors.length;
+  await animated(page); // what is half transparent has too little contrast
   await page.evaluate(axeSource);
   const found = await page.evaluate(async () => {
     const { violations } = await /** @type {any} */ (globalThis).axe.run(document, { resultTypes: ["violations"] });
