@@ -14,6 +14,17 @@ pub(crate) fn linear(weights: &Weights<'_>, rows: usize, columns: usize) -> Resu
     Ok(FrozenLinear::new(weights.frozen_matrix("weight", rows, columns)?, Some(bias))?)
 }
 
+/// [`linear()`] for products of few rows.
+pub(crate) fn linear_of_few_rows(
+    weights: &Weights<'_>,
+    rows: usize,
+    columns: usize,
+) -> Result<FrozenLinear> {
+    let bias = weights.get("bias", &[rows])?;
+    let weight = weights.frozen_matrix("weight", rows, columns)?.with_few_rows();
+    Ok(FrozenLinear::new(weight, Some(bias))?)
+}
+
 /// `weight` `(rows, columns)` alone.
 pub(crate) fn linear_without_bias(
     weights: &Weights<'_>,

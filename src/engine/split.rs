@@ -14,19 +14,31 @@ const SMALL_MODEL: u64 = 64 << 20;
 /// The elements of a batch do not see each other. Where the weights are small enough to be read once per thread, each
 /// thread takes its share of the elements through the whole network: what a layer leaves in the cache is there for the
 /// next, and no thread waits between layers. Larger models, and single elements, are divided within each operation.
-/// Either way an element has the same bytes.
+/// Either way an element has the same bytes. A GPU divides its work itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Split {
     Elements,
     Operations,
+    OnDevice,
 }
 
 impl Split {
     /// Chooses by the size of the model's weights.
     pub(crate) fn of(files: &WeightFiles) -> Self {
-        match files.is_on_cpu() && files.size_bytes() <= SMALL_MODEL {
-            true => Self::Elements,
-            false => Self::Operations,
+        match files.is_on_cpu() {
+            true if files.size_bytes() <= SMALL_MODEL => Self::Elements,
+            true => Self::Operations,
+            false => Self::OnDevice,
+        }
+    }
+
+    /// Runs `f` on one of the pool's own threads, unless a GPU does the work.
+    ///
+    /// Otherwise every operation in `f` would wake the pool from outside, which costs as much as a small one.
+    pub(crate) fn on_pool<T: Send>(self, f: impl FnOnce() -> T + Send) -> T {
+        match self {
+            Self::Elements | Self::Operations => rayon::scope(|_| f()),
+            Self::OnDevice => f(),
         }
     }
 
@@ -38,10 +50,10 @@ impl Split {
     ) -> Result<Vec<T>> {
         let parts = match self {
             Self::Elements => rayon::current_num_threads().min(batch),
-            Self::Operations => 1,
+            Self::Operations | Self::OnDevice => 1,
         };
         if parts <= 1 {
-            return Ok(vec![f(0..batch)?]);
+            return Ok(vec![self.on_pool(|| f(0..batch))?]);
         }
         let range = |part: usize| part * batch / parts..(part + 1) * batch / parts;
         (0..parts).into_par_iter().map(|part| f(range(part))).collect()

@@ -231,6 +231,17 @@ fn operations() -> Vec<Operation> {
         operation("linear without bias", &[&[3, 5, 12]], |place, x| {
             FrozenLinear::new(place.frozen(15, &[17, 12]), None)?.forward(&x[0])
         }),
+        operation("linear, large, few rows", &[&[3, 77, 560]], |place, x| {
+            let weight = place.frozen(15, &[500, 560]).with_few_rows();
+            FrozenLinear::new(weight, Some(place.weight(16, &[500])))?.forward(&x[0])
+        }),
+        operation("linear, gelu", &[&[3, 67, 300]], |place, x| {
+            let (weight, bias) = (place.frozen(15, &[70, 300]), place.weight(16, &[70]));
+            FrozenLinear::new(weight, Some(bias))?.forward_gelu(&x[0])
+        }),
+        operation("linear, quick gelu", &[&[3, 5, 12]], |place, x| {
+            FrozenLinear::new(place.frozen(15, &[17, 12]), None)?.forward_quick_gelu(&x[0])
+        }),
         operation("linear, added", &[&[3, 67, 33], &[3, 67, 70]], |place, x| {
             FrozenLinear::new(place.frozen(15, &[70, 33]), None)?.forward_add(&x[0], &x[1])
         }),

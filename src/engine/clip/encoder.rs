@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::engine::{
     autograd::Variable,
     error::{EngineError, Result},
-    layers::{layer_norm, linear},
+    layers::{layer_norm, linear_of_few_rows},
     ops::{self, FrozenLinear, LayerNorm, Precision},
     weights::Weights,
 };
@@ -107,13 +107,13 @@ impl EncoderLayer {
         let attention = weights.at("self_attn");
         Ok(Self {
             layer_norm1: layer_norm(&weights.at("layer_norm1"), dim, config.layer_norm_eps)?,
-            q_proj: linear(&attention.at("q_proj"), dim, dim)?,
-            k_proj: linear(&attention.at("k_proj"), dim, dim)?,
-            v_proj: linear(&attention.at("v_proj"), dim, dim)?,
-            out_proj: linear(&attention.at("out_proj"), dim, dim)?,
+            q_proj: linear_of_few_rows(&attention.at("q_proj"), dim, dim)?,
+            k_proj: linear_of_few_rows(&attention.at("k_proj"), dim, dim)?,
+            v_proj: linear_of_few_rows(&attention.at("v_proj"), dim, dim)?,
+            out_proj: linear_of_few_rows(&attention.at("out_proj"), dim, dim)?,
             layer_norm2: layer_norm(&weights.at("layer_norm2"), dim, config.layer_norm_eps)?,
-            fc1: linear(&weights.at("mlp.fc1"), intermediate, dim)?,
-            fc2: linear(&weights.at("mlp.fc2"), dim, intermediate)?,
+            fc1: linear_of_few_rows(&weights.at("mlp.fc1"), intermediate, dim)?,
+            fc2: linear_of_few_rows(&weights.at("mlp.fc2"), dim, intermediate)?,
             hidden_act: config.hidden_act,
             heads: config.num_attention_heads,
             precision: weights.precision(),
@@ -131,10 +131,10 @@ impl EncoderLayer {
             ops::attention(&query, &key, &value, self.heads, scale, mask, self.precision)?;
         let hidden_states = self.out_proj.forward_add(&gathered, hidden_states)?;
 
-        let expanded = self.fc1.forward(&self.layer_norm2.forward(&hidden_states)?)?; // (batch, tokens, intermediate)
+        let normed = self.layer_norm2.forward(&hidden_states)?;
         let activated = match self.hidden_act {
-            HiddenAct::QuickGelu => ops::quick_gelu(&expanded)?,
-            HiddenAct::Gelu => ops::gelu(&expanded)?,
+            HiddenAct::QuickGelu => self.fc1.forward_quick_gelu(&normed)?, // (batch, tokens, intermediate)
+            HiddenAct::Gelu => self.fc1.forward_gelu(&normed)?,
         };
         Ok(self.fc2.forward_add(&activated, &hidden_states)?)
     }

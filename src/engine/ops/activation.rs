@@ -6,6 +6,7 @@ mod function;
 
 use candle_core::Result;
 
+pub(super) use self::cpu::apply as apply_on_cpu;
 pub(super) use self::function::Function;
 use super::buffer::has_kernels;
 use crate::engine::autograd::Variable;
@@ -25,7 +26,7 @@ pub fn quick_gelu(x: &Variable) -> Result<Variable> {
     apply(Function::QuickGelu, x)
 }
 
-fn apply(function: Function, x: &Variable) -> Result<Variable> {
+pub(super) fn apply(function: Function, x: &Variable) -> Result<Variable> {
     let input = x.tensor().contiguous()?;
     let y = match has_kernels(&input) {
         true => cpu::forward(function, &input)?,

@@ -29,7 +29,7 @@ pub(super) use self::frozen::FrozenMatrix;
 pub(super) use self::numbers::Numbers;
 pub(super) use self::pairs::{pair_rows, pair_steps, paired, paired_steps};
 pub(super) use self::panels::{Panels, PanelsView, pack_columns, pack_rows};
-pub(super) use self::parallel::{par_blocks, par_gemm, par_gemm_rows};
+pub(super) use self::parallel::{par_blocks, par_gemm, par_gemm_rows, par_gemm_rows_then};
 pub(super) use self::prefetch::Prefetch;
 pub(super) use self::serial::{gemm, gemm_columns, gemm_columns_prefetching};
 pub(super) use self::stacked::gemm_stacked;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
+use super::activation::{self, Function};
 use super::shape::{check_bias, replace_last};
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
@@ -60,6 +61,28 @@ impl FrozenLinear {
             let dx = wanted.then(|| linear.input_gradient(dy)).transpose()?;
             Ok([dx, Some(dy.clone())])
         }))
+    }
+
+    /// [`Self::forward`], then [`gelu`](super::gelu).
+    pub fn forward_gelu(&self, x: &Variable) -> Result<Variable> {
+        self.forward_activated(x, Function::Gelu)
+    }
+
+    /// [`Self::forward`], then [`quick_gelu`](super::quick_gelu).
+    pub fn forward_quick_gelu(&self, x: &Variable) -> Result<Variable> {
+        self.forward_activated(x, Function::QuickGelu)
+    }
+
+    /// Without a backward pass, the CPU never stores the projection.
+    fn forward_activated(&self, x: &Variable, function: Function) -> Result<Variable> {
+        let Matrix { in_features, out_features, backend } = &*self.0;
+        match backend {
+            Backend::Cpu(matrix) if !x.is_tracked() => {
+                let shape = replace_last(x.tensor(), *in_features, *out_features)?;
+                Ok(Variable::from(&matrix.forward_activated(x.tensor(), function, shape)?))
+            }
+            Backend::Cpu(_) | Backend::Candle(_) => activation::apply(function, &self.forward(x)?),
+        }
     }
 
     fn apply(&self, x: &Tensor, other: Option<&Tensor>) -> Result<Tensor> {

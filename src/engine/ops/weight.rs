@@ -17,6 +17,7 @@ pub struct FrozenWeight {
     shape: Vec<usize>,
     source: Source,
     precision: Precision,
+    has_few_rows: bool,
 }
 
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub(crate) struct CpuWeight {
     len: usize,
     /// How products with it are computed.
     precision: Precision,
+    /// Whether its products have few rows.
+    has_few_rows: bool,
 }
 
 #[derive(Clone)]
@@ -56,6 +59,7 @@ impl From<Tensor> for FrozenWeight {
             shape: tensor.dims().to_vec(),
             source: Source::Tensor(tensor),
             precision: Precision::default(),
+            has_few_rows: false,
         }
     }
 }
@@ -73,8 +77,9 @@ impl FrozenWeight {
         }
         let precision = Precision::default();
         let memory = Memory::File(file.clone(), start);
-        let weight = CpuWeight { memory, start: 0, len, precision };
-        Some(Self { shape: shape.to_vec(), source: Source::File(weight), precision })
+        let weight = CpuWeight { memory, start: 0, len, precision, has_few_rows: false };
+        let source = Source::File(weight);
+        Some(Self { shape: shape.to_vec(), source, precision, has_few_rows: false })
     }
 
     /// Its dimensions, as the `new` of an operation documents them.
@@ -88,11 +93,20 @@ impl FrozenWeight {
         Self { precision, ..self }
     }
 
+    /// The same weight, for products of few rows, such as the 77 tokens of a prompt.
+    ///
+    /// On the CPU, a linear layer then keeps a copy in the order in which it multiplies, whatever the size.
+    #[must_use]
+    pub fn with_few_rows(self) -> Self {
+        Self { has_few_rows: true, ..self }
+    }
+
     /// The weight for its device. A tensor on the CPU is copied.
     pub(crate) fn backend(self) -> Result<Backend> {
+        let Self { precision, has_few_rows, .. } = self;
         match self.source {
             Source::File(weight) => {
-                Ok(Backend::Cpu(CpuWeight { precision: self.precision, ..weight }))
+                Ok(Backend::Cpu(CpuWeight { precision, has_few_rows, ..weight }))
             }
             Source::Tensor(tensor) if has_kernels(&tensor) => {
                 let tensor = tensor.contiguous()?;
@@ -100,7 +114,7 @@ impl FrozenWeight {
                 let own = filled(values.len(), |own| own.copy_from_slice(&values));
                 let len = own.len();
                 let memory = Memory::Owned(Arc::new(own));
-                Ok(Backend::Cpu(CpuWeight { memory, start: 0, len, precision: self.precision }))
+                Ok(Backend::Cpu(CpuWeight { memory, start: 0, len, precision, has_few_rows }))
             }
             Source::Tensor(tensor) => Ok(Backend::Candle(tensor)),
         }
@@ -128,6 +142,10 @@ impl CpuWeight {
 
     pub(crate) fn precision(&self) -> Precision {
         self.precision
+    }
+
+    pub(crate) fn has_few_rows(&self) -> bool {
+        self.has_few_rows
     }
 
     pub(crate) fn size_bytes(&self) -> usize {

@@ -10,7 +10,6 @@ use super::objective::Objective;
 use super::state::{ParameterState, TrainerState};
 use crate::domain::training::TrainingRecipe;
 use crate::engine::error::{EngineError, Result};
-use crate::engine::split::Split;
 use crate::engine::unet::Activations;
 
 /// A method's parameters with their optimizer.
@@ -108,12 +107,7 @@ impl<M: Method> Trainer<M> {
         batch: &Batch,
         learning_rate: f64,
     ) -> Result<StepReport> {
-        match base.unet.split() {
-            // Runs on one of the pool's own threads. Waking the pool from outside, for each of the small operations
-            // around the UNet, would cost more than the operations.
-            Split::Elements => rayon::scope(|_| self.step_here(base, batch, learning_rate)),
-            Split::Operations => self.step_here(base, batch, learning_rate),
-        }
+        base.unet.split().on_pool(|| self.step_here(base, batch, learning_rate))
     }
 
     fn step_here(

@@ -13,18 +13,25 @@ use crate::engine::ops::simd::vectorized;
 const CHUNK: usize = 8192;
 
 pub(super) fn forward(function: Function, x: &Tensor) -> Result<Tensor> {
-    let apply = match function {
-        Function::Silu => silu,
-        Function::Gelu => gelu,
-        Function::QuickGelu => quick_gelu,
-    };
     let values = values(x)?;
     let values: &[f32] = &values;
     let y = filled(values.len(), |y| {
         let parts = y.par_chunks_mut(CHUNK).zip(values.par_chunks(CHUNK));
-        parts.for_each(|(y, x)| apply(x, y));
+        parts.for_each(|(y, x)| {
+            y.copy_from_slice(x);
+            apply(function, y);
+        });
     });
     tensor(y, x.shape())
+}
+
+/// Replaces some values by their function.
+pub(in crate::engine::ops) fn apply(function: Function, values: &mut [f32]) {
+    match function {
+        Function::Silu => silu(values),
+        Function::Gelu => gelu(values),
+        Function::QuickGelu => quick_gelu(values),
+    }
 }
 
 pub(super) fn backward(function: Function, x: &Tensor, dy: &Tensor) -> Result<Tensor> {
@@ -45,8 +52,8 @@ pub(super) fn backward(function: Function, x: &Tensor, dy: &Tensor) -> Result<Te
 }
 
 vectorized! {
-    fn silu(x: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * sigmoid(x));
+    fn silu(values: &mut [f32]) {
+        values.iter_mut().for_each(|x| *x *= sigmoid(*x));
     }
 }
 
@@ -60,8 +67,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn gelu(x: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * normal(x).0);
+    fn gelu(values: &mut [f32]) {
+        values.iter_mut().for_each(|x| *x *= normal(*x).0);
     }
 }
 
@@ -75,8 +82,8 @@ vectorized! {
 }
 
 vectorized! {
-    fn quick_gelu(x: &[f32], y: &mut [f32]) {
-        y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * sigmoid(1.702 * x));
+    fn quick_gelu(values: &mut [f32]) {
+        values.iter_mut().for_each(|x| *x *= sigmoid(1.702 * *x));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::precision::Precision;
 use crate::engine::ops::weight::CpuWeight;
 
-/// Largest matrix that is packed, in bytes; larger ones are read in place.
+/// Largest matrix that is packed, in bytes; larger ones are read in place unless their products have few rows.
 ///
 /// Transposing costs as much as multiplying some six rows, a good part of the rows that a small model's products have.
 /// Packing a large model would double its memory.
@@ -46,7 +46,7 @@ impl FrozenMatrix {
             });
             return Right::Packed(panels.view());
         }
-        if !self.is_packed() {
+        if !self.is_packed() && !self.weight.has_few_rows() {
             return Right::Transposed { data, depth, width };
         }
         let panels = get_or_init(&self.forward, || {

@@ -9,7 +9,7 @@ mod tile;
 
 pub(super) use self::operands::{MicroPanel, Run, StridedRows, Strip};
 use self::sets::{Layout, Set};
-use self::tile::{Ahead, Prefetches, Tile};
+use self::tile::{Ahead, Prefetches, Tile, pace};
 use super::blocking::PANEL;
 use super::epilogue::Epilogue;
 use super::numbers::Numbers;
@@ -113,21 +113,23 @@ unsafe fn run_strided<S: Set>(
     out: *mut f32,
     stride: usize,
 ) {
-    let prefetches = Prefetches::of(&micro_panel.next, a.depth);
+    let width = S::VECTORS * S::LANES;
+    let tiles = strips * micro_panel.columns().div_ceil(width);
+    let prefetches = Prefetches::of(micro_panel.next, a.depth, tiles);
     let layout =
         Layout { transposed: a.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
     // The first strips have a row more than the others.
     let (rows_of_strip, with_one_more) = (a.rows / strips, a.rows % strips);
     // The columns of a tile stay in the first-level cache while the rows pass by.
     let mut tile = 0;
-    for first in (0..micro_panel.columns()).step_by(S::VECTORS * S::LANES) {
-        let columns = micro_panel.some(first, S::VECTORS * S::LANES);
+    for first in (0..micro_panel.columns()).step_by(width) {
+        let columns = micro_panel.some(first, width);
         let loops = S::loops(layout, columns.count);
         let mut row = 0;
         for strip in 0..strips {
             let rows = rows_of_strip + usize::from(strip < with_one_more);
             let ahead = prefetches.of_tile(tile);
-            let compute = loops[rows - 1][usize::from(ahead.is_some())];
+            let compute = loops[rows - 1].at(ahead.map_or(pace::NONE, |_| prefetches.pace));
             let tile_of_strip = Tile {
                 strip: Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride },
                 columns,
@@ -157,7 +159,7 @@ unsafe fn run_strip<S: Set>(
         Layout { transposed: strip.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
     for first in (0..micro_panel.columns()).step_by(S::VECTORS * S::LANES) {
         let columns = micro_panel.some(first, S::VECTORS * S::LANES);
-        let [compute, _] = S::loops(layout, columns.count)[strip.rows - 1];
+        let compute = S::loops(layout, columns.count)[strip.rows - 1].at(pace::NONE);
         let epilogue = epilogue.starting_at(0, first);
         let out = out.wrapping_add(first);
         // SAFETY: the caller upholds the contract for these columns.

@@ -23,15 +23,38 @@ pub(crate) fn par_gemm_rows(a: &[f32], b: Right<'_>, epilogue: Epilogue<'_>, c: 
 
 /// [`gemm()`] on all threads, of a strided `a`; the rows of `c` have no gaps.
 pub(crate) fn par_gemm(a: Left<'_>, b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
+    par_gemm_then(a, b, epilogue, c, |_| {});
+}
+
+/// [`par_gemm_rows`], each value of which `finish` replaces while it is in the cache. It sees some columns of one row, or
+/// several rows.
+pub(crate) fn par_gemm_rows_then(
+    a: &[f32],
+    b: Right<'_>,
+    epilogue: Epilogue<'_>,
+    c: &mut [f32],
+    finish: impl Fn(&mut [f32]) + Sync,
+) {
+    par_gemm_then(Left::rows(&paired(a, b), b.depth()), b, epilogue, c, finish);
+}
+
+fn par_gemm_then(
+    a: Left<'_>,
+    b: Right<'_>,
+    epilogue: Epilogue<'_>,
+    c: &mut [f32],
+    finish: impl Fn(&mut [f32]) + Sync,
+) {
     let (depth, width) = (b.depth(), b.width());
     let rows = a.count();
     assert!(c.len() >= rows * width, "the product does not fit");
     if rows * depth * width < SMALL {
-        return gemm(a, b, epilogue, c, width);
+        gemm(a, b, epilogue, c, width);
+        return finish(&mut c[..rows * width]);
     }
     // Transposing a micro-panel costs as much as multiplying it by some six rows, so it is used for many of them.
     let max_rows = match b {
-        Right::Packed(_) | Right::Rows { .. } => 192,
+        Right::Packed(_) | Right::Rows { .. } => 384,
         Right::Transposed { .. } => 512,
     };
     let step = (TASK / (rows.min(max_rows) * depth * NR)).max(1) * NR;
@@ -43,7 +66,11 @@ pub(crate) fn par_gemm(a: Left<'_>, b: Right<'_>, epilogue: Epilogue<'_>, c: &mu
         unsafe {
             let c = place.at(rows.start * width);
             let a = a.part(rows.start, rows.len());
+            let (start, count) = (columns.start, columns.len());
             gemm_columns(a, b, Epilogue { addend, ..epilogue }, columns, c, width);
+            for row in rows {
+                finish(std::slice::from_raw_parts_mut(place.at(row * width + start), count));
+            }
         }
     });
 }
@@ -64,7 +91,7 @@ pub(crate) fn par_blocks(
     let wanted = (16 * rayon::current_num_threads()).div_ceil(row_tasks);
     let columns_of_task = columns.div_ceil(wanted).next_multiple_of(step);
     let column_tasks = columns.div_ceil(columns_of_task);
-    (0..row_tasks * column_tasks).into_par_iter().for_each(|index| {
+    (0..row_tasks * column_tasks).into_par_iter().with_max_len(1).for_each(|index| {
         let row = index / column_tasks * rows_of_task;
         let column = index % column_tasks * columns_of_task;
         task(row..rows.min(row + rows_of_task), column..columns.min(column + columns_of_task));

@@ -20,6 +20,11 @@ pub(crate) struct Prefetch {
 impl Prefetch {
     const WIDTH: usize = 2 * PANEL;
 
+    /// How many times [`Self::WIDTH`] floats are prefetched.
+    pub(crate) fn count(&self) -> usize {
+        self.rows * self.sweeps
+    }
+
     /// `floats` floats of each of some rows, `stride` apart.
     pub(crate) fn rows(start: *const f32, stride: usize, rows: usize, floats: usize) -> Self {
         let sweeps = floats.div_ceil(Self::WIDTH);

@@ -122,11 +122,13 @@ impl<'a> Strips<'a> {
         Self { kernel: Kernel::used(numbers), rows, zeros, runs: Vec::new() }
     }
 
-    /// The memory of some rows over a part of the depth, unless the cache still holds it.
+    /// The memory of some rows over a part of the depth, unless the cache still holds it or never will.
     fn prefetch(&self, depth: Range<usize>, some: impl Fn() -> Range<usize>) -> Option<Prefetch> {
         match self.rows {
             Left::Strided { data, rows, row_stride, depth_stride: 1 }
-                if !depth.is_empty() && rows * row_stride > 2 * L2_FLOATS =>
+                if !depth.is_empty()
+                    && rows * row_stride > 2 * L2_FLOATS
+                    && rows * depth.len() <= 2 * L2_FLOATS =>
             {
                 let rows = some();
                 let start = data.as_ptr().wrapping_add(rows.start * row_stride + depth.start);

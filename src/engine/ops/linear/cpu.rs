@@ -2,8 +2,9 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::engine::ops::activation;
 use crate::engine::ops::buffer::{filled, tensor, values};
-use crate::engine::ops::gemm::{Epilogue, FrozenMatrix, par_gemm_rows};
+use crate::engine::ops::gemm::{Epilogue, FrozenMatrix, par_gemm_rows, par_gemm_rows_then};
 use crate::engine::ops::weight::CpuWeight;
 
 pub(super) struct Matrix {
@@ -40,6 +41,23 @@ impl Matrix {
         };
         let mut y = filled(shape.iter().product(), |_| {});
         par_gemm_rows(&values(&x)?, right, epilogue, &mut y);
+        tensor(y, shape)
+    }
+
+    /// `function(x Wᵀ + b)`, of `shape`.
+    pub(super) fn forward_activated(
+        &self,
+        x: &Tensor,
+        function: activation::Function,
+        shape: Vec<usize>,
+    ) -> Result<Tensor> {
+        let right = self.matrix.forward_factor();
+        let x = x.contiguous()?;
+        let epilogue = Epilogue { bias: self.bias.as_deref(), ..Epilogue::default() };
+        let mut y = filled(shape.iter().product(), |_| {});
+        par_gemm_rows_then(&values(&x)?, right, epilogue, &mut y, |values| {
+            activation::apply_on_cpu(function, values);
+        });
         tensor(y, shape)
     }
 

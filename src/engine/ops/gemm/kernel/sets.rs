@@ -1,6 +1,6 @@
 //! The sizes of each instruction set's tiles, and its compiled loops.
 
-use super::tile::{Tile, compute};
+use super::tile::{Tile, compute, pace};
 use crate::engine::ops::gemm::blocking::MR;
 use crate::engine::ops::vector;
 
@@ -10,8 +10,28 @@ use crate::engine::ops::vector;
 /// The CPU must have the set. The rest is as for [`compute`].
 pub(super) type Loops = unsafe fn(&Tile<'_>);
 
-/// The loops of one layout: those of `R` rows at place `R − 1`, without prefetches and with them.
-pub(super) type LoopsByRows = [[Loops; 2]; MR];
+/// The loops of one layout: those of `R` rows at place `R − 1`.
+pub(super) type LoopsByRows = [LoopsByPace; MR];
+
+/// The loops of one number of rows.
+#[derive(Clone, Copy)]
+pub(super) struct LoopsByPace {
+    none: Loops,
+    steady: Loops,
+    hasty: Loops,
+}
+
+impl LoopsByPace {
+    /// Those of one [`pace`].
+    #[inline(always)]
+    pub(super) fn at(self, pace: usize) -> Loops {
+        match pace {
+            pace::NONE => self.none,
+            pace::STEADY => self.steady,
+            _ => self.hasty,
+        }
+    }
+}
 
 /// How both factors of a product are stored.
 #[derive(Clone, Copy)]
@@ -33,8 +53,8 @@ pub(super) trait Set {
     /// The rows times these registers, these registers once more and one for the left factor are all that the CPU has,
     /// or nearly so.
     const VECTORS: usize;
-    /// Most steps of the depth in one block: so much of a tile's columns stays in the first-level cache while the rows
-    /// pass by.
+    /// Most steps of the depth in one block: so much of a tile's columns stays in the first- or second-level cache while
+    /// the rows pass by.
     const DEPTH: usize;
 
     /// The loops for tiles of so many columns. There are none for more than [`Self::ROWS`] rows: others stand there.
@@ -56,26 +76,33 @@ macro_rules! set {
                 /// # Safety
                 /// As for [`Loops`].
                 $(#[target_feature(enable = $features)])?
-                unsafe fn compiled<const R: usize, const N: usize, const T: bool, const M: bool, const P: bool>(
+                unsafe fn compiled<const R: usize, const N: usize, const T: bool, const M: bool, const PACE: usize>(
                     tile: &Tile<'_>,
                 ) {
                     // SAFETY: the caller upholds the contract, which is the same.
-                    unsafe { compute::<$vector, $product, R, N, T, M, P>(tile) }
+                    unsafe { compute::<$vector, $product, R, N, T, M, PACE>(tile) }
                 }
 
                 struct Compiled<const N: usize, const T: bool, const M: bool>;
 
                 impl<const N: usize, const T: bool, const M: bool> Compiled<N, T, M> {
-                    /// Most strips are as high as possible and prefetch nothing; only they have loops without.
+                    /// Most strips are as high as possible; only they have loops of every pace.
                     const ALL: LoopsByRows = {
+                        const fn hasty(hasty: Loops) -> LoopsByPace {
+                            LoopsByPace { none: hasty, steady: hasty, hasty }
+                        }
                         macro_rules! of {
                             ($r:literal) => {
                                 if $r == $rows || $r == 4 {
-                                    [compiled::<$r, N, T, M, false>, compiled::<$r, N, T, M, true>]
+                                    LoopsByPace {
+                                        none: compiled::<$r, N, T, M, { pace::NONE }>,
+                                        steady: compiled::<$r, N, T, M, { pace::STEADY }>,
+                                        hasty: compiled::<$r, N, T, M, { pace::HASTY }>,
+                                    }
                                 } else if $r < $rows {
-                                    [compiled::<$r, N, T, M, true>; 2]
+                                    hasty(compiled::<$r, N, T, M, { pace::HASTY }>)
                                 } else {
-                                    [compiled::<1, N, T, M, true>; 2]
+                                    hasty(compiled::<1, N, T, M, { pace::HASTY }>)
                                 }
                             };
                         }
@@ -105,7 +132,7 @@ macro_rules! set {
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 24 sums and 3 panels in 32 registers.
-    Avx512, 8 by 3 (1 2), 192, vector::Avx512, vector::OfFloats, "avx512f,avx512dq,avx512vl,fma"
+    Avx512, 8 by 3 (1 2), 768, vector::Avx512, vector::OfFloats, "avx512f,avx512dq,avx512vl,fma"
 );
 #[cfg(target_arch = "x86_64")]
 set!(
@@ -115,7 +142,7 @@ set!(
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 12 sums, a panel in 2 and a factor in 16 registers.
-    Avx2, 6 by 2 (), 320, vector::Avx2, vector::OfFloats, "avx2,fma"
+    Avx2, 6 by 2 (), 384, vector::Avx2, vector::OfFloats, "avx2,fma"
 );
 #[cfg(target_arch = "aarch64")]
 set!(

@@ -23,58 +23,80 @@ pub(super) struct Tile<'a> {
     pub(super) stride: usize,
 }
 
+/// How often a tile prefetches.
+pub(super) mod pace {
+    /// Never.
+    pub(crate) const NONE: usize = 0;
+    /// Once in several steps, as memory delivers it.
+    pub(crate) const STEADY: usize = super::UNROLLED;
+    /// In each step. A tile takes up to three times as long.
+    pub(crate) const HASTY: usize = 1;
+}
+
 /// The share of a [`Prefetch`] that one tile takes.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     next: *const f32,
     stride: usize,
+    /// Rows of a sweep, and those that are left of the present one.
     rows: usize,
+    until_turn: usize,
     /// Floats from the end of one sweep to the start of the next.
     turn: usize,
 }
 
 impl Ahead {
-    pub(super) const NOTHING: Self =
-        Self { next: std::ptr::null(), stride: 0, rows: usize::MAX, turn: 0 };
+    pub(super) const NOTHING: Self = Self {
+        next: std::ptr::null(),
+        stride: 0,
+        rows: usize::MAX,
+        until_turn: usize::MAX,
+        turn: 0,
+    };
 }
 
-/// What the tiles of one call prefetch, one after the other.
-pub(super) struct Prefetches([Option<Shares>; 2]);
-
-/// A [`Prefetch`] that is cut into shares.
-#[derive(Clone, Copy)]
-struct Shares {
-    first: Ahead,
-    /// Floats from the start of one share to that of the next.
-    between: usize,
-    tiles: usize,
+/// What the last tiles of one call prefetch, one after the other.
+///
+/// Were it the first, rows of the left factor that pass by later could push it out of the cache again.
+pub(super) struct Prefetches {
+    prefetches: [Option<Prefetch>; 2],
+    /// One of [`pace`].
+    pub(super) pace: usize,
+    /// Prefetches of one tile.
+    share: usize,
+    /// The first tile that prefetches.
+    start: usize,
 }
 
 impl Prefetches {
-    /// Cut into what a tile of this depth has time for.
-    pub(super) fn of(prefetches: &[Option<Prefetch>; 2], depth: usize) -> Self {
-        Self(prefetches.map(|prefetch| {
-            let Prefetch { start, rows, stride, between, sweeps } = prefetch?;
-            // How many sweeps one tile has time for. If it is none, the first tile takes what it can.
-            let own = depth / rows;
-            let tiles = if own == 0 { 1 } else { sweeps.div_ceil(own) };
-            let turn = between.wrapping_sub(rows * stride);
-            Some(Shares {
-                first: Ahead { next: start, stride, rows, turn },
-                between: own * between,
-                tiles,
-            })
-        }))
+    /// Cut into shares for so many tiles of this depth.
+    pub(super) fn of(prefetches: [Option<Prefetch>; 2], depth: usize, tiles: usize) -> Self {
+        let shares = |pace: usize| -> usize {
+            let share = (depth / pace).max(1);
+            prefetches.iter().flatten().map(|all| all.count().div_ceil(share)).sum()
+        };
+        let pace = if shares(pace::STEADY) <= tiles { pace::STEADY } else { pace::HASTY };
+        let start = tiles.saturating_sub(shares(pace));
+        Self { prefetches, pace, share: (depth / pace).max(1), start }
     }
 
     /// The share of tile number `tile`, if there is one.
     #[inline(always)]
-    pub(super) fn of_tile(&self, mut tile: usize) -> Option<Ahead> {
-        for Shares { first, between, tiles } in self.0.iter().flatten() {
-            if tile < *tiles {
-                return Some(Ahead { next: first.next.wrapping_add(tile * between), ..*first });
+    pub(super) fn of_tile(&self, tile: usize) -> Option<Ahead> {
+        let mut first = tile.checked_sub(self.start)? * self.share;
+        for prefetch in self.prefetches.iter().flatten() {
+            if first < prefetch.count() {
+                let Prefetch { start, rows, stride, between, .. } = *prefetch;
+                let (sweep, row) = (first / rows, first % rows);
+                return Some(Ahead {
+                    next: start.wrapping_add(sweep * between + row * stride),
+                    stride,
+                    rows,
+                    until_turn: rows - row,
+                    turn: between.wrapping_sub(rows * stride),
+                });
             }
-            tile -= tiles;
+            first -= prefetch.count().next_multiple_of(self.share);
         }
         None
     }
@@ -85,7 +107,7 @@ impl Prefetches {
 /// - `P`: what the floats of the factors stand for
 /// - `TRANSPOSED`: the rows of the left factor are adjacent, and its depth has a stride.
 /// - `ROW_MAJOR`: the panels of the right factor are adjacent, and their rows have a stride.
-/// - `PREFETCHES`: whether `ahead` prefetches anything.
+/// - `PACE`: how often `ahead` is prefetched, one of [`pace`].
 ///
 /// # Safety
 /// As for [`super::Kernel::run`], for `R` rows and at most `N` registers of columns.
@@ -97,14 +119,14 @@ pub(super) unsafe fn compute<
     const N: usize,
     const TRANSPOSED: bool,
     const ROW_MAJOR: bool,
-    const PREFETCHES: bool,
+    const PACE: usize,
 >(
     &Tile { strip, columns, ahead, epilogue, out, stride }: &Tile<'_>,
 ) {
     let depth_stride = if TRANSPOSED { strip.depth_stride } else { 1 };
     let (panel_stride, row_stride) =
         if ROW_MAJOR { (PANEL, columns.row_stride) } else { (columns.stride, PANEL) };
-    let Ahead { mut next, rows: mut until_turn, .. } = ahead;
+    let Ahead { mut next, mut until_turn, .. } = ahead;
     let (mut prefetched, mut row) = (0, out); // rows of `out`
     let mut sums = [[V::ZERO; N]; R];
     let mut b = columns.start;
@@ -118,12 +140,17 @@ pub(super) unsafe fn compute<
             false => starts[r],
         });
         let mut at = 0;
+        macro_rules! prefetch {
+            () => {
+                V::prefetch(next);
+                V::prefetch(next.wrapping_add(PANEL));
+                next = next.wrapping_add(ahead.stride);
+            };
+        }
         macro_rules! step {
             () => {
-                if PREFETCHES {
-                    V::prefetch(next);
-                    V::prefetch(next.wrapping_add(PANEL));
-                    next = next.wrapping_add(ahead.stride);
+                if PACE == pace::HASTY {
+                    prefetch!();
                 }
                 // SAFETY: the runs are readable for their lengths, and the panels hold all of them.
                 unsafe {
@@ -158,12 +185,15 @@ pub(super) unsafe fn compute<
                 row = row.wrapping_add(PREFETCHED_ROWS * stride);
             }
             let mut steps = left.min(part);
-            if PREFETCHES {
-                steps = steps.min(until_turn);
-                until_turn -= steps;
+            if PACE != pace::NONE {
+                steps = steps.min(until_turn.saturating_mul(PACE));
+                until_turn -= steps / PACE;
             }
             left -= steps;
             for _ in 0..steps / UNROLLED {
+                if PACE == pace::STEADY {
+                    prefetch!();
+                }
                 for _ in 0..UNROLLED {
                     step!();
                 }
@@ -171,7 +201,7 @@ pub(super) unsafe fn compute<
             for _ in 0..steps % UNROLLED {
                 step!();
             }
-            if PREFETCHES && until_turn == 0 {
+            if PACE != pace::NONE && until_turn == 0 {
                 next = next.wrapping_add(ahead.turn);
                 until_turn = ahead.rows;
             }
@@ -236,6 +266,54 @@ unsafe fn finish<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
                     sum.store(place);
                 } else {
                     sum.store_first(place, lanes(n));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts of what is prefetched, in floats from the start of the memory.
+    fn places(shares: &Prefetches, tiles: usize, steps: usize) -> Vec<usize> {
+        let mut places = Vec::new();
+        for ahead in (0..tiles).filter_map(|tile| shares.of_tile(tile)) {
+            let Ahead { mut next, stride, rows, mut until_turn, turn } = ahead;
+            for _ in 0..steps / shares.pace {
+                places.push(next as usize / size_of::<f32>());
+                next = next.wrapping_add(stride);
+                until_turn -= 1;
+                if until_turn == 0 {
+                    next = next.wrapping_add(turn);
+                    until_turn = rows;
+                }
+            }
+        }
+        places
+    }
+
+    #[test]
+    fn the_last_tiles_prefetch_everything() {
+        // Where the tiles have the time, once in several steps, otherwise in each.
+        for (tiles, pace, first) in
+            [(39, pace::STEADY, 34), (5, pace::STEADY, 0), (4, pace::HASTY, 2)]
+        {
+            let null = std::ptr::null();
+            let both = [Prefetch::rows(null, 500, 12, 96), Prefetch::rows(null, 600, 5, 300)];
+            let shares = Prefetches::of(both.map(Some), 96, tiles);
+            assert_eq!(shares.pace, pace);
+            assert!(first == 0 || shares.of_tile(first - 1).is_none(), "{tiles} tiles");
+            let places = places(&shares, tiles, 96);
+            for (stride, rows, floats) in [(500, 12, 96), (600, 5, 300)] {
+                for (row, column) in
+                    (0..rows).flat_map(|row| (0..floats).step_by(32).map(move |c| (row, c)))
+                {
+                    assert!(
+                        places.contains(&(row * stride + column)),
+                        "{tiles} tiles, row {row}, {column}"
+                    );
                 }
             }
         }
