@@ -53,8 +53,8 @@ pub(super) trait Set {
     /// The rows times these registers, these registers once more and one for the left factor are all that the CPU has,
     /// or nearly so.
     const VECTORS: usize;
-    /// Most steps of the depth in one block: so much of a tile's columns stays in the first- or second-level cache while
-    /// the rows pass by.
+    /// Most steps of the depth in one block: so much of a tile's columns stays in the first-level cache while the rows
+    /// pass by. Sums have these blocks, so another length would give images of earlier versions other bytes.
     const DEPTH: usize;
 
     /// The loops for tiles of so many columns. There are none for more than [`Self::ROWS`] rows: others stand there.
@@ -132,7 +132,7 @@ macro_rules! set {
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 24 sums and 3 panels in 32 registers.
-    Avx512, 8 by 3 (1 2), 768, vector::Avx512, vector::OfFloats, "avx512f,avx512dq,avx512vl,fma"
+    Avx512, 8 by 3 (1 2), 192, vector::Avx512, vector::OfFloats, "avx512f,avx512dq,avx512vl,fma"
 );
 #[cfg(target_arch = "x86_64")]
 set!(
@@ -142,7 +142,7 @@ set!(
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 12 sums, a panel in 2 and a factor in 16 registers.
-    Avx2, 6 by 2 (), 384, vector::Avx2, vector::OfFloats, "avx2,fma"
+    Avx2, 6 by 2 (), 320, vector::Avx2, vector::OfFloats, "avx2,fma"
 );
 #[cfg(target_arch = "aarch64")]
 set!(
