@@ -29,7 +29,7 @@ pub(super) mod pace {
     pub(crate) const NONE: usize = 0;
     /// Once in several steps, as memory delivers it.
     pub(crate) const STEADY: usize = super::UNROLLED;
-    /// In each step. A tile takes up to three times as long.
+    /// In each step, which makes the tile slower.
     pub(crate) const HASTY: usize = 1;
 }
 
