@@ -4,8 +4,8 @@
     gpu/count.py [--config unet/config.json] [--batch 8] [--latent 64] [--train] [--by-kind]
 
 Prints the time below which no program can be: by arithmetic, by memory, and by launches at 5 µs each, for several cards.
-`tensors` is the engine in candle's tensors, `kernels` with the kernels of `src/engine/ops/cuda` and cuDNN's convolutions. Without --config it is Stable
-Diffusion 1.5. The bytes are those that must pass through the card's memory if nothing stays in a cache between two launches.
+`tensors` is the engine in candle's tensors, `kernels` with the kernels of `src/engine/ops/cuda`, cuDNN's convolutions
+and cuBLASLt's products. Without --config it is Stable Diffusion 1.5. The bytes are those that must pass through the card's memory if nothing stays in a cache between two launches.
 """
 
 import argparse
@@ -74,8 +74,8 @@ class Count:
         least = BF16 * (rows * inputs + inputs * outputs + rows * outputs)
         beside = 2 * BF16 * rows * outputs
         tensors = Cost(flops, least + beside * bias + (beside + BF16 * rows * outputs) * adds, 1 + bias + adds)
-        joined = least + (2 * BF16 * rows * outputs if bias or adds else 0) + BF16 * rows * outputs * adds
-        tensors.kernel_bytes, tensors.kernel_launches = joined, 1 + min(bias + adds, 1)
+        # By cuBLASLt in one pass, with what is added.
+        tensors.kernel_bytes, tensors.kernel_launches = least + BF16 * rows * outputs * adds, 1
         self.add(kind, tensors, Cost(flops, least, 1, least, 1))
 
     def conv(self, side, channels, out, kernel=3, stride=1, adds=0):

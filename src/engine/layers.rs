@@ -4,14 +4,13 @@ use serde_json::Value;
 
 use super::{
     error::{EngineError, Result},
-    ops::{FrozenConv2d, FrozenLinear, Geglu, GroupNorm, LayerNorm, Padding},
+    ops::{FrozenConv2d, FrozenLinear, FrozenWeight, Geglu, GroupNorm, LayerNorm, Padding},
     weights::Weights,
 };
 
 /// `weight` `(rows, columns)` and `bias` `(rows,)`.
 pub(crate) fn linear(weights: &Weights<'_>, rows: usize, columns: usize) -> Result<FrozenLinear> {
-    let bias = weights.get("bias", &[rows])?;
-    Ok(FrozenLinear::new(weights.frozen_matrix("weight", rows, columns)?, Some(bias))?)
+    linear_with(weights, rows, columns, |weight| weight)
 }
 
 /// [`linear()`] for products of few rows.
@@ -20,9 +19,18 @@ pub(crate) fn linear_of_few_rows(
     rows: usize,
     columns: usize,
 ) -> Result<FrozenLinear> {
+    linear_with(weights, rows, columns, FrozenWeight::with_few_rows)
+}
+
+fn linear_with(
+    weights: &Weights<'_>,
+    rows: usize,
+    columns: usize,
+    prepare: fn(FrozenWeight) -> FrozenWeight,
+) -> Result<FrozenLinear> {
     let bias = weights.get("bias", &[rows])?;
-    let weight = weights.frozen_matrix("weight", rows, columns)?.with_few_rows();
-    Ok(FrozenLinear::new(weight, Some(bias))?)
+    let weight = weights.frozen_matrix("weight", rows, columns)?;
+    Ok(FrozenLinear::new(prepare(weight), Some(bias))?)
 }
 
 /// `weight` `(rows, columns)` alone.

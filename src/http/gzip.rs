@@ -35,16 +35,17 @@ pub(crate) async fn compressed(request: Request, next: Next) -> Response {
     let has_compressed = is_taken && names_compressed(request.headers());
     let is_images = request.uri().path().starts_with(IMAGES);
     let mut response = next.run(request).await;
-    if response.status() == StatusCode::NOT_MODIFIED && has_compressed {
-        mark_tag(response.headers_mut());
+    // It has no type that would tell whether the answer it stands for varies, so it says so in any case.
+    if response.status() == StatusCode::NOT_MODIFIED {
+        if has_compressed {
+            mark_tag(response.headers_mut());
+        }
+        vary(response.headers_mut());
     }
     if is_images || !is_compressible(response.headers()) {
         return response;
     }
-    let mut varies = response.headers().get_all(header::VARY).iter();
-    if !varies.any(|value| value == ACCEPT_ENCODING) {
-        response.headers_mut().append(header::VARY, HeaderValue::from_static(ACCEPT_ENCODING));
-    }
+    vary(response.headers_mut());
     let size = response.body().size_hint().exact().unwrap_or(0);
     if !is_taken || !(LEAST_BYTES..=MOST_BYTES).contains(&size) {
         return response;
@@ -61,6 +62,13 @@ pub(crate) async fn compressed(request: Request, next: Next) -> Response {
     parts.headers.remove(header::ACCEPT_RANGES);
     parts.headers.remove(header::CONTENT_LENGTH);
     Response::from_parts(parts, Body::from(gzipped))
+}
+
+/// Says that the answer depends on what encodings the client takes.
+fn vary(headers: &mut HeaderMap) {
+    if !headers.get_all(header::VARY).iter().any(|value| value == ACCEPT_ENCODING) {
+        headers.append(header::VARY, HeaderValue::from_static(ACCEPT_ENCODING));
+    }
 }
 
 /// The tag of the plain answer, without what says that it was compressed.

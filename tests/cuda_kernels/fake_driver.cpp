@@ -1,10 +1,11 @@
-// A CUDA driver, cuBLAS and cuRAND without a GPU, as far as the engine's operations call them: memory is the host's, our kernels
+// A CUDA driver, cuBLAS, cuBLASLt and cuRAND without a GPU, as far as the engine's operations call them: memory is the host's, our kernels
 // run in the emulator, and the few of candle's kernels that surround them are written out here. With it the whole way from an
 // operation in Rust to its kernel's arguments is run on any machine (`.ci/cuda-emulated`). A kernel that is not here is named.
 #define EMULATED
 #include "kernels.cu"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <mutex>
 #include <string>
@@ -199,31 +200,123 @@ Result cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, uns
 Result cuGetErrorName(Result, const char **text) { return *text = "EMULATED_ERROR", SUCCESS; }
 Result cuGetErrorString(Result, const char **text) { return *text = "an error of the emulated driver", SUCCESS; }
 
-// --- cuBLAS and cuRAND ------------------------------------------------------------------------------------------------------
+}
+
+// --- cuBLAS, cuBLASLt and cuRAND ---------------------------------------------------------------------------------------------
+
+// Column-major; types by their numbers in library_types.h.
+struct Matrix {
+  int type;
+  const void *numbers;
+  long long stride;
+  bool is_transposed = false;
+
+  size_t size() const { return type == 0 ? 4 : 2; }
+  Matrix from(long long start) const { return {type, (const char *)numbers + start * size(), stride, is_transposed}; }
+  size_t at(size_t row, size_t column) const { return is_transposed ? column + row * stride : row + column * stride; }
+  float get(size_t row, size_t column) const { return read(at(row, column)); }
+  float read(size_t i) const {
+    return type == 0 ? ((const float *)numbers)[i] : type == 14 ? wide(((const __nv_bfloat16 *)numbers)[i]) : wide(((const __half *)numbers)[i]);
+  }
+  void put(size_t row, size_t column, float value) const {
+    size_t i = at(row, column);
+    if (type == 0) ((float *)numbers)[i] = value;
+    else if (type == 14) ((__nv_bfloat16 *)numbers)[i] = narrow<__nv_bfloat16>(value);
+    else ((__half *)numbers)[i] = narrow<__half>(value);
+  }
+};
+
+// result = alpha a b + beta c + bias of each row, with sums in f32. Like cuBLAS, it does not read `c` where beta is 0.
+static void product(std::array<int, 3> sizes, float alpha, Matrix a, Matrix b, float beta, Matrix c, const void *bias, Matrix result) {
+  auto [m, n, k] = sizes;
+  for (int column = 0; column < n; column++)
+    for (int row = 0; row < m; row++) {
+      float sum = 0;
+      for (int j = 0; j < k; j++) sum += a.get(row, j) * b.get(j, column);
+      sum *= alpha;
+      if (beta != 0) sum += beta * c.get(row, column);
+      if (bias) sum += Matrix{result.type, bias, 0}.read(row);
+      result.put(row, column, sum);
+    }
+}
+
+enum { INVALID = 7, BIAS = 4, CHOSEN = 77 };
+
+extern "C" {
 
 Result cublasCreate_v2(void **handle) { return *handle = (void *)1, SUCCESS; }
 Result cublasDestroy_v2(void *) { return SUCCESS; }
 Result cublasSetStream_v2(void *, void *) { return SUCCESS; }
-// Column-major, sums in f32; types by their numbers in library_types.h.
 Result cublasGemmStridedBatchedEx(void *, int trans_a, int trans_b, int m, int n, int k, const void *alpha, const void *a, int type, int lda, long long stride_a,
                                   const void *b, int, int ldb, long long stride_b, const void *, void *c, int, int ldc, long long stride_c, int batch, int, int) {
-  auto get = [type](const void *x, size_t at) {
-    return type == 0 ? ((const float *)x)[at] : type == 14 ? wide(((const __nv_bfloat16 *)x)[at]) : wide(((const __half *)x)[at]);
-  };
-  auto put = [type](void *x, size_t at, float value) {
-    if (type == 0) ((float *)x)[at] = value;
-    else if (type == 14) ((__nv_bfloat16 *)x)[at] = narrow<__nv_bfloat16>(value);
-    else ((__half *)x)[at] = narrow<__half>(value);
-  };
-  float scale = *(const float *)alpha;
+  Matrix left = {type, a, lda, trans_a == 1}, right = {type, b, ldb, trans_b == 1}, result = {type, c, ldc};
   for (long long i = 0; i < batch; i++)
-    for (int column = 0; column < n; column++)
-      for (int row = 0; row < m; row++) {
-        float sum = 0;
-        for (int j = 0; j < k; j++)
-          sum += get(a, i * stride_a + (trans_a ? j + (size_t)row * lda : row + (size_t)j * lda)) * get(b, i * stride_b + (trans_b ? column + (size_t)j * ldb : j + (size_t)column * ldb));
-        put(c, i * stride_c + row + (size_t)column * ldc, scale * sum);
-      }
+    product({m, n, k}, *(const float *)alpha, left.from(i * stride_a), right.from(i * stride_b), 0, result.from(i * stride_c), nullptr, result.from(i * stride_c));
+  return SUCCESS;
+}
+
+// Of cuBLASLt what is called: a product of two matrices, with a bias and another matrix. What does not fit together is refused.
+struct Layout {
+  int type;
+  uint64_t rows, columns;
+  int64_t stride;
+};
+struct Description {
+  int transposed[2] = {0, 0};
+  int epilogue = 1;
+  const void *bias = nullptr;
+};
+struct Choice {
+  uint64_t algorithm[8];
+  size_t workspace;
+  int state;
+  float waves;
+  int reserved[4];
+};
+static Result set(void *place, size_t size, const void *value, size_t given) { return size == given ? (memcpy(place, value, size), SUCCESS) : INVALID; }
+static bool fit(const Description &d, const Layout &a, const Layout &b, const Layout &c, const Layout &result) {
+  uint64_t m = d.transposed[0] ? a.columns : a.rows, k = d.transposed[0] ? a.rows : a.columns;
+  uint64_t n = d.transposed[1] ? b.rows : b.columns, of_b = d.transposed[1] ? b.columns : b.rows;
+  for (const Layout *x : {&a, &b, &c, &result})
+    if (x->type != a.type || x->stride < (int64_t)x->rows) return false;
+  return k == of_b && c.rows == m && c.columns == n && result.rows == m && result.columns == n && (d.epilogue == BIAS) == (d.bias != nullptr);
+}
+Result cublasLtCreate(void **handle) { return *handle = (void *)1, SUCCESS; }
+Result cublasLtDestroy(void *) { return SUCCESS; }
+Result cublasLtMatrixLayoutCreate(Layout **layout, int type, uint64_t rows, uint64_t columns, int64_t stride) {
+  return *layout = new Layout{type, rows, columns, stride}, SUCCESS;
+}
+Result cublasLtMatrixLayoutDestroy(Layout *layout) { return delete layout, SUCCESS; }
+Result cublasLtMatmulDescCreate(Description **description, int compute, int scale) {
+  // Sums and factors of them in f32.
+  return compute == 68 && scale == 0 ? (*description = new Description, SUCCESS) : INVALID;
+}
+Result cublasLtMatmulDescDestroy(Description *description) { return delete description, SUCCESS; }
+Result cublasLtMatmulDescSetAttribute(Description *d, int attribute, const void *value, size_t size) {
+  if (attribute == 3 || attribute == 4) return set(&d->transposed[attribute - 3], sizeof(int), value, size);
+  if (attribute == 7) return set(&d->epilogue, sizeof(int), value, size);
+  if (attribute == 8) return set(&d->bias, sizeof(void *), value, size);
+  return INVALID;
+}
+Result cublasLtMatmulPreferenceCreate(void **preference) { return *preference = (void *)1, SUCCESS; }
+Result cublasLtMatmulPreferenceDestroy(void *) { return SUCCESS; }
+Result cublasLtMatmulPreferenceSetAttribute(void *, int attribute, const void *, size_t size) {
+  // The workspace is a size, the least alignments are numbers of 32 bits.
+  return size == (attribute == 1 ? 8 : 4) ? SUCCESS : INVALID;
+}
+Result cublasLtMatmulAlgoGetHeuristic(void *, Description *d, Layout *a, Layout *b, Layout *c, Layout *result, void *, int, Choice *choice, int *count) {
+  *choice = Choice{{CHOSEN}, 256, SUCCESS};
+  *count = 1;
+  return fit(*d, *a, *b, *c, *result) ? SUCCESS : INVALID;
+}
+Result cublasLtMatmul(void *, Description *d, const float *alpha, const void *a, Layout *of_a, const void *b, Layout *of_b, const float *beta, const void *c, Layout *of_c,
+                      void *result, Layout *of_result, const uint64_t *algorithm, void *workspace, size_t bytes, void *) {
+  std::lock_guard<std::mutex> guard(one_at_a_time);
+  if (!fit(*d, *of_a, *of_b, *of_c, *of_result) || *algorithm != CHOSEN || !workspace || bytes < 256) return INVALID;
+  launches["cublasLtMatmul"]++;
+  int k = d->transposed[0] ? of_a->rows : of_a->columns;
+  product({(int)of_result->rows, (int)of_result->columns, k}, *alpha, {of_a->type, a, of_a->stride, d->transposed[0] == 1}, {of_b->type, b, of_b->stride, d->transposed[1] == 1},
+          *beta, {of_c->type, c, of_c->stride}, d->bias, {of_result->type, result, of_result->stride});
   return SUCCESS;
 }
 Result curandCreateGenerator(void **generator, int) { return *generator = (void *)1, SUCCESS; }

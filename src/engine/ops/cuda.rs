@@ -5,6 +5,8 @@
 //! off kernels that disagree. `VSTAR_CUDA_KERNELS=off` turns off all of them, and `on` uses all of them without that test.
 
 mod attention;
+#[cfg_attr(not(feature = "cuda"), path = "cuda/no_cublaslt.rs")]
+mod cublaslt;
 #[cfg_attr(not(feature = "cudnn"), path = "cuda/no_cudnn.rs")]
 mod cudnn;
 #[cfg_attr(not(feature = "cuda"), path = "cuda/no_launch.rs")]
@@ -34,6 +36,8 @@ pub(super) enum Family {
     Cudnn,
     /// Pixels that are gathered for the others.
     Convolution,
+    /// Products to which cuBLASLt adds something.
+    CublasLt,
     Sums,
     Norms,
     Pointwise,
@@ -98,6 +102,10 @@ fn blocks(threads: usize) -> u32 {
     threads.div_ceil(THREADS as usize).clamp(1, BLOCKS) as u32
 }
 
+fn is_half(x: &Tensor) -> bool {
+    matches!(x.dtype(), DType::BF16 | DType::F16)
+}
+
 /// Numbers of 16 bytes.
 fn pack(x: &Tensor) -> usize {
     16 / x.dtype().size_in_bytes()
@@ -157,18 +165,48 @@ pub(super) fn convolve(
     sizes: ConvolutionSizes,
     backward: bool,
 ) -> Result<Option<Tensor>> {
-    let is_half = matches!(x.dtype(), DType::BF16 | DType::F16);
-    let is_asked = cfg!(feature = "cudnn") && is_half && sizes.are_cudnns(window);
+    let is_asked = cfg!(feature = "cudnn") && is_half(x) && sizes.are_cudnns(window);
     if !is_asked || !has_kernels(x, Family::Cudnn) {
         return Ok(None);
     }
-    match cudnn::convolve(&x.contiguous()?, weight, window, sizes, backward) {
+    let result = cudnn::convolve(&x.contiguous()?, weight, window, sizes, backward);
+    unless_it_fails(Family::Cudnn, result.map(Some))
+}
+
+/// `x Wᵀ + bias + other` in one pass, `(rows, width)`. `None` where cuBLASLt is not there, or is not the one to ask.
+///
+/// - `x`: `(rows, depth)`
+/// - `weight`: `W`, `(width, depth)`
+/// - `bias`: `(width,)`
+/// - `other`: `(…, width)`, of as many numbers as the result
+pub(super) fn product(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    other: Option<&Tensor>,
+) -> Result<Option<Tensor>> {
+    let (width, depth) = weight.dims2()?;
+    let fills_packs = [width, depth].iter().all(|size| size.is_multiple_of(8));
+    let is_asked = is_half(x) && fills_packs && (bias.is_some() || other.is_some());
+    if !is_asked || !has_kernels(x, Family::CublasLt) {
+        return Ok(None);
+    }
+    let of_type = |y: Option<&Tensor>| y.map(|y| y.to_dtype(x.dtype())?.contiguous()).transpose();
+    let (bias, other) = (of_type(bias)?, of_type(other)?);
+    let result =
+        cublaslt::product(&x.contiguous()?, &weight.contiguous()?, bias.as_ref(), other.as_ref());
+    unless_it_fails(Family::CublasLt, result)
+}
+
+/// What a library has computed. If it failed, it is turned off, and `None` says so.
+fn unless_it_fails(library: Family, result: Result<Option<Tensor>>) -> Result<Option<Tensor>> {
+    match result {
         Err(error) if !is_out_of_memory(&error) => {
-            turn_off(Family::Cudnn);
-            tracing::warn!(%error, "cuDNN is turned off, which makes the device slower");
+            turn_off(library);
+            tracing::warn!(%error, "{library:?} is turned off, which makes the device slower");
             Ok(None)
         }
-        result => result.map(Some),
+        result => result,
     }
 }
 
@@ -211,7 +249,7 @@ pub(super) fn unfold(
     Ok(out)
 }
 
-/// `y + bias + other`, into `y`, which nothing else may hold.
+/// `y + bias + other`. A kernel writes it into `y`, which nothing else may hold.
 ///
 /// - `bias`: of the last dimension
 pub(super) fn finish(y: Tensor, bias: Option<&Tensor>, other: Option<&Tensor>) -> Result<Tensor> {
@@ -221,7 +259,8 @@ pub(super) fn finish(y: Tensor, bias: Option<&Tensor>, other: Option<&Tensor>) -
     if bias.is_none() && other.is_none() {
         return Ok(y);
     }
-    if !width.is_multiple_of(pack(&y)) || !y.is_contiguous() {
+    let has_kernel = has_kernels(&y, Family::Sums);
+    if !has_kernel || !width.is_multiple_of(pack(&y)) || !y.is_contiguous() {
         let y = match &bias {
             Some(bias) => y.broadcast_add(bias)?,
             None => y,

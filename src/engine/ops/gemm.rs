@@ -96,6 +96,25 @@ mod tests {
     }
 
     #[test]
+    fn a_row_has_the_same_bits_alone_whatever_the_blocks() {
+        let (rows, depth, width) = (41, 800, 70); // several long blocks
+        let (a, b) = (numbers(rows * depth), numbers(depth * width));
+        let short = Panels::from_rows(&b, width, depth, width);
+        let long = Panels::from_rows(&b, width, depth, width).in_long_blocks();
+        for panels in [short, long] {
+            let right = Right::Packed(panels.view());
+            let mut all = vec![0.0; rows * width];
+            par_gemm_rows(&a, right, Epilogue::default(), &mut all);
+            assert_close(&all, &naive(&a, &b, rows, depth, width));
+            for (row, among_others) in a.chunks_exact(depth).zip(all.chunks_exact(width)) {
+                let mut alone = vec![0.0; width];
+                par_gemm_rows(row, right, Epilogue::default(), &mut alone);
+                assert_eq!(alone, among_others);
+            }
+        }
+    }
+
+    #[test]
     fn what_is_added_is_added_once() {
         // The larger one has several groups of columns, and several blocks of the depth in each.
         for (rows, depth, width) in [(11, 700, 53), (600, 400, 320)] {

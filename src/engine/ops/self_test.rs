@@ -28,6 +28,7 @@ pub(crate) fn self_test(device: &Device, dtype: DType) -> Vec<String> {
     let families = [
         Family::Cudnn,
         Family::Convolution,
+        Family::CublasLt,
         Family::Sums,
         Family::Norms,
         Family::Pointwise,
@@ -119,12 +120,16 @@ fn operations(
                 all.push((vec![vec![2, 7, 6, channels]], Box::new(move |x| conv.forward(&x[0]))));
             }
         }
-        Family::Sums => {
+        // Where the depth does not fill packs, it is not cuBLASLt that adds.
+        Family::CublasLt | Family::Sums => {
+            let depth = if family == Family::CublasLt { 24 } else { 20 };
             for width in [40, 5] {
                 let linear =
-                    FrozenLinear::new(weight(1, &[width, 24])?, Some(weight(2, &[width])?))?;
-                let shapes = vec![vec![2, 9, 24], vec![2, 9, width]];
-                all.push((shapes, Box::new(move |x| linear.forward_add(&x[0], &x[1]))));
+                    FrozenLinear::new(weight(1, &[width, depth])?, Some(weight(2, &[width])?))?;
+                let (from, to) = (vec![2, 9, depth], vec![2, 9, width]);
+                let alone = linear.clone();
+                all.push((vec![from.clone()], Box::new(move |x| alone.forward(&x[0]))));
+                all.push((vec![from, to], Box::new(move |x| linear.forward_add(&x[0], &x[1]))));
             }
         }
         Family::Norms => {

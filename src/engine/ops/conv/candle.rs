@@ -33,28 +33,19 @@ impl Filters {
         other: Option<&Tensor>,
     ) -> Result<Tensor> {
         let (images, height, width, channels) = x.dims4()?;
-        let sizes = ConvolutionSizes {
-            images,
-            input: (height, width),
-            channels,
-            output: geometry.output(height, width),
-            filters: self.matrix.dim(0)?,
-        };
+        let (output, filters) = (geometry.output(height, width), self.matrix.dim(0)?);
+        if geometry.is_pointwise() {
+            let pixels = x.reshape(((), channels))?;
+            if let Some(y) = cuda::product(&pixels, &self.matrix, self.bias.as_ref(), other)? {
+                return y.reshape((images, output.0, output.1, filters));
+            }
+        }
+        let sizes = ConvolutionSizes { images, input: (height, width), channels, output, filters };
         let y = match cuda::convolve(x, &self.matrix, window(geometry), sizes, false)? {
             Some(y) => y,
             None => gather_and_multiply(x, &self.matrix.t()?, geometry, PositionOrder::InOrder)?,
         };
-        if cuda::has_kernels(&y, Family::Sums) {
-            return cuda::finish(y, self.bias.as_ref(), other);
-        }
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        match other {
-            Some(other) => y + other,
-            None => Ok(y),
-        }
+        cuda::finish(y, self.bias.as_ref(), other)
     }
 
     /// The gradient of an image of `(height, width)`: `dy`, dilated by the stride, is convolved with the filters
@@ -142,7 +133,7 @@ fn gather(
 ) -> Result<Tensor> {
     let Geometry { kernel, stride, padding: p } = geometry;
     let (images, _, _, channels) = x.dims4()?;
-    if kernel == 1 && stride == 1 && p == Padding::same(0) {
+    if geometry.is_pointwise() {
         return x.reshape(((), channels));
     }
     if positions == PositionOrder::InOrder && cuda::has_kernels(x, Family::Convolution) {

@@ -49,6 +49,11 @@ impl Geometry {
         let along = |size: usize| (size + stride).saturating_sub(kernel) / stride;
         (along(height + p.top + p.bottom), along(width + p.left + p.right))
     }
+
+    /// Whether each pixel of the result reads the one pixel at its own place.
+    pub(crate) fn is_pointwise(self) -> bool {
+        self.kernel == 1 && self.stride == 1 && self.padding == Padding::same(0)
+    }
 }
 
 impl Pass {

@@ -91,7 +91,7 @@ enum Value {
     F32(f32),
 }
 
-fn address(x: &Tensor, stream: &CudaStream) -> Result<u64> {
+pub(super) fn address(x: &Tensor, stream: &CudaStream) -> Result<u64> {
     let (storage, layout) = x.storage_and_layout();
     let Some((start, _)) = layout.contiguous_offsets() else {
         bail!("a kernel's argument of {:?} is not contiguous", layout.dims());

@@ -10,3 +10,13 @@ pub(crate) const MR: usize = 8;
 pub(crate) const NR: usize = PANELS * PANEL;
 /// Floats of one operand that the second-level cache holds beside the other two.
 pub(crate) const L2_FLOATS: usize = 96 << 10;
+
+/// How long the blocks are that the depth is cut into. Sums have these blocks, so another length would give images of
+/// earlier versions other bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Blocks {
+    /// So long that a tile's columns stay in the first-level cache while the rows pass by.
+    Short,
+    /// Longer: the columns pass by in the second-level cache, and the result is added to less often.
+    Long,
+}

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::blocking::{NR, PANEL};
+use super::blocking::{Blocks, NR, PANEL};
 use super::numbers::Numbers;
 use super::panels::PanelsView;
 use super::prefetch::Prefetch;
@@ -47,6 +47,14 @@ impl Right<'_> {
         match self {
             Self::Packed(PanelsView { numbers, .. }) | Self::Rows { numbers, .. } => numbers,
             Self::Transposed { .. } => Numbers::Floats,
+        }
+    }
+
+    /// How its depth is cut.
+    pub(crate) fn blocks(self) -> Blocks {
+        match self {
+            Self::Packed(panels) => panels.blocks,
+            Self::Rows { .. } | Self::Transposed { .. } => Blocks::Short,
         }
     }
 

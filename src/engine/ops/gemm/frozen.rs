@@ -50,9 +50,10 @@ impl FrozenMatrix {
             return Right::Transposed { data, depth, width };
         }
         let panels = get_or_init(&self.forward, || {
-            Panels::filled(depth, width, |index, panel| {
+            let panels = Panels::filled(depth, width, |index, panel| {
                 pack_columns(data, depth, depth, width, index, panel);
-            })
+            });
+            if self.is_packed() { panels } else { panels.in_long_blocks() }
         });
         Right::Packed(panels.view())
     }

@@ -10,7 +10,7 @@ mod tile;
 pub(super) use self::operands::{MicroPanel, Run, StridedRows, Strip};
 use self::sets::{Layout, Set};
 use self::tile::{Ahead, Prefetches, Tile, pace};
-use super::blocking::PANEL;
+use super::blocking::{Blocks, PANEL};
 use super::epilogue::Epilogue;
 use super::numbers::Numbers;
 use crate::engine::ops::instructions::InstructionSet;
@@ -53,8 +53,8 @@ impl Kernel {
     }
 
     /// Most steps of the depth in one block.
-    pub(super) fn depth(self) -> usize {
-        for_set!(self, most_depth())
+    pub(super) fn depth(self, blocks: Blocks) -> usize {
+        for_set!(self, depth_of(blocks))
     }
 
     /// Multiplies any number of strided rows by a micro-panel.
@@ -99,8 +99,8 @@ fn most_rows<S: Set>() -> usize {
     S::ROWS
 }
 
-fn most_depth<S: Set>() -> usize {
-    S::DEPTH
+fn depth_of<S: Set>(blocks: Blocks) -> usize {
+    S::depth(blocks)
 }
 
 /// # Safety

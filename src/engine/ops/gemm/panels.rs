@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::blocking::PANEL;
+use super::blocking::{Blocks, PANEL};
 use super::numbers::Numbers;
 use super::transpose::transpose;
 use crate::engine::ops::buffer::filled;
@@ -14,6 +14,7 @@ pub(crate) struct Panels {
     depth: usize,
     width: usize,
     numbers: Numbers,
+    blocks: Blocks,
 }
 
 impl Panels {
@@ -27,7 +28,7 @@ impl Panels {
             let panels = data.par_chunks_exact_mut((depth * PANEL).max(1)).enumerate();
             panels.for_each(|(index, panel)| fill(index, panel));
         });
-        Self { data, depth, width, numbers: Numbers::Floats }
+        Self { data, depth, width, numbers: Numbers::Floats, blocks: Blocks::Short }
     }
 
     /// [`Self::filled`] on this thread alone, for callers that are one task of many.
@@ -36,7 +37,7 @@ impl Panels {
             let panels = data.chunks_exact_mut((depth * PANEL).max(1)).enumerate();
             panels.for_each(|(index, panel)| fill(index, panel));
         });
-        Self { data, depth, width, numbers: Numbers::Floats }
+        Self { data, depth, width, numbers: Numbers::Floats, blocks: Blocks::Short }
     }
 
     /// From row-major `(depth, width)` rows, `stride` apart.
@@ -58,9 +59,14 @@ impl Panels {
         Self { numbers: Numbers::Bf16Pairs, ..self }
     }
 
+    /// The same panels, whose depth products cut into long blocks.
+    pub(crate) fn in_long_blocks(self) -> Self {
+        Self { blocks: Blocks::Long, ..self }
+    }
+
     pub(crate) fn view(&self) -> PanelsView<'_> {
-        let Self { ref data, depth, width, numbers } = *self;
-        PanelsView { data, depth, width, numbers }
+        let Self { ref data, depth, width, numbers, blocks } = *self;
+        PanelsView { data, depth, width, numbers, blocks }
     }
 }
 
@@ -71,6 +77,14 @@ pub(crate) struct PanelsView<'a> {
     pub(crate) depth: usize,
     pub(crate) width: usize,
     pub(crate) numbers: Numbers,
+    pub(crate) blocks: Blocks,
+}
+
+impl<'a> PanelsView<'a> {
+    /// Panels of floats.
+    pub(crate) fn new(data: &'a [f32], depth: usize, width: usize) -> Self {
+        Self { data, depth, width, numbers: Numbers::Floats, blocks: Blocks::Short }
+    }
 }
 
 vectorized! {

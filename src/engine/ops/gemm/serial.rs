@@ -65,7 +65,7 @@ pub(crate) unsafe fn gemm_columns_prefetching(
     let mut strips = Strips::new(a, b.numbers());
     for first in columns.clone().step_by(cached_columns(rows)) {
         let group = first..columns.end.min(first + cached_columns(rows));
-        for (index, block) in blocks(a, depth, strips.kernel.depth()).enumerate() {
+        for (index, block) in blocks(a, depth, strips.kernel.depth(b.blocks())).enumerate() {
             for column in group.clone().step_by(NR) {
                 let micro_panel = micro_panel(b, block.clone(), column..group.end, &mut transposed);
                 let next = match b {

@@ -5,7 +5,6 @@ use std::ops::Range;
 use super::blocking::{NR, PANEL};
 use super::epilogue::Epilogue;
 use super::factor::{Left, Right};
-use super::numbers::Numbers;
 use super::panels::PanelsView;
 use super::serial::gemm_columns;
 
@@ -35,8 +34,7 @@ pub(crate) fn gemm_stacked(
                 to[from.len()..].fill(0.0);
             }
         }
-        let panels =
-            PanelsView { data: &data, depth, width: block.len(), numbers: Numbers::Floats };
+        let panels = PanelsView::new(&data, depth, block.len());
         let c = &mut c[start - columns.start..];
         // SAFETY: the assertion bounds every write, and `c` is exclusive.
         unsafe {

@@ -29,18 +29,21 @@ in_vectors! {
             for first in (0..PANEL).step_by(V::LANES) {
                 let from = from.wrapping_add(first * stride);
                 let own = rows.saturating_sub(first);
-                // SAFETY: these columns are readable in all rows, as the caller vouches.
-                let x = unsafe {
-                    if to.len() == QUAD && own >= V::LANES {
-                        std::array::from_fn(|i| V::load_quads(from.wrapping_add(i * stride), QUAD * stride))
-                    } else {
-                        std::array::from_fn(|i| {
+                // In a loop, since `array::from_fn` would call the loads from code without their instruction set.
+                let mut x = [V::ZERO; QUAD];
+                for (i, x) in x.iter_mut().enumerate() {
+                    let from = from.wrapping_add(i * stride);
+                    // SAFETY: these columns are readable in all rows, as the caller vouches.
+                    *x = unsafe {
+                        if to.len() == QUAD && own >= V::LANES {
+                            V::load_quads(from, QUAD * stride)
+                        } else {
                             let quads = own.saturating_sub(i).div_ceil(QUAD).min(V::LANES / QUAD);
-                            V::load_some_quads(from.wrapping_add(i * stride), QUAD * stride, quads, to.len())
-                        })
-                    }
-                };
-                let x: [V; QUAD] = V::transpose_quads(x);
+                            V::load_some_quads(from, QUAD * stride, quads, to.len())
+                        }
+                    };
+                }
+                let x = V::transpose_quads(x);
                 if let [a, b, c, d] = &mut *to {
                     x[0].write(&mut a[first..]);
                     x[1].write(&mut b[first..]);

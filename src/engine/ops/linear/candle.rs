@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::engine::ops::cuda::{self, Family};
+use crate::engine::ops::cuda;
 
 pub(super) struct Matrix {
     /// `W`, `(out_features, in_features)`.
@@ -18,19 +18,12 @@ impl Matrix {
         other: Option<&Tensor>,
         shape: Vec<usize>,
     ) -> Result<Tensor> {
-        let y = x.reshape(((), self.weight.dim(1)?))?.matmul(&self.weight.t()?)?;
-        if cuda::has_kernels(&y, Family::Sums) {
-            return cuda::finish(y.reshape(shape)?, self.bias.as_ref(), other);
+        let x = x.reshape(((), self.weight.dim(1)?))?;
+        if let Some(y) = cuda::product(&x, &self.weight, self.bias.as_ref(), other)? {
+            return y.reshape(shape);
         }
-        let y = match &self.bias {
-            Some(bias) => y.broadcast_add(bias)?,
-            None => y,
-        };
-        let y = y.reshape(shape)?;
-        match other {
-            Some(other) => y + other,
-            None => Ok(y),
-        }
+        let y = x.matmul(&self.weight.t()?)?;
+        cuda::finish(y.reshape(shape)?, self.bias.as_ref(), other)
     }
 
     /// `dy W`, of `shape`.

@@ -25,7 +25,7 @@ use self::tiles::{store_tiles, transform_tiles};
 use crate::engine::ops::buffer::{SharedPtr, filled};
 use crate::engine::ops::conv::geometry::{Direction, Geometry, Padding};
 use crate::engine::ops::gemm::{
-    Epilogue, Left, NR, Numbers, PANEL, PanelsView, Right, gemm_columns_prefetching,
+    Epilogue, Left, NR, PANEL, PanelsView, Right, gemm_columns_prefetching,
 };
 use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::weight::CpuWeight;
@@ -231,12 +231,7 @@ impl DirectedFilters<'_> {
                     let left =
                         Left::Strided { data, rows: tiles, row_stride: self.from, depth_stride: 1 };
                     let data = &filters[place * (depth * columns + GAP)..];
-                    let right = Right::Packed(PanelsView {
-                        data,
-                        depth,
-                        width: columns,
-                        numbers: Numbers::Floats,
-                    });
+                    let right = Right::Packed(PanelsView::new(data, depth, columns));
                     let epilogue = Epilogue { accumulate: first > 0, ..Epilogue::default() };
                     let to = &mut products[place * (tiles * NR + GAP)..][..tiles * NR];
                     // SAFETY: `to` is exclusive and has a row of `NR` floats for each tile.

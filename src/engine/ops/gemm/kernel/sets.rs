@@ -1,7 +1,7 @@
 //! The sizes of each instruction set's tiles, and its compiled loops.
 
 use super::tile::{Tile, compute, pace};
-use crate::engine::ops::gemm::blocking::MR;
+use crate::engine::ops::gemm::blocking::{Blocks, MR};
 use crate::engine::ops::vector;
 
 /// Loops that are compiled for a number of rows, a number of registers and a layout.
@@ -53,16 +53,16 @@ pub(super) trait Set {
     /// The rows times these registers, these registers once more and one for the left factor are all that the CPU has,
     /// or nearly so.
     const VECTORS: usize;
-    /// Most steps of the depth in one block: so much of a tile's columns stays in the first-level cache while the rows
-    /// pass by. Sums have these blocks, so another length would give images of earlier versions other bytes.
-    const DEPTH: usize;
+
+    /// Most steps of the depth in one block.
+    fn depth(blocks: Blocks) -> usize;
 
     /// The loops for tiles of so many columns. There are none for more than [`Self::ROWS`] rows: others stand there.
     fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows;
 }
 
 macro_rules! set {
-    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $depth:literal, $vector:ty, $product:ty $(, $features:literal)?) => {
+    ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $short:literal or $long:literal, $vector:ty, $product:ty $(, $features:literal)?) => {
         $(#[$meta])*
         pub(super) struct $set;
 
@@ -70,7 +70,13 @@ macro_rules! set {
             const LANES: usize = <$vector as vector::Vector>::LANES;
             const ROWS: usize = $rows;
             const VECTORS: usize = $vectors;
-            const DEPTH: usize = $depth;
+
+            fn depth(blocks: Blocks) -> usize {
+                match blocks {
+                    Blocks::Short => $short,
+                    Blocks::Long => $long,
+                }
+            }
 
             fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows {
                 /// # Safety
@@ -132,24 +138,24 @@ macro_rules! set {
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 24 sums and 3 panels in 32 registers.
-    Avx512, 8 by 3 (1 2), 192, vector::Avx512, vector::OfFloats, "avx512f,avx512dq,avx512vl,fma"
+    Avx512, 8 by 3 (1 2), 192 or 768, vector::Avx512, vector::OfFloats, "avx512f,avx512dq,avx512vl,fma"
 );
 #[cfg(target_arch = "x86_64")]
 set!(
     /// The same for pairs of bf16 numbers.
-    Avx512Bf16, 8 by 3 (1 2), 192, vector::Avx512, vector::OfBf16Pairs, "avx512f,avx512dq,avx512vl,avx512bf16,fma"
+    Avx512Bf16, 8 by 3 (1 2), 192 or 192, vector::Avx512, vector::OfBf16Pairs, "avx512f,avx512dq,avx512vl,avx512bf16,fma"
 );
 #[cfg(target_arch = "x86_64")]
 set!(
     /// 12 sums, a panel in 2 and a factor in 16 registers.
-    Avx2, 6 by 2 (), 320, vector::Avx2, vector::OfFloats, "avx2,fma"
+    Avx2, 6 by 2 (), 320 or 384, vector::Avx2, vector::OfFloats, "avx2,fma"
 );
 #[cfg(target_arch = "aarch64")]
 set!(
     /// 24 sums, a panel in 4 and a factor in 32 registers.
-    Neon, 6 by 4 (), 320, vector::Neon, vector::OfFloats
+    Neon, 6 by 4 (), 320 or 320, vector::Neon, vector::OfFloats
 );
 set!(
     /// 8 sums, half a panel in 2 and a factor in the 16 registers that x86-64 has at least.
-    Portable, 4 by 2 (), 320, vector::Portable, vector::OfFloats
+    Portable, 4 by 2 (), 320 or 320, vector::Portable, vector::OfFloats
 );
