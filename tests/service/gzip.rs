@@ -100,7 +100,8 @@ async fn a_compressed_answer_has_a_strong_tag_of_its_own_which_counts_like_the_p
     {
         let again = get(encoding, Some(known)).await;
         assert_eq!((again.status, again.header("etag"), again.bytes.len()), (304, expected, 0));
-        assert_eq!(again.header("vary"), "accept-encoding");
+        let mut varies = again.headers.get_all("vary").iter();
+        assert!(varies.any(|by| *by == "accept-encoding"), "{again:?}");
     }
     let cancel = |tag: &str| {
         service.request(Method::POST, &format!("{path}/cancel")).header("if-match", tag)
