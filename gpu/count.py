@@ -5,7 +5,8 @@
 
 Prints the time below which no program can be: by arithmetic, by memory, and by launches at 5 µs each, for several cards.
 `tensors` is the engine in candle's tensors, `kernels` with the kernels of `src/engine/ops/cuda`, cuDNN's convolutions
-and cuBLASLt's products. Without --config it is Stable Diffusion 1.5. The bytes are those that must pass through the card's memory if nothing stays in a cache between two launches.
+and cuBLASLt's products. Without --config it is Stable Diffusion 1.5. The bytes are those that must pass through the
+card's memory if nothing stays in a cache between two launches.
 """
 
 import argparse

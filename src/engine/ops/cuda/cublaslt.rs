@@ -29,14 +29,9 @@ thread_local! {
     static CONTEXTS: RefCell<HashMap<DeviceId, Context>> = RefCell::default();
 }
 
-/// `x Wᵀ + bias + other`, `(rows, width)`, summed in f32 and rounded once. `None` if an address is not aligned.
+/// [`super::product`], summed in f32 and rounded once. `None` if an address is not aligned.
 ///
-/// All are contiguous, of one type of 16 bits, and the width and the depth are multiples of 8.
-///
-/// - `x`: `(rows, depth)`
-/// - `weight`: `W`, `(width, depth)`
-/// - `bias`: `(width,)`
-/// - `other`: `(…, width)`, of as many numbers as the result
+/// All arguments are contiguous, of one type of 16 bits, and the width and the depth are multiples of 8.
 pub(super) fn product(
     x: &Tensor,
     weight: &Tensor,
