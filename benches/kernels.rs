@@ -151,6 +151,9 @@ fn kernels(precision: Precision) -> candle_core::Result<Vec<Kernel>> {
         (8, 4, 256, 256, 12),
         (8, 4, 256, 32, 12),
         (8, 4, 64, 64, 24),
+        (4, 8, 1024, 1024, 10),
+        (4, 8, 256, 256, 20),
+        (8, 4, 256, 256, 16),
     ] {
         let inner = heads * head_dim;
         let (q, k) = (numbers(&[batch, queries, inner])?, numbers(&[batch, keys, inner])?);

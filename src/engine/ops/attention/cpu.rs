@@ -89,9 +89,9 @@ fn transposed_tokens(values: &[f32], head_dim: usize, inner: usize) -> Left<'_> 
     Left::Strided { data: values, rows: head_dim, row_stride: 1, depth_stride: inner }
 }
 
-/// A row-major right factor without gaps.
-fn row_major(data: &[f32], width: usize) -> Right<'_> {
-    Right::Rows { data, stride: width, width, numbers: Numbers::Floats }
+/// A row-major right factor whose rows are `stride` apart.
+fn row_major(data: &[f32], width: usize, stride: usize) -> Right<'_> {
+    Right::Rows { data, stride, width, numbers: Numbers::Floats }
 }
 
 /// The keys and values of one head, as the left factors of the forward pass.
@@ -152,7 +152,7 @@ fn pack_queries(queries: &[f32], count: usize, sizes: Sizes, numbers: Numbers) -
 /// The weights `(keys, width)` as a right factor. They are overwritten by their pairs.
 fn weights_factor(weights: &mut [f32], width: usize, numbers: Numbers) -> Right<'_> {
     match numbers {
-        Numbers::Floats => row_major(weights, width),
+        Numbers::Floats => row_major(weights, width, width),
         Numbers::Bf16Pairs => {
             pair_steps(weights, width);
             Right::Rows { data: weights, stride: 2 * width, width, numbers }
@@ -259,10 +259,10 @@ impl Attention {
         }
     }
 
-    /// The same for logits `(rows, width)` with one row for each query from `first` on.
-    fn add_bias_by_query(&self, logits: &mut [f32], width: usize, first: usize) {
+    /// The same for logits with one row for each query from `first` on, `stride` apart.
+    fn add_bias_by_query(&self, logits: &mut [f32], stride: usize, first: usize) {
         let Some(bias) = &self.bias else { return };
-        for (index, row) in logits.chunks_exact_mut(width).enumerate() {
+        for (index, row) in logits.chunks_exact_mut(stride).enumerate() {
             self.add_to_row(row, bias[first + index..].iter().step_by(self.sizes.queries));
         }
     }
@@ -291,6 +291,9 @@ impl Attention {
         let [to_q, to_k, to_v] =
             [&mut d_q, &mut d_k, &mut d_v].map(|values| SharedPtr::new(values));
         let width = keys.next_multiple_of(PANEL);
+        // Rows of an odd number of panels. Were they a power of two apart, as many images' tokens are, a column of them
+        // would share a few places of the first-level cache.
+        let stride = if (width / PANEL).is_multiple_of(2) { width + PANEL } else { width };
         (0..batch * heads).into_par_iter().for_each(|task| {
             let [q, d_o] = [q, d_o].map(|x| sizes.head(x, task, queries));
             let [k, v] = [k, v].map(|x| sizes.head(x, task, keys));
@@ -300,35 +303,35 @@ impl Attention {
                 columns.each_ref().map(|x| Right::Packed(PanelsView { width, ..x.view() }));
             let k_rows = Panels::from_rows(k, inner, keys, head_dim); // K
             let [mut weights, mut d_weights] =
-                [(); 2].map(|()| filled(BACKWARD_QUERIES * width, |_| {}));
+                [(); 2].map(|()| filled(BACKWARD_QUERIES * stride, |_| {}));
             let [mut d_k, mut d_v] = [(); 2].map(|()| filled(head_dim * width, |_| {})); // transposed
             for first in (0..queries).step_by(BACKWARD_QUERIES) {
                 let rows = BACKWARD_QUERIES.min(queries - first);
-                let (p, d_p) = (&mut weights[..rows * width], &mut d_weights[..rows * width]);
+                let (p, d_p) = (&mut weights[..rows * stride], &mut d_weights[..rows * stride]);
                 let [q, d_o] = [q, d_o].map(|x| &x[first * inner..]);
-                gemm(tokens(q, rows, inner), k_columns, Epilogue::default(), p, width); // Q Kᵀ
-                gemm(tokens(d_o, rows, inner), v_columns, Epilogue::default(), d_p, width); // dO Vᵀ
-                self.add_bias_by_query(p, width, first);
+                gemm(tokens(q, rows, inner), k_columns, Epilogue::default(), p, stride); // Q Kᵀ
+                gemm(tokens(d_o, rows, inner), v_columns, Epilogue::default(), d_p, stride); // dO Vᵀ
+                self.add_bias_by_query(p, stride, first);
                 let softmaxes = &softmaxes[task * queries + first..][..rows];
-                softmax_gradient(p, d_p, width, (self.base_2(), self.scale), softmaxes);
+                softmax_gradient(p, d_p, [width, stride], (self.base_2(), self.scale), softmaxes);
 
                 // dVᵀ += dOᵀ P, dKᵀ += Qᵀ dS, dQ = dS K
                 let epilogue = Epilogue { accumulate: first > 0, ..Epilogue::default() };
                 gemm(
                     transposed_tokens(d_o, head_dim, inner),
-                    row_major(p, width),
+                    row_major(p, width, stride),
                     epilogue,
                     &mut d_v,
                     width,
                 );
                 gemm(
                     transposed_tokens(q, head_dim, inner),
-                    row_major(d_p, width),
+                    row_major(d_p, width, stride),
                     epilogue,
                     &mut d_k,
                     width,
                 );
-                let d_s = Left::Strided { data: &*d_p, rows, row_stride: width, depth_stride: 1 };
+                let d_s = Left::Strided { data: &*d_p, rows, row_stride: stride, depth_stride: 1 };
                 let place = to_q.at(sizes.offset(task, queries, first));
                 // SAFETY: the task alone writes this head of this element, inside the gradient.
                 unsafe {

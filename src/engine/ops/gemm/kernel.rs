@@ -9,7 +9,7 @@ mod tile;
 
 pub(super) use self::operands::{MicroPanel, Run, StridedRows, Strip};
 use self::sets::{Layout, Set};
-use self::tile::{Ahead, Prefetches, Tile, pace};
+use self::tile::{Ahead, GatheredTile, Prefetches, Tiles, pace};
 use super::blocking::{Blocks, PANEL};
 use super::epilogue::Epilogue;
 use super::numbers::Numbers;
@@ -60,7 +60,10 @@ impl Kernel {
     /// Multiplies any number of strided rows by a micro-panel.
     ///
     /// # Safety
-    /// The rows of `a` must be readable, and one of its strides must be 1. The rest is as for [`Self::run`].
+    /// - The rows of `a` must be readable, and one of its strides must be 1.
+    /// - The micro-panel must hold its panels over the depth. Where their row stride is not [`PANEL`], its panels are
+    ///   adjacent.
+    /// - `epilogue` and `out` must hold all rows and columns, those of `out` `stride` apart.
     pub(super) unsafe fn run_strided(
         self,
         a: StridedRows,
@@ -74,13 +77,12 @@ impl Kernel {
         unsafe { for_set!(self, run_strided(a, strips, micro_panel, epilogue, out, stride)) }
     }
 
-    /// Multiplies the rows of one strip by a micro-panel.
+    /// Multiplies the gathered rows of one strip by a packed micro-panel.
     ///
     /// # Safety
     /// - The strip must have no more rows than one of [`Self::strips`].
-    /// - Every run must be readable for its length. Where the stride of its depth is not 1, its rows are adjacent.
-    /// - The micro-panel must hold its panels over all runs. Where their row stride is not [`PANEL`], its panels are
-    ///   adjacent.
+    /// - Every run must be readable for its length.
+    /// - The micro-panel must hold its panels over all runs, one after the other.
     /// - `epilogue` and `out` must hold all rows and columns, those of `out` `stride` apart.
     pub(super) unsafe fn run(
         self,
@@ -119,29 +121,33 @@ unsafe fn run_strided<S: Set>(
     let layout =
         Layout { transposed: a.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
     // The first strips have a row more than the others.
-    let (rows_of_strip, with_one_more) = (a.rows / strips, a.rows % strips);
+    let (fewer, with_one_more) = (a.rows / strips, a.rows % strips);
     // The columns of a tile stay in the first-level cache while the rows pass by.
     let mut tile = 0;
     for first in (0..micro_panel.columns()).step_by(width) {
         let columns = micro_panel.some(first, width);
         let loops = S::loops(layout, columns.count);
         let mut row = 0;
-        for strip in 0..strips {
-            let rows = rows_of_strip + usize::from(strip < with_one_more);
-            let ahead = prefetches.of_tile(tile);
-            let compute = loops[rows - 1].at(ahead.map_or(pace::NONE, |_| prefetches.pace));
-            let tile_of_strip = Tile {
-                strip: Strip { rows, runs: &a.run(row), depth_stride: a.depth_stride },
-                columns,
-                ahead: ahead.unwrap_or(Ahead::NOTHING),
-                epilogue: epilogue.starting_at(row, first),
-                out: out.wrapping_add(row * stride + first),
-                stride,
-            };
-            // SAFETY: the caller upholds the contract for these rows and columns.
-            unsafe { compute(&tile_of_strip) };
-            row += rows;
-            tile += 1;
+        for (rows, mut strips) in [(fewer + 1, with_one_more), (fewer, strips - with_one_more)] {
+            while strips > 0 {
+                let ahead = prefetches.of_tile(tile);
+                // Tiles that prefetch nothing are computed in one call.
+                let together = prefetches.start.saturating_sub(tile).clamp(1, strips);
+                let compute = loops[rows - 1].at(ahead.map_or(pace::NONE, |_| prefetches.pace));
+                let tiles = Tiles {
+                    a: a.part(row, together * rows),
+                    columns,
+                    ahead: ahead.unwrap_or(Ahead::NOTHING),
+                    epilogue: epilogue.starting_at(row, first),
+                    out: out.wrapping_add(row * stride + first),
+                    stride,
+                };
+                // SAFETY: the caller upholds the contract for these rows and columns.
+                unsafe { compute(&tiles) };
+                row += together * rows;
+                tile += together;
+                strips -= together;
+            }
         }
     }
 }
@@ -155,15 +161,13 @@ unsafe fn run_strip<S: Set>(
     out: *mut f32,
     stride: usize,
 ) {
-    let layout =
-        Layout { transposed: strip.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
     for first in (0..micro_panel.columns()).step_by(S::VECTORS * S::LANES) {
         let columns = micro_panel.some(first, S::VECTORS * S::LANES);
-        let compute = S::loops(layout, columns.count)[strip.rows - 1].at(pace::NONE);
+        let compute = S::gathered_loops(columns.count)[strip.rows - 1];
         let epilogue = epilogue.starting_at(0, first);
         let out = out.wrapping_add(first);
         // SAFETY: the caller upholds the contract for these columns.
-        unsafe { compute(&Tile { strip, columns, ahead: Ahead::NOTHING, epilogue, out, stride }) };
+        unsafe { compute(&GatheredTile { runs: strip.runs, columns, epilogue, out, stride }) };
     }
 }
 
@@ -290,17 +294,20 @@ mod tests {
             };
             assert_eq!(out, definition(|_| true), "{kernel:?}, {self:?}");
 
-            // A part of the depth that is zeros for all rows of a strip.
+            // Gathered rows, and a part of the depth that is zeros for all of them.
+            if transposed || row_major {
+                return;
+            }
             let rows = rows.min(4);
             let run = |part: std::ops::Range<usize>| Run {
                 starts: Some(std::array::from_fn(|r| {
-                    let start = r.min(rows - 1) * row_stride_a + part.start * depth_stride;
+                    let start = r.min(rows - 1) * DEPTH + part.start;
                     a.as_ptr().wrapping_add(start)
                 })),
                 length: part.len(),
             };
             let runs = [run(0..2), Run { starts: None, length: 4 }, run(6..DEPTH)];
-            let strip = Strip { rows, runs: &runs, depth_stride };
+            let strip = Strip { rows, runs: &runs };
             let mut out = vec![0.5; rows * columns];
             // SAFETY: likewise.
             unsafe { kernel.run(strip, &micro_panel, epilogue, out.as_mut_ptr(), columns) };

@@ -165,7 +165,7 @@ impl<'a> Strips<'a> {
                     let count = rows * (strip + 1) / strips - row;
                     let starts = |part: usize| &starts[part * rows + row..][..count];
                     gathered_runs(data, &self.zeros, starts, length, block.clone(), &mut self.runs);
-                    let strip = Strip { rows: count, runs: &self.runs, depth_stride: 1 };
+                    let strip = Strip { rows: count, runs: &self.runs };
                     let (epilogue, out) =
                         (epilogue.starting_at(row, 0), out.wrapping_add(row * stride));
                     // SAFETY: the caller upholds the contract for these rows.

@@ -115,11 +115,13 @@ vectorized! {
 vectorized! {
     /// Replaces logits by `P`, and `dP` by `dS = scale · P ∘ (dP − d)` with `d = rowsum(P ∘ dP)`.
     ///
-    /// Both are `(queries, width)`. Beyond the keys, `dP` is 0.
-    pub(super) fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], width: usize, factors: (f32, f32), softmaxes: &[Softmax]) {
+    /// Both are `(queries, width)`, in rows `stride` apart. Beyond the keys, `dP` is 0.
+    pub(super) fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], sizes: [usize; 2], factors: (f32, f32), softmaxes: &[Softmax]) {
+        let [width, stride] = sizes;
         let (base_2, scale) = factors;
-        let rows = logits.chunks_exact_mut(width).zip(d_weights.chunks_exact_mut(width));
+        let rows = logits.chunks_exact_mut(stride).zip(d_weights.chunks_exact_mut(stride));
         for ((row, ds), softmax) in rows.zip(softmaxes) {
+            let (row, ds) = (&mut row[..width], &mut ds[..width]);
             let Softmax { largest, factor } = *softmax;
             let mut sums = [0.0; PANEL];
             for (row, dp) in row.as_chunks_mut::<PANEL>().0.iter_mut().zip(ds.as_chunks::<PANEL>().0) {

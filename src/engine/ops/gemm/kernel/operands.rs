@@ -3,12 +3,11 @@
 use crate::engine::ops::gemm::blocking::{MR, PANEL};
 use crate::engine::ops::gemm::prefetch::Prefetch;
 
-/// Up to [`MR`] rows of the left factor, as consecutive runs of the depth.
+/// Up to [`MR`] gathered rows of the left factor, as consecutive runs of the depth.
 #[derive(Clone, Copy)]
 pub(crate) struct Strip<'a> {
     pub(crate) rows: usize,
     pub(crate) runs: &'a [Run],
-    pub(crate) depth_stride: usize,
 }
 
 /// A stretch of the depth of a strip.
@@ -30,11 +29,11 @@ pub(crate) struct StridedRows {
 }
 
 impl StridedRows {
-    /// The one run of the strip that begins at `row`. What lies beyond the strip's rows is not read.
+    /// `rows` rows from `first` on.
     #[inline(always)]
-    pub(crate) fn run(self, row: usize) -> [Run; 1] {
-        let start = |r: usize| self.start.wrapping_add((row + r) * self.row_stride);
-        [Run { starts: Some(std::array::from_fn(start)), length: self.depth }]
+    pub(super) fn part(self, first: usize, rows: usize) -> Self {
+        let start = self.start.wrapping_add(first * self.row_stride);
+        Self { start, rows, ..self }
     }
 }
 

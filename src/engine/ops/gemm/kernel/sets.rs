@@ -1,6 +1,6 @@
 //! The sizes of each instruction set's tiles, and its compiled loops.
 
-use super::tile::{Tile, compute, pace};
+use super::tile::{GatheredTile, Tiles, compute, compute_gathered, pace};
 use crate::engine::ops::gemm::blocking::{Blocks, MR};
 use crate::engine::ops::vector;
 
@@ -8,7 +8,13 @@ use crate::engine::ops::vector;
 ///
 /// # Safety
 /// The CPU must have the set. The rest is as for [`compute`].
-pub(super) type Loops = unsafe fn(&Tile<'_>);
+pub(super) type Loops = unsafe fn(&Tiles<'_>);
+
+/// Loops for gathered rows: those of `R` rows at place `R − 1`.
+///
+/// # Safety
+/// The CPU must have the set. The rest is as for [`compute_gathered`].
+pub(super) type GatheredLoops = [unsafe fn(&GatheredTile<'_>); MR];
 
 /// The loops of one layout: those of `R` rows at place `R − 1`.
 pub(super) type LoopsByRows = [LoopsByPace; MR];
@@ -59,6 +65,24 @@ pub(super) trait Set {
 
     /// The loops for tiles of so many columns. There are none for more than [`Self::ROWS`] rows: others stand there.
     fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows;
+
+    /// The same for gathered rows.
+    fn gathered_loops(columns: usize) -> &'static GatheredLoops;
+}
+
+/// [`GatheredLoops`] of tiles of up to `$rows` rows by `$n` registers.
+macro_rules! gathered {
+    ($compiled:ident, $rows:literal by $n:literal) => {{
+        const LOOPS: GatheredLoops = {
+            macro_rules! of {
+                ($r:literal) => {
+                    if $r <= $rows { $compiled::<$r, $n> } else { $compiled::<1, $n> }
+                };
+            }
+            [of!(1), of!(2), of!(3), of!(4), of!(5), of!(6), of!(7), of!(8)]
+        };
+        &LOOPS
+    }};
 }
 
 macro_rules! set {
@@ -83,10 +107,10 @@ macro_rules! set {
                 /// As for [`Loops`].
                 $(#[target_feature(enable = $features)])?
                 unsafe fn compiled<const R: usize, const N: usize, const T: bool, const M: bool, const PACE: usize>(
-                    tile: &Tile<'_>,
+                    tiles: &Tiles<'_>,
                 ) {
                     // SAFETY: the caller upholds the contract, which is the same.
-                    unsafe { compute::<$vector, $product, R, N, T, M, PACE>(tile) }
+                    unsafe { compute::<$vector, $product, R, N, T, M, PACE>(tiles) }
                 }
 
                 struct Compiled<const N: usize, const T: bool, const M: bool>;
@@ -94,9 +118,6 @@ macro_rules! set {
                 impl<const N: usize, const T: bool, const M: bool> Compiled<N, T, M> {
                     /// Most strips are as high as possible; only they have loops of every pace.
                     const ALL: LoopsByRows = {
-                        const fn hasty(hasty: Loops) -> LoopsByPace {
-                            LoopsByPace { none: hasty, steady: hasty, hasty }
-                        }
                         macro_rules! of {
                             ($r:literal) => {
                                 if $r == $rows || $r == 4 {
@@ -106,9 +127,14 @@ macro_rules! set {
                                         hasty: compiled::<$r, N, T, M, { pace::HASTY }>,
                                     }
                                 } else if $r < $rows {
-                                    hasty(compiled::<$r, N, T, M, { pace::HASTY }>)
+                                    LoopsByPace {
+                                        none: compiled::<$r, N, T, M, { pace::NONE }>,
+                                        steady: compiled::<$r, N, T, M, { pace::HASTY }>,
+                                        hasty: compiled::<$r, N, T, M, { pace::HASTY }>,
+                                    }
                                 } else {
-                                    hasty(compiled::<1, N, T, M, { pace::HASTY }>)
+                                    let none = compiled::<1, N, T, M, { pace::NONE }>;
+                                    LoopsByPace { none, steady: none, hasty: none }
                                 }
                             };
                         }
@@ -129,6 +155,21 @@ macro_rules! set {
                 match columns.div_ceil(Self::LANES) {
                     $($fewer => of_registers!($fewer),)*
                     _ => of_registers!($vectors),
+                }
+            }
+
+            fn gathered_loops(columns: usize) -> &'static GatheredLoops {
+                /// # Safety
+                /// As for [`GatheredLoops`].
+                $(#[target_feature(enable = $features)])?
+                unsafe fn compiled<const R: usize, const N: usize>(tile: &GatheredTile<'_>) {
+                    // SAFETY: the caller upholds the contract, which is the same.
+                    unsafe { compute_gathered::<$vector, $product, R, N>(tile) }
+                }
+
+                match columns.div_ceil(Self::LANES) {
+                    $($fewer => gathered!(compiled, $rows by $fewer),)*
+                    _ => gathered!(compiled, $rows by $vectors),
                 }
             }
         }

@@ -1,6 +1,6 @@
 //! The innermost loops, in the registers of any instruction set.
 
-use super::operands::{Columns, Run, Strip};
+use super::operands::{Columns, Run, StridedRows};
 use crate::engine::ops::gemm::blocking::PANEL;
 use crate::engine::ops::gemm::epilogue::Epilogue;
 use crate::engine::ops::gemm::prefetch::Prefetch;
@@ -12,12 +12,24 @@ const UNROLLED: usize = 4;
 /// Rows of the result that are prefetched together.
 const PREFETCHED_ROWS: usize = 2;
 
-/// One tile of a product: the rows of a strip by some columns.
+/// Tiles of a product below one another: strips of as many rows as the loops take, by some columns.
 #[derive(Clone, Copy)]
-pub(super) struct Tile<'a> {
-    pub(super) strip: Strip<'a>,
+pub(super) struct Tiles<'a> {
+    /// The rows of all strips.
+    pub(super) a: StridedRows,
     pub(super) columns: Columns,
+    /// What each strip prefetches.
     pub(super) ahead: Ahead,
+    pub(super) epilogue: Epilogue<'a>,
+    pub(super) out: *mut f32,
+    pub(super) stride: usize,
+}
+
+/// One tile of a product: a strip of gathered rows by some columns of packed panels.
+#[derive(Clone, Copy)]
+pub(super) struct GatheredTile<'a> {
+    pub(super) runs: &'a [Run],
+    pub(super) columns: Columns,
     pub(super) epilogue: Epilogue<'a>,
     pub(super) out: *mut f32,
     pub(super) stride: usize,
@@ -65,7 +77,7 @@ pub(super) struct Prefetches {
     /// Prefetches of one tile.
     share: usize,
     /// The first tile that prefetches.
-    start: usize,
+    pub(super) start: usize,
 }
 
 impl Prefetches {
@@ -102,7 +114,7 @@ impl Prefetches {
     }
 }
 
-/// Computes `R` rows by `N` registers.
+/// Computes tiles of `R` rows by `N` registers.
 ///
 /// - `P`: what the floats of the factors stand for
 /// - `TRANSPOSED`: the rows of the left factor are adjacent, and its depth has a stride.
@@ -110,7 +122,7 @@ impl Prefetches {
 /// - `PACE`: how often `ahead` is prefetched, one of [`pace`].
 ///
 /// # Safety
-/// As for [`super::Kernel::run`], for `R` rows and at most `N` registers of columns.
+/// As for [`super::Kernel::run_strided`], for a multiple of `R` rows and at most `N` registers of columns.
 #[inline(always)]
 pub(super) unsafe fn compute<
     V: Vector,
@@ -121,108 +133,197 @@ pub(super) unsafe fn compute<
     const ROW_MAJOR: bool,
     const PACE: usize,
 >(
-    &Tile { strip, columns, ahead, epilogue, out, stride }: &Tile<'_>,
+    &Tiles { a, columns, ahead, epilogue, out, stride }: &Tiles<'_>,
 ) {
-    let depth_stride = if TRANSPOSED { strip.depth_stride } else { 1 };
-    let (panel_stride, row_stride) =
-        if ROW_MAJOR { (PANEL, columns.row_stride) } else { (columns.stride, PANEL) };
-    let Ahead { mut next, mut until_turn, .. } = ahead;
-    let (mut prefetched, mut row) = (0, out); // rows of `out`
-    let mut sums = [[V::ZERO; N]; R];
-    let mut b = columns.start;
-    for Run { starts, length } in strip.runs {
-        let Some(starts) = starts else {
-            b = b.wrapping_add(length * row_stride);
-            continue;
-        };
-        let rows: [*const f32; R] = std::array::from_fn(|r| match TRANSPOSED {
-            true => starts[0].wrapping_add(r),
-            false => starts[r],
+    for row in (0..a.rows).step_by(R) {
+        let out = out.wrapping_add(row * stride);
+        let first = a.start.wrapping_add(row * if TRANSPOSED { 1 } else { a.row_stride });
+        let rows = std::array::from_fn(|r| {
+            first.wrapping_add(if TRANSPOSED { r } else { r * a.row_stride })
         });
-        let mut at = 0;
-        macro_rules! prefetch {
-            () => {
-                V::prefetch(next);
-                V::prefetch(next.wrapping_add(PANEL));
-                next = next.wrapping_add(ahead.stride);
-            };
-        }
-        macro_rules! step {
-            () => {
-                if PACE == pace::HASTY {
-                    prefetch!();
-                }
-                // SAFETY: the runs are readable for their lengths, and the panels hold all of them.
-                unsafe {
-                    let mut factors = [V::ZERO; N];
-                    for (n, factor) in factors.iter_mut().enumerate() {
-                        let column = n * V::LANES;
-                        *factor = V::load(b.add(column / PANEL * panel_stride + column % PANEL));
-                    }
-                    for (sums, row) in sums.iter_mut().zip(&rows) {
-                        let factor = V::splat(*row.add(at));
-                        for (sum, column) in sums.iter_mut().zip(&factors) {
-                            *sum = P::add(factor, *column, *sum);
-                        }
-                    }
-                }
-                at += depth_stride;
-                b = b.wrapping_add(row_stride);
-            };
-        }
-        // The rows of the result are prefetched during the sums, since a store that misses costs as much as a short
-        // sum. They are spread over the depth: prefetches that are issued all at once wait for each other.
-        let part = (length * PREFETCHED_ROWS / R).next_multiple_of(UNROLLED).max(4 * UNROLLED);
-        let mut left = *length;
-        while left > 0 {
-            if prefetched < R {
-                for r in 0..PREFETCHED_ROWS {
-                    for panel in 0..(N * V::LANES).div_ceil(PANEL) {
-                        V::prefetch_to_write(row.wrapping_add(r * stride + panel * PANEL));
-                    }
-                }
-                prefetched += PREFETCHED_ROWS;
-                row = row.wrapping_add(PREFETCHED_ROWS * stride);
-            }
-            let mut steps = left.min(part);
-            if PACE != pace::NONE {
-                steps = steps.min(until_turn.saturating_mul(PACE));
-                until_turn -= steps / PACE;
-            }
-            left -= steps;
-            for _ in 0..steps / UNROLLED {
-                if PACE == pace::STEADY {
-                    prefetch!();
-                }
-                for _ in 0..UNROLLED {
-                    step!();
-                }
-            }
-            for _ in 0..steps % UNROLLED {
-                step!();
-            }
-            if PACE != pace::NONE && until_turn == 0 {
-                next = next.wrapping_add(ahead.turn);
-                until_turn = ahead.rows;
-            }
-        }
-    }
-    // SAFETY: the caller vouches that `out` and the epilogue hold these rows and columns.
-    unsafe {
-        if columns.count == N * V::LANES {
-            finish::<V, R, N, true>(sums, columns.count, epilogue, out, stride);
-        } else {
-            finish::<V, R, N, false>(sums, columns.count, epilogue, out, stride);
+        let depth_stride = if TRANSPOSED { a.depth_stride } else { 1 };
+        let mut sums = [[V::ZERO; N]; R];
+        let mut result = ToWrite { row: out, stride, left: R };
+        // SAFETY: the caller vouches for the rows, the columns, `out` and the epilogue.
+        unsafe {
+            add_products::<V, P, R, N, ROW_MAJOR, PACE>(
+                &mut sums,
+                (rows, depth_stride),
+                (columns.start, columns),
+                a.depth,
+                ahead,
+                &mut result,
+            );
+            finish(sums, columns.count, epilogue.starting_at(row, 0), out, stride);
         }
     }
 }
 
-/// Adds the epilogue to the sums and stores them. `WHOLE`: all registers are full of columns.
+/// Computes a tile of `R` gathered rows by `N` registers.
+///
+/// # Safety
+/// As for [`super::Kernel::run`], for `R` rows and at most `N` registers of columns.
+#[inline(always)]
+pub(super) unsafe fn compute_gathered<V: Vector, P: Product<V>, const R: usize, const N: usize>(
+    &GatheredTile { runs, columns, epilogue, out, stride }: &GatheredTile<'_>,
+) {
+    let mut sums = [[V::ZERO; N]; R];
+    let mut result = ToWrite { row: out, stride, left: R };
+    let mut b = columns.start;
+    for Run { starts, length } in runs {
+        if let Some(starts) = starts {
+            let rows = std::array::from_fn(|r| starts[r]);
+            // SAFETY: the caller vouches for the runs and the columns.
+            unsafe {
+                add_products::<V, P, R, N, false, { pace::NONE }>(
+                    &mut sums,
+                    (rows, 1),
+                    (b, columns),
+                    *length,
+                    Ahead::NOTHING,
+                    &mut result,
+                );
+            }
+        }
+        b = b.wrapping_add(length * PANEL);
+    }
+    // SAFETY: the caller vouches for `out` and the epilogue.
+    unsafe { finish(sums, columns.count, epilogue, out, stride) };
+}
+
+/// Rows of the result that are still to be prefetched.
+struct ToWrite {
+    row: *mut f32,
+    stride: usize,
+    left: usize,
+}
+
+/// Adds the products of some steps of the depth.
+///
+/// - `rows`: where each row begins, and the stride of the depth
+/// - `b`: where the columns begin, and what follows each
+///
+/// # Safety
+/// The rows and columns must be readable for `length` steps.
+#[inline(always)]
+unsafe fn add_products<
+    V: Vector,
+    P: Product<V>,
+    const R: usize,
+    const N: usize,
+    const ROW_MAJOR: bool,
+    const PACE: usize,
+>(
+    sums: &mut [[V; N]; R],
+    (rows, depth_stride): ([*const f32; R], usize),
+    (mut b, columns): (*const f32, Columns),
+    length: usize,
+    ahead: Ahead,
+    result: &mut ToWrite,
+) {
+    let (panel_stride, row_stride) =
+        if ROW_MAJOR { (PANEL, columns.row_stride) } else { (columns.stride, PANEL) };
+    let Ahead { mut next, mut until_turn, .. } = ahead;
+    let mut at = 0;
+    macro_rules! prefetch {
+        () => {
+            V::prefetch(next);
+            V::prefetch(next.wrapping_add(PANEL));
+            next = next.wrapping_add(ahead.stride);
+        };
+    }
+    macro_rules! step {
+        () => {
+            if PACE == pace::HASTY {
+                prefetch!();
+            }
+            // SAFETY: the caller vouches for the rows and columns.
+            unsafe {
+                let mut factors = [V::ZERO; N];
+                for (n, factor) in factors.iter_mut().enumerate() {
+                    let column = n * V::LANES;
+                    *factor = V::load(b.add(column / PANEL * panel_stride + column % PANEL));
+                }
+                for (sums, row) in sums.iter_mut().zip(&rows) {
+                    let factor = V::splat(*row.add(at));
+                    for (sum, column) in sums.iter_mut().zip(&factors) {
+                        *sum = P::add(factor, *column, *sum);
+                    }
+                }
+            }
+            at += depth_stride;
+            b = b.wrapping_add(row_stride);
+        };
+    }
+    // The rows of the result are prefetched during the sums, since a store that misses costs as much as a short sum. They
+    // are spread over the depth: prefetches that are issued all at once wait for each other.
+    let part = (length * PREFETCHED_ROWS / R).next_multiple_of(UNROLLED).max(4 * UNROLLED);
+    let mut left = length;
+    while left > 0 {
+        if result.left > 0 {
+            for r in 0..PREFETCHED_ROWS {
+                for panel in 0..(N * V::LANES).div_ceil(PANEL) {
+                    let place = r * result.stride + panel * PANEL;
+                    V::prefetch_to_write(result.row.wrapping_add(place));
+                }
+            }
+            result.left = result.left.saturating_sub(PREFETCHED_ROWS);
+            result.row = result.row.wrapping_add(PREFETCHED_ROWS * result.stride);
+        }
+        let mut steps = left.min(part);
+        if PACE != pace::NONE {
+            steps = steps.min(until_turn.saturating_mul(PACE));
+            until_turn -= steps / PACE;
+        }
+        left -= steps;
+        let unrolled = at + steps / UNROLLED * UNROLLED * depth_stride;
+        let end = unrolled + steps % UNROLLED * depth_stride;
+        while at < unrolled {
+            if PACE == pace::STEADY {
+                prefetch!();
+            }
+            for _ in 0..UNROLLED {
+                step!();
+            }
+        }
+        while at < end {
+            step!();
+        }
+        if PACE != pace::NONE && until_turn == 0 {
+            next = next.wrapping_add(ahead.turn);
+            until_turn = ahead.rows;
+        }
+    }
+}
+
+/// Adds the epilogue to the sums and stores them.
 ///
 /// # Safety
 /// `out` and the epilogue must hold `R` rows of `count` columns.
 #[inline(always)]
-unsafe fn finish<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
+unsafe fn finish<V: Vector, const R: usize, const N: usize>(
+    sums: [[V; N]; R],
+    count: usize,
+    epilogue: Epilogue<'_>,
+    out: *mut f32,
+    stride: usize,
+) {
+    // SAFETY: the caller upholds the contract.
+    unsafe {
+        if count == N * V::LANES {
+            finish_registers::<V, R, N, true>(sums, count, epilogue, out, stride);
+        } else {
+            finish_registers::<V, R, N, false>(sums, count, epilogue, out, stride);
+        }
+    }
+}
+
+/// [`finish`]. `WHOLE`: all registers are full of columns.
+///
+/// # Safety
+/// As for [`finish`].
+#[inline(always)]
+unsafe fn finish_registers<V: Vector, const R: usize, const N: usize, const WHOLE: bool>(
     mut sums: [[V; N]; R],
     count: usize,
     epilogue: Epilogue<'_>,
