@@ -32,6 +32,8 @@ use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of the largest map that uses small tiles.
 const SMALL_MAP: usize = 16;
+/// Tasks of each thread with which none waits long for the last one.
+const TASKS_OF_A_THREAD: usize = 4;
 
 /// The filters of one layer.
 pub(super) struct Winograd {
@@ -122,17 +124,21 @@ fn convolve<M: Minimal>(
         // Each task has some tiles and all channels. Its transformed tiles stay in the second-level cache.
         let count =
             tiles.div_ceil(tiles.div_ceil(MAX_TILES).max(threads.min(tiles.div_ceil(MIN_TILES))));
+        let tasks = tiles.div_ceil(count);
+        // Few such tasks would leave threads idle, so the output channels of each are tasks of their own.
+        let are_few = tasks < TASKS_OF_A_THREAD * threads;
         let task = |task: usize| {
             let range = task * count..tiles.min((task + 1) * count);
             if range.is_empty() {
                 return;
             }
-            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from);
-            for column in (0..filters.to).step_by(NR) {
-                let block = &transformed_filters[column / NR * filters.block::<M>()..];
+            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from, are_few);
+            let block = |block: usize| {
+                let column = block * NR;
+                let block = &transformed_filters[block * filters.block::<M>()..];
                 let products =
                     filters.multiply::<M>(&transformed, range.len(), column, Source::Cached(block));
-                // SAFETY: tasks have different tiles, and blocks of columns follow one another.
+                // SAFETY: tasks have different tiles or channels.
                 unsafe {
                     store_tiles::<M>(
                         &products,
@@ -144,15 +150,17 @@ fn convolve<M: Minimal>(
                         place,
                     )
                 };
-            }
+            };
+            let blocks = 0..filters.to.div_ceil(NR);
+            if are_few { blocks.into_par_iter().for_each(block) } else { blocks.for_each(block) }
         };
-        (0..tiles.div_ceil(count)).into_par_iter().for_each(task);
+        (0..tasks).into_par_iter().for_each(task);
     } else {
         // Each task has some output channels and all tiles, and transforms its own filters.
         let group = 4 * MAX_TILES;
         for first in (0..tiles).step_by(group) {
             let range = first..tiles.min(first + group);
-            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from);
+            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from, true);
             (0..filters.to.div_ceil(NR)).into_par_iter().for_each(|task| {
                 let column = task * NR;
                 let products =

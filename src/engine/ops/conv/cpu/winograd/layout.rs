@@ -6,7 +6,7 @@ use crate::engine::ops::gemm::PANEL;
 /// Most tiles of one task that computes all output channels.
 pub(super) const MAX_TILES: usize = 64;
 /// Least tiles of such a task, since each reads all filters.
-pub(super) const MIN_TILES: usize = 32;
+pub(super) const MIN_TILES: usize = 16;
 
 /// Floats between the end of one place and the start of the next. Without a gap, places a multiple of a page apart
 /// would compete for the same lines of the first-level cache.

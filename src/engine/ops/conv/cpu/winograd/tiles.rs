@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::layout::{GAP, Image, MAX_TILES};
+use super::layout::{GAP, Image};
 use super::minimal::{Minimal, WIDEST};
 
 use crate::engine::ops::buffer::{SharedPtr, filled};
@@ -17,11 +17,14 @@ use crate::engine::ops::gemm::{Epilogue, NR, PANEL};
 use crate::engine::ops::simd::in_vectors;
 
 /// `Bᵀ d B` of some tiles: for each place, a matrix `(tiles, channels)`.
+///
+/// - `is_parallel`: on all threads, for callers that are not one task of many
 pub(super) fn transform_tiles<M: Minimal>(
     x: &[f32],
     image: Image,
     tiles: Range<usize>,
     channels: usize,
+    is_parallel: bool,
 ) -> Vec<f32> {
     let count = tiles.len();
     filled(M::PLACES * (count * channels + GAP), |transformed| {
@@ -34,7 +37,7 @@ pub(super) fn transform_tiles<M: Minimal>(
                 transform_tile::<M>(x, image, tile, channels, to.at(index * channels), stride);
             }
         };
-        if count > MAX_TILES {
+        if is_parallel {
             (0..count).into_par_iter().with_min_len(8).for_each(task);
         } else {
             (0..count).for_each(task);
