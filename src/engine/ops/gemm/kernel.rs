@@ -121,14 +121,16 @@ unsafe fn run_strided<S: Set>(
     let layout =
         Layout { transposed: a.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
     // The first strips have a row more than the others.
-    let (fewer, with_one_more) = (a.rows / strips, a.rows % strips);
+    let (rows_of_strip, with_one_more) = (a.rows / strips, a.rows % strips);
     // The columns of a tile stay in the first-level cache while the rows pass by.
     let mut tile = 0;
     for first in (0..micro_panel.columns()).step_by(width) {
         let columns = micro_panel.some(first, width);
         let loops = S::loops(layout, columns.count);
         let mut row = 0;
-        for (rows, mut strips) in [(fewer + 1, with_one_more), (fewer, strips - with_one_more)] {
+        for (rows, mut strips) in
+            [(rows_of_strip + 1, with_one_more), (rows_of_strip, strips - with_one_more)]
+        {
             while strips > 0 {
                 let ahead = prefetches.of_tile(tile);
                 // Tiles that prefetch nothing are computed in one call.
