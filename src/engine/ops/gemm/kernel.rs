@@ -163,6 +163,7 @@ unsafe fn run_strip<S: Set>(
     out: *mut f32,
     stride: usize,
 ) {
+    assert_eq!(micro_panel.row_stride, PANEL, "gathered rows are multiplied by packed panels");
     for first in (0..micro_panel.columns()).step_by(S::VECTORS * S::LANES) {
         let columns = micro_panel.some(first, S::VECTORS * S::LANES);
         let compute = S::gathered_loops(columns.count)[strip.rows - 1];
