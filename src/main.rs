@@ -104,9 +104,11 @@ struct AdminKeyArgs {
     key_pepper: Option<String>,
 }
 
-/// How long freed memory is kept. With a memory budget of 0 it is returned at once.
+/// How long freed memory is kept. With a memory budget of 0 it is returned at once, and likewise by an API without a
+/// worker: it runs no network, and what one upload frees is rarely what the next needs.
 fn kept_memory(command: &Command) -> Duration {
     let budget = match command {
+        Command::Serve(logging) if logging.args.no_worker => Some(ByteSize(0)),
         Command::Serve(logging) => logging.args.common.worker.memory_budget,
         Command::Work(logging) => logging.args.worker.memory_budget,
         Command::Bench(args) => args.memory_budget,
