@@ -105,7 +105,7 @@ struct AdminKeyArgs {
 }
 
 /// How long freed memory is kept. With a memory budget of 0 it is returned at once, and likewise by an API without a
-/// worker: it runs no network, and what one upload frees is rarely what the next needs.
+/// worker: it takes no steps of a network, and what one upload frees is rarely what the next needs.
 fn kept_memory(command: &Command) -> Duration {
     let budget = match command {
         Command::Serve(logging) if logging.args.no_worker => Some(ByteSize(0)),
