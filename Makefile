@@ -34,7 +34,7 @@ test-isa: build
 	  VSTAR_ISA=$$set $(CARGO) test --release --test engine -- $(ISA_TESTS) || exit 1; \
 	done
 
-## The engine's tests and the golden cases of sd1, compiled for AArch64, in an emulator: hours, and ten minutes for a test that trains.
+## The engine's tests and the golden cases of sd1, compiled for AArch64, in an emulator: it takes hours.
 ## AARCH64_TESTS=ops chooses some.
 test-aarch64:
 	@.ci/aarch64 setup
