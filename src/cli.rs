@@ -10,6 +10,7 @@ mod check;
 mod concepts;
 mod deltas;
 mod doctor;
+mod each;
 mod edit;
 mod evaluate;
 pub mod exit;

@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::body::set;
+use super::each::each;
 use super::exit::Usage;
 use super::naming::label;
 use super::output::text;
@@ -93,6 +94,9 @@ impl Removal {
 /// Deletes things one after the other; on a terminal, each is asked for.
 ///
 /// - `query`: of each request, as by [`Removal::query`]
+///
+/// # Errors
+/// As of [`each`].
 pub(super) async fn remove(
     session: &Session,
     collection: &str,
@@ -100,16 +104,16 @@ pub(super) async fn remove(
     consent: &Consent,
     query: &str,
 ) -> Result<()> {
-    for name in names {
+    each(names, async |name| {
         if !consent.yes && !is_confirmed(name)? {
             session.out.note(&format!("{name} stays"));
-            continue;
+            return Ok(());
         }
         let path = format!("{collection}/{name}{query}");
         let answer = session.client.change(Method::DELETE, &path, &Value::Null).await?;
-        session.out.done(&answer, name, &format!("{name} is deleted{}", with_it(&answer.value)))?;
-    }
-    Ok(())
+        session.out.done(&answer, name, &format!("{name} is deleted{}", with_it(&answer.value)))
+    })
+    .await
 }
 
 /// Where nobody can be asked, the command is meant as it is.

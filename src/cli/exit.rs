@@ -99,9 +99,14 @@ pub(super) struct Hint(pub(super) String);
 pub fn report(error: &Error) -> ExitCode {
     let status = status(error);
     if status != PIPE_CLOSED {
-        eprint!("{}", text(error));
+        say(error);
     }
     ExitCode::from(status)
+}
+
+/// Says what went wrong on standard error, where a command goes on with something else.
+pub(super) fn say(error: &Error) {
+    eprint!("{}", text(error));
 }
 
 /// The exit status of a failure.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::builder::RangedI64ValueParser;
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
@@ -10,7 +11,7 @@ use super::session::Session;
 use crate::client::Answer;
 
 /// Entries of a page, unless another number is asked for.
-const DEFAULT_LIMIT: u8 = 20;
+pub(super) const DEFAULT_LIMIT: u8 = 20;
 /// The most that the service gives in one page.
 pub(super) const LARGEST_LIMIT: u8 = 100;
 
@@ -18,7 +19,7 @@ pub(super) const LARGEST_LIMIT: u8 = 100;
 #[derive(Clone, Debug, Args)]
 pub(super) struct Page {
     /// The number of entries, newest first.
-    #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = clap::value_parser!(u8).range(1..=i64::from(LARGEST_LIMIT)))]
+    #[arg(long, default_value_t = DEFAULT_LIMIT, value_parser = limits())]
     limit: u8,
     /// Where to go on: the cursor that the page before has ended with.
     #[arg(long, value_name = "CURSOR", conflicts_with = "all")]
@@ -32,6 +33,11 @@ impl Default for Page {
     fn default() -> Self {
         Self { limit: DEFAULT_LIMIT, after: None, all: false }
     }
+}
+
+/// The numbers of entries that a page can have.
+pub(super) fn limits() -> RangedI64ValueParser<u8> {
+    clap::value_parser!(u8).range(1..=i64::from(LARGEST_LIMIT))
 }
 
 /// Shows a list.

@@ -135,6 +135,8 @@ async fn each_cause_has_its_exit_status() {
     assert_eq!(server.says(&["queue"]), training);
     assert_eq!(server.says(&["cancel", &training]), training);
     assert_eq!(status(&["watch", &training]), 8);
+    assert_eq!(server.says(&["queue"]), "");
+    assert_eq!(server.says(&["queue", "--ended"]), training);
     assert_eq!(status(&["train", "rex", "--watch", "--finish-within", "1"]), 9);
 
     // Nobody there.
@@ -183,4 +185,32 @@ async fn keys_open_what_they_may() {
     let refused = server.run(&["concepts", "create", "rex", "--class", "dog"]);
     assert_eq!(refused.status, 6, "{refused:?}");
     assert!(refused.stderr.contains("quota_exceeded"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_thing_that_cannot_be_deleted_keeps_no_other() {
+    let server = Server::start(&["--no-worker"]).await;
+    server.says(&["concepts", "create", "rex", "demo/concepts/dog", "--class", "dog"]);
+    server.says(&["concepts", "create", "max", "--class", "cat"]);
+    server.says(&["train", "rex"]);
+
+    let ran = server.run(&["concepts", "rm", "nobody", "rex", "max"]);
+
+    assert_eq!((ran.status, ran.stdout.as_str()), (3, "max\n"), "{ran:?}");
+    let said = ["nobody", "not_found", "concept_in_use"].map(|text| ran.stderr.find(text));
+    assert!(said.iter().all(Option::is_some) && said.is_sorted(), "{ran:?}");
+    let concepts = server.json("/v1/concepts").await;
+    let left = concepts["data"].as_array().unwrap().iter().map(|concept| &concept["handle"]);
+    assert_eq!(left.collect::<Vec<_>>(), ["rex"]);
+
+    // Where nobody answers, the others are not tried.
+    let nobody = ["--server", "http://127.0.0.1:9"];
+    let ran = server.run(&[&["concepts", "rm", "rex", "max"][..], &nobody].concat());
+    assert_eq!((ran.status, ran.stderr.matches("error:").count()), (1, 1), "{ran:?}");
+
+    let (first, second) = (server.says(&["queue"]), server.says(&["train", "rex"]));
+    let absent = first.replace(|c: char| c.is_ascii_digit(), "0");
+    let ran = server.run(&["cancel", &absent, &first, &second]);
+    assert_eq!((ran.status, ran.stdout), (4, format!("{first}\n{second}\n")));
+    assert_eq!(server.says(&["queue", "--ended", "--limit", "1"]), second);
 }
