@@ -104,7 +104,7 @@ pub fn report(error: &Error) -> ExitCode {
     ExitCode::from(status)
 }
 
-/// Says what went wrong on standard error, where a command goes on with something else.
+/// Says what went wrong on standard error. A command can go on with something else after it.
 pub(super) fn say(error: &Error) {
     eprint!("{}", text(error));
 }
