@@ -24,7 +24,7 @@ pub(super) async fn each(names: &[String], act: impl AsyncFn(&str) -> Result<()>
     failed.map_or(Ok(()), Err)
 }
 
-/// Whether the service refuses one thing: it is not there, or not in a state for this.
+/// Whether one thing is refused: it is not there, or not in a state for this.
 fn concerns_one_name(error: &Error) -> bool {
     let refused = error.downcast_ref::<Refused>();
     refused.is_some_and(|refused| [404, 409].contains(&refused.status.as_u16()))
