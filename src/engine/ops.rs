@@ -48,6 +48,7 @@ pub(crate) use buffer::filled;
 pub use concat::concat_channels;
 pub use conv::{FrozenConv2d, Padding};
 pub use geglu::Geglu;
+pub use gemm::{HeldCopies, TrainingCopies};
 pub use group_norm::GroupNorm;
 pub use instructions::InstructionSet;
 pub use layer_norm::LayerNorm;

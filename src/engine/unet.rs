@@ -25,7 +25,7 @@ use super::{
     error::{EngineError, Result},
     key_values::{KeyValue, KeyValues},
     layers::{conv_same, group_norm},
-    ops::{self, FrozenConv2d, GroupNorm},
+    ops::{self, FrozenConv2d, GroupNorm, TrainingCopies},
     split::Split,
     weights::WeightFiles,
 };
@@ -60,6 +60,7 @@ pub struct UNet2DConditionModel {
     cross_attention: Vec<CrossAttentionKv>,
     dtype: DType,
     split: Split,
+    copies: TrainingCopies,
 }
 
 impl UNet2DConditionModel {
@@ -105,6 +106,7 @@ impl UNet2DConditionModel {
             cross_attention,
             dtype: files.dtype(),
             split: Split::of(files),
+            copies: files.training_copies().clone(),
             config,
         };
         Ok(model)
@@ -219,6 +221,11 @@ impl UNet2DConditionModel {
         let (batch, _, height, width) = latents.dims4()?;
         let on_cpu = latents.device().is_cpu();
         Ok(CallSize { batch, height, width, dtype: self.dtype, on_cpu })
+    }
+
+    /// The copies of its matrices that a training keeps.
+    pub fn training_copies(&self) -> &TrainingCopies {
+        &self.copies
     }
 
     /// How the elements of a batch are divided among the threads.

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use self::shard::{Entry, Shard, shard_paths};
 use super::{
     error::{EngineError, Result},
-    ops::{self, FrozenWeight, Precision},
+    ops::{self, FrozenWeight, Precision, TrainingCopies},
 };
 
 pub use self::json::read_json;
@@ -39,6 +39,7 @@ pub struct WeightFiles {
     device: Device,
     dtype: DType,
     precision: Precision,
+    copies: TrainingCopies,
 }
 
 impl WeightFiles {
@@ -54,6 +55,7 @@ impl WeightFiles {
             device: device.clone(),
             dtype,
             precision: Precision::default(),
+            copies: TrainingCopies::default(),
         };
         let used_as_stored = device.is_cpu() && dtype == DType::F32;
         for path in shard_paths(folder, stem)? {
@@ -82,6 +84,11 @@ impl WeightFiles {
     /// The compute dtype: that of the weights as they are handed out.
     pub fn dtype(&self) -> DType {
         self.dtype
+    }
+
+    /// The copies of matrices that a training keeps.
+    pub fn training_copies(&self) -> &TrainingCopies {
+        &self.copies
     }
 
     /// Size of all files.
@@ -154,6 +161,11 @@ impl Weights<'_> {
         self.files.precision
     }
 
+    /// The copies of matrices that a training keeps.
+    pub fn training_copies(&self) -> &TrainingCopies {
+        &self.files.copies
+    }
+
     /// A weight in the compute dtype.
     pub fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         self.get_as(name, shape, self.files.dtype)
@@ -189,7 +201,8 @@ impl Weights<'_> {
     fn load_frozen(&self, name: &str, entry: &Entry, shape: &[usize]) -> Result<FrozenWeight> {
         if entry.dtype == DType::F32
             && let Some(file) = &self.files.shards[entry.shard].map
-            && let Some(weight) = FrozenWeight::mapped(file, entry.start as usize, shape)
+            && let Some(weight) =
+                FrozenWeight::mapped(file, entry.start as usize, shape, &self.files.copies)
         {
             lock(&self.files.taken).insert(self.full_name(name));
             return Ok(weight.with_precision(self.files.precision));

@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use image::{Rgb, RgbImage};
 use vstar::domain::concept::{ClassNoun, ConceptWords, ModifierToken};
 use vstar::domain::training::{Learn, LrScheduler, TrainingRecipe};
-use vstar::engine::ops::Precision;
+use vstar::engine::ops::{Precision, TrainingCopies};
 use vstar::engine::{
     BaseModel, CaptionedImage, Delta, DeltaWeights, EngineError, FineTuning, Flow, TokenStart,
     TrainerState, TrainingConcept, TrainingInput, TrainingPhase, TrainingProgress, train,
@@ -257,6 +257,23 @@ fn a_training_resumed_from_a_file_after_each_step_gives_the_same_bytes() {
             assert!(resumed == whole, "{what}");
         }
     }
+}
+
+#[test]
+fn matrices_are_copied_for_a_training_unless_its_memory_is_limited() {
+    let base = tiny_on(&Device::Cpu);
+    let copies =
+        [base.unet.training_copies(), base.prompt_encoder.text_encoder().training_copies()];
+    let held = || copies.map(TrainingCopies::are_held);
+    let mut input = input(Some("<rex>"), 4, 7);
+
+    let training = FineTuning::starting_from(&base, &input, None).unwrap();
+    assert_eq!(held(), [true; 2]);
+    drop(training);
+    assert_eq!(held(), [false; 2]);
+    input.memory_budget = Some(1 << 30);
+    let _training = FineTuning::starting_from(&base, &input, None).unwrap();
+    assert_eq!(held(), [false; 2]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::engine::{
     autograd::Variable,
     error::{EngineError, Result},
     layers::{layer_norm, require},
-    ops::LayerNorm,
+    ops::{LayerNorm, TrainingCopies},
     split::Split,
     weights::{WeightFiles, Weights, from_json, read_json},
 };
@@ -82,6 +82,7 @@ pub struct ClipTextEncoder {
     encoder: Encoder,
     final_layer_norm: LayerNorm,
     split: Split,
+    copies: TrainingCopies,
 }
 
 impl ClipTextEncoder {
@@ -113,6 +114,7 @@ impl ClipTextEncoder {
                 config.layer_norm_eps,
             )?,
             split,
+            copies: weights.training_copies().clone(),
             config,
         })
     }
@@ -137,6 +139,11 @@ impl ClipTextEncoder {
         let mask = self.causal_mask(tokens)?;
         let hidden_states = self.encoder.forward(hidden_states, Some(&mask))?;
         Ok(self.final_layer_norm.forward(&hidden_states)?)
+    }
+
+    /// The copies of its matrices that a training keeps.
+    pub fn training_copies(&self) -> &TrainingCopies {
+        &self.copies
     }
 
     /// How the elements of a batch are divided among the threads.

@@ -9,6 +9,7 @@
 //! rows, columns or threads. So a row that is computed alone has the same bits as among others.
 
 mod blocking;
+mod copies;
 mod epilogue;
 mod factor;
 mod frozen;
@@ -23,6 +24,7 @@ mod stacked;
 mod transpose;
 
 pub(super) use self::blocking::{NR, PANEL};
+pub use self::copies::{HeldCopies, TrainingCopies};
 pub(super) use self::epilogue::Epilogue;
 pub(super) use self::factor::{Left, Right, Start};
 pub(super) use self::frozen::FrozenMatrix;

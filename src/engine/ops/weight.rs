@@ -1,11 +1,13 @@
 //! Frozen weights, read in place from the file of their checkpoint where possible.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use super::buffer::{filled, has_kernels, values};
+use super::gemm::TrainingCopies;
 use super::precision::Precision;
 
 /// A weight that never changes, in row-major order: a part of a mapped file, or a tensor.
@@ -48,9 +50,17 @@ pub(crate) struct CpuWeight {
 
 #[derive(Clone)]
 enum Memory {
-    /// From this byte on.
-    File(Arc<Mmap>, usize),
+    File(FilePart),
     Owned(Arc<Vec<f32>>),
+}
+
+/// A mapped file from a byte on.
+#[derive(Clone)]
+struct FilePart {
+    file: Arc<Mmap>,
+    start: usize,
+    /// Of the network that the file belongs to.
+    copies: TrainingCopies,
 }
 
 impl From<Tensor> for FrozenWeight {
@@ -69,14 +79,22 @@ impl FrozenWeight {
     ///
     /// Returns `None` if the file is too short, or if the CPU cannot read the values in place: they must be
     /// little-endian and start at a multiple of four bytes.
-    pub fn mapped(file: &Arc<Mmap>, start: usize, shape: &[usize]) -> Option<Self> {
+    ///
+    /// - `copies`: of the network
+    pub fn mapped(
+        file: &Arc<Mmap>,
+        start: usize,
+        shape: &[usize],
+        copies: &TrainingCopies,
+    ) -> Option<Self> {
         let len: usize = shape.iter().product();
         let bytes = file.get(start..)?.get(..len * std::mem::size_of::<f32>())?;
         if cfg!(target_endian = "big") || bytemuck::try_cast_slice::<u8, f32>(bytes).is_err() {
             return None;
         }
         let precision = Precision::default();
-        let memory = Memory::File(file.clone(), start);
+        let part = FilePart { file: file.clone(), start, copies: copies.clone() };
+        let memory = Memory::File(part);
         let weight = CpuWeight { memory, start: 0, len, precision, has_few_rows: false };
         let source = Source::File(weight);
         Some(Self { shape: shape.to_vec(), source, precision, has_few_rows: false })
@@ -126,11 +144,35 @@ impl CpuWeight {
     pub(crate) fn values(&self) -> &[f32] {
         let range = self.start..self.start + self.len;
         match &self.memory {
-            Memory::File(file, first) => {
-                let size = std::mem::size_of::<f32>();
-                bytemuck::cast_slice(&file[first + range.start * size..first + range.end * size])
-            }
+            Memory::File(part) => bytemuck::cast_slice(&part.file[self.bytes(part)]),
             Memory::Owned(values) => &values[range],
+        }
+    }
+
+    /// Where its values lie in the file.
+    fn bytes(&self, part: &FilePart) -> Range<usize> {
+        let start = part.start + std::mem::size_of::<f32>() * self.start;
+        start..start + self.size_bytes()
+    }
+
+    /// Where a training keeps copies of it. A weight that the process owns has none: it would be in memory once more.
+    pub(crate) fn training_copies(&self) -> Option<&TrainingCopies> {
+        match &self.memory {
+            Memory::File(part) => Some(&part.copies),
+            Memory::Owned(_) => None,
+        }
+    }
+
+    /// Lets the system take what the process has mapped of it. It is read from the file again where it is used.
+    pub(crate) fn leave_memory(&self) {
+        if let Memory::File(part) = &self.memory {
+            let Range { start, end } = self.bytes(part);
+            // SAFETY: the map is shared and only read, so that every page is again what the file has.
+            let left = unsafe {
+                part.file.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start)
+            };
+            // It is advice: without it, the weight stays.
+            drop(left);
         }
     }
 

@@ -10,6 +10,7 @@ use super::objective::Objective;
 use super::state::{ParameterState, TrainerState};
 use crate::domain::training::TrainingRecipe;
 use crate::engine::error::{EngineError, Result};
+use crate::engine::ops::HeldCopies;
 use crate::engine::unet::Activations;
 
 /// A method's parameters with their optimizer.
@@ -21,6 +22,8 @@ pub struct Trainer<M> {
     optimizers: Vec<AdamW>,
     steps_taken: usize,
     memory_budget: Option<u64>,
+    /// Of both networks, unless memory is limited.
+    copies: Option<[HeldCopies; 2]>,
 }
 
 /// Loss and gradient norm of a step, before it changed the parameters.
@@ -46,14 +49,19 @@ impl<M: Method> Trainer<M> {
             optimizers: optimizers.collect::<Result<_, _>>()?,
             steps_taken: 0,
             memory_budget: None,
+            copies: Some([
+                base.unet.training_copies().hold(),
+                base.text_encoder.training_copies().hold(),
+            ]),
             method,
         })
     }
 
     /// Limits what a step holds in addition to the model's weights to `bytes`, as far as computing layers of the UNet
-    /// again in the backward pass can do that. The result is the same to the bit.
+    /// again in the backward pass can do that. Matrices are then not copied either. The result is the same to the bit.
     pub fn with_memory_budget(self, bytes: Option<u64>) -> Self {
-        Self { memory_budget: bytes, ..self }
+        let copies = self.copies.filter(|_| bytes.is_none());
+        Self { memory_budget: bytes, copies, ..self }
     }
 
     /// Optimizer steps so far, those before [`Self::restore`] included.

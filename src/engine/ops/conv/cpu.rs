@@ -91,7 +91,9 @@ impl Filters {
                 winograd.forward(&x, image, epilogue, y);
             }
             _ => match plain {
-                Plain::Pixelwise(matrix) => par_gemm_rows(&x, matrix.forward_factor(), epilogue, y),
+                Plain::Pixelwise(matrix) => {
+                    par_gemm_rows(&x, matrix.forward_factor().right(), epilogue, y);
+                }
                 Plain::Direct(direct) => direct.forward(&x, batch, pass, epilogue, y),
                 Plain::Unfolded(unfolded) => unfolded.forward(&x, batch, pass, epilogue, y),
             },
@@ -114,7 +116,8 @@ impl Filters {
             }
             _ => match plain {
                 Plain::Pixelwise(matrix) => {
-                    par_gemm_rows(&dy, matrix.backward_factor(), Epilogue::default(), dx);
+                    let factor = matrix.backward_factor();
+                    par_gemm_rows(&dy, factor.right(), Epilogue::default(), dx);
                 }
                 Plain::Direct(direct) => direct.backward(&dy, batch, pass, dx),
                 Plain::Unfolded(unfolded) => unfolded.backward(&dy, batch, pass, dx),

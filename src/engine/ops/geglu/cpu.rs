@@ -82,7 +82,8 @@ impl Projection {
     /// Computes all rows of the result and of the factors.
     fn gate_rows(&self, x: &[f32], rows: usize, y: SharedPtr, factors: Option<SharedPtr>) {
         let width = self.out_features;
-        let rights = self.halves.each_ref().map(|half| half.matrix.forward_factor());
+        let matrices = self.halves.each_ref().map(|half| half.matrix.forward_factor());
+        let rights = matrices.each_ref().map(|factor| factor.right());
         let x = &*paired(x, rights[0]);
         let depth = rights[0].depth();
         par_blocks((rows, width), (FORWARD_ROWS, COLUMNS), |rows, columns| {
@@ -129,7 +130,8 @@ impl Projection {
         let Self { in_features, out_features: width, .. } = *self;
         let dy = dy.contiguous()?;
         let dy = values(&dy)?;
-        let [a, gate] = [0, 1].map(|half| self.halves[half].matrix.backward_factor());
+        let rights = self.halves.each_ref().map(|half| half.matrix.backward_factor());
+        let [a, gate] = rights.each_ref().map(|factor| factor.right());
         let rows = dy.len() / width;
         let dx = filled(rows * in_features, |dx| {
             let tasks = dx

@@ -1,8 +1,9 @@
 //! The matrix of a frozen layer as the right factor of its forward and backward pass.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use super::blocking::PANEL;
+use super::copies::Place;
 use super::factor::Right;
 use super::numbers::Numbers;
 use super::pairs::{pack_paired_columns, pack_paired_rows};
@@ -11,7 +12,8 @@ use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::precision::Precision;
 use crate::engine::ops::weight::CpuWeight;
 
-/// Largest matrix that is packed, in bytes; larger ones are read in place unless their products have few rows.
+/// Largest matrix that is always packed, in bytes. Larger ones are read in place unless their products have few rows or
+/// a training holds copies.
 ///
 /// Transposing costs as much as multiplying some six rows, a good part of the rows that a small model's products have.
 /// Packing a large model would double its memory.
@@ -22,64 +24,118 @@ pub(crate) struct FrozenMatrix {
     weight: CpuWeight,
     depth: usize,
     width: usize,
-    /// The panels of `Wᵀ` and of `W`, packed at first use.
-    forward: OnceLock<Panels>,
-    backward: OnceLock<Panels>,
+    /// The panels of `Wᵀ` and of `W`.
+    forward: Packed,
+    backward: Packed,
+}
+
+/// Panels, packed at first use.
+#[derive(Default)]
+struct Packed {
+    for_good: OnceLock<Panels>,
+    for_training: Place,
+}
+
+/// A right factor, with what keeps it in memory.
+pub(crate) enum Factor<'a> {
+    Borrowed(Right<'a>),
+    Copy(Arc<Panels>),
+}
+
+impl Factor<'_> {
+    pub(crate) fn right(&self) -> Right<'_> {
+        match self {
+            Self::Borrowed(right) => *right,
+            Self::Copy(panels) => Right::Packed(panels.view()),
+        }
+    }
 }
 
 impl FrozenMatrix {
     /// - `weight`: row-major `(width, depth)`
     pub(crate) fn new(weight: CpuWeight, width: usize, depth: usize) -> Self {
-        Self { weight, depth, width, forward: OnceLock::new(), backward: OnceLock::new() }
+        Self { weight, depth, width, forward: Packed::default(), backward: Packed::default() }
     }
 
     /// `Wᵀ`, `(depth, width)`, the right factor of the forward pass.
-    pub(crate) fn forward_factor(&self) -> Right<'_> {
+    pub(crate) fn forward_factor(&self) -> Factor<'_> {
         let Self { depth, width, .. } = *self;
         let data = self.weight.values();
         if self.is_of_pairs(depth) {
-            let panels = get_or_init(&self.forward, || {
+            return self.for_good(&self.forward, || {
                 let fill = |index, panel: &mut [f32]| {
                     pack_paired_columns(data, depth, width, index, panel);
                 };
                 Panels::filled(depth / 2, width, fill).of_pairs()
             });
-            return Right::Packed(panels.view());
         }
-        if !self.is_packed() && !self.weight.has_few_rows() {
-            return Right::Transposed { data, depth, width };
-        }
-        let panels = get_or_init(&self.forward, || {
-            let panels = Panels::filled(depth, width, |index, panel| {
+        let pack = || {
+            Panels::filled(depth, width, |index, panel| {
                 pack_columns(data, depth, depth, width, index, panel);
-            });
-            if self.is_packed() { panels } else { panels.in_long_blocks() }
-        });
-        Right::Packed(panels.view())
+            })
+        };
+        if self.is_small() {
+            return self.for_good(&self.forward, pack);
+        }
+        if self.weight.has_few_rows() {
+            return self.for_good(&self.forward, || pack().in_long_blocks());
+        }
+        self.for_training(&self.forward, pack).unwrap_or(Factor::Borrowed(Right::Transposed {
+            data,
+            depth,
+            width,
+        }))
     }
 
     /// `W`, `(width, depth)`, the right factor of the backward pass. It is also packed where its rows do not hold whole
     /// panels.
-    pub(crate) fn backward_factor(&self) -> Right<'_> {
+    pub(crate) fn backward_factor(&self) -> Factor<'_> {
         let Self { depth, width, .. } = *self;
         let data = self.weight.values();
         if self.is_of_pairs(width) {
-            let panels = get_or_init(&self.backward, || {
+            return self.for_good(&self.backward, || {
                 let fill =
                     |index, panel: &mut [f32]| pack_paired_rows(data, width, depth, index, panel);
                 Panels::filled(width / 2, depth, fill).of_pairs()
             });
-            return Right::Packed(panels.view());
         }
-        if !self.is_packed() && depth.is_multiple_of(PANEL) {
-            return Right::Rows { data, stride: depth, width: depth, numbers: Numbers::Floats };
-        }
-        let panels = get_or_init(&self.backward, || {
+        let pack = || {
             Panels::filled(width, depth, |index, panel| {
                 pack_rows(data, depth, width, depth, index, panel);
             })
-        });
-        Right::Packed(panels.view())
+        };
+        if self.is_small() || !depth.is_multiple_of(PANEL) {
+            return self.for_good(&self.backward, pack);
+        }
+        let numbers = Numbers::Floats;
+        let in_place = Right::Rows { data, stride: depth, width: depth, numbers };
+        self.for_training(&self.backward, pack).unwrap_or(Factor::Borrowed(in_place))
+    }
+
+    /// Panels that live as long as the matrix.
+    fn for_good<'a>(&self, packed: &'a Packed, pack: impl FnOnce() -> Panels) -> Factor<'a> {
+        let panels = get_or_init(&packed.for_good, || self.instead_of_weight(pack));
+        Factor::Borrowed(Right::Packed(panels.view()))
+    }
+
+    /// Panels that live as long as a training; `None` if there is none.
+    fn for_training(
+        &self,
+        packed: &Packed,
+        pack: impl FnOnce() -> Panels,
+    ) -> Option<Factor<'static>> {
+        let copies = self.weight.training_copies()?;
+        let pack = || self.instead_of_weight(pack);
+        packed.for_training.get_or_pack(copies, pack).map(Factor::Copy)
+    }
+
+    /// Packs a matrix whose place in the file is not read from then on.
+    fn instead_of_weight(&self, pack: impl FnOnce() -> Panels) -> Panels {
+        let panels = pack();
+        if !self.is_small() {
+            self.weight.leave_memory();
+        }
+        panels
     }
 
     /// Whether a product over this depth is one of bf16 numbers. Such a factor is always packed, in half the memory.
@@ -87,7 +143,66 @@ impl FrozenMatrix {
         self.weight.precision() == Precision::Bf16 && depth.is_multiple_of(2)
     }
 
-    fn is_packed(&self) -> bool {
+    fn is_small(&self) -> bool {
         self.weight.size_bytes() <= MAX_PACKED_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::path::Path;
+
+    use memmap2::Mmap;
+
+    use super::*;
+    use crate::engine::ops::gemm::{Epilogue, TrainingCopies, par_gemm_rows};
+    use crate::engine::ops::weight::{Backend, FrozenWeight};
+
+    /// What of the mapped file is in this process's memory.
+    #[cfg(target_os = "linux")]
+    fn resident_kib(path: &Path) -> usize {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let (_, own) = maps.split_once(path.to_str().unwrap()).unwrap();
+        let resident = own.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    #[test]
+    fn a_large_matrix_gives_the_same_bytes_from_its_file_and_from_copies() {
+        let (width, depth, rows) = (520, 528, 7);
+        let values: Vec<f32> = (0..width * depth).map(|i| (i % 101) as f32 / 50.0 - 1.0).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        fs::write(&path, bytemuck::cast_slice(&values)).unwrap();
+        // SAFETY: nothing else has the file.
+        let file = Arc::new(unsafe { Mmap::map(&File::open(&path).unwrap()) }.unwrap());
+        let copies = TrainingCopies::default();
+        let weight = FrozenWeight::mapped(&file, 0, &[width, depth], &copies).unwrap();
+        let Ok(Backend::Cpu(weight)) = weight.backend() else { panic!("a weight of the CPU") };
+        let matrix = FrozenMatrix::new(weight, width, depth);
+        let products = || {
+            [matrix.forward_factor(), matrix.backward_factor()].map(|factor| {
+                let right = factor.right();
+                let mut products = vec![0.0; rows * right.width()];
+                let left = &values[..rows * right.depth()];
+                par_gemm_rows(left, right, Epilogue::default(), &mut products);
+                products
+            })
+        };
+
+        let in_place = products();
+        #[cfg(target_os = "linux")]
+        assert!(resident_kib(&path) > 1000);
+        let held = copies.hold();
+        assert_eq!(products(), in_place);
+        // Panels are as wide as the matrix and the padding of its last one, in either direction.
+        let panels = depth * width.next_multiple_of(PANEL) + width * depth.next_multiple_of(PANEL);
+        assert_eq!(copies.size_bytes(), std::mem::size_of::<f32>() * panels);
+        #[cfg(target_os = "linux")]
+        assert_eq!(resident_kib(&path), 0);
+        drop(held);
+        assert_eq!(copies.size_bytes(), 0);
+        assert_eq!(products(), in_place);
     }
 }

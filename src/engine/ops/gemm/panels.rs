@@ -64,6 +64,11 @@ impl Panels {
         Self { blocks: Blocks::Long, ..self }
     }
 
+    /// Size in memory.
+    pub(crate) fn size_bytes(&self) -> usize {
+        std::mem::size_of_val(&*self.data)
+    }
+
     pub(crate) fn view(&self) -> PanelsView<'_> {
         let Self { ref data, depth, width, numbers, blocks } = *self;
         PanelsView { data, depth, width, numbers, blocks }

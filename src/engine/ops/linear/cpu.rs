@@ -30,7 +30,8 @@ impl Matrix {
         other: Option<&Tensor>,
         shape: Vec<usize>,
     ) -> Result<Tensor> {
-        let right = self.matrix.forward_factor();
+        let factor = self.matrix.forward_factor();
+        let right = factor.right();
         let x = x.contiguous()?;
         let other = other.map(|other| other.contiguous()).transpose()?;
         let other = other.as_ref().map(values).transpose()?;
@@ -51,7 +52,8 @@ impl Matrix {
         function: activation::Function,
         shape: Vec<usize>,
     ) -> Result<Tensor> {
-        let right = self.matrix.forward_factor();
+        let factor = self.matrix.forward_factor();
+        let right = factor.right();
         let x = x.contiguous()?;
         let epilogue = Epilogue { bias: self.bias.as_deref(), ..Epilogue::default() };
         let mut y = filled(shape.iter().product(), |_| {});
@@ -65,7 +67,8 @@ impl Matrix {
     pub(super) fn backward(&self, dy: &Tensor, shape: Vec<usize>) -> Result<Tensor> {
         let dy = dy.contiguous()?;
         let mut dx = filled(shape.iter().product(), |_| {});
-        par_gemm_rows(&values(&dy)?, self.matrix.backward_factor(), Epilogue::default(), &mut dx);
+        let factor = self.matrix.backward_factor();
+        par_gemm_rows(&values(&dy)?, factor.right(), Epilogue::default(), &mut dx);
         tensor(dx, shape)
     }
 }

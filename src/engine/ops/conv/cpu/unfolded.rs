@@ -28,6 +28,7 @@ impl Unfolded {
         y: &mut [f32],
     ) {
         let filters = self.0.forward_factor();
+        let filters = filters.right();
         let (depth, width) = (filters.steps(), filters.width());
         let channels = depth / pass.area();
         let pixels = batch * pass.output.0 * pass.output.1;
@@ -50,6 +51,7 @@ impl Unfolded {
     /// - `pass`: from the result to the image
     pub(super) fn backward(&self, dy: &[f32], batch: usize, pass: Pass, dx: &mut [f32]) {
         let filters = self.0.backward_factor();
+        let filters = filters.right();
         let (from, depth) = (filters.steps(), filters.width());
         let (area, rows) = (pass.area(), dy.len() / from);
         let channels = depth / area;
