@@ -24,7 +24,7 @@ struct Matrix {
 
 /// The matrix, in the form that its device needs.
 enum Backend {
-    Cpu(cpu::Matrix),
+    Cpu(Box<cpu::Matrix>),
     Candle(candle::Matrix),
 }
 
@@ -39,7 +39,8 @@ impl FrozenLinear {
         check_bias(bias.as_ref(), out_features)?;
         let backend = match weight.backend()? {
             weight::Backend::Cpu(weight) => {
-                Backend::Cpu(cpu::Matrix::new(weight, bias, (out_features, in_features))?)
+                let matrix = cpu::Matrix::new(weight, bias, (out_features, in_features))?;
+                Backend::Cpu(Box::new(matrix))
             }
             weight::Backend::Candle(weight) => Backend::Candle(candle::Matrix { weight, bias }),
         };
