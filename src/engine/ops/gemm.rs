@@ -94,6 +94,13 @@ mod tests {
             let right = Right::Transposed { data: &data, depth, width };
             par_gemm_rows(&a, right, Epilogue::default(), &mut c);
             assert_close(&c, &expected);
+
+            // The transpose of that, where it is packed.
+            let panels = Panels::from_rows(&data, depth, width, depth);
+            let mut packed = vec![0.0; rows * width];
+            let right = Right::transpose_of(panels.view());
+            par_gemm_rows(&a, right, Epilogue::default(), &mut packed);
+            assert_eq!(packed, c);
         }
     }
 

@@ -56,7 +56,7 @@ impl Drop for HeldCopies {
     }
 }
 
-/// Where a matrix finds its copy for one direction.
+/// Where a matrix finds its copy.
 #[derive(Default)]
 pub(super) struct Place(Mutex<Weak<Panels>>);
 

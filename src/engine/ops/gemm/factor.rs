@@ -16,14 +16,29 @@ pub(crate) enum Right<'a> {
     Rows { data: &'a [f32], stride: usize, width: usize, numbers: Numbers },
     /// The transpose of a row-major `(width, depth)` matrix, which is read one micro-panel at a time through a buffer.
     Transposed { data: &'a [f32], depth: usize, width: usize },
+    /// The transpose of packed panels of `(width, depth)`, which is read in the same way.
+    TransposedPanels {
+        /// From the first column on.
+        data: &'a [f32],
+        /// Floats of a panel.
+        stride: usize,
+        depth: usize,
+        width: usize,
+    },
 }
 
-impl Right<'_> {
+impl<'a> Right<'a> {
+    /// The transpose of a packed factor.
+    pub(crate) fn transpose_of(panels: PanelsView<'a>) -> Self {
+        let PanelsView { data, depth: width, width: depth, .. } = panels;
+        Self::TransposedPanels { data, stride: width * PANEL, depth, width }
+    }
+
     pub(crate) fn depth(self) -> usize {
         match self {
             Self::Packed(panels) => panels.depth,
             Self::Rows { data, stride, .. } => data.len().div_ceil(stride),
-            Self::Transposed { depth, .. } => depth,
+            Self::Transposed { depth, .. } | Self::TransposedPanels { depth, .. } => depth,
         }
     }
 
@@ -38,7 +53,9 @@ impl Right<'_> {
     pub(crate) fn width(self) -> usize {
         match self {
             Self::Packed(panels) => panels.width,
-            Self::Rows { width, .. } | Self::Transposed { width, .. } => width,
+            Self::Rows { width, .. }
+            | Self::Transposed { width, .. }
+            | Self::TransposedPanels { width, .. } => width,
         }
     }
 
@@ -46,7 +63,7 @@ impl Right<'_> {
     pub(crate) fn numbers(self) -> Numbers {
         match self {
             Self::Packed(PanelsView { numbers, .. }) | Self::Rows { numbers, .. } => numbers,
-            Self::Transposed { .. } => Numbers::Floats,
+            Self::Transposed { .. } | Self::TransposedPanels { .. } => Numbers::Floats,
         }
     }
 
@@ -54,7 +71,9 @@ impl Right<'_> {
     pub(crate) fn blocks(self) -> Blocks {
         match self {
             Self::Packed(panels) => panels.blocks,
-            Self::Rows { .. } | Self::Transposed { .. } => Blocks::Short,
+            Self::Rows { .. } | Self::Transposed { .. } | Self::TransposedPanels { .. } => {
+                Blocks::Short
+            }
         }
     }
 
@@ -74,6 +93,10 @@ impl Right<'_> {
             Self::Transposed { data, depth, .. } => {
                 Prefetch::rows(data.as_ptr().wrapping_add(column * depth + row), depth, NR, length)
             }
+            Self::TransposedPanels { data, stride, .. } => {
+                let start = data.as_ptr().wrapping_add(row / PANEL * stride + column * PANEL);
+                Prefetch::rows(start, stride, length.div_ceil(PANEL), NR * PANEL)
+            }
         }
     }
 
@@ -89,6 +112,9 @@ impl Right<'_> {
             }
             Self::Transposed { data, depth, .. } => {
                 Self::Transposed { data: &data[first * depth..], depth, width }
+            }
+            Self::TransposedPanels { data, stride, depth, .. } => {
+                Self::TransposedPanels { data: &data[first * PANEL..], stride, depth, width }
             }
         }
     }
@@ -172,7 +198,7 @@ pub(crate) fn check_right(b: Right<'_>, depth: usize, end: usize) {
             let last = depth.saturating_sub(1) * stride + end.next_multiple_of(PANEL);
             assert!(depth == 0 || data.len() >= last, "the right factor is too short");
         }
-        Right::Transposed { .. } => {} // it is copied through slices
+        Right::Transposed { .. } | Right::TransposedPanels { .. } => {} // copied through slices
     }
 }
 

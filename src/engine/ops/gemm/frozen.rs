@@ -24,22 +24,18 @@ pub(crate) struct FrozenMatrix {
     weight: CpuWeight,
     depth: usize,
     width: usize,
-    /// The panels of `Wᵀ` and of `W`.
-    forward: Packed,
-    backward: Packed,
-}
-
-/// Panels, packed at first use.
-#[derive(Default)]
-struct Packed {
-    for_good: OnceLock<Panels>,
-    for_training: Place,
+    /// The panels of `Wᵀ` and of `W`, packed at first use.
+    forward: OnceLock<Panels>,
+    backward: OnceLock<Panels>,
+    /// The panels of `W` that a training keeps.
+    copy: Place,
 }
 
 /// A right factor, with what keeps it in memory.
 pub(crate) enum Factor<'a> {
     Borrowed(Right<'a>),
     Copy(Arc<Panels>),
+    TransposeOf(Arc<Panels>),
 }
 
 impl Factor<'_> {
@@ -47,6 +43,7 @@ impl Factor<'_> {
         match self {
             Self::Borrowed(right) => *right,
             Self::Copy(panels) => Right::Packed(panels.view()),
+            Self::TransposeOf(panels) => Right::transpose_of(panels.view()),
         }
     }
 }
@@ -54,7 +51,8 @@ impl Factor<'_> {
 impl FrozenMatrix {
     /// - `weight`: row-major `(width, depth)`
     pub(crate) fn new(weight: CpuWeight, width: usize, depth: usize) -> Self {
-        Self { weight, depth, width, forward: Packed::default(), backward: Packed::default() }
+        let (forward, backward) = (OnceLock::new(), OnceLock::new());
+        Self { weight, depth, width, forward, backward, copy: Place::default() }
     }
 
     /// `Wᵀ`, `(depth, width)`, the right factor of the forward pass.
@@ -62,29 +60,25 @@ impl FrozenMatrix {
         let Self { depth, width, .. } = *self;
         let data = self.weight.values();
         if self.is_of_pairs(depth) {
-            return self.for_good(&self.forward, || {
+            return self.packed(&self.forward, || {
                 let fill = |index, panel: &mut [f32]| {
                     pack_paired_columns(data, depth, width, index, panel);
                 };
                 Panels::filled(depth / 2, width, fill).of_pairs()
             });
         }
-        let pack = || {
-            Panels::filled(depth, width, |index, panel| {
-                pack_columns(data, depth, depth, width, index, panel);
-            })
-        };
-        if self.is_small() {
-            return self.for_good(&self.forward, pack);
+        if self.is_small() || self.weight.has_few_rows() {
+            return self.packed(&self.forward, || {
+                let panels = Panels::filled(depth, width, |index, panel| {
+                    pack_columns(data, depth, depth, width, index, panel);
+                });
+                if self.is_small() { panels } else { panels.in_long_blocks() }
+            });
         }
-        if self.weight.has_few_rows() {
-            return self.for_good(&self.forward, || pack().in_long_blocks());
+        match self.copy() {
+            Some(panels) => Factor::TransposeOf(panels),
+            None => Factor::Borrowed(Right::Transposed { data, depth, width }),
         }
-        self.for_training(&self.forward, pack).unwrap_or(Factor::Borrowed(Right::Transposed {
-            data,
-            depth,
-            width,
-        }))
     }
 
     /// `W`, `(width, depth)`, the right factor of the backward pass. It is also packed where its rows do not hold whole
@@ -93,40 +87,44 @@ impl FrozenMatrix {
         let Self { depth, width, .. } = *self;
         let data = self.weight.values();
         if self.is_of_pairs(width) {
-            return self.for_good(&self.backward, || {
+            return self.packed(&self.backward, || {
                 let fill =
                     |index, panel: &mut [f32]| pack_paired_rows(data, width, depth, index, panel);
                 Panels::filled(width / 2, depth, fill).of_pairs()
             });
         }
-        let pack = || {
-            Panels::filled(width, depth, |index, panel| {
-                pack_rows(data, depth, width, depth, index, panel);
-            })
-        };
-        if self.is_small() || !depth.is_multiple_of(PANEL) {
-            return self.for_good(&self.backward, pack);
+        if self.is_small() {
+            return self.packed(&self.backward, || self.panels());
         }
-        let numbers = Numbers::Floats;
-        let in_place = Right::Rows { data, stride: depth, width: depth, numbers };
-        self.for_training(&self.backward, pack).unwrap_or(Factor::Borrowed(in_place))
+        match self.copy() {
+            Some(panels) => Factor::Copy(panels),
+            None if depth.is_multiple_of(PANEL) => {
+                let numbers = Numbers::Floats;
+                Factor::Borrowed(Right::Rows { data, stride: depth, width: depth, numbers })
+            }
+            None => self.packed(&self.backward, || self.panels()),
+        }
+    }
+
+    /// The panels of `W`.
+    fn panels(&self) -> Panels {
+        let Self { depth, width, .. } = *self;
+        let data = self.weight.values();
+        Panels::filled(width, depth, |index, panel| {
+            pack_rows(data, depth, width, depth, index, panel);
+        })
     }
 
     /// Panels that live as long as the matrix.
-    fn for_good<'a>(&self, packed: &'a Packed, pack: impl FnOnce() -> Panels) -> Factor<'a> {
-        let panels = get_or_init(&packed.for_good, || self.instead_of_weight(pack));
+    fn packed<'a>(&self, cell: &'a OnceLock<Panels>, pack: impl FnOnce() -> Panels) -> Factor<'a> {
+        let panels = get_or_init(cell, || self.instead_of_weight(pack));
         Factor::Borrowed(Right::Packed(panels.view()))
     }
 
-    /// Panels that live as long as a training; `None` if there is none.
-    fn for_training(
-        &self,
-        packed: &Packed,
-        pack: impl FnOnce() -> Panels,
-    ) -> Option<Factor<'static>> {
+    /// The panels of `W` for as long as there is a training.
+    fn copy(&self) -> Option<Arc<Panels>> {
         let copies = self.weight.training_copies()?;
-        let pack = || self.instead_of_weight(pack);
-        packed.for_training.get_or_pack(copies, pack).map(Factor::Copy)
+        self.copy.get_or_pack(copies, || self.instead_of_weight(|| self.panels()))
     }
 
     /// Packs a matrix whose place in the file is not read from then on.
@@ -196,9 +194,7 @@ mod tests {
         assert!(resident_kib(&path) > 1000);
         let held = copies.hold();
         assert_eq!(products(), in_place);
-        // Panels are as wide as the matrix and the padding of its last one, in either direction.
-        let panels = depth * width.next_multiple_of(PANEL) + width * depth.next_multiple_of(PANEL);
-        assert_eq!(copies.size_bytes(), std::mem::size_of::<f32>() * panels);
+        assert_eq!(copies.size_bytes(), std::mem::size_of_val(&*values));
         #[cfg(target_os = "linux")]
         assert_eq!(resident_kib(&path), 0);
         drop(held);

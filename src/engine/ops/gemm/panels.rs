@@ -1,5 +1,7 @@
 //! Packing: the right factor of a product as panels of [`PANEL`] columns.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::blocking::{Blocks, PANEL};
@@ -124,5 +126,25 @@ pub(crate) fn pack_columns(
     let (panel, _) = panel.as_chunks_mut::<PANEL>();
     for (block, to) in panel[..depth].chunks_mut(PANEL).enumerate() {
         transpose(&source[start * stride + block * PANEL..], stride, columns, to);
+    }
+}
+
+/// Packs one panel, over a block of the depth, of the transpose of what is packed itself.
+///
+/// - `source`: panels of that, `stride` apart, from the row on that becomes the first column
+pub(crate) fn pack_from_panels(
+    source: &[f32],
+    stride: usize,
+    block: Range<usize>,
+    columns: usize,
+    panel: &mut [f32],
+) {
+    let (mut to, _) = panel.as_chunks_mut::<PANEL>();
+    let mut at = block.start;
+    while at < block.end {
+        let until = block.end.min((at / PANEL + 1) * PANEL);
+        let (square, rest) = to.split_at_mut(until - at);
+        transpose(&source[at / PANEL * stride + at % PANEL..], PANEL, columns, square);
+        (to, at) = (rest, until);
     }
 }

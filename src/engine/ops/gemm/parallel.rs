@@ -55,7 +55,7 @@ fn par_gemm_then(
     // Transposing a micro-panel costs as much as multiplying it by some six rows, so it is used for many of them.
     let max_rows = match b {
         Right::Packed(_) | Right::Rows { .. } => 384,
-        Right::Transposed { .. } => 512,
+        Right::Transposed { .. } | Right::TransposedPanels { .. } => 512,
     };
     let step = (TASK / (rows.min(max_rows) * depth * NR)).max(1) * NR;
     let place = SharedPtr::new(c);

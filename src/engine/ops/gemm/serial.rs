@@ -7,7 +7,7 @@ use super::epilogue::Epilogue;
 use super::factor::{Left, Right, Start, blocks, check, check_right};
 use super::kernel::{Kernel, MicroPanel, Run, StridedRows, Strip};
 use super::numbers::Numbers;
-use super::panels::{PanelsView, pack_columns};
+use super::panels::{PanelsView, pack_columns, pack_from_panels};
 use super::prefetch::Prefetch;
 
 /// `C = A B + epilogue`; `C` is row-major with rows `stride` apart.
@@ -204,6 +204,17 @@ fn micro_panel<'a>(
             let to = transposed.chunks_exact_mut(length * PANEL).take(panels);
             to.enumerate().for_each(|(index, panel)| {
                 pack_columns(data, depth, length, width - column, index, panel);
+            });
+            (&**transposed, length * PANEL, PANEL)
+        }
+        Right::TransposedPanels { data, stride, width, .. } => {
+            let length = block.len();
+            transposed.resize(PANELS * length * PANEL, 0.0);
+            let to = transposed.chunks_exact_mut(length * PANEL).take(panels);
+            to.enumerate().for_each(|(index, panel)| {
+                let first = column + index * PANEL;
+                let data = &data[first * PANEL..];
+                pack_from_panels(data, stride, block.clone(), PANEL.min(width - first), panel);
             });
             (&**transposed, length * PANEL, PANEL)
         }
