@@ -24,6 +24,7 @@ mod stacked;
 mod transpose;
 
 pub(super) use self::blocking::{NR, PANEL};
+pub(super) use self::copies::CopyPlace;
 pub use self::copies::{HeldCopies, TrainingCopies};
 pub(super) use self::epilogue::Epilogue;
 pub(super) use self::factor::{Left, Right, Start};

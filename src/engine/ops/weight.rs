@@ -194,3 +194,37 @@ impl CpuWeight {
         std::mem::size_of::<f32>() * self.len
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::fs::{self, File};
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A weight in a file of its own, `weights` in the folder.
+    pub(crate) fn in_a_file(
+        values: &[f32],
+        shape: &[usize],
+        copies: &TrainingCopies,
+    ) -> (TempDir, CpuWeight) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        fs::write(&path, bytemuck::cast_slice(values)).unwrap();
+        // SAFETY: nothing else has the file.
+        let file = Arc::new(unsafe { Mmap::map(&File::open(path).unwrap()) }.unwrap());
+        let weight = FrozenWeight::mapped(&file, 0, shape, copies).unwrap();
+        let Ok(Backend::Cpu(weight)) = weight.backend() else { panic!("a weight of the CPU") };
+        (dir, weight)
+    }
+
+    /// What of that file is in this process's memory.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn resident_kib(dir: &TempDir) -> usize {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let (_, own) = maps.split_once(dir.path().to_str().unwrap()).unwrap();
+        let resident = own.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}

@@ -58,16 +58,16 @@ impl Drop for HeldCopies {
 
 /// Where a matrix finds its copy.
 #[derive(Default)]
-pub(super) struct Place(Mutex<Weak<Panels>>);
+pub(crate) struct CopyPlace(Mutex<Weak<Panels>>);
 
-impl Place {
+impl CopyPlace {
     /// The copy, which `pack` makes at first use; `None` unless `copies` are held.
     ///
     /// `pack` uses several threads and runs outside of all locks, as in [`get_or_init`]. Of the copies of threads that
     /// meet, the first is kept.
     ///
     /// [`get_or_init`]: crate::engine::ops::once::get_or_init
-    pub(super) fn get_or_pack(
+    pub(crate) fn get_or_pack(
         &self,
         copies: &TrainingCopies,
         pack: impl FnOnce() -> Panels,
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn copies_live_while_one_training_holds_them() {
-        let (copies, place) = (TrainingCopies::default(), Place::default());
+        let (copies, place) = (TrainingCopies::default(), CopyPlace::default());
         let get =
             || place.get_or_pack(&copies, || Panels::filled(2, 1, |_, panel| panel.fill(1.0)));
         assert!(get().is_none());

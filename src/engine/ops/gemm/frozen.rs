@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use super::blocking::PANEL;
-use super::copies::Place;
+use super::copies::CopyPlace;
 use super::factor::Right;
 use super::numbers::Numbers;
 use super::pairs::{pack_paired_columns, pack_paired_rows};
@@ -28,7 +28,7 @@ pub(crate) struct FrozenMatrix {
     forward: OnceLock<Panels>,
     backward: OnceLock<Panels>,
     /// The panels of `W` that a training keeps.
-    copy: Place,
+    copy: CopyPlace,
 }
 
 /// A right factor, with what keeps it in memory.
@@ -52,7 +52,7 @@ impl FrozenMatrix {
     /// - `weight`: row-major `(width, depth)`
     pub(crate) fn new(weight: CpuWeight, width: usize, depth: usize) -> Self {
         let (forward, backward) = (OnceLock::new(), OnceLock::new());
-        Self { weight, depth, width, forward, backward, copy: Place::default() }
+        Self { weight, depth, width, forward, backward, copy: CopyPlace::default() }
     }
 
     /// `Wᵀ`, `(depth, width)`, the right factor of the forward pass.
@@ -148,36 +148,18 @@ impl FrozenMatrix {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, File};
-    use std::path::Path;
-
-    use memmap2::Mmap;
-
     use super::*;
     use crate::engine::ops::gemm::{Epilogue, TrainingCopies, par_gemm_rows};
-    use crate::engine::ops::weight::{Backend, FrozenWeight};
-
-    /// What of the mapped file is in this process's memory.
+    use crate::engine::ops::weight::tests::in_a_file;
     #[cfg(target_os = "linux")]
-    fn resident_kib(path: &Path) -> usize {
-        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
-        let (_, own) = maps.split_once(path.to_str().unwrap()).unwrap();
-        let resident = own.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
-        resident.trim().trim_end_matches(" kB").parse().unwrap()
-    }
+    use crate::engine::ops::weight::tests::resident_kib;
 
     #[test]
-    fn a_large_matrix_gives_the_same_bytes_from_its_file_and_from_copies() {
+    fn a_large_matrix_gives_the_same_bytes_from_its_file_and_from_a_copy() {
         let (width, depth, rows) = (520, 528, 7);
         let values: Vec<f32> = (0..width * depth).map(|i| (i % 101) as f32 / 50.0 - 1.0).collect();
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("weights");
-        fs::write(&path, bytemuck::cast_slice(&values)).unwrap();
-        // SAFETY: nothing else has the file.
-        let file = Arc::new(unsafe { Mmap::map(&File::open(&path).unwrap()) }.unwrap());
         let copies = TrainingCopies::default();
-        let weight = FrozenWeight::mapped(&file, 0, &[width, depth], &copies).unwrap();
-        let Ok(Backend::Cpu(weight)) = weight.backend() else { panic!("a weight of the CPU") };
+        let (dir, weight) = in_a_file(&values, &[width, depth], &copies);
         let matrix = FrozenMatrix::new(weight, width, depth);
         let products = || {
             [matrix.forward_factor(), matrix.backward_factor()].map(|factor| {
@@ -191,12 +173,12 @@ mod tests {
 
         let in_place = products();
         #[cfg(target_os = "linux")]
-        assert!(resident_kib(&path) > 1000);
+        assert!(resident_kib(&dir) > 1000);
         let held = copies.hold();
         assert_eq!(products(), in_place);
         assert_eq!(copies.size_bytes(), std::mem::size_of_val(&*values));
         #[cfg(target_os = "linux")]
-        assert_eq!(resident_kib(&path), 0);
+        assert_eq!(resident_kib(&dir), 0);
         drop(held);
         assert_eq!(copies.size_bytes(), 0);
         assert_eq!(products(), in_place);

@@ -13,7 +13,7 @@ mod layout;
 mod minimal;
 mod tiles;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
 
@@ -25,7 +25,8 @@ use self::tiles::{store_tiles, transform_tiles};
 use crate::engine::ops::buffer::{SharedPtr, filled};
 use crate::engine::ops::conv::geometry::{Direction, Geometry, Padding};
 use crate::engine::ops::gemm::{
-    Epilogue, Left, NR, PANEL, PanelsView, Right, gemm_columns_prefetching,
+    CopyPlace, Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, gemm_columns_prefetching,
+    pack_columns,
 };
 use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::weight::CpuWeight;
@@ -43,6 +44,7 @@ pub(super) struct Winograd {
     out_channels: usize,
     forward: Cached,
     backward: Cached,
+    copy: CopyPlace,
 }
 
 /// Transformed filters of one direction, for each size of tiles.
@@ -74,14 +76,16 @@ impl Winograd {
 
     pub(super) fn new(weight: CpuWeight, in_channels: usize, out_channels: usize) -> Self {
         let (forward, backward) = (Cached::default(), Cached::default());
-        Self { weight, in_channels, out_channels, forward, backward }
+        Self { weight, in_channels, out_channels, forward, backward, copy: CopyPlace::default() }
     }
 
     /// `(batch, h, w, in_channels)` → `(batch, h, w, out_channels)`.
     pub(super) fn forward(&self, x: &[f32], image: Image, epilogue: Epilogue<'_>, y: &mut [f32]) {
         let (from, to) = (self.in_channels, self.out_channels);
+        let copy = self.copy();
         let filters = DirectedFilters {
             weight: self.weight.values(),
+            copy: copy.as_ref().map(|panels| panels.view().data),
             direction: Direction::Forward,
             from,
             to,
@@ -92,13 +96,31 @@ impl Winograd {
     /// The gradient: `(batch, h, w, out_channels)` → `(batch, h, w, in_channels)`.
     pub(super) fn backward(&self, dy: &[f32], image: Image, dx: &mut [f32]) {
         let (from, to) = (self.out_channels, self.in_channels);
+        let copy = self.copy();
         let filters = DirectedFilters {
             weight: self.weight.values(),
+            copy: copy.as_ref().map(|panels| panels.view().data),
             direction: Direction::Backward,
             from,
             to,
         };
         filters.convolve(dy, image, &self.backward, Epilogue::default(), dx);
+    }
+
+    /// Large filters, which are transformed in each call, in the order of that, for as long as there is a training.
+    fn copy(&self) -> Option<Arc<Panels>> {
+        let Self { ref weight, in_channels, out_channels, .. } = *self;
+        if caches(in_channels, out_channels) {
+            return None;
+        }
+        let depth = 9 * in_channels;
+        self.copy.get_or_pack(weight.training_copies()?, || {
+            let panels = Panels::filled(depth, out_channels, |index, panel| {
+                pack_columns(weight.values(), depth, depth, out_channels, index, panel);
+            });
+            weight.leave_memory();
+            panels
+        })
     }
 }
 
@@ -257,5 +279,41 @@ impl DirectedFilters<'_> {
                 }
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::ops::gemm::TrainingCopies;
+    use crate::engine::ops::weight::tests::in_a_file;
+
+    #[test]
+    fn large_filters_give_the_same_bytes_from_their_file_and_from_a_copy() {
+        let (inner, outer) = (336, 352);
+        assert!(!caches(inner, outer));
+        let values: Vec<f32> =
+            (0..9 * inner * outer).map(|i| (i % 101) as f32 / 50.0 - 1.0).collect();
+        let copies = TrainingCopies::default();
+        let (_dir, weight) = in_a_file(&values, &[outer, inner, 3, 3], &copies);
+        let filters = Winograd::new(weight, inner, outer);
+        // Large tiles and small ones.
+        let convolved = || {
+            [(9, 8), (4, 4)].map(|(height, width)| {
+                let image = Image { batch: 2, height, width };
+                let pixels = 2 * height * width;
+                let (mut y, mut dx) = (vec![0.0; pixels * outer], vec![0.0; pixels * inner]);
+                filters.forward(&values[..dx.len()], image, Epilogue::default(), &mut y);
+                filters.backward(&values[..y.len()], image, &mut dx);
+                (y, dx)
+            })
+        };
+
+        let in_place = convolved();
+        let held = copies.hold();
+        assert!(convolved() == in_place);
+        assert_eq!(copies.size_bytes(), std::mem::size_of_val(&*values));
+        drop(held);
+        assert!(convolved() == in_place);
     }
 }

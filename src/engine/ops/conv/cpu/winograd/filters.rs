@@ -10,7 +10,7 @@ use super::tiles::transform_filters;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::conv::cpu::limits::MAX_CACHED_BYTES;
 use crate::engine::ops::conv::geometry::Direction;
-use crate::engine::ops::gemm::{NR, PANEL, Prefetch, pack_columns};
+use crate::engine::ops::gemm::{NR, PANEL, Prefetch, pack_columns, transpose};
 
 /// Input channels that are transformed together where the result is cached. Sums are cut at the same places.
 const DEPTH_CACHED: usize = 192;
@@ -27,6 +27,8 @@ struct FilterSquare([[f32; PANEL]; 9 * PANEL]);
 pub(super) struct DirectedFilters<'a> {
     /// `(out_channels, in_channels, 3, 3)` of the layer, in either direction.
     pub(super) weight: &'a [f32],
+    /// The copy that a training keeps: panels `(9 · in_channels, PANEL)`, one lane per output channel of the layer.
+    pub(super) copy: Option<&'a [f32]>,
     pub(super) direction: Direction,
     /// Input and output channels of this direction.
     pub(super) from: usize,
@@ -83,9 +85,9 @@ impl DirectedFilters<'_> {
         let mut square = FilterSquare([[0.0; PANEL]; 9 * PANEL]);
         for panel in 0..columns / PANEL {
             for at in (0..depth).step_by(PANEL) {
-                self.copy_square(first + at, column + panel * PANEL, &mut square);
+                let square = self.square(first + at, column + panel * PANEL, &mut square);
                 let to = &mut to[(panel * depth + at) * PANEL..];
-                transform_filters::<M>(square.0.as_flattened(), self.is_backward(), to, stride);
+                transform_filters::<M>(square, self.is_backward(), to, stride);
             }
         }
     }
@@ -94,15 +96,50 @@ impl DirectedFilters<'_> {
         self.direction == Direction::Backward
     }
 
-    /// The filters of one output channel of the layer, from its input channel `at` on.
-    fn row(&self, channel: usize, at: usize) -> &[f32] {
-        let in_channels = if self.is_backward() { self.to } else { self.from };
-        &self.weight[(channel * in_channels + at) * 9..]
+    /// Input channels of the layer.
+    fn in_channels(&self) -> usize {
+        if self.is_backward() { self.to } else { self.from }
     }
 
-    /// Copies the filters between sixteen input channels from `channel` on and sixteen output channels from `lanes` on.
+    /// The filters of one output channel of the layer, from its input channel `at` on.
+    fn row(&self, channel: usize, at: usize) -> &[f32] {
+        &self.weight[(channel * self.in_channels() + at) * 9..]
+    }
+
+    /// The filters between sixteen input channels from `channel` on and sixteen output channels from `lanes` on, in
+    /// `buffer` unless they lie so in the copy.
     ///
     /// The nine positions of each input channel follow one another. Each is a row with one lane per output channel.
+    fn square<'b>(
+        &'b self,
+        channel: usize,
+        lanes: usize,
+        buffer: &'b mut FilterSquare,
+    ) -> &'b [f32] {
+        match (self.copy, self.direction) {
+            (Some(copy), Direction::Forward) => {
+                return &copy[self.place_in_copy(lanes, channel)..][..9 * PANEL * PANEL];
+            }
+            (Some(copy), Direction::Backward) => {
+                let from = &copy[self.place_in_copy(channel, lanes)..];
+                let mut turned = [[0.0; PANEL]; PANEL];
+                for position in 0..9 {
+                    transpose(&from[position * PANEL..], 9 * PANEL, PANEL, &mut turned);
+                    let to = buffer.0[position..].iter_mut().step_by(9);
+                    to.zip(&turned).for_each(|(to, row)| *to = *row);
+                }
+            }
+            (None, _) => self.copy_square(channel, lanes, buffer),
+        }
+        buffer.0.as_flattened()
+    }
+
+    /// Where the filters of sixteen output channels of the layer begin in the copy, from one of its input channels on.
+    fn place_in_copy(&self, out_channel: usize, in_channel: usize) -> usize {
+        9 * (out_channel * self.in_channels() + in_channel * PANEL)
+    }
+
+    /// Fills a square from the weight.
     fn copy_square(&self, channel: usize, lanes: usize, to: &mut FilterSquare) {
         if self.is_backward() {
             // A row of the weight is one of the channels, and holds the positions of all lanes.
@@ -127,14 +164,22 @@ impl DirectedFilters<'_> {
     ) -> Option<Prefetch> {
         let (rows, along) =
             if self.is_backward() { (channels, columns) } else { (columns, channels) };
-        let floats = 9 * along.len();
+        // In the copy, sixteen output channels are one row.
+        let (rows, lanes) = match self.copy {
+            Some(_) => (rows.start..rows.start + rows.len() / PANEL, PANEL),
+            None => (rows, 1),
+        };
+        let floats = 9 * lanes * along.len();
         let part = floats.div_ceil(M::PLACES).next_multiple_of(2 * PANEL);
         let first = place * part;
         if rows.is_empty() || first >= floats {
             return None;
         }
-        let stride = 9 * if self.is_backward() { self.to } else { self.from };
-        let start = self.row(rows.start, along.start)[first..].as_ptr();
-        Some(Prefetch::rows(start, stride, rows.len(), part.min(floats - first)))
+        let start = match self.copy {
+            Some(copy) => &copy[self.place_in_copy(rows.start, along.start)..],
+            None => self.row(rows.start, along.start),
+        };
+        let stride = 9 * lanes * self.in_channels();
+        Some(Prefetch::rows(start[first..].as_ptr(), stride, rows.len(), part.min(floats - first)))
     }
 }
