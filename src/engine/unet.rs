@@ -223,7 +223,7 @@ impl UNet2DConditionModel {
         Ok(CallSize { batch, height, width, dtype: self.dtype, on_cpu })
     }
 
-    /// The copies of its matrices that a training keeps.
+    /// The copies of its weights that a training keeps.
     pub fn training_copies(&self) -> &TrainingCopies {
         &self.copies
     }

@@ -86,7 +86,7 @@ impl WeightFiles {
         self.dtype
     }
 
-    /// The copies of matrices that a training keeps.
+    /// The copies of weights that a training keeps.
     pub fn training_copies(&self) -> &TrainingCopies {
         &self.copies
     }
@@ -161,7 +161,7 @@ impl Weights<'_> {
         self.files.precision
     }
 
-    /// The copies of matrices that a training keeps.
+    /// The copies of weights that a training keeps.
     pub fn training_copies(&self) -> &TrainingCopies {
         &self.files.copies
     }

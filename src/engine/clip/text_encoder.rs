@@ -141,7 +141,7 @@ impl ClipTextEncoder {
         Ok(self.final_layer_norm.forward(&hidden_states)?)
     }
 
-    /// The copies of its matrices that a training keeps.
+    /// The copies of its weights that a training keeps.
     pub fn training_copies(&self) -> &TrainingCopies {
         &self.copies
     }

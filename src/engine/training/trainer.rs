@@ -58,7 +58,7 @@ impl<M: Method> Trainer<M> {
     }
 
     /// Limits what a step holds in addition to the model's weights to `bytes`, as far as computing layers of the UNet
-    /// again in the backward pass can do that. Matrices are then not copied either. The result is the same to the bit.
+    /// again in the backward pass can do that. Weights are then not copied either. The result is the same to the bit.
     pub fn with_memory_budget(self, bytes: Option<u64>) -> Self {
         let copies = self.copies.filter(|_| bytes.is_none());
         Self { memory_budget: bytes, copies, ..self }

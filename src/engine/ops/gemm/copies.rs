@@ -1,13 +1,13 @@
-//! Copies of large matrices in the order in which they are multiplied, for as long as a network is trained.
+//! Copies of large weights in the order in which they are multiplied, for as long as a network is trained (ADR 0051).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::panels::Panels;
 
-/// The copies of one network's matrices, which all of its weights share.
+/// The copies of one network's weights, which all of them share.
 ///
-/// A training multiplies by the same matrices in each step, in both directions. For the time that it takes, copies are
-/// worth their memory; a network that only draws reads its matrices where they lie.
+/// A training multiplies by the same weights in each step, in both directions. For the time that it takes, copies are
+/// worth their memory; a network that only draws reads its weights where they lie.
 #[derive(Clone, Default)]
 pub struct TrainingCopies(Arc<Mutex<State>>);
 
@@ -17,7 +17,7 @@ struct State {
     copies: Vec<Arc<Panels>>,
 }
 
-/// While one of these lives, the network's matrices are copied at their next use.
+/// While one of these lives, the network's weights are copied at their next use.
 pub struct HeldCopies(TrainingCopies);
 
 impl TrainingCopies {
@@ -56,7 +56,7 @@ impl Drop for HeldCopies {
     }
 }
 
-/// Where a matrix finds its copy.
+/// Where a weight finds its copy.
 #[derive(Default)]
 pub(crate) struct CopyPlace(Mutex<Weak<Panels>>);
 
