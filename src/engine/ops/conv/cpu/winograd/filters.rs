@@ -164,22 +164,21 @@ impl DirectedFilters<'_> {
     ) -> Option<Prefetch> {
         let (rows, along) =
             if self.is_backward() { (channels, columns) } else { (columns, channels) };
+        if rows.is_empty() || along.is_empty() {
+            return None;
+        }
         // In the copy, sixteen output channels are one row.
-        let (rows, lanes) = match self.copy {
-            Some(_) => (rows.start..rows.start + rows.len() / PANEL, PANEL),
-            None => (rows, 1),
+        let (start, lanes) = match self.copy {
+            Some(copy) => (&copy[self.place_in_copy(rows.start, along.start)..], PANEL),
+            None => (self.row(rows.start, along.start), 1),
         };
         let floats = 9 * lanes * along.len();
         let part = floats.div_ceil(M::PLACES).next_multiple_of(2 * PANEL);
         let first = place * part;
-        if rows.is_empty() || first >= floats {
+        if first >= floats {
             return None;
         }
-        let start = match self.copy {
-            Some(copy) => &copy[self.place_in_copy(rows.start, along.start)..],
-            None => self.row(rows.start, along.start),
-        };
-        let stride = 9 * lanes * self.in_channels();
-        Some(Prefetch::rows(start[first..].as_ptr(), stride, rows.len(), part.min(floats - first)))
+        let (stride, count) = (9 * lanes * self.in_channels(), rows.len() / lanes);
+        Some(Prefetch::rows(start[first..].as_ptr(), stride, count, part.min(floats - first)))
     }
 }
