@@ -8,6 +8,7 @@
 //! The depth is cut into blocks at fixed places, and each element of `C` is summed in one order, whatever the number of
 //! rows, columns or threads. So a row that is computed alone has the same bits as among others.
 
+mod block;
 mod blocking;
 mod copies;
 mod epilogue;
@@ -23,6 +24,7 @@ mod serial;
 mod stacked;
 mod transpose;
 
+pub(super) use self::block::{BlockKernel, Sizes as BlockSizes};
 pub(super) use self::blocking::{NR, PANEL};
 pub(super) use self::copies::CopyPlace;
 pub use self::copies::{HeldCopies, TrainingCopies};
@@ -33,8 +35,8 @@ pub(super) use self::numbers::Numbers;
 pub(super) use self::pairs::{pair_rows, pair_steps, paired, paired_steps};
 pub(super) use self::panels::{Panels, PanelsView, pack_columns, pack_rows};
 pub(super) use self::parallel::{par_blocks, par_gemm, par_gemm_rows, par_gemm_rows_then};
-pub(super) use self::prefetch::Prefetch;
-pub(super) use self::serial::{gemm, gemm_columns, gemm_columns_prefetching};
+pub(super) use self::prefetch::{Prefetch, PrefetchShares};
+pub(super) use self::serial::{gemm, gemm_columns};
 pub(super) use self::stacked::gemm_stacked;
 pub(super) use self::transpose::transpose;
 

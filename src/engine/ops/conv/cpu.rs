@@ -86,7 +86,7 @@ impl Filters {
             accumulate: false,
         };
         let y = filled(batch * output.0 * output.1 * out_channels, |y| match winograd {
-            Some(winograd) if winograd.is_faster_for(height, width) => {
+            Some(winograd) if Winograd::is_faster_for(height, width) => {
                 let image = Image { batch, height, width };
                 winograd.forward(&x, image, epilogue, y);
             }
@@ -110,7 +110,7 @@ impl Filters {
         let dy = dy.contiguous()?;
         let dy = values(&dy)?;
         let dx = filled(batch * height * width * in_channels, |dx| match winograd {
-            Some(winograd) if winograd.is_faster_for(height, width) => {
+            Some(winograd) if Winograd::is_faster_for(height, width) => {
                 let image = Image { batch, height, width };
                 winograd.backward(&dy, image, dx);
             }

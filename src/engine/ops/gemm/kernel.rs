@@ -52,6 +52,11 @@ impl Kernel {
         rows.div_ceil(for_set!(self, most_rows()))
     }
 
+    /// Floats of a register.
+    pub(super) fn lanes(self) -> usize {
+        for_set!(self, lanes())
+    }
+
     /// Most steps of the depth in one block.
     pub(super) fn depth(self, blocks: Blocks) -> usize {
         for_set!(self, depth_of(blocks))
@@ -77,6 +82,29 @@ impl Kernel {
         unsafe { for_set!(self, run_strided(a, strips, micro_panel, epilogue, out, stride)) }
     }
 
+    /// Multiplies several factors by a micro-panel each, which prefetch nothing. The rows of the results have no gaps.
+    ///
+    /// - `strides`: floats from each left factor, micro-panel and result to the next
+    ///
+    /// # Safety
+    /// As for [`Self::run_strided`], for each of them.
+    pub(super) unsafe fn run_many(
+        self,
+        count: usize,
+        a: StridedRows,
+        micro_panel: &MicroPanel<'_>,
+        accumulate: bool,
+        out: *mut f32,
+        strides: [usize; 3],
+        before_each: impl FnMut(),
+    ) {
+        let epilogue = Epilogue { accumulate, ..Epilogue::default() };
+        // SAFETY: the CPU has the set, and the caller upholds the contract.
+        unsafe {
+            for_set!(self, run_many(count, a, micro_panel, epilogue, out, strides, before_each))
+        }
+    }
+
     /// Multiplies the gathered rows of one strip by a packed micro-panel.
     ///
     /// # Safety
@@ -99,6 +127,10 @@ impl Kernel {
 
 fn most_rows<S: Set>() -> usize {
     S::ROWS
+}
+
+fn lanes<S: Set>() -> usize {
+    S::LANES
 }
 
 fn depth_of<S: Set>(blocks: Blocks) -> usize {
@@ -149,6 +181,49 @@ unsafe fn run_strided<S: Set>(
                 row += together * rows;
                 tile += together;
                 strips -= together;
+            }
+        }
+    }
+}
+
+/// # Safety
+/// The CPU must have the set. The rest is as for [`Kernel::run_many`].
+unsafe fn run_many<S: Set>(
+    count: usize,
+    a: StridedRows,
+    micro_panel: &MicroPanel<'_>,
+    epilogue: Epilogue<'_>,
+    out: *mut f32,
+    [of_a, of_panels, of_out]: [usize; 3],
+    mut before_each: impl FnMut(),
+) {
+    let strips = a.rows.div_ceil(S::ROWS);
+    let (rows, with_one_more) = (a.rows / strips, a.rows % strips);
+    let layout = Layout { transposed: false, row_major: false };
+    let stride = micro_panel.columns();
+    for index in 0..count {
+        before_each();
+        for first in (0..stride).step_by(S::VECTORS * S::LANES) {
+            let columns = micro_panel.some(first, S::VECTORS * S::LANES);
+            let loops = S::loops(layout, columns.count);
+            let mut row = 0;
+            // Strips of one height, one below the other, are computed in one call.
+            for (rows, strips) in [(rows + 1, with_one_more), (rows, strips - with_one_more)] {
+                if strips == 0 {
+                    continue;
+                }
+                let a = a.part(row, rows * strips);
+                let tiles = Tiles {
+                    a: StridedRows { start: a.start.wrapping_add(index * of_a), ..a },
+                    columns: columns.moved(index * of_panels),
+                    ahead: Ahead::NOTHING,
+                    epilogue,
+                    out: out.wrapping_add(index * of_out + row * stride + first),
+                    stride,
+                };
+                // SAFETY: the caller upholds the contract for these rows and columns.
+                unsafe { loops[rows - 1].at(pace::NONE)(&tiles) };
+                row += rows * strips;
             }
         }
     }

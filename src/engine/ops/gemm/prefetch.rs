@@ -1,6 +1,7 @@
 //! What a product prefetches for the one that follows.
 
 use super::blocking::PANEL;
+use crate::engine::ops::simd::in_vectors;
 
 /// Memory that a product prefetches into the second-level cache while it computes (ADR 0007).
 ///
@@ -31,10 +32,53 @@ impl Prefetch {
         Self { start, rows: rows.max(1), stride, between: Self::WIDTH, sweeps }
     }
 
+    /// Cut into so many shares, for callers that prefetch between products.
+    pub(crate) fn in_shares(self, shares: usize) -> PrefetchShares {
+        let share = self.count().div_ceil(shares);
+        PrefetchShares { next: self.start, row: 0, left: self.count(), share, all: self }
+    }
+
     /// `floats` consecutive floats, by a product of this depth.
     pub(crate) fn stream(start: *const f32, floats: usize, depth: usize) -> Self {
         let rows = depth.max(1);
         let between = rows * Self::WIDTH;
         Self { start, rows, stride: Self::WIDTH, between, sweeps: floats.div_ceil(between) }
+    }
+}
+
+/// The shares of a [`Prefetch`] that are left.
+pub(crate) struct PrefetchShares {
+    all: Prefetch,
+    next: *const f32,
+    /// Row of `next` in its sweep.
+    row: usize,
+    /// How many times [`Prefetch::WIDTH`] floats are left, and how many times are one share.
+    left: usize,
+    share: usize,
+}
+
+impl PrefetchShares {
+    /// Prefetches the next share.
+    #[inline]
+    pub(crate) fn prefetch_one(&mut self) {
+        let count = self.share.min(self.left);
+        self.left -= count;
+        prefetch_some(self, count);
+    }
+}
+
+in_vectors! {
+    fn prefetch_some<V>(shares: &mut PrefetchShares, count: usize) {
+        let Prefetch { rows, stride, between, .. } = shares.all;
+        for _ in 0..count {
+            V::prefetch(shares.next);
+            V::prefetch(shares.next.wrapping_add(PANEL));
+            shares.next = shares.next.wrapping_add(stride);
+            shares.row += 1;
+            if shares.row == rows {
+                shares.next = shares.next.wrapping_add(between).wrapping_sub(rows * stride);
+                shares.row = 0;
+            }
+        }
     }
 }

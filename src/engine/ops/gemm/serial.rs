@@ -7,7 +7,7 @@ use super::epilogue::Epilogue;
 use super::factor::{Left, Right, Start, blocks, check, check_right};
 use super::kernel::{Kernel, MicroPanel, Run, StridedRows, Strip};
 use super::numbers::Numbers;
-use super::panels::{PanelsView, pack_columns, pack_from_panels};
+use super::panels::{PanelsView, pack_columns, pack_from_panels, pack_rows};
 use super::prefetch::Prefetch;
 
 /// `C = A B + epilogue`; `C` is row-major with rows `stride` apart.
@@ -24,6 +24,9 @@ pub(crate) fn gemm(
     unsafe { gemm_columns(a, b, epilogue, 0..width, c.as_mut_ptr(), stride) }
 }
 
+/// Rows for which a micro-panel is packed that is slow to read where it lies.
+const PACKED_FOR: usize = 64;
+
 /// [`gemm()`] of some columns, for callers whose threads write to different columns of the same rows.
 ///
 /// # Safety
@@ -37,23 +40,6 @@ pub(crate) unsafe fn gemm_columns(
     c: *mut f32,
     stride: usize,
 ) {
-    // SAFETY: the caller upholds the contract, which is the same.
-    unsafe { gemm_columns_prefetching(a, b, epilogue, columns, c, stride, None) }
-}
-
-/// [`gemm_columns`] that also prefetches memory which its caller reads next.
-///
-/// # Safety
-/// As for [`gemm_columns`].
-pub(crate) unsafe fn gemm_columns_prefetching(
-    a: Left<'_>,
-    b: Right<'_>,
-    epilogue: Epilogue<'_>,
-    columns: Range<usize>,
-    c: *mut f32,
-    stride: usize,
-    prefetch: Option<Prefetch>,
-) {
     let (rows, depth) = (a.count(), b.depth());
     check(a, depth);
     if rows == 0 || columns.is_empty() {
@@ -61,13 +47,14 @@ pub(crate) unsafe fn gemm_columns_prefetching(
     }
     check_right(b, depth, columns.end);
     epilogue.check(rows, columns.end);
-    let mut transposed = Vec::new();
+    let mut packed = Vec::new();
     let mut strips = Strips::new(a, b.numbers());
     for first in columns.clone().step_by(cached_columns(rows)) {
         let group = first..columns.end.min(first + cached_columns(rows));
         for (index, block) in blocks(a, depth, strips.kernel.depth(b.blocks())).enumerate() {
             for column in group.clone().step_by(NR) {
-                let micro_panel = micro_panel(b, block.clone(), column..group.end, &mut transposed);
+                let micro_panel =
+                    micro_panel(b, rows, block.clone(), column..group.end, &mut packed);
                 let next = match b {
                     // Many rows hide the time that a micro-panel takes to arrive.
                     Right::Packed(_) if rows >= depth || micro_panel.panels < PANELS => None,
@@ -85,8 +72,7 @@ pub(crate) unsafe fn gemm_columns_prefetching(
                         let at = (column - group.start) / NR;
                         part(at)..part(at + 1)
                     });
-                let micro_panel =
-                    MicroPanel { next: [prefetch.or(next), next_of_a], ..micro_panel };
+                let micro_panel = MicroPanel { next: [next, next_of_a], ..micro_panel };
                 let epilogue = match index {
                     0 => Epilogue {
                         bias: epilogue.bias.map(|values| &values[column..]),
@@ -176,18 +162,26 @@ impl<'a> Strips<'a> {
     }
 }
 
+/// Whether a column of panels of rows so far apart shares a few places of the first-level cache, so that it has to be
+/// read again for each strip.
+fn is_slow(stride: usize) -> bool {
+    stride.is_multiple_of(4 * PANEL)
+}
+
 /// How many columns of `C`, of so many rows, stay in the second-level cache until all blocks of the depth are added.
 fn cached_columns(rows: usize) -> usize {
     (L2_FLOATS / (rows.max(1) * NR)).max(1) * NR
 }
 
-/// The first micro-panel of `columns`, over a block of the depth. `transposed` is the buffer for one that has to be
-/// transposed.
+/// The first micro-panel of `columns`, over a block of the depth, which `rows` rows are multiplied by.
+///
+/// - `packed`: the buffer for one that cannot be read where it lies
 fn micro_panel<'a>(
     b: Right<'a>,
+    rows: usize,
     block: Range<usize>,
     columns: Range<usize>,
-    transposed: &'a mut Vec<f32>,
+    packed: &'a mut Vec<f32>,
 ) -> MicroPanel<'a> {
     let column = columns.start;
     let panels = columns.len().div_ceil(PANEL).min(PANELS);
@@ -196,27 +190,37 @@ fn micro_panel<'a>(
         Right::Packed(PanelsView { data, depth, .. }) => {
             (&data[column * depth + block.start * PANEL..], depth * PANEL, PANEL)
         }
+        Right::Rows { data, stride, width, .. } if rows >= PACKED_FOR && is_slow(stride) => {
+            let length = block.len();
+            packed.resize(PANELS * length * PANEL, 0.0);
+            let to = packed.chunks_exact_mut(length * PANEL).take(panels);
+            let data = &data[block.start * stride..];
+            to.enumerate().for_each(|(index, panel)| {
+                pack_rows(data, stride, length, width, column / PANEL + index, panel);
+            });
+            (&**packed, length * PANEL, PANEL)
+        }
         Right::Rows { data, stride, .. } => (&data[block.start * stride + column..], PANEL, stride),
         Right::Transposed { data, depth, width } => {
             let length = block.len();
-            transposed.resize(PANELS * length * PANEL, 0.0);
+            packed.resize(PANELS * length * PANEL, 0.0);
             let data = &data[column * depth + block.start..];
-            let to = transposed.chunks_exact_mut(length * PANEL).take(panels);
+            let to = packed.chunks_exact_mut(length * PANEL).take(panels);
             to.enumerate().for_each(|(index, panel)| {
                 pack_columns(data, depth, length, width - column, index, panel);
             });
-            (&**transposed, length * PANEL, PANEL)
+            (&**packed, length * PANEL, PANEL)
         }
         Right::TransposedPanels { data, stride, width, .. } => {
             let length = block.len();
-            transposed.resize(PANELS * length * PANEL, 0.0);
-            let to = transposed.chunks_exact_mut(length * PANEL).take(panels);
+            packed.resize(PANELS * length * PANEL, 0.0);
+            let to = packed.chunks_exact_mut(length * PANEL).take(panels);
             to.enumerate().for_each(|(index, panel)| {
                 let first = column + index * PANEL;
                 let data = &data[first * PANEL..];
                 pack_from_panels(data, stride, block.clone(), PANEL.min(width - first), panel);
             });
-            (&**transposed, length * PANEL, PANEL)
+            (&**packed, length * PANEL, PANEL)
         }
     };
     MicroPanel { data, stride, row_stride, panels, last, next: [None; 2] }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use crate::engine::ops::buffer::{filled, tensor, values};
 use crate::engine::ops::gemm::{
-    Epilogue, Left, Numbers, PANEL, Panels, Right, gemm_stacked, pack_rows, par_gemm,
+    Epilogue, Left, Numbers, PANEL, Panels, Right, gemm_stacked, pack_rows, par_gemm, transpose,
 };
 
 pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
@@ -28,10 +28,16 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         });
         Right::Packed(packed.view())
     };
-    let (row_stride, depth_stride) = if a_transposed { (1, rows) } else { (depth, 1) };
-    let left = Left::Strided { data, rows, row_stride, depth_stride };
+    let row_major;
+    let left = match a_transposed {
+        true => {
+            row_major = transposed(data, depth, rows);
+            &row_major
+        }
+        false => data,
+    };
     let mut c = filled(rows * width, |_| {});
-    par_gemm(left, right, Epilogue::default(), &mut c);
+    par_gemm(Left::rows(left, depth), right, Epilogue::default(), &mut c);
     tensor(c, (rows, width))
 }
 
@@ -62,4 +68,23 @@ fn contiguous_or_transposed(x: &Tensor) -> Result<(Tensor, bool)> {
         true => Ok((transposed, true)),
         false => Ok((x.contiguous()?, false)),
     }
+}
+
+/// The transpose of a row-major `(rows, columns)` matrix.
+///
+/// The kernel could read it where it lies, but rows are many pages apart there.
+fn transposed(data: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    filled(data.len(), |to| {
+        to.par_chunks_mut((PANEL * rows).max(1)).enumerate().for_each(|(index, to)| {
+            let mut square = [[0.0; PANEL]; PANEL];
+            for row in (0..rows).step_by(PANEL) {
+                let (own, count) = (to.len() / rows, PANEL.min(rows - row));
+                let from = &data[row * columns + index * PANEL..];
+                transpose(from, columns, count, &mut square[..own]);
+                for (to, from) in to.chunks_exact_mut(rows).zip(&square) {
+                    to[row..row + count].copy_from_slice(&from[..count]);
+                }
+            }
+        });
+    })
 }

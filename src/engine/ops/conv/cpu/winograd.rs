@@ -8,33 +8,27 @@
 //! time, right before the products that read it. On the smallest maps, where few tiles share a filter, tiles of 2×2 are
 //! faster.
 
+mod cached;
 mod filters;
 mod layout;
 mod minimal;
+mod on_the_fly;
 mod tiles;
 
 use std::sync::{Arc, OnceLock};
 
-use rayon::prelude::*;
-
 use self::filters::{DirectedFilters, caches};
 pub(super) use self::layout::Image;
-use self::layout::{GAP, MAX_TILES, MIN_TILES};
 use self::minimal::{Large, Minimal, Small};
-use self::tiles::{store_tiles, transform_tiles};
-use crate::engine::ops::buffer::{SharedPtr, filled};
 use crate::engine::ops::conv::geometry::{Direction, Geometry, Padding};
-use crate::engine::ops::gemm::{
-    CopyPlace, Epilogue, Left, NR, PANEL, Panels, PanelsView, Right, gemm_columns_prefetching,
-    pack_columns,
-};
+use crate::engine::ops::gemm::{CopyPlace, Epilogue, PANEL, Panels, pack_columns};
 use crate::engine::ops::once::get_or_init;
 use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of the largest map that uses small tiles.
 const SMALL_MAP: usize = 16;
-/// Tasks of each thread with which none waits long for the last one.
-const TASKS_OF_A_THREAD: usize = 4;
+/// Pixels of the smallest map.
+const LEAST_MAP: usize = 16;
 
 /// The filters of one layer.
 pub(super) struct Winograd {
@@ -67,11 +61,9 @@ impl Winograd {
 
     /// Whether this algorithm is the fastest for images of this size.
     ///
-    /// The answer does not depend on the batch, so that an image alone has the same bytes as among others. Where
-    /// filters are cached, a single tile is enough.
-    pub(super) fn is_faster_for(&self, height: usize, width: usize) -> bool {
-        let least = if caches(self.in_channels, self.out_channels) { 16 } else { 64 };
-        height * width >= least
+    /// The answer does not depend on the batch, so that an image alone has the same bytes as among others.
+    pub(super) fn is_faster_for(height: usize, width: usize) -> bool {
+        height * width >= LEAST_MAP
     }
 
     pub(super) fn new(weight: CpuWeight, in_channels: usize, out_channels: usize) -> Self {
@@ -124,94 +116,6 @@ impl Winograd {
     }
 }
 
-fn convolve<M: Minimal>(
-    x: &[f32],
-    image: Image,
-    filters: DirectedFilters<'_>,
-    cache: &OnceLock<Vec<f32>>,
-    epilogue: Epilogue<'_>,
-    y: &mut [f32],
-) {
-    let (tiles, threads) = (image.tiles::<M>(), rayon::current_num_threads());
-    let is_cached = caches(filters.from, filters.to);
-    let place = SharedPtr::new(y);
-    if is_cached || tiles >= 2 * MAX_TILES * threads {
-        let computed;
-        let transformed_filters = if is_cached {
-            get_or_init(cache, || filters.transform_all::<M>())
-        } else {
-            computed = filters.transform_all::<M>();
-            &computed
-        };
-        // Each task has some tiles and all channels. Its transformed tiles stay in the second-level cache.
-        let count =
-            tiles.div_ceil(tiles.div_ceil(MAX_TILES).max(threads.min(tiles.div_ceil(MIN_TILES))));
-        let tasks = tiles.div_ceil(count);
-        // Few such tasks would leave threads idle, so the output channels of each are tasks of their own.
-        let are_few = tasks < TASKS_OF_A_THREAD * threads;
-        let task = |task: usize| {
-            let range = task * count..tiles.min((task + 1) * count);
-            if range.is_empty() {
-                return;
-            }
-            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from, are_few);
-            let block = |block: usize| {
-                let column = block * NR;
-                let block = &transformed_filters[block * filters.block::<M>()..];
-                let products =
-                    filters.multiply::<M>(&transformed, range.len(), column, Source::Cached(block));
-                // SAFETY: tasks have different tiles or channels.
-                unsafe {
-                    store_tiles::<M>(
-                        &products,
-                        image,
-                        range.clone(),
-                        filters.to,
-                        column,
-                        epilogue,
-                        place,
-                    )
-                };
-            };
-            let blocks = 0..filters.to.div_ceil(NR);
-            if are_few { blocks.into_par_iter().for_each(block) } else { blocks.for_each(block) }
-        };
-        (0..tasks).into_par_iter().for_each(task);
-    } else {
-        // Each task has some output channels and all tiles, and transforms its own filters.
-        let group = 4 * MAX_TILES;
-        for first in (0..tiles).step_by(group) {
-            let range = first..tiles.min(first + group);
-            let transformed = transform_tiles::<M>(x, image, range.clone(), filters.from, true);
-            (0..filters.to.div_ceil(NR)).into_par_iter().for_each(|task| {
-                let column = task * NR;
-                let products =
-                    filters.multiply::<M>(&transformed, range.len(), column, Source::OnTheFly);
-                // SAFETY: tasks have different channels.
-                unsafe {
-                    store_tiles::<M>(
-                        &products,
-                        image,
-                        range.clone(),
-                        filters.to,
-                        column,
-                        epilogue,
-                        place,
-                    )
-                };
-            });
-        }
-    }
-}
-
-/// Where the transformed filters of a block of columns come from.
-#[derive(Clone, Copy)]
-enum Source<'a> {
-    Cached(&'a [f32]),
-    /// They are computed next to the products.
-    OnTheFly,
-}
-
 impl DirectedFilters<'_> {
     /// Convolves with tiles of the size that suits the image.
     fn convolve(
@@ -223,62 +127,26 @@ impl DirectedFilters<'_> {
         y: &mut [f32],
     ) {
         if image.height * image.width > SMALL_MAP {
-            convolve::<Large>(x, image, self, &cached.large, epilogue, y);
+            self.convolve_with::<Large>(x, image, &cached.large, epilogue, y);
         } else {
-            convolve::<Small>(x, image, self, &cached.small, epilogue, y);
+            self.convolve_with::<Small>(x, image, &cached.small, epilogue, y);
         }
     }
 
-    /// The products of `tiles` transformed tiles with the filters of a block of columns: for each place, `(tiles, NR)`.
-    fn multiply<M: Minimal>(
-        &self,
-        transformed: &[f32],
-        tiles: usize,
-        column: usize,
-        source: Source<'_>,
-    ) -> Vec<f32> {
-        let columns = NR.min(self.to - column);
-        let mut buffer = Vec::new();
-        if matches!(source, Source::OnTheFly) {
-            buffer = filled(self.chunk::<M>(), |_| {});
+    fn convolve_with<M: Minimal>(
+        self,
+        x: &[f32],
+        image: Image,
+        cache: &OnceLock<Vec<f32>>,
+        epilogue: Epilogue<'_>,
+        y: &mut [f32],
+    ) {
+        if caches(self.from, self.to) {
+            let transformed = get_or_init(cache, || self.transform_all::<M>());
+            cached::convolve::<M>(x, image, self, transformed, epilogue, y);
+        } else {
+            on_the_fly::convolve::<M>(x, image, self, epilogue, y);
         }
-        filled(M::PLACES * (tiles * NR + GAP), |products| {
-            for first in (0..self.from).step_by(self.depth()) {
-                let depth = self.depth().min(self.from - first);
-                let mut next = 0..0; // channels to prefetch
-                let filters = match source {
-                    Source::Cached(filters) => &filters[first / self.depth() * self.chunk::<M>()..],
-                    Source::OnTheFly => {
-                        self.transform::<M>(column, columns, first, depth, &mut buffer);
-                        next = first + depth..self.from.min(first + 2 * depth);
-                        &buffer
-                    }
-                };
-                for place in 0..M::PLACES {
-                    let prefetch =
-                        self.prefetch::<M>(column..column + columns, next.clone(), place);
-                    let data = &transformed[place * (tiles * self.from + GAP) + first..];
-                    let left =
-                        Left::Strided { data, rows: tiles, row_stride: self.from, depth_stride: 1 };
-                    let data = &filters[place * (depth * columns + GAP)..];
-                    let right = Right::Packed(PanelsView::new(data, depth, columns));
-                    let epilogue = Epilogue { accumulate: first > 0, ..Epilogue::default() };
-                    let to = &mut products[place * (tiles * NR + GAP)..][..tiles * NR];
-                    // SAFETY: `to` is exclusive and has a row of `NR` floats for each tile.
-                    unsafe {
-                        gemm_columns_prefetching(
-                            left,
-                            right,
-                            epilogue,
-                            0..columns,
-                            to.as_mut_ptr(),
-                            NR,
-                            prefetch,
-                        );
-                    }
-                }
-            }
-        })
     }
 }
 

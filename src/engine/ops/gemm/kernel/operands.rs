@@ -79,3 +79,11 @@ pub(super) struct Columns {
     pub(super) row_stride: usize,
     pub(super) count: usize,
 }
+
+impl Columns {
+    /// The same columns of a factor that begins so many floats later.
+    #[inline(always)]
+    pub(super) fn moved(self, floats: usize) -> Self {
+        Self { start: self.start.wrapping_add(floats), ..self }
+    }
+}

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::layout::GAP;
+use super::layout::Chunks;
 use super::minimal::Minimal;
 use super::tiles::transform_filters;
 use crate::engine::ops::buffer::filled;
@@ -12,15 +12,54 @@ use crate::engine::ops::conv::cpu::limits::MAX_CACHED_BYTES;
 use crate::engine::ops::conv::geometry::Direction;
 use crate::engine::ops::gemm::{NR, PANEL, Prefetch, pack_columns, transpose};
 
-/// Input channels that are transformed together where the result is cached. Sums are cut at the same places.
-const DEPTH_CACHED: usize = 192;
-/// Likewise where it is not: a transformed chunk stays in the second-level cache, beside the filters that are
-/// prefetched for the next chunk.
-const DEPTH_ON_THE_FLY: usize = 64;
+/// Most input channels that are transformed together where the result is cached. Sums are cut at the same places.
+const DEPTH: usize = 192;
 
 /// The filters between sixteen input and sixteen output channels. Each row is a line of the cache.
 #[repr(align(64))]
-struct FilterSquare([[f32; PANEL]; 9 * PANEL]);
+pub(super) struct FilterSquare([[f32; PANEL]; 9 * PANEL]);
+
+impl Default for FilterSquare {
+    fn default() -> Self {
+        Self([[0.0; PANEL]; 9 * PANEL])
+    }
+}
+
+/// The filters between sixteen input and sixteen output channels, one float per output channel for each position of an
+/// input channel.
+#[derive(Clone, Copy)]
+pub(super) struct Square<'a> {
+    data: &'a [f32; 9 * PANEL * PANEL],
+    /// Floats from one input channel to the next, and from one position to the next.
+    strides: (usize, usize),
+}
+
+impl<'a> Square<'a> {
+    /// The positions of each channel follow one another.
+    fn by_channel(data: &'a [f32]) -> Self {
+        Self::new(data, (9 * PANEL, PANEL))
+    }
+
+    /// The channels of each position follow one another.
+    fn by_position(data: &'a [f32]) -> Self {
+        Self::new(data, (PANEL, PANEL * PANEL))
+    }
+
+    /// # Panics
+    /// If the data is shorter than a square.
+    fn new(data: &'a [f32], strides: (usize, usize)) -> Self {
+        let data = data.first_chunk().expect("a square of filters is whole");
+        Self { data, strides }
+    }
+
+    /// Where the output channels of a position of an input channel begin.
+    #[inline(always)]
+    pub(super) fn at(self, channel: usize, position: usize) -> *const f32 {
+        assert!(channel < PANEL && position < 9, "a square has {PANEL} channels");
+        let (of_channel, of_position) = self.strides;
+        self.data.as_ptr().wrapping_add(channel * of_channel + position * of_position)
+    }
+}
 
 /// The filters of a layer as one direction applies them.
 #[derive(Clone, Copy)]
@@ -41,58 +80,37 @@ pub(super) fn caches(in_channels: usize, out_channels: usize) -> bool {
 }
 
 impl DirectedFilters<'_> {
-    /// Input channels that are transformed together: a chunk.
-    pub(super) fn depth(&self) -> usize {
-        let most = if caches(self.from, self.to) { DEPTH_CACHED } else { DEPTH_ON_THE_FLY };
-        // Chunks of nearly one size: a short last one would cost as much as a whole one.
-        self.from.div_ceil(self.from.div_ceil(most)).next_multiple_of(PANEL)
+    /// How input channels are cut where transformed filters are cached.
+    pub(super) fn chunks(&self) -> Chunks {
+        Chunks::new(self.from, DEPTH)
     }
 
-    /// Floats of a transformed chunk for [`NR`] columns.
-    pub(super) fn chunk<M: Minimal>(&self) -> usize {
-        M::PLACES * (self.depth() * NR + GAP)
-    }
-
-    /// Floats of all transformed chunks for [`NR`] columns.
-    pub(super) fn block<M: Minimal>(&self) -> usize {
-        self.from.div_ceil(self.depth()) * self.chunk::<M>()
-    }
-
-    /// All transformed filters: for each block of [`NR`] columns, each chunk and each place, packed panels.
+    /// All transformed filters: for each block of [`NR`] columns, each chunk and each place, packed panels
+    /// `(depth, PANEL)`.
     pub(super) fn transform_all<M: Minimal>(&self) -> Vec<f32> {
-        filled(self.to.div_ceil(NR) * self.block::<M>(), |all| {
-            all.par_chunks_mut(self.block::<M>()).enumerate().for_each(|(index, block)| {
-                let columns = NR.min(self.to - index * NR);
-                for (chunk, to) in block.chunks_mut(self.chunk::<M>()).enumerate() {
-                    let first = chunk * self.depth();
-                    let depth = self.depth().min(self.from - first);
-                    self.transform::<M>(index * NR, columns, first, depth, to);
+        let chunks = self.chunks();
+        let block = chunks.floats::<M>(NR);
+        filled(self.to.div_ceil(NR) * block, |all| {
+            all.par_chunks_mut(block).enumerate().for_each(|(index, block)| {
+                let column = index * NR;
+                let columns = NR.min(self.to - column);
+                let mut buffer = FilterSquare::default();
+                for chunk in chunks.iter() {
+                    let (start, stride) = chunk.places::<M>(columns);
+                    for panel in 0..columns / PANEL {
+                        for at in (0..chunk.depth).step_by(PANEL) {
+                            let lanes = column + panel * PANEL;
+                            let square = self.square(chunk.first + at, lanes, &mut buffer);
+                            let to = &mut block[start + (panel * chunk.depth + at) * PANEL..];
+                            transform_filters::<M>(square, self.is_backward(), to, stride);
+                        }
+                    }
                 }
             });
         })
     }
 
-    /// The transformed filters of some columns and `depth` channels: for each place, panels `(depth, PANEL)`.
-    pub(super) fn transform<M: Minimal>(
-        &self,
-        column: usize,
-        columns: usize,
-        first: usize,
-        depth: usize,
-        to: &mut [f32],
-    ) {
-        let stride = depth * columns + GAP;
-        let mut square = FilterSquare([[0.0; PANEL]; 9 * PANEL]);
-        for panel in 0..columns / PANEL {
-            for at in (0..depth).step_by(PANEL) {
-                let square = self.square(first + at, column + panel * PANEL, &mut square);
-                let to = &mut to[(panel * depth + at) * PANEL..];
-                transform_filters::<M>(square, self.is_backward(), to, stride);
-            }
-        }
-    }
-
-    fn is_backward(&self) -> bool {
+    pub(super) fn is_backward(&self) -> bool {
         self.direction == Direction::Backward
     }
 
@@ -108,30 +126,28 @@ impl DirectedFilters<'_> {
 
     /// The filters between sixteen input channels from `channel` on and sixteen output channels from `lanes` on, in
     /// `buffer` unless they lie so in the copy.
-    ///
-    /// The nine positions of each input channel follow one another. Each is a row with one lane per output channel.
-    fn square<'b>(
+    pub(super) fn square<'b>(
         &'b self,
         channel: usize,
         lanes: usize,
         buffer: &'b mut FilterSquare,
-    ) -> &'b [f32] {
+    ) -> Square<'b> {
         match (self.copy, self.direction) {
             (Some(copy), Direction::Forward) => {
-                return &copy[self.place_in_copy(lanes, channel)..][..9 * PANEL * PANEL];
+                Square::by_channel(&copy[self.place_in_copy(lanes, channel)..])
             }
             (Some(copy), Direction::Backward) => {
                 let from = &copy[self.place_in_copy(channel, lanes)..];
-                let mut turned = [[0.0; PANEL]; PANEL];
-                for position in 0..9 {
-                    transpose(&from[position * PANEL..], 9 * PANEL, PANEL, &mut turned);
-                    let to = buffer.0[position..].iter_mut().step_by(9);
-                    to.zip(&turned).for_each(|(to, row)| *to = *row);
+                for (position, to) in buffer.0.chunks_exact_mut(PANEL).enumerate() {
+                    transpose(&from[position * PANEL..], 9 * PANEL, PANEL, to);
                 }
+                Square::by_position(buffer.0.as_flattened())
             }
-            (None, _) => self.copy_square(channel, lanes, buffer),
+            (None, _) => {
+                self.copy_square(channel, lanes, buffer);
+                Square::by_channel(buffer.0.as_flattened())
+            }
         }
-        buffer.0.as_flattened()
     }
 
     /// Where the filters of sixteen output channels of the layer begin in the copy, from one of its input channels on.
@@ -154,31 +170,17 @@ impl DirectedFilters<'_> {
         }
     }
 
-    /// Part `place` of the filters of the next chunk, `channels`. The products of this chunk prefetch it, since they
-    /// leave the memory idle.
-    pub(super) fn prefetch<M: Minimal>(
-        &self,
-        columns: Range<usize>,
-        channels: Range<usize>,
-        place: usize,
-    ) -> Option<Prefetch> {
+    /// The memory of the filters of some channels, which the products of the channels before prefetch: they leave the
+    /// memory idle.
+    pub(super) fn memory(&self, columns: Range<usize>, channels: Range<usize>) -> Prefetch {
         let (rows, along) =
             if self.is_backward() { (channels, columns) } else { (columns, channels) };
-        if rows.is_empty() || along.is_empty() {
-            return None;
-        }
         // In the copy, sixteen output channels are one row.
         let (start, lanes) = match self.copy {
             Some(copy) => (&copy[self.place_in_copy(rows.start, along.start)..], PANEL),
             None => (self.row(rows.start, along.start), 1),
         };
-        let floats = 9 * lanes * along.len();
-        let part = floats.div_ceil(M::PLACES).next_multiple_of(2 * PANEL);
-        let first = place * part;
-        if first >= floats {
-            return None;
-        }
-        let (stride, count) = (9 * lanes * self.in_channels(), rows.len() / lanes);
-        Some(Prefetch::rows(start[first..].as_ptr(), stride, count, part.min(floats - first)))
+        let (rows, stride) = (rows.len() / lanes, 9 * lanes * self.in_channels());
+        Prefetch::rows(start.as_ptr(), stride, rows, 9 * lanes * along.len())
     }
 }

@@ -17,11 +17,34 @@ pub(super) trait Minimal: Copy + Sync {
     /// `Bᵀ d`, `IN` values.
     fn input<V: Vector>(d: [V; WIDEST]) -> [V; WIDEST];
 
+    /// `G`, `IN` rows.
+    const FILTER: [[f32; 3]; WIDEST];
+
     /// `G g`, `IN` values from three.
-    fn filter<V: Vector>(g: [V; 3]) -> [V; WIDEST];
+    ///
+    /// - `FUSED`: with fused multiply-adds, which are fewer instructions and round otherwise
+    #[inline(always)]
+    fn filter<V: Vector, const FUSED: bool>(g: [V; 3]) -> [V; WIDEST] {
+        let mut values = [V::ZERO; WIDEST];
+        for row in 0..Self::IN {
+            values[row] = filter_value::<V, FUSED>(Self::FILTER[row], g);
+        }
+        values
+    }
 
     /// `Aᵀ m`, `OUT` values from `IN`.
     fn output<V: Vector>(m: [V; WIDEST]) -> [V; WIDEST];
+}
+
+/// One value of `G g`, by its row of `G`. Rows of opposite points share all but the last step.
+#[inline(always)]
+fn filter_value<V: Vector, const FUSED: bool>(row: [f32; 3], g: [V; 3]) -> V {
+    match row {
+        [a, 0.0, 0.0] => g[0] * a,
+        [0.0, 0.0, c] => g[2] * c,
+        [a, b, c] if FUSED => g[1].mul_add(V::splat(b), g[2].mul_add(V::splat(c), g[0] * a)),
+        [a, b, c] => (g[0] * a + g[2] * c) + g[1] * b,
+    }
 }
 
 /// F(4×4, 3×3): 36 multiplications where the definition has 144.
@@ -38,6 +61,18 @@ const QQ: f32 = Q * Q;
 
 impl Minimal for Large {
     const OUT: usize = 4;
+    const FILTER: [[f32; 3]; WIDEST] = {
+        const OF_P: f32 = 1.0 / (2.0 * PP * (PP - QQ));
+        const OF_Q: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
+        [
+            [1.0 / (PP * QQ), 0.0, 0.0],
+            [OF_P, P * OF_P, PP * OF_P],
+            [OF_P, -P * OF_P, PP * OF_P],
+            [OF_Q, Q * OF_Q, QQ * OF_Q],
+            [OF_Q, -Q * OF_Q, QQ * OF_Q],
+            [0.0, 0.0, 1.0],
+        ]
+    };
 
     #[inline(always)]
     fn input<V: Vector>(d: [V; WIDEST]) -> [V; WIDEST] {
@@ -50,22 +85,6 @@ impl Minimal for Large {
             even_q + odd_q,
             even_q - odd_q,
             d[1] * (PP * QQ) - d[3] * (PP + QQ) + d[5],
-        ]
-    }
-
-    #[inline(always)]
-    fn filter<V: Vector>(g: [V; 3]) -> [V; WIDEST] {
-        const OF_P: f32 = 1.0 / (2.0 * PP * (PP - QQ));
-        const OF_Q: f32 = 1.0 / (2.0 * QQ * (QQ - PP));
-        let (even_p, odd_p) = (g[0] * OF_P + g[2] * (PP * OF_P), g[1] * (P * OF_P));
-        let (even_q, odd_q) = (g[0] * OF_Q + g[2] * (QQ * OF_Q), g[1] * (Q * OF_Q));
-        [
-            g[0] * (1.0 / (PP * QQ)),
-            even_p + odd_p,
-            even_p - odd_p,
-            even_q + odd_q,
-            even_q - odd_q,
-            g[2],
         ]
     }
 
@@ -90,16 +109,12 @@ pub(super) struct Small;
 
 impl Minimal for Small {
     const OUT: usize = 2;
+    const FILTER: [[f32; 3]; WIDEST] =
+        [[1.0, 0.0, 0.0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0.0, 0.0, 1.0], [0.0; 3], [0.0; 3]];
 
     #[inline(always)]
     fn input<V: Vector>(d: [V; WIDEST]) -> [V; WIDEST] {
         [d[0] - d[2], d[1] + d[2], d[2] - d[1], d[1] - d[3], V::ZERO, V::ZERO]
-    }
-
-    #[inline(always)]
-    fn filter<V: Vector>(g: [V; 3]) -> [V; WIDEST] {
-        let (even, odd) = ((g[0] + g[2]) * 0.5, g[1] * 0.5);
-        [g[0], even + odd, even - odd, g[2], V::ZERO, V::ZERO]
     }
 
     #[inline(always)]

@@ -9,36 +9,38 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::layout::{GAP, Image};
+use super::filters::Square;
+use super::layout::{Chunks, GAP, Image};
 use super::minimal::{Minimal, WIDEST};
-
 use crate::engine::ops::buffer::{SharedPtr, filled};
-use crate::engine::ops::gemm::{Epilogue, NR, PANEL};
+use crate::engine::ops::gemm::{Epilogue, PANEL};
 use crate::engine::ops::simd::in_vectors;
 
-/// `Bᵀ d B` of some tiles: for each place, a matrix `(tiles, channels)`.
+/// Least channels, of all tiles together, that one task transforms.
+const TASK_CHANNELS: usize = 512;
+
+/// `Bᵀ d B` of some tiles, in the order that [`Chunks`] describes.
 ///
 /// - `is_parallel`: on all threads, for callers that are not one task of many
 pub(super) fn transform_tiles<M: Minimal>(
     x: &[f32],
     image: Image,
     tiles: Range<usize>,
-    channels: usize,
+    chunks: Chunks,
     is_parallel: bool,
 ) -> Vec<f32> {
     let count = tiles.len();
-    filled(M::PLACES * (count * channels + GAP), |transformed| {
+    filled(chunks.floats::<M>(count), |transformed| {
         let to = SharedPtr::new(transformed);
         let task = |index: usize| {
-            let tile = tiles.start + index;
-            let stride = count * channels + GAP;
-            // SAFETY: each tile has its own row of each place's matrix, inside the buffer.
+            // SAFETY: each tile has its own row of each matrix, inside the buffer.
             unsafe {
-                transform_tile::<M>(x, image, tile, channels, to.at(index * channels), stride);
+                transform_tile::<M>(x, image, tiles.start + index, chunks, to, (index, count));
             }
         };
         if is_parallel {
-            (0..count).into_par_iter().with_min_len(8).for_each(task);
+            let least = TASK_CHANNELS.div_ceil(chunks.channels());
+            (0..count).into_par_iter().with_min_len(least).for_each(task);
         } else {
             (0..count).for_each(task);
         }
@@ -46,11 +48,14 @@ pub(super) fn transform_tiles<M: Minimal>(
 }
 
 in_vectors! {
-    /// Transforms one tile and writes place `p` to `to + p · stride`.
+    /// Transforms one tile.
+    ///
+    /// - `row`: its row in the matrices, and how many there are
     ///
     /// # Safety
-    /// `channels` floats at each of these places must be valid, and nothing else may access them.
-    unsafe fn transform_tile<V, M: Minimal>(x: &[f32], image: Image, tile: usize, channels: usize, to: *mut f32, stride: usize) {
+    /// `to` must be valid for so many transformed tiles, and nothing else may access these rows.
+    unsafe fn transform_tile<V, M: Minimal>(x: &[f32], image: Image, tile: usize, chunks: Chunks, to: SharedPtr, row: (usize, usize)) {
+        let ((index, count), channels) = (row, chunks.channels());
         let (at, y, x_) = image.place::<M>(tile);
         let Image { height, width, .. } = image;
         // Where each pixel of the input tile begins, which is one pixel larger than the output tile on each side.
@@ -64,25 +69,30 @@ in_vectors! {
             }
         }
         let mut half = [[V::ZERO; WIDEST]; WIDEST];
-        for channel in (0..channels).step_by(V::LANES) {
-            for column in 0..M::IN {
-                let mut d = [V::ZERO; WIDEST];
-                for row in 0..M::IN {
-                    if starts[row][column] != usize::MAX {
-                        d[row] = V::of(&x[starts[row][column] + channel..]);
+        for chunk in 0..chunks.count() {
+            let chunk = chunks.get(chunk);
+            let (start, stride) = chunk.places::<M>(count);
+            let start = start + index * chunk.depth;
+            for at in (0..chunk.depth).step_by(V::LANES) {
+                for column in 0..M::IN {
+                    let mut d = [V::ZERO; WIDEST];
+                    for row in 0..M::IN {
+                        if starts[row][column] != usize::MAX {
+                            d[row] = V::of(&x[starts[row][column] + chunk.first + at..]);
+                        }
+                    }
+                    let transformed = M::input(d);
+                    for row in 0..M::IN {
+                        half[row][column] = transformed[row];
                     }
                 }
-                let transformed = M::input(d);
                 for row in 0..M::IN {
-                    half[row][column] = transformed[row];
-                }
-            }
-            for row in 0..M::IN {
-                let transformed = M::input(half[row]);
-                for column in 0..M::IN {
-                    let to = to.wrapping_add((row * M::IN + column) * stride + channel);
-                    // SAFETY: the caller guarantees that these channels are valid and its own.
-                    unsafe { transformed[column].store(to) };
+                    let transformed = M::input(half[row]);
+                    for column in 0..M::IN {
+                        let place = row * M::IN + column;
+                        // SAFETY: the caller guarantees that these channels are valid and its own.
+                        unsafe { transformed[column].store(to.at(start + place * stride + at)) };
+                    }
                 }
             }
         }
@@ -92,24 +102,24 @@ in_vectors! {
 in_vectors! {
     /// `G g Gᵀ` of a square of filters, sixteen output channels for each of sixteen input channels.
     ///
-    /// - `from`: for each input channel, nine positions, each with one float per output channel
     /// - `rotated`: by 180°, as the backward pass needs them
-    pub(super) fn transform_filters<V, M: Minimal>(from: &[f32], rotated: bool, to: &mut [f32], stride: usize) {
+    pub(super) fn transform_filters<V, M: Minimal>(from: Square<'_>, rotated: bool, to: &mut [f32], stride: usize) {
         let mut half = [[V::ZERO; 3]; WIDEST];
         for (channel, lane) in (0..PANEL).flat_map(|channel| (0..PANEL).step_by(V::LANES).map(move |lane| (channel, lane))) {
             for column in 0..3 {
                 let mut g = [V::ZERO; 3];
                 for row in 0..3 {
                     let position = if rotated { 8 - (row * 3 + column) } else { row * 3 + column };
-                    g[row] = V::of(&from[(channel * 9 + position) * PANEL + lane..]);
+                    // SAFETY: the place has a float for each of sixteen lanes.
+                    g[row] = unsafe { V::load(from.at(channel, position).add(lane)) };
                 }
-                let transformed = M::filter(g);
+                let transformed = M::filter::<V, false>(g);
                 for row in 0..M::IN {
                     half[row][column] = transformed[row];
                 }
             }
             for row in 0..M::IN {
-                let transformed = M::filter(half[row]);
+                let transformed = M::filter::<V, false>(half[row]);
                 for column in 0..M::IN {
                     transformed[column].write(&mut to[(row * M::IN + column) * stride + channel * PANEL + lane..]);
                 }
@@ -118,36 +128,62 @@ in_vectors! {
     }
 }
 
-/// Stores `Aᵀ m A` of the products of some tiles as channels `column..` of the images.
-///
-/// # Safety
-/// `to` must hold `(batch, height, width, channels)`, and nothing else may access these channels of these pixels.
-pub(super) unsafe fn store_tiles<M: Minimal>(
-    products: &[f32],
-    image: Image,
-    tiles: Range<usize>,
-    channels: usize,
-    column: usize,
-    epilogue: Epilogue<'_>,
-    to: SharedPtr,
-) {
-    // SAFETY: the caller upholds the contract, which is the same.
-    unsafe { store::<M>(products, image, tiles, (channels, column), epilogue, to) };
+in_vectors! {
+    /// Row `row` of the places of [`transform_filters`].
+    ///
+    /// - `to`: for each place, `stride` apart, one float per input and output channel
+    pub(super) fn transform_filter_row<V, M: Minimal>(from: Square<'_>, rotated: bool, row: usize, to: &mut [f32], stride: usize) {
+        assert!(to.len() >= (M::IN - 1) * stride + PANEL * PANEL, "the places do not fit");
+        let [a, b, c] = M::FILTER[row];
+        for channel in 0..PANEL {
+            for lane in (0..PANEL).step_by(V::LANES) {
+                let mut half = [V::ZERO; 3];
+                for column in 0..3 {
+                    let mut g = [V::ZERO; 3];
+                    for row in 0..3 {
+                        let position = if rotated { 8 - (row * 3 + column) } else { row * 3 + column };
+                        // SAFETY: the place has a float for each of sixteen lanes.
+                        g[row] = unsafe { V::load(from.at(channel, position).add(lane)) };
+                    }
+                    half[column] = g[1].mul_add(V::splat(b), g[2].mul_add(V::splat(c), g[0] * a));
+                }
+                let transformed = M::filter::<V, true>(half);
+                for column in 0..M::IN {
+                    let to = to.as_mut_ptr().wrapping_add(column * stride + channel * PANEL + lane);
+                    // SAFETY: the assertion bounds every write.
+                    unsafe { transformed[column].store(to) };
+                }
+            }
+        }
+    }
+}
+
+/// The products of some tiles for some output channels: for each place, `(tiles, width)`.
+#[derive(Clone)]
+pub(super) struct Products<'a> {
+    pub(super) data: &'a [f32],
+    pub(super) width: usize,
+    pub(super) tiles: Range<usize>,
+    /// Output channels, at most `width`.
+    pub(super) columns: Range<usize>,
 }
 
 in_vectors! {
+    /// Stores `Aᵀ m A` of products in images of `channels` channels.
+    ///
     /// # Safety
-    /// As for [`store_tiles`].
-    unsafe fn store<V, M: Minimal>(products: &[f32], image: Image, tiles: Range<usize>, columns: (usize, usize), epilogue: Epilogue<'_>, to: SharedPtr) {
+    /// `to` must hold `(batch, height, width, channels)`, and nothing else may access these channels of these pixels.
+    pub(super) unsafe fn store_tiles<V, M: Minimal>(products: Products<'_>, image: Image, channels: usize, epilogue: Epilogue<'_>, to: SharedPtr) {
+        let Products { data, width: of_tile, tiles, columns } = products;
+        let column = columns.start;
         let Image { height, width, .. } = image;
-        let (channels, column) = columns;
-        let stride = tiles.len() * NR + GAP;
+        let stride = tiles.len() * of_tile + GAP;
         let mut half = [[V::ZERO; WIDEST]; WIDEST];
         for (index, tile) in tiles.enumerate() {
-            let products = &products[index * NR..];
+            let products = &data[index * of_tile..];
             let (at, y, x) = image.place::<M>(tile);
             let (rows, across) = (M::OUT.min(height - y), M::OUT.min(width - x));
-            for lane in (0..NR.min(channels - column)).step_by(V::LANES) {
+            for lane in (0..columns.len()).step_by(V::LANES) {
                 for i in 0..M::IN {
                     let mut m = [V::ZERO; WIDEST];
                     for row in 0..M::IN {
