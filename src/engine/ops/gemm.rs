@@ -24,7 +24,7 @@ mod serial;
 mod stacked;
 mod transpose;
 
-pub(super) use self::block::{BlockKernel, Sizes as BlockSizes};
+pub(super) use self::block::{BlockKernel, BlockProducts};
 pub(super) use self::blocking::{NR, PANEL};
 pub(super) use self::copies::CopyPlace;
 pub use self::copies::{HeldCopies, TrainingCopies};
@@ -69,9 +69,15 @@ mod tests {
 
     #[test]
     fn products_match_the_definition_in_either_direction() {
-        for (rows, depth, width) in
-            [(1, 1, 1), (7, 5, 3), (8, 16, 48), (9, 300, 49), (130, 270, 200), (33, 600, 31)]
-        {
+        for (rows, depth, width) in [
+            (1, 1, 1),
+            (7, 5, 3),
+            (8, 16, 48),
+            (9, 300, 49),
+            (130, 270, 200),
+            (33, 600, 31),
+            (130, 340, 250), // in rows of 256 floats, which are packed for so many rows
+        ] {
             let (a, b) = (numbers(rows * depth), numbers(depth * width));
             let expected = naive(&a, &b, rows, depth, width);
             let panels = Panels::from_rows(&b, width, depth, width);

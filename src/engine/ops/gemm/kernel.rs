@@ -7,7 +7,7 @@ mod operands;
 mod sets;
 mod tile;
 
-pub(super) use self::operands::{MicroPanel, Run, StridedRows, Strip};
+pub(super) use self::operands::{MicroPanel, Repeats, Run, StridedRows, Strip};
 use self::sets::{Layout, Set};
 use self::tile::{Ahead, GatheredTile, Prefetches, Tiles, pace};
 use super::blocking::{Blocks, PANEL};
@@ -82,27 +82,23 @@ impl Kernel {
         unsafe { for_set!(self, run_strided(a, strips, micro_panel, epilogue, out, stride)) }
     }
 
-    /// Multiplies several factors by a micro-panel each, which prefetch nothing. The rows of the results have no gaps.
-    ///
-    /// - `strides`: floats from each left factor, micro-panel and result to the next
+    /// [`Self::run_strided`] for several products of one size, which prefetch nothing. The rows of their results have no
+    /// gaps.
     ///
     /// # Safety
     /// As for [`Self::run_strided`], for each of them.
-    pub(super) unsafe fn run_many(
+    pub(super) unsafe fn run_repeated(
         self,
-        count: usize,
         a: StridedRows,
         micro_panel: &MicroPanel<'_>,
         accumulate: bool,
         out: *mut f32,
-        strides: [usize; 3],
+        repeats: Repeats,
         before_each: impl FnMut(),
     ) {
         let epilogue = Epilogue { accumulate, ..Epilogue::default() };
         // SAFETY: the CPU has the set, and the caller upholds the contract.
-        unsafe {
-            for_set!(self, run_many(count, a, micro_panel, epilogue, out, strides, before_each))
-        }
+        unsafe { for_set!(self, run_repeated(a, micro_panel, epilogue, out, repeats, before_each)) }
     }
 
     /// Multiplies the gathered rows of one strip by a packed micro-panel.
@@ -187,14 +183,13 @@ unsafe fn run_strided<S: Set>(
 }
 
 /// # Safety
-/// The CPU must have the set. The rest is as for [`Kernel::run_many`].
-unsafe fn run_many<S: Set>(
-    count: usize,
+/// The CPU must have the set. The rest is as for [`Kernel::run_repeated`].
+unsafe fn run_repeated<S: Set>(
     a: StridedRows,
     micro_panel: &MicroPanel<'_>,
     epilogue: Epilogue<'_>,
     out: *mut f32,
-    [of_a, of_panels, of_out]: [usize; 3],
+    Repeats { count, of_a, of_panels, of_out }: Repeats,
     mut before_each: impl FnMut(),
 ) {
     let strips = a.rows.div_ceil(S::ROWS);

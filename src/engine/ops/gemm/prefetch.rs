@@ -82,3 +82,24 @@ in_vectors! {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_cover_every_row_once() {
+        let (rows, stride, floats) = (5, 1000, 100); // four sweeps of 32 floats
+        let all = Prefetch::rows(std::ptr::null(), stride, rows, floats);
+        let mut shares = all.in_shares(7);
+        let mut lasts = Vec::new();
+        for _ in 0..9 {
+            shares.prefetch_one();
+            lasts.push((shares.left, shares.next as usize / size_of::<f32>()));
+        }
+        // Three of the twenty at a time. Where the next ones begin: the row, and the floats of the sweeps before.
+        let place = |index: usize| index % rows * stride + index / rows * Prefetch::WIDTH;
+        let expected = [3, 6, 9, 12, 15, 18, 20, 20, 20].map(|done| (20 - done, place(done)));
+        assert_eq!(lasts, expected);
+    }
+}

@@ -4,8 +4,8 @@
 //! (Lavin and Gray, arXiv:1509.09308). Summed over channels, each place of a transformed tile is a matrix product.
 //!
 //! Tiles of 4×4 pixels take the fewest multiplications, but their transformed filters have four times the size of the
-//! filters. Those of small layers are cached. Those of larger layers are computed again in each call, one block at a
-//! time, right before the products that read it. On the smallest maps, where few tiles share a filter, tiles of 2×2 are
+//! filters. Those of small layers are cached. Those of larger layers are computed again in each call, few at a time, right
+//! before the products that read them (ADR 0052). On the smallest maps, where few tiles share a filter, tiles of 2×2 are
 //! faster.
 
 mod cached;
@@ -13,6 +13,7 @@ mod filters;
 mod layout;
 mod minimal;
 mod on_the_fly;
+mod square;
 mod tiles;
 
 use std::sync::{Arc, OnceLock};
@@ -27,7 +28,7 @@ use crate::engine::ops::weight::CpuWeight;
 
 /// Pixels of the largest map that uses small tiles.
 const SMALL_MAP: usize = 16;
-/// Pixels of the smallest map.
+/// Pixels of the smallest map that is convolved so.
 const LEAST_MAP: usize = 16;
 
 /// The filters of one layer.

@@ -70,6 +70,15 @@ impl MicroPanel<'_> {
     }
 }
 
+/// How many products of one size there are, and the floats from each left factor, micro-panel and result to the next.
+#[derive(Clone, Copy)]
+pub(crate) struct Repeats {
+    pub(crate) count: usize,
+    pub(crate) of_a: usize,
+    pub(crate) of_panels: usize,
+    pub(crate) of_out: usize,
+}
+
 /// The columns of one tile: some of a panel, or several panels.
 #[derive(Clone, Copy)]
 pub(super) struct Columns {

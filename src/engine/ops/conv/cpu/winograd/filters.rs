@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::layout::Chunks;
 use super::minimal::Minimal;
+use super::square::{FilterSquare, Square};
 use super::tiles::transform_filters;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::conv::cpu::limits::MAX_CACHED_BYTES;
@@ -14,52 +15,6 @@ use crate::engine::ops::gemm::{NR, PANEL, Prefetch, pack_columns, transpose};
 
 /// Most input channels that are transformed together where the result is cached. Sums are cut at the same places.
 const DEPTH: usize = 192;
-
-/// The filters between sixteen input and sixteen output channels. Each row is a line of the cache.
-#[repr(align(64))]
-pub(super) struct FilterSquare([[f32; PANEL]; 9 * PANEL]);
-
-impl Default for FilterSquare {
-    fn default() -> Self {
-        Self([[0.0; PANEL]; 9 * PANEL])
-    }
-}
-
-/// The filters between sixteen input and sixteen output channels, one float per output channel for each position of an
-/// input channel.
-#[derive(Clone, Copy)]
-pub(super) struct Square<'a> {
-    data: &'a [f32; 9 * PANEL * PANEL],
-    /// Floats from one input channel to the next, and from one position to the next.
-    strides: (usize, usize),
-}
-
-impl<'a> Square<'a> {
-    /// The positions of each channel follow one another.
-    fn by_channel(data: &'a [f32]) -> Self {
-        Self::new(data, (9 * PANEL, PANEL))
-    }
-
-    /// The channels of each position follow one another.
-    fn by_position(data: &'a [f32]) -> Self {
-        Self::new(data, (PANEL, PANEL * PANEL))
-    }
-
-    /// # Panics
-    /// If the data is shorter than a square.
-    fn new(data: &'a [f32], strides: (usize, usize)) -> Self {
-        let data = data.first_chunk().expect("a square of filters is whole");
-        Self { data, strides }
-    }
-
-    /// Where the output channels of a position of an input channel begin.
-    #[inline(always)]
-    pub(super) fn at(self, channel: usize, position: usize) -> *const f32 {
-        assert!(channel < PANEL && position < 9, "a square has {PANEL} channels");
-        let (of_channel, of_position) = self.strides;
-        self.data.as_ptr().wrapping_add(channel * of_channel + position * of_position)
-    }
-}
 
 /// The filters of a layer as one direction applies them.
 #[derive(Clone, Copy)]

@@ -26,8 +26,8 @@ pub(super) trait Minimal: Copy + Sync {
     #[inline(always)]
     fn filter<V: Vector, const FUSED: bool>(g: [V; 3]) -> [V; WIDEST] {
         let mut values = [V::ZERO; WIDEST];
-        for row in 0..Self::IN {
-            values[row] = filter_value::<V, FUSED>(Self::FILTER[row], g);
+        for (value, row) in values.iter_mut().zip(Self::FILTER).take(Self::IN) {
+            *value = filter_value::<V, FUSED>(row, g);
         }
         values
     }

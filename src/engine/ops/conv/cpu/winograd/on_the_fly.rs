@@ -8,12 +8,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::filters::{DirectedFilters, FilterSquare, Square};
+use super::filters::DirectedFilters;
 use super::layout::{Chunks, GAP, Image};
 use super::minimal::Minimal;
+use super::square::{FilterSquare, Square};
 use super::tiles::{Products, store_tiles, transform_filter_row, transform_tiles};
 use crate::engine::ops::buffer::{SharedPtr, filled};
-use crate::engine::ops::gemm::{BlockKernel, BlockSizes, Epilogue, PANEL, PrefetchShares};
+use crate::engine::ops::gemm::{BlockKernel, BlockProducts, Epilogue, PANEL, PrefetchShares};
 
 /// Most input channels whose filters are transformed together. Sums are cut at the same places.
 const DEPTH: usize = 32;
@@ -103,15 +104,19 @@ fn multiply<M: Minimal>(
                 transform_filter_row::<M>(*square, filters.is_backward(), row, to, of_panels);
             }
             let place = row * M::IN;
-            kernel.multiply(
-                M::IN,
-                (&transformed[first_tiles + place * of_tiles..], of_tiles),
-                (&panels_of_row, of_panels),
-                (&mut products[place * of_products..], of_products),
-                BlockSizes { rows: count, depth: chunk.depth, columns: columns.len() },
-                chunk.index > 0,
-                || next.iter_mut().for_each(PrefetchShares::prefetch_one),
-            );
+            let products_of_row = BlockProducts {
+                count: M::IN,
+                rows: count,
+                depth: chunk.depth,
+                columns: columns.len(),
+                a: (&transformed[first_tiles + place * of_tiles..], of_tiles),
+                panels: (&panels_of_row, of_panels),
+                accumulate: chunk.index > 0,
+            };
+            let to = &mut products[place * of_products..];
+            kernel.multiply(&products_of_row, (to, of_products), || {
+                next.iter_mut().for_each(PrefetchShares::prefetch_one);
+            });
         }
     }
 }

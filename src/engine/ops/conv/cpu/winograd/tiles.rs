@@ -9,9 +9,9 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::filters::Square;
 use super::layout::{Chunks, GAP, Image};
 use super::minimal::{Minimal, WIDEST};
+use super::square::Square;
 use crate::engine::ops::buffer::{SharedPtr, filled};
 use crate::engine::ops::gemm::{Epilogue, PANEL};
 use crate::engine::ops::simd::in_vectors;
