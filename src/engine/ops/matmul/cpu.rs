@@ -29,15 +29,16 @@ pub(super) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         Right::Packed(packed.view())
     };
     let row_major;
-    let left = match a_transposed {
+    let data = match a_transposed {
         true => {
             row_major = transposed(data, depth, rows);
             &row_major
         }
         false => data,
     };
+    let left = Left::Strided { data, rows, row_stride: depth, depth_stride: 1 };
     let mut c = filled(rows * width, |_| {});
-    par_gemm(Left::rows(left, depth), right, Epilogue::default(), &mut c);
+    par_gemm(left, right, Epilogue::default(), &mut c);
     tensor(c, (rows, width))
 }
 
