@@ -13,12 +13,11 @@ pub(super) trait Minimal: Copy + Sync {
     const IN: usize = Self::OUT + 2;
     /// Places of a transformed tile, each of which is a matrix product.
     const PLACES: usize = Self::IN * Self::IN;
+    /// `G`, `IN` rows.
+    const FILTER: [[f32; 3]; WIDEST];
 
     /// `Bᵀ d`, `IN` values.
     fn input<V: Vector>(d: [V; WIDEST]) -> [V; WIDEST];
-
-    /// `G`, `IN` rows.
-    const FILTER: [[f32; 3]; WIDEST];
 
     /// `G g`, `IN` values from three.
     ///
