@@ -4,7 +4,9 @@ use std::time::Duration;
 
 /// How long freed memory is kept. A step of a network frees what the next one needs. Getting it from the system again,
 /// cleared, took a twentieth of a training step of `tiny`.
-pub const KEPT: Duration = Duration::from_secs(30);
+///
+/// At the end of this time, even what was freed a moment ago goes back.
+pub const KEPT: Duration = Duration::from_secs(300);
 
 /// Keeps freed memory for `duration` before it is returned to the system.
 pub fn keep_freed_memory(duration: Duration) {

@@ -6,7 +6,7 @@ mod cpu;
 use candle_core::{Result, Tensor};
 
 pub(super) use self::candle::QUERIES;
-pub(super) use self::cpu::Softmax;
+pub(super) use self::cpu::{BACKWARD_KEYS, Softmax};
 use super::buffer::has_kernels;
 use super::cuda;
 use super::precision::Precision;
@@ -41,9 +41,10 @@ pub fn attention(
         let precision = if is_tracked { Precision::Fast } else { precision };
         let attention = cpu::Attention::new([&q, &k, &v], heads, scale, bias, precision)?;
         let (out, softmaxes) = attention.forward(&q, &k, &v)?;
+        let kept = attention.keeps_its_result().then(|| out.clone());
         return Ok(Variable::derived(out, [query, key, value], move |gradient, _| {
-            let gradients =
-                attention.backward([&q, &k, &v, &gradient.contiguous()?], &softmaxes)?;
+            let (kept, gradient) = ((kept.as_ref(), &*softmaxes), gradient.contiguous()?);
+            let gradients = attention.backward([&q, &k, &v], kept, &gradient)?;
             Ok(gradients.map(Some))
         }));
     }

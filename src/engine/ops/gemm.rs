@@ -14,6 +14,7 @@ mod copies;
 mod epilogue;
 mod factor;
 mod frozen;
+mod in_cache;
 mod kernel;
 mod numbers;
 mod pairs;
@@ -31,17 +32,19 @@ pub use self::copies::{HeldCopies, TrainingCopies};
 pub(super) use self::epilogue::Epilogue;
 pub(super) use self::factor::{Left, Right, Start};
 pub(super) use self::frozen::FrozenMatrix;
+pub(super) use self::in_cache::{gemm_in_cache, gemm_in_cache_to};
 pub(super) use self::numbers::Numbers;
 pub(super) use self::pairs::{pair_rows, pair_steps, paired, paired_steps};
 pub(super) use self::panels::{Panels, PanelsView, pack_columns, pack_rows};
 pub(super) use self::parallel::{par_blocks, par_gemm, par_gemm_rows, par_gemm_rows_then};
 pub(super) use self::prefetch::{Prefetch, PrefetchShares};
-pub(super) use self::serial::{gemm, gemm_columns};
+pub(super) use self::serial::gemm_columns;
 pub(super) use self::stacked::gemm_stacked;
 pub(super) use self::transpose::transpose;
 
 #[cfg(test)]
 mod tests {
+    use super::serial::gemm;
     use super::*;
 
     fn numbers(count: usize) -> Vec<f32> {

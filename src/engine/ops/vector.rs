@@ -16,6 +16,8 @@ pub(crate) use self::avx512::{Avx512, OfBf16Pairs};
 pub(crate) use self::neon::Neon;
 pub(crate) use self::portable::Portable;
 
+use super::math::reduce_lanes;
+
 /// Floats of a part of a register within which shuffles are cheap.
 pub(crate) const QUAD: usize = 4;
 
@@ -89,6 +91,15 @@ pub(crate) trait Vector:
     #[inline(always)]
     fn prefetch_to_write(to: *mut f32) {
         let _ = to;
+    }
+
+    /// The sum of all lanes.
+    #[inline(always)]
+    fn sum(self) -> f32 {
+        let mut lanes = [0.0; 16];
+        // SAFETY: no register has more lanes.
+        unsafe { self.store(lanes.as_mut_ptr()) };
+        reduce_lanes(lanes, |a, b| a + b)
     }
 
     /// The first [`Self::LANES`] floats of a slice.

@@ -6,7 +6,7 @@
 
 use candle_core::DType;
 
-use super::attention::{QUERIES, Softmax};
+use super::attention::{BACKWARD_KEYS, QUERIES, Softmax};
 use super::chunks::CHUNK_FLOATS;
 use super::cuda::UNFOLDED;
 use super::geglu;
@@ -18,8 +18,9 @@ pub(crate) struct Workspace {
     pub(crate) narrow: u64,
     /// Of the type of norms, softmax and sums, in bytes.
     wide: u64,
-    /// Whether our kernels run.
+    /// Whether our kernels run on the CPU.
     kernels: bool,
+    on_cpu: bool,
     /// Numbers of gathered pixels at once, of a convolution.
     unfolded: usize,
 }
@@ -29,7 +30,7 @@ impl Workspace {
         let narrow = dtype.size_in_bytes() as u64;
         let kernels = on_cpu && dtype == DType::F32;
         let unfolded = if on_cpu { CHUNK_FLOATS } else { UNFOLDED };
-        Self { narrow, wide: narrow.max(4), kernels, unfolded }
+        Self { narrow, wide: narrow.max(4), kernels, on_cpu, unfolded }
     }
 
     /// Numbers of one chunk of a batch.
@@ -65,7 +66,12 @@ impl Workspace {
         3 * self.wide * Self::chunk(images, logits)
     }
 
-    /// What attention keeps for so many queries, counted once for each head.
+    /// Whether attention over so many keys keeps its result for the backward pass.
+    pub(crate) fn attention_keeps_its_result(&self, keys: u64) -> bool {
+        if self.kernels { keys > BACKWARD_KEYS as u64 } else { !self.on_cpu }
+    }
+
+    /// What attention keeps for so many queries beside its inputs and its result, counted once for each head.
     pub(crate) fn softmaxes(&self, rows: u64) -> u64 {
         if self.kernels { rows * std::mem::size_of::<Softmax>() as u64 } else { 0 }
     }

@@ -1,8 +1,8 @@
 //! What a UNet's training step holds, counted from the config before anything is computed.
 //!
 //! The tape keeps the results that an operation's backward pass reads: convolutions, projections and joins keep none, norms
-//! their input, GEGLU factors as wide as its projection, attention its inputs. A layer (a resnet with its transformer)
-//! that is computed again in the backward pass keeps its own input alone (ADR 0010).
+//! their input, GEGLU factors as wide as its projection, attention its inputs and, over many keys or on a GPU, its result. A
+//! layer (a resnet with its transformer) that is computed again in the backward pass keeps its own input alone (ADR 0010).
 
 use candle_core::DType;
 
@@ -105,19 +105,22 @@ impl LayerSize {
 
     /// Bytes that its backward pass reads in addition to its input.
     fn inside(&self, call: &CallSize) -> u64 {
-        // On a GPU, attention also keeps its result.
-        let results = u64::from(!call.on_cpu);
+        let workspace = Workspace::of(call.dtype, call.on_cpu);
+        let pixels = call.positions(self.level) / call.batch as u64;
+        let of_pixels = u64::from(workspace.attention_keeps_its_result(pixels));
+        let of_prompt = u64::from(workspace.attention_keeps_its_result(0)); // few tokens
+        let results = of_pixels + of_prompt;
         let transformers = match (self.tracked, self.blocks) {
             (true, 0) => self.out_channels, // between the convolutions
             // ... the resnet's result and the projection of it; then per block q, k and v of both attentions (k and v
             // of the second are the prompt's), what each norm reads, and the 8-fold of GEGLU.
-            (true, blocks) => 2 * self.out_channels + self.inner * ((15 + results * 2) * blocks),
+            (true, blocks) => 2 * self.out_channels + self.inner * ((15 + results) * blocks),
             (false, 0) => 0,
             // Nothing before the first attention to the prompt leads to what is trained.
-            (false, blocks) => self.inner * (10 + results + (15 + results * 2) * (blocks - 1)),
+            (false, blocks) => self.inner * (10 + of_prompt + (15 + results) * (blocks - 1)),
         };
         let attentions = if self.tracked { 2 * self.blocks } else { (2 * self.blocks).max(1) - 1 };
-        let softmaxes = Workspace::of(call.dtype, call.on_cpu).softmaxes(self.heads * attentions);
+        let softmaxes = workspace.softmaxes(self.heads * attentions);
         call.positions(self.level) * (transformers * call.element() + softmaxes)
     }
 }

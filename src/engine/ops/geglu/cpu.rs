@@ -15,7 +15,7 @@ use crate::engine::ops::weight::CpuWeight;
 const FORWARD_ROWS: usize = 256;
 /// Columns of each half that are computed at once, and gated while they are in the second-level cache.
 const COLUMNS: usize = 2 * NR;
-/// Rows of one task of the backward pass.
+/// Most rows of one task of the backward pass.
 const BACKWARD_ROWS: usize = 192;
 
 /// The projection, with `a` and `gate` as two matrices.
@@ -133,22 +133,18 @@ impl Projection {
         let rights = self.halves.each_ref().map(|half| half.matrix.backward_factor());
         let [a, gate] = rights.each_ref().map(|factor| factor.right());
         let rows = dy.len() / width;
+        // Of nearly one size: a short last one would keep a thread waiting.
+        let at_once = rows.div_ceil(rows.div_ceil(BACKWARD_ROWS).max(1)).max(1);
         let dx = filled(rows * in_features, |dx| {
             let tasks = dx
-                .par_chunks_mut(BACKWARD_ROWS * in_features)
-                .zip(dy.par_chunks(BACKWARD_ROWS * width))
-                .zip(factors.par_chunks(2 * BACKWARD_ROWS * width));
+                .par_chunks_mut(at_once * in_features)
+                .zip(dy.par_chunks(at_once * width))
+                .zip(factors.par_chunks(2 * at_once * width));
             tasks.for_each(|((dx, dy), factors)| {
                 let mut d_gate = Vec::new();
                 let d_a = filled(dy.len(), |d_a| {
                     d_gate = filled(dy.len(), |d_gate| {
-                        d_a.par_chunks_mut(BACKWARD_ROWS * width)
-                            .zip(d_gate.par_chunks_mut(BACKWARD_ROWS * width))
-                            .zip(dy.par_chunks(BACKWARD_ROWS * width))
-                            .zip(factors.par_chunks(2 * BACKWARD_ROWS * width))
-                            .for_each(|(((d_a, d_gate), dy), factors)| {
-                                scale_rows(factors, dy, d_a, d_gate, width);
-                            });
+                        scale_rows(factors, dy, d_a, d_gate, width);
                     });
                 });
                 par_gemm_rows(&d_a, a, Epilogue::default(), dx);

@@ -70,7 +70,9 @@ impl BlockKernel {
         let repeats = Repeats { count, of_a: a_stride, of_panels: panels_stride, of_out: c_stride };
         let c = c.as_mut_ptr();
         // SAFETY: there are the rows, the columns and a place for each product.
-        unsafe { self.0.run_repeated(a, &micro_panel, accumulate, c, repeats, before_each) };
+        unsafe {
+            self.0.run_repeated(a, &micro_panel, accumulate, (c, columns), repeats, before_each);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ mod tile;
 
 pub(super) use self::operands::{MicroPanel, Repeats, Run, StridedRows, Strip};
 use self::sets::{Layout, Set};
-use self::tile::{Ahead, GatheredTile, Prefetches, Tiles, pace};
+use self::tile::{Ahead, GatheredTile, Prefetches, Tiles, TilesInCache, pace};
 use super::blocking::{Blocks, PANEL};
 use super::epilogue::Epilogue;
 use super::numbers::Numbers;
@@ -82,8 +82,24 @@ impl Kernel {
         unsafe { for_set!(self, run_strided(a, strips, micro_panel, epilogue, out, stride)) }
     }
 
-    /// [`Self::run_strided`] for several products of one size, which prefetch nothing. The rows of their results have no
-    /// gaps.
+    /// [`Self::run_strided`] for operands that lie in the caches, by any number of panels. Nothing is prefetched.
+    ///
+    /// # Safety
+    /// As for [`Self::run_strided`].
+    pub(super) unsafe fn run_in_cache(
+        self,
+        a: StridedRows,
+        micro_panel: &MicroPanel<'_>,
+        accumulate: bool,
+        out: *mut f32,
+        stride: usize,
+    ) {
+        let once = Repeats { count: 1, of_a: 0, of_panels: 0, of_out: 0 };
+        // SAFETY: the caller upholds the contract.
+        unsafe { self.run_repeated(a, micro_panel, accumulate, (out, stride), once, || {}) }
+    }
+
+    /// [`Self::run_in_cache`] for several products of one size.
     ///
     /// # Safety
     /// As for [`Self::run_strided`], for each of them.
@@ -92,13 +108,14 @@ impl Kernel {
         a: StridedRows,
         micro_panel: &MicroPanel<'_>,
         accumulate: bool,
-        out: *mut f32,
+        out: (*mut f32, usize),
         repeats: Repeats,
         before_each: impl FnMut(),
     ) {
-        let epilogue = Epilogue { accumulate, ..Epilogue::default() };
         // SAFETY: the CPU has the set, and the caller upholds the contract.
-        unsafe { for_set!(self, run_repeated(a, micro_panel, epilogue, out, repeats, before_each)) }
+        unsafe {
+            for_set!(self, run_repeated(a, micro_panel, accumulate, out, repeats, before_each))
+        }
     }
 
     /// Multiplies the gathered rows of one strip by a packed micro-panel.
@@ -146,8 +163,7 @@ unsafe fn run_strided<S: Set>(
     let width = S::VECTORS * S::LANES;
     let tiles = strips * micro_panel.columns().div_ceil(width);
     let prefetches = Prefetches::of(micro_panel.next, a.depth, tiles);
-    let layout =
-        Layout { transposed: a.depth_stride != 1, row_major: micro_panel.row_stride != PANEL };
+    let layout = Layout::of(a, micro_panel);
     // The first strips have a row more than the others.
     let (rows_of_strip, with_one_more) = (a.rows / strips, a.rows % strips);
     // The columns of a tile stay in the first-level cache while the rows pass by.
@@ -187,37 +203,39 @@ unsafe fn run_strided<S: Set>(
 unsafe fn run_repeated<S: Set>(
     a: StridedRows,
     micro_panel: &MicroPanel<'_>,
-    epilogue: Epilogue<'_>,
-    out: *mut f32,
+    accumulate: bool,
+    (out, stride): (*mut f32, usize),
     Repeats { count, of_a, of_panels, of_out }: Repeats,
     mut before_each: impl FnMut(),
 ) {
     let strips = a.rows.div_ceil(S::ROWS);
     let (rows, with_one_more) = (a.rows / strips, a.rows % strips);
-    let layout = Layout { transposed: false, row_major: false };
-    let stride = micro_panel.columns();
+    // Strips of one height, one below the other, are computed in one call.
+    let heights = [(rows + 1, with_one_more), (rows, strips - with_one_more)];
+    // Columns that fill tiles, and those of a narrower one.
+    let columns = micro_panel.columns();
+    let filling = columns - columns % (S::VECTORS * S::LANES);
+    let layout = Layout::of(a, micro_panel);
+    let widths = [(0, filling), (filling, columns - filling)]
+        .map(|(first, count)| (first, count, S::loops_in_cache(layout, count)));
     for index in 0..count {
         before_each();
-        for first in (0..stride).step_by(S::VECTORS * S::LANES) {
-            let columns = micro_panel.some(first, S::VECTORS * S::LANES);
-            let loops = S::loops(layout, columns.count);
+        for (first, count, loops) in widths {
             let mut row = 0;
-            // Strips of one height, one below the other, are computed in one call.
-            for (rows, strips) in [(rows + 1, with_one_more), (rows, strips - with_one_more)] {
-                if strips == 0 {
+            for (rows, strips) in heights {
+                if count == 0 || strips == 0 {
                     continue;
                 }
                 let a = a.part(row, rows * strips);
-                let tiles = Tiles {
+                let tiles = TilesInCache {
                     a: StridedRows { start: a.start.wrapping_add(index * of_a), ..a },
-                    columns: columns.moved(index * of_panels),
-                    ahead: Ahead::NOTHING,
-                    epilogue,
+                    columns: micro_panel.some(first, count).moved(index * of_panels),
+                    accumulate,
                     out: out.wrapping_add(index * of_out + row * stride + first),
                     stride,
                 };
                 // SAFETY: the caller upholds the contract for these rows and columns.
-                unsafe { loops[rows - 1].at(pace::NONE)(&tiles) };
+                unsafe { loops[rows - 1](&tiles) };
                 row += rows * strips;
             }
         }
@@ -297,6 +315,8 @@ mod tests {
                 (9, 3, 16, true),
                 (7, 2, 5, true),
                 (8, 1, 3, true),
+                (9, 7, 3, false),
+                (13, 7, 16, true),
             ] {
                 for (transposed, prefetches) in
                     [(false, false), (false, true), (true, false), (true, true)]
@@ -366,6 +386,15 @@ mod tests {
                 kernel.run_strided(strided, &micro_panel, epilogue, out.as_mut_ptr(), columns)
             };
             assert_eq!(out, definition(|_| true), "{kernel:?}, {self:?}");
+
+            let mut in_cache = vec![0.5; rows * columns];
+            let place = in_cache.as_mut_ptr();
+            // SAFETY: likewise.
+            unsafe { kernel.run_in_cache(strided, &micro_panel, true, place, columns) };
+            for (i, element) in in_cache.iter_mut().enumerate() {
+                *element += bias[i % columns] + matrix[i];
+            }
+            assert_eq!(in_cache, definition(|_| true), "{kernel:?}, {self:?}, in the cache");
 
             // Gathered rows, and a part of the depth that is zeros for all of them.
             if transposed || row_major {

@@ -15,6 +15,10 @@ use crate::engine::ops::buffer::SharedPtr;
 const SMALL: usize = 1 << 19;
 /// Least multiplications of one task: about twenty microseconds' work.
 const TASK: usize = 1 << 21;
+/// Tasks of each thread with which none waits long for the last one.
+const TASKS_OF_A_THREAD: usize = 8;
+/// Least rows for which a task's columns are worth reading.
+const LEAST_ROWS: usize = 96;
 
 /// [`gemm()`] on all threads, of floats in row-major order without gaps.
 pub(crate) fn par_gemm_rows(a: &[f32], b: Right<'_>, epilogue: Epilogue<'_>, c: &mut [f32]) {
@@ -58,6 +62,11 @@ fn par_gemm_then(
         Right::Transposed { .. } | Right::TransposedPanels { .. } => 512,
     };
     let step = (TASK / (rows.min(max_rows) * depth * NR)).max(1) * NR;
+    // Where the columns make few tasks, the rows are cut into shorter ones, of at least half of that work.
+    let column_tasks = width.div_ceil(step);
+    let wanted = (TASKS_OF_A_THREAD * rayon::current_num_threads()).div_ceil(column_tasks);
+    let most = (rows / LEAST_ROWS).min(2 * (rows * depth * width) / (TASK * column_tasks)).max(1);
+    let max_rows = max_rows.min(rows.div_ceil(wanted.min(most)));
     let place = SharedPtr::new(c);
     par_blocks((rows, width), (max_rows, step), |rows, columns| {
         let addend =

@@ -1,7 +1,7 @@
-//! The softmax of attention and its gradient.
+//! The softmax of attention, over one block of keys after the other.
 
 use crate::engine::ops::gemm::PANEL;
-use crate::engine::ops::math::{exp2_of_negative, reduce_lanes};
+use crate::engine::ops::math::exp2_of_negative;
 use crate::engine::ops::simd::vectorized;
 
 /// What turns a query's logits `x` of base 2 into probabilities: `2^(x − largest) · factor`.
@@ -108,31 +108,6 @@ vectorized! {
     fn scale_columns(rows: &mut [f32], factors: &[f32]) {
         for row in rows.chunks_exact_mut(factors.len()) {
             row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
-        }
-    }
-}
-
-vectorized! {
-    /// Replaces logits by `P`, and `dP` by `dS = scale · P ∘ (dP − d)` with `d = rowsum(P ∘ dP)`.
-    ///
-    /// Both are `(queries, width)`, in rows `stride` apart. Beyond the keys, `dP` is 0.
-    pub(super) fn softmax_gradient(logits: &mut [f32], d_weights: &mut [f32], sizes: [usize; 2], factors: (f32, f32), softmaxes: &[Softmax]) {
-        let [width, stride] = sizes;
-        let (base_2, scale) = factors;
-        let rows = logits.chunks_exact_mut(stride).zip(d_weights.chunks_exact_mut(stride));
-        for ((row, ds), softmax) in rows.zip(softmaxes) {
-            let (row, ds) = (&mut row[..width], &mut ds[..width]);
-            let Softmax { largest, factor } = *softmax;
-            let mut sums = [0.0; PANEL];
-            for (row, dp) in row.as_chunks_mut::<PANEL>().0.iter_mut().zip(ds.as_chunks::<PANEL>().0) {
-                for ((x, dp), sum) in row.iter_mut().zip(dp).zip(&mut sums) {
-                    let p = factor * exp2_of_negative(x.mul_add(base_2, -largest));
-                    *sum += p * dp;
-                    *x = p;
-                }
-            }
-            let d = reduce_lanes(sums, |a, b| a + b);
-            ds.iter_mut().zip(&*row).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
         }
     }
 }

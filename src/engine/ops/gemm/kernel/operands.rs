@@ -60,13 +60,9 @@ impl MicroPanel<'_> {
     /// At most `most` columns from `first` on, which begin a register.
     #[inline(always)]
     pub(super) fn some(&self, first: usize, most: usize) -> Columns {
-        let at = first / PANEL * self.stride + first % PANEL;
-        Columns {
-            start: self.data.as_ptr().wrapping_add(at),
-            stride: self.stride,
-            row_stride: self.row_stride,
-            count: most.min(self.columns() - first),
-        }
+        let Self { data, stride, row_stride, .. } = *self;
+        Columns { start: data.as_ptr(), stride, row_stride, count: self.columns() }
+            .some(first, most)
     }
 }
 
@@ -79,7 +75,7 @@ pub(crate) struct Repeats {
     pub(crate) of_out: usize,
 }
 
-/// The columns of one tile: some of a panel, or several panels.
+/// Columns of a micro-panel: some of a panel, or several panels.
 #[derive(Clone, Copy)]
 pub(super) struct Columns {
     pub(super) start: *const f32,
@@ -90,6 +86,13 @@ pub(super) struct Columns {
 }
 
 impl Columns {
+    /// At most `most` columns from `first` on, which begin a register.
+    #[inline(always)]
+    pub(super) fn some(self, first: usize, most: usize) -> Self {
+        let at = first / PANEL * self.stride + first % PANEL;
+        Self { start: self.start.wrapping_add(at), count: most.min(self.count - first), ..self }
+    }
+
     /// The same columns of a factor that begins so many floats later.
     #[inline(always)]
     pub(super) fn moved(self, floats: usize) -> Self {

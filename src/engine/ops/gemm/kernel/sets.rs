@@ -1,7 +1,10 @@
 //! The sizes of each instruction set's tiles, and its compiled loops.
 
-use super::tile::{GatheredTile, Tiles, compute, compute_gathered, pace};
-use crate::engine::ops::gemm::blocking::{Blocks, MR};
+use super::operands::{MicroPanel, StridedRows};
+use super::tile::{
+    GatheredTile, Tiles, TilesInCache, compute, compute_gathered, compute_in_cache, pace,
+};
+use crate::engine::ops::gemm::blocking::{Blocks, MR, PANEL};
 use crate::engine::ops::vector;
 
 /// Loops that are compiled for a number of rows, a number of registers and a layout.
@@ -15,6 +18,12 @@ pub(super) type Loops = unsafe fn(&Tiles<'_>);
 /// # Safety
 /// The CPU must have the set. The rest is as for [`compute_gathered`].
 pub(super) type GatheredLoops = [unsafe fn(&GatheredTile<'_>); MR];
+
+/// Loops for what lies in the caches: those of `R` rows at place `R − 1`.
+///
+/// # Safety
+/// The CPU must have the set. The rest is as for [`compute_in_cache`].
+pub(super) type LoopsInCache = [unsafe fn(&TilesInCache); MR];
 
 /// The loops of one layout: those of `R` rows at place `R − 1`.
 pub(super) type LoopsByRows = [LoopsByPace; MR];
@@ -48,6 +57,13 @@ pub(super) struct Layout {
     pub(super) row_major: bool,
 }
 
+impl Layout {
+    pub(super) fn of(a: StridedRows, micro_panel: &MicroPanel<'_>) -> Self {
+        let (transposed, row_major) = (a.depth_stride != 1, micro_panel.row_stride != PANEL);
+        Self { transposed, row_major }
+    }
+}
+
 /// What the kernel needs of an instruction set.
 pub(super) trait Set {
     /// Floats of a register.
@@ -65,6 +81,9 @@ pub(super) trait Set {
 
     /// The loops for tiles of so many columns. There are none for more than [`Self::ROWS`] rows: others stand there.
     fn loops(layout: Layout, columns: usize) -> &'static LoopsByRows;
+
+    /// The same for what lies in the caches, and any number of columns that fill tiles or are those of one tile.
+    fn loops_in_cache(layout: Layout, columns: usize) -> &'static LoopsInCache;
 
     /// The same for gathered rows.
     fn gathered_loops(columns: usize) -> &'static GatheredLoops;
@@ -136,6 +155,46 @@ macro_rules! set {
                                     let none = compiled::<1, N, T, M, { pace::NONE }>;
                                     LoopsByPace { none, steady: none, hasty: none }
                                 }
+                            };
+                        }
+                        [of!(1), of!(2), of!(3), of!(4), of!(5), of!(6), of!(7), of!(8)]
+                    };
+                }
+
+                macro_rules! of_registers {
+                    ($n:literal) => {
+                        match layout {
+                            Layout { transposed: false, row_major: false } => &Compiled::<$n, false, false>::ALL,
+                            Layout { transposed: false, row_major: true } => &Compiled::<$n, false, true>::ALL,
+                            Layout { transposed: true, row_major: false } => &Compiled::<$n, true, false>::ALL,
+                            Layout { transposed: true, row_major: true } => &Compiled::<$n, true, true>::ALL,
+                        }
+                    };
+                }
+                match columns.div_ceil(Self::LANES) {
+                    $($fewer => of_registers!($fewer),)*
+                    _ => of_registers!($vectors),
+                }
+            }
+
+            fn loops_in_cache(layout: Layout, columns: usize) -> &'static LoopsInCache {
+                /// # Safety
+                /// As for [`LoopsInCache`].
+                $(#[target_feature(enable = $features)])?
+                unsafe fn compiled<const R: usize, const N: usize, const T: bool, const M: bool>(
+                    tiles: &TilesInCache,
+                ) {
+                    // SAFETY: the caller upholds the contract, which is the same.
+                    unsafe { compute_in_cache::<$vector, $product, R, N, T, M>(tiles) }
+                }
+
+                struct Compiled<const N: usize, const T: bool, const M: bool>;
+
+                impl<const N: usize, const T: bool, const M: bool> Compiled<N, T, M> {
+                    const ALL: LoopsInCache = {
+                        macro_rules! of {
+                            ($r:literal) => {
+                                if $r <= $rows { compiled::<$r, N, T, M> } else { compiled::<1, N, T, M> }
                             };
                         }
                         [of!(1), of!(2), of!(3), of!(4), of!(5), of!(6), of!(7), of!(8)]

@@ -25,6 +25,17 @@ pub(super) struct Tiles<'a> {
     pub(super) stride: usize,
 }
 
+/// Tiles of a product whose operands lie in the caches: strips of as many rows as the loops take, by any number of columns.
+#[derive(Clone, Copy)]
+pub(super) struct TilesInCache {
+    pub(super) a: StridedRows,
+    pub(super) columns: Columns,
+    /// Whether the products are added to what `out` holds.
+    pub(super) accumulate: bool,
+    pub(super) out: *mut f32,
+    pub(super) stride: usize,
+}
+
 /// One tile of a product: a strip of gathered rows by some columns of packed panels.
 #[derive(Clone, Copy)]
 pub(super) struct GatheredTile<'a> {
@@ -159,6 +170,51 @@ pub(super) unsafe fn compute<
     }
 }
 
+/// Computes tiles of `R` rows by `N` registers whose operands lie in the caches.
+///
+/// Depths are short: those of attention's logits have as many steps as a head has channels. So there is hardly anything
+/// around a tile's sums.
+///
+/// # Safety
+/// As for [`super::Kernel::run_in_cache`], for a multiple of `R` rows.
+#[inline(always)]
+pub(super) unsafe fn compute_in_cache<
+    V: Vector,
+    P: Product<V>,
+    const R: usize,
+    const N: usize,
+    const TRANSPOSED: bool,
+    const ROW_MAJOR: bool,
+>(
+    &TilesInCache { a, columns, accumulate, out, stride }: &TilesInCache,
+) {
+    let (panel_stride, b_stride) =
+        if ROW_MAJOR { (PANEL, columns.row_stride) } else { (columns.stride, PANEL) };
+    let (row_stride, depth_stride) =
+        if TRANSPOSED { (1, a.depth_stride) } else { (a.row_stride, 1) };
+    // The columns of a tile stay in the first-level cache while the rows pass by.
+    for column in (0..columns.count).step_by(N * V::LANES) {
+        let columns = columns.some(column, N * V::LANES);
+        for row in (0..a.rows).step_by(R) {
+            let first = a.start.wrapping_add(row * row_stride);
+            let rows = std::array::from_fn(|r| first.wrapping_add(r * row_stride));
+            let out = out.wrapping_add(row * stride + column);
+            let mut sums = [[V::ZERO; N]; R];
+            let mut b = columns.start;
+            let mut at = 0;
+            for _ in 0..a.depth {
+                // SAFETY: the caller vouches for the rows and the columns.
+                unsafe { add_step::<V, P, R, N>(&mut sums, (&rows, at), (b, panel_stride)) };
+                at += depth_stride;
+                b = b.wrapping_add(b_stride);
+            }
+            let epilogue = Epilogue { accumulate, ..Epilogue::default() };
+            // SAFETY: the caller vouches for `out`.
+            unsafe { finish(sums, columns.count, epilogue, out, stride) };
+        }
+    }
+}
+
 /// Computes a tile of `R` gathered rows by `N` registers.
 ///
 /// # Safety
@@ -196,6 +252,35 @@ struct ToWrite {
     row: *mut f32,
     stride: usize,
     left: usize,
+}
+
+/// Adds the products of one step of the depth.
+///
+/// - `rows`: where each row begins, and the place of the step in it
+/// - `b`: where the columns begin, and the floats between panels
+///
+/// # Safety
+/// The step must be readable.
+#[inline(always)]
+unsafe fn add_step<V: Vector, P: Product<V>, const R: usize, const N: usize>(
+    sums: &mut [[V; N]; R],
+    (rows, at): (&[*const f32; R], usize),
+    (b, panel_stride): (*const f32, usize),
+) {
+    let mut factors = [V::ZERO; N];
+    for (n, factor) in factors.iter_mut().enumerate() {
+        let column = n * V::LANES;
+        let place = b.wrapping_add(column / PANEL * panel_stride + column % PANEL);
+        // SAFETY: the caller vouches for the step.
+        *factor = unsafe { V::load(place) };
+    }
+    for (sums, row) in sums.iter_mut().zip(rows) {
+        // SAFETY: likewise.
+        let factor = V::splat(unsafe { *row.wrapping_add(at) });
+        for (sum, column) in sums.iter_mut().zip(&factors) {
+            *sum = P::add(factor, *column, *sum);
+        }
+    }
 }
 
 /// Adds the products of some steps of the depth.
@@ -238,19 +323,7 @@ unsafe fn add_products<
                 prefetch!();
             }
             // SAFETY: the caller vouches for the rows and columns.
-            unsafe {
-                let mut factors = [V::ZERO; N];
-                for (n, factor) in factors.iter_mut().enumerate() {
-                    let column = n * V::LANES;
-                    *factor = V::load(b.add(column / PANEL * panel_stride + column % PANEL));
-                }
-                for (sums, row) in sums.iter_mut().zip(&rows) {
-                    let factor = V::splat(*row.add(at));
-                    for (sum, column) in sums.iter_mut().zip(&factors) {
-                        *sum = P::add(factor, *column, *sum);
-                    }
-                }
-            }
+            unsafe { add_step::<V, P, R, N>(sums, (&rows, at), (b, panel_stride)) };
             at += depth_stride;
             b = b.wrapping_add(row_stride);
         };
