@@ -104,6 +104,18 @@ macro_rules! gathered {
     }};
 }
 
+/// The loops of `$compiled` for `$n` registers and a layout.
+macro_rules! by_layout {
+    ($compiled:ident, $n:literal, $layout:ident) => {
+        match $layout {
+            Layout { transposed: false, row_major: false } => &$compiled::<$n, false, false>::ALL,
+            Layout { transposed: false, row_major: true } => &$compiled::<$n, false, true>::ALL,
+            Layout { transposed: true, row_major: false } => &$compiled::<$n, true, false>::ALL,
+            Layout { transposed: true, row_major: true } => &$compiled::<$n, true, true>::ALL,
+        }
+    };
+}
+
 macro_rules! set {
     ($(#[$meta:meta])* $set:ident, $rows:literal by $vectors:literal ($($fewer:literal)*), $short:literal or $long:literal, $vector:ty, $product:ty $(, $features:literal)?) => {
         $(#[$meta])*
@@ -161,19 +173,9 @@ macro_rules! set {
                     };
                 }
 
-                macro_rules! of_registers {
-                    ($n:literal) => {
-                        match layout {
-                            Layout { transposed: false, row_major: false } => &Compiled::<$n, false, false>::ALL,
-                            Layout { transposed: false, row_major: true } => &Compiled::<$n, false, true>::ALL,
-                            Layout { transposed: true, row_major: false } => &Compiled::<$n, true, false>::ALL,
-                            Layout { transposed: true, row_major: true } => &Compiled::<$n, true, true>::ALL,
-                        }
-                    };
-                }
                 match columns.div_ceil(Self::LANES) {
-                    $($fewer => of_registers!($fewer),)*
-                    _ => of_registers!($vectors),
+                    $($fewer => by_layout!(Compiled, $fewer, layout),)*
+                    _ => by_layout!(Compiled, $vectors, layout),
                 }
             }
 
@@ -201,19 +203,9 @@ macro_rules! set {
                     };
                 }
 
-                macro_rules! of_registers {
-                    ($n:literal) => {
-                        match layout {
-                            Layout { transposed: false, row_major: false } => &Compiled::<$n, false, false>::ALL,
-                            Layout { transposed: false, row_major: true } => &Compiled::<$n, false, true>::ALL,
-                            Layout { transposed: true, row_major: false } => &Compiled::<$n, true, false>::ALL,
-                            Layout { transposed: true, row_major: true } => &Compiled::<$n, true, true>::ALL,
-                        }
-                    };
-                }
                 match columns.div_ceil(Self::LANES) {
-                    $($fewer => of_registers!($fewer),)*
-                    _ => of_registers!($vectors),
+                    $($fewer => by_layout!(Compiled, $fewer, layout),)*
+                    _ => by_layout!(Compiled, $vectors, layout),
                 }
             }
 
