@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use candle_core::{Result, Tensor, bail};
 
-use super::ops::sum::sum;
+use super::ops::sum::plus;
 
 /// A tensor, and its node on the tape if a gradient can reach it.
 #[derive(Clone, Debug)]
@@ -40,7 +40,12 @@ struct Node {
 }
 
 /// Takes the gradient of an operation's result to those of its inputs.
-type Backward = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
+enum Backward {
+    /// The gradients of the inputs by this operation alone.
+    Apart(Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>),
+    /// The gradient of the only input, plus what it is so far.
+    Adding(Box<dyn FnOnce(&Tensor, Option<&Tensor>) -> Result<Tensor> + Send>),
+}
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -91,18 +96,32 @@ impl Variable {
         })
     }
 
+    /// [`Self::derived`] of one input, whose `backward` adds its gradient to what that of the input is so far. A kernel
+    /// that writes the gradient anyway does that for less than a sum of its own.
+    pub fn derived_adding(
+        tensor: Tensor,
+        input: &Self,
+        backward: impl FnOnce(&Tensor, Option<&Tensor>) -> Result<Tensor> + Send + 'static,
+    ) -> Self {
+        Self::of_node(tensor, &[input], || Backward::Adding(Box::new(backward)))
+    }
+
     /// [`Self::derived`] of any number of inputs.
     fn derived_of_many(
         tensor: Tensor,
         inputs: &[&Self],
         backward: impl FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send + 'static,
     ) -> Self {
+        Self::of_node(tensor, inputs, || Backward::Apart(Box::new(backward)))
+    }
+
+    fn of_node(tensor: Tensor, inputs: &[&Self], backward: impl FnOnce() -> Backward) -> Self {
         let Some(tape) = inputs.iter().find_map(|input| Some(input.origin.as_ref()?.tape.clone()))
         else {
             return Self { tensor, origin: None };
         };
         let inputs = inputs.iter().map(|input| Some(input.origin.as_ref()?.index)).collect();
-        let index = tape.push(Node { inputs, backward: Some(Box::new(backward)) });
+        let index = tape.push(Node { inputs, backward: Some(backward()) });
         Self { tensor, origin: Some(Origin { tape, index }) }
     }
 
@@ -137,7 +156,7 @@ impl Tape {
         self.backward_seen(result, gradient, &mut |_| {})
     }
 
-    /// [`Self::backward`] that passes each gradient to `seen` as it is computed.
+    /// [`Self::backward`] that passes each gradient to `seen` as it is computed, some with what was added to them.
     pub fn backward_seen(
         self,
         result: &Variable,
@@ -155,14 +174,22 @@ impl Tape {
         while let Some(node) = nodes.pop() {
             let Some(backward) = node.backward else { continue }; // a leaf keeps its gradient
             let Some(gradient) = gradients[nodes.len()].take() else { continue };
-            for (input, gradient) in node.inputs.into_iter().zip(backward(&gradient)?) {
-                let Some(gradient) = gradient else { continue };
-                seen(&gradient);
-                let Some(index) = input else { continue };
-                gradients[index] = Some(match gradients[index].take() {
-                    Some(total) => sum(&total, &gradient)?,
-                    None => gradient,
-                });
+            match backward {
+                Backward::Apart(backward) => {
+                    for (input, gradient) in node.inputs.into_iter().zip(backward(&gradient)?) {
+                        let Some(gradient) = gradient else { continue };
+                        seen(&gradient);
+                        let Some(index) = input else { continue };
+                        let total = plus(gradient, gradients[index].take().as_ref())?;
+                        gradients[index] = Some(total);
+                    }
+                }
+                Backward::Adding(backward) => {
+                    let [Some(index)] = node.inputs[..] else { continue };
+                    let total = backward(&gradient, gradients[index].take().as_ref())?;
+                    seen(&total);
+                    gradients[index] = Some(total);
+                }
             }
         }
         Ok(Gradients(gradients))

@@ -178,22 +178,27 @@ fn geglu(name: &'static str, input: &[usize; 3], width: usize) -> Operation {
     )
 }
 
+/// What a logit is raised by, given its query and its key.
+type Bias = fn(usize, usize) -> f64;
+
+fn causal(query: usize, key: usize) -> f64 {
+    if key > query { f64::from(f32::MIN) } else { 0.1 * ((query + 3 * key) % 7) as f64 }
+}
+
 fn attend(
     name: &'static str,
     (queries, keys, heads, head_dim): (usize, usize, usize, usize),
-    masked: bool,
+    bias: Option<Bias>,
 ) -> Operation {
     let (q, k) = ([3, queries, heads * head_dim], [3, keys, heads * head_dim]);
     operation(name, &[&q, &k, &k], move |place, x| {
-        let mask: Vec<f64> =
-            (0..queries * keys)
-                .map(|at| {
-                    if at % keys > at / keys { f64::from(f32::MIN) } else { 0.1 * (at % 7) as f64 }
-                })
-                .collect();
-        let mask = place.put(&Tensor::from_vec(mask, (queries, keys), &Device::Cpu)?);
+        let bias = bias.map(|bias| {
+            let pairs = (0..queries * keys).map(|at| bias(at / keys, at % keys));
+            place.put(&Tensor::from_iter(pairs, &Device::Cpu).unwrap())
+        });
+        let bias = bias.map(|bias| bias.reshape((queries, keys))).transpose()?;
         let scale = (head_dim as f64).powf(-0.5);
-        attention(&x[0], &x[1], &x[2], heads, scale, masked.then_some(&mask), place.precision)
+        attention(&x[0], &x[1], &x[2], heads, scale, bias.as_ref(), place.precision)
     })
 }
 
@@ -257,13 +262,23 @@ fn operations() -> Vec<Operation> {
             let (weight, bias) = norm(place, 43);
             LayerNorm::new(weight, bias, 1e-5)?.forward(&x[0])
         }),
-        attend("attention", (9, 9, 2, 5), false),
-        attend("attention, several blocks", (131, 77, 3, 40), false),
-        attend("attention, several blocks of keys", (70, 531, 2, 12), false),
-        attend("attention, one wide head", (20, 20, 1, 160), false),
-        attend("attention, causal", (19, 19, 2, 4), true),
-        attend("attention, causal, several blocks", (101, 101, 2, 12), true),
-        attend("attention, causal, several blocks of keys", (290, 290, 2, 10), true),
+        attend("attention", (9, 9, 2, 5), None),
+        attend("attention, several blocks", (131, 77, 3, 40), None),
+        attend("attention, several blocks of keys", (70, 531, 2, 12), None),
+        attend("attention, one wide head", (20, 20, 1, 160), None),
+        attend("attention, causal", (19, 19, 2, 4), Some(causal)),
+        attend("attention, causal, several blocks", (101, 101, 2, 12), Some(causal)),
+        attend("attention, causal, several blocks of keys", (290, 290, 2, 10), Some(causal)),
+        attend(
+            "attention, keys above those before",
+            (50, 531, 2, 10),
+            Some(|_, key| 0.03 * key as f64),
+        ),
+        attend(
+            "attention, keys far above those before",
+            (50, 531, 2, 16),
+            Some(|_, key| if key < 400 { 0.0 } else { 20.0 }),
+        ),
         scaled(6.0, operation("silu", &[&[3, 4, 50]], |_, x| ops::silu(&x[0]))),
         scaled(6.0, operation("gelu", &[&[3, 4, 50]], |_, x| ops::gelu(&x[0]))),
         scaled(6.0, operation("quick gelu", &[&[3, 4, 50]], |_, x| ops::quick_gelu(&x[0]))),
@@ -276,6 +291,19 @@ fn operations() -> Vec<Operation> {
         operation("upsample, odd", &[&[3, 3, 5, 4]], |_, x| ops::upsample_nearest_2x(&x[0], 5, 9)),
         operation("used twice, reshaped", &[&[3, 4, 6]], |_, x| {
             ops::concat_channels(&x[0], &ops::silu(&x[0])?)?.reshape(((), 48))
+        }),
+        operation("used twice, normalized and projected", &[&[3, 67, 40]], move |place, x| {
+            let (weight, bias) = norm(place, 40);
+            let normalized = LayerNorm::new(weight, bias, 1e-5)?.forward(&x[0])?;
+            let linear = |seed: u64| FrozenLinear::new(place.frozen(seed, &[40, 40]), None);
+            let products =
+                linear(16)?.forward_add(&linear(15)?.forward(&normalized)?, &normalized)?;
+            linear(17)?.forward_add(&linear(18)?.forward(&products)?, &x[0])
+        }),
+        operation("used twice, normalized in groups", &[&[3, 17, 19, 12]], move |place, x| {
+            let (weight, bias) = norm(place, 12);
+            let normalized = GroupNorm::new(weight, bias, 4, 1e-5)?.forward_silu(&x[0])?;
+            FrozenLinear::new(place.frozen(15, &[12, 12]), None)?.forward_add(&normalized, &x[0])
         }),
         operation("recomputed", &[&[3, 5, 8], &[3, 5, 8]], |place, x| {
             let linear = FrozenLinear::new(place.frozen(15, &[8, 8]), None)?;
@@ -443,7 +471,7 @@ fn a_batch_that_is_computed_in_chunks_has_the_numbers_of_its_elements_alone() {
     // A GPU's matrix product may sum in another order for another number of rows.
     let place = Place::new(&Device::Cpu, DType::F16);
     let silu = operation("silu", &[&[3, 1 << 23]], |_, x| ops::silu(&x[0]));
-    for op in [silu, attend("attention", (512, 2048, 8, 2), false)] {
+    for op in [silu, attend("attention", (512, 2048, 8, 2), None)] {
         let inputs = op.inputs();
         let (value, gradients) = op.value_and_gradients(&place, &inputs, pull);
         for element in [0, 2] {

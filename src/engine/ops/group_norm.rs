@@ -62,8 +62,8 @@ impl GroupNorm {
         if has_kernels(&input) {
             let norm = cpu::Norm { affine, groups, eps, silu };
             let (y, images) = norm.forward(&input, shift)?;
-            return Ok(Variable::derived(y, [x], move |dy, _| {
-                Ok([Some(norm.backward(&input, &dy.contiguous()?, &images)?)])
+            return Ok(Variable::derived_adding(y, x, move |dy, so_far| {
+                norm.backward(&input, &dy.contiguous()?, so_far, &images)
             }));
         }
         if cuda::has_kernels(&input, Family::Norms) {

@@ -9,6 +9,7 @@ use candle_core::{Result, Tensor};
 
 use super::buffer::has_kernels;
 use super::normalization::Affine;
+use super::sum::plus;
 use crate::engine::autograd::Variable;
 
 /// Normalises the last dimension, then scales and shifts it. The gradient is that of [`GroupNorm`] with one group.
@@ -35,12 +36,9 @@ impl LayerNorm {
             true => cpu::forward(&input, &affine, eps as f32)?,
             false => candle::forward(&input, &affine, eps)?,
         };
-        Ok(Variable::derived(y, [x], move |dy, _| {
-            let dx = match has_kernels(&input) {
-                true => cpu::backward(&input, &dy.contiguous()?, &affine, eps as f32)?,
-                false => candle::backward(&input, dy, &affine, eps)?,
-            };
-            Ok([Some(dx)])
+        Ok(Variable::derived_adding(y, x, move |dy, so_far| match has_kernels(&input) {
+            true => cpu::backward(&input, &dy.contiguous()?, so_far, &affine, eps as f32),
+            false => plus(candle::backward(&input, dy, &affine, eps)?, so_far),
         }))
     }
 }

@@ -9,6 +9,7 @@ use candle_core::{Result, Tensor, bail};
 
 use super::activation::{self, Function};
 use super::shape::{check_bias, replace_last};
+use super::sum::plus;
 use super::weight::{self, FrozenWeight};
 use crate::engine::autograd::Variable;
 
@@ -51,7 +52,7 @@ impl FrozenLinear {
     pub fn forward(&self, x: &Variable) -> Result<Variable> {
         let y = self.apply(x.tensor(), None)?;
         let linear = self.clone();
-        Ok(Variable::derived(y, [x], move |dy, _| Ok([Some(linear.input_gradient(dy)?)])))
+        Ok(Variable::derived_adding(y, x, move |dy, so_far| linear.input_gradient(dy, so_far)))
     }
 
     /// [`Self::forward`] plus `other`, which has the shape of the result.
@@ -59,7 +60,7 @@ impl FrozenLinear {
         let y = self.apply(x.tensor(), Some(other.tensor()))?;
         let linear = self.clone();
         Ok(Variable::derived(y, [x, other], move |dy, [wanted, _]| {
-            let dx = wanted.then(|| linear.input_gradient(dy)).transpose()?;
+            let dx = wanted.then(|| linear.input_gradient(dy, None)).transpose()?;
             Ok([dx, Some(dy.clone())])
         }))
     }
@@ -100,12 +101,13 @@ impl FrozenLinear {
         }
     }
 
-    fn input_gradient(&self, dy: &Tensor) -> Result<Tensor> {
+    /// The gradient of the input from that of the result, plus what it is `so_far`.
+    fn input_gradient(&self, dy: &Tensor, so_far: Option<&Tensor>) -> Result<Tensor> {
         let Matrix { in_features, out_features, backend } = &*self.0;
         let shape = replace_last(dy, *out_features, *in_features)?;
         match backend {
-            Backend::Cpu(matrix) => matrix.backward(dy, shape),
-            Backend::Candle(matrix) => matrix.backward(dy, shape),
+            Backend::Cpu(matrix) => matrix.backward(dy, so_far, shape),
+            Backend::Candle(matrix) => plus(matrix.backward(dy, shape)?, so_far),
         }
     }
 }

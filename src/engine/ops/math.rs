@@ -26,6 +26,19 @@ pub(crate) fn exp(x: f32) -> f32 {
 /// Products with smaller powers would be subnormal numbers, with which arithmetic is many times slower.
 #[inline(always)]
 pub(crate) fn exp2_of_negative(x: f32) -> f32 {
+    let power = exp2(x);
+    if x < -100.0 { 0.0 } else { power } // keeps NaN
+}
+
+/// `2ˣ` to 2 units in the last place, of `x` clamped to between −100 and 100.
+#[inline(always)]
+pub(crate) fn exp2_clamped(x: f32) -> f32 {
+    exp2(x.clamp(-100.0, 100.0))
+}
+
+/// `2ˣ`, if that is a normal number.
+#[inline(always)]
+fn exp2(x: f32) -> f32 {
     // x = n + r with |r| ≤ 1/2, as in `exp`. The polynomial is 2ʳ, and n is added to the exponent.
     const ROUND: f32 = 12_582_912.0;
     let rounded = x + ROUND;
@@ -36,8 +49,7 @@ pub(crate) fn exp2_of_negative(x: f32) -> f32 {
         .mul_add(r, 0.240_222_83)
         .mul_add(r, std::f32::consts::LN_2)
         .mul_add(r, 1.0);
-    let power = f32::from_bits(p.to_bits().wrapping_add(rounded.to_bits() << 23));
-    if x < -100.0 { 0.0 } else { power } // keeps NaN
+    f32::from_bits(p.to_bits().wrapping_add(rounded.to_bits() << 23))
 }
 
 /// `1 / (1 + e^{−x})`.

@@ -8,6 +8,14 @@ use super::buffer::{filled, has_kernels, tensor, values};
 /// Values of one task.
 const CHUNK: usize = 16384;
 
+/// `x`, plus `other` if there is one.
+pub(crate) fn plus(x: Tensor, other: Option<&Tensor>) -> Result<Tensor> {
+    match other {
+        Some(other) => sum(other, &x),
+        None => Ok(x),
+    }
+}
+
 /// `x + y`, both of one shape.
 pub fn sum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     if !has_kernels(x) || x.dims() != y.dims() {

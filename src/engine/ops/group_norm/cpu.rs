@@ -66,19 +66,32 @@ impl Norm {
         Ok((tensor(y, shape)?, all))
     }
 
-    /// The gradient of `x` from that of the result.
-    pub(super) fn backward(&self, x: &Tensor, dy: &Tensor, all: &[PerChannel]) -> Result<Tensor> {
+    /// The gradient of `x` from that of the result, plus what it is `so_far`.
+    pub(super) fn backward(
+        &self,
+        x: &Tensor,
+        dy: &Tensor,
+        so_far: Option<&Tensor>,
+        all: &[PerChannel],
+    ) -> Result<Tensor> {
         let (_, height, width, channels) = x.dims4()?;
         let size = height * width * channels;
         let shape = x.shape();
+        let so_far = so_far.map(|so_far| so_far.contiguous()).transpose()?;
+        let so_far = so_far.as_ref().map(values).transpose()?;
+        let so_far: Option<&[f32]> = so_far.as_deref();
         let (x, dy) = (values(x)?, values(dy)?);
         let (x, dy): (&[f32], &[f32]) = (&x, &dy);
         let dx = filled(x.len(), |dx| {
-            dx.par_chunks_mut(size)
+            let images = dx
+                .par_chunks_mut(size)
                 .zip(x.par_chunks(size))
                 .zip(dy.par_chunks(size))
-                .zip(all.par_iter())
-                .for_each(|(((dx, x), dy), c)| self.image_gradient(x, dy, dx, c));
+                .zip(all.par_iter());
+            images.enumerate().for_each(|(index, (((dx, x), dy), c))| {
+                let so_far = so_far.map(|so_far| &so_far[index * size..]);
+                self.image_gradient(x, dy, so_far, dx, c);
+            });
         });
         tensor(dx, shape)
     }
@@ -122,7 +135,14 @@ impl Norm {
     }
 
     /// The gradient of one image. `dx` first holds `g`, then, once its means over each group are known, the result.
-    fn image_gradient(&self, x: &[f32], dy: &[f32], dx: &mut [f32], c: &PerChannel) {
+    fn image_gradient(
+        &self,
+        x: &[f32],
+        dy: &[f32],
+        so_far: Option<&[f32]>,
+        dx: &mut [f32],
+        c: &PerChannel,
+    ) {
         let channels = c.rstd.len();
         let (per_group, chunk) = (channels / self.groups, PIXELS * channels);
         let count = (x.len() / channels * per_group) as f64;
@@ -155,9 +175,11 @@ impl Norm {
             (0..channels).map(mean).collect()
         };
         let (mean_g, mean_gx) = (mean(0), mean(1));
-        dx.par_chunks_mut(chunk)
-            .zip(x.par_chunks(chunk))
-            .for_each(|(dx, x)| center_gradients(x, dx, c, &mean_g, &mean_gx));
+        let chunks = dx.par_chunks_mut(chunk).zip(x.par_chunks(chunk));
+        chunks.enumerate().for_each(|(index, (dx, x))| {
+            let so_far = so_far.map(|so_far| &so_far[index * chunk..]);
+            center_gradients(x, so_far, dx, c, &mean_g, &mean_gx);
+        });
     }
 }
 
@@ -242,12 +264,15 @@ vectorized! {
 }
 
 vectorized! {
-    fn center_gradients(x: &[f32], dx: &mut [f32], c: &PerChannel, mean_g: &[f32], mean_gx: &[f32]) {
+    fn center_gradients(x: &[f32], so_far: Option<&[f32]>, dx: &mut [f32], c: &PerChannel, mean_g: &[f32], mean_gx: &[f32]) {
         let channels = mean_g.len();
-        for (dx, x) in dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)) {
+        for (index, (dx, x)) in dx.chunks_exact_mut(channels).zip(x.chunks_exact(channels)).enumerate() {
             let parts = dx.iter_mut().zip(x).zip(mean_g).zip(mean_gx).zip(c.rstd.iter().zip(&c.offset));
             for ((((dx, x), mean_g), mean_gx), (rstd, offset)) in parts {
                 *dx = rstd * (*dx - mean_g - (x * rstd + offset) * mean_gx);
+            }
+            if let Some(so_far) = so_far {
+                dx.iter_mut().zip(&so_far[index * channels..]).for_each(|(dx, so_far)| *dx += so_far);
             }
         }
     }

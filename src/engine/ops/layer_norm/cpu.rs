@@ -24,14 +24,27 @@ pub(super) fn forward(x: &Tensor, affine: &Affine, eps: f32) -> Result<Tensor> {
     tensor(y, shape)
 }
 
-pub(super) fn backward(x: &Tensor, dy: &Tensor, affine: &Affine, eps: f32) -> Result<Tensor> {
+/// The gradient of `x` from that of the result, plus what it is `so_far`.
+pub(super) fn backward(
+    x: &Tensor,
+    dy: &Tensor,
+    so_far: Option<&Tensor>,
+    affine: &Affine,
+    eps: f32,
+) -> Result<Tensor> {
     let weights = &affine.weights;
     let (shape, rows) = (x.shape(), ROWS * weights.len());
+    let so_far = so_far.map(|so_far| so_far.contiguous()).transpose()?;
+    let so_far = so_far.as_ref().map(values).transpose()?;
+    let so_far: Option<&[f32]> = so_far.as_deref();
     let (x, dy) = (values(x)?, values(dy)?);
     let (x, dy): (&[f32], &[f32]) = (&x, &dy);
     let dx = filled(x.len(), |dx| {
         let parts = dx.par_chunks_mut(rows).zip(x.par_chunks(rows)).zip(dy.par_chunks(rows));
-        parts.for_each(|((dx, x), dy)| rows_gradient(x, dy, dx, weights, eps));
+        parts.enumerate().for_each(|(index, ((dx, x), dy))| {
+            let so_far = so_far.map(|so_far| &so_far[index * rows..]);
+            rows_gradient(x, dy, dx, so_far, weights, eps);
+        });
     });
     tensor(dx, shape)
 }
@@ -58,9 +71,10 @@ vectorized! {
 }
 
 vectorized! {
-    fn rows_gradient(x: &[f32], dy: &[f32], dx: &mut [f32], weights: &[f32], eps: f32) {
+    fn rows_gradient(x: &[f32], dy: &[f32], dx: &mut [f32], so_far: Option<&[f32]>, weights: &[f32], eps: f32) {
         let dim = weights.len();
-        for ((dx, x), dy) in dx.chunks_exact_mut(dim).zip(x.chunks_exact(dim)).zip(dy.chunks_exact(dim)) {
+        let rows = dx.chunks_exact_mut(dim).zip(x.chunks_exact(dim)).zip(dy.chunks_exact(dim));
+        for (index, ((dx, x), dy)) in rows.enumerate() {
             let (mean, rstd) = moments(x, eps);
             for ((dx, &dy), &weight) in dx.iter_mut().zip(dy).zip(weights) {
                 *dx = weight * dy;
@@ -69,6 +83,9 @@ vectorized! {
             let mean_gx = sum_of_pairs(dx, x, |g, x| g * (x - mean) * rstd) / dim as f32;
             for (dx, &x) in dx.iter_mut().zip(x) {
                 *dx = rstd * (*dx - mean_g - (x - mean) * rstd * mean_gx);
+            }
+            if let Some(so_far) = so_far {
+                dx.iter_mut().zip(&so_far[index * dim..]).for_each(|(dx, so_far)| *dx += so_far);
             }
         }
     }

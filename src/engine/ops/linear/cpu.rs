@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use crate::engine::ops::activation;
 use crate::engine::ops::buffer::{filled, tensor, values};
-use crate::engine::ops::gemm::{Epilogue, FrozenMatrix, par_gemm_rows, par_gemm_rows_then};
+use crate::engine::ops::gemm::{Epilogue, FrozenMatrix, Right, par_gemm_rows, par_gemm_rows_then};
 use crate::engine::ops::weight::CpuWeight;
 
 pub(super) struct Matrix {
@@ -31,18 +31,7 @@ impl Matrix {
         shape: Vec<usize>,
     ) -> Result<Tensor> {
         let factor = self.matrix.forward_factor();
-        let right = factor.right();
-        let x = x.contiguous()?;
-        let other = other.map(|other| other.contiguous()).transpose()?;
-        let other = other.as_ref().map(values).transpose()?;
-        let epilogue = Epilogue {
-            bias: self.bias.as_deref(),
-            addend: other.as_ref().map(|other| (&**other, right.width())),
-            accumulate: false,
-        };
-        let mut y = filled(shape.iter().product(), |_| {});
-        par_gemm_rows(&values(&x)?, right, epilogue, &mut y);
-        tensor(y, shape)
+        multiply(x, factor.right(), self.bias.as_deref(), other, shape)
     }
 
     /// `function(x Wᵀ + b)`, of `shape`.
@@ -63,12 +52,31 @@ impl Matrix {
         tensor(y, shape)
     }
 
-    /// `dy W`, of `shape`.
-    pub(super) fn backward(&self, dy: &Tensor, shape: Vec<usize>) -> Result<Tensor> {
-        let dy = dy.contiguous()?;
-        let mut dx = filled(shape.iter().product(), |_| {});
+    /// `dy W + other`, of `shape`.
+    pub(super) fn backward(
+        &self,
+        dy: &Tensor,
+        other: Option<&Tensor>,
+        shape: Vec<usize>,
+    ) -> Result<Tensor> {
         let factor = self.matrix.backward_factor();
-        par_gemm_rows(&values(&dy)?, factor.right(), Epilogue::default(), &mut dx);
-        tensor(dx, shape)
+        multiply(dy, factor.right(), None, other, shape)
     }
+}
+
+/// The product with a right factor, plus `bias` and `other`, of `shape`.
+fn multiply(
+    x: &Tensor,
+    right: Right<'_>,
+    bias: Option<&[f32]>,
+    other: Option<&Tensor>,
+    shape: Vec<usize>,
+) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    let other = other.map(|other| other.contiguous()).transpose()?;
+    let other = other.as_ref().map(values).transpose()?;
+    let addend = other.as_ref().map(|other| (&**other, right.width()));
+    let mut y = filled(shape.iter().product(), |_| {});
+    par_gemm_rows(&values(&x)?, right, Epilogue { bias, addend, accumulate: false }, &mut y);
+    tensor(y, shape)
 }

@@ -1,16 +1,21 @@
 //! The gradients of query, key and value, with keys in the lanes of a register.
 
+mod dots;
+mod one_pass;
+
+use std::iter;
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
+use self::dots::{Products, Rows};
+use self::one_pass::{OnePass, scaled};
 use super::softmax::Softmax;
 use super::{Attention, Sizes, row_major, store_transposed, tokens, transposed_tokens};
 use crate::engine::ops::buffer::{SharedPtr, filled, tensor, values};
-use crate::engine::ops::gemm::{
-    Left, PANEL, Panels, PanelsView, Right, gemm_in_cache, gemm_in_cache_to,
-};
+use crate::engine::ops::gemm::{PANEL, Panels, PanelsView, Right, gemm_in_cache, gemm_in_cache_to};
 use crate::engine::ops::math::{exp2_of_negative, reduce_lanes};
-use crate::engine::ops::simd::{in_vectors, vectorized};
+use crate::engine::ops::simd::vectorized;
 
 /// Queries of one block.
 const QUERIES: usize = 64;
@@ -53,11 +58,15 @@ impl Attention {
             let [q, d_o] = [q, d_o].map(|x| sizes.head(x, task, queries));
             let [k, v] = [k, v].map(|x| sizes.head(x, task, keys));
             let softmaxes = &softmaxes[task * queries..][..queries];
-            let d = o.map(|o| {
-                let mut d = vec![0.0; queries];
-                token_products(&mut d, d_o, sizes.head(o, task, queries), [head_dim, inner]);
-                d
+            let one_pass = o.map(|o| {
+                let o = sizes.head(o, task, queries);
+                OnePass::new([q, d_o, o], softmaxes, self.scale, [head_dim, inner])
             });
+            // What dKᵀ, dP and dVᵀ are products of, and how far its tokens are apart.
+            let (q_for_d_k, d_o, token) = match &one_pass {
+                Some(scaled) => (&*scaled.q, &*scaled.d_o, head_dim),
+                None => (q, d_o, inner),
+            };
             let [mut p, mut d_p] = [(); 2].map(|()| filled(QUERIES * stride, |_| {}));
             for start in (0..keys).step_by(keys_at_once) {
                 let count = keys_at_once.min(keys - start);
@@ -65,40 +74,58 @@ impl Attention {
                 let [k, v] = [k, v].map(|x| &x[start * inner..]);
                 // Kᵀ and Vᵀ, with zeros beyond the keys.
                 let columns = [k, v].map(|x| Panels::from_columns(x, inner, head_dim, count));
-                let [k_columns, v_columns] =
-                    columns.each_ref().map(|x| Right::Packed(PanelsView { width, ..x.view() }));
-                let k_rows = Panels::from_rows(k, inner, count, head_dim); // K
+                let columns = columns.each_ref().map(|x| PanelsView { width, ..x.view() });
+                let [k_columns, v_columns] = columns.map(Right::Packed);
+                // K, unless dQ is computed by inner products.
+                let k_rows = match one_pass {
+                    None => Some(Panels::from_rows(k, inner, count, head_dim)),
+                    Some(_) if dots::are_faster(head_dim) => None,
+                    Some(_) => {
+                        let k = scaled(k, iter::repeat_n(self.scale, count), [head_dim, inner]);
+                        Some(Panels::from_rows(&k, head_dim, count, head_dim))
+                    }
+                };
                 let [mut d_k, mut d_v] = [(); 2].map(|()| filled(head_dim * width, |_| {})); // transposed
                 for first in (0..queries).step_by(QUERIES) {
                     let rows = QUERIES.min(queries - first);
                     let (p, d_p) = (&mut p[..rows * stride], &mut d_p[..rows * stride]);
-                    let [q, d_o] = [q, d_o].map(|x| &x[first * inner..]);
+                    let q = &q[first * inner..];
+                    let [q_for_d_k, d_o] = [q_for_d_k, d_o].map(|x| &x[first * token..]);
                     gemm_in_cache(tokens(q, rows, inner), k_columns, false, p, stride); // Q Kᵀ
-                    gemm_in_cache(tokens(d_o, rows, inner), v_columns, false, d_p, stride); // dO Vᵀ
+                    gemm_in_cache(tokens(d_o, rows, token), v_columns, false, d_p, stride); // dO Vᵀ
                     self.add_bias_by_query(p, stride, first, start);
-                    let (sizes_of_rows, factors) = ([width, stride], (self.base_2(), self.scale));
-                    let softmaxes = &softmaxes[first..];
-                    match &d {
-                        Some(d) => {
-                            let d = &d[first..];
-                            softmax_gradient_given(p, d_p, sizes_of_rows, factors, softmaxes, d);
+                    let (base_2, softmaxes) = (self.base_2(), &softmaxes[first..]);
+                    match &one_pass {
+                        Some(OnePass { d, .. }) => {
+                            let (sizes, d) = ([count, width, stride], &d[first..]);
+                            one_pass::softmax_gradient(p, d_p, sizes, base_2, softmaxes, d);
                         }
-                        None => softmax_gradient(p, d_p, sizes_of_rows, factors, softmaxes),
+                        None => {
+                            let (sizes, factors) = ([width, stride], (base_2, self.scale));
+                            softmax_gradient(p, d_p, sizes, factors, softmaxes);
+                        }
                     }
 
                     // dVᵀ += dOᵀ P, dKᵀ += Qᵀ dS, dQ += dS K
                     let accumulate = first > 0;
-                    let d_o = transposed_tokens(d_o, head_dim, inner);
+                    let d_o = transposed_tokens(d_o, head_dim, token);
                     gemm_in_cache(d_o, row_major(p, width, stride), accumulate, &mut d_v, width);
-                    let q = transposed_tokens(q, head_dim, inner);
+                    let q = transposed_tokens(q_for_d_k, head_dim, token);
                     gemm_in_cache(q, row_major(d_p, width, stride), accumulate, &mut d_k, width);
-                    let d_s =
-                        Left::Strided { data: &*d_p, rows, row_stride: stride, depth_stride: 1 };
                     let place = to_q.at(sizes.offset(task, queries, first));
                     // SAFETY: the task alone writes this head of this element, inside the gradient.
                     unsafe {
-                        let k = Right::Packed(k_rows.view());
-                        gemm_in_cache_to(d_s, k, start > 0, place, inner);
+                        match &k_rows {
+                            Some(k) => {
+                                let (d_s, k) = (tokens(d_p, rows, stride), Right::Packed(k.view()));
+                                gemm_in_cache_to(d_s, k, start > 0, place, inner);
+                            }
+                            None => {
+                                let d_s = Rows { values: d_p, stride };
+                                let d_q = Products { place, stride: inner, accumulate: start > 0 };
+                                dots::multiply(d_s, columns[0], self.scale, d_q);
+                            }
+                        }
                     }
                 }
                 for (from, to) in [(d_k, to_k), (d_v, to_v)] {
@@ -118,28 +145,6 @@ impl Attention {
         let queries = self.sizes.queries;
         for (index, row) in logits.chunks_exact_mut(stride).enumerate() {
             self.add_to_row(row, bias[start * queries + first + index..].iter().step_by(queries));
-        }
-    }
-}
-
-in_vectors! {
-    /// `rowsum(dO ∘ O)`, which is `rowsum(P ∘ dP)`, as in FlashAttention.
-    ///
-    /// - `d_o`, `o`: tokens of `head_dim` floats that are `inner` apart
-    fn token_products<V>(d: &mut [f32], d_o: &[f32], o: &[f32], sizes: [usize; 2]) {
-        let [head_dim, inner] = sizes;
-        for (index, d) in d.iter_mut().enumerate() {
-            let (d_o, o) = (&d_o[index * inner..][..head_dim], &o[index * inner..][..head_dim]);
-            let mut sums = V::ZERO;
-            for first in (0..head_dim).step_by(V::LANES) {
-                let count = V::LANES.min(head_dim - first);
-                // SAFETY: so many floats are left of both.
-                unsafe {
-                    let d_o = V::load_first(d_o.as_ptr().add(first), count);
-                    sums = d_o.mul_add(V::load_first(o.as_ptr().add(first), count), sums);
-                }
-            }
-            *d = sums.sum();
         }
     }
 }
@@ -165,27 +170,6 @@ vectorized! {
             }
             let d = reduce_lanes(sums, |a, b| a + b);
             ds.iter_mut().zip(&*row).for_each(|(ds, p)| *ds = scale * p * (*ds - d));
-        }
-    }
-}
-
-vectorized! {
-    /// [`softmax_gradient`] of some of the keys, with `d` for each row, or more.
-    fn softmax_gradient_given(logits: &mut [f32], d_weights: &mut [f32], sizes: [usize; 2], factors: (f32, f32), softmaxes: &[Softmax], d: &[f32]) {
-        let [width, stride] = sizes;
-        let (base_2, scale) = factors;
-        let rows = logits.chunks_exact_mut(stride).zip(d_weights.chunks_exact_mut(stride));
-        for (((row, ds), softmax), d) in rows.zip(softmaxes).zip(d) {
-            let Softmax { largest, factor } = *softmax;
-            let row = row[..width].as_chunks_mut::<PANEL>().0;
-            let ds = ds[..width].as_chunks_mut::<PANEL>().0;
-            for (row, ds) in row.iter_mut().zip(ds) {
-                for (x, ds) in row.iter_mut().zip(ds) {
-                    let p = factor * exp2_of_negative(x.mul_add(base_2, -largest));
-                    *x = p;
-                    *ds = scale * p * (*ds - d);
-                }
-            }
         }
     }
 }

@@ -57,14 +57,21 @@ impl Attention {
                         for start in (0..keys).step_by(keys_at_once) {
                             let count = keys_at_once.min(keys - start);
                             let weights = &mut weights[..count * width];
-                            let k = factors.keys(start, count);
-                            gemm_in_cache(k, Right::Packed(q), false, weights, width); // K Qᵀ
-                            if let Some(bias) = &self.bias {
-                                let bias = &bias[start * queries + first..];
-                                self.add_bias_by_key(weights, width, bias);
-                            }
-                            running.exponentials(weights, width, self.base_2());
-                            if start > 0 {
+                            let compute_logits = |logits: &mut [f32]| {
+                                let k = factors.keys(start, count);
+                                gemm_in_cache(k, Right::Packed(q), false, logits, width); // K Qᵀ
+                                if let Some(bias) = &self.bias {
+                                    let bias = &bias[start * queries + first..];
+                                    self.add_bias_by_key(logits, width, bias);
+                                }
+                            };
+                            compute_logits(weights);
+                            let base_2 = self.base_2();
+                            if start == 0 {
+                                running.exponentials(weights, width, base_2);
+                            } else if !running.further_exponentials(weights, width, base_2) {
+                                compute_logits(weights);
+                                running.exponentials(weights, width, base_2);
                                 running.rescale(out, width);
                             }
                             let weights = weights_factor(weights, width, self.numbers);

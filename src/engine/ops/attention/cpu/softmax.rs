@@ -1,19 +1,24 @@
 //! The softmax of attention, over one block of keys after the other.
 
 use crate::engine::ops::gemm::PANEL;
-use crate::engine::ops::math::exp2_of_negative;
+use crate::engine::ops::math::{exp2_clamped, exp2_of_negative};
 use crate::engine::ops::simd::vectorized;
 
 /// What turns a query's logits `x` of base 2 into probabilities: `2^(x − largest) · factor`.
-#[derive(Clone, Copy, Default)]
+///
+/// Of many keys, others may have somewhat larger logits than those that `largest` is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Softmax {
     pub(super) largest: f32,
     pub(super) factor: f32,
 }
 
+/// The largest sum of exponentials that further keys may have: its products with values are far from overflowing.
+const MODERATE: f32 = (1u32 << 24) as f32;
+
 /// The softmax of up to `N` queries over the keys that were seen so far.
 pub(super) struct Running<const N: usize> {
-    /// The largest logit of base 2.
+    /// The largest logit of base 2, of those keys that it was looked for among.
     largest: [f32; N],
     /// The sum of `2^(x − largest)`.
     sums: [f32; N],
@@ -38,6 +43,19 @@ impl<const N: usize> Running<N> {
             &mut self.sums[..width],
             &mut self.rescale[..width],
         );
+    }
+
+    /// The same for further keys, with the largest logits of those before.
+    ///
+    /// Returns whether the results are of moderate size, as they are unless a logit is far above those before. If they are
+    /// not, they have to be computed again, by [`Self::exponentials`]; nothing else has changed.
+    pub(super) fn further_exponentials(
+        &mut self,
+        logits: &mut [f32],
+        width: usize,
+        base_2: f32,
+    ) -> bool {
+        further_exponentials(logits, base_2, &self.largest[..width], &mut self.sums[..width])
     }
 
     /// Makes `(rows, width)` sums with earlier results fit the newest ones.
@@ -104,10 +122,70 @@ fn exponentials_of<const P: usize>(
 }
 
 vectorized! {
+    fn further_exponentials(logits: &mut [f32], base_2: f32, largest: &[f32], sums: &mut [f32]) -> bool {
+        match largest.len() / PANEL {
+            1 => further_exponentials_of::<1>(logits, base_2, largest, sums),
+            2 => further_exponentials_of::<2>(logits, base_2, largest, sums),
+            _ => further_exponentials_of::<3>(logits, base_2, largest, sums),
+        }
+    }
+}
+
+/// [`Running::further_exponentials`] for `P` panels of columns.
+#[inline(always)]
+fn further_exponentials_of<const P: usize>(
+    logits: &mut [f32],
+    base_2: f32,
+    largest: &[f32],
+    sums: &mut [f32],
+) -> bool {
+    let (rows, _) = logits.as_chunks_mut::<PANEL>();
+    let (rows, _) = rows.as_chunks_mut::<P>();
+    let (largest, _) = largest.as_chunks::<PANEL>();
+    let mut sums_of_these = [[0.0; PANEL]; P];
+    for row in rows {
+        for ((sums, largest), row) in sums_of_these.iter_mut().zip(largest).zip(row) {
+            for ((sum, largest), x) in sums.iter_mut().zip(largest).zip(row) {
+                *x = exp2_clamped(x.mul_add(base_2, -largest));
+                *sum += *x;
+            }
+        }
+    }
+    let are_moderate = sums_of_these.as_flattened().iter().all(|sum| *sum <= MODERATE);
+    if are_moderate {
+        sums.iter_mut().zip(sums_of_these.as_flattened()).for_each(|(sum, x)| *sum += x);
+    }
+    are_moderate
+}
+
+vectorized! {
     /// Multiplies each column of `(rows, columns)` by its factor.
     fn scale_columns(rows: &mut [f32], factors: &[f32]) {
         for row in rows.chunks_exact_mut(factors.len()) {
             row.iter_mut().zip(factors).for_each(|(x, factor)| *x *= factor);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_logits_may_exceed_those_before_by_little() {
+        let mut running = Running::<PANEL>::new();
+        running.exponentials(&mut [1.0; 2 * PANEL], PANEL, 1.0);
+        let mut logits = [11.0; PANEL];
+        assert!(running.further_exponentials(&mut logits, PANEL, 1.0));
+        assert!((logits[0] - 1024.0).abs() < 1e-3, "{logits:?}");
+        let of_few = running.softmax(3);
+        assert!((of_few.factor - 1.0 / 1026.0).abs() < 1e-9, "{of_few:?}");
+
+        for far_above in [30.0, 130.0, 300.0, f32::NAN] {
+            let mut logits = [1.0; PANEL];
+            logits[3] = far_above;
+            assert!(!running.further_exponentials(&mut logits, PANEL, 1.0), "{far_above}");
+            assert_eq!(running.softmax(3), of_few);
         }
     }
 }
