@@ -36,6 +36,12 @@ pub(crate) fn exp2_clamped(x: f32) -> f32 {
     exp2(x.clamp(-100.0, 100.0))
 }
 
+/// `2ˣ` to 2 units in the last place for `x ≤ 100`, and a negligible number below −100.
+#[inline(always)]
+pub(crate) fn exp2_of_moderate(x: f32) -> f32 {
+    exp2(if x < -100.0 { -100.0 } else { x }) // keeps NaN
+}
+
 /// `2ˣ`, if that is a normal number.
 #[inline(always)]
 fn exp2(x: f32) -> f32 {

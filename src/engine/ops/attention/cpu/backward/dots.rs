@@ -123,10 +123,16 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(
             }
         }
     }
-    for (quad, sums) in sums.as_flattened().chunks(QUAD).enumerate() {
-        let products = sums_of_lanes(sums);
-        for (index, product) in products.into_iter().enumerate().take(sums.len()) {
-            let (r, n) = ((quad * QUAD + index) / N, (quad * QUAD + index) % N);
+    for quad in (0..R * N).step_by(QUAD) {
+        let place_of = |index: usize| (index / N, index % N);
+        let mut registers = [V::ZERO; QUAD];
+        for (index, register) in registers.iter_mut().enumerate().take(R * N - quad) {
+            let (r, n) = place_of(quad + index);
+            *register = sums[r][n];
+        }
+        let products = sums_of_lanes(registers);
+        for (index, product) in products.into_iter().enumerate().take(R * N - quad) {
+            let (r, n) = place_of(quad + index);
             let place = c.place.wrapping_add((row + r) * c.stride + column + n);
             // SAFETY: the caller vouches for this place.
             unsafe {
@@ -137,16 +143,14 @@ unsafe fn tile<V: Vector, const R: usize, const N: usize>(
     }
 }
 
-/// The sums of the lanes of up to four registers.
+/// The sums of the lanes of four registers.
 #[inline(always)]
-fn sums_of_lanes<V: Vector>(registers: &[V]) -> [f32; QUAD] {
-    let mut all = [V::ZERO; QUAD];
-    all[..registers.len()].copy_from_slice(registers);
-    let [a, b, c, d] = V::transpose_quads(all);
+fn sums_of_lanes<V: Vector>(registers: [V; QUAD]) -> [f32; QUAD] {
+    let [a, b, c, d] = V::transpose_quads(registers);
     let mut quads = [[0.0; QUAD]; PANEL / QUAD];
     ((a + b) + (c + d)).write(quads.as_flattened_mut());
-    let mut sums = [0.0; QUAD];
-    for quad in quads {
+    let mut sums = quads[0];
+    for quad in &quads[1..V::LANES / QUAD] {
         sums.iter_mut().zip(quad).for_each(|(sum, x)| *sum += x);
     }
     sums

@@ -5,7 +5,7 @@ use std::iter;
 use crate::engine::ops::attention::cpu::softmax::Softmax;
 use crate::engine::ops::buffer::filled;
 use crate::engine::ops::gemm::PANEL;
-use crate::engine::ops::math::exp2_of_negative;
+use crate::engine::ops::math::exp2_of_moderate;
 use crate::engine::ops::simd::{in_vectors, vectorized};
 
 /// What a block of keys needs to compute its gradients without the others.
@@ -65,7 +65,7 @@ vectorized! {
             let (row, ds) = (&mut row[..width], &mut ds[..width]);
             for (row, ds) in row.as_chunks_mut::<PANEL>().0.iter_mut().zip(ds.as_chunks_mut::<PANEL>().0) {
                 for (x, ds) in row.iter_mut().zip(ds) {
-                    *x = exp2_of_negative(x.mul_add(base_2, -softmax.largest));
+                    *x = exp2_of_moderate(x.mul_add(base_2, -softmax.largest));
                     *ds = *x * (*ds - d);
                 }
             }
