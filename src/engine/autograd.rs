@@ -41,11 +41,14 @@ struct Node {
 
 /// Takes the gradient of an operation's result to those of its inputs.
 enum Backward {
-    /// The gradients of the inputs by this operation alone.
-    Apart(Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>),
-    /// The gradient of the only input, plus what it is so far.
-    Adding(Box<dyn FnOnce(&Tensor, Option<&Tensor>) -> Result<Tensor> + Send>),
+    Apart(Apart),
+    Adding(Adding),
 }
+
+/// The gradients of the inputs, by one operation alone.
+type Apart = Box<dyn FnOnce(&Tensor) -> Result<Vec<Option<Tensor>>> + Send>;
+/// The gradient of the only input, plus what it is so far.
+type Adding = Box<dyn FnOnce(&Tensor, Option<&Tensor>) -> Result<Tensor> + Send>;
 
 impl std::fmt::Debug for Node {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -20,7 +20,7 @@ pub(super) fn are_faster(columns: usize) -> bool {
 
 /// The left factor, `(rows, depth)`, in rows `stride` apart.
 ///
-/// What pads the depth to whole panels takes part: there must be zeros in both factors.
+/// What pads the depth to whole panels takes part: it must be zeros, here and in the other factor.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
     pub(super) values: &'a [f32],
@@ -184,17 +184,17 @@ mod tests {
                 unsafe {
                     multiply(Rows { values: &a, stride: width }, packed.view(), 2.0, products);
                 }
-                for (i, c) in c.iter().enumerate() {
+                let element = |i: usize| -> f32 {
                     let (row, column) = (i / stride, i % stride);
-                    let before = if accumulate || column >= columns { 0.5 } else { 0.0 };
+                    if column >= columns {
+                        return 0.5;
+                    }
                     let step = |k: usize| a[row * width + k] * b[k * columns + column];
-                    let product: f32 = match column < columns {
-                        true => (0..depth).map(step).sum(),
-                        false => 0.0,
-                    };
-                    let expected = before + 2.0 * product;
-                    assert!(*c == expected, "{rows}×{depth}×{columns}: {c}, {expected}");
-                }
+                    let product: f32 = (0..depth).map(step).sum();
+                    2.0 * product + if accumulate { 0.5 } else { 0.0 }
+                };
+                let expected: Vec<f32> = (0..c.len()).map(element).collect();
+                assert_eq!(c, expected, "{rows}×{depth}×{columns}, {accumulate}");
             }
         }
     }
