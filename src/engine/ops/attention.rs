@@ -18,7 +18,7 @@ use crate::engine::autograd::Variable;
 /// `dQ = scale · dS K` and `dK = scale · dSᵀ Q`.
 ///
 /// Only the logits of one block of queries are in memory at a time. The backward pass computes them again. Our kernels
-/// take `P` from each query's largest logit and sum of exponentials, which the forward pass keeps.
+/// take `P` from each query's largest logit, or one near it, and sum of exponentials, which the forward pass keeps.
 ///
 /// - `query`: `(batch, queries, heads · head_dim)`
 /// - `key`, `value`: `(batch, keys, heads · head_dim)`
