@@ -110,13 +110,8 @@ fn exponentials_of<const P: usize>(
         *sum *= *rescale;
     }
     let mut sums_of_these = [[0.0; PANEL]; P];
-    for row in rows {
-        for ((sums, largest), row) in sums_of_these.iter_mut().zip(&of_these).zip(row) {
-            for ((sum, largest), x) in sums.iter_mut().zip(largest).zip(row) {
-                *x = exp2_of_negative(x.mul_add(base_2, -largest));
-                *sum += *x;
-            }
-        }
+    for (panel, (sums, largest)) in sums_of_these.iter_mut().zip(&of_these).enumerate() {
+        *sums = powers(rows, panel, largest, base_2, exp2_of_negative);
     }
     sums.iter_mut().zip(sums_of_these.as_flattened()).for_each(|(sum, x)| *sum += x);
 }
@@ -143,19 +138,36 @@ fn further_exponentials_of<const P: usize>(
     let (rows, _) = rows.as_chunks_mut::<P>();
     let (largest, _) = largest.as_chunks::<PANEL>();
     let mut sums_of_these = [[0.0; PANEL]; P];
-    for row in rows {
-        for ((sums, largest), row) in sums_of_these.iter_mut().zip(largest).zip(row) {
-            for ((sum, largest), x) in sums.iter_mut().zip(largest).zip(row) {
-                *x = exp2_clamped(x.mul_add(base_2, -largest));
-                *sum += *x;
-            }
-        }
+    for (panel, (sums, largest)) in sums_of_these.iter_mut().zip(largest).enumerate() {
+        *sums = powers(rows, panel, largest, base_2, exp2_clamped);
     }
     let are_moderate = sums_of_these.as_flattened().iter().all(|sum| *sum <= MODERATE);
     if are_moderate {
         sums.iter_mut().zip(sums_of_these.as_flattened()).for_each(|(sum, x)| *sum += x);
     }
     are_moderate
+}
+
+/// Replaces logits of a panel of columns by `exp2(base_2 · logit − largest)`, and returns the sum of each column.
+///
+/// One panel after the other: the largest logits and sums of several, and the numbers that powers are computed with, are
+/// more than AVX2 has registers.
+#[inline(always)]
+fn powers<const P: usize>(
+    rows: &mut [[[f32; PANEL]; P]],
+    panel: usize,
+    largest: &[f32; PANEL],
+    base_2: f32,
+    exp2: impl Fn(f32) -> f32,
+) -> [f32; PANEL] {
+    let mut sums = [0.0; PANEL];
+    for row in rows {
+        for ((sum, largest), x) in sums.iter_mut().zip(largest).zip(&mut row[panel]) {
+            *x = exp2(x.mul_add(base_2, -largest));
+            *sum += *x;
+        }
+    }
+    sums
 }
 
 vectorized! {
