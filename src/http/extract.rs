@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::Segment;
 use utoipa::{IntoParams, ToSchema};
 
 use self::pointer::Pointer;
@@ -20,7 +21,7 @@ use self::text::read_json;
 use super::error::ApiError;
 use crate::app::Caller;
 use crate::domain::code::Code;
-use crate::domain::invalid::{Checks, FieldError, Invalid};
+use crate::domain::invalid::{Checks, FieldError, Invalid, MAX_ERRORS};
 
 /// The largest JSON body.
 pub(crate) const MAX_JSON_BYTES: usize = 1024 * 1024;
@@ -77,15 +78,54 @@ pub(super) fn from_json<T: DeserializeOwned + ToSchema + 'static>(
     let mut checks = Checks::default();
     shape::of_body::<T>().check(&mut value, &mut Pointer::default(), &mut checks);
     checks.finish()?;
-    Ok(from_value(value)?)
+    from_value(value).map_err(ApiError::from)
 }
 
 /// Reads a value of the right shape: what is left to find are texts and numbers of a wrong form.
-fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, FieldError> {
-    serde_path_to_error::deserialize(value).map_err(|error| {
-        let pointer = Pointer::from(error.path());
-        field_error(&pointer, &error.into_inner().to_string())
-    })
+///
+/// Serde stops at the first of them, so its field is taken out, and the rest is read once more.
+fn from_value<T: DeserializeOwned>(mut value: Value) -> Result<T, Invalid> {
+    let mut errors: Vec<FieldError> = Vec::new();
+    loop {
+        let read: Result<T, _> = serde_path_to_error::deserialize(&value);
+        let failed = match read {
+            Ok(read) if errors.is_empty() => return Ok(read),
+            Ok(_) => return Err(Invalid(errors)),
+            Err(failed) => failed,
+        };
+        let path = failed.path().clone();
+        let error = field_error(&Pointer::from(&path), &failed.into_inner().to_string());
+        // A field that was taken out is missed where it was, or by what contains it.
+        let is_missed = errors.iter().any(|before| {
+            let rest = before.pointer.strip_prefix(&error.pointer);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        });
+        if !is_missed {
+            errors.push(error);
+        }
+        if errors.len() == MAX_ERRORS || !take_out(&mut value, &path) {
+            return Err(Invalid(errors));
+        }
+    }
+}
+
+/// Takes out the innermost field on the way to a value that is there still. Items of lists stay, as others would move up.
+fn take_out(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
+    let mut names: Vec<&str> = path
+        .iter()
+        .map_while(|segment| match segment {
+            Segment::Map { key } => Some(key.as_str()),
+            Segment::Seq { .. } | Segment::Enum { .. } | Segment::Unknown => None,
+        })
+        .collect();
+    while let Some(name) = names.pop() {
+        let container = names.iter().try_fold(&mut *value, |object, name| object.get_mut(name));
+        let object = container.and_then(Value::as_object_mut);
+        if object.is_some_and(|object| object.remove(name).is_some()) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Distinguishes what serde only says in words: an unknown field, a missing field, a wrong value.
@@ -177,7 +217,7 @@ fn from_query<T: DeserializeOwned + IntoParams + 'static>(query: &str) -> Result
     let mut value = shape.of_parameters(given);
     let mut checks = Checks::default();
     shape.check(&mut value, &mut Pointer::default(), &mut checks);
-    checks.finish().and_then(|()| Ok(from_value(value)?)).map_err(|Invalid(errors)| {
+    checks.finish().and_then(|()| from_value(value)).map_err(|Invalid(errors)| {
         // A parameter is named, not pointed at.
         let named = errors.into_iter().map(|error| FieldError {
             pointer: error.pointer.trim_start_matches('/').to_owned(),

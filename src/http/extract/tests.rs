@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::*;
+use crate::domain::concept::{ConceptWords, Handle};
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -98,6 +99,46 @@ fn a_refusal_names_everything_that_is_wrong_with_the_form() {
         let expected: Vec<_> =
             expected.into_iter().map(|(pointer, code)| (pointer.to_owned(), code)).collect();
         assert_eq!(refused, expected, "{body}");
+    }
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "only its parsing is of interest")]
+struct Named {
+    handle: Handle,
+    others: Vec<Handle>,
+    words: ConceptWords,
+    offset: Option<i32>,
+}
+
+#[test]
+fn a_refusal_names_every_text_of_a_wrong_form() {
+    let refused = |body: &str| -> Vec<String> {
+        let error = from_json::<Named>(body.as_bytes()).unwrap_err();
+        let mut pointers: Vec<_> =
+            error.errors().iter().map(|error| error.pointer.clone()).collect();
+        pointers.sort();
+        pointers
+    };
+
+    for (body, expected) in [
+        (
+            r#"{"handle":"A","others":[],"words":{"modifier_token":"a","class_noun":""},"offset":9000000000}"#,
+            vec!["/handle", "/offset", "/words/class_noun", "/words/modifier_token"],
+        ),
+        // Of a list, the first is named.
+        (
+            r#"{"handle":"a","others":["b","C","D"],"words":{"class_noun":"!"}}"#,
+            vec!["/others/1", "/words/class_noun"],
+        ),
+        (r#"{"handle":"a","others":[],"words":{"class_noun":"!"}}"#, vec!["/words/class_noun"]),
+        (
+            r#"{"handle":"A","others":[],"words":{"class_noun":"!"}}"#,
+            vec!["/handle", "/words/class_noun"],
+        ),
+    ] {
+        assert_eq!(refused(body), expected, "{body}");
     }
 }
 
