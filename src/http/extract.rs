@@ -78,7 +78,7 @@ pub(super) fn from_json<T: DeserializeOwned + ToSchema + 'static>(
     let mut checks = Checks::default();
     shape::of_body::<T>().check(&mut value, &mut Pointer::default(), &mut checks);
     checks.finish()?;
-    from_value(value).map_err(ApiError::from)
+    Ok(from_value(value)?)
 }
 
 /// Reads a value of the right shape: what is left to find are texts and numbers of a wrong form.
@@ -93,8 +93,7 @@ fn from_value<T: DeserializeOwned>(mut value: Value) -> Result<T, Invalid> {
             Ok(_) => return Err(Invalid(errors)),
             Err(failed) => failed,
         };
-        let path = failed.path().clone();
-        let error = field_error(&Pointer::from(&path), &failed.into_inner().to_string());
+        let error = field_error(&Pointer::from(failed.path()), &failed.inner().to_string());
         // A field that was taken out is missed where it was, or by what contains it.
         let is_missed = errors.iter().any(|before| {
             let rest = before.pointer.strip_prefix(&error.pointer);
@@ -103,7 +102,7 @@ fn from_value<T: DeserializeOwned>(mut value: Value) -> Result<T, Invalid> {
         if !is_missed {
             errors.push(error);
         }
-        if errors.len() == MAX_ERRORS || !take_out(&mut value, &path) {
+        if errors.len() == MAX_ERRORS || !take_out(&mut value, failed.path()) {
             return Err(Invalid(errors));
         }
     }
