@@ -23,7 +23,7 @@ use utoipa::openapi::{
 use super::error::{ApiError, Problem};
 use super::extract::from_bytes_rejection;
 use super::form::{Form, MAX_UPLOAD_BYTES};
-use super::openai::{self, ResponseFormat};
+use super::openai::{self, ResponseFormat, WantedFormat};
 use crate::app::idempotency::{EarlierAnswer, KeyedRequest};
 use crate::app::{App, Caller, Refusal};
 use crate::domain::code::Code;
@@ -140,7 +140,8 @@ pub(super) async fn at_most_once(
     let target = parts.uri.path_and_query().map_or(parts.uri.path(), |target| target.as_str());
     keyed.add(target.as_bytes());
     let of_openai = parts.uri.path().starts_with(OPENAI).then(|| parts.headers.clone());
-    let served = Served { app: &creating.app, caller, keyed, of_openai };
+    let wanted = WantedFormat::default();
+    let served = Served { app: &creating.app, caller, keyed, of_openai, wanted };
     let response = if is_form(&parts.headers) {
         served.form(parts, body, next).await
     } else {
@@ -177,11 +178,13 @@ struct Served<'a> {
     keyed: KeyedRequest,
     /// The headers of a request in the form of OpenAI's API.
     of_openai: Option<HeaderMap>,
+    /// How such a request wants its images.
+    wanted: WantedFormat,
 }
 
-/// How a request in the form of OpenAI's API wants its images.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
-struct Wanted {
+/// The field that says how a request in the form of OpenAI's API wants its images.
+#[derive(Deserialize)]
+struct FormatField {
     response_format: Option<ResponseFormat>,
 }
 
@@ -191,12 +194,14 @@ impl Served<'_> {
         let bytes = Bytes::from_request(whole, &()).await.map_err(from_bytes_rejection)?;
         self.keyed.add(&canonical(&bytes));
         let in_flight = self.keyed.begin();
-        let wanted = serde_json::from_slice(&bytes).unwrap_or_default();
-        if let Some(answer) = self.earlier(wanted).await? {
+        if let Ok(FormatField { response_format }) = serde_json::from_slice(&bytes) {
+            self.wanted.tell(response_format);
+        }
+        if let Some(answer) = self.earlier().await? {
             return Ok(answer);
         }
         let _in_flight = in_flight?;
-        self.run(Request::from_parts(parts, Body::from(bytes)), wanted, next).await
+        self.run(Request::from_parts(parts, Body::from(bytes)), next).await
     }
 
     /// A form is read once: by the handler, or, if the key is known already, here.
@@ -205,12 +210,12 @@ impl Served<'_> {
         request.extensions_mut().insert(self.keyed.clone());
         let in_flight = self.keyed.begin();
         if in_flight.is_ok() && !self.app.knows_key(&self.keyed).await? {
-            return self.run(request, Wanted::default(), next).await;
+            request.extensions_mut().insert(self.wanted.clone());
+            return self.run(request, next).await;
         }
         // The limit of the route is set behind this layer.
         DefaultBodyLimit::max(MAX_UPLOAD_BYTES).apply(&mut request);
         let mut form = Form::open(request, "files").await?;
-        let mut wanted = Wanted::default();
         while let Some(mut part) = form.next_part().await? {
             let is_format = part.name() == Some("response_format");
             let mut text = Vec::new();
@@ -221,21 +226,21 @@ impl Served<'_> {
             }
             if is_format {
                 let text = String::from_utf8_lossy(&text);
-                wanted.response_format = serde_json::from_value(text.into()).ok();
+                self.wanted.tell(serde_json::from_value(text.into()).ok());
             }
         }
-        let answer = self.earlier(wanted).await?;
+        let answer = self.earlier().await?;
         answer.ok_or_else(|| Refusal::KeyInFlight.into())
     }
 
     /// Serves the request and keeps the answer, unless it is a refusal.
-    async fn run(self, request: Request, wanted: Wanted, next: Next) -> Result<Response, ApiError> {
+    async fn run(self, request: Request, next: Next) -> Result<Response, ApiError> {
         let response = self.keyed.clone().serve(next.run(request)).await;
         if !response.status().is_success() {
             let problem = response.extensions().get::<Problem>();
             let was_slower =
                 problem.is_some_and(|problem| problem.code() == Code::IdempotencyInFlight);
-            let earlier = if was_slower { self.earlier(wanted).await? } else { None };
+            let earlier = if was_slower { self.earlier().await? } else { None };
             return Ok(earlier.unwrap_or(response));
         }
         if self.of_openai.is_some() {
@@ -254,7 +259,7 @@ impl Served<'_> {
     }
 
     /// The answer to the same request, if it was made before.
-    async fn earlier(&self, wanted: Wanted) -> Result<Option<Response>, ApiError> {
+    async fn earlier(&self) -> Result<Option<Response>, ApiError> {
         let mut response = match self.app.earlier_answer(&self.keyed).await? {
             None => return Ok(None),
             Some(EarlierAnswer::Kept { status, location, body }) => {
@@ -269,7 +274,7 @@ impl Served<'_> {
             }
             Some(EarlierAnswer::Made(made)) => match &self.of_openai {
                 Some(headers) => {
-                    let format = wanted.response_format.unwrap_or_default();
+                    let format = self.wanted.get();
                     openai::drawn_before(self.app, &self.caller, headers, format, &made).await?
                 }
                 None => match made::show(self.app, self.caller, &made).await {

@@ -39,7 +39,7 @@ pub(crate) use self::edit::{__path_edit_images, edit_images};
 pub(crate) use self::error::write_openai_error;
 pub(crate) use self::generation::{__path_generate_images, generate_images};
 pub(crate) use self::model::{__path_get_model, __path_list_models, get_model, list_models};
-pub(crate) use self::request::{ImagesRequest, ResponseFormat};
+pub(crate) use self::request::{ImagesRequest, ResponseFormat, WantedFormat};
 
 /// How long a sample may take, queue included: as long as that API's own clients wait.
 const WITHIN: Duration = Duration::from_secs(600);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use data_encoding::BASE64;
+use futures::FutureExt;
 use reqwest::Method;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Value, json};
@@ -309,6 +310,43 @@ async fn a_request_with_a_key_draws_once(db: PgPool) {
 
     let samples = service.get("/v1/samples").await;
     assert_eq!(samples.body["data"].as_array().unwrap().len(), 2, "{samples:?}");
+    whole.end().await;
+}
+
+#[sqlx::test(migrator = "vstar::db::MIGRATOR")]
+async fn an_edit_that_was_slower_than_another_with_its_key_is_answered_in_its_format(db: PgPool) {
+    let whole = Whole::start(db.clone()).await;
+    let service = &whole.service;
+    let edit = async |prompt: Part| {
+        let form = Form::new()
+            .part("image", Part::bytes(png(64, 64, 7)).file_name("a.png"))
+            .text("num_inference_steps", "2")
+            .text("response_format", "url")
+            .part("prompt", prompt);
+        let request = service.request(Method::POST, "/openai/v1/images/edits");
+        service.send(request.header("idempotency-key", "7").multipart(form)).await
+    };
+    let first = edit(Part::text("a dog")).await;
+    assert_eq!(first.status, 200, "{first:?}");
+
+    // A process that began before it was made finds the key free, and then taken.
+    let rename = async |from: &str, to: &str| {
+        let rename = sqlx::query("update idempotency_key set key = $2 where key = $1");
+        assert_eq!(rename.bind(from).bind(to).execute(&db).await.unwrap().rows_affected(), 1);
+    };
+    rename("7", "hidden").await;
+    let (send_rest, rest) = tokio::sync::oneshot::channel::<&str>();
+    let slow = edit(Part::stream(reqwest::Body::wrap_stream(rest.into_stream())));
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        rename("hidden", "7").await;
+        send_rest.send("a dog").unwrap();
+    };
+    let (slow, ()) = tokio::join!(slow, meanwhile);
+
+    assert_eq!((slow.status, slow.header("idempotency-replayed")), (200, "true"), "{slow:?}");
+    assert_eq!(slow.text("sample"), first.text("sample"));
+    assert!(slow.body["data"][0]["url"].is_string(), "{slow:?}");
     whole.end().await;
 }
 

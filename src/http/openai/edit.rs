@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use super::error::OpenAiError;
 use super::model::uses_of;
-use super::{ImagesBody, ImagesRequest, ResponseFormat, draw};
+use super::{ImagesBody, ImagesRequest, ResponseFormat, WantedFormat, draw};
 use crate::app::idempotency::beforehand;
 use crate::app::image::UploadedFile;
 use crate::app::{App, Caller, Precondition};
@@ -113,6 +113,7 @@ pub(crate) async fn edit_images(
     request: Request,
 ) -> Result<axum::Json<ImagesBody>, ApiError> {
     let headers = request.headers().clone();
+    let wanted = request.extensions().get::<WantedFormat>().cloned();
     let mut form = Form::open(request, "image and the other fields").await?;
     let (file, body) = match read_parts(&app, &mut form).await {
         Ok(parts) => parts,
@@ -121,6 +122,9 @@ pub(crate) async fn edit_images(
             return Err(error);
         }
     };
+    if let Some(wanted) = wanted {
+        wanted.tell(body.response_format);
+    }
     body.check()?;
     let model = uses_of(&app, &caller, body.model.as_deref()).await?;
     let format = body.response_format.unwrap_or_default();

@@ -1,5 +1,7 @@
 //! What both operations that draw take.
 
+use std::sync::{Arc, OnceLock};
+
 use serde::Deserialize;
 use utoipa::ToSchema;
 
@@ -23,6 +25,21 @@ pub(crate) enum ResponseFormat {
     /// An absolute URL of the PNG. It needs no key, and is good for 60 minutes; after that, the image is at `/v1/images/{image_id}/content`
     /// for whoever has a key.
     Url,
+}
+
+/// The format that a request with a key asks for. A form is read by its handler, which tells it to whoever looks for an earlier answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WantedFormat(Arc<OnceLock<ResponseFormat>>);
+
+impl WantedFormat {
+    /// What a request asks for is told once.
+    pub(crate) fn tell(&self, format: Option<ResponseFormat>) {
+        let _ = self.0.set(format.unwrap_or_default());
+    }
+
+    pub(crate) fn get(&self) -> ResponseFormat {
+        self.0.get().copied().unwrap_or_default()
+    }
 }
 
 /// What both operations take.
