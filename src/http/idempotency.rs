@@ -216,6 +216,7 @@ impl Served<'_> {
         // The limit of the route is set behind this layer.
         DefaultBodyLimit::max(MAX_UPLOAD_BYTES).apply(&mut request);
         let mut form = Form::open(request, "files").await?;
+        let mut format = None; // of several, the last counts, as for the handler
         while let Some(mut part) = form.next_part().await? {
             let is_format = part.name() == Some("response_format");
             let mut text = Vec::new();
@@ -226,9 +227,10 @@ impl Served<'_> {
             }
             if is_format {
                 let text = String::from_utf8_lossy(&text);
-                self.wanted.tell(serde_json::from_value(text.into()).ok());
+                format = serde_json::from_value(text.into()).ok();
             }
         }
+        self.wanted.tell(format);
         let answer = self.earlier().await?;
         answer.ok_or_else(|| Refusal::KeyInFlight.into())
     }

@@ -37,6 +37,7 @@ impl WantedFormat {
         let _ = self.0.set(format.unwrap_or_default());
     }
 
+    /// The default if nothing was told, as of a request that could not be read.
     pub(crate) fn get(&self) -> ResponseFormat {
         self.0.get().copied().unwrap_or_default()
     }
